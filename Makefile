@@ -1,0 +1,43 @@
+# Needs Python >= 3.11 and make; everything else is installed into .venv by these targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types layers bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/.run: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run ## Import, embed, search and validate the samples on the embedded server
+	@$(BIN)/pgcorpus demo
+
+test: lint types layers ## Everything CI runs: lint, types, layers, schema drift, tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff, all rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev ## The direction of imports
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## Import rate and search latency, measured
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## Stop the embedded server, delete it and the virtual environment
+	@test ! -x $(BIN)/pgcorpus || $(BIN)/pgcorpus server destroy --yes
+	rm -rf $(VENV)

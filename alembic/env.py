@@ -1,0 +1,58 @@
+"""How revisions run: one deployment at a time, each revision a transaction, no long waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic import context
+from sqlalchemy import text
+
+import db.models  # noqa: F401 - fills the metadata that `alembic check` compares
+from db.base import Base
+from db.engine import Database
+from db.migrations import VERSION_TABLE, one_at_a_time, refuse_unknown_revision, require_server
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.schema import SchemaItem
+
+
+def is_ours(_object: SchemaItem, name: str | None, kind: str, reflected: bool, _to: object) -> bool:
+    """Leave out the vector indexes that `pgcorpus models` makes for models added at run time."""
+    return not (kind == "index" and reflected and _to is None and "_hnsw_" in (name or ""))
+
+
+OPTIONS = {
+    "target_metadata": Base.metadata,
+    "version_table": VERSION_TABLE,
+    "transaction_per_migration": True,
+    "compare_type": True,
+    "compare_server_default": True,
+    "include_object": is_ours,
+}
+
+
+def run(connection: Connection) -> None:
+    """Run what the command line asked for, on one connection."""
+    require_server(connection)
+    with one_at_a_time(connection):
+        context.configure(connection=connection, **OPTIONS)
+        refuse_unknown_revision(context.get_context(), context.script)
+        with context.begin_transaction():
+            context.run_migrations()
+        # A database that was downgraded to its base keeps no trace, not even of the versions.
+        if not context.get_context().get_current_heads():
+            connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+        connection.commit()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+elif (given := context.config.attributes.get("connection")) is not None:
+    run(given)
+else:
+    engine = Database.from_env().schema_engine()
+    with engine.connect() as own:
+        run(own)

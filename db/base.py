@@ -1,0 +1,64 @@
+"""The declarative base, the names of constraints and the vocabulary of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import numpy as np
+import pgvector
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import DateTime, Dialect, ForeignKey, MetaData, func
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+# Every constraint gets a predictable name: revisions drop by name, and db.errors turns a violated
+# name into a sentence.
+NAMING_CONVENTION: Final = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "%(constraint_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """What all tables share."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+uuid_pk = Annotated[UUID, mapped_column(primary_key=True, server_default=func.gen_random_uuid())]
+now = Annotated[datetime, mapped_column(server_default=func.now())]
+
+
+def owned_by(column: str) -> ForeignKey:
+    """A foreign key whose rows live and die with their parent."""
+    return ForeignKey(column, ondelete="CASCADE")
+
+
+class Vector(VECTOR):
+    """A ``vector`` that travels in binary, as a float32 array of shape ``(dimensions,)``.
+
+    pgvector's own type sends text. This one hands the array to the adapter that ``db.engine``
+    registers on every connection.
+    """
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:  # noqa: ARG002
+        """Pass any sequence of numbers on as an array."""
+        return lambda value: None if value is None else np.asarray(value, dtype=np.float32)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
+        """Give an array back."""
+
+        def process(value: Any) -> np.ndarray | None:  # noqa: ANN401 - whatever the adapter loads
+            if isinstance(value, str):  # a connection made before the extension was
+                value = pgvector.Vector.from_text(value)
+            return None if value is None else value.to_numpy()
+
+        return process

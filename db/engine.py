@@ -1,0 +1,190 @@
+"""The way to the database: engines with the specification's pool, retry and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from functools import cached_property
+from itertools import count
+from typing import Any, Final, Self
+
+import psycopg
+from pgvector.psycopg import register_vector, register_vector_async
+from psycopg.pq import PGconn, Ping
+from sqlalchemy import URL, Dialect, Engine, NullPool, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.util import await_only
+
+from db.embedded import EmbeddedServer
+from db.errors import DatabaseUnavailable
+from db.settings import Settings
+from db.uow import AsyncUnitOfWork, UnitOfWork
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 2.0
+
+
+class Database:
+    """One database and the pools of connections to it.
+
+    Args:
+        settings: Where it is and how to connect. Without a ``database_url`` the embedded server is
+            started on first use.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """The database that the environment names, or the embedded one."""
+        return cls(Settings.from_env())
+
+    @cached_property
+    def url(self) -> URL:
+        """Where the database is. Starts the embedded server when there is no other."""
+        return self.settings.database_url or EmbeddedServer(self.settings.home).start()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The pool of connections."""
+        engine = create_engine(self.url, **self._pool(), connect_args=self._connect_args())
+        event.listen(
+            engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
+        )
+        event.listen(engine, "connect", _register_vector)
+        return engine
+
+    @cached_property
+    def async_engine(self) -> AsyncEngine:
+        """The pool of connections for asyncio. It belongs to the event loop that first uses it."""
+        engine = create_async_engine(self.url, **self._pool(), connect_args=self._connect_args())
+        event.listen(engine.sync_engine, "do_connect", _connector(self.settings, _in_thread))
+        event.listen(engine.sync_engine, "connect", _register_vector_async)
+        return engine
+
+    def schema_engine(self) -> Engine:
+        """An engine for changes of the schema: no pool, no statement timeout."""
+        arguments = self._connect_args() | {"options": ""}
+        engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        event.listen(
+            engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
+        )
+        return engine
+
+    def unit_of_work(self) -> UnitOfWork:
+        """A transaction and the repositories that work in it; kept only by ``commit()``."""
+        return UnitOfWork(self._sessions)
+
+    def async_unit_of_work(self) -> AsyncUnitOfWork:
+        """The same for asyncio."""
+        return AsyncUnitOfWork(self._async_sessions)
+
+    def close(self) -> None:
+        """Give all connections back. The database can be used again afterwards."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+    async def aclose(self) -> None:
+        """Give all connections back, those for asyncio too."""
+        if "async_engine" in self.__dict__:
+            await self.async_engine.dispose()
+        self.close()
+
+    @cached_property
+    def _sessions(self) -> sessionmaker[Any]:
+        return sessionmaker(self.engine, expire_on_commit=False)
+
+    @cached_property
+    def _async_sessions(self) -> async_sessionmaker[Any]:
+        return async_sessionmaker(self.async_engine, expire_on_commit=False)
+
+    def _pool(self) -> dict[str, Any]:
+        return {
+            "pool_size": self.settings.pool_size,
+            "max_overflow": self.settings.max_overflow,
+            "pool_timeout": self.settings.pool_timeout_seconds,
+            "pool_recycle": self.settings.pool_recycle_seconds,
+            "pool_pre_ping": True,
+        }
+
+    def _connect_args(self) -> dict[str, Any]:
+        settings = self.settings
+        arguments: dict[str, Any] = {
+            "connect_timeout": settings.connect_timeout_seconds,
+            "application_name": settings.application_name,
+            "options": f"-c statement_timeout={settings.statement_timeout_ms}",
+            "sslmode": settings.ssl_mode,
+            "ssl_min_protocol_version": settings.ssl_min_protocol_version,
+        }
+        if settings.ssl_ca_cert is not None:
+            arguments["sslrootcert"] = str(settings.ssl_ca_cert)
+        return arguments
+
+
+def _connector(settings: Settings, run: Callable[..., Any]) -> Callable[..., DBAPIConnection]:
+    """A ``do_connect`` that repeats attempts while the server does not answer.
+
+    A server that answers and refuses (a wrong password, an unknown database) refuses for good:
+    libpq's ping tells the two apart without reading a message.
+    """
+
+    def connect(
+        dialect: Dialect, _record: object, args: list[Any], parameters: dict[str, Any]
+    ) -> DBAPIConnection:
+        deadline = time.monotonic() + settings.connect_retry_seconds
+        for attempt in count():
+            try:
+                return dialect.connect(*args, **parameters)
+            except psycopg.OperationalError as error:
+                pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
+                pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+                answers = run(_ping, parameters) is Ping.OK
+                if answers or time.monotonic() + pause > deadline:
+                    raise DatabaseUnavailable(
+                        f"{error}\nCheck DATABASE_URL or the POSTGRES_* variables"
+                        + (
+                            "."
+                            if answers
+                            else f"; gave up after {settings.connect_retry_seconds} s."
+                        )
+                    ) from None
+                run(time.sleep, pause)
+        raise AssertionError  # count() does not end
+
+    return connect
+
+
+def _ping(parameters: dict[str, Any]) -> Ping:
+    known = {k: v for k, v in parameters.items() if k in {"host", "port", "dbname", "user"}}
+    conninfo = psycopg.conninfo.make_conninfo("", **known, connect_timeout=3)
+    return Ping(PGconn.ping(conninfo.encode()))
+
+
+def _in_thread(call: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 - whatever call gives
+    return await_only(asyncio.to_thread(call, *args))
+
+
+def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
+    try:
+        register_vector(connection)
+    except psycopg.ProgrammingError:
+        pass  # a database before its first revision has no vector type yet
+    finally:
+        connection.rollback()  # the look-up opened a transaction
+
+
+def _register_vector_async(connection: Any, _record: object) -> None:  # noqa: ANN401
+    async def register(driver_connection: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            await register_vector_async(driver_connection)
+        except psycopg.ProgrammingError:
+            pass  # as above
+        finally:
+            await driver_connection.rollback()
+
+    connection.run_async(register)

@@ -1,0 +1,184 @@
+"""Everything this layer raises.
+
+* DataLayerError
+  x SettingsError              a variable has a value that cannot be used
+  x DatabaseUnavailable        no connection within the retry time
+  x DatabaseNotReady           connected, but a requirement or the schema is missing
+  x EmbeddedServerError        the embedded PostgreSQL could not be started or stopped
+  x NotFound
+  x ConstraintViolated
+    + AlreadyExists            unique
+    + MissingReference         foreign key
+    + InvalidValue             check, not null, a value PostgreSQL cannot store
+  x SearchError
+    + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  WrongDimensions
+  x EmbeddingError
+    + EmbedderUnavailable      the provider did not answer; the call may be repeated
+    + UnknownModel             not in the registry, or its provider is not installed
+  x ImportFailed               a file that cannot be read as what it should be
+
+Each class's docstring is the first sentence of its message unless one is given.
+Errors of the database are told apart by SQLSTATE and constraint name, never by their prose.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg.errors import (
+    CheckViolation,
+    DataError,
+    ForeignKeyViolation,
+    NotNullViolation,
+    UniqueViolation,
+)
+from sqlalchemy.exc import DBAPIError
+
+
+class DataLayerError(Exception):
+    """The data layer could not do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class SettingsError(DataLayerError):
+    """A setting has a value that cannot be used."""
+
+
+class DatabaseUnavailable(DataLayerError):
+    """The database did not accept a connection."""
+
+
+class DatabaseNotReady(DataLayerError):
+    """The database lacks something this project needs."""
+
+
+class EmbeddedServerError(DataLayerError):
+    """The embedded PostgreSQL could not be started or stopped."""
+
+
+class NotFound(DataLayerError):
+    """There is no such row."""
+
+
+class ConstraintViolated(DataLayerError):
+    """The database refused a row.
+
+    Attributes:
+        constraint: Name of the violated constraint, or None where PostgreSQL gives none.
+    """
+
+    def __init__(self, message: str | None = None, *, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
+class AlreadyExists(ConstraintViolated):
+    """A row with the same key exists."""
+
+
+class MissingReference(ConstraintViolated):
+    """The row refers to one that does not exist."""
+
+
+class InvalidValue(ConstraintViolated):
+    """A value lies outside what the column allows."""
+
+
+class SearchError(DataLayerError):
+    """The search could not be run as asked."""
+
+
+class EmptyQuestion(SearchError):
+    """The question holds nothing to search for."""
+
+
+class UnknownCorpus(SearchError):
+    """There is no corpus of that name."""
+
+
+class UnknownFilter(SearchError):
+    """The corpus has no filter of that name."""
+
+
+class InvalidFilter(SearchError):
+    """A filter's value is of the wrong kind."""
+
+
+class MissingScope(SearchError):
+    """The corpus may be searched only within a scope."""
+
+
+class WrongDimensions(SearchError):
+    """The question's vector is not as long as the model's vectors."""
+
+
+class EmbeddingError(DataLayerError):
+    """Texts could not be embedded."""
+
+
+class EmbedderUnavailable(EmbeddingError):
+    """The embedder did not answer; nothing was embedded, and the call may be repeated."""
+
+
+class UnknownModel(EmbeddingError):
+    """The model is not in the registry, or its provider is not installed."""
+
+
+class ImportFailed(DataLayerError):
+    """A file cannot be read as what it should be."""
+
+
+# Constraints whose names do not explain themselves to a caller.
+MEANINGS = {
+    "valid_source_file": "source_file may hold letters, digits, '_', '.' and '-' only",
+    "valid_chunk_type": "chunk_type must be atomic_framework, framework_section or supporting",
+    "valid_character_count": "character_count must be between 1 and 50000",
+    "valid_word_count": "word_count must be between 1 and 15000",
+    "logical_word_char_ratio": "a word must have three characters on average, spaces included",
+    "valid_concept_format": "a concept may hold letters, digits, spaces, '&' and '-' only",
+    "valid_line_numbers": "lines count from 1, and the last is not before the first",
+    "reasonable_line_range": "a chunk spans at most 10000 source lines",
+    "valid_embedding_dimensions": "the vector is not as long as the vectors of its model",
+    "valid_model_name": "the model is not in the registry; see: pgcorpus models list",
+    "nonzero_embedding": "a vector of zeros has no direction and cannot be compared",
+}
+
+
+def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: PLR0911 - a table
+    """Turn a driver's error into this layer's, by SQLSTATE.
+
+    Args:
+        error: What SQLAlchemy raised.
+
+    Returns:
+        The error to raise in its place, or None where this layer has nothing better to say.
+    """
+    cause = error.orig
+    if not isinstance(cause, psycopg.Error):
+        return None
+    constraint = cause.diag.constraint_name
+    where = f"{cause.diag.table_name}: " if cause.diag.table_name else ""
+    said = MEANINGS.get(constraint or "")
+    match cause:
+        case UniqueViolation():
+            return AlreadyExists(
+                f"{where}a row with the same key exists ({constraint})", constraint=constraint
+            )
+        case ForeignKeyViolation():
+            return MissingReference(
+                f"{where}{said or f'the row refers to one that does not exist ({constraint})'}",
+                constraint=constraint,
+            )
+        case NotNullViolation():
+            return InvalidValue(f"{where}{cause.diag.column_name} must have a value")
+        case CheckViolation():
+            return InvalidValue(
+                f"{where}{said or f'the value breaks the rule {constraint}'}", constraint=constraint
+            )
+        case DataError():  # class 22: too long, out of range, NaN in a vector, a NUL byte
+            return InvalidValue(f"{where}{cause.diag.message_primary or cause}")
+        case psycopg.OperationalError() if cause.sqlstate is None or error.connection_invalidated:
+            return DatabaseUnavailable("the connection to the database was lost")
+        case _:
+            return None

@@ -1,0 +1,96 @@
+"""Columns that several tables share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from sqlalchemy import (
+    CheckConstraint,
+    Computed,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
+
+from db.base import Vector, now
+
+HALFVEC_MAX_DIMENSIONS: Final = 4000
+"""pgvector's HNSW indexes a ``halfvec`` of at most this many dimensions (its README, "HNSW")."""
+
+
+class Timestamped:
+    """When a row came and when it last changed; a trigger keeps ``updated_at``."""
+
+    created_at: Mapped[now]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Embedded(Timestamped):
+    """One vector of one model for one passage; see docs/explanation/embeddings.md."""
+
+    model_name: Mapped[str] = mapped_column(String(100), comment="which model made the vector")
+    embedding: Mapped[np.ndarray] = mapped_column(
+        Vector(), deferred=True, comment="compared by cosine distance"
+    )
+    dimensions: Mapped[int] = mapped_column(
+        Computed("vector_dims(embedding)", persisted=True), comment="length of the vector"
+    )
+    content_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, comment="SHA-256 of the text that was embedded"
+    )
+
+
+def embedding_constraints(item: str) -> tuple[SchemaItem, ...]:
+    """The rules every embedding table has.
+
+    Args:
+        item: The column that names the passage.
+
+    Returns:
+        Constraints: one vector per passage and model, of a registered model and of its length.
+    """
+    return (
+        UniqueConstraint(item, "model_name"),
+        ForeignKeyConstraint(["model_name"], ["embedding_models.name"], name="valid_model_name"),
+        ForeignKeyConstraint(
+            ["model_name", "dimensions"],
+            ["embedding_models.name", "embedding_models.dimensions"],
+            name="valid_embedding_dimensions",
+        ),
+        CheckConstraint("vector_norm(embedding) > 0", name="nonzero_embedding"),
+    )
+
+
+def hnsw(name: str, model_name: str, dimensions: int) -> Index:
+    """Approximate nearest neighbours by cosine distance, for one model's vectors.
+
+    A ``vector`` column without a length cannot be indexed, and ``vector`` cannot be indexed beyond
+    2,000 dimensions: the index is on the half-precision cast, and partial. A query must repeat the
+    expression and the model's name as a literal.
+
+    ``m`` and ``ef_construction`` are pgvector's defaults, written out so that a change to them is
+    a revision and not an accident.
+
+    Args:
+        name: Name of the index.
+        model_name: The model, as registered.
+        dimensions: Length of its vectors, at most ``HALFVEC_MAX_DIMENSIONS``.
+    """
+    literal = model_name.replace("'", "''")
+    return Index(
+        name,
+        literal_column(f"(embedding::halfvec({int(dimensions)}))").label("half"),
+        postgresql_using="hnsw",
+        postgresql_ops={"half": "halfvec_cosine_ops"},
+        postgresql_with={"m": 16, "ef_construction": 64},
+        postgresql_where=text(f"model_name = '{literal}'"),
+    )

@@ -1,0 +1,73 @@
+"""The registry of embedding models, and which of them each corpus uses."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.base import Base, now
+from db.mixins import Timestamped, hnsw
+
+
+class SeededModel(NamedTuple):
+    """A model that every database knows from its first revision on."""
+
+    name: str
+    dimensions: int
+    provider: str
+
+
+SEEDED_MODELS: Final = (
+    SeededModel("text-embedding-3-large", 3072, "openai"),
+    SeededModel("text-embedding-3-small", 1536, "openai"),
+    SeededModel("bge-m3", 1024, "openai"),
+    SeededModel("all-MiniLM-L6-v2", 384, "local"),
+    SeededModel("hashing", 384, "hashing"),
+)
+
+
+class EmbeddingModel(Base):
+    """A model whose vectors may be stored; its length is what a foreign key holds vectors to."""
+
+    __tablename__ = "embedding_models"
+    __table_args__ = (
+        UniqueConstraint("name", "dimensions"),
+        CheckConstraint("dimensions BETWEEN 1 AND 16000", name="valid_dimensions"),
+        CheckConstraint("name ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$'", name="valid_model_format"),
+    )
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    dimensions: Mapped[int] = mapped_column(comment="length of every vector of this model")
+    provider: Mapped[str] = mapped_column(String(50), comment="who makes the vectors")
+    created_at: Mapped[now]
+
+
+class CorpusSetting(Timestamped, Base):
+    """What a deployment decides for one corpus: a row, so that a change needs no release."""
+
+    __tablename__ = "corpus_settings"
+
+    corpus: Mapped[str] = mapped_column(String(50), primary_key=True)
+    active_model: Mapped[str] = mapped_column(
+        String(100), ForeignKey("embedding_models.name"), comment="the model searches use"
+    )
+
+
+def vector_indexes(table: str, **names: str) -> tuple[Index, ...]:
+    """One HNSW index per seeded model.
+
+    Args:
+        table: The embedding table.
+        names: Indexes not called ``<table>_hnsw_<slug>``, by the model's ``index_slug``.
+    """
+    return tuple(
+        hnsw(names.get(slug := index_slug(model.name), f"{table}_hnsw_{slug}"), *model[:2])
+        for model in SEEDED_MODELS
+    )
+
+
+def index_slug(model_name: str) -> str:
+    """The model's name as part of an identifier."""
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in model_name.lower())

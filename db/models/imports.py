@@ -1,0 +1,103 @@
+"""What imports did: runs, files, every change made to a value, and what was refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.base import Base, now, owned_by, uuid_pk
+
+
+class ImportRun(Base):
+    """One call of an importer."""
+
+    __tablename__ = "import_runs"
+
+    id: Mapped[uuid_pk]
+    corpus: Mapped[str] = mapped_column(String(50))
+    options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    started_at: Mapped[now]
+    finished_at: Mapped[datetime | None] = mapped_column(comment="null: it was stopped")
+
+
+class ImportFile(Base):
+    """One file of a run, with what it says of itself beside its chunks."""
+
+    __tablename__ = "import_files"
+    __table_args__ = (
+        CheckConstraint(
+            "least(added, updated, unchanged, rejected, transformed) >= 0", name="valid_counts"
+        ),
+        Index("ix_import_files_run_id", "run_id"),
+    )
+
+    id: Mapped[uuid_pk]
+    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    file: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[bytes | None] = mapped_column(LargeBinary, comment="of the file's bytes")
+    header: Mapped[Any] = mapped_column(
+        JSON, nullable=True, comment="the file's own metadata, as it stood"
+    )
+    error: Mapped[str | None] = mapped_column(Text, comment="why the file could not be read")
+    added: Mapped[int] = mapped_column(server_default=text("0"))
+    updated: Mapped[int] = mapped_column(server_default=text("0"))
+    unchanged: Mapped[int] = mapped_column(server_default=text("0"))
+    rejected: Mapped[int] = mapped_column(server_default=text("0"))
+    transformed: Mapped[int] = mapped_column(server_default=text("0"))
+    created_at: Mapped[now]
+
+
+class ImportTransformation(Base):
+    """One value that was stored otherwise than it stood in its file, and by which rule.
+
+    JSON and not JSONB: an original may hold what JSONB cannot, such as a NUL character.
+    """
+
+    __tablename__ = "import_transformations"
+    __table_args__ = (
+        Index("ix_import_transformations_run_id", "run_id"),
+        Index("ix_import_transformations_item", "item"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    file: Mapped[str] = mapped_column(Text)
+    locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
+    item: Mapped[str] = mapped_column(Text, comment="the author's identifier of the passage")
+    field: Mapped[str] = mapped_column(Text)
+    original: Mapped[Any] = mapped_column(JSON, nullable=True)
+    stored: Mapped[Any] = mapped_column(JSON, nullable=True)
+    rule: Mapped[str] = mapped_column(String(50), comment="see docs/reference/import-rules.md")
+    created_at: Mapped[now]
+
+
+class ImportReject(Base):
+    """A passage that was refused whole, kept so that it can be mended and tried again."""
+
+    __tablename__ = "import_rejects"
+    __table_args__ = (UniqueConstraint("corpus", "file", "locator"),)
+
+    id: Mapped[uuid_pk]
+    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    corpus: Mapped[str] = mapped_column(String(50))
+    file: Mapped[str] = mapped_column(Text)
+    locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
+    reason: Mapped[str] = mapped_column(Text)
+    payload: Mapped[Any] = mapped_column(JSON, comment="the passage as it stood in the file")
+    created_at: Mapped[now]

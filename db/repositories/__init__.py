@@ -1,0 +1,1 @@
+"""What may be asked of the tables, one repository per corpus."""

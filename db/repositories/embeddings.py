@@ -1,0 +1,10 @@
+"""Stub."""
+
+from sqlalchemy.orm import Session
+
+
+class EmbeddingRepository:
+    """Stub."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session

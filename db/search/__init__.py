@@ -1,0 +1,1 @@
+"""Corpora as values, and the ranking statements built from them."""

@@ -1,0 +1,238 @@
+"""Settings from the environment and ``.env``, checked once, with errors that name the cure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from dotenv import dotenv_values, find_dotenv
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from db.errors import SettingsError
+
+ENVIRONMENTS: Final = ("development", "test", "production")
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+ENCRYPTED_SSL_MODES: Final = ("require", "verify-ca", "verify-full")
+TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
+DRIVER: Final = "postgresql+psycopg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the environment says, typed.
+
+    The pool's figures are those of the knowledge base's engineering specification.
+
+    Attributes:
+        database_url: Where the database is, or None: the embedded server is used.
+        home: Folder of the embedded server.
+        pool_size: Connections kept open.
+        max_overflow: Connections opened beyond these under load.
+        pool_timeout_seconds: How long a caller waits for a free connection.
+        pool_recycle_seconds: Age at which a connection is replaced.
+        connect_timeout_seconds: How long one attempt to connect may take.
+        connect_retry_seconds: How long attempts are repeated before ``DatabaseUnavailable``.
+        statement_timeout_ms: PostgreSQL ends a statement that runs longer; 0 is never.
+        application_name: Shown in ``pg_stat_activity``.
+        ssl_mode: libpq's ``sslmode``.
+        ssl_ca_cert: File of the certificate authority, for ``verify-ca`` and ``verify-full``.
+        ssl_min_protocol_version: Oldest TLS version that is spoken.
+        openai_api_key: Secret; never printed.
+        openai_base_url: Endpoint that speaks OpenAI's protocol, or None for OpenAI's own.
+        embedding_model: Overrides each corpus's active model, or None.
+        environment: In production nothing falls back to an offline substitute.
+        log_level: Threshold of the ``pgcorpus`` logger.
+    """
+
+    database_url: URL | None = None
+    home: Path = Path(".pgcorpus")
+    pool_size: int = 20
+    max_overflow: int = 30
+    pool_timeout_seconds: int = 30
+    pool_recycle_seconds: int = 3600
+    connect_timeout_seconds: int = 10
+    connect_retry_seconds: int = 30
+    statement_timeout_ms: int = 30_000
+    application_name: str = "pgcorpus"
+    ssl_mode: str = "prefer"
+    ssl_ca_cert: Path | None = None
+    ssl_min_protocol_version: str = "TLSv1.2"
+    openai_api_key: str | None = field(default=None, repr=False)
+    openai_base_url: str | None = None
+    embedding_model: str | None = None
+    environment: str = "development"
+    log_level: str = "INFO"
+
+    @property
+    def production(self) -> bool:
+        """Whether this is a production deployment."""
+        return self.environment == "production"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read and check every variable.
+
+        Args:
+            environ: The variables; by default those of the process over those of the nearest
+                ``.env`` at or above the working directory.
+
+        Returns:
+            The settings. Variables that are absent or empty have their defaults.
+
+        Raises:
+            SettingsError: A value cannot be used. The message names the variable, the kind of
+                value it takes and what is allowed, and never shows a secret.
+        """
+        if environ is None:
+            beside = dotenv_values(find_dotenv(usecwd=True))
+            environ = {k: v for k, v in beside.items() if v} | dict(os.environ)
+        given = {name: value.strip() for name, value in environ.items() if value.strip()}
+        values = {
+            name: parse(variable, given[variable])
+            for variable, (name, parse) in VARIABLES.items()
+            if variable in given
+        }
+        url = _database_url(given)
+        mode = _ssl_mode(given, url, values.get("ssl_mode"), values.get("ssl_ca_cert"))
+        settings = cls(**(values | {"database_url": url, "ssl_mode": mode}))
+        if settings.production and url is None:
+            raise SettingsError(
+                "DATABASE_URL must be set when ENVIRONMENT is production: "
+                "the embedded server is for development"
+            )
+        return settings
+
+
+def text(variable: str, value: str) -> str:  # noqa: ARG001 - every parser has this shape
+    """Any text."""
+    return value
+
+
+def boolean(variable: str, value: str) -> bool:
+    """``true`` or ``false``, and the usual other spellings."""
+    if value.lower() in {"true", "1", "yes", "on"}:
+        return True
+    if value.lower() in {"false", "0", "no", "off"}:
+        return False
+    raise SettingsError(f"{variable}={value!r} is not a boolean; allowed: true, false")
+
+
+def integer(low: int, high: int) -> Callable[[str, str], int]:
+    """A whole number in a range, ends included."""
+
+    def parse(variable: str, value: str) -> int:
+        if value.isascii() and value.isdigit() and low <= int(value[:18]) <= high:
+            return int(value)
+        raise SettingsError(
+            f"{variable}={value!r} is not a usable whole number; allowed: {low} to {high}"
+        )
+
+    return parse
+
+
+def choice(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
+    """One of a few words, in any case."""
+
+    def parse(variable: str, value: str) -> str:
+        for word in allowed:
+            if word.lower() == value.lower():
+                return word
+        raise SettingsError(
+            f"{variable}={value!r} is not a known choice; allowed: {', '.join(allowed)}"
+        )
+
+    return parse
+
+
+def file(variable: str, value: str) -> Path:
+    """A file that exists."""
+    if not Path(value).is_file():
+        raise SettingsError(f"{variable}={value!r} is not a file; allowed: the path of a PEM file")
+    return Path(value)
+
+
+def folder(variable: str, value: str) -> Path:
+    """A folder, which may not exist yet."""
+    if Path(value).exists() and not Path(value).is_dir():
+        raise SettingsError(f"{variable}={value!r} is not a folder; allowed: the path of a folder")
+    return Path(value)
+
+
+def http_url(variable: str, value: str) -> str:
+    """An address of a web service."""
+    if not value.startswith(("http://", "https://")):
+        raise SettingsError(f"{variable} is not a web address; allowed: http://... or https://...")
+    return value
+
+
+PORT = integer(1, 65_535)
+VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
+    "PGCORPUS_HOME": ("home", folder),
+    "DB_POOL_SIZE": ("pool_size", integer(1, 1000)),
+    "DB_MAX_OVERFLOW": ("max_overflow", integer(0, 1000)),
+    "DB_POOL_TIMEOUT": ("pool_timeout_seconds", integer(1, 3600)),
+    "DB_POOL_RECYCLE": ("pool_recycle_seconds", integer(1, 86_400)),
+    "DB_CONNECT_TIMEOUT": ("connect_timeout_seconds", integer(1, 600)),
+    "DB_CONNECT_RETRY": ("connect_retry_seconds", integer(0, 3600)),
+    "DB_STATEMENT_TIMEOUT_MS": ("statement_timeout_ms", integer(0, 86_400_000)),
+    "DB_APPLICATION_NAME": ("application_name", text),
+    "SSL_MODE": ("ssl_mode", choice(SSL_MODES)),
+    "SSL_CA_CERT": ("ssl_ca_cert", file),
+    "SSL_MIN_PROTOCOL_VERSION": ("ssl_min_protocol_version", choice(TLS_VERSIONS)),
+    "OPENAI_API_KEY": ("openai_api_key", text),
+    "OPENAI_BASE_URL": ("openai_base_url", http_url),
+    "EMBEDDING_MODEL": ("embedding_model", text),
+    "ENVIRONMENT": ("environment", choice(ENVIRONMENTS)),
+    "LOG_LEVEL": ("log_level", choice(LOG_LEVELS)),
+}
+"""Variable → the setting it fills and how its value is read.
+
+``DATABASE_URL``, ``POSTGRES_*`` and ``SSL_REQUIRE`` are read together, below.
+"""
+
+
+def _database_url(given: Mapping[str, str]) -> URL | None:
+    """``DATABASE_URL``, else the ``POSTGRES_*`` variables, else None."""
+    if "DATABASE_URL" in given:
+        try:
+            url = make_url(given["DATABASE_URL"])
+            backend = url.get_backend_name()
+        except (ArgumentError, ValueError):
+            backend = ""  # the value may hold a password: it is neither chained nor shown
+        if backend not in {"postgresql", "postgres"}:
+            raise SettingsError(
+                "DATABASE_URL is not a database address; "
+                "allowed: postgresql://user:password@host:port/database"
+            )
+        return url.set(drivername=DRIVER)
+    if "POSTGRES_HOST" in given:
+        return URL.create(
+            DRIVER,
+            username=given.get("POSTGRES_USER", "postgres"),
+            password=given.get("POSTGRES_PASSWORD"),
+            host=given["POSTGRES_HOST"],
+            port=PORT("POSTGRES_PORT", given.get("POSTGRES_PORT", "5432")),
+            database=given.get("POSTGRES_DB", "pgcorpus"),
+        )
+    return None
+
+
+def _ssl_mode(
+    given: Mapping[str, str], url: URL | None, mode: str | None, ca_cert: Path | None
+) -> str:
+    """``SSL_MODE``, else the address's own, else the least that ``SSL_REQUIRE`` asks for."""
+    required = "SSL_REQUIRE" in given and boolean("SSL_REQUIRE", given["SSL_REQUIRE"])
+    of_url = str(url.query["sslmode"]) if url is not None and "sslmode" in url.query else None
+    least = "prefer" if not required else "verify-full" if ca_cert else "require"
+    chosen = mode or of_url or least
+    if required and chosen not in ENCRYPTED_SSL_MODES:
+        raise SettingsError(
+            f"sslmode {chosen!r} allows a plain connection, but SSL_REQUIRE is true; "
+            f"allowed: {', '.join(ENCRYPTED_SSL_MODES)}"
+        )
+    return chosen

@@ -1,0 +1,119 @@
+"""Units of work: one transaction, and the repositories that work in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.errors import translate
+from db.repositories.embeddings import EmbeddingRepository
+from db.repositories.imports import ImportRepository
+from db.repositories.knowledge import KnowledgeRepository
+from db.repositories.search import SearchRepository
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class UnitOfWork:
+    """One transaction. Nothing is kept unless ``commit()`` is called.
+
+    Errors of the database leave it as the errors of ``db.errors``.
+    """
+
+    session: Session
+    knowledge: KnowledgeRepository
+    embeddings: EmbeddingRepository
+    imports: ImportRepository
+    searches: SearchRepository
+
+    def __init__(self, sessions: sessionmaker[Session]) -> None:
+        self._sessions = sessions
+
+    def __enter__(self) -> Self:
+        self._begin(self._sessions())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.session.rollback()
+        finally:
+            self.session.close()
+            raise_translated(error)
+
+    def commit(self) -> None:
+        """Keep what was done. The unit of work can go on in a new transaction."""
+        self.session.commit()
+
+    def rollback(self) -> None:
+        """Forget what was done since the last commit."""
+        self.session.rollback()
+
+    def _begin(self, session: Session) -> None:
+        self.session = session
+        self.knowledge = KnowledgeRepository(session)
+        self.embeddings = EmbeddingRepository(session)
+        self.imports = ImportRepository(session)
+        self.searches = SearchRepository(session)
+
+
+class AsyncUnitOfWork:
+    """A unit of work for asyncio, on the same repositories.
+
+    ``await uow.run(function, ...)`` calls ``function(work, ...)`` with a ``UnitOfWork`` whose
+    statements are awaited behind the scenes, so that nothing is written twice.
+    """
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+        self._sessions = sessions
+
+    async def __aenter__(self) -> Self:
+        self._session = self._sessions()
+        self._work = UnitOfWork.__new__(UnitOfWork)
+        self._work._begin(self._session.sync_session)  # noqa: SLF001 - the other half of this class
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._session.rollback()
+        finally:
+            await self._session.close()
+            raise_translated(error)
+
+    async def run(
+        self,
+        function: Callable[Concatenate[UnitOfWork, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call *function* with the unit of work as its first argument."""
+        return await self._session.run_sync(lambda _: function(self._work, *args, **kwargs))
+
+    async def commit(self) -> None:
+        """Keep what was done."""
+        await self._session.commit()
+
+    async def rollback(self) -> None:
+        """Forget what was done since the last commit."""
+        await self._session.rollback()
+
+
+def raise_translated(error: BaseException | None) -> None:
+    """Raise this layer's error for one of the database's; do nothing for any other."""
+    if isinstance(error, DBAPIError) and (better := translate(error)) is not None:
+        raise better from error

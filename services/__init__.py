@@ -1,0 +1,1 @@
+"""Everything a caller does. Owns units of work, writes no SQL."""

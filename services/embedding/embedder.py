@@ -1,0 +1,135 @@
+"""What an embedder is, what its vectors must be, and which embedder serves a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from db.errors import EmbedderUnavailable, EmbeddingError, UnknownModel
+from db.settings import Settings
+
+PROVIDERS = ("openai", "hashing", "local")
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of one model, comparable by cosine distance.
+
+    Attributes:
+        model_name: Name in the registry, stored beside every vector.
+        dimensions: Length of every vector.
+        batch_size: How many texts are worth handing over at once; more are allowed, and any one
+            step of progress is at most this large.
+    """
+
+    model_name: str
+    dimensions: int
+    batch_size: int
+
+    def embed_documents(
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Turn *texts* into vectors, one per text, in the same order.
+
+        Args:
+            texts: Any number of texts, empty ones included.
+            on_progress: Called in the caller's thread with the number of texts embedded since its
+                last call; the numbers add up to ``len(texts)``.
+
+        Returns:
+            float32 of shape ``(len(texts), dimensions)``, each row of unit length, so that cosine
+            distance is ``1 - dot``.
+
+        Raises:
+            EmbedderUnavailable: No answer in time. The call may be repeated.
+            EmbeddingError: The texts or the configuration were refused, or the answer is unusable.
+                Repeating the call would not help.
+        """
+        ...
+
+    def embed_question(self, text: str) -> np.ndarray:
+        """Turn what a person asks into a vector to search by; may give up sooner than documents.
+
+        Args:
+            text: The question.
+
+        Returns:
+            float32 of shape ``(dimensions,)``, of unit length.
+
+        Raises:
+            EmbedderUnavailable: No answer in time. The call may be repeated.
+            EmbeddingError: As for ``embed_documents``.
+        """
+        ...
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Scale every row to length 1.
+
+    Args:
+        vectors: Numbers of shape ``(n, dimensions)``.
+
+    Returns:
+        float32 of the same shape.
+
+    Raises:
+        EmbeddingError: A row holds NaN or infinity, or is all zeros and so has no direction. The
+            message names the first such row, counted from 0.
+    """
+    # float64, and the largest number first: the squares of neither huge nor tiny rows leave range.
+    rows = np.asarray(vectors, dtype=np.float64)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    for wrong, what in ((~np.isfinite(largest), "NaN or infinity"), (largest == 0, "only zeros")):
+        if wrong.any():
+            raise EmbeddingError(f"the vector in row {int(wrong.argmax())} holds {what}")
+    rows = rows / largest
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embedder_for(model_name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:
+    """Make the embedder of a registered model.
+
+    Args:
+        model_name: Name in the registry.
+        dimensions: Length of its vectors.
+        provider: One of ``PROVIDERS``, as the registry has it.
+        settings: Where the key and the address of a hosted model come from.
+
+    Returns:
+        An embedder that is ready for use. Nothing has been sent yet.
+
+    Raises:
+        EmbedderUnavailable: The model is hosted and there is no key for it.
+        UnknownModel: The provider is not known, or its package is not installed.
+        EmbeddingError: The model cannot have vectors of this length.
+    """
+    # Imported here: a process pays only for the client or the weights that it uses.
+    match provider:
+        case "hashing":
+            from services.embedding.hashing import HashingEmbedder  # noqa: PLC0415 - see above
+
+            return HashingEmbedder(model_name, dimensions)
+        case "local":
+            from services.embedding.local import LocalEmbedder  # noqa: PLC0415 - see above
+
+            return LocalEmbedder(model_name, dimensions)
+        case "openai" if settings.openai_api_key is None:
+            raise EmbedderUnavailable(
+                f"{model_name} needs OPENAI_API_KEY, which is not set (an endpoint of your own "
+                "that asks for no key takes any value); to embed without a hosted model: "
+                "pgcorpus models use <corpus> hashing"
+            )
+        case "openai":
+            from services.embedding.openai import OpenAIEmbedder  # noqa: PLC0415 - see above
+
+            return OpenAIEmbedder(
+                model_name,
+                dimensions,
+                api_key=settings.openai_api_key,
+                base_url=settings.openai_base_url,
+            )
+        case _:
+            raise UnknownModel(
+                f"{model_name} has the unknown provider {provider!r}; known: {', '.join(PROVIDERS)}"
+            )
