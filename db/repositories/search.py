@@ -1,10 +1,201 @@
-"""Stub."""
+"""Searches: the ranking statement is put together, run, and its rows read."""
 
-from sqlalchemy.orm import Session
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Select, func, literal_column, select
+
+from db.repositories.base import Repository
+from db.search import legs
+from db.search.corpus import Corpus
+from db.search.legs import AskedModel, Narrowing
+from db.search.page import Hit
+from db.search.question import Question
+from db.search.ranking import Fusion, ranked
+
+MIN_DEPTH: Final = 100
+"""Candidates of each leg: enough that fusion sees what a second leg finds late."""
+
+FEW: Final = 2000
+"""Passages below which a filter is narrow: comparing them all is cheaper than an index that passes
+over what the filter refuses."""
+
+MAX_EF_SEARCH: Final = 1000
+"""pgvector's own bound of ``hnsw.ef_search``."""
+
+MAX_SCAN_TUPLES: Final = 200_000
+"""How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
+find ``MIN_DEPTH`` of them in four million."""
 
 
-class SearchRepository:
-    """Stub."""
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One question to one corpus, ready for the database.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    Attributes:
+        question: Taken apart.
+        language: Text search configuration that reads it.
+        legs: Which legs run, each with its weight.
+        model: Whose vectors are compared; needed for the vector leg.
+        vector: The question's, float32 of shape ``(model.dimensions,)``.
+        fusion: How legs are joined.
+        limit: Hits, at most.
+        offset: Hits that are passed over.
+        filters: As ``Corpus.conditions`` takes them.
+    """
+
+    question: Question
+    language: str
+    legs: Mapping[str, float]
+    model: AskedModel | None = None
+    vector: np.ndarray | None = None
+    fusion: Fusion = "weighted"
+    limit: int = 10
+    offset: int = 0
+    filters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Candidates of each leg."""
+        return max(MIN_DEPTH, self.limit + self.offset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the database said.
+
+    Attributes:
+        hits: Best first.
+        candidates: Leg → how many passages it found.
+        durations_ms: Leg → its share of the statement's time; legs that found none are absent.
+        words_asked: Lexemes in the question; None when no leg read words.
+        words_known: Lexemes whose rarity is known; 0 before the first ANALYZE.
+        kept: How many passages meet the filters, or None when they are more than ``FEW``.
+    """
+
+    hits: tuple[Hit, ...]
+    candidates: Mapping[str, int]
+    durations_ms: Mapping[str, float]
+    words_asked: int | None
+    words_known: int | None
+    kept: int | None
+
+
+class SearchRepository(Repository):
+    """Ranks the passages of any corpus."""
+
+    def answer(self, corpus: Corpus, ask: Ask) -> Answer:
+        """Run a search: one statement, one snapshot, after its settings.
+
+        Raises:
+            UnknownFilter: The corpus has no such filter.
+            InvalidFilter: A filter's value is of the wrong kind.
+            MissingScope: The corpus needs a scope that *ask* does not name.
+        """
+        narrowing, kept = self._narrowing(corpus, ask)
+        self._settings(ask)
+        rows = self.session.execute(statement(corpus, ask, narrowing)).all()
+        report = rows[0].report or {}
+        words = rows[0].words or {}
+        return Answer(
+            hits=tuple(_hit(row._asdict()) for row in rows if row.id is not None),
+            candidates={leg: done["candidates"] for leg, done in report.items()},
+            durations_ms=_durations(report),
+            words_asked=words.get("asked"),
+            words_known=words.get("with_statistics"),
+            kept=kept,
+        )
+
+    def count(self, corpus: Corpus) -> int:
+        """How many passages the corpus has."""
+        return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
+
+    def _narrowing(self, corpus: Corpus, ask: Ask) -> tuple[Narrowing, int | None]:
+        conditions = [
+            *corpus.conditions(ask.filters),
+            *ask.question.demands(corpus.words, ask.language),
+        ]
+        # The defaults of a corpus keep most of it: only what a caller adds can be narrow.
+        if not ask.filters and len(conditions) == len(corpus.defaults):
+            return Narrowing(conditions=conditions), None
+        some: Select[Any] = (
+            select(literal_column("1")).select_from(corpus.passages).where(*conditions)
+        )
+        kept = self.session.scalar(select(func.count()).select_from(some.limit(FEW + 1).subquery()))
+        few = (kept or 0) <= FEW
+        return Narrowing(conditions=conditions, few=few), kept if few else None
+
+    def _settings(self, ask: Ask) -> None:
+        """For this transaction alone: a setting of the session would leak through the pool."""
+        settings = {
+            "hnsw.ef_search": min(ask.depth, MAX_EF_SEARCH),
+            "hnsw.iterative_scan": "relaxed_order",
+            "hnsw.max_scan_tuples": MAX_SCAN_TUPLES,
+            "pg_trgm.word_similarity_threshold": legs.FUZZY_THRESHOLD,
+        }
+        self.session.execute(
+            select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
+        )
+
+
+def statement(corpus: Corpus, ask: Ask, narrowing: Narrowing) -> Select[Any]:
+    """The one statement of a search."""
+    words = ask.question.words
+    terms = legs.scored_terms(corpus, words, ask.language) if "text" in ask.legs else None
+    selects: dict[str, Select[Any]] = {}
+    for name in ask.legs:
+        if name == "vector" and ask.model is not None and ask.vector is not None:
+            selects[name] = legs.vector(corpus, ask.model, ask.vector, ask.depth, narrowing)
+        elif name == "text" and terms is not None:
+            selects[name] = legs.text(corpus, terms, ask.depth, narrowing)
+        elif name == "fuzzy":
+            selects[name] = legs.fuzzy(corpus, words, ask.depth, narrowing)
+    return ranked(
+        corpus,
+        selects,
+        fusion=ask.fusion,
+        weights=ask.legs,
+        limit=ask.limit,
+        offset=ask.offset,
+        terms=terms,
+    )
+
+
+RANKING: Final = (
+    "report",
+    "words",
+    "passage_id",
+    "score",
+    "ranks",
+    "scores",
+    "contributions",
+    "id",
+    "title",
+    "content",
+)
+
+
+def _hit(row: Mapping[str, Any]) -> Hit:
+    return Hit(
+        id=row["id"],
+        score=row["score"],
+        title=row["title"],
+        content=row["content"],
+        ranks=row["ranks"],
+        scores=row["scores"],
+        contributions=row["contributions"],
+        metadata={key: value for key, value in row.items() if key not in RANKING},
+    )
+
+
+def _durations(report: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Each leg's own time: legs run one after another, and each notes when it was done."""
+    before, durations = 0.0, {}
+    for leg, done in sorted(report.items(), key=lambda item: item[1]["ended"]):
+        durations[leg] = round(done["ended"] - before, 3)
+        before = done["ended"]
+    return durations

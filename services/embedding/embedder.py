@@ -84,7 +84,8 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
         if wrong.any():
             raise EmbeddingError(f"the vector in row {int(wrong.argmax())} holds {what}")
     rows = rows / largest
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
 
 
 def embedder_for(model_name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:
@@ -114,13 +115,13 @@ def embedder_for(model_name: str, dimensions: int, provider: str, settings: Sett
             from services.embedding.local import LocalEmbedder  # noqa: PLC0415 - see above
 
             return LocalEmbedder(model_name, dimensions)
-        case "openai" if settings.openai_api_key is None:
-            raise EmbedderUnavailable(
-                f"{model_name} needs OPENAI_API_KEY, which is not set (an endpoint of your own "
-                "that asks for no key takes any value); to embed without a hosted model: "
-                "pgcorpus models use <corpus> hashing"
-            )
         case "openai":
+            if settings.openai_api_key is None:
+                raise EmbedderUnavailable(
+                    f"{model_name} needs OPENAI_API_KEY, which is not set (an endpoint of your own "
+                    "that asks for no key takes any value); to embed without a hosted model: "
+                    "pgcorpus models use <corpus> hashing"
+                )
             from services.embedding.openai import OpenAIEmbedder  # noqa: PLC0415 - see above
 
             return OpenAIEmbedder(

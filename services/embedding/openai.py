@@ -1,0 +1,331 @@
+"""Embeddings over HTTP: OpenAI, and any server that speaks its ``/embeddings`` protocol."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import Any, Final
+
+import numpy as np
+import openai
+
+from db.errors import EmbedderUnavailable, EmbeddingError
+from services.embedding.embedder import unit_rows
+
+logger = logging.getLogger("pgcorpus.embedding")
+
+MAX_TEXTS_PER_REQUEST: Final = 2048
+MAX_TOKENS_PER_TEXT: Final = 8192
+MAX_TOKENS_PER_REQUEST: Final = 300_000
+NATIVE_DIMENSIONS: Final = {"text-embedding-3-large": 3072, "text-embedding-3-small": 1536}
+"""The models whose vectors may be asked for shorter, and their full length.
+
+These four are from OpenAI's API reference, "Create embeddings", and its embeddings guide.
+"""
+
+NOTHING: Final = "."
+"""Sent for an empty text: the API refuses empty strings, and every text needs its vector."""
+
+MAX_RETRIES: Final = 8
+FIRST_WAIT_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 30.0
+QUESTION_PATIENCE_SECONDS: Final = 10.0
+"""A person waits for a question; a search that gives up on it can still answer by words."""
+
+RETRIED: Final = frozenset({408, 409, 429})
+FIRST_SERVER_ERROR: Final = 500
+OUT_OF_CREDIT: Final = "insufficient_quota"
+"""OpenAI's code of the 429 that no waiting mends."""
+CURES: Final = {
+    401: "the API key was refused: set a valid OPENAI_API_KEY",
+    403: "the key may not use this model: allow it in the provider's settings, or use another key",
+    404: "the endpoint has no such model: check its name and OPENAI_BASE_URL",
+    413: "the request was too large: lower batch_size",
+}
+
+
+class OpenAIEmbedder:
+    """A hosted model, through the official client.
+
+    Retries are made here and not by the client (its own are switched off): it knows no deadline,
+    so that a search would sit out a ``Retry-After`` of two minutes, and its jitter of a quarter
+    keeps workers that were refused together together.
+
+    Args:
+        model_name: Name in the registry, and what the endpoint is asked for.
+        dimensions: Length of the vectors. Sent along where the model can shorten them and this is
+            not its full length.
+        api_key: Secret; never logged or shown.
+        base_url: The endpoint, or None for ``OPENAI_BASE_URL`` and then OpenAI's own.
+        batch_size: Texts per request, 1 to 2048.
+        batch_tokens: Estimated tokens per request, 8,192 to 300,000.
+        concurrency: Requests under way at once, per call.
+        timeout_seconds: How long one request may stay without an answer.
+        patience_seconds: How long one batch is retried for, all its waits included.
+
+    Raises:
+        EmbeddingError: An argument lies outside these ranges, or the model's vectors cannot have
+            this length.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        dimensions: int,
+        *,
+        api_key: str,
+        base_url: str | None = None,
+        batch_size: int = 256,
+        batch_tokens: int = MAX_TOKENS_PER_REQUEST,
+        concurrency: int = 4,
+        timeout_seconds: float = 60.0,
+        patience_seconds: float = 300.0,
+    ) -> None:
+        native = NATIVE_DIMENSIONS.get(model_name)
+        if not 1 <= dimensions <= (native or dimensions):
+            raise EmbeddingError(f"{model_name} cannot make vectors of {dimensions} dimensions")
+        for name, value, low, high in (
+            ("batch_size", batch_size, 1, MAX_TEXTS_PER_REQUEST),
+            ("batch_tokens", batch_tokens, MAX_TOKENS_PER_TEXT, MAX_TOKENS_PER_REQUEST),
+            ("concurrency", concurrency, 1, 64),
+        ):
+            if not low <= value <= high:
+                raise EmbeddingError(f"{name} is {value}; allowed: {low} to {high}")
+        self.model_name = model_name
+        self.dimensions = dimensions
+        self.batch_size = batch_size
+        self._batch_tokens = batch_tokens
+        self._concurrency = concurrency
+        self._timeout_seconds = timeout_seconds
+        self._patience_seconds = patience_seconds
+        self._shortened = dimensions if native not in {None, dimensions} else openai.omit
+        self._api_key = api_key
+        self._client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=0)
+
+    def embed_documents(
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Turn *texts* into vectors, one per text, in the same order.
+
+        Args:
+            texts: Any number of texts. One over 8,192 estimated tokens is cut there, with a
+                warning in the log; an empty one is embedded as a full stop.
+            on_progress: Called in the caller's thread after each request, with the number of its
+                texts. Requests finish in any order.
+
+        Returns:
+            float32 of shape ``(len(texts), dimensions)``, each row of unit length.
+
+        Raises:
+            EmbedderUnavailable: A batch was not answered within its patience; the other batches
+                are given up too. The call may be repeated.
+            EmbeddingError: The endpoint refused the key, the model or the texts, or its answer is
+                unusable.
+        """
+        prepared = [self._prepared(text, row) for row, text in enumerate(texts)]
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        given_up = Event()
+        with ThreadPoolExecutor(self._concurrency, "embedding") as pool:
+            batches: dict[Future[np.ndarray], slice] = {
+                pool.submit(
+                    self._request, [text for text, _ in prepared[rows]], given_up=given_up
+                ): rows
+                for rows in self._batches([tokens for _, tokens in prepared])
+            }
+            try:
+                for done in as_completed(batches):
+                    rows = batches[done]
+                    vectors[rows] = done.result()
+                    if on_progress:
+                        on_progress(rows.stop - rows.start)
+            finally:  # after a failure, what is under way ends and nothing new begins
+                given_up.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+        return vectors
+
+    def embed_question(self, text: str) -> np.ndarray:
+        """Turn a question into a vector, or give up within seconds.
+
+        Args:
+            text: The question; cut and replaced as a document is.
+
+        Returns:
+            float32 of shape ``(dimensions,)``, of unit length.
+
+        Raises:
+            EmbedderUnavailable: No answer within 10 seconds, or sooner where the embedder's own
+                patience is less.
+            EmbeddingError: As for ``embed_documents``.
+        """
+        patience_seconds = min(self._patience_seconds, QUESTION_PATIENCE_SECONDS)
+        prepared, _ = self._prepared(text, row=0)
+        return np.asarray(self._request([prepared], patience_seconds=patience_seconds)[0])
+
+    def _prepared(self, text: str, row: int) -> tuple[str, int]:
+        """The text as it is sent, and its estimated tokens."""
+        # No endpoint takes lone surrogates, and some choke on NUL.
+        text = text.replace("\0", " ").encode("utf-8", "replace").decode()
+        text = text if text.strip() else NOTHING
+        kept, tokens = cut(text, MAX_TOKENS_PER_TEXT)
+        if len(kept) < len(text):
+            logger.warning(
+                "text %d was cut from %d to %d characters: %s takes %d tokens",
+                row,
+                len(text),
+                len(kept),
+                self.model_name,
+                MAX_TOKENS_PER_TEXT,
+            )
+        return kept, tokens
+
+    def _batches(self, tokens: Sequence[int]) -> Iterator[slice]:
+        """Neighbouring rows that fit into one request, by count and by tokens."""
+        start, total = 0, 0
+        for row, more in enumerate(tokens):
+            if row - start == self.batch_size or total + more > self._batch_tokens:
+                yield slice(start, row)
+                start, total = row, 0
+            total += more
+        if tokens:
+            yield slice(start, len(tokens))
+
+    def _request(
+        self,
+        texts: Sequence[str],
+        *,
+        patience_seconds: float | None = None,
+        given_up: Event | None = None,
+    ) -> np.ndarray:
+        """Embed one batch, repeating what may pass until the patience or the retries are spent."""
+        given_up = given_up or Event()
+        deadline = time.monotonic() + (patience_seconds or self._patience_seconds)
+        for attempt in range(MAX_RETRIES + 1):
+            left_seconds = deadline - time.monotonic()
+            try:
+                answer = self._client.embeddings.create(
+                    model=self.model_name,
+                    input=list(texts),
+                    encoding_format="base64",  # a quarter of the bytes of decimal numbers
+                    dimensions=self._shortened,
+                    timeout=max(0.001, min(self._timeout_seconds, left_seconds)),
+                )
+            except openai.APIConnectionError as error:  # timeouts included
+                failure, asked_seconds = f"{type(error).__name__}: {error}", None
+            except openai.APIStatusError as error:
+                if not _passes(error):
+                    raise self._refusal(error) from None  # the trace would show the server's words
+                failure = f"HTTP {error.status_code}"
+                asked_seconds = retry_after_seconds(error.response.headers)
+            except (openai.OpenAIError, ValueError) as error:
+                raise EmbeddingError(f"{self.model_name}: unusable answer ({error})") from error
+            else:
+                return self._vectors(answer, len(texts))
+            # Full jitter: what was refused together does not come back together.
+            backoff = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
+            jittered = random.uniform(0, backoff)  # noqa: S311 - no secret
+            # An instruction of the server is a lower bound, and needs jitter no less.
+            wait_seconds = jittered if asked_seconds is None else asked_seconds + jittered / 4
+            if attempt == MAX_RETRIES or time.monotonic() + wait_seconds > deadline:
+                break
+            logger.info("%s: %s; again in %.1f s", self.model_name, failure, wait_seconds)
+            if given_up.wait(wait_seconds):
+                break
+        raise EmbedderUnavailable(
+            f"{self.model_name} did not answer in {attempt + 1} attempts (last: {failure}); "
+            "check OPENAI_BASE_URL and the provider's status, then repeat"
+        )
+
+    def _refusal(self, error: openai.APIStatusError) -> EmbeddingError:
+        """What a status that will not pass means, and what to do about it."""
+        cure = CURES.get(error.status_code)
+        if error.code == OUT_OF_CREDIT:
+            cure = "the account has no credit left: add credit with the provider"
+        # The server's words help with everything but keys, which some servers repeat.
+        words = error.message.replace(self._api_key, "***")[:300]
+        return EmbeddingError(
+            f"{self.model_name}: {cure or f'the texts were refused: {words}'} "
+            f"(HTTP {error.status_code})"
+        )
+
+    def _vectors(self, answer: openai.types.CreateEmbeddingResponse, count: int) -> np.ndarray:
+        """The vectors of an answer, in the order of the texts, checked."""
+        # The client hands on whatever it was sent, so that any attribute may be missing.
+        try:
+            rows: dict[Any, Any] = {item.index: item.embedding for item in answer.data}
+            vectors = [_decoded(rows[index]) for index in range(count)]
+            complete = len(answer.data) == count
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EmbeddingError(
+                f"{self.model_name}: the answer does not hold one vector for each of {count} texts"
+            ) from error
+        if not complete:
+            raise EmbeddingError(
+                f"{self.model_name}: {len(answer.data)} vectors came for {count} texts"
+            )
+        for vector in vectors:
+            if vector.shape != (self.dimensions,):
+                raise EmbeddingError(
+                    f"{self.model_name}: a vector of {vector.size} dimensions came; "
+                    f"the registry says {self.dimensions}"
+                )
+        return unit_rows(np.stack(vectors))
+
+
+def cut(text: str, most_tokens: int) -> tuple[str, int]:
+    """Shorten a text to a number of tokens, estimated without the model's tokenizer.
+
+    A token is taken to be three bytes of ASCII or one and a half of anything else. English has
+    more than four bytes to the token, Chinese and Hindi two to three, so prose is overestimated;
+    long runs of random characters (Base64) may be underestimated.
+
+    Args:
+        text: Any text without lone surrogates.
+        most_tokens: The estimate that is allowed.
+
+    Returns:
+        As much of the beginning as the estimate allows, and its estimated tokens.
+    """
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    thirds = np.cumsum(1 + (data >= 0x80))  # noqa: PLR2004 - where ASCII ends
+    end = int(np.searchsorted(thirds, 3 * most_tokens, side="right"))
+    kept = text if end == len(data) else data[:end].tobytes().decode(errors="ignore")
+    return kept, -(-int(thirds[end - 1]) // 3) if end else 0
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """How long the server asks to be left alone.
+
+    Args:
+        headers: Of its answer, under lower-case names.
+
+    Returns:
+        Seconds, at least 0, or None where it does not say or cannot be understood.
+    """
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        asked = headers.get("retry-after", "")
+        if asked[:1].isdigit():
+            return max(0.0, float(asked))
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _passes(error: openai.APIStatusError) -> bool:
+    """Whether the same request may succeed later."""
+    status = error.status_code
+    return (status in RETRIED or status >= FIRST_SERVER_ERROR) and error.code != OUT_OF_CREDIT
+
+
+def _decoded(embedding: object) -> np.ndarray:
+    """A vector from Base64 of little-endian float32, or from the numbers some servers send."""
+    if isinstance(embedding, str):
+        return np.frombuffer(b64decode(embedding, validate=True), dtype="<f4")
+    return np.asarray(embedding, dtype=np.float64)
