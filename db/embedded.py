@@ -519,7 +519,7 @@ class EmbeddedServer:
         Args:
             program: Its path.
             arguments: Seen by everyone on the machine.
-            home: Its HOME and working folder.
+            home: Its HOME, working folder and place for temporary files.
             umask: Permissions that its files do not get.
             secret: Replaced in what an error shows.
             log: The log whose end belongs in an error.
@@ -538,6 +538,7 @@ class EmbeddedServer:
                 cwd=home,
                 env={
                     "HOME": str(home),
+                    "TMPDIR": str(home),  # pg0 forgets files there
                     "PATH": os.defpath,
                     "LC_ALL": "C",
                     # The wheel brings ICU, which its own libxml2 finds in no other way.

@@ -29,6 +29,8 @@ from psycopg.errors import (
     DataError,
     ForeignKeyViolation,
     NotNullViolation,
+    UndefinedColumn,
+    UndefinedTable,
     UniqueViolation,
 )
 from sqlalchemy.exc import DBAPIError
@@ -178,6 +180,11 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: PLR0911 - a 
             )
         case DataError():  # class 22: too long, out of range, NaN in a vector, a NUL byte
             return InvalidValue(f"{where}{cause.diag.message_primary or cause}")
+        case UndefinedTable() | UndefinedColumn():
+            return DatabaseNotReady(
+                "the schema is missing or older than this release; make it with: "
+                "pgcorpus db upgrade"
+            )
         case psycopg.OperationalError() if cause.sqlstate is None or error.connection_invalidated:
             return DatabaseUnavailable("the connection to the database was lost")
         case _:

@@ -84,8 +84,8 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
         if wrong.any():
             raise EmbeddingError(f"the vector in row {int(wrong.argmax())} holds {what}")
     rows = rows / largest
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows.astype(np.float32)
+    unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 def embedder_for(model_name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:

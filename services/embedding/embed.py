@@ -1,0 +1,151 @@
+"""Vectors for every passage that lacks one: in batches, resumable, never inside a transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from db.engine import Database
+from db.errors import EmbedderUnavailable, EmbeddingError
+from db.repositories.embeddings import Coverage, Pending
+from db.search import corpora
+from db.search.corpus import Corpus
+from services.embedding.choice import Choice, choose
+from services.embedding.embedder import Embedder, embedder_for
+
+
+@dataclass(kw_only=True)
+class EmbedReport:
+    """What a run of the embedding service did.
+
+    Attributes:
+        corpus: Whose passages.
+        model: Whose vectors.
+        embedded: Vectors stored.
+        stale: How many of these took the place of a vector of an older text.
+        failed: Passages whose text the embedder refused.
+        duration_s: Seconds from start to end.
+        reason: Why the model is another than the corpus is set to, or None.
+        failures: For each passage that failed, its key and why.
+    """
+
+    corpus: str
+    model: str
+    reason: str | None = None
+    embedded: int = 0
+    stale: int = 0
+    failed: int = 0
+    duration_s: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as the command line prints it."""
+        shown = ("corpus", "model", "embedded", "stale", "failed", "duration_s")
+        return {name: getattr(self, name) for name in shown}
+
+
+class EmbeddingService:
+    """Embeds what is missing or stale.
+
+    Args:
+        database: Where the passages are.
+        embedder: Makes the vectors; by default that of the chosen model.
+    """
+
+    def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
+        self._database = database
+        self._given = embedder
+
+    def embed(
+        self,
+        corpus: str = "knowledge",
+        *,
+        model: str | None = None,
+        on_start: Callable[[Choice, int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> EmbedReport:
+        """Embed every passage whose vector is missing or of an older text.
+
+        Each batch is stored when it is there: a run that is stopped goes on where it was. A vector
+        is stored only if its text is still the passage's.
+
+        Args:
+            corpus: Its name.
+            model: Its name; by default as ``choose`` finds it.
+            on_start: Called once with the model and the number of passages to embed.
+            on_progress: Called with the number of passages done since the last call.
+
+        Raises:
+            UnknownCorpus: There is no such corpus.
+            UnknownModel: There is no such model.
+            EmbedderUnavailable: The provider did not answer. What was stored stays.
+        """
+        started = time.monotonic()
+        of = corpora.named(corpus)
+        with self._database.unit_of_work() as work:
+            wanted = model or (self._given.model_name if self._given else None)
+            choice = choose(work, of, self._database.settings, wanted)
+            coverage = work.embeddings.coverage(of, choice.name)
+        embedder = self._given or embedder_for(
+            choice.name, choice.dimensions, choice.provider, self._database.settings
+        )
+        if on_start is not None:
+            on_start(choice, coverage.total - coverage.embedded)
+        report = EmbedReport(corpus=corpus, model=choice.name, reason=choice.reason)
+        after = None
+        while batch := self._pending(of, choice, embedder.batch_size, after):
+            self._embed(of, embedder, batch, report)
+            if on_progress is not None:
+                on_progress(len(batch))
+            after = batch[-1].id
+        report.duration_s = round(time.monotonic() - started, 3)
+        return report
+
+    def coverage(self, corpus: str, model: str | None = None) -> tuple[Choice, Coverage]:
+        """How much of a corpus has vectors, and of which model."""
+        of = corpora.named(corpus)
+        with self._database.unit_of_work() as work:
+            choice = choose(work, of, self._database.settings, model)
+            return choice, work.embeddings.coverage(of, choice.name)
+
+    def _pending(self, corpus: Corpus, choice: Choice, limit: int, after: object) -> list[Pending]:
+        with self._database.unit_of_work() as work:
+            return work.embeddings.list_pending(corpus, choice.name, limit=limit, after=after)
+
+    def _embed(
+        self, corpus: Corpus, embedder: Embedder, batch: Sequence[Pending], report: EmbedReport
+    ) -> None:
+        """Embed and store a batch; one that fails is halved until the bad text is alone."""
+        try:
+            vectors = embedder.embed_documents([pending.text for pending in batch])
+        except EmbedderUnavailable:
+            raise  # not the texts' fault: the next run goes on from here
+        except EmbeddingError as error:
+            if len(batch) == 1:
+                report.failed += 1
+                report.failures.append((str(batch[0].id), str(error)))
+                return
+            middle = len(batch) // 2
+            self._embed(corpus, embedder, batch[:middle], report)
+            self._embed(corpus, embedder, batch[middle:], report)
+            return
+        report.embedded += self._store(corpus, embedder.model_name, batch, vectors)
+        report.stale += sum(pending.stale for pending in batch)
+
+    def _store(
+        self, corpus: Corpus, model: str, batch: Sequence[Pending], vectors: np.ndarray
+    ) -> int:
+        with self._database.unit_of_work() as work:
+            stored = work.embeddings.store(
+                corpus,
+                model,
+                [pending.id for pending in batch],
+                vectors,
+                [pending.content_hash for pending in batch],
+            )
+            work.commit()
+        return stored

@@ -1,0 +1,366 @@
+"""Searches: vector, text, fuzzy and hybrid, over any corpus, with honest results."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypedDict, Unpack, get_args
+
+from psycopg.errors import QueryCanceled, UndefinedObject
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import Database
+from db.errors import DataLayerError, EmbeddingError, SearchError, WrongDimensions, translate
+from db.repositories.search import Answer, Ask
+from db.search import corpora
+from db.search.corpus import Corpus
+from db.search.legs import AskedModel
+from db.search.page import Leg, LegName, SearchPage
+from db.search.question import Question
+from db.search.ranking import FUSIONS, Fusion
+from db.uow import UnitOfWork
+from services.embedding.choice import Choice, choose
+from services.embedding.embedder import Embedder, embedder_for
+
+Mode = Literal["vector", "text", "fuzzy", "hybrid"]
+MODES: Final = get_args(Mode)
+
+LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
+    "vector": ("vector",),
+    "text": ("text",),
+    "fuzzy": ("fuzzy",),
+    "hybrid": ("vector", "text"),
+}
+
+WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
+    "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
+    "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
+}
+"""70 % vector and 30 % text are the specification's (FR2); RRF's own paper weighs all alike."""
+
+MAX_LIMIT: Final = 1000
+MAX_OFFSET: Final = 10_000
+
+
+class SearchOptions(TypedDict, total=False):
+    """How a search is narrowed, joined and paged. Every key has a default.
+
+    Attributes:
+        mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
+            text.
+        fusion: ``weighted`` (the default) adds weight · score; ``rrf`` adds weight / (60 + rank).
+        weights: Leg → weight, not negative; by default 0.7 vector and 0.3 text, or all alike for
+            ``rrf``.
+        limit: Hits on the page, 1 to 1,000; by default 10.
+        offset: Hits before the page, 0 to 10,000; applied once, after fusion.
+        filters: Name → value, list, None or range; see ``Corpus.conditions``.
+        language: Text search configuration that reads the question; by default ``english``.
+    """
+
+    mode: Mode
+    fusion: Fusion
+    weights: Mapping[str, float]
+    limit: int
+    offset: int
+    filters: Mapping[str, Any]
+    language: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A search as asked, checked as far as that needs no database."""
+
+    asked: str
+    question: Question
+    corpus: Corpus
+    mode: Mode = "hybrid"
+    fusion: Fusion = "weighted"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    limit: int = 10
+    offset: int = 0
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    language: str = "english"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise SearchError(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
+        if self.fusion not in FUSIONS:
+            raise SearchError(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
+        if not 1 <= self.limit <= MAX_LIMIT or not 0 <= self.offset <= MAX_OFFSET:
+            raise SearchError(
+                f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_OFFSET}, "
+                f"not {self.limit} and {self.offset}"
+            )
+        if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
+            raise SearchError(f"there is no leg {', '.join(sorted(unknown))}")
+        if any(not math.isfinite(w) or w < 0 for w in self.weights.values()):
+            raise SearchError("a leg's weight must be a number that is not negative")
+        if not sum(self.legs.values()) > 0:
+            raise SearchError(f"the weights leave {self.mode} no leg; one must be above 0")
+        self.corpus.conditions(self.filters)
+
+    @property
+    def legs(self) -> dict[str, float]:
+        """The legs of the mode, with their weights."""
+        weights = {**WEIGHTS_OF[self.fusion], **self.weights}
+        legs = LEGS_OF[self.mode]
+        return {leg: weights[leg] if len(legs) > 1 else 1.0 for leg in legs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A search ready to run, with what its legs have to say already."""
+
+    request: Request
+    ask: Ask
+    silent: tuple[Leg, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class _Searching:
+    """What both services do; they differ in how they wait."""
+
+    def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
+        self._database = database
+        self._embedders: dict[str, Embedder] = {}
+        self._given = embedder
+
+    def _chosen(self, work: UnitOfWork, request: Request) -> tuple[Choice, bool] | None:
+        """The model of the vector leg, and whether it has any vectors; None without that leg."""
+        if "vector" not in LEGS_OF[request.mode]:
+            return None
+        choice = choose(work, request.corpus, self._database.settings, self._given_name())
+        return choice, work.embeddings.has_vectors(request.corpus, choice.name)
+
+    def _prepare(self, request: Request, chosen: tuple[Choice, bool] | None) -> _Prepared:
+        """Embed the question, outside of any transaction."""
+        legs = request.legs
+        ask = Ask(
+            question=request.question,
+            language=request.language,
+            legs=legs,
+            fusion=request.fusion,
+            limit=request.limit,
+            offset=request.offset,
+            filters=request.filters,
+        )
+        if chosen is None:
+            return _Prepared(request=request, ask=ask)
+        choice, has_vectors = chosen
+        notes = (choice.reason,) if choice.reason else ()
+        if not has_vectors:
+            silent = Leg(
+                name="vector",
+                status="skipped",
+                reason=f"there are no vectors of the model {choice.name!r}; "
+                f"make them with: pgcorpus embed --corpus {request.corpus.name}",
+            )
+        else:
+            try:
+                vector = self._embedder(choice).embed_question(
+                    request.question.words or request.question.text
+                )
+            except EmbeddingError as error:
+                silent = Leg(name="vector", status="failed", reason=str(error))
+            else:
+                if vector.shape != (choice.dimensions,):
+                    raise WrongDimensions(
+                        f"the question's vector has shape {vector.shape}, but the vectors of "
+                        f"{choice.name!r} have {choice.dimensions} dimensions"
+                    )
+                model = AskedModel(choice.name, choice.dimensions)
+                ask = replace(ask, model=model, vector=vector)
+                return _Prepared(request=request, ask=ask, notes=notes)
+        rest = {name: weight for name, weight in legs.items() if name != "vector"}
+        return _Prepared(
+            request=request, ask=replace(ask, legs=rest), silent=(silent,), notes=notes
+        )
+
+    def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
+        """Search; when a leg fails, search again with those that do not."""
+        ask, silent = prepared.ask, prepared.silent
+        if not ask.legs:
+            return _page(prepared, None, silent)
+        try:
+            answer = self._answer(work, prepared.request, ask)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            work.rollback()
+            failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
+            if not failed or len(failed) == len(ask.legs):
+                raise _as_search_error(error, prepared.request) from error
+            names = {leg.name for leg in failed}
+            left = {name: weight for name, weight in ask.legs.items() if name not in names}
+            silent += failed
+            ask = replace(ask, legs=left)
+            answer = self._answer(work, prepared.request, ask)
+        if "text" not in ask.legs or answer.candidates.get("text"):
+            return _page(replace(prepared, ask=ask), answer, silent)
+        if not answer.words_asked:
+            silent += (
+                Leg(
+                    name="text",
+                    status="skipped",
+                    reason="the question has only words too common to be looked up",
+                ),
+            )
+            return _page(replace(prepared, ask=ask), answer, silent)
+        # No passage holds any of the words: a typo, or a language without spaces between words.
+        stand_in = {("fuzzy" if name == "text" else name): w for name, w in ask.legs.items()}
+        empty = Leg(name="text", status="ok", reason="no passage holds a word of the question")
+        answer = self._answer(work, prepared.request, replace(ask, legs=stand_in))
+        prepared = replace(
+            prepared,
+            ask=replace(ask, legs=stand_in),
+            notes=(*prepared.notes, "no passage holds a word of the question: fuzzy stood in"),
+        )
+        return _page(prepared, answer, (*silent, empty))
+
+    def _answer(self, work: UnitOfWork, request: Request, ask: Ask) -> Answer:
+        if request.fusion == "weighted":  # over the legs that take part
+            total = sum(ask.legs.values())
+            ask = replace(ask, legs={name: w / total for name, w in ask.legs.items()})
+        return work.searches.answer(request.corpus, ask)
+
+    def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
+        """Each leg alone: which of them is it?"""
+        failed = []
+        for name, weight in ask.legs.items():
+            try:
+                self._answer(work, request, replace(ask, legs={name: weight or 1.0}))
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                late = isinstance(error.orig, QueryCanceled)
+                failed.append(
+                    Leg(
+                        name=name,  # type: ignore[arg-type]
+                        status="timed_out" if late else "failed",
+                        reason=str(_as_search_error(error, request)),
+                    )
+                )
+                work.rollback()
+        return tuple(failed)
+
+    def _embedder(self, choice: Choice) -> Embedder:
+        if self._given is not None:
+            return self._given
+        if choice.name not in self._embedders:
+            self._embedders[choice.name] = embedder_for(
+                choice.name, choice.dimensions, choice.provider, self._database.settings
+            )
+        return self._embedders[choice.name]
+
+    def _given_name(self) -> str | None:
+        return None if self._given is None else self._given.model_name
+
+
+class SearchService(_Searching):
+    """Searches any corpus.
+
+    Args:
+        database: Where the passages are.
+        embedder: Makes the question's vector; by default that of the corpus's active model.
+    """
+
+    def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
+        """Find the passages that answer a question best.
+
+        Args:
+            question: In the grammar of web searches: words, ``"a phrase"``, ``-word``, ``or``.
+            corpus: Its name.
+            options: See ``SearchOptions``.
+
+        Returns:
+            The page. A leg that could not answer is reported on it, and the others answer.
+
+        Raises:
+            SearchError: The question is empty, or the corpus, a filter, the mode, the language or
+                another argument is not known.
+            DatabaseUnavailable: The database did not answer.
+        """
+        request = _request(question, corpus, options)
+        with self._database.unit_of_work() as work:
+            chosen = self._chosen(work, request)
+        prepared = self._prepare(request, chosen)
+        with self._database.unit_of_work() as work:
+            return self._run(work, prepared)
+
+
+class AsyncSearchService(_Searching):
+    """Searches any corpus, for asyncio: the same statements, awaited."""
+
+    async def search(
+        self, question: str, *, corpus: str, **options: Unpack[SearchOptions]
+    ) -> SearchPage:
+        """As ``SearchService.search``. The question is embedded in a thread of its own."""
+        request = _request(question, corpus, options)
+        async with self._database.async_unit_of_work() as work:
+            chosen = await work.run(self._chosen, request)
+        prepared = await asyncio.to_thread(self._prepare, request, chosen)
+        async with self._database.async_unit_of_work() as work:
+            return await work.run(self._run, prepared)
+
+
+def _request(question: str, corpus: str, options: SearchOptions) -> Request:
+    return Request(
+        asked=question, question=Question.parse(question), corpus=corpora.named(corpus), **options
+    )
+
+
+def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
+    """Why a search failed, for a caller."""
+    if isinstance(error.orig, QueryCanceled):
+        return SearchError("it took longer than DB_STATEMENT_TIMEOUT_MS allows")
+    if isinstance(error.orig, UndefinedObject):
+        return SearchError(
+            f"there is no text search configuration {request.language!r}; "
+            "psql lists them with \\dF"
+        )
+    return translate(error) or SearchError(str(error.orig))
+
+
+def _page(prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]) -> SearchPage:
+    request, ask = prepared.request, prepared.ask
+    notes = [request.question.note, *prepared.notes]
+    legs = list(silent)
+    if answer is not None:
+        legs += [_leg(name, answer) for name in ask.legs if name not in {s.name for s in silent}]
+        if len(answer.hits) < request.limit:
+            notes.append(_why_fewer(request, answer))
+    order = get_args(LegName)
+    return SearchPage(
+        corpus=request.corpus.name,
+        mode=request.mode,
+        fusion=request.fusion if len(LEGS_OF[request.mode]) > 1 else None,
+        question=request.asked,
+        degraded=any(leg.status != "ok" for leg in legs),
+        legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
+        hits=() if answer is None else answer.hits,
+        note="; ".join(note for note in notes if note) or None,
+    )
+
+
+def _leg(name: str, answer: Answer) -> Leg:
+    unranked = name == "text" and not answer.words_known
+    return Leg(
+        name=name,  # type: ignore[arg-type]
+        status="ok",
+        candidates=answer.candidates.get(name, 0),
+        duration_ms=answer.durations_ms.get(name),
+        reason="no statistics yet, so all words weigh the same: run ANALYZE" if unranked else None,
+    )
+
+
+def _why_fewer(request: Request, answer: Answer) -> str:
+    """Why a page is not full."""
+    found = sum(answer.candidates.values())
+    if request.filters and answer.kept is not None:
+        passages = "passage" if answer.kept == 1 else "passages"
+        return f"fewer hits than asked for: the filters keep {answer.kept} {passages}"
+    if not found:
+        return "no passage was found"
+    return "fewer hits than asked for: the legs found no more passages"

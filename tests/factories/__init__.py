@@ -1,0 +1,212 @@
+"""Rows for tests: valid, distinct, and flushed, so that the database has had its say."""
+
+from __future__ import annotations
+
+import hashlib
+
+import factory
+import numpy as np
+from sqlalchemy.orm import Session
+
+from db import models
+
+
+class _Factory(factory.alchemy.SQLAlchemyModelFactory):
+    class Meta:
+        abstract = True
+        sqlalchemy_session_persistence = "flush"
+
+
+class EmbeddingModelFactory(_Factory):
+    """A registered model of short vectors."""
+
+    class Meta:
+        model = models.EmbeddingModel
+
+    name = factory.Sequence(lambda n: f"test-model-{n}")
+    dimensions = 4
+    provider = "hashing"
+
+
+class CorpusSettingFactory(_Factory):
+    """A corpus that nobody has configured yet."""
+
+    class Meta:
+        model = models.CorpusSetting
+
+    corpus = factory.Sequence(lambda n: f"corpus-{n}")
+    active_model = "hashing"
+
+
+class FrameworkMetadataFactory(_Factory):
+    """What is said of a chunk; counts are those of its document's content."""
+
+    class Meta:
+        model = models.FrameworkMetadata
+
+    class Params:
+        document = factory.SubFactory("tests.factories.FrameworkDocumentFactory", details=False)
+
+    document_id = factory.LazyAttribute(lambda row: row.document.id)
+    character_count = factory.LazyAttribute(lambda row: len(row.document.content))
+    word_count = factory.LazyAttribute(lambda row: len(row.document.content.split()))
+    chunk_type = "supporting"
+    framework_name = "Pricing"
+    validation_passed = True
+
+
+class FrameworkDocumentFactory(_Factory):
+    """A chunk with its metadata. ``details__chunk_type="..."`` and so on reach the metadata."""
+
+    class Meta:
+        model = models.FrameworkDocument
+
+    chunk_id = factory.Sequence(lambda n: f"chunk_{n}")
+    source_file = "pricing.md"
+    section = "Pricing"
+    title = factory.Sequence(lambda n: f"Title {n}")
+    content = factory.Sequence(lambda n: f"Content number {n} explains a pricing idea.")
+
+    @factory.post_generation
+    def details(
+        self, create: bool, extracted: object, **fields: object
+    ) -> models.FrameworkMetadata | None:
+        """The metadata row; ``details=False`` leaves it out."""
+        if not create or extracted is False:
+            return None
+        return FrameworkMetadataFactory(document=self, **fields)
+
+
+class ChunkEmbeddingFactory(_Factory):
+    """A vector of the hashing model for the present text of a chunk."""
+
+    class Meta:
+        model = models.ChunkEmbedding
+
+    class Params:
+        document = factory.SubFactory(FrameworkDocumentFactory)
+
+    document_id = factory.LazyAttribute(lambda row: row.document.id)
+    model_name = "hashing"
+    embedding = factory.Sequence(lambda n: axis(n % 384, length=384))
+    content_hash = factory.LazyAttribute(
+        lambda row: hashlib.sha256(
+            f"{row.document.title}\n{row.document.content}".encode()
+        ).digest()
+    )
+
+
+class KeyConceptFactory(_Factory):
+    """A concept."""
+
+    class Meta:
+        model = models.KeyConcept
+
+    concept_name = factory.Sequence(lambda n: f"concept {n}")
+
+
+class DocumentConceptFactory(_Factory):
+    """A chunk that explains a concept."""
+
+    class Meta:
+        model = models.DocumentConcept
+
+    class Params:
+        document = factory.SubFactory(FrameworkDocumentFactory)
+        concept = factory.SubFactory(KeyConceptFactory)
+
+    document_id = factory.LazyAttribute(lambda row: row.document.id)
+    concept_id = factory.LazyAttribute(lambda row: row.concept.id)
+
+
+class SourceLinesFactory(_Factory):
+    """Where a chunk was cut."""
+
+    class Meta:
+        model = models.SourceLines
+
+    class Params:
+        document = factory.SubFactory(FrameworkDocumentFactory)
+
+    document_id = factory.LazyAttribute(lambda row: row.document.id)
+    start_line = factory.Sequence(lambda n: n * 10 + 1)
+    end_line = factory.LazyAttribute(lambda row: row.start_line + 9)
+
+
+class ImportRunFactory(_Factory):
+    """A call of the knowledge importer."""
+
+    class Meta:
+        model = models.ImportRun
+
+    corpus = "knowledge"
+
+
+class ImportFileFactory(_Factory):
+    """A file with one chunk that was added."""
+
+    class Meta:
+        model = models.ImportFile
+
+    class Params:
+        run = factory.SubFactory(ImportRunFactory)
+
+    run_id = factory.LazyAttribute(lambda row: row.run.id)
+    file = factory.Sequence(lambda n: f"file_{n}.json")
+    added = 1
+
+
+class ImportTransformationFactory(_Factory):
+    """A count that was put right."""
+
+    class Meta:
+        model = models.ImportTransformation
+
+    class Params:
+        run = factory.SubFactory(ImportRunFactory)
+
+    run_id = factory.LazyAttribute(lambda row: row.run.id)
+    file = "file.json"
+    locator = "$"
+    item = factory.Sequence(lambda n: f"chunk_{n}")
+    field = "word_count"
+    original = 1
+    stored = 2
+    rule = "recounted"
+
+
+class ImportRejectFactory(_Factory):
+    """A chunk without text."""
+
+    class Meta:
+        model = models.ImportReject
+
+    class Params:
+        run = factory.SubFactory(ImportRunFactory)
+
+    run_id = factory.LazyAttribute(lambda row: row.run.id)
+    corpus = "knowledge"
+    file = factory.Sequence(lambda n: f"file_{n}.json")
+    locator = "$"
+    reason = "the chunk has no text"
+    payload = factory.LazyFunction(dict)
+
+
+ALL = _Factory.__subclasses__()
+
+
+def bind(session: Session) -> None:
+    """Make every factory write through *session*."""
+    for each in ALL:
+        each._meta.sqlalchemy_session = session
+
+
+def axis(index: int, *, lean: float = 0.0, length: int = 4) -> np.ndarray:
+    """A unit vector along axis *index*, leaning towards axis 0 by *lean* (its cosine).
+
+    Distances in tests are arithmetic: ``axis(0) @ axis(i, lean=x) == x``.
+    """
+    vector = np.zeros(length, dtype=np.float32)
+    vector[index] = np.sqrt(1 - lean**2)
+    vector[0] += lean
+    return vector

@@ -1,0 +1,27 @@
+"""Every model can be made, and the database agrees that it is valid."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.orm import Session
+
+from db.base import Base
+from tests import factories
+
+
+@pytest.mark.parametrize("factory", factories.ALL, ids=lambda factory: factory.__name__)
+def test_a_factory_makes_a_row_that_the_database_accepts(
+    factory: type[factories._Factory], session: Session
+) -> None:
+    """What a factory makes can be read back."""
+    row = factory()
+    session.expire_all()
+
+    assert session.get(type(row), session.identity_key(instance=row)[1]) is row
+
+
+def test_every_model_has_a_factory() -> None:
+    """A new model without a factory is noticed."""
+    made = {factory._meta.model for factory in factories.ALL}
+
+    assert made == {mapper.class_ for mapper in Base.registry.mappers}
