@@ -414,13 +414,15 @@ class EmbeddedServer:
             secret = folder / "password"
             _write(secret, self._password.read_text())
             self._give(secret)
+            failures: list[EmbeddedServerError] = []
             for locale in LOCALES:
                 try:
                     self._initdb(folder / "made", secret, locale)
                     break
-                except EmbeddedServerError:
-                    if locale == LOCALES[-1]:
-                        raise
+                except EmbeddedServerError as error:
+                    failures.append(error)
+            else:
+                raise failures[0]  # what failed may not have been the locale
             if self._data.exists():  # without PG_VERSION: the remains of one
                 self._data.rename(folder / "remains")
             (folder / "made").rename(self._data)

@@ -14,6 +14,7 @@
     + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  WrongDimensions
   x EmbeddingError
     + EmbedderUnavailable      the provider did not answer; the call may be repeated
+    + TextsRefused             one of the texts cannot be embedded; the others can
     + UnknownModel             not in the registry, or its provider is not installed
   x ImportFailed               a file that cannot be read as what it should be
 
@@ -121,6 +122,10 @@ class EmbeddingError(DataLayerError):
 
 class EmbedderUnavailable(EmbeddingError):
     """The embedder did not answer; nothing was embedded, and the call may be repeated."""
+
+
+class TextsRefused(EmbeddingError):
+    """At least one of the texts cannot be embedded; without it the others can."""
 
 
 class UnknownModel(EmbeddingError):

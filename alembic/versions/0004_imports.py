@@ -24,6 +24,7 @@ COMMENTS = {
     "import_rejects": {
         "locator": "where in the file, as a JSON path",
         "payload": "the passage as it stood in the file",
+        "context": "what the file says of this and its neighbours",
     },
 }
 
@@ -87,6 +88,7 @@ def upgrade() -> None:
             locator text NOT NULL,
             reason text NOT NULL,
             payload json NOT NULL,
+            context json,
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT uq_import_rejects_corpus_file_locator UNIQUE (corpus, file, locator)
         )

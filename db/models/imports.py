@@ -100,4 +100,7 @@ class ImportReject(Base):
     locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
     reason: Mapped[str] = mapped_column(Text)
     payload: Mapped[Any] = mapped_column(JSON, comment="the passage as it stood in the file")
+    context: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON, comment="what the file says of this and its neighbours"
+    )
     created_at: Mapped[now]

@@ -1,10 +1,302 @@
-"""Stub."""
+"""What imports did: runs and files, every change made to a value, and what was refused."""
 
-from sqlalchemy.orm import Session
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.types.json import Json
+from sqlalchemy import Select, Text, and_, cast, delete, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
+from db.repositories.base import Repository
 
 
-class ImportRepository:
-    """Stub."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value that is stored otherwise than it was given.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    Attributes:
+        field: The field's name in the file.
+        original: What was given, any JSON; None when nothing was.
+        stored: What is stored, any JSON; None when nothing is.
+        rule: Name in docs/reference/import-rules.md.
+    """
+
+    field: str
+    original: Any
+    stored: Any
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The changes made to one passage.
+
+    Attributes:
+        locator: Where in the file, as a JSON path.
+        item: The author's identifier of the passage.
+        changes: In the order in which they were made.
+        once: Whether changes that the history already shows are left out. True for a passage that
+            was not stored: importing it again would otherwise repeat them each time.
+    """
+
+    locator: str
+    item: str
+    changes: Sequence[Change]
+    once: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A passage that was refused whole.
+
+    Attributes:
+        locator: Where in the file, as a JSON path.
+        reason: Why.
+        payload: The passage as it stood, any JSON.
+        context: What the file says of it and its neighbours.
+    """
+
+    locator: str
+    reason: str
+    payload: Any
+    context: dict[str, Any] | None
+
+
+_STAGED_CHANGES: Final = {
+    "locator": "text",
+    "item": "text",
+    "once": "bool",
+    "place": "int4",
+    "field": "text",
+    "original": "json",
+    "stored": "json",
+    "rule": "text",
+}
+_STAGED_REFUSALS: Final = {
+    "locator": "text",
+    "reason": "text",
+    "payload": "json",
+    "context": "json",
+}
+
+
+class ImportRepository(Repository):
+    """The history of imports."""
+
+    def lock(self, corpus: str) -> None:
+        """Wait for other imports into the corpus, and keep them waiting until the transaction ends.
+
+        A transaction that imports is long, and so may the wait be: the statement timeout, which
+        is there for questions, is off until the transaction ends.
+        """
+        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+        key = func.hashtextextended(literal(f"pgcorpus import {corpus}"), 0)
+        self.session.execute(select(func.pg_advisory_xact_lock(key)))
+
+    def start_run(self, corpus: str, options: dict[str, Any]) -> UUID:
+        """Begin the record of one call of an importer.
+
+        Returns:
+            The run's key.
+        """
+        run = ImportRun(corpus=corpus, options=options)
+        self.session.add(run)
+        self.session.flush()
+        return run.id
+
+    def finish_run(self, run_id: UUID) -> None:
+        """Note that the run came to its end."""
+        self.session.execute(
+            update(ImportRun).where(ImportRun.id == run_id).values(finished_at=func.now())
+        )
+
+    def add_file(self, file: ImportFile) -> None:
+        """Note what became of one file."""
+        self.session.add(file)
+        self.session.flush()
+
+    def record_changes(self, run_id: UUID, file: str, changed: Sequence[Changed]) -> int:
+        """Write changes into the history.
+
+        Args:
+            run_id: The run.
+            file: The file, as it was given.
+            changed: Passages and what was changed in each.
+
+        Returns:
+            For how many passages at least one change was written.
+        """
+        with self.staged("staged_changes", _STAGED_CHANGES, _change_rows(changed)) as staged:
+            told = ImportTransformation
+            already = exists().where(
+                told.item == staged.c.item,
+                told.file == file,
+                told.field == staged.c.field,
+                told.rule == staged.c.rule,
+                cast(told.original, Text).is_not_distinct_from(cast(staged.c.original, Text)),
+                cast(told.stored, Text).is_not_distinct_from(cast(staged.c.stored, Text)),
+            )
+            names = ["locator", "item", "field", "original", "stored", "rule"]
+            fresh = (
+                select(literal(run_id), literal(file), *(staged.c[name] for name in names))
+                .where(~and_(staged.c.once, already))
+                .order_by(staged.c.place)
+            )
+            written = (
+                insert(told)
+                .from_select(["run_id", "file", *names], fresh)
+                .returning(told.locator)
+                .cte("written")
+            )
+            counted = self.session.scalar(select(func.count(written.c.locator.distinct())))
+        return counted or 0
+
+    def record_refusals(
+        self, run_id: UUID, corpus: str, file: str, refused: Sequence[Refused]
+    ) -> None:
+        """Keep refused passages; what was refused at the same place before is replaced."""
+        rows = (
+            (each.locator, each.reason, Json(each.payload), Json(each.context)) for each in refused
+        )
+        with self.staged("staged_refusals", _STAGED_REFUSALS, rows) as staged:
+            merge = insert(ImportReject).from_select(
+                ["run_id", "corpus", "file", *_STAGED_REFUSALS],
+                select(
+                    literal(run_id),
+                    literal(corpus),
+                    literal(file),
+                    *(staged.c[name] for name in _STAGED_REFUSALS),
+                ),
+            )
+            self.session.execute(
+                merge.on_conflict_do_update(
+                    index_elements=["corpus", "file", "locator"],
+                    set_={
+                        name: merge.excluded[name]
+                        for name in ("run_id", "reason", "payload", "context")
+                    },
+                )
+            )
+
+    def forget_refusals(self, run_id: UUID, corpus: str, file: str) -> None:
+        """Drop what earlier runs refused of the file and this one did not."""
+        self.session.execute(
+            delete(ImportReject).where(
+                ImportReject.corpus == corpus,
+                ImportReject.file == file,
+                ImportReject.run_id != run_id,
+            ),
+            execution_options={"synchronize_session": False},
+        )
+
+    def list_refused(self, corpus: str, file: str) -> list[Refused]:
+        """What is refused of one file, in the order of the file."""
+        found = (
+            select(ImportReject)
+            .where(ImportReject.corpus == corpus, ImportReject.file == file)
+            .order_by(func.length(ImportReject.locator), ImportReject.locator)
+        )
+        return [
+            Refused(row.locator, row.reason, row.payload, row.context)
+            for row in self.session.scalars(found)
+        ]
+
+    def list_refused_files(self, corpus: str) -> Sequence[str]:
+        """The files of which something is refused, by name."""
+        return self.session.scalars(
+            select(ImportReject.file)
+            .where(ImportReject.corpus == corpus)
+            .distinct()
+            .order_by(ImportReject.file)
+        ).all()
+
+    def list_changes(
+        self,
+        corpus: str,
+        *,
+        item: str | None = None,
+        file: str | None = None,
+        rule: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> Sequence[ImportTransformation]:
+        """The history of changes, the newest first.
+
+        Args:
+            corpus: Whose.
+            item: Only those of this passage.
+            file: Only those of this file.
+            rule: Only those by this rule.
+            limit: At most this many.
+            before: The last ``id`` of the page before.
+        """
+        told = ImportTransformation
+        changes: Select[ImportTransformation] = (
+            select(told)
+            .join(ImportRun, ImportRun.id == told.run_id)
+            .where(ImportRun.corpus == corpus)
+            .order_by(told.id.desc())
+            .limit(limit)
+        )
+        if item is not None:
+            changes = changes.where(told.item == item)
+        if file is not None:
+            changes = changes.where(told.file == file)
+        if rule is not None:
+            changes = changes.where(told.rule == rule)
+        if before is not None:
+            changes = changes.where(told.id < before)
+        return self.session.scalars(changes).all()
+
+    def list_runs(self, corpus: str, *, limit: int = 20) -> Sequence[ImportRun]:
+        """Calls of the importer, the newest first."""
+        return self.session.scalars(
+            select(ImportRun)
+            .where(ImportRun.corpus == corpus)
+            .order_by(ImportRun.started_at.desc(), ImportRun.id)
+            .limit(limit)
+        ).all()
+
+    def list_files(self, run_id: UUID) -> Sequence[ImportFile]:
+        """What became of the files of one run, in their order."""
+        return self.session.scalars(
+            select(ImportFile)
+            .where(ImportFile.run_id == run_id)
+            .order_by(ImportFile.created_at, ImportFile.file)
+        ).all()
+
+    def list_rejects(self, corpus: str, *, limit: int = 100) -> Sequence[ImportReject]:
+        """What is refused and can be tried again, by file."""
+        return self.session.scalars(
+            select(ImportReject)
+            .where(ImportReject.corpus == corpus)
+            .order_by(ImportReject.file, func.length(ImportReject.locator), ImportReject.locator)
+            .limit(limit)
+        ).all()
+
+
+def _change_rows(changed: Iterable[Changed]) -> Iterator[tuple[Any, ...]]:
+    place = count()
+    for passage in changed:
+        for change in passage.changes:
+            yield (
+                passage.locator,
+                passage.item,
+                passage.once,
+                next(place),
+                change.field,
+                _json(change.original),
+                _json(change.stored),
+                change.rule,
+            )
+
+
+def _json(value: Any) -> Json | None:  # noqa: ANN401 - any JSON
+    """A value for a column where nothing is NULL and not a JSON null."""
+    return None if value is None else Json(value)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from db.engine import Database
-from db.errors import EmbedderUnavailable, EmbeddingError
+from db.errors import TextsRefused
 from db.repositories.embeddings import Coverage, Pending
 from db.search import corpora
 from db.search.corpus import Corpus
@@ -82,7 +82,8 @@ class EmbeddingService:
         Raises:
             UnknownCorpus: There is no such corpus.
             UnknownModel: There is no such model.
-            EmbedderUnavailable: The provider did not answer. What was stored stays.
+            EmbeddingError: The provider did not answer, or refused the key or the model. What was
+                stored stays, and the next run goes on from there.
         """
         started = time.monotonic()
         of = corpora.named(corpus)
@@ -122,9 +123,7 @@ class EmbeddingService:
         """Embed and store a batch; one that fails is halved until the bad text is alone."""
         try:
             vectors = embedder.embed_documents([pending.text for pending in batch])
-        except EmbedderUnavailable:
-            raise  # not the texts' fault: the next run goes on from here
-        except EmbeddingError as error:
+        except TextsRefused as error:
             if len(batch) == 1:
                 report.failed += 1
                 report.failures.append((str(batch[0].id), str(error)))

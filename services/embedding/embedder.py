@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from db.errors import EmbedderUnavailable, EmbeddingError, UnknownModel
+from db.errors import EmbedderUnavailable, TextsRefused, UnknownModel
 from db.settings import Settings
 
 PROVIDERS = ("openai", "hashing", "local")
@@ -43,8 +43,9 @@ class Embedder(Protocol):
 
         Raises:
             EmbedderUnavailable: No answer in time. The call may be repeated.
-            EmbeddingError: The texts or the configuration were refused, or the answer is unusable.
-                Repeating the call would not help.
+            TextsRefused: A text cannot be embedded. Without it the others can.
+            EmbeddingError: The key or the model was refused, or the answer is unusable. Repeating
+                the call would not help, with whatever texts.
         """
         ...
 
@@ -74,7 +75,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
         float32 of the same shape.
 
     Raises:
-        EmbeddingError: A row holds NaN or infinity, or is all zeros and so has no direction. The
+        TextsRefused: A row holds NaN or infinity, or is all zeros and so has no direction. The
             message names the first such row, counted from 0.
     """
     # float64, and the largest number first: the squares of neither huge nor tiny rows leave range.
@@ -82,7 +83,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     for wrong, what in ((~np.isfinite(largest), "NaN or infinity"), (largest == 0, "only zeros")):
         if wrong.any():
-            raise EmbeddingError(f"the vector in row {int(wrong.argmax())} holds {what}")
+            raise TextsRefused(f"the vector in row {int(wrong.argmax())} holds {what}")
     rows = rows / largest
     unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit.astype(np.float32)

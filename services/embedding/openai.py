@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import openai
 
-from db.errors import EmbedderUnavailable, EmbeddingError
+from db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 from services.embedding.embedder import unit_rows
 
 logger = logging.getLogger("pgcorpus.embedding")
@@ -43,11 +43,13 @@ RETRIED: Final = frozenset({408, 409, 429})
 FIRST_SERVER_ERROR: Final = 500
 OUT_OF_CREDIT: Final = "insufficient_quota"
 """OpenAI's code of the 429 that no waiting mends."""
+OF_THE_TEXTS: Final = frozenset({400, 413, 422})
+"""Answers that lie with what was sent: fewer or other texts may pass."""
 CURES: Final = {
     401: "the API key was refused: set a valid OPENAI_API_KEY",
     403: "the key may not use this model: allow it in the provider's settings, or use another key",
     404: "the endpoint has no such model: check its name and OPENAI_BASE_URL",
-    413: "the request was too large: lower batch_size",
+    413: "the request was too large: lower texts_per_request",
 }
 
 
@@ -64,9 +66,10 @@ class OpenAIEmbedder:
             not its full length.
         api_key: Secret; never logged or shown.
         base_url: The endpoint, or None for ``OPENAI_BASE_URL`` and then OpenAI's own.
-        batch_size: Texts per request, 1 to 2048.
-        batch_tokens: Estimated tokens per request, 8,192 to 300,000.
-        concurrency: Requests under way at once, per call.
+        texts_per_request: 1 to 2048.
+        tokens_per_request: Estimated, 8,192 to 300,000.
+        concurrency: Requests under way at once in one call, 1 to 64. ``batch_size`` is what keeps
+            all of them busy.
         timeout_seconds: How long one request may stay without an answer.
         patience_seconds: How long one batch is retried for, all its waits included.
 
@@ -82,8 +85,8 @@ class OpenAIEmbedder:
         *,
         api_key: str,
         base_url: str | None = None,
-        batch_size: int = 256,
-        batch_tokens: int = MAX_TOKENS_PER_REQUEST,
+        texts_per_request: int = 128,
+        tokens_per_request: int = MAX_TOKENS_PER_REQUEST,
         concurrency: int = 4,
         timeout_seconds: float = 60.0,
         patience_seconds: float = 300.0,
@@ -92,16 +95,19 @@ class OpenAIEmbedder:
         if not 1 <= dimensions <= (native or dimensions):
             raise EmbeddingError(f"{model_name} cannot make vectors of {dimensions} dimensions")
         for name, value, low, high in (
-            ("batch_size", batch_size, 1, MAX_TEXTS_PER_REQUEST),
-            ("batch_tokens", batch_tokens, MAX_TOKENS_PER_TEXT, MAX_TOKENS_PER_REQUEST),
+            ("texts_per_request", texts_per_request, 1, MAX_TEXTS_PER_REQUEST),
+            ("tokens_per_request", tokens_per_request, MAX_TOKENS_PER_TEXT, MAX_TOKENS_PER_REQUEST),
             ("concurrency", concurrency, 1, 64),
         ):
             if not low <= value <= high:
                 raise EmbeddingError(f"{name} is {value}; allowed: {low} to {high}")
+        if not (api_key.strip() and api_key.isascii() and api_key.isprintable()):
+            raise EmbeddingError("OPENAI_API_KEY is empty or holds characters that no key has")
         self.model_name = model_name
         self.dimensions = dimensions
-        self.batch_size = batch_size
-        self._batch_tokens = batch_tokens
+        self.batch_size = texts_per_request * concurrency
+        self._texts_per_request = texts_per_request
+        self._tokens_per_request = tokens_per_request
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
         self._patience_seconds = patience_seconds
@@ -191,7 +197,7 @@ class OpenAIEmbedder:
         """Neighbouring rows that fit into one request, by count and by tokens."""
         start, total = 0, 0
         for row, more in enumerate(tokens):
-            if row - start == self.batch_size or total + more > self._batch_tokens:
+            if row - start == self._texts_per_request or total + more > self._tokens_per_request:
                 yield slice(start, row)
                 start, total = row, 0
             total += more
@@ -240,7 +246,7 @@ class OpenAIEmbedder:
             if given_up.wait(wait_seconds):
                 break
         raise EmbedderUnavailable(
-            f"{self.model_name} did not answer in {attempt + 1} attempts (last: {failure}); "
+            f"{self.model_name} did not answer (attempts: {attempt + 1}, last: {failure}); "
             "check OPENAI_BASE_URL and the provider's status, then repeat"
         )
 
@@ -251,7 +257,8 @@ class OpenAIEmbedder:
             cure = "the account has no credit left: add credit with the provider"
         # The server's words help with everything but keys, which some servers repeat.
         words = error.message.replace(self._api_key, "***")[:300]
-        return EmbeddingError(
+        kind = TextsRefused if error.status_code in OF_THE_TEXTS else EmbeddingError
+        return kind(
             f"{self.model_name}: {cure or f'the texts were refused: {words}'} "
             f"(HTTP {error.status_code})"
         )

@@ -201,7 +201,7 @@ def test_vectors_come_in_the_order_of_the_texts_however_the_answer_is_shuffled()
     """Within an answer by its index, between answers by their batch."""
     shuffled = Answer(change=lambda data: data[::-1])
     with LoopbackAPI(answers=lambda *_: shuffled, latency_seconds=0.01) as api:
-        vectors = client_of(api, batch_size=4).embed_documents(TEXTS)
+        vectors = client_of(api, texts_per_request=4).embed_documents(TEXTS)
 
     np.testing.assert_allclose(vectors, expected(TEXTS), atol=1e-6)
 
@@ -212,7 +212,7 @@ def test_slow_answers_and_a_busy_server_now_and_then_still_give_every_vector() -
     with LoopbackAPI(
         latency_seconds=0.2, answers=lambda number, _: BUSY if number % 4 == 1 else Answer()
     ) as api:
-        vectors = client_of(api, batch_size=3).embed_documents(TEXTS, done.append)
+        vectors = client_of(api, texts_per_request=3).embed_documents(TEXTS, done.append)
 
     np.testing.assert_allclose(vectors, expected(TEXTS), atol=1e-6)
     assert sum(done) == 19
@@ -223,7 +223,7 @@ def test_progress_adds_up_and_is_told_in_the_thread_of_the_caller() -> None:
     """A progress bar needs no lock."""
     told: list[tuple[int, threading.Thread]] = []
     with LoopbackAPI() as api:
-        client_of(api, batch_size=8).embed_documents(
+        client_of(api, texts_per_request=8).embed_documents(
             TEXTS, lambda count: told.append((count, threading.current_thread()))
         )
 
@@ -288,10 +288,19 @@ def test_empty_texts_and_nul_bytes_are_never_sent() -> None:
 # Batches
 
 
-def test_batches_are_bounded_by_count() -> None:
-    """No request has more than batch_size texts, and all are sent once."""
+def test_a_full_batch_keeps_every_connection_busy() -> None:
+    """Callers who hand over batch_size texts get all the concurrency there is."""
     with LoopbackAPI() as api:
-        client_of(api, batch_size=5).embed_documents(TEXTS)
+        embedder = client_of(api, texts_per_request=4, concurrency=3)
+        embedder.embed_documents(["a"] * embedder.batch_size)
+
+    assert [len(request.texts) for request in api.requests] == [4, 4, 4]
+
+
+def test_batches_are_bounded_by_count() -> None:
+    """No request has more than texts_per_request texts, and all are sent once."""
+    with LoopbackAPI() as api:
+        client_of(api, texts_per_request=5).embed_documents(TEXTS)
 
     assert sorted(len(request.texts) for request in api.requests) == [4, 5, 5, 5]
     assert sorted(api.texts) == sorted(TEXTS)
@@ -301,7 +310,7 @@ def test_batches_are_bounded_by_tokens() -> None:
     """Each text is 4,000 estimated tokens: three of them pass 10,000."""
     texts = [f"{number:02}" + "x" * 11_998 for number in range(7)]
     with LoopbackAPI() as api:
-        client_of(api, batch_tokens=10_000).embed_documents(texts)
+        client_of(api, tokens_per_request=10_000).embed_documents(texts)
 
     assert sorted(len(request.texts) for request in api.requests) == [1, 2, 2, 2]
     assert sorted(api.texts) == texts
@@ -341,7 +350,7 @@ def test_concurrency_reaches_its_bound_and_never_passes_it() -> None:
         return Answer()
 
     with LoopbackAPI(answers=when_three) as api:
-        client_of(api, batch_size=1, concurrency=3).embed_documents(TEXTS[:18])
+        client_of(api, texts_per_request=1, concurrency=3).embed_documents(TEXTS[:18])
 
     assert len(api.requests) == 18
     assert api.most_at_once == 3
@@ -350,10 +359,10 @@ def test_concurrency_reaches_its_bound_and_never_passes_it() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 0},
-        {"batch_size": 2049},
-        {"batch_tokens": MAX_TOKENS_PER_TEXT - 1},
-        {"batch_tokens": MAX_TOKENS_PER_REQUEST + 1},
+        {"texts_per_request": 0},
+        {"texts_per_request": 2049},
+        {"tokens_per_request": MAX_TOKENS_PER_TEXT - 1},
+        {"tokens_per_request": MAX_TOKENS_PER_REQUEST + 1},
         {"concurrency": 0},
         {"model_name": "text-embedding-3-small", "dimensions": 1537},
         {"dimensions": 0},
@@ -364,6 +373,15 @@ def test_options_out_of_range_are_refused_before_anything_is_sent(options: dict[
     given = {"model_name": "bge-m3", "dimensions": 1024} | options
     with pytest.raises(EmbeddingError):
         OpenAIEmbedder(api_key=KEY, base_url="http://127.0.0.1:9/v1", **given)
+
+
+@pytest.mark.parametrize("key", ["", " ", "sk-é-secret", "sk-\nsecret"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(key: str) -> None:
+    """A slip of copy and paste is not reported as a broken connection."""
+    with pytest.raises(EmbeddingError, match="OPENAI_API_KEY is empty or holds") as raised:
+        OpenAIEmbedder("bge-m3", 1024, api_key=key, base_url="http://127.0.0.1:9/v1")
+
+    assert "secret" not in str(raised.value)
 
 
 # A hosted model that does not answer, or not well
@@ -455,7 +473,7 @@ def test_a_question_does_not_wait_as_long_as_a_server_asks() -> None:
     busy = Answer(status=429, headers={"Retry-After": "600"})
     with (
         LoopbackAPI(answers=lambda *_: busy) as api,
-        pytest.raises(EmbedderUnavailable, match="1 attempts"),
+        pytest.raises(EmbedderUnavailable, match="attempts: 1"),
     ):
         client_of(api, patience_seconds=3600).embed_question("a")
 
@@ -550,7 +568,7 @@ def test_one_failing_batch_ends_the_others() -> None:
         return Answer(status=400) if number == 0 else replace(BUSY, headers={"Retry-After": "60"})
 
     with LoopbackAPI(answers=first_refused) as api, pytest.raises(EmbeddingError, match="refused"):
-        client_of(api, batch_size=1, concurrency=2).embed_documents(TEXTS)
+        client_of(api, texts_per_request=1, concurrency=2).embed_documents(TEXTS)
 
     assert len(api.requests) < len(TEXTS)
 

@@ -1,0 +1,54 @@
+"""The commands together, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from db.errors import DataLayerError, SettingsError
+from db.settings import Settings
+from services.cli import database, demo, embedding, imports, search, server, validate
+from services.cli.output import fail, say
+
+FAILED = 1
+USED_WRONGLY = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="pgcorpus",
+    help=(
+        "One PostgreSQL database for everything an AI backend retrieves.\n\n"
+        "The database is DATABASE_URL (or POSTGRES_*) in the environment or .env; without one, an "
+        "embedded PostgreSQL is started in .pgcorpus/.\n\n"
+        "Exit codes: 0 done, 1 failed, 2 used wrongly."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("demo")(demo.demo)
+app.command("search")(search.search)
+app.add_typer(imports.app, name="import")
+app.command("embed")(embedding.embed)
+app.add_typer(embedding.models, name="models")
+app.command("validate")(validate.validate)
+app.add_typer(database.app, name="db")
+app.add_typer(server.app, name="server")
+
+
+def main() -> None:
+    """Run a command. Errors of use and of the data layer are told in a sentence, not a trace."""
+    try:
+        logging.basicConfig(level=Settings.from_env().log_level, stream=sys.stderr)
+        app()
+    except SettingsError as error:
+        fail(str(error))
+        sys.exit(USED_WRONGLY)
+    except DataLayerError as error:
+        fail(str(error))
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        say("stopped; what was committed stays, and the same command goes on from there")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,66 @@
+"""How results and long work are shown: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")]
+
+
+def print_json(result: Any) -> None:  # noqa: ANN401 - whatever a result is made of
+    """Print a result for scripts: one JSON document on stdout, nothing else."""
+    typer.echo(json.dumps(result, default=str, ensure_ascii=False, indent=2))
+
+
+def say(message: str) -> None:
+    """Tell a person what is going on."""
+    err.print(Text(message))
+
+
+def fail(message: str) -> None:
+    """Tell a person what went wrong."""
+    err.print(Text.assemble(("error: ", "bold red"), message))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows; text of users is shown as it is, never read as markup."""
+    grid = Table(*columns, title=Text(title), title_justify="left", header_style="bold")
+    for row in rows:
+        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    out.print(grid)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """A bar with counts and times for long work, on stderr."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+    with bar:
+        bar.add_task(what, total=None)
+        yield bar

@@ -1,0 +1,122 @@
+"""pgcorpus search."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from db.engine import Database
+from db.search.page import Hit, SearchPage
+from services.cli.output import AsJson, CorpusName, out, print_json, say, table
+from services.search import SearchService
+
+PREVIEW_CHARACTERS = 100
+
+
+class ModeName(StrEnum):
+    """As ``services.search.Mode``, for typer."""
+
+    vector = "vector"
+    text = "text"
+    fuzzy = "fuzzy"
+    hybrid = "hybrid"
+
+
+class FusionName(StrEnum):
+    """As ``db.search.ranking.Fusion``, for typer."""
+
+    weighted = "weighted"
+    rrf = "rrf"
+
+
+def search(  # noqa: PLR0913 - the options of a command
+    question: Annotated[
+        str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
+    ],
+    corpus: CorpusName = "knowledge",
+    mode: Annotated[ModeName, typer.Option(help="How to search.")] = ModeName.hybrid,
+    fusion: Annotated[FusionName, typer.Option(help="How legs are joined.")] = FusionName.weighted,
+    limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
+    offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
+    narrow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="NAME=VALUE",
+            help="Keep only what has this value; NAME=A,B any of them; NAME=A..B a range (either "
+            "end may be empty); NAME= no value. May be given again.",
+        ),
+    ] = None,
+    language: Annotated[
+        str, typer.Option(help="Text search configuration that reads the question.")
+    ] = "english",
+    as_json: AsJson = False,
+) -> None:
+    """Find the passages that answer a question best.
+
+    Example: pgcorpus search "premium offer" --mode hybrid --filter chunk_type=atomic_framework
+    """
+    page = SearchService(Database.from_env()).search(
+        question,
+        corpus=corpus,
+        mode=mode.value,
+        fusion=fusion.value,
+        limit=limit,
+        offset=offset,
+        filters=read_filters(narrow or []),
+        language=language,
+    )
+    if as_json:
+        print_json(page.as_json())
+    else:
+        show(page, offset)
+
+
+def read_filters(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs as ``Corpus.conditions`` takes them."""
+    filters: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--filter")
+        low, dots, high = value.partition("..")
+        if not value:
+            filters[name] = None
+        elif dots:
+            filters[name] = {b: end for b, end in (("gte", low), ("lt", high)) if end}
+        else:
+            filters[name] = value.split(",") if "," in value else value
+    return filters
+
+
+def show(page: SearchPage, offset: int = 0) -> None:
+    """A page as a table: what was found, by which leg, and what each leg did."""
+    names = [leg.name for leg in page.legs]
+    how = page.mode if page.fusion is None else f"{page.mode}, {page.fusion}"
+    table(
+        f"{page.question}  ({page.corpus}, {how})",
+        ["", "score", *names, "title", "content"],
+        [
+            (place, f"{hit.score:.4f}", *(_of_leg(hit, name) for name in names), hit.title,
+             _preview(hit.content))
+            for place, hit in enumerate(page.hits, start=offset + 1)
+        ],
+    )  # fmt: skip
+    for leg in page.legs:
+        took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
+        reason = f" ({leg.reason})" if leg.reason else ""
+        out.print(f"  {leg.name}: {leg.status}, {leg.candidates} candidates{took}{reason}",
+                  markup=False, highlight=False)  # fmt: skip
+    if page.note:
+        say(f"  note: {page.note}")
+
+
+def _of_leg(hit: Hit, name: str) -> str:
+    return f"{hit.scores[name]:.3f} #{hit.ranks[name]}" if name in hit.scores else "-"
+
+
+def _preview(content: str) -> str:
+    line = " ".join(content.split())
+    return line if len(line) <= PREVIEW_CHARACTERS else f"{line[:PREVIEW_CHARACTERS]}..."

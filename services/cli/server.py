@@ -1,0 +1,54 @@
+"""pgcorpus server: the embedded PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from db.embedded import EmbeddedServer
+from db.settings import Settings
+from services.cli.output import AsJson, print_json, say, table
+
+app = typer.Typer(help="The embedded PostgreSQL of this folder.", no_args_is_help=True)
+
+
+def _server() -> EmbeddedServer:
+    return EmbeddedServer(Settings.from_env().home)
+
+
+@app.command()
+def start() -> None:
+    """Start it; make it first if need be."""
+    url = _server().start()
+    say(f"running on {url.host}:{url.port}; stop it with: pgcorpus server stop")
+
+
+@app.command()
+def stop() -> None:
+    """Stop it. Its data stay."""
+    say("stopped" if _server().stop() else "it was not running")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show whether it runs, and where."""
+    found = asdict(_server().status())
+    if as_json:
+        print_json(found)
+    else:
+        table("Embedded PostgreSQL", ["", ""], found.items())
+    if not found["running"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def destroy(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Stop it and delete its data."""
+    if not yes:
+        typer.confirm("Delete the embedded server with all its data?", abort=True, err=True)
+    _server().destroy()
+    say("deleted")

@@ -1,0 +1,80 @@
+"""What an import did, counted in passages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+COUNTS: Final = ("added", "updated", "unchanged", "rejected", "transformed")
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A passage that was refused whole.
+
+    Attributes:
+        file: As it was given.
+        locator: Where in the file, as a JSON path.
+        reason: Why.
+    """
+
+    file: str
+    locator: str
+    reason: str
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What became of one file.
+
+    Every passage is in exactly one of the first four counts.
+
+    Attributes:
+        file: As it was given.
+        added: Passages that are new.
+        updated: Passages that replaced what was stored.
+        unchanged: Passages that left what was stored as it was.
+        rejected: Passages that were refused.
+        transformed: Passages of which a change was written into the history.
+        error: Why the file could not be imported, or None.
+    """
+
+    file: str
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    transformed: int = 0
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What one call of an importer did.
+
+    Attributes:
+        files: One report per file, in order.
+        rejects: Every passage that was refused, in order.
+        embedded: How many vectors that came along were stored.
+    """
+
+    files: list[FileReport] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    embedded: int = 0
+
+    def total(self, count: str) -> int:
+        """The sum of one of ``COUNTS`` over all files."""
+        return sum(getattr(file, count) for file in self.files)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a passage or a whole file did not go in."""
+        return bool(self.rejects) or any(file.error for file in self.files)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for scripts; its shape is fixed."""
+        return (
+            {"files": [asdict(file) for file in self.files]}
+            | {count: self.total(count) for count in COUNTS}
+            | {"rejects": [asdict(reject) for reject in self.rejects]}
+        )
