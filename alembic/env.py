@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import text
 
 import db.models  # noqa: F401 - fills the metadata that `alembic check` compares
 from db.base import Base
 from db.engine import Database
+from db.errors import DataLayerError
 from db.migrations import VERSION_TABLE, one_at_a_time, refuse_unknown_revision, require_server
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ OPTIONS = {
     "compare_type": True,
     "compare_server_default": True,
     "include_object": is_ours,
+    # CHECK constraints are compared, by name, only on request.
+    "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
 }
 
 
@@ -50,9 +54,13 @@ if context.is_offline_mode():
     context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
+    if context.get_revision_argument() is None:  # to the base: no trace, as in run()
+        context.execute(f"DROP TABLE {VERSION_TABLE}")
 elif (given := context.config.attributes.get("connection")) is not None:
     run(given)
 else:
-    engine = Database.from_env().schema_engine()
-    with engine.connect() as own:
-        run(own)
+    try:
+        with Database.from_env().schema_engine().connect() as own:
+            run(own)
+    except DataLayerError as error:
+        raise CommandError(str(error)) from error  # the command line shows it without a trace

@@ -344,7 +344,7 @@ class EmbeddedServer:
         self._refuse_data_of_others()
         self._sweep()
         if not self._password.exists():
-            _write(self._password, secrets.token_urlsafe(24))
+            _write(self._password, secrets.token_hex(24))
 
     def _refuse_data_of_others(self) -> None:
         """The password is written before the data folder is made and deleted after it."""
@@ -389,7 +389,7 @@ class EmbeddedServer:
             pg0 = folder / "pg0"
             shutil.copyfile(_pg0(), pg0)  # the account may not reach the wheel's
             pg0.chmod(0o755)
-            password = secrets.token_urlsafe(24)
+            password = secrets.token_hex(24)  # nothing that a command line reads as an option
             # umask: the programs become root's, and the account must be able to read them.
             # fmt: off
             self._run(

@@ -52,7 +52,8 @@ class Database:
     @cached_property
     def engine(self) -> Engine:
         """The pool of connections."""
-        engine = create_engine(self.url, **self._pool(), connect_args=self._connect_args())
+        arguments = self._connect_args(self.settings.statement_timeout_ms)
+        engine = create_engine(self.url, **self._pool(), connect_args=arguments)
         event.listen(
             engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
         )
@@ -62,14 +63,15 @@ class Database:
     @cached_property
     def async_engine(self) -> AsyncEngine:
         """The pool of connections for asyncio. It belongs to the event loop that first uses it."""
-        engine = create_async_engine(self.url, **self._pool(), connect_args=self._connect_args())
+        arguments = self._connect_args(self.settings.statement_timeout_ms)
+        engine = create_async_engine(self.url, **self._pool(), connect_args=arguments)
         event.listen(engine.sync_engine, "do_connect", _connector(self.settings, _in_thread))
         event.listen(engine.sync_engine, "connect", _register_vector_async)
         return engine
 
     def schema_engine(self) -> Engine:
         """An engine for changes of the schema: no pool, no statement timeout."""
-        arguments = self._connect_args() | {"options": ""}
+        arguments = self._connect_args(statement_timeout_ms=0)
         engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
         event.listen(
             engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
@@ -112,48 +114,53 @@ class Database:
             "pool_pre_ping": True,
         }
 
-    def _connect_args(self) -> dict[str, Any]:
+    def _connect_args(self, statement_timeout_ms: int) -> dict[str, Any]:
         settings = self.settings
+        of_address = self.url.query
         arguments: dict[str, Any] = {
             "connect_timeout": settings.connect_timeout_seconds,
             "application_name": settings.application_name,
-            "options": f"-c statement_timeout={settings.statement_timeout_ms}",
-            "sslmode": settings.ssl_mode,
             "ssl_min_protocol_version": settings.ssl_min_protocol_version,
         }
         if settings.ssl_ca_cert is not None:
             arguments["sslrootcert"] = str(settings.ssl_ca_cert)
-        return arguments
+        # What the address itself says is not overruled; its sslmode was weighed by the settings.
+        return {key: value for key, value in arguments.items() if key not in of_address} | {
+            "sslmode": settings.ssl_mode,
+            "options": f"{of_address.get('options', '')} "
+            f"-c statement_timeout={statement_timeout_ms}",
+        }
 
 
 def _connector(settings: Settings, run: Callable[..., Any]) -> Callable[..., DBAPIConnection]:
     """A ``do_connect`` that repeats attempts while the server does not answer.
 
     A server that answers and refuses (a wrong password, an unknown database) refuses for good:
-    libpq's ping tells the two apart without reading a message.
+    libpq's ping tells the two apart without reading a message. Only an attempt that was made after
+    an answer proves a refusal: the server may have come up between the attempt and the ping.
     """
 
     def connect(
         dialect: Dialect, _record: object, args: list[Any], parameters: dict[str, Any]
     ) -> DBAPIConnection:
         deadline = time.monotonic() + settings.connect_retry_seconds
+        answers = False
         for attempt in count():
             try:
                 return dialect.connect(*args, **parameters)
             except psycopg.OperationalError as error:
+                refused = answers
+                answers = run(_ping, parameters) is Ping.OK
                 pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-                answers = run(_ping, parameters) is Ping.OK
-                if answers or time.monotonic() + pause > deadline:
+                late = not answers and time.monotonic() + pause > deadline
+                if (refused and answers) or late:
                     raise DatabaseUnavailable(
                         f"{error}\nCheck DATABASE_URL or the POSTGRES_* variables"
-                        + (
-                            "."
-                            if answers
-                            else f"; gave up after {settings.connect_retry_seconds} s."
-                        )
+                        + (f"; gave up after {settings.connect_retry_seconds} s." if late else ".")
                     ) from None
-                run(time.sleep, pause)
+                if not answers:
+                    run(time.sleep, pause)
         raise AssertionError  # count() does not end
 
     return connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,7 @@ def integer(low: int, high: int) -> Callable[[str, str], int]:
     """A whole number in a range, ends included."""
 
     def parse(variable: str, value: str) -> int:
-        if value.isascii() and value.isdigit() and low <= int(value[:18]) <= high:
+        if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
             return int(value)
         raise SettingsError(
             f"{variable}={value!r} is not a usable whole number; allowed: {low} to {high}"
@@ -209,7 +210,9 @@ def _database_url(given: Mapping[str, str]) -> URL | None:
                 "DATABASE_URL is not a database address; "
                 "allowed: postgresql://user:password@host:port/database"
             )
-        return url.set(drivername=DRIVER)
+        if "password" in url.query:  # libpq allows it there, but a repr would show it
+            url = url.set(password=url.normalized_query["password"][-1])
+        return url.set(drivername=DRIVER).difference_update_query(["password"])
     if "POSTGRES_HOST" in given:
         return URL.create(
             DRIVER,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import translate
+from db.errors import DatabaseUnavailable, translate
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.imports import ImportRepository
 from db.repositories.knowledge import KnowledgeRepository
 from db.repositories.search import SearchRepository
+from db.repositories.validation import ValidationRepository
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +34,7 @@ class UnitOfWork:
     embeddings: EmbeddingRepository
     imports: ImportRepository
     searches: SearchRepository
+    validation: ValidationRepository
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
@@ -46,10 +50,11 @@ class UnitOfWork:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.session.rollback()
+            with suppress(DBAPIError):  # a connection that is gone has rolled back
+                self.session.rollback()
         finally:
             self.session.close()
-            raise_translated(error)
+        raise_translated(error)
 
     def commit(self) -> None:
         """Keep what was done. The unit of work can go on in a new transaction."""
@@ -65,6 +70,7 @@ class UnitOfWork:
         self.embeddings = EmbeddingRepository(session)
         self.imports = ImportRepository(session)
         self.searches = SearchRepository(session)
+        self.validation = ValidationRepository(session)
 
 
 class AsyncUnitOfWork:
@@ -90,10 +96,11 @@ class AsyncUnitOfWork:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._session.rollback()
+            with suppress(DBAPIError):
+                await self._session.rollback()
         finally:
             await self._session.close()
-            raise_translated(error)
+        raise_translated(error)
 
     async def run(
         self,
@@ -117,3 +124,8 @@ def raise_translated(error: BaseException | None) -> None:
     """Raise this layer's error for one of the database's; do nothing for any other."""
     if isinstance(error, DBAPIError) and (better := translate(error)) is not None:
         raise better from error
+    if isinstance(error, PoolTimeout):
+        raise DatabaseUnavailable(
+            "every connection of the pool stayed in use for DB_POOL_TIMEOUT; end units of work "
+            "sooner, or raise DB_POOL_SIZE or DB_MAX_OVERFLOW"
+        ) from error

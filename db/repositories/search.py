@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Select, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    case,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
 
 from db.repositories.base import Repository
 from db.search import legs
@@ -21,8 +33,8 @@ MIN_DEPTH: Final = 100
 """Candidates of each leg: enough that fusion sees what a second leg finds late."""
 
 FEW: Final = 2000
-"""Passages below which a filter is narrow: comparing them all is cheaper than an index that passes
-over what the filter refuses."""
+"""So few passages are compared one by one: that is exact, and cheaper than an index that passes
+over what a filter refuses."""
 
 MAX_EF_SEARCH: Final = 1000
 """pgvector's own bound of ``hnsw.ef_search``."""
@@ -96,9 +108,8 @@ class SearchRepository(Repository):
             InvalidFilter: A filter's value is of the wrong kind.
             MissingScope: The corpus needs a scope that *ask* does not name.
         """
-        narrowing, kept = self._narrowing(corpus, ask)
-        self._settings(ask)
-        rows = self.session.execute(statement(corpus, ask, narrowing)).all()
+        ranking, kept = self.prepare(corpus, ask)
+        rows = self.session.execute(ranking).all()
         report = rows[0].report or {}
         words = rows[0].words or {}
         return Answer(
@@ -110,36 +121,65 @@ class SearchRepository(Repository):
             kept=kept,
         )
 
-    def count(self, corpus: Corpus) -> int:
-        """How many passages the corpus has."""
-        return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
+    def prepare(self, corpus: Corpus, ask: Ask) -> tuple[Select[Any], int | None]:
+        """Set the transaction up for a search.
 
-    def _narrowing(self, corpus: Corpus, ask: Ask) -> tuple[Narrowing, int | None]:
+        Returns:
+            The statement that ranks, and how many passages meet the filters (None: more than
+            ``FEW``).
+        """
         conditions = [
             *corpus.conditions(ask.filters),
             *ask.question.demands(corpus.words, ask.language),
         ]
-        # The defaults of a corpus keep most of it: only what a caller adds can be narrow.
-        if not ask.filters and len(conditions) == len(corpus.defaults):
-            return Narrowing(conditions=conditions), None
-        some: Select[Any] = (
-            select(literal_column("1")).select_from(corpus.passages).where(*conditions)
-        )
-        kept = self.session.scalar(select(func.count()).select_from(some.limit(FEW + 1).subquery()))
-        few = (kept or 0) <= FEW
-        return Narrowing(conditions=conditions, few=few), kept if few else None
+        kept = self._prelude(corpus, ask, conditions)
+        narrowing = Narrowing(conditions=conditions, few=kept is not None)
+        return statement(corpus, ask, narrowing), kept
 
-    def _settings(self, ask: Ask) -> None:
-        """For this transaction alone: a setting of the session would leak through the pool."""
+    def count(self, corpus: Corpus) -> int:
+        """How many passages the corpus has."""
+        return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
+
+    def _prelude(
+        self, corpus: Corpus, ask: Ask, conditions: Sequence[ColumnElement[bool]]
+    ) -> int | None:
+        """Settings for this transaction, and how many passages are left to search, if few.
+
+        The settings are the transaction's alone: those of a session would leak through the pool.
+
+        Returns:
+            The number of passages that meet the conditions, or None when they are more than
+            ``FEW``. The defaults of a corpus keep most of it: where a caller adds nothing, a large
+            table is not counted.
+        """
         settings = {
             "hnsw.ef_search": min(ask.depth, MAX_EF_SEARCH),
             "hnsw.iterative_scan": "relaxed_order",
             "hnsw.max_scan_tuples": MAX_SCAN_TUPLES,
             "pg_trgm.word_similarity_threshold": legs.FUZZY_THRESHOLD,
         }
-        self.session.execute(
-            select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
-        )
+        some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
+        some = some.where(*conditions).limit(FEW + 1)
+        counted = select(func.count()).select_from(some.subquery()).scalar_subquery()
+        added = len(conditions) > len(corpus.defaults) or bool(ask.filters)
+        row = self.session.execute(
+            select(
+                *(func.set_config(name, str(value), True) for name, value in settings.items()),
+                (counted if added else case((_large(corpus), FEW + 1), else_=counted)).label(
+                    "kept"
+                ),
+            )
+        ).one()
+        return row.kept if row.kept <= FEW else None
+
+
+def _large(corpus: Corpus) -> ColumnElement[bool]:
+    """Whether the statistics know the corpus to have many more than a few passages."""
+    pg_class = table("pg_class", column("oid"), column("reltuples"))
+    rows = select(pg_class.c.reltuples).where(
+        pg_class.c.oid == cast(literal(corpus.passages.name), REGCLASS)
+    )
+    return rows.scalar_subquery() > 10 * FEW
 
 
 def statement(corpus: Corpus, ask: Ask, narrowing: Narrowing) -> Select[Any]:

@@ -42,6 +42,10 @@ WEIGHTS: Final = (0.5, 0.5, 0.5, 1.0)
 """What an occurrence counts by its label D, C, B, A: a word in the title (A) twice a word in the
 text (D)."""
 
+TYPICAL_RANK: Final = 0.06
+"""What ts_rank gives a passage of about 60 words that holds each word of the question once. It
+counts as half: ts_rank alone stays far below 1, and beside a cosine would weigh next to nothing."""
+
 FUZZY_THRESHOLD: Final = 0.3
 """Least word similarity that counts as found: pg_trgm's default for whole strings."""
 
@@ -111,7 +115,7 @@ def vector(
 
 
 def text(corpus: Corpus, terms: CTE, depth: int, narrowing: Narrowing) -> Select[Any]:
-    """By words, each counting as much as it is rare: the share of the question a passage holds.
+    """By words, each counting as much as it is rare: how much of the question a passage holds.
 
     Args:
         corpus: What is searched.
@@ -120,8 +124,9 @@ def text(corpus: Corpus, terms: CTE, depth: int, narrowing: Narrowing) -> Select
         narrowing: What must hold of a passage.
 
     Returns:
-        ``score`` in [0, 1]: Σ idf · rank over Σ idf, over the words of the question. A word stands
-        in the sum as often as in the question.
+        ``score`` in [0, 1]: with r = Σ idf · rank over Σ idf, over the words of the question (each
+        as often as it was asked), it is r / (r + ``TYPICAL_RANK``). It does not depend on what
+        else was found.
     """
     looked_up = select(terms.c.query)
     if not narrowing.few:
@@ -137,12 +142,13 @@ def text(corpus: Corpus, terms: CTE, depth: int, narrowing: Narrowing) -> Select
     held = select(func.sum(weight * cast(rank, Double)) / func.sum(weight)).correlate(
         corpus.passages
     )
-    return _placed(
-        select(corpus.key.label("passage_id"), held.scalar_subquery())
+    found = (
+        select(corpus.key.label("passage_id"), held.scalar_subquery().label("held"))
         .where(corpus.words.op("@@")(any_of_them))
-        .where(*narrowing.conditions),
-        depth,
+        .where(*narrowing.conditions)
+        .subquery()
     )
+    return _placed(select(found.c.passage_id, found.c.held / (found.c.held + TYPICAL_RANK)), depth)
 
 
 def scored_terms(corpus: Corpus, words: str, language: str) -> CTE:

@@ -70,11 +70,14 @@ def layout_of(document: Any) -> Layout:  # noqa: ANN401 - any JSON
     """
     match document:
         case list():
-            return Layout(None, [Place(f"$[{i}]", Context(), raw) for i, raw in enumerate(document)])
+            return Layout(
+                None, [Place(f"$[{i}]", Context(), raw) for i, raw in enumerate(document)]
+            )
         case {"chunk_id": _}:
             return Layout(None, [Place("$", Context(), document)])
         case {"frameworks": _} | {"chunks": _}:
-            return Layout(_header(document), list(_places(document)))
+            places = list(_places(document))
+            return Layout(_header(document), places)
         case {"content": _} | {"text": _}:
             return Layout(None, [Place("$", Context(), document)])
         case _:

@@ -38,8 +38,8 @@ class Found:
 
     @property
     def name(self) -> str:
-        """The path as text that can be stored and printed, whatever bytes it is made of."""
-        return os.fsencode(self.path).decode(errors="replace")
+        """The path as it was given, for reports and tables."""
+        return printable(self.path)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Loaded:
 
     document: Any
     sha256: bytes
+
+
+def printable(path: Path) -> str:
+    """The path as text that PostgreSQL can store, whatever bytes it is made of."""
+    return os.fsencode(path).decode(errors="replace").replace("\0", "\ufffd")
 
 
 def find_files(paths: Sequence[Path]) -> Iterator[Found]:
@@ -165,14 +170,13 @@ def _number(digits: str) -> float:
 
 
 def _deeper_than(document: Any, limit: int) -> bool:  # noqa: ANN401 - any JSON
-    level = [document]
-    for _ in range(limit + 1):
+    """Whether there are more levels than *limit*; it needs no stack of its own."""
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(limit):
         level = [
             child
             for node in level
             for child in (node.values() if isinstance(node, dict) else node)
             if isinstance(child, dict | list)
-        ] if isinstance(level, list) else []
-        if not level:
-            return False
-    return True
+        ]
+    return bool(level)

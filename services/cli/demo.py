@@ -1,0 +1,68 @@
+"""pgcorpus demo: the whole way once, on the embedded server and the samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import typer
+
+from db import migrations
+from db.engine import Database
+from db.settings import Settings
+from services import samples
+from services.cli.embedding import embed_with_bar
+from services.cli.imports import import_with_bar, show_report
+from services.cli.output import out, say
+from services.cli.search import show as show_page
+from services.cli.validate import show as show_validation
+from services.importers.knowledge import KnowledgeImporter
+from services.ops.validate import ValidationService
+from services.search import SearchOptions, SearchService
+
+SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
+    ("raise prices on existing customers without losing them", {"mode": "hybrid"}),
+    ("how many extra sales make up for a 10% discount", {"mode": "hybrid", "fusion": "rrf"}),
+    ("guarantee that takes the risk away from the buyer", {"mode": "vector"}),
+    ('"lifetime value" -churn', {"mode": "text"}),
+    ("scarcty and urgancy", {"mode": "fuzzy"}),
+    (
+        "price anchoring",
+        {"mode": "hybrid", "filters": {"chunk_type": "atomic_framework"}},
+    ),
+)
+HITS = 3
+
+
+def demo() -> None:
+    """Import, embed, search and validate the samples, on the embedded server."""
+    # Never on a database of the user's: the samples are not theirs.
+    database = Database(replace(Settings.from_env(), database_url=None))
+    _step("1. An embedded PostgreSQL, with the schema of the revisions")
+    url = database.url
+    migrations.upgrade(database)
+    version = migrations.current(database)
+    say(f"PostgreSQL on {url.host}:{url.port}, schema at revision {version and version.revision}")
+
+    _step("2. Eleven files of three shapes, made valid, every change recorded")
+    show_report(import_with_bar(KnowledgeImporter(database), [samples.folder()]))
+
+    _step("3. A vector for every chunk")
+    report = embed_with_bar(database, "knowledge", None)
+    say(f"{report.embedded} embedded, {report.failed} failed")
+
+    _step("4. Searches in every mode; each leg's score and #rank beside the sum")
+    service = SearchService(database)
+    for question, options in SEARCHES:
+        show_page(service.search(question, corpus="knowledge", limit=HITS, **options))
+
+    _step("5. Is it whole?")
+    validation = ValidationService(database).validate("knowledge")
+    show_validation(validation)
+    say("The server goes on running. Ask it more:  .venv/bin/pgcorpus search 'your question'")
+    say("Stop it:  .venv/bin/pgcorpus server stop     Delete it:  make clean")
+    if not validation.passed:
+        raise typer.Exit(1)
+
+
+def _step(title: str) -> None:
+    out.rule(title, align="left")

@@ -1,0 +1,52 @@
+"""pgcorpus validate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from db.engine import Database
+from services.cli.output import AsJson, out, print_json, say, table
+from services.ops.validate import ValidationReport, ValidationService
+
+
+def validate(
+    corpus: Annotated[str, typer.Argument(help="Which corpus.")] = "knowledge",
+    expected_chunks: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many chunks there must be; by default as many as imported."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose vectors; by default the corpus's active model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a migrated corpus is whole; exit code 1 if it is not."""
+    report = ValidationService(Database.from_env()).validate(
+        corpus, model=model, expected_chunks=expected_chunks
+    )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        show(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def show(report: ValidationReport) -> None:
+    """A report as a table."""
+    table(
+        "Validation",
+        ["check", "", "expected", "found", "where"],
+        [
+            (check.name, "pass" if check.passed else "FAIL", check.expected, check.found,
+             check.detail)
+            for check in report.checks
+        ],
+    )  # fmt: skip
+    failed = sum(not check.passed for check in report.checks)
+    if failed:
+        say(f"{failed} of {len(report.checks)} checks failed")
+    else:
+        out.print(f"all {len(report.checks)} checks passed")

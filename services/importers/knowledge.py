@@ -1,0 +1,429 @@
+"""Files of chunks into the knowledge base: nothing is lost, and nothing changes silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import Database
+from db.errors import ConstraintViolated, ImportFailed
+from db.models.imports import ImportFile, ImportTransformation
+from db.repositories.imports import Changed, Refused
+from db.repositories.knowledge import Known, Write
+from db.uow import UnitOfWork, raise_translated
+from services.importers.chunks import Context, Layout, Place, layout_of
+from services.importers.conflicts import OnConflict, Stored, decide
+from services.importers.files import Found, find_files, printable, read_json
+from services.importers.report import FileReport, ImportReport, Reject
+from services.importers.rules import Normalised, Unacceptable, normalise
+from services.importers.vectors import VectorSet, check_vectors, read_vectors, store_vectors
+
+CORPUS: Final = "knowledge"
+
+BATCH: Final = 5000
+"""Chunks that are merged at a time: while the database merges one batch, the next is made."""
+
+MANY: Final = 1000
+"""Stored chunks from which on the statistics are renewed at once, not when autovacuum finds time:
+plans, and the ranking of words, follow them."""
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+Transaction = Callable[[], AbstractContextManager[UnitOfWork]]
+
+
+class KnowledgeImporter:
+    """Imports files of chunks.
+
+    Args:
+        database: Where to.
+        strict: Reject a chunk instead of changing a value that it gives, or making up one that is
+            required.
+        dry_run: Report what would be done, and write nothing.
+        on_conflict: What becomes of a chunk whose identifier is stored with a different text.
+        embeddings: A file of vectors that come along; see ``services.importers.vectors``.
+        embeddings_model: The model that made them, where the file does not say.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        strict: bool = False,
+        dry_run: bool = False,
+        on_conflict: OnConflict = "reject",
+        embeddings: Path | None = None,
+        embeddings_model: str | None = None,
+    ) -> None:
+        self._database = database
+        self._strict = strict
+        self._dry_run = dry_run
+        self._on_conflict = on_conflict
+        self._embeddings = embeddings
+        self._embeddings_model = embeddings_model
+
+    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
+        """Import files and folders, each file in a transaction of its own.
+
+        Args:
+            paths: Files, and folders of ``.json`` files.
+            progress: Called with the bytes done and the bytes in all, after each batch and file.
+                What it raises ends the run; the files before stay imported.
+
+        Returns:
+            What was done. A file that cannot be imported is in it with its error.
+
+        Raises:
+            ImportFailed: The file of vectors cannot be used; nothing was written.
+            UnknownModel: It is of a model that is not registered; nothing was written.
+        """
+        files = list(find_files(paths))
+        vectors = self._vectors(files)
+        bar = _Bar(
+            progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
+        )
+        with self._started(paths=[printable(path) for path in paths]) as run:
+            with closing(ahead(_read(found) for found in files)) as contents:
+                for content in contents:
+                    run.take(content, bar)
+                    bar.finish(content.found.size_bytes)
+            if vectors:
+                run.store(vectors)
+        return run.report
+
+    def retry(self) -> ImportReport:
+        """Try what was rejected again, from the payloads that were kept.
+
+        A chunk that goes in now is no longer among the rejects; the others stay.
+
+        Returns:
+            What was done, by the names of the files that the chunks came from.
+        """
+        with self._started(retry=True) as run:
+            for file in run.refused_files():
+                run.take_refused(file)
+        return run.report
+
+    def history(
+        self,
+        *,
+        item: str | None = None,
+        file: str | None = None,
+        rule: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> Sequence[ImportTransformation]:
+        """Changes that imports made to values, the newest first.
+
+        Args:
+            item: Only those of this chunk.
+            file: Only those of this file.
+            rule: Only those by this rule.
+            limit: At most this many.
+            before: The last ``id`` of the page before.
+        """
+        with self._database.unit_of_work() as work:
+            return work.imports.list_changes(
+                CORPUS, item=item, file=file, rule=rule, limit=limit, before=before
+            )
+
+    def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
+        """The vectors that come along, checked; the files are read for it once more."""
+        if self._embeddings is None:
+            return []
+        places = [place for found in files for place in _read(found).layout.places]
+        vectors = read_vectors(
+            self._embeddings, chunks=len(places), model_name=self._embeddings_model
+        )
+        coming = {
+            str(place.raw["chunk_id"])
+            for place in places
+            if isinstance(place.raw, dict) and "chunk_id" in place.raw
+        }
+        with self._database.unit_of_work() as work:
+            check_vectors(work, self._embeddings, vectors, coming)
+        return vectors
+
+    @contextmanager
+    def _started(self, **options: Any) -> Iterator[_Run]:  # noqa: ANN401 - any JSON
+        options |= {
+            "strict": self._strict,
+            "on_conflict": self._on_conflict,
+            "embeddings": None if self._embeddings is None else printable(self._embeddings),
+        }
+        with self._transactions() as transaction:
+            with transaction() as work:
+                run_id = work.imports.start_run(CORPUS, options)
+            run = _Run(run_id, transaction, strict=self._strict, on_conflict=self._on_conflict)
+            yield run
+            with transaction() as work:
+                work.imports.finish_run(run_id)
+            if run.report.total("added") + run.report.total("updated") >= MANY:
+                with transaction() as work:
+                    work.knowledge.analyze()
+
+    @contextmanager
+    def _transactions(self) -> Iterator[Transaction]:
+        """What makes transactions: real ones, or parts of a single one that is rolled back."""
+        if not self._dry_run:
+            yield self._committed
+            return
+        with self._database.unit_of_work() as work:
+            yield lambda: _savepoint(work)
+
+    @contextmanager
+    def _committed(self) -> Iterator[UnitOfWork]:
+        with self._database.unit_of_work() as work:
+            yield work
+            work.commit()
+
+
+class _Content(NamedTuple):
+    """A file that was read, or why not."""
+
+    found: Found
+    layout: Layout
+    sha256: bytes | None = None
+    error: str | None = None
+
+
+class _Candidate(NamedTuple):
+    """A chunk that a rule book has seen."""
+
+    place: Place
+    normalised: Normalised | None
+    reason: str | None
+
+
+@dataclass
+class _Bar:
+    """Progress in bytes."""
+
+    show: Progress
+    total: int
+    done: int = 0
+
+    def part(self, size: int, done: int, total: int) -> None:
+        self.show(self.done + size * done // total, self.total)
+
+    def finish(self, size: int) -> None:
+        self.done += size
+        self.show(self.done, self.total)
+
+
+@dataclass
+class _Tally:
+    """What one transaction has done so far; it counts only when the transaction is kept."""
+
+    report: FileReport
+    rejects: list[Reject] = field(default_factory=list)
+    outcomes: list[str | None] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+
+class _Run:
+    """One call of the importer, under way."""
+
+    def __init__(
+        self, run_id: UUID, transaction: Transaction, *, strict: bool, on_conflict: OnConflict
+    ) -> None:
+        self.report = ImportReport()
+        self._run_id = run_id
+        self._transaction = transaction
+        self._strict = strict
+        self._on_conflict = on_conflict
+        self._seen: set[str] = set()
+        self._outcomes: list[str | None] = []
+
+    def take(self, content: _Content, bar: _Bar) -> None:
+        """Import one file."""
+        size, total = content.found.size_bytes, len(content.layout.places)
+
+        def shown(done: int) -> None:
+            bar.part(size, done, total)
+
+        self._take(
+            ImportFile(
+                run_id=self._run_id,
+                file=content.found.name,
+                sha256=content.sha256,
+                header=content.layout.header,
+                error=content.error,
+            ),
+            content.layout.places,
+            shown,
+        )
+
+    def refused_files(self) -> Sequence[str]:
+        """The files of which something is refused."""
+        with self._transaction() as work:
+            return work.imports.list_refused_files(CORPUS)
+
+    def take_refused(self, file: str) -> None:
+        """Try what was refused of one file again."""
+        with self._transaction() as work:
+            refused = work.imports.list_refused(CORPUS, file)
+        places = [
+            Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
+        ]
+        self._take(ImportFile(run_id=self._run_id, file=file), places, lambda _done: None)
+
+    def store(self, vectors: Sequence[VectorSet]) -> None:
+        """Store the vectors that came along."""
+        with self._transaction() as work:
+            work.imports.lock(CORPUS)
+            for each in vectors:
+                self.report.embedded += store_vectors(work, each, self._outcomes)
+
+    def _take(self, row: ImportFile, places: Sequence[Place], shown: Callable[[int], None]) -> None:
+        tally = _Tally(FileReport(row.file, error=row.error))
+        try:
+            with self._transaction() as work:
+                work.imports.lock(CORPUS)
+                with closing(ahead(self._candidates(places))) as batches:
+                    for batch in batches:
+                        self._merge(work, row.file, batch, tally)
+                        shown(len(tally.outcomes))
+                if row.error is None:
+                    work.imports.forget_refusals(self._run_id, CORPUS, row.file)
+                work.imports.add_file(_counted(row, tally.report))
+        except ConstraintViolated as error:
+            # Nothing of the file was kept. The others still go in.
+            tally = _Tally(FileReport(row.file, error=str(error)))
+            tally.outcomes = [None] * len(places)
+            with self._transaction() as work:
+                failed = ImportFile(run_id=self._run_id, file=row.file, error=str(error))
+                work.imports.add_file(failed)
+        self.report.files.append(tally.report)
+        self.report.rejects += tally.rejects
+        self._outcomes += tally.outcomes
+        self._seen |= tally.seen
+
+    def _candidates(self, places: Sequence[Place]) -> Iterator[list[_Candidate]]:
+        for start in range(0, len(places), BATCH):
+            yield [self._candidate(place) for place in places[start : start + BATCH]]
+
+    def _candidate(self, place: Place) -> _Candidate:
+        try:
+            normalised = normalise(place.raw, place.context, strict=self._strict)
+        except Unacceptable as refusal:
+            return _Candidate(place, None, str(refusal))
+        return _Candidate(place, normalised, None)
+
+    def _merge(
+        self, work: UnitOfWork, file: str, batch: Sequence[_Candidate], tally: _Tally
+    ) -> None:
+        """Decide for each chunk in order, then write what was decided at once."""
+        stored = _stored(work, batch)
+        existed = set(stored)
+        writes: dict[str, Write] = {}
+        changed: list[Changed] = []
+        refused: list[Refused] = []
+        name = PurePath(file).name
+        for place, incoming, reason in batch:
+            if incoming is None:
+                refused.append(_refusal(place, reason))
+                tally.outcomes.append(None)
+                continue
+            chunk_id = incoming.record.chunk_id
+            decision = decide(
+                incoming,
+                stored.get(chunk_id),
+                file_name=name,
+                seen=chunk_id in self._seen or chunk_id in tally.seen,
+                on_conflict=self._on_conflict,
+            )
+            tally.seen.add(chunk_id)
+            tally.outcomes.append(chunk_id if decision.same_text else None)
+            if decision.outcome == "rejected":
+                refused.append(_refusal(place, decision.reason))
+                continue
+            count = getattr(tally.report, decision.outcome)
+            setattr(tally.report, decision.outcome, count + 1)
+            stays = decision.outcome == "unchanged"
+            if decision.changes:
+                changed.append(Changed(place.locator, chunk_id, decision.changes, once=stays))
+            if not stays:
+                id_ = stored[chunk_id].known.id if chunk_id in stored else uuid4()
+                known = Known(id_, incoming.record_hash, name)
+                stored[chunk_id] = Stored(known, incoming.record)
+                writes[chunk_id] = Write(
+                    id_, chunk_id in existed, incoming.record_hash, name, incoming.record
+                )
+        if writes:
+            work.knowledge.write(list(writes.values()))
+        if changed:
+            tally.report.transformed += work.imports.record_changes(self._run_id, file, changed)
+        if refused:
+            work.imports.record_refusals(self._run_id, CORPUS, file, refused)
+            tally.report.rejected += len(refused)
+            tally.rejects += [Reject(file, each.locator, each.reason) for each in refused]
+
+
+def ahead(items: Iterator[T]) -> Generator[T]:
+    """Yield *items*, making the next in a thread while the caller works on the last."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
+def _read(found: Found) -> _Content:
+    nothing = Layout(None, [])
+    if found.error is not None:
+        return _Content(found, nothing, error=found.error)
+    sha256 = None
+    try:
+        loaded = read_json(found.path)
+        sha256 = loaded.sha256
+        return _Content(found, layout_of(loaded.document), sha256)
+    except ImportFailed as error:
+        return _Content(found, nothing, sha256, str(error))
+
+
+def _stored(work: UnitOfWork, batch: Sequence[_Candidate]) -> dict[str, Stored]:
+    """What the database has under the identifiers of a batch; whole, where it is another."""
+    incoming = [candidate.normalised for candidate in batch if candidate.normalised is not None]
+    known = work.knowledge.list_known({each.record.chunk_id for each in incoming})
+    others = {
+        chunk_id
+        for each in incoming
+        if (chunk_id := each.record.chunk_id) in known
+        and known[chunk_id].record_hash != each.record_hash
+    }
+    records = work.knowledge.list_records(others) if others else {}
+    return {
+        chunk_id: Stored(each, records.get(chunk_id))
+        for chunk_id, each in known.items()
+        if chunk_id not in others or chunk_id in records  # else it was deleted a moment ago
+    }
+
+
+def _refusal(place: Place, reason: str | None) -> Refused:
+    return Refused(place.locator, reason or "", place.raw, place.context.as_json())
+
+
+def _counted(row: ImportFile, report: FileReport) -> ImportFile:
+    row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
+    row.rejected, row.transformed = report.rejected, report.transformed
+    return row
+
+
+@contextmanager
+def _savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
+    """A part of a transaction that can fail alone."""
+    try:
+        with work.session.begin_nested():
+            yield work
+    except DBAPIError as error:
+        raise_translated(error)
+        raise

@@ -1,0 +1,135 @@
+"""PostgreSQL's own programs and Alembic's command line, on the test server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+import db
+from db.embedded import EmbeddedServer
+from tests.unit.test_embedded import share_programs
+
+ROOT = Path(db.__file__).parents[1]
+Dump = Callable[[URL], str]
+
+
+class Programs:
+    """``pg_dump`` and ``psql`` of a server."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._bin = server.bin
+
+    def schema(self, url: URL) -> str:
+        """The schema as ``pg_dump`` writes it, without the token that is random on each call."""
+        dump = self._run(url, "pg_dump", "--schema-only")
+        return "\n".join(
+            line
+            for line in dump.splitlines()
+            if not line.startswith(("\\restrict", "\\unrestrict"))
+        )
+
+    def execute(self, url: URL, script: str) -> None:
+        """Run a script, which stops at its first error."""
+        self._run(url, "psql", "--quiet", "--set=ON_ERROR_STOP=1", script=script)
+
+    def _run(self, url: URL, program: str, *arguments: str, script: str | None = None) -> str:
+        done = subprocess.run(  # noqa: S603 - the server's own programs
+            [self._bin / program, *arguments],
+            input=script,
+            env={
+                "LD_LIBRARY_PATH": str(self._bin.parent / "lib"),
+                "PGHOST": url.host or "",
+                "PGPORT": str(url.port),
+                "PGUSER": url.username or "",
+                "PGPASSWORD": url.password or "",
+                "PGDATABASE": url.database or "",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def programs(server: EmbeddedServer) -> Programs:
+    """The programs of the test server."""
+    return Programs(server)
+
+
+@pytest.fixture
+def schema_of(programs: Programs) -> Dump:
+    """What ``pg_dump`` says of a database's schema."""
+    return programs.schema
+
+
+class Alembic:
+    """Alembic's command line, called from a folder that is no checkout.
+
+    Args:
+        folder: Where it is called. No ``.env`` is found there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(
+        self, *arguments: str, url: URL | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Begin a command, with DATABASE_URL and the *variables* alone."""
+        if url is not None:
+            variables["DATABASE_URL"] = url.render_as_string(hide_password=False)
+        return subprocess.Popen(  # noqa: S603 - Alembic
+            [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", *arguments],
+            cwd=self._folder,
+            env={"PATH": os.defpath, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, url: URL | None = None, **variables: str) -> str:
+        """Run a command that succeeds; what it printed."""
+        code, said, complaint = self.end(self.start(*arguments, url=url, **variables))
+        assert code == 0, complaint
+        return said
+
+    def fail(self, *arguments: str, url: URL | None = None, **variables: str) -> str:
+        """Run a command that fails; its complaint, which is no stack trace."""
+        code, said, complaint = self.end(self.start(*arguments, url=url, **variables))
+        assert code != 0
+        assert "Traceback" not in complaint
+        return said + complaint
+
+    @staticmethod
+    def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        """Wait for a command; its exit code and what it printed."""
+        with process:
+            said, complaint = process.communicate()
+        return process.returncode, said, complaint
+
+
+@pytest.fixture
+def alembic(tmp_path: Path) -> Alembic:
+    """Alembic's command line."""
+    return Alembic(tmp_path)
+
+
+@pytest.fixture
+def home(server: EmbeddedServer) -> Iterator[Path]:
+    """The home of a second server: its programs are there, to be started or to be spoilt."""
+    folder = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
+    folder.chmod(0o755)
+    share_programs(server, folder)
+    yield folder
+    EmbeddedServer(folder).destroy()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""Models and revisions describe one schema, and a difference does not go unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.orm import Session
+
+from db import migrations
+from db.base import Base
+from db.embedded import EmbeddedServer
+from db.engine import Database
+from tests.conftest import Databases, settings_for
+
+CATALOG = {
+    "columns": """
+        SELECT attrelid::regclass::text AS table, attname, format_type(atttypid, atttypmod),
+               attnotnull, attgenerated, attidentity, pg_get_expr(adbin, adrelid) AS default
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND {ours}
+    """,
+    "constraints": """
+        SELECT conrelid::regclass::text AS table, conname, pg_get_constraintdef(pg_constraint.oid)
+        FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid WHERE {ours}
+    """,
+    "indexes": """
+        SELECT tablename AS table, indexname, indexdef
+        FROM pg_indexes JOIN pg_class ON pg_class.oid = tablename::regclass
+        WHERE schemaname = 'public' AND {ours}
+    """,
+    "comments": """
+        SELECT objoid::regclass::text AS table, attname, description
+        FROM pg_description JOIN pg_class ON pg_class.oid = objoid
+        LEFT JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid AND attnum > 0
+        WHERE classoid = 'pg_class'::regclass AND {ours}
+    """,
+}
+OURS = f"relnamespace = 'public'::regnamespace AND relname <> '{migrations.VERSION_TABLE}'"
+
+DRIFTS = {
+    "an added column": "ALTER TABLE framework_documents ADD COLUMN stray integer",
+    "a missing column": "ALTER TABLE framework_documents DROP COLUMN description",
+    "a missing table": "DROP TABLE source_lines",
+    "an added table": "CREATE TABLE stray (id integer)",
+    "a changed type": "ALTER TABLE framework_documents ALTER COLUMN section TYPE text",
+    "another length": "ALTER TABLE framework_documents ALTER COLUMN section TYPE varchar(99)",
+    "a nullable column": "ALTER TABLE framework_documents ALTER COLUMN section DROP NOT NULL",
+    "a changed default": "ALTER TABLE framework_metadata ALTER validation_passed SET DEFAULT true",
+    "a missing index": "DROP INDEX idx_documents_section",
+    "an added index": "CREATE INDEX stray ON framework_documents (title)",
+    "a missing vector index": "DROP INDEX idx_embeddings_vector",
+    "a missing unique": "ALTER TABLE key_concepts DROP CONSTRAINT uq_key_concepts_concept_name",
+    "a missing foreign key": "ALTER TABLE chunk_embeddings DROP CONSTRAINT valid_model_name",
+    "a missing check": "ALTER TABLE source_lines DROP CONSTRAINT reasonable_line_range",
+    "an added check": "ALTER TABLE source_lines ADD CONSTRAINT stray CHECK (start_line < 9)",
+    "a changed comment": "COMMENT ON COLUMN framework_documents.extra IS 'junk'",
+}
+
+HNSW = (
+    "CREATE INDEX idx_embeddings_vector ON chunk_embeddings USING hnsw"
+    " ((embedding::halfvec({dimensions})) halfvec_{distance}_ops)"
+    " WITH (m = {m}, ef_construction = 64) WHERE model_name = '{model}'"
+)
+AS_MADE = {"dimensions": 3072, "distance": "cosine", "m": 16, "model": "text-embedding-3-large"}
+
+
+def catalog(connection: Connection, kind: str) -> set[Row]:
+    """Everything of one kind that our tables have."""
+    return set(connection.execute(text(CATALOG[kind].format(ours=OURS))))
+
+
+@pytest.fixture(scope="module")
+def made_by_models(databases: Databases, server: EmbeddedServer) -> Iterator[Database]:
+    """A database whose tables the models made, without any revision."""
+    url = databases.make()
+    database = Database(settings_for(url))
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION vector"))
+        connection.execute(text("CREATE EXTENSION pg_trgm"))
+        Base.metadata.create_all(connection)
+    yield database
+    database.close()
+    databases.drop(url)
+
+
+def test_the_revisions_make_what_the_models_describe(shared: Database) -> None:
+    """What ``alembic check`` sees."""
+    assert migrations.drift(shared) is None
+
+
+@pytest.mark.parametrize("difference", DRIFTS)
+def test_drift_is_reported(database: Database, difference: str) -> None:
+    """A check that cannot fail would be worth nothing."""
+    with database.engine.begin() as connection:
+        connection.execute(text(DRIFTS[difference]))
+
+    assert migrations.drift(database) is not None
+
+
+def test_indexes_of_models_added_later_are_no_drift(database: Database) -> None:
+    """``pgcorpus models add`` makes an index that no revision knows."""
+    with database.unit_of_work() as work:
+        work.embeddings.add_model("my/model", dimensions=8, provider="openai")
+        work.commit()
+
+    assert migrations.drift(database) is None
+
+
+@pytest.mark.parametrize("kind", CATALOG)
+def test_the_catalogs_of_models_and_revisions_are_equal(
+    shared: Database, made_by_models: Database, kind: str
+) -> None:
+    """Definitions to the letter, such as index expressions, which ``alembic check`` skips."""
+    with shared.engine.connect() as migrated, made_by_models.engine.connect() as made:
+        revisions, models = catalog(migrated, kind), catalog(made, kind)
+
+    assert revisions
+    assert revisions - models == set()
+    assert models - revisions == set()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "hashing"}, {"dimensions": 3071}, {"distance": "l2"}, {"m": 8}],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_catalogs_show_a_changed_vector_index(
+    made_by_models: Database, change: dict[str, object]
+) -> None:
+    """Model, length, distance and parameters are all in the definition that is compared."""
+    with made_by_models.engine.connect() as connection:
+        before = catalog(connection, "indexes")
+        for version in (AS_MADE, AS_MADE | change):
+            connection.execute(text("DROP INDEX idx_embeddings_vector"))
+            connection.execute(text(HNSW.format(**version)))
+            assert (catalog(connection, "indexes") == before) == (version == AS_MADE)
+
+
+def test_every_updated_at_is_kept_by_a_trigger(session: Session) -> None:
+    """A table that has the column has the trigger, and no other has it."""
+    with_column = session.execute(
+        text(
+            "SELECT table_name FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND column_name = 'updated_at'"
+        )
+    )
+    with_trigger = session.execute(
+        text("SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'set_updated_at'")
+    )
+    tables = set(with_column)
+
+    assert {"framework_documents", "chunk_embeddings"} <= {name for (name,) in tables}
+    assert tables == set(with_trigger)
+
+
+def test_functions_that_run_as_their_owner_pin_their_search_path(session: Session) -> None:
+    """Or a caller could shadow what they name."""
+    found = session.execute(
+        text(
+            "SELECT proname, proconfig::text FROM pg_proc"
+            " WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+        )
+    )
+    settings = {function: setting or "" for function, setting in found}
+
+    assert "lexeme_frequencies" in settings
+    assert all("search_path=" in setting for setting in settings.values())
+
+
+def test_the_statistics_of_the_words_are_wide(session: Session) -> None:
+    """Ranking reads how rare a word is from them; the default target would list too few."""
+    target = session.scalar(
+        text(
+            "SELECT attstattarget FROM pg_attribute"
+            " WHERE attrelid = 'framework_documents'::regclass AND attname = 'search_vector'"
+        )
+    )
+
+    assert target == 2000
