@@ -188,6 +188,8 @@ class _Searching:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
+            if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
+                raise _as_search_error(error, prepared.request) from error
             work.rollback()
             failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
             if not failed or len(failed) == len(ask.legs):

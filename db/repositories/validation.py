@@ -34,8 +34,9 @@ from db.models.knowledge import (
     FrameworkMetadata,
     SourceLines,
 )
+from db.repositories.base import Repository
 from db.repositories.embeddings import text_hash
-from db.repositories.search import Ask, SearchRepository, statement
+from db.repositories.search import Ask, SearchRepository
 from db.search.corpora import KNOWLEDGE
 from db.search.corpus import Corpus
 from db.search.legs import AskedModel
@@ -78,8 +79,8 @@ class Declared(NamedTuple):
     word_count: int
 
 
-class ValidationRepository(SearchRepository):
-    """Reads for a validation report. A search too, for the baseline explains one as it runs."""
+class ValidationRepository(Repository):
+    """What a validation report reads."""
 
     def begin_report(self) -> None:
         """Make the transaction one snapshot that nothing cuts short; must come first in it.
@@ -248,9 +249,8 @@ class ValidationRepository(SearchRepository):
             limit=BASELINE_HITS,
         )
         with self.session.begin_nested():  # a search that fails must not end the report
-            narrowing, _ = self._narrowing(corpus, ask)
-            self._settings(ask)
-            plan = self.session.execute(_Explain(statement(corpus, ask, narrowing))).scalar_one()
+            ranking, _ = SearchRepository(self.session).prepare(corpus, ask)
+            plan = self.session.execute(_Explain(ranking)).scalar_one()
         return float(plan[0]["Execution Time"])
 
     def _tally(self, verdicts: SelectBase) -> Tally:

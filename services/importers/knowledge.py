@@ -130,9 +130,11 @@ class KnowledgeImporter:
             before: The last ``id`` of the page before.
         """
         with self._database.unit_of_work() as work:
-            return work.imports.list_changes(
+            changes = work.imports.list_changes(
                 CORPUS, item=item, file=file, rule=rule, limit=limit, before=before
             )
+            work.commit()  # leaving without would empty what was read
+        return changes
 
     def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
         """The vectors that come along, checked; the files are read for it once more."""

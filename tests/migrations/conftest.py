@@ -81,6 +81,7 @@ class Alembic:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(
         self, *arguments: str, url: URL | None = None, **variables: str
@@ -88,7 +89,7 @@ class Alembic:
         """Begin a command, with DATABASE_URL and the *variables* alone."""
         if url is not None:
             variables["DATABASE_URL"] = url.render_as_string(hide_password=False)
-        return subprocess.Popen(  # noqa: S603 - Alembic
+        process = subprocess.Popen(  # noqa: S603 - Alembic
             [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", *arguments],
             cwd=self._folder,
             env={"PATH": os.defpath, **variables},
@@ -96,6 +97,8 @@ class Alembic:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *arguments: str, url: URL | None = None, **variables: str) -> str:
         """Run a command that succeeds; what it printed."""
@@ -117,11 +120,20 @@ class Alembic:
             said, complaint = process.communicate()
         return process.returncode, said, complaint
 
+    def kill(self) -> None:
+        """End the commands that a failed test has left."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                self.end(process)
+
 
 @pytest.fixture
-def alembic(tmp_path: Path) -> Alembic:
+def alembic(tmp_path: Path) -> Iterator[Alembic]:
     """Alembic's command line."""
-    return Alembic(tmp_path)
+    alembic = Alembic(tmp_path)
+    yield alembic
+    alembic.kill()
 
 
 @pytest.fixture

@@ -266,10 +266,10 @@ def test_the_top_of_a_chunk_wins_over_its_metadata() -> None:
 
 
 def test_unstorable_characters_are_found_everywhere() -> None:
-    """In values, in names, inside unknown fields, and in what is inherited; no other value is lost."""
+    """In values, in names and inside unknown fields; a name that is taken costs no other value."""
     normalised = normalise(
         WHOLE | {"tags": ["a\0"], "k\0": 1, "title\0": 2, "metadata": {"x\0": "\udfff"}},
-        Context(description="un\0used"),
+        Context(),
     )
 
     assert normalised.record.title == "Price"
@@ -339,7 +339,7 @@ def test_strict_mode_allows_optional_fields_to_be_absent() -> None:
 
 
 def test_the_hash_tells_what_was_given_apart() -> None:
-    """Not the order of its fields; but what its file says of it, and values that become the same."""
+    """Not the order of fields; but what the file says, and values that would be stored alike."""
     one = normalise(WHOLE, Context())
 
     assert one.record_hash == normalise(dict(reversed(WHOLE.items())), Context()).record_hash

@@ -1,0 +1,66 @@
+"""Errors: the drawing is the hierarchy, and every sentence belongs to a constraint."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from db import errors
+from db.errors import MEANINGS, DataLayerError, translate
+
+
+def all_errors(kind: type[DataLayerError] = DataLayerError) -> set[type[DataLayerError]]:
+    """The errors that the module defines."""
+    below = [each for each in kind.__subclasses__() if each.__module__ == errors.__name__]
+    return {kind}.union(*map(all_errors, below))
+
+
+ERRORS = sorted(all_errors(), key=lambda kind: kind.__name__)
+
+
+def test_the_drawing_shows_every_error_under_its_parent() -> None:
+    """``*``, ``x`` and ``+`` are the levels."""
+    drawn = set()
+    parents: list[type[DataLayerError]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"(?P<indent> *)[*x+] (?P<names>[A-Z]\w+(?:  [A-Z]\w+)*)", line):
+            level = len(found["indent"]) // 2
+            kinds = [getattr(errors, name) for name in found["names"].split()]
+            for kind in kinds:
+                assert level == 0 or kind.__base__ is parents[level - 1]
+            parents[level:] = kinds[:1]
+            drawn.update(kinds)
+
+    assert drawn == set(ERRORS)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_the_docstring_is_the_message_unless_one_is_given(error: type[DataLayerError]) -> None:
+    """So that no error is silent."""
+    assert str(error()) == (error.__doc__ or "").splitlines()[0]
+    assert len(str(error())) > 10
+    assert str(error("because")) == "because"
+
+
+def test_every_sentence_belongs_to_a_constraint(session: Session) -> None:
+    """A renamed constraint would leave its sentence behind."""
+    constraints = set(
+        session.scalars(
+            text("SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace")
+        )
+    )
+
+    assert set(MEANINGS) <= constraints
+
+
+def test_what_is_not_known_is_not_translated() -> None:
+    """A mistake in a statement keeps the driver's own words."""
+    mistake = DBAPIError("SELEC", None, psycopg.errors.SyntaxError("at or near"))
+
+    assert translate(mistake) is None
+    assert translate(DBAPIError("SELECT", None, ValueError())) is None
