@@ -199,7 +199,7 @@ class _Searching:
             silent += failed
             ask = replace(ask, legs=left)
             answer = self._answer(work, prepared.request, ask)
-        if "text" not in ask.legs or answer.candidates.get("text"):
+        if "text" not in ask.legs or answer.candidates.get("text") or answer.kept == 0:
             return _page(replace(prepared, ask=ask), answer, silent)
         if not answer.words_asked:
             silent += (
@@ -319,8 +319,7 @@ def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
         return SearchError("it took longer than DB_STATEMENT_TIMEOUT_MS allows")
     if isinstance(error.orig, UndefinedObject):
         return SearchError(
-            f"there is no text search configuration {request.language!r}; "
-            "psql lists them with \\dF"
+            f"there is no text search configuration {request.language!r}; psql lists them with \\dF"
         )
     return translate(error) or SearchError(str(error.orig))
 

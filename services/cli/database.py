@@ -25,7 +25,7 @@ def upgrade(revision: Revision = "head") -> None:
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def downgrade(revision: Annotated[str, typer.Argument(help="A revision, -1 or base.")]) -> None:
-    """Take the schema back to a revision. Tables that it does not have are dropped with their rows."""
+    """Take the schema back. Tables that the revision does not have are dropped with their rows."""
     database = Database.from_env()
     migrations.downgrade(database, revision)
     _say_version(database)

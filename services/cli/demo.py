@@ -23,7 +23,7 @@ SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ("raise prices on existing customers without losing them", {"mode": "hybrid"}),
     ("how many extra sales make up for a 10% discount", {"mode": "hybrid", "fusion": "rrf"}),
     ("guarantee that takes the risk away from the buyer", {"mode": "vector"}),
-    ('"lifetime value" -churn', {"mode": "text"}),
+    ('"acquisition cost" or referrals -discount', {"mode": "text"}),
     ("scarcty and urgancy", {"mode": "fuzzy"}),
     (
         "price anchoring",
@@ -53,7 +53,8 @@ def demo() -> None:
     _step("4. Searches in every mode; each leg's score and #rank beside the sum")
     service = SearchService(database)
     for question, options in SEARCHES:
-        show_page(service.search(question, corpus="knowledge", limit=HITS, **options))
+        few: SearchOptions = {**options, "limit": HITS}
+        show_page(service.search(question, corpus="knowledge", **few))
 
     _step("5. Is it whole?")
     validation = ValidationService(database).validate("knowledge")

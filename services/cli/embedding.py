@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,12 @@ def embed_with_bar(database: Database, corpus: str, model: str | None) -> EmbedR
         task = bar.task_ids[0]
 
         def start(choice: Choice, total: int) -> None:
-            bar.update(task, total=total, description=f"embedding with {choice.name}")
+            bar.update(
+                task,
+                total=total or 1,
+                completed=not total,
+                description=f"embedding with {choice.name}",
+            )
             if choice.reason:
                 say(choice.reason)
 
@@ -60,7 +65,7 @@ def list_models(as_json: AsJson = False) -> None:
     """Show the registered models, who uses them and how much they cover."""
     with Database.from_env().unit_of_work() as work:
         active = {name: work.embeddings.find_active_model(name) for name in sorted(CORPORA)}
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "name": model.name,
                 "dimensions": model.dimensions,

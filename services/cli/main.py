@@ -41,7 +41,7 @@ app.add_typer(server.app, name="server")
 def main() -> None:
     """Run a command. Errors of use and of the data layer are told in a sentence, not a trace."""
     try:
-        logging.basicConfig(level=Settings.from_env().log_level, stream=sys.stderr)
+        _log(Settings.from_env().log_level)
         app()
     except SettingsError as error:
         fail(str(error))
@@ -52,3 +52,10 @@ def main() -> None:
     except KeyboardInterrupt:
         say("stopped; what was committed stays, and the same command goes on from there")
         sys.exit(INTERRUPTED)
+
+
+def _log(level: str) -> None:
+    """Our own loggers at the level asked for; of others only what goes wrong."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for name in ("db", "services"):
+        logging.getLogger(name).setLevel(level)

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -52,11 +52,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """A bar with counts and times for long work, on stderr."""
+    """A bar with percent and times for long work, on stderr."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,
@@ -64,3 +64,9 @@ def progress_bar(what: str) -> Iterator[Progress]:
     with bar:
         bar.add_task(what, total=None)
         yield bar
+
+
+def cut(text: str, characters: int) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters else f"{line[: characters - 1]}…"

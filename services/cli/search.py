@@ -9,10 +9,11 @@ import typer
 
 from db.engine import Database
 from db.search.page import Hit, SearchPage
-from services.cli.output import AsJson, CorpusName, out, print_json, say, table
+from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
 from services.search import SearchService
 
-PREVIEW_CHARACTERS = 100
+TITLE_CHARACTERS = 32
+LEAST_PREVIEW_CHARACTERS = 20
 
 
 class ModeName(StrEnum):
@@ -31,7 +32,7 @@ class FusionName(StrEnum):
     rrf = "rrf"
 
 
-def search(  # noqa: PLR0913 - the options of a command
+def search(
     question: Annotated[
         str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
     ],
@@ -94,16 +95,23 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
 def show(page: SearchPage, offset: int = 0) -> None:
     """A page as a table: what was found, by which leg, and what each leg did."""
     names = [leg.name for leg in page.legs]
+    beside = TITLE_CHARACTERS + 22 + 13 * len(names)  # what the other columns take of the width
+    preview = max(LEAST_PREVIEW_CHARACTERS, out.width - beside)
     how = page.mode if page.fusion is None else f"{page.mode}, {page.fusion}"
     table(
         f"{page.question}  ({page.corpus}, {how})",
         ["", "score", *names, "title", "content"],
         [
-            (place, f"{hit.score:.4f}", *(_of_leg(hit, name) for name in names), hit.title,
-             _preview(hit.content))
+            (
+                place,
+                f"{hit.score:.4f}",
+                *(_of_leg(hit, name) for name in names),
+                cut(hit.title, TITLE_CHARACTERS),
+                cut(hit.content, preview),
+            )
             for place, hit in enumerate(page.hits, start=offset + 1)
         ],
-    )  # fmt: skip
+    )
     for leg in page.legs:
         took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
         reason = f" ({leg.reason})" if leg.reason else ""
@@ -115,8 +123,3 @@ def show(page: SearchPage, offset: int = 0) -> None:
 
 def _of_leg(hit: Hit, name: str) -> str:
     return f"{hit.scores[name]:.3f} #{hit.ranks[name]}" if name in hit.scores else "-"
-
-
-def _preview(content: str) -> str:
-    line = " ".join(content.split())
-    return line if len(line) <= PREVIEW_CHARACTERS else f"{line[:PREVIEW_CHARACTERS]}..."

@@ -1,0 +1,186 @@
+"""pgcorpus import: files in, and what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db.engine import Database
+from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.importers.knowledge import CORPUS, KnowledgeImporter
+from services.importers.report import COUNTS, ImportReport
+
+app = typer.Typer(
+    help="Import files; see what was changed, and try again what was rejected.",
+    no_args_is_help=True,
+)
+
+MAX_SHOWN = 50
+VALUE_CHARACTERS = 60
+
+
+class OnConflictName(StrEnum):
+    """As ``services.importers.conflicts.OnConflict``, for typer."""
+
+    reject = "reject"
+    keep = "keep"
+    update = "update"
+
+
+@app.command()
+def knowledge(
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of .json files.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Reject what would have to be changed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
+    ] = False,
+    on_conflict: Annotated[
+        OnConflictName,
+        typer.Option(help="What becomes of a stored chunk_id that comes with another text."),
+    ] = OnConflictName.reject,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vectors that come along: a JSON list of {chunk_id | document_id, model_name, "
+            "embedding}, or .npy in the order of the chunks."
+        ),
+    ] = None,
+    embeddings_model: Annotated[
+        str | None, typer.Option(help="The model that made the vectors of an .npy file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import chunk files into the knowledge base. Importing again changes nothing.
+
+    Values that break a rule are made valid where docs/reference/import-rules.md says how, and each
+    change is kept (pgcorpus import history). What cannot be made valid is rejected whole and kept
+    (pgcorpus import rejects); the exit code is then 1.
+    """
+    importer = KnowledgeImporter(
+        Database.from_env(),
+        strict=strict,
+        dry_run=dry_run,
+        on_conflict=on_conflict.value,
+        embeddings=embeddings,
+        embeddings_model=embeddings_model,
+    )
+    _finish(import_with_bar(importer, paths), as_json)
+    if dry_run:
+        say("dry run: nothing was written")
+
+
+def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> ImportReport:
+    """Import under a progress bar."""
+    with progress_bar("importing") as bar:
+        task = bar.task_ids[0]
+        return importer.run(
+            paths, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+@app.command()
+def retry(as_json: AsJson = False) -> None:
+    """Try the rejected chunks again, from what was kept of them."""
+    _finish(KnowledgeImporter(Database.from_env()).retry(), as_json)
+
+
+@app.command()
+def history(
+    item: Annotated[str | None, typer.Option(help="Only those of this chunk_id.")] = None,
+    file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
+    as_json: AsJson = False,
+) -> None:
+    """Show every change that imports made to a value, the newest first."""
+    changes = KnowledgeImporter(Database.from_env()).history(
+        item=item, file=file, rule=rule, limit=limit
+    )
+    shown = ("id", "file", "locator", "item", "field", "original", "stored", "rule", "created_at")
+    if as_json:
+        print_json([{name: getattr(change, name) for name in shown} for change in changes])
+        return
+    table(
+        f"The newest {len(changes)} changes",
+        ["chunk", "field", "original", "stored", "rule", "where"],
+        [
+            (
+                change.item,
+                change.field,
+                _short(change.original),
+                _short(change.stored),
+                change.rule,
+                f"{Path(change.file).name} {change.locator}",
+            )
+            for change in changes
+        ],
+    )
+
+
+@app.command()
+def rejects(
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was rejected and still is not imported."""
+    with Database.from_env().unit_of_work() as work:
+        found = [
+            {
+                "file": reject.file,
+                "locator": reject.locator,
+                "reason": reject.reason,
+                "payload": reject.payload,
+            }
+            for reject in work.imports.list_rejects(CORPUS, limit=limit)
+        ]
+    if as_json:
+        print_json(found)
+    else:
+        table(
+            f"{len(found)} rejected",
+            ["file", "where", "reason", "payload"],
+            [(r["file"], r["locator"], r["reason"], _short(r["payload"])) for r in found],
+        )
+
+
+def show_report(report: ImportReport) -> None:
+    """What became of every file, then every reject."""
+    table(
+        "Import",
+        ["file", *COUNTS],
+        [
+            (Path(file.file).name, *(getattr(file, count) for count in COUNTS))
+            for file in report.files
+            if file.error is None
+        ]
+        + [("all", *(report.total(count) for count in COUNTS))],
+    )
+    for file in report.files:
+        if file.error is not None:
+            fail(f"{file.file}: {file.error}")
+    for reject in report.rejects[:MAX_SHOWN]:
+        fail(f"{reject.file} {reject.locator}: {reject.reason}")
+    if len(report.rejects) > MAX_SHOWN:
+        say(f"and {len(report.rejects) - MAX_SHOWN} more: pgcorpus import rejects")
+    if report.embedded:
+        say(f"{report.embedded} vectors came along")
+
+
+def _finish(report: ImportReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_json())
+    else:
+        show_report(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _short(value: object) -> str:
+    return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)

@@ -1,0 +1,217 @@
+"""Vectors that come along are checked whole, then stored with the chunks they are of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from db.engine import Database
+from db.errors import ImportFailed, UnknownModel
+from services.importers.knowledge import KnowledgeImporter
+from tests.factories import axis
+
+CONTENTS = {"a": "The first text.", "b": "The second text.", "c": "a b c d"}
+
+
+@pytest.fixture
+def chunks(tmp_path: Path) -> Path:
+    """A file of three chunks, of which the last is rejected."""
+    file = tmp_path / "chunks.json"
+    file.write_text(
+        json.dumps([{"chunk_id": key, "content": content} for key, content in CONTENTS.items()])
+    )
+    return file
+
+
+@pytest.fixture
+def short(database: Database) -> Database:
+    """A database with a model of four dimensions."""
+    with database.unit_of_work() as work:
+        work.embeddings.add_model("short", dimensions=4, provider="hashing")
+        work.commit()
+    return database
+
+
+def as_json(tmp_path: Path, *entries: Any) -> Path:  # noqa: ANN401 - any JSON
+    """A file of vectors."""
+    file = tmp_path / "vectors" / "vectors.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(entries))
+    return file
+
+
+def entry(key: str, vector: Any = (0, 1, 0, 0), **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    """One vector of the short model."""
+    return {"chunk_id": key, "model_name": "short", "embedding": vector} | more
+
+
+def as_npy(tmp_path: Path, rows: Any) -> Path:  # noqa: ANN401 - whatever NumPy saves
+    """A file of vectors in the order of the chunks."""
+    file = tmp_path / "vectors.npy"
+    np.save(file, rows)
+    return file
+
+
+def stored(database: Database) -> dict[str, list[float]]:
+    """The vectors in the database, by the chunk."""
+    with database.engine.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT chunk_id, embedding::real[] FROM chunk_embeddings"
+                " JOIN framework_documents ON document_id = framework_documents.id"
+            )
+        )
+        return {row.chunk_id: row.embedding for row in found}
+
+
+def test_vectors_come_along_as_json(short: Database, tmp_path: Path, chunks: Path) -> None:
+    """By the author's identifier, under either name; a rejected chunk's vector is left out."""
+    vectors = as_json(
+        tmp_path, entry("b"), {"document_id": "a"} | entry("a", [1, 0, 0, 0.5]), entry("c")
+    )
+
+    report = KnowledgeImporter(short, embeddings=vectors).run([chunks])
+
+    assert report.embedded == 2
+    assert stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
+
+
+def test_vectors_of_stored_chunks_need_no_chunks(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """The database's own key names a chunk too."""
+    KnowledgeImporter(short).run([chunks])
+    with short.unit_of_work() as work:
+        key = str(work.knowledge.get("b").id)
+    vectors = as_json(
+        tmp_path, {"document_id": key, "model_name": "short", "embedding": [1, 0, 0, 0]}
+    )
+
+    report = KnowledgeImporter(short, embeddings=vectors).run([])
+
+    assert report.embedded == 1
+    assert stored(short) == {"b": [1, 0, 0, 0]}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vectors_come_along_in_the_order_of_the_chunks(
+    short: Database, tmp_path: Path, chunks: Path, dtype: type
+) -> None:
+    """One row per chunk, those of rejected chunks included."""
+    vectors = as_npy(tmp_path, np.stack([axis(0), axis(1), axis(2)]).astype(dtype))
+
+    importer = KnowledgeImporter(short, embeddings=vectors, embeddings_model="short")
+    report = importer.run([chunks])
+
+    assert report.embedded == 2
+    assert stored(short) == {"a": [1, 0, 0, 0], "b": [0, 1, 0, 0]}
+
+
+def test_a_vector_of_another_text_is_not_stored(short: Database, tmp_path: Path) -> None:
+    """A chunk that lost against the stored one takes its vector with it."""
+    for name, content in (("one", "The first text."), ("two", "Another text.")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"chunk_id": "a", "content": content}]))
+    KnowledgeImporter(short).run([tmp_path / "one.json"])
+    vectors = as_npy(tmp_path, axis(1)[None])
+
+    report = KnowledgeImporter(
+        short, on_conflict="keep", embeddings=vectors, embeddings_model="short"
+    ).run([tmp_path / "two.json"])
+
+    assert report.total("unchanged") == 1
+    assert report.embedded == 0
+    assert stored(short) == {}
+
+
+def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Path) -> None:
+    """It only counts them."""
+    vectors = as_json(tmp_path, entry("a"))
+
+    report = KnowledgeImporter(short, dry_run=True, embeddings=vectors).run([chunks])
+
+    assert report.embedded == 1
+    assert stored(short) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([5], "vector 0: it is not an object"),
+        ([entry("a"), {"chunk_id": "b"}], "vector 1: it needs"),
+        ([entry("a", None)], "no 'embedding'"),
+        ([entry("a", ["1", "2", "3", "4"])], "not a list of numbers"),
+        ([entry("a", [[1], [2, 3]])], "not a list of numbers"),
+        ([entry("a", [1, 2])], "4 dimensions"),
+        ([entry("a"), entry("b", [1])], "different lengths"),
+        ([entry("a", [0, 0, 0, 0])], "all zeros"),
+        ([entry("a", [1e300, 0, 0, 0])], "NaN or infinity"),
+        ([entry("a"), entry("a")], "second vector of short for 'a'"),
+        ([entry("nobody")], "no chunk 'nobody'"),
+    ],
+)
+def test_unusable_vectors_stop_the_import_before_it_begins(
+    short: Database, tmp_path: Path, chunks: Path, entries: list[Any], message: str
+) -> None:
+    """Nothing is written, neither vectors nor chunks."""
+    importer = KnowledgeImporter(short, embeddings=as_json(tmp_path, *entries))
+
+    with pytest.raises(ImportFailed, match=message):
+        importer.run([chunks])
+
+    with short.unit_of_work() as work:
+        assert work.knowledge.count() == 0
+        assert work.imports.list_runs("knowledge") == []
+
+
+def test_a_model_must_be_registered(short: Database, tmp_path: Path, chunks: Path) -> None:
+    """Its name is asked for before anything is written."""
+    importer = KnowledgeImporter(
+        short, embeddings=as_json(tmp_path, entry("a", model_name="nobody's"))
+    )
+
+    with pytest.raises(UnknownModel, match="nobody's"):
+        importer.run([chunks])
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "message"),
+    [
+        (np.ones((2, 4)), "short", "2 vectors and 3 chunks"),
+        (np.ones((3, 4)), None, "name the model"),
+        (np.ones((3, 5)), "short", "4 dimensions"),
+        (np.full((3, 4), np.nan), "short", "NaN"),
+        (np.ones(3), "short", "a table of floats"),
+        (np.ones((3, 4), dtype=int), "short", "a table of floats"),
+        (np.array([[{}]]), "short", "not a .npy array"),
+    ],
+)
+def test_unusable_arrays_stop_the_import_before_it_begins(
+    short: Database,
+    tmp_path: Path,
+    chunks: Path,
+    rows: Any,
+    model: str | None,
+    message: str,  # noqa: ANN401
+) -> None:
+    """Pickled objects are never loaded."""
+    importer = KnowledgeImporter(short, embeddings=as_npy(tmp_path, rows), embeddings_model=model)
+
+    with pytest.raises(ImportFailed, match=message):
+        importer.run([chunks])
+
+    with short.unit_of_work() as work:
+        assert work.knowledge.count() == 0
+
+
+@pytest.mark.parametrize("name", ["missing.npy", "missing.json"])
+def test_a_file_of_vectors_must_be_there(database: Database, tmp_path: Path, name: str) -> None:
+    """The message names it."""
+    importer = KnowledgeImporter(database, embeddings=tmp_path / name, embeddings_model="hashing")
+
+    with pytest.raises(ImportFailed, match=name):
+        importer.run([])
