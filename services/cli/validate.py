@@ -36,6 +36,8 @@ def validate(
 
 def show(report: ValidationReport) -> None:
     """A report as a table."""
+    if report.reason:
+        say(report.reason)
     table(
         "Validation",
         ["check", "", "expected", "found", "where"],

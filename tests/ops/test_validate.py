@@ -418,11 +418,12 @@ def test_without_source_lines_the_chunk_itself_and_other_sources_do_not_count(
 ) -> None:
     """A chunk repeats the overlap in its own text: that proves nothing."""
     alone = chunk("Anchor first. More.", overlap="Anchor first.")
-    chunk("Anchor first.", source_file="other.md")
+    chunk("Anchor first. Then offer.", source_file="other.md")
+    chunk("Then offer. More.", source_file="other.md", overlap="Then offer.")
 
     answer = check(work, "overlap_in_neighbour")
 
-    assert (answer.passed, answer.expected, answer.detail) == (False, 1, alone.chunk_id)
+    assert (answer.passed, answer.expected, answer.detail) == (False, 2, alone.chunk_id)
 
 
 def test_ranges_that_follow_each_other_are_in_order(work: UnitOfWork) -> None:

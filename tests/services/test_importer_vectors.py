@@ -190,13 +190,13 @@ def test_a_model_must_be_registered(short: Database, tmp_path: Path, chunks: Pat
         (np.array([[{}]]), "short", "not a .npy array"),
     ],
 )
-def test_unusable_arrays_stop_the_import_before_it_begins(
+def test_unusable_arrays_stop_the_import_before_it_begins(  # noqa: PLR0917 - pytest's
     short: Database,
     tmp_path: Path,
     chunks: Path,
-    rows: Any,
+    rows: np.ndarray,
     model: str | None,
-    message: str,  # noqa: ANN401
+    message: str,
 ) -> None:
     """Pickled objects are never loaded."""
     importer = KnowledgeImporter(short, embeddings=as_npy(tmp_path, rows), embeddings_model=model)

@@ -1,0 +1,72 @@
+"""What the documents show works, and what they point to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from db.engine import Database
+from db.settings import VARIABLES
+from services.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_code_of_the_readme_runs(
+    empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, on a new database: import, embed, search, change."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.setenv("DATABASE_URL", empty.url.render_as_string(hide_password=False))
+    monkeypatch.chdir(ROOT)
+
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102 - it is our own
+    database = names["database"]
+    assert isinstance(database, Database)
+    with database.unit_of_work() as work:
+        section = work.knowledge.get("churn_diagnosis_01").section
+    database.close()
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "27 chunks added, 0 rejected"
+    assert len(shown) == 1 + 3
+    assert section == "Retention"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Every relative link of every page."""
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
+
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_reference_has_every_command() -> None:
+    """A new command gets its line."""
+    reference = (ROOT / "docs/reference/command-line.md").read_text()
+
+    def commands(command: object, path: str) -> list[str]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            return [path]
+        return [
+            each for name, child in children.items() for each in commands(child, f"{path} {name}")
+        ]
+
+    missing = [
+        path for path in commands(get_command(app), "pgcorpus") if f"`{path}" not in reference
+    ]
+    assert missing == []
+
+
+def test_the_reference_has_every_setting() -> None:
+    """So does a new variable, there and in the example."""
+    reference = (ROOT / "docs/reference/settings.md").read_text()
+
+    assert [name for name in VARIABLES if f"`{name}`" not in reference] == []
