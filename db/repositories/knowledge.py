@@ -293,7 +293,12 @@ class KnowledgeRepository(Repository):
             self._write_lines(staged)
 
     def analyze(self) -> None:
-        """Renew the planner's statistics, which the ranking of words reads too."""
+        """Renew the planner's statistics, which the ranking of words reads too.
+
+        It takes as long as it takes: the statement timeout, which is there for questions, is off
+        until the transaction ends.
+        """
+        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
         self.session.execute(
             text(
                 "ANALYZE framework_documents, framework_metadata, key_concepts,"

@@ -41,7 +41,7 @@ class Programs:
         self._run(url, "psql", "--quiet", "--set=ON_ERROR_STOP=1", script=script)
 
     def _run(self, url: URL, program: str, *arguments: str, script: str | None = None) -> str:
-        done = subprocess.run(  # noqa: S603 - the server's own programs
+        done = subprocess.run(
             [self._bin / program, *arguments],
             input=script,
             env={
@@ -89,7 +89,7 @@ class Alembic:
         """Begin a command, with DATABASE_URL and the *variables* alone."""
         if url is not None:
             variables["DATABASE_URL"] = url.render_as_string(hide_password=False)
-        process = subprocess.Popen(  # noqa: S603 - Alembic
+        process = subprocess.Popen(
             [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", *arguments],
             cwd=self._folder,
             env={"PATH": os.defpath, **variables},
