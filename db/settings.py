@@ -47,7 +47,9 @@ class Settings:
         openai_base_url: Endpoint that speaks OpenAI's protocol, or None for OpenAI's own.
         embedding_model: Overrides each corpus's active model, or None.
         environment: In production nothing falls back to an offline substitute.
-        log_level: Threshold of the ``pgcorpus`` logger.
+        log_level: Threshold of the loggers of ``db`` and ``services``.
+        metrics_enabled: Whether searches are timed into ``query_performance_log``.
+        metrics_sample_percent: Which share of them.
     """
 
     database_url: URL | None = None
@@ -68,6 +70,8 @@ class Settings:
     embedding_model: str | None = None
     environment: str = "development"
     log_level: str = "INFO"
+    metrics_enabled: bool = True
+    metrics_sample_percent: int = 100
 
     @property
     def production(self) -> bool:
@@ -190,6 +194,8 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "EMBEDDING_MODEL": ("embedding_model", text),
     "ENVIRONMENT": ("environment", choice(ENVIRONMENTS)),
     "LOG_LEVEL": ("log_level", choice(LOG_LEVELS)),
+    "METRICS_ENABLED": ("metrics_enabled", boolean),
+    "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
 }
 """Variable → the setting it fills and how its value is read.
 

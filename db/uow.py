@@ -16,6 +16,7 @@ from db.errors import DatabaseUnavailable, translate
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.imports import ImportRepository
 from db.repositories.knowledge import KnowledgeRepository
+from db.repositories.operations import OperationsRepository
 from db.repositories.search import SearchRepository
 from db.repositories.validation import ValidationRepository
 
@@ -33,6 +34,7 @@ class UnitOfWork:
     knowledge: KnowledgeRepository
     embeddings: EmbeddingRepository
     imports: ImportRepository
+    operations: OperationsRepository
     searches: SearchRepository
     validation: ValidationRepository
 
@@ -69,6 +71,7 @@ class UnitOfWork:
         self.knowledge = KnowledgeRepository(session)
         self.embeddings = EmbeddingRepository(session)
         self.imports = ImportRepository(session)
+        self.operations = OperationsRepository(session)
         self.searches = SearchRepository(session)
         self.validation = ValidationRepository(session)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
@@ -23,6 +24,7 @@ from db.search.ranking import FUSIONS, Fusion
 from db.uow import UnitOfWork
 from services.embedding.choice import Choice, choose
 from services.embedding.embedder import Embedder, embedder_for
+from services.search_log import SearchLog
 
 Mode = Literal["vector", "text", "fuzzy", "hybrid"]
 MODES: Final = get_args(Mode)
@@ -126,6 +128,7 @@ class _Searching:
         self._database = database
         self._embedders: dict[str, Embedder] = {}
         self._given = embedder
+        self._log = SearchLog(database)
 
     def _chosen(self, work: UnitOfWork, request: Request) -> tuple[Choice, bool] | None:
         """The model of the vector leg, and whether it has any vectors; None without that leg."""
@@ -268,6 +271,10 @@ class SearchService(_Searching):
         embedder: Makes the question's vector; by default that of the corpus's active model.
     """
 
+    def flush_log(self) -> None:
+        """Write the timings of searches that are not yet in ``query_performance_log``."""
+        self._log.flush()
+
     def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
         """Find the passages that answer a question best.
 
@@ -284,12 +291,15 @@ class SearchService(_Searching):
                 another argument is not known.
             DatabaseUnavailable: The database did not answer.
         """
+        started = time.perf_counter()
         request = _request(question, corpus, options)
         with self._database.unit_of_work() as work:
             chosen = self._chosen(work, request)
         prepared = self._prepare(request, chosen)
         with self._database.unit_of_work() as work:
-            return self._run(work, prepared)
+            page = self._run(work, prepared)
+        self._log.note(page, (time.perf_counter() - started) * 1000)
+        return page
 
 
 class AsyncSearchService(_Searching):
@@ -299,12 +309,15 @@ class AsyncSearchService(_Searching):
         self, question: str, *, corpus: str, **options: Unpack[SearchOptions]
     ) -> SearchPage:
         """As ``SearchService.search``. The question is embedded in a thread of its own."""
+        started = time.perf_counter()
         request = _request(question, corpus, options)
         async with self._database.async_unit_of_work() as work:
             chosen = await work.run(self._chosen, request)
         prepared = await asyncio.to_thread(self._prepare, request, chosen)
         async with self._database.async_unit_of_work() as work:
-            return await work.run(self._run, prepared)
+            page = await work.run(self._run, prepared)
+        self._log.note(page, (time.perf_counter() - started) * 1000)
+        return page
 
 
 def _request(question: str, corpus: str, options: SearchOptions) -> Request:

@@ -10,6 +10,7 @@ from db.models.knowledge import (
     KeyConcept,
     SourceLines,
 )
+from db.models.operations import QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
@@ -24,5 +25,6 @@ __all__ = [
     "ImportRun",
     "ImportTransformation",
     "KeyConcept",
+    "QueryPerformance",
     "SourceLines",
 ]

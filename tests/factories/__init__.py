@@ -192,6 +192,19 @@ class ImportRejectFactory(_Factory):
     payload = factory.LazyFunction(dict)
 
 
+class QueryPerformanceFactory(_Factory):
+    """A quick search."""
+
+    class Meta:
+        model = models.QueryPerformance
+
+    query_type = "hybrid_search"
+    corpus = "knowledge"
+    duration = 12.5
+    hits = 10
+    degraded = False
+
+
 ALL = _Factory.__subclasses__()
 
 

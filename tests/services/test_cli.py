@@ -235,7 +235,7 @@ def test_the_schema_can_be_taken_back_and_made_again(pgcorpus: Command) -> None:
     """As a deployment does it, with the installed command."""
     assert pgcorpus("db", "check").returncode == 0
     assert pgcorpus("db", "downgrade", "-1").returncode == 0
-    assert json.loads(pgcorpus("db", "current", "--json").stdout)["revision"] == "0004"
+    assert json.loads(pgcorpus("db", "current", "--json").stdout)["revision"] == "0005"
     assert pgcorpus("db", "downgrade", "base").returncode == 0
     assert pgcorpus("search", "price").returncode == 1
     assert pgcorpus("db", "upgrade").returncode == 0

@@ -380,3 +380,48 @@ def test_a_lost_server_is_a_clear_error(filled: Database) -> None:
 
     with pytest.raises(Exception, match="Check DATABASE_URL"):
         SearchService(gone).search("price", corpus="knowledge")
+
+
+def test_searches_are_timed_into_the_log(service: SearchService, filled: Database) -> None:
+    """Off the request path: buffered, and written in one batch."""
+    service.search("price", corpus="knowledge")
+    service.search("refund", corpus="knowledge", mode="text")
+    service.flush_log()
+
+    with filled.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT query_type, corpus, hits, degraded, duration > 0 AS timed"
+                 " FROM query_performance_log ORDER BY id")
+        ).all()  # fmt: skip
+    assert [tuple(row) for row in rows] == [
+        ("hybrid_search", "knowledge", 3, False, True),
+        ("text_search", "knowledge", 1, False, True),
+    ]
+
+
+def test_a_log_that_cannot_be_written_is_no_error(
+    service: SearchService, filled: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A search counts; its log does not."""
+    with filled.engine.begin() as connection:
+        connection.execute(text("DROP TABLE query_performance_log"))
+
+    page = service.search("price", corpus="knowledge")
+    service.flush_log()
+
+    assert page.hits
+    assert "1 searches were not logged" in caplog.text
+
+
+def test_metrics_can_be_switched_off(filled: Database) -> None:
+    """METRICS_ENABLED=false notes nothing."""
+    quiet = Database(replace(filled.settings, metrics_enabled=False))
+    try:
+        silent = SearchService(quiet, embedder=AxisEmbedder())
+        silent.search("price", corpus="knowledge")
+        silent.flush_log()
+    finally:
+        quiet.close()
+
+    with filled.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM query_performance_log")) == 0
