@@ -51,10 +51,9 @@ class UnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            with suppress(DBAPIError):  # a connection that is gone has rolled back
-                self.session.rollback()
-        finally:
+        # Closing ends the transaction unless it was committed; unlike a rollback it leaves what was
+        # read readable. A connection that is gone has ended it already.
+        with suppress(DBAPIError):
             self.session.close()
         raise_translated(error)
 
@@ -98,10 +97,7 @@ class AsyncUnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            with suppress(DBAPIError):
-                await self._session.rollback()
-        finally:
+        with suppress(DBAPIError):
             await self._session.close()
         raise_translated(error)
 

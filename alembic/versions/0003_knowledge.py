@@ -78,17 +78,13 @@ def upgrade() -> None:
     op.create_index("idx_documents_section", "framework_documents", ["section"])
     op.create_index("idx_documents_source_file", "framework_documents", ["source_file"])
     op.create_index("idx_documents_created_at", "framework_documents", ["created_at"])
-    op.execute("""
-        CREATE INDEX idx_documents_content_fts ON framework_documents
-        USING gin (to_tsvector('english', content))
-    """)
+    op.execute(
+        "CREATE INDEX idx_documents_content_fts ON framework_documents USING gin (search_vector)"
+    )
     op.execute("""
         CREATE INDEX idx_documents_title_fts ON framework_documents
         USING gin (to_tsvector('english', title))
     """)
-    op.execute(
-        "CREATE INDEX idx_documents_search_vector ON framework_documents USING gin (search_vector)"
-    )
     op.execute("""
         CREATE INDEX idx_documents_trigram ON framework_documents
         USING gin ((title || ' ' || content) gin_trgm_ops)

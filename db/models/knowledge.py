@@ -40,17 +40,12 @@ class FrameworkDocument(Timestamped, Base):
         Index("idx_documents_section", "section"),
         Index("idx_documents_source_file", "source_file"),
         Index("idx_documents_created_at", "created_at"),
-        Index(
-            "idx_documents_content_fts",
-            func.to_tsvector(text("'english'"), text("content")),
-            postgresql_using="gin",
-        ),
+        Index("idx_documents_content_fts", "search_vector", postgresql_using="gin"),
         Index(
             "idx_documents_title_fts",
             func.to_tsvector(text("'english'"), text("title")),
             postgresql_using="gin",
         ),
-        Index("idx_documents_search_vector", "search_vector", postgresql_using="gin"),
         Index(
             "idx_documents_trigram",
             literal_column("((title || ' '::text) || content)").label("shown"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from operator import attrgetter
@@ -25,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT, insert
 
+from db.base import Base
 from db.errors import AlreadyExists, NotFound
 from db.models.knowledge import (
     DocumentConcept,
@@ -151,6 +153,14 @@ _LINES: Final = SourceLines.__table__.columns
 _PLAIN: Final = tuple(name for name in _STAGED if name in _DOCUMENT and name != "language")
 _DETAILS: Final = tuple(name for name in _RECORD if name in _METADATA)
 
+_TABLES: Final = tuple(
+    Base.metadata.tables[model.__tablename__]
+    for model in (FrameworkDocument, FrameworkMetadata, KeyConcept, DocumentConcept, SourceLines)
+)
+
+BULK: Final = 10_000
+"""Chunks from which on building the indexes anew takes less time than keeping them up."""
+
 _EXTRA, _CONCEPTS = (list(_RECORD).index(name) for name in ("extra", "concepts"))
 _values_of_record = attrgetter(*_RECORD)
 
@@ -274,6 +284,10 @@ class KnowledgeRepository(Repository):
             row["chunk_id"]: ChunkRecord(**(row | {"concepts": frozenset(row["concepts"])}))
             for row in map(dict, self.session.execute(found).mappings())
         }
+
+    def loading(self, chunks: int) -> AbstractContextManager[None]:
+        """What makes room for *chunks* to be written: a first load is made without indexes."""
+        return self.first_load(*_TABLES) if chunks >= BULK else nullcontext()
 
     def write(self, chunks: Sequence[Write]) -> None:
         """Add and replace chunks: one COPY, then one upsert per table.

@@ -99,7 +99,7 @@ def _bound(compiled: Any) -> dict[str, Any]:  # noqa: ANN401
     ("legs", "index"),
     [
         ({"vector": 1.0}, "chunk_embeddings_hnsw_hashing"),
-        ({"text": 1.0}, "idx_documents_search_vector"),
+        ({"text": 1.0}, "idx_documents_content_fts"),
         ({"fuzzy": 1.0}, "idx_documents_trigram"),
     ],
     ids=["vector", "text", "fuzzy"],
@@ -120,7 +120,7 @@ def test_both_legs_use_their_index_in_one_statement(crowded: Database) -> None:
         shown = plan(work.session, work, ask())
 
     assert "chunk_embeddings_hnsw_hashing" in shown
-    assert "idx_documents_search_vector" in shown
+    assert "idx_documents_content_fts" in shown
 
 
 def test_a_generic_plan_uses_the_vector_index_too(crowded: Database) -> None:

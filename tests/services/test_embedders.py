@@ -119,7 +119,7 @@ def test_another_process_makes_the_same_vectors() -> None:
         "from services.embedding.hashing import HashingEmbedder;"
         "print(HashingEmbedder().embed_question('price of a premium offer').tobytes().hex())"
     )
-    run = subprocess.run(  # noqa: S603 - this interpreter, these words
+    run = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": "7"},
         capture_output=True,

@@ -61,7 +61,7 @@ print(json.dumps({"running": running, "owners": list(owners), "left": server.hom
 
 def python(code: str, home: Path) -> subprocess.Popen[str]:
     """Another process that runs *code* on *home*, in a session of its own."""
-    return subprocess.Popen(  # noqa: S603 - the code above
+    return subprocess.Popen(
         [sys.executable, "-c", code, str(home)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
