@@ -5,6 +5,9 @@
   x DatabaseUnavailable        no connection within the retry time
   x DatabaseNotReady           connected, but a requirement or the schema is missing
   x EmbeddedServerError        the embedded PostgreSQL could not be started or stopped
+  x StatementTimeout         a statement took longer than it may
+  x TransactionConflict      another transaction was in the way; run the unit of work again
+  x NotPermitted             the database role has no right to do this
   x NotFound
   x ConstraintViolated
     + AlreadyExists            unique
@@ -28,8 +31,13 @@ import psycopg
 from psycopg.errors import (
     CheckViolation,
     DataError,
+    DeadlockDetected,
     ForeignKeyViolation,
+    InsufficientPrivilege,
+    LockNotAvailable,
     NotNullViolation,
+    QueryCanceled,
+    SerializationFailure,
     UndefinedColumn,
     UndefinedTable,
     UniqueViolation,
@@ -58,6 +66,18 @@ class DatabaseNotReady(DataLayerError):
 
 class EmbeddedServerError(DataLayerError):
     """The embedded PostgreSQL could not be started or stopped."""
+
+
+class StatementTimeout(DataLayerError):
+    """A statement took longer than DB_STATEMENT_TIMEOUT_MS allows."""
+
+
+class TransactionConflict(DataLayerError):
+    """Another transaction was in the way; nothing was kept, run the unit of work again."""
+
+
+class NotPermitted(DataLayerError):
+    """The database role has no right to do this."""
 
 
 class NotFound(DataLayerError):
@@ -152,7 +172,7 @@ MEANINGS = {
 }
 
 
-def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: PLR0911 - a table
+def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR0911 - a table
     """Turn a driver's error into this layer's, by SQLSTATE.
 
     Args:
@@ -190,6 +210,12 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: PLR0911 - a 
                 "the schema is missing or older than this release; make it with: "
                 "pgcorpus db upgrade"
             )
+        case QueryCanceled():
+            return StatementTimeout()
+        case DeadlockDetected() | SerializationFailure() | LockNotAvailable():
+            return TransactionConflict()
+        case InsufficientPrivilege():
+            return NotPermitted(f"{NotPermitted.__doc__} ({cause.diag.message_primary})")
         case psycopg.OperationalError() if cause.sqlstate is None or error.connection_invalidated:
             return DatabaseUnavailable("the connection to the database was lost")
         case _:

@@ -16,7 +16,7 @@ from db.engine import Database
 from db.errors import DataLayerError, EmbeddingError, SearchError, WrongDimensions, translate
 from db.repositories.search import Answer, Ask
 from db.search import corpora
-from db.search.corpus import Corpus
+from db.search.corpus import Corpus, storable
 from db.search.legs import AskedModel
 from db.search.page import Leg, LegName, SearchPage
 from db.search.question import Question
@@ -90,6 +90,8 @@ class Request:
             raise SearchError(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
             raise SearchError(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
+        if not storable(self.language):
+            raise SearchError(f"there is no text search configuration {self.language!r}")
         if not 1 <= self.limit <= MAX_LIMIT or not 0 <= self.offset <= MAX_OFFSET:
             raise SearchError(
                 f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_OFFSET}, "
@@ -328,8 +330,6 @@ def _request(question: str, corpus: str, options: SearchOptions) -> Request:
 
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
     """Why a search failed, for a caller."""
-    if isinstance(error.orig, QueryCanceled):
-        return SearchError("it took longer than DB_STATEMENT_TIMEOUT_MS allows")
     if isinstance(error.orig, UndefinedObject):
         return SearchError(
             f"there is no text search configuration {request.language!r}; psql lists them with \\dF"

@@ -86,6 +86,11 @@ class Corpus:
         ]
 
 
+def storable(value: str) -> bool:
+    """Whether PostgreSQL can hold the text: no NUL character, no half of a surrogate pair."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _condition(name: str, of: Filter, value: Any) -> ColumnElement[bool]:  # noqa: ANN401
     compared = _compared(name, of.column, value)
     return compared if of.through is None else exists().where(and_(of.through, compared))
@@ -129,8 +134,8 @@ def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:  # noqa: ANN4
         converted = converted.replace(tzinfo=UTC)
     if not isinstance(converted, kind) or (kind is not bool and isinstance(converted, bool)):
         raise InvalidFilter(f"{name}: {value!r} is not a {kind.__name__}")
-    if isinstance(converted, str) and "\0" in converted:
-        raise InvalidFilter(f"{name}: text cannot hold a NUL character")
+    if isinstance(converted, str) and not storable(converted):
+        raise InvalidFilter(f"{name}: {value!r} holds a character that no text can hold")
     return converted
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from db.errors import DataLayerError, SettingsError
 from db.settings import Settings
@@ -48,6 +49,9 @@ def main() -> None:
         sys.exit(USED_WRONGLY)
     except DataLayerError as error:
         fail(str(error))
+        sys.exit(FAILED)
+    except DBAPIError as error:  # what the data layer has no better words for
+        fail(f"the database refused: {error.orig}")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         say("stopped; what was committed stays, and the same command goes on from there")

@@ -255,6 +255,9 @@ def test_weights_are_of_the_callers_choosing(service: SearchService) -> None:
         ({"weights": {"vector": 0, "text": 0}}, "above 0"),
         ({"weights": {"magic": 1}}, "no leg magic"),
         ({"language": "klingon"}, "no text search configuration 'klingon'"),
+        ({"language": "\udcff"}, "no text search configuration"),
+        ({"filters": {"section": "\udcff"}}, "no text can hold"),
+        ({"filters": {"section": "a\0b"}}, "no text can hold"),
     ],
 )
 def test_a_wrong_argument_is_named(

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import errors
+from db.engine import Database
 from db.errors import MEANINGS, DataLayerError, translate
 
 
@@ -64,3 +65,40 @@ def test_what_is_not_known_is_not_translated() -> None:
 
     assert translate(mistake) is None
     assert translate(DBAPIError("SELECT", None, ValueError())) is None
+
+
+def test_a_slow_statement_is_a_timeout(session: Session) -> None:
+    """Named after the setting that ends it."""
+    session.execute(text("SET LOCAL statement_timeout = 20"))
+    with pytest.raises(DBAPIError) as raised:
+        session.execute(text("SELECT pg_sleep(5)"))
+
+    error = translate(raised.value)
+    assert isinstance(error, errors.StatementTimeout)
+    assert "DB_STATEMENT_TIMEOUT_MS" in str(error)
+
+
+def test_a_row_that_another_holds_is_a_conflict(database: Database) -> None:
+    """Waiting for a lock that does not come is told from being broken."""
+
+    def wait() -> None:
+        with database.unit_of_work() as work:
+            work.session.execute(text("SET LOCAL lock_timeout = 20"))
+            work.session.execute(text("SELECT FROM framework_documents"))
+
+    with database.unit_of_work() as holder:
+        holder.session.execute(text("LOCK TABLE framework_documents"))
+        with pytest.raises(errors.TransactionConflict):
+            wait()
+
+
+def test_a_missing_right_is_named(session: Session) -> None:
+    """With what it is missing on."""
+    session.execute(text("CREATE ROLE without_rights"))
+    session.execute(text("SET LOCAL ROLE without_rights"))
+    with pytest.raises(DBAPIError) as raised:
+        session.execute(text("SELECT FROM framework_documents"))
+
+    error = translate(raised.value)
+    assert isinstance(error, errors.NotPermitted)
+    assert "framework_documents" in str(error)
