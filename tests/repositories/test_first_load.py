@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from db.engine import Database
-from db.models import FrameworkDocument
+from db.models import FrameworkDocument, FrameworkMetadata
 from db.repositories.base import Repository
 from db.uow import UnitOfWork
 from tests import factories
@@ -19,6 +20,17 @@ def indexes(work: UnitOfWork) -> list[tuple[str, str]]:
     rows = work.session.execute(
         text(
             "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'framework_documents'"
+            " ORDER BY 1"
+        )
+    )
+    return [tuple(row) for row in rows]
+
+
+def keys(work: UnitOfWork) -> list[tuple[str, str]]:
+    """The definitions of all foreign keys."""
+    rows = work.session.execute(
+        text(
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f'"
             " ORDER BY 1"
         )
     )
@@ -43,6 +55,31 @@ def test_the_indexes_are_gone_while_loading_and_the_same_afterwards(work: UnitOf
     work.session.execute(text("SET LOCAL enable_seqscan = off"))
     found = "SELECT count(*) FROM framework_documents WHERE search_vector @@ 'zeugma'"
     assert work.session.scalar(text(found)) == 1
+
+
+def test_the_foreign_keys_are_the_same_afterwards(work: UnitOfWork) -> None:
+    """Those between the tables are gone meanwhile; those that lead elsewhere stay."""
+    before = keys(work)
+
+    with Repository(work.session).first_load(TABLE, FrameworkMetadata.__table__):
+        during = keys(work)
+        factories.FrameworkDocumentFactory()
+
+    gone = {name for name, _ in before} - {name for name, _ in during}
+    assert gone == {"fk_framework_metadata_document_id"}
+    assert keys(work) == before
+
+
+def test_a_row_without_its_parent_fails_the_load(work: UnitOfWork) -> None:
+    """The key is checked when it is built."""
+    orphan = text(
+        "INSERT INTO framework_metadata (document_id, character_count, word_count, chunk_type)"
+        " VALUES (gen_random_uuid(), 30, 3, 'supporting')"
+    )
+
+    with pytest.raises(IntegrityError), work.session.begin_nested():  # noqa: SIM117
+        with Repository(work.session).first_load(TABLE, FrameworkMetadata.__table__):
+            work.session.execute(orphan)
 
 
 def test_a_table_with_rows_keeps_its_indexes(work: UnitOfWork) -> None:
