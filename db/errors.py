@@ -14,7 +14,8 @@
     + MissingReference         foreign key
     + InvalidValue             check, not null, a value PostgreSQL cannot store
   x SearchError
-    + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  WrongDimensions
+    + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  InvalidSearch
+    + WrongDimensions
   x EmbeddingError
     + EmbedderUnavailable      the provider did not answer; the call may be repeated
     + TextsRefused             one of the texts cannot be embedded; the others can
@@ -130,6 +131,10 @@ class InvalidFilter(SearchError):
 
 class MissingScope(SearchError):
     """The corpus may be searched only within a scope."""
+
+
+class InvalidSearch(SearchError):
+    """An argument of the search is not allowed."""
 
 
 class WrongDimensions(SearchError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,18 @@ from psycopg.errors import QueryCanceled, UndefinedObject
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
-from db.errors import DataLayerError, EmbeddingError, SearchError, WrongDimensions, translate
-from db.repositories.search import Answer, Ask
+from db.errors import (
+    DataLayerError,
+    EmbeddingError,
+    InvalidSearch,
+    SearchError,
+    WrongDimensions,
+    translate,
+)
+from db.repositories.search import DEPTHS, Answer, Ask
 from db.search import corpora
-from db.search.corpus import Corpus, storable
-from db.search.legs import AskedModel
+from db.search.corpus import Corpus
+from db.search.legs import MAX_FUZZY_CHARACTERS, MAX_SCORED_WORDS, AskedModel
 from db.search.page import Leg, LegName, SearchPage
 from db.search.question import Question
 from db.search.ranking import FUSIONS, Fusion
@@ -41,6 +49,9 @@ WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
     "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
 }
 """70 % vector and 30 % text are the specification's (FR2); RRF's own paper weighs all alike."""
+
+LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
+"""A name, with or without its schema; a number would be read as an object's identifier."""
 
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 10_000
@@ -87,22 +98,22 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise SearchError(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
+            raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
-            raise SearchError(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
-        if not storable(self.language):
-            raise SearchError(f"there is no text search configuration {self.language!r}")
-        if not 1 <= self.limit <= MAX_LIMIT or not 0 <= self.offset <= MAX_OFFSET:
-            raise SearchError(
+            raise InvalidSearch(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
+        if not LANGUAGE.fullmatch(self.language):
+            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
+        if not _whole(self.limit, 1, MAX_LIMIT) or not _whole(self.offset, 0, MAX_OFFSET):
+            raise InvalidSearch(
                 f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_OFFSET}, "
-                f"not {self.limit} and {self.offset}"
+                f"not {self.limit!r} and {self.offset!r}"
             )
         if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
-            raise SearchError(f"there is no leg {', '.join(sorted(unknown))}")
-        if any(not math.isfinite(w) or w < 0 for w in self.weights.values()):
-            raise SearchError("a leg's weight must be a number that is not negative")
+            raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
+        if not all(isinstance(w, int | float) and 0 <= w < math.inf for w in self.weights.values()):
+            raise InvalidSearch("a leg's weight must be a number that is not negative")
         if not sum(self.legs.values()) > 0:
-            raise SearchError(f"the weights leave {self.mode} no leg; one must be above 0")
+            raise InvalidSearch(f"the weights leave {self.mode} no leg; one must be above 0")
         self.corpus.conditions(self.filters)
 
     @property
@@ -164,9 +175,7 @@ class _Searching:
             )
         else:
             try:
-                vector = self._embedder(choice).embed_question(
-                    request.question.words or request.question.text
-                )
+                vector = self._embedder(choice).embed_question(request.question.words)
             except EmbeddingError as error:
                 silent = Leg(name="vector", status="failed", reason=str(error))
             else:
@@ -211,7 +220,7 @@ class _Searching:
                 Leg(
                     name="text",
                     status="skipped",
-                    reason="the question has only words too common to be looked up",
+                    reason="the question has only words too common or too long to be looked up",
                 ),
             )
             return _page(replace(prepared, ask=ask), answer, silent)
@@ -323,9 +332,14 @@ class AsyncSearchService(_Searching):
 
 
 def _request(question: str, corpus: str, options: SearchOptions) -> Request:
+    given: Any = {name: value for name, value in options.items() if value is not None}
     return Request(
-        asked=question, question=Question.parse(question), corpus=corpora.named(corpus), **options
+        asked=question, question=Question.parse(question), corpus=corpora.named(corpus), **given
     )
+
+
+def _whole(number: object, low: int, high: int) -> bool:
+    return isinstance(number, int) and low <= number <= high
 
 
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
@@ -342,14 +356,20 @@ def _page(prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]) -
     notes = [request.question.note, *prepared.notes]
     legs = list(silent)
     if answer is not None:
-        legs += [_leg(name, answer) for name in ask.legs if name not in {s.name for s in silent}]
+        named = {leg.name for leg in silent}
+        legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
         if len(answer.hits) < request.limit:
             notes.append(_why_fewer(request, answer))
+        if request.offset and ask.depth > DEPTHS[0]:
+            notes.append(
+                f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
+                "they may repeat hits of the first pages"
+            )
     order = get_args(LegName)
     return SearchPage(
         corpus=request.corpus.name,
         mode=request.mode,
-        fusion=request.fusion if len(LEGS_OF[request.mode]) > 1 else None,
+        fusion=request.fusion,
         question=request.asked,
         degraded=any(leg.status != "ok" for leg in legs),
         legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
@@ -358,14 +378,20 @@ def _page(prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]) -
     )
 
 
-def _leg(name: str, answer: Answer) -> Leg:
-    unranked = name == "text" and not answer.words_known
+def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
+    reasons = []
+    if name == "text" and not answer.words_known:
+        reasons.append("no statistics yet, so all words weigh the same: run ANALYZE")
+    if name == "text" and answer.words_asked == MAX_SCORED_WORDS:
+        reasons.append(f"scored by the {MAX_SCORED_WORDS} rarest words of the question")
+    if name == "fuzzy" and len(ask.question.words) > MAX_FUZZY_CHARACTERS:
+        reasons.append(f"compared by the first {MAX_FUZZY_CHARACTERS} characters of the question")
     return Leg(
         name=name,  # type: ignore[arg-type]
         status="ok",
         candidates=answer.candidates.get(name, 0),
         duration_ms=answer.durations_ms.get(name),
-        reason="no statistics yet, so all words weigh the same: run ANALYZE" if unranked else None,
+        reason="; ".join(reasons) or None,
     )
 
 

@@ -29,8 +29,10 @@ from db.search.page import Hit
 from db.search.question import Question
 from db.search.ranking import Fusion, ranked
 
-MIN_DEPTH: Final = 100
-"""Candidates of each leg: enough that fusion sees what a second leg finds late."""
+DEPTHS: Final = (100, 1000, 11_000)
+"""Candidates of each leg: the first of these that reaches the end of the page. It does not grow
+from page to page, or hits would move between pages that are shown and pages to come; 100 is enough
+that fusion sees what a second leg finds late."""
 
 FEW: Final = 2000
 """So few passages are compared one by one: that is exact, and cheaper than an index that passes
@@ -41,7 +43,7 @@ MAX_EF_SEARCH: Final = 1000
 
 MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
-find ``MIN_DEPTH`` of them in four million."""
+find the first hundred in four million."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class Ask:
     @property
     def depth(self) -> int:
         """Candidates of each leg."""
-        return max(MIN_DEPTH, self.limit + self.offset)
+        return next(depth for depth in DEPTHS if depth >= self.limit + self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,8 +92,16 @@ def storable(value: str) -> bool:
 
 
 def _condition(name: str, of: Filter, value: Any) -> ColumnElement[bool]:  # noqa: ANN401
-    compared = _compared(name, of.column, value)
-    return compared if of.through is None else exists().where(and_(of.through, compared))
+    if of.through is None:
+        return _compared(name, of.column, value)
+    # No value is also no row: a passage without a concept has none.
+    none = ~exists().where(and_(of.through, of.column.is_not(None)))
+    if value is None:
+        return none
+    several = isinstance(value, (list, tuple, set, frozenset))
+    wanted = [each for each in value if each is not None] if several else value
+    held = exists().where(and_(of.through, _compared(name, of.column, wanted)))
+    return or_(held, none) if several and len(wanted) < len(value) else held
 
 
 COMPARISONS = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}
@@ -103,6 +111,8 @@ def _compared(name: str, column: ColumnElement[Any], value: Any) -> ColumnElemen
     if value is None:
         return column.is_(None)
     if isinstance(value, Mapping):
+        if column.type.python_type is bool:
+            raise InvalidFilter(f"{name}: true and false have no range")
         if not value or value.keys() - COMPARISONS.keys():
             raise InvalidFilter(
                 f"{name}: a range has the bounds {', '.join(COMPARISONS)}, not {sorted(value)}"

@@ -61,7 +61,7 @@ class SearchPage:
     Attributes:
         corpus: What was searched.
         mode: The mode asked for.
-        fusion: How the legs were joined, or None where there is one.
+        fusion: How legs are joined, where the mode has several.
         question: As asked.
         degraded: Whether a leg that the mode calls for did not answer.
         legs: What each leg did.
@@ -72,7 +72,7 @@ class SearchPage:
 
     corpus: str
     mode: str
-    fusion: str | None
+    fusion: str
     question: str
     degraded: bool
     legs: tuple[Leg, ...]

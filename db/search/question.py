@@ -56,7 +56,7 @@ class Question:
         """Take a question apart.
 
         Raises:
-            EmptyQuestion: Nothing but spaces, quotes or signs.
+            EmptyQuestion: Nothing but spaces, signs and exclusions.
         """
         text = asked.replace("\0", " ").encode("utf-8", "replace").decode()
         notes = ["characters that no text can hold were left out"] if text != asked else []
@@ -70,7 +70,8 @@ class Question:
                 alternatives.append([])
             elif (phrase or word or "").strip():
                 alternatives[-1].append(Term(phrase or word, phrase is not None, excluded))
-        if not any(any(c.isalnum() for c in term.text) for each in alternatives for term in each):
+        wanted = [term.text for each in alternatives for term in each if not term.excluded]
+        if not any(c.isalnum() for each in wanted for c in each):
             raise EmptyQuestion(
                 "the question holds no word or number to search for; ask with at least one"
             )

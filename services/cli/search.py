@@ -46,8 +46,8 @@ def search(
         typer.Option(
             "--filter",
             metavar="NAME=VALUE",
-            help="Keep only what has this value; NAME=A,B any of them; NAME=A..B a range (either "
-            "end may be empty); NAME= no value. May be given again.",
+            help="Keep only what has this value; NAME=A,B (or NAME given again) any of them; "
+            "NAME=A..B from A up to, not including, B (either end may be empty); NAME= no value.",
         ),
     ] = None,
     language: Annotated[
@@ -73,6 +73,11 @@ def search(
         print_json(page.as_json())
     else:
         show(page, offset)
+    if not page.hits and any(
+        leg.status in {"failed", "timed_out"} or (leg.name, leg.status) == ("vector", "skipped")
+        for leg in page.legs
+    ):
+        raise typer.Exit(1)
 
 
 def read_filters(pairs: list[str]) -> dict[str, Any]:
@@ -83,12 +88,13 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--filter")
         low, dots, high = value.partition("..")
-        if not value:
-            filters[name] = None
-        elif dots:
-            filters[name] = {b: end for b, end in (("gte", low), ("lt", high)) if end}
+        if dots:
+            read: Any = {bound: end for bound, end in (("gte", low), ("lt", high)) if end}
         else:
-            filters[name] = value.split(",") if "," in value else value
+            read = [each or None for each in value.split(",")]
+        if name in filters and (dots or isinstance(filters[name], dict)):
+            raise typer.BadParameter(f"{name} has a range and more", param_hint="--filter")
+        filters[name] = read if dots else filters.get(name, []) + read
     return filters
 
 
@@ -97,7 +103,7 @@ def show(page: SearchPage, offset: int = 0) -> None:
     names = [leg.name for leg in page.legs]
     beside = TITLE_CHARACTERS + 22 + 13 * len(names)  # what the other columns take of the width
     preview = max(LEAST_PREVIEW_CHARACTERS, out.width - beside)
-    how = page.mode if page.fusion is None else f"{page.mode}, {page.fusion}"
+    how = f"{page.mode}, {page.fusion}" if page.mode == "hybrid" else page.mode
     table(
         f"{page.question}  ({page.corpus}, {how})",
         ["", "score", *names, "title", "content"],

@@ -97,7 +97,7 @@ def test_a_hit_shows_what_the_corpus_shows(shelf: Shelf, work: UnitOfWork) -> No
     hit = work.searches.answer(shelf.corpus, ask("kettle", near=1)).hits[0]
 
     assert (hit.title, hit.content) == (PASSAGES[0].title, PASSAGES[0].content)
-    assert hit.metadata
+    assert hit.metadata.keys() | {"concept"} >= shelf.corpus.filters.keys()
     assert not hit.metadata.keys() & {"report", "words", "passage_id", "ranks"}
 
 
@@ -111,8 +111,31 @@ def test_every_filter_keeps_what_has_its_value(shelf: Shelf, work: UnitOfWork) -
         narrowed = ask("price refund subscribers", filters={name: value})
         assert len(work.searches.answer(shelf.corpus, narrowed).hits) == len(PASSAGES), name
         for legs in ({"vector": 1.0}, {"text": 1.0}, {"fuzzy": 1.0}):
-            nothing = replace(narrowed, filters={name: []}, legs=legs)
-            assert work.searches.answer(shelf.corpus, nothing).hits == (), name
+            for empty in ([], None):
+                nothing = replace(narrowed, filters={name: empty}, legs=legs)
+                assert work.searches.answer(shelf.corpus, nothing).hits == (), name
+        either = replace(narrowed, filters={name: [None, *_one(value)]})
+        found = work.searches.answer(shelf.corpus, either).hits
+        assert len(found) == (0 if isinstance(value, dict) else len(PASSAGES)), name
+
+
+def _one(value: object) -> list[object]:
+    return [] if isinstance(value, dict) else [value]
+
+
+@every_shelf
+def test_a_range_is_for_what_has_an_order(shelf: Shelf, work: UnitOfWork) -> None:
+    """Every filter takes a range, but for true and false."""
+    shelf.fill(work, PASSAGES)
+
+    for name, filtered in shelf.corpus.filters.items():
+        least = {"gte": "true" if filtered.column.type.python_type is bool else "2020-01-01"}
+        narrowed = ask("price refund subscribers", filters={name: least})
+        if filtered.column.type.python_type is bool:
+            with pytest.raises(InvalidFilter, match="no range"):
+                work.searches.answer(shelf.corpus, narrowed)
+        else:
+            assert len(work.searches.answer(shelf.corpus, narrowed).hits) == len(PASSAGES), name
 
 
 @every_shelf
@@ -145,6 +168,30 @@ def test_pages_do_not_overlap_and_miss_nothing(shelf: Shelf, work: UnitOfWork) -
 
     assert [len(page) for page in pages] == [5, 5, 5, 5, 3, 0]
     assert [hit.id for page in pages for hit in page] == sorted(keys)
+
+
+@every_shelf
+def test_pages_fit_together_when_the_legs_disagree(shelf: Shelf, work: UnitOfWork) -> None:
+    """Ten pages of ten are the first hundred hits: none twice, none missing."""
+    passages = [
+        Passage(
+            f"Kettle {n}", "kettle " * (1 + n * 7 % 13), axis(1, lean=n * 11 % 97 / 97, length=384)
+        )
+        for n in range(250)
+    ]
+    shelf.fill(work, passages)
+    for legs in ({"vector": 0.7, "text": 0.3}, {"vector": 1.0}):
+        asked = ask("kettle", near=0, legs=legs)
+
+        paged = [
+            hit.id
+            for offset in range(0, 100, 10)
+            for hit in work.searches.answer(shelf.corpus, replace(asked, offset=offset)).hits
+        ]
+        whole = work.searches.answer(shelf.corpus, replace(asked, limit=100)).hits
+
+        assert paged == [hit.id for hit in whole]
+        assert len(set(paged)) == 100
 
 
 @every_shelf
@@ -198,10 +245,8 @@ def test_a_changed_text_makes_its_vector_stale(shelf: Shelf, work: UnitOfWork) -
     "question",
     ['"', "-", "or", "!!!", '""', "- -", " ' & | ! : * ", "()<->"],
 )
-def test_operators_alone_never_reach_the_database(
-    shelf: Shelf, work: UnitOfWork, question: str
-) -> None:
-    """Only signs are no question; signs beside a word do no harm."""
+def test_operators_beside_a_word_do_no_harm(shelf: Shelf, work: UnitOfWork, question: str) -> None:
+    """None of them is an operator to PostgreSQL."""
     shelf.fill(work, PASSAGES)
 
     hits = work.searches.answer(shelf.corpus, ask(f"price {question}")).hits

@@ -256,6 +256,12 @@ def test_weights_are_of_the_callers_choosing(service: SearchService) -> None:
         ({"weights": {"magic": 1}}, "no leg magic"),
         ({"language": "klingon"}, "no text search configuration 'klingon'"),
         ({"language": "\udcff"}, "no text search configuration"),
+        ({"language": "99999999"}, "no text search configuration"),
+        ({"language": ""}, "no text search configuration"),
+        ({"language": "a.b.c"}, "no text search configuration"),
+        ({"limit": "3"}, "limit must be"),
+        ({"limit": 2.5}, "limit must be"),
+        ({"weights": {"vector": "a"}}, "not negative"),
         ({"filters": {"section": "\udcff"}}, "no text can hold"),
         ({"filters": {"section": "a\0b"}}, "no text can hold"),
     ],
@@ -266,6 +272,35 @@ def test_a_wrong_argument_is_named(
     """Every error says what is allowed."""
     with pytest.raises(SearchError, match=says):
         service.search("price", corpus="knowledge", **options)
+
+
+def test_none_is_the_default(service: SearchService) -> None:
+    """A caller may hand on what it was not given."""
+    page = service.search("price", corpus="knowledge", filters=None, language=None, limit=None)
+
+    assert page == replace(
+        service.search("price", corpus="knowledge"), legs=page.legs, hits=page.hits
+    )
+
+
+def test_what_was_cut_of_a_question_is_said(service: SearchService) -> None:
+    """By the fuzzy leg as by the words leg."""
+    long = " ".join(f"word{n}" for n in range(100))
+
+    page = service.search(f"refund {long}", corpus="knowledge", mode="text")
+    fuzzy = service.search(f"refund {long}", corpus="knowledge", mode="fuzzy")
+
+    assert "64 rarest words" in (leg(page, "text").reason or "")
+    assert "first 300 characters" in (leg(fuzzy, "fuzzy").reason or "")
+
+
+def test_far_down_a_page_says_that_hits_may_repeat(service: SearchService) -> None:
+    """Beyond the first hundred, the legs are read deeper."""
+    near = service.search("price", corpus="knowledge", limit=50, offset=50)
+    far = service.search("price", corpus="knowledge", limit=50, offset=100)
+
+    assert "ranked among" not in (near.note or "")
+    assert "ranked among 1000 candidates" in (far.note or "")
 
 
 def test_an_unknown_corpus_or_filter_lists_the_known(service: SearchService) -> None:
