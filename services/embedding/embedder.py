@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,15 +27,11 @@ class Embedder(Protocol):
     dimensions: int
     batch_size: int
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Turn *texts* into vectors, one per text, in the same order.
 
         Args:
             texts: Any number of texts, empty ones included.
-            on_progress: Called in the caller's thread with the number of texts embedded since its
-                last call; the numbers add up to ``len(texts)``.
 
         Returns:
             float32 of shape ``(len(texts), dimensions)``, each row of unit length, so that cosine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -58,14 +58,11 @@ class HashingEmbedder:
         self.dimensions = dimensions
         self.batch_size = 512
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Turn *texts* into vectors, one per text, in the same order.
 
         Args:
             texts: Any texts; one without a single word is embedded by its characters.
-            on_progress: Called after each batch with the number of its texts.
 
         Returns:
             float32 of shape ``(len(texts), dimensions)``, each row of unit length.
@@ -76,8 +73,6 @@ class HashingEmbedder:
             vectors[start : start + len(batch)] = unit_rows(
                 np.stack([self._sum(text) for text in batch])
             )
-            if on_progress:
-                on_progress(len(batch))
         return vectors
 
     def embed_question(self, text: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 import numpy as np
@@ -58,14 +58,11 @@ class LocalEmbedder:
         except (OSError, RuntimeError, ValueError) as error:
             raise EmbedderUnavailable(f"{model_name} could not be loaded: {error}") from error
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Turn *texts* into vectors, one per text, in the same order.
 
         Args:
             texts: Any texts. What one holds beyond 256 word pieces is ignored; cut passages before.
-            on_progress: Called after each batch with the number of its texts.
 
         Returns:
             float32 of shape ``(len(texts), dimensions)``, each row of unit length.
@@ -79,8 +76,6 @@ class LocalEmbedder:
             vectors[start : start + len(batch)] = unit_rows(
                 self._model.encode(batch, batch_size=self.batch_size, show_progress_bar=False)
             )
-            if on_progress:
-                on_progress(len(batch))
         return vectors
 
     def embed_question(self, text: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import random
 import time
 import weakref
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 from threading import Event
@@ -117,16 +117,12 @@ class OpenAIEmbedder:
         # Dropping the embedder closes its connections: no protocol of embedders needs a close().
         weakref.finalize(self, self._client.close)
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Turn *texts* into vectors, one per text, in the same order.
 
         Args:
             texts: Any number of texts. One over 8,192 estimated tokens is cut there, with a
                 warning in the log; an empty one is embedded as a full stop.
-            on_progress: Called in the caller's thread after each request, with the number of its
-                texts. Requests finish in any order.
 
         Returns:
             float32 of shape ``(len(texts), dimensions)``, each row of unit length.
@@ -151,8 +147,6 @@ class OpenAIEmbedder:
                 for done in as_completed(batches):
                     rows = batches[done]
                     vectors[rows] = done.result()
-                    if on_progress:
-                        on_progress(rows.stop - rows.start)
             finally:  # after a failure, what is under way ends and nothing new begins
                 given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)

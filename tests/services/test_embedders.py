@@ -207,27 +207,13 @@ def test_vectors_come_in_the_order_of_the_texts_however_the_answer_is_shuffled()
 
 def test_slow_answers_and_a_busy_server_now_and_then_still_give_every_vector() -> None:
     """The ordinary day of a hosted model: 200 ms, and a 429 for every fourth request."""
-    done: list[int] = []
     with LoopbackAPI(
         latency_seconds=0.2, answers=lambda number, _: BUSY if number % 4 == 1 else Answer()
     ) as api:
-        vectors = client_of(api, texts_per_request=3).embed_documents(TEXTS, done.append)
+        vectors = client_of(api, texts_per_request=3).embed_documents(TEXTS)
 
     np.testing.assert_allclose(vectors, expected(TEXTS), atol=1e-6)
-    assert sum(done) == 19
     assert len(api.requests) > 7  # 19 texts by 3, and what was refused
-
-
-def test_progress_adds_up_and_is_told_in_the_thread_of_the_caller() -> None:
-    """A progress bar needs no lock."""
-    told: list[tuple[int, threading.Thread]] = []
-    with LoopbackAPI() as api:
-        client_of(api, texts_per_request=8).embed_documents(
-            TEXTS, lambda count: told.append((count, threading.current_thread()))
-        )
-
-    assert sorted(count for count, _ in told) == [3, 8, 8]
-    assert {thread for _, thread in told} == {threading.current_thread()}
 
 
 def test_a_question_is_embedded_as_a_document_is() -> None:

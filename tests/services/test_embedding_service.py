@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -33,14 +33,12 @@ class Picky(HashingEmbedder):
 
     calls = 0
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """All or nothing."""
         self.calls += 1
         if any("number 7" in each for each in texts):
             raise TextsRefused("a text is refused")
-        return super().embed_documents(texts, on_progress)
+        return super().embed_documents(texts)
 
 
 class Failing(HashingEmbedder):
@@ -52,14 +50,12 @@ class Failing(HashingEmbedder):
         super().__init__()
         self.batch_size = 5
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """One answer, then none."""
         self.calls += 1
         if self.calls > 1:
             raise EmbedderUnavailable("gone")
-        return super().embed_documents(texts, on_progress)
+        return super().embed_documents(texts)
 
 
 def test_every_chunk_gets_its_vector_and_a_second_run_does_nothing(filled: Database) -> None:
@@ -141,12 +137,10 @@ def test_a_text_that_changes_while_it_is_embedded_keeps_no_stale_vector(filled: 
     """Compare-and-set: the vector of the old text is not stored."""
 
     class Slow(HashingEmbedder):
-        def embed_documents(
-            self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-        ) -> np.ndarray:
+        def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
             with filled.engine.begin() as connection:
                 connection.execute(text("UPDATE framework_documents SET content = title || '!'"))
-            return super().embed_documents(texts, on_progress)
+            return super().embed_documents(texts)
 
     report = EmbeddingService(filled, embedder=Slow()).embed("knowledge")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,9 +44,7 @@ class AxisEmbedder:
     dimensions = 384
     batch_size = 8
 
-    def embed_documents(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """One axis per text."""
         return np.stack([axis(n, length=self.dimensions) for n in range(len(texts))])
 
