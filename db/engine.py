@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
 from typing import Any, Final, Self
@@ -13,14 +14,14 @@ from typing import Any, Final, Self
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg.pq import PGconn, Ping
-from sqlalchemy import URL, Dialect, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Dialect, Engine, NullPool, create_engine, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only
 
 from db.embedded import EmbeddedServer
-from db.errors import DatabaseUnavailable
+from db.errors import DatabaseUnavailable, TransactionConflict
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
 
@@ -85,6 +86,27 @@ class Database:
     def async_unit_of_work(self) -> AsyncUnitOfWork:
         """The same for asyncio."""
         return AsyncUnitOfWork(self._async_sessions)
+
+    @contextmanager
+    def exclusively(self, doing: str) -> Iterator[None]:
+        """Do something that two processes must not do at once, outside of any transaction.
+
+        Args:
+            doing: What, in words; the same words exclude each other.
+
+        Raises:
+            TransactionConflict: Another process is doing it.
+        """
+        key = func.hashtextextended(doing, 0)
+        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with connection:
+            if not connection.scalar(select(func.pg_try_advisory_lock(key))):
+                raise TransactionConflict(f"another process is {doing}; wait until it has ended")
+            try:
+                yield
+            finally:
+                if not connection.invalidated:
+                    connection.execute(select(func.pg_advisory_unlock(key)))
 
     def close(self) -> None:
         """Give all connections back. The database can be used again afterwards."""

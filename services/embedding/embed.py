@@ -82,6 +82,7 @@ class EmbeddingService:
         Raises:
             UnknownCorpus: There is no such corpus.
             UnknownModel: There is no such model.
+            TransactionConflict: Another run embeds the same corpus with the same model.
             EmbeddingError: The provider did not answer, or refused the key or the model. What was
                 stored stays, and the next run goes on from there.
         """
@@ -90,19 +91,22 @@ class EmbeddingService:
         with self._database.unit_of_work() as work:
             wanted = model or (self._given.model_name if self._given else None)
             choice = choose(work, of, self._database.settings, wanted)
-            coverage = work.embeddings.coverage(of, choice.name)
         embedder = self._given or embedder_for(
             choice.name, choice.dimensions, choice.provider, self._database.settings
         )
-        if on_start is not None:
-            on_start(choice, coverage.total - coverage.embedded)
         report = EmbedReport(corpus=corpus, model=choice.name, reason=choice.reason)
-        after = None
-        while batch := self._pending(of, choice, embedder.batch_size, after):
-            self._embed(of, embedder, batch, report)
-            if on_progress is not None:
-                on_progress(len(batch))
-            after = batch[-1].id
+        # Two runs would find the same passages, and pay for their vectors twice.
+        with self._database.exclusively(f"embedding {corpus} with {choice.name}"):
+            with self._database.unit_of_work() as work:
+                coverage = work.embeddings.coverage(of, choice.name)
+            if on_start is not None:
+                on_start(choice, coverage.total - coverage.embedded)
+            after = None
+            while batch := self._pending(of, choice, embedder.batch_size, after):
+                self._embed(of, embedder, batch, report)
+                if on_progress is not None:
+                    on_progress(len(batch))
+                after = batch[-1].id
         report.duration_s = round(time.monotonic() - started, 3)
         return report
 

@@ -9,7 +9,13 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import Database
-from db.errors import EmbedderUnavailable, TextsRefused, UnknownCorpus, UnknownModel
+from db.errors import (
+    EmbedderUnavailable,
+    TextsRefused,
+    TransactionConflict,
+    UnknownCorpus,
+    UnknownModel,
+)
 from services.embedding.embed import EmbeddingService
 from services.embedding.hashing import HashingEmbedder
 from services.embedding.openai import OpenAIEmbedder
@@ -161,3 +167,24 @@ def test_a_model_may_be_named_and_then_nothing_stands_in(filled: Database) -> No
     """A model asked for by name that cannot be reached is an error, with its cure."""
     with pytest.raises(EmbedderUnavailable, match="OPENAI_API_KEY"):
         EmbeddingService(filled).embed("knowledge", model="text-embedding-3-large")
+
+
+def test_two_runs_at_once_do_not_pay_twice(filled: Database) -> None:
+    """The second is told to wait; another model's run is not in the way."""
+    refused: list[str] = []
+
+    class Busy(HashingEmbedder):
+        def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+            try:
+                EmbeddingService(filled).embed("knowledge", model="hashing")
+            except TransactionConflict as conflict:
+                refused.append(str(conflict))
+            return super().embed_documents(texts)
+
+    first = EmbeddingService(filled, embedder=Busy()).embed("knowledge")
+    second = EmbeddingService(filled).embed("knowledge", model="hashing")
+
+    assert (first.embedded, second.embedded) == (19, 0)
+    assert refused == [
+        "another process is embedding knowledge with hashing; wait until it has ended"
+    ]
