@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from sqlalchemy.schema import SchemaItem
 
 
-def is_ours(_object: SchemaItem, name: str | None, kind: str, reflected: bool, _to: object) -> bool:
-    """Leave out the vector indexes that `pgcorpus models` makes for models added at run time."""
-    return not (kind == "index" and reflected and _to is None and "_hnsw_" in (name or ""))
+def is_ours(_object: SchemaItem, name: str | None, kind: str, reflected: bool, to: object) -> bool:
+    """Leave out tables of others, and indexes `pgcorpus models` makes for models added later."""
+    if not reflected or to is not None:
+        return True
+    return kind != "table" and not (kind == "index" and "_hnsw_" in (name or ""))
 
 
 OPTIONS = {

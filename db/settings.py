@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import psycopg
 from dotenv import dotenv_values, find_dotenv
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -30,7 +33,8 @@ class Settings:
     The pool's figures are those of the knowledge base's engineering specification.
 
     Attributes:
-        database_url: Where the database is, or None: the embedded server is used.
+        database_url: Where the database is, or None: the embedded server is used. Never printed:
+            its options may hold secrets, too.
         home: Folder of the embedded server.
         pool_size: Connections kept open.
         max_overflow: Connections opened beyond these under load.
@@ -52,7 +56,7 @@ class Settings:
         metrics_sample_percent: Which share of them.
     """
 
-    database_url: URL | None = None
+    database_url: URL | None = field(default=None, repr=False)
     home: Path = Path(".pgcorpus")
     pool_size: int = 20
     max_overflow: int = 30
@@ -94,8 +98,7 @@ class Settings:
                 value it takes and what is allowed, and never shows a secret.
         """
         if environ is None:
-            beside = dotenv_values(find_dotenv(usecwd=True))
-            environ = {k: v for k, v in beside.items() if v} | dict(os.environ)
+            environ = _dotenv() | dict(os.environ)
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
         values = {
             name: parse(variable, given[variable])
@@ -170,12 +173,25 @@ def folder(variable: str, value: str) -> Path:
 
 def http_url(variable: str, value: str) -> str:
     """An address of a web service."""
-    if not value.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an unclosed bracket, a port that is none; the value may hold a password
+        usable = False
+    if not usable:
         raise SettingsError(f"{variable} is not a web address; allowed: http://... or https://...")
     return value
 
 
-PORT = integer(1, 65_535)
+MAX_PORT: Final = 65_535
+PORT = integer(1, MAX_PORT)
+POSTGRES_VARIABLES: Final = (
+    "POSTGRES_PORT",
+    "POSTGRES_DB",
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+)
+"""What means nothing without ``POSTGRES_HOST``."""
 VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "PGCORPUS_HOME": ("home", folder),
     "DB_POOL_SIZE": ("pool_size", integer(1, 1000)),
@@ -203,6 +219,19 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
 """
 
 
+def _dotenv() -> dict[str, str]:
+    """The variables of the nearest ``.env`` at or above the working directory."""
+    try:
+        found = dotenv_values(find_dotenv(usecwd=True))
+    except UnicodeDecodeError:  # it holds what was read, perhaps a secret: not chained
+        raise SettingsError(".env is not a text file in UTF-8; save it as one") from None
+    except OSError as error:
+        raise SettingsError(
+            f"the working directory or its .env cannot be read: {error.strerror}"
+        ) from error
+    return {name: value for name, value in found.items() if value}
+
+
 def _database_url(given: Mapping[str, str]) -> URL | None:
     """``DATABASE_URL``, else the ``POSTGRES_*`` variables, else None."""
     if "DATABASE_URL" in given:
@@ -216,6 +245,7 @@ def _database_url(given: Mapping[str, str]) -> URL | None:
                 "DATABASE_URL is not a database address; "
                 "allowed: postgresql://user:password@host:port/database"
             )
+        _refuse_unusable_options(url)
         if "password" in url.query:  # libpq allows it there, but a repr would show it
             url = url.set(password=url.normalized_query["password"][-1])
         return url.set(drivername=DRIVER).difference_update_query(["password"])
@@ -228,7 +258,31 @@ def _database_url(given: Mapping[str, str]) -> URL | None:
             port=PORT("POSTGRES_PORT", given.get("POSTGRES_PORT", "5432")),
             database=given.get("POSTGRES_DB", "pgcorpus"),
         )
+    if ignored := sorted(name for name in given if name in POSTGRES_VARIABLES):
+        raise SettingsError(
+            f"{', '.join(ignored)} would be ignored: set POSTGRES_HOST, too (or DATABASE_URL), or "
+            "unset them all to use the embedded server"
+        )
     return None
+
+
+def _refuse_unusable_options(url: URL) -> None:
+    """Check what would otherwise fail on the first connection, without showing any of it.
+
+    Raises:
+        SettingsError: A port that is none, or an option that libpq does not know.
+    """
+    ports = ["" if url.port is None else str(url.port), *url.normalized_query.get("port", ())]
+    for port in ",".join(ports).split(","):
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= MAX_PORT):
+            raise SettingsError(f"DATABASE_URL has an unusable port; allowed: 1 to {MAX_PORT}")
+    try:
+        make_conninfo("", **dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            "DATABASE_URL has an unknown option after its '?'; "
+            "allowed: libpq's connection parameters, such as sslmode or connect_timeout"
+        ) from None
 
 
 def _ssl_mode(

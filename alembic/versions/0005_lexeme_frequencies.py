@@ -10,10 +10,13 @@ branch_labels = None
 depends_on = None
 
 
-# SECURITY DEFINER: whoever may search may know how rare the words of the own question are, without
-# a right to read the statistics of the table. The search_path is pinned, or a caller could shadow
-# what the function names. A lexeme that the statistics do not list is rarer than every listed one,
-# so it gets half the smallest listed frequency. Without statistics every frequency is null.
+# SECURITY DEFINER: whoever may search may know how rare the words of the own question are, also
+# where row security hides the statistics of the table. It answers only a role that may read the
+# column, and only of a tsvector. Inside the function current_user is its owner, so the caller is
+# asked for as the role that was SET, else as whoever logged in. The search_path is pinned, or a
+# caller could shadow what the function names. A lexeme that the statistics do not list is rarer
+# than every listed one, so it gets half the smallest listed frequency. Without statistics, or the
+# right to read the column, every frequency is null.
 def upgrade() -> None:
     op.execute("""
         CREATE FUNCTION lexeme_frequencies(relation regclass, attribute name, lexemes text[])
@@ -23,9 +26,15 @@ def upgrade() -> None:
             WITH known AS (
                 SELECT most_common_elems::text::text[] AS elements,
                        most_common_elem_freqs AS frequencies
-                FROM pg_stats JOIN pg_class ON relname = tablename
-                    AND relnamespace = schemaname::regnamespace
-                WHERE pg_class.oid = relation AND attname = attribute
+                FROM pg_attribute AS of JOIN pg_class ON pg_class.oid = of.attrelid
+                JOIN pg_namespace ON pg_namespace.oid = relnamespace
+                JOIN pg_stats ON (schemaname, tablename, pg_stats.attname)
+                    = (nspname, relname, of.attname)
+                WHERE of.attrelid = relation AND of.attname = attribute
+                    AND of.atttypid = 'tsvector'::regtype
+                    AND has_column_privilege(
+                        coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
+                        of.attrelid, of.attnum, 'select')
             ), listed AS (
                 SELECT element, frequencies[place] AS frequency
                 FROM known, unnest(elements) WITH ORDINALITY AS each (element, place)

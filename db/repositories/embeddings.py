@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
@@ -227,8 +228,11 @@ class EmbeddingRepository(Repository):
 
 def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
     """The index of one model's vectors in one corpus, for a model added at run time."""
+    # Names that differ only in case, in punctuation or late have the same slug.
+    unique = "_" + sha256(model.name.encode()).hexdigest()[:8]
     name = f"{corpus.vectors.name}_hnsw_{index_slug(model.name)}"
-    index = hnsw(name[:MAX_IDENTIFIER], model.name, model.dimensions)
+    name = name[: MAX_IDENTIFIER - len(unique)] + unique
+    index = hnsw(name, model.name, model.dimensions)
     Table(corpus.vectors.name, MetaData(), index)  # apart from the metadata of the models
     return index
 

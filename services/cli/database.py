@@ -12,23 +12,31 @@ from services.cli.output import AsJson, out, print_json, say, table
 
 app = typer.Typer(help="Upgrade, roll back and inspect the schema.", no_args_is_help=True)
 
-Revision = Annotated[str, typer.Argument(help="A revision, -1, +1, head or base.")]
-
 
 @app.command()
-def upgrade(revision: Revision = "head") -> None:
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="A revision, +1 or head.")] = "head",
+    as_json: AsJson = False,
+) -> None:
     """Bring the schema up to a revision; two at once queue."""
+    if revision == "base" or revision.startswith("-"):
+        raise typer.BadParameter(
+            f"{revision} leads down; use: pgcorpus db downgrade {revision}", param_hint="REVISION"
+        )
     database = Database.from_env()
     migrations.upgrade(database, revision)
-    _say_version(database)
+    _show_version(database, as_json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-def downgrade(revision: Annotated[str, typer.Argument(help="A revision, -1 or base.")]) -> None:
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="A revision, -1 or base.")],
+    as_json: AsJson = False,
+) -> None:
     """Take the schema back. Tables that the revision does not have are dropped with their rows."""
     database = Database.from_env()
     migrations.downgrade(database, revision)
-    _say_version(database)
+    _show_version(database, as_json)
 
 
 @app.command()
@@ -58,15 +66,23 @@ def history(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Fail if the schema is not the one that the models describe."""
-    difference = migrations.drift(Database.from_env())
-    if difference is not None:
-        say(difference)
+    differences = migrations.drift(Database.from_env())
+    if as_json:
+        print_json({"passed": not differences, "differences": differences})
+    elif differences:
+        for difference in differences:
+            out.print(difference, markup=False, highlight=False, soft_wrap=True)
+    else:
+        say("the schema is the one that the models describe")
+    if differences:
         raise typer.Exit(1)
-    say("the schema is the one that the models describe")
 
 
-def _say_version(database: Database) -> None:
+def _show_version(database: Database, as_json: bool) -> None:
     version = migrations.current(database)
-    say(f"the schema is at revision {version.revision}" if version else "the database is empty")
+    if as_json:
+        print_json({"revision": version and version.revision})
+    else:
+        say(f"the schema is at revision {version.revision}" if version else "the database is empty")

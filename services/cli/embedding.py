@@ -102,6 +102,7 @@ def add_model(
     name: Annotated[str, typer.Argument(help="As its provider calls it.")],
     dimensions: Annotated[int, typer.Option(min=1, max=16_000, help="Length of its vectors.")],
     provider: Annotated[str, typer.Option(help=f"One of {', '.join(PROVIDERS)}.")],
+    as_json: AsJson = False,
 ) -> None:
     """Register a model and make its index."""
     if provider not in PROVIDERS:
@@ -109,13 +110,17 @@ def add_model(
     with Database.from_env().unit_of_work() as work:
         work.embeddings.add_model(name, dimensions=dimensions, provider=provider)
         work.commit()
-    say(f"added; make vectors with: pgcorpus embed --model {name}")
+    if as_json:
+        print_json({"name": name, "dimensions": dimensions, "provider": provider})
+    else:
+        say(f"added; make vectors with: pgcorpus embed --model {name}")
 
 
 @models.command("use")
 def use_model(
     corpus: Annotated[str, typer.Argument(help="Which corpus.")],
     name: Annotated[str, typer.Argument(help="A registered model.")],
+    as_json: AsJson = False,
 ) -> None:
     """Make searches of a corpus use a model, from the next one on."""
     of = named(corpus)
@@ -123,6 +128,10 @@ def use_model(
         work.embeddings.use_model(of.name, name)
         covered = work.embeddings.coverage(of, name)
         work.commit()
+    if as_json:
+        counts = {"embedded": covered.embedded, "total": covered.total}
+        print_json({"corpus": corpus, "model": name} | counts)
+        return
     say(f"{corpus} uses {name}: {covered.embedded} of {covered.total} passages have its vectors")
     if covered.embedded < covered.total:
         say(f"make the others with: pgcorpus embed --corpus {corpus} --model {name}")

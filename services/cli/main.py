@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from db.errors import DataLayerError, SettingsError
+from db.errors import (
+    DataLayerError,
+    EmptyQuestion,
+    InvalidFilter,
+    InvalidSearch,
+    MissingScope,
+    SettingsError,
+    UnknownCorpus,
+    UnknownFilter,
+    UnknownModel,
+)
 from db.settings import Settings
 from services.cli import database, demo, embedding, imports, search, server, validate
 from services.cli.output import fail, say
@@ -16,6 +27,16 @@ from services.cli.output import fail, say
 FAILED = 1
 USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MISUSES = (
+    SettingsError,
+    EmptyQuestion,
+    UnknownCorpus,
+    UnknownFilter,
+    InvalidFilter,
+    MissingScope,
+    InvalidSearch,
+    UnknownModel,
+)
 
 app = typer.Typer(
     name="pgcorpus",
@@ -23,7 +44,7 @@ app = typer.Typer(
         "One PostgreSQL database for everything an AI backend retrieves.\n\n"
         "The database is DATABASE_URL (or POSTGRES_*) in the environment or .env; without one, an "
         "embedded PostgreSQL is started in .pgcorpus/.\n\n"
-        "Exit codes: 0 done, 1 failed, 2 used wrongly."
+        "Exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,10 +62,14 @@ app.add_typer(server.app, name="server")
 
 def main() -> None:
     """Run a command. Errors of use and of the data layer are told in a sentence, not a trace."""
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is escaped, not an error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _refuse_undecodable(sys.argv[1:])
         _log(Settings.from_env().log_level)
         app()
-    except SettingsError as error:
+    except MISUSES as error:
         fail(str(error))
         sys.exit(USED_WRONGLY)
     except DataLayerError as error:
@@ -53,9 +78,27 @@ def main() -> None:
     except DBAPIError as error:  # what the data layer has no better words for
         fail(f"the database refused: {error.orig}")
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        say("stopped; what was committed stays, and the same command goes on from there")
+    except KeyboardInterrupt:  # before a command began
+        _say_stopped()
         sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which it does not pass on
+            _say_stopped()
+        raise
+
+
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """Stop before an argument whose bytes are no text: no message, row or JSON can hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            fail(f"the argument {argument!a} is not text in UTF-8")
+            sys.exit(USED_WRONGLY)
+
+
+def _say_stopped() -> None:
+    say("stopped; what was committed stays, and the same command goes on from there")
 
 
 def _log(level: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,12 @@ CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")
 
 def print_json(result: Any) -> None:  # noqa: ANN401 - whatever a result is made of
     """Print a result for scripts: one JSON document on stdout, nothing else."""
-    typer.echo(json.dumps(result, default=str, ensure_ascii=False, indent=2))
+    typer.echo(json.dumps(result, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: object) -> str:
+    """What JSON has no form for; times as ISO 8601."""
+    return value.isoformat() if isinstance(value, date) else str(value)  # a datetime is a date
 
 
 def say(message: str) -> None:

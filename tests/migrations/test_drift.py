@@ -44,7 +44,6 @@ DRIFTS = {
     "an added column": "ALTER TABLE framework_documents ADD COLUMN stray integer",
     "a missing column": "ALTER TABLE framework_documents DROP COLUMN description",
     "a missing table": "DROP TABLE source_lines",
-    "an added table": "CREATE TABLE stray (id integer)",
     "a changed type": "ALTER TABLE framework_documents ALTER COLUMN section TYPE text",
     "another length": "ALTER TABLE framework_documents ALTER COLUMN section TYPE varchar(99)",
     "a nullable column": "ALTER TABLE framework_documents ALTER COLUMN section DROP NOT NULL",
@@ -58,6 +57,8 @@ DRIFTS = {
     "an added check": "ALTER TABLE source_lines ADD CONSTRAINT stray CHECK (start_line < 9)",
     "a changed comment": "COMMENT ON COLUMN framework_documents.extra IS 'junk'",
 }
+
+MODELS_ALIKE = ("my-model", "my_model", "my/model", "BGE-M3", f"{'x' * 90}a", f"{'x' * 90}b")
 
 HNSW = (
     "CREATE INDEX idx_embeddings_vector ON chunk_embeddings USING hnsw"
@@ -88,7 +89,37 @@ def made_by_models(databases: Databases, server: EmbeddedServer) -> Iterator[Dat
 
 def test_the_revisions_make_what_the_models_describe(shared: Database) -> None:
     """What ``alembic check`` sees."""
-    assert migrations.drift(shared) is None
+    assert migrations.drift(shared) == []
+
+
+def test_tables_of_others_are_no_drift(database: Database) -> None:
+    """The database may be shared: foreign tables and their indexes are none of our business."""
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE stray (id integer PRIMARY KEY, name text)"))
+        connection.execute(text("CREATE INDEX stray_name ON stray (name)"))
+
+    assert migrations.drift(database) == []
+
+
+def test_a_difference_is_a_readable_line(database: Database) -> None:
+    """What is missing, what is too much and what is otherwise, by the names of the schema."""
+    with database.engine.begin() as connection:
+        for statement in sorted(DRIFTS.values(), key=lambda drift: drift.startswith("DROP TABLE")):
+            connection.execute(text(statement))
+
+    differences = migrations.drift(database)
+
+    assert {
+        "framework_documents.stray: column is not in the models",
+        "framework_documents.description: column is missing",
+        "source_lines: table is missing",
+        "framework_documents.section: type is VARCHAR(99), in the models VARCHAR(255)",
+        "framework_metadata.validation_passed: default is true, in the models false",
+        "framework_documents.idx_documents_section: index is missing",
+        "key_concepts.uq_key_concepts_concept_name: constraint is missing",
+        "chunk_embeddings.valid_model_name: fk is missing",
+    } <= set(differences)
+    assert not [line for line in differences if "<" in line or "\n" in line]
 
 
 @pytest.mark.parametrize("difference", DRIFTS)
@@ -97,16 +128,17 @@ def test_drift_is_reported(database: Database, difference: str) -> None:
     with database.engine.begin() as connection:
         connection.execute(text(DRIFTS[difference]))
 
-    assert migrations.drift(database) is not None
+    assert migrations.drift(database) != []
 
 
 def test_indexes_of_models_added_later_are_no_drift(database: Database) -> None:
-    """``pgcorpus models add`` makes an index that no revision knows."""
+    """``pgcorpus models add`` makes an index that no revision knows, under a name of its own."""
     with database.unit_of_work() as work:
-        work.embeddings.add_model("my/model", dimensions=8, provider="openai")
+        for name in MODELS_ALIKE:
+            work.embeddings.add_model(name, dimensions=8, provider="openai")
         work.commit()
 
-    assert migrations.drift(database) is None
+    assert migrations.drift(database) == []
 
 
 @pytest.mark.parametrize("kind", CATALOG)
@@ -168,6 +200,45 @@ def test_functions_that_run_as_their_owner_pin_their_search_path(session: Sessio
 
     assert "lexeme_frequencies" in settings
     assert all("search_path=" in setting for setting in settings.values())
+
+
+@pytest.mark.parametrize("by_login", [True, False], ids=["logged in", "set role"])
+def test_frequencies_are_told_to_those_who_may_read_the_column(
+    database: Database, by_login: bool
+) -> None:
+    """Whoever may not learns nothing, and nobody learns of columns that are no tsvector."""
+    role = f"{database.url.database}_reader"
+    of_words = text("SELECT frequency FROM lexeme_frequencies('diary', 'words', '{secret}')")
+    of_tags = text("SELECT frequency FROM lexeme_frequencies('diary', 'tags', '{secret}')")
+    guest = Database(settings_for(database.url.set(username=role, password="invented")))
+    asking = guest if by_login else database
+    with database.engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'invented'"))
+        connection.execute(text("CREATE TABLE diary (words tsvector, tags text[])"))
+        connection.execute(
+            text("INSERT INTO diary SELECT 'secret', '{secret}' FROM generate_series(1, 100)")
+        )
+        connection.execute(text("ANALYZE diary"))
+
+    def told() -> tuple[float | None, float | None]:
+        with asking.engine.begin() as connection:
+            if not by_login:
+                connection.execute(text(f"SET LOCAL ROLE {role}"))
+            return connection.scalar(of_words), connection.scalar(of_tags)
+
+    try:
+        before = told()
+        with database.engine.begin() as connection:
+            connection.execute(text(f"GRANT SELECT ON diary TO {role}"))
+        after = told()
+    finally:
+        guest.close()
+        with database.engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
+
+    assert before == (None, None)
+    assert after == (1.0, None)
 
 
 def test_the_statistics_of_the_words_are_wide(session: Session) -> None:

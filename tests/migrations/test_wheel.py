@@ -23,7 +23,7 @@ from db.engine import Database
 
 database = Database.from_env()
 migrations.upgrade(database)
-assert migrations.drift(database) is None
+assert migrations.drift(database) == []
 print(migrations.current(database).revision)
 migrations.downgrade(database, "base")
 print(Path(db.__file__).parents[1])

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+import db
 from db.engine import Database
 from services import samples
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+PROJECT = Path(db.__file__).parents[1]
+WAITS_FOR_A_LOCK = text(
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock')"
+)
 PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 
@@ -25,7 +35,7 @@ def pgcorpus(database: Database, tmp_path: Path) -> Command:
     environment["DATABASE_URL"] = database.url.render_as_string(hide_password=False)
     environment["COLUMNS"] = "160"
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | bytes, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [PGCORPUS, *arguments],
             check=False,
@@ -174,38 +184,41 @@ def test_embed_tells_scripts_what_it_did(filled: Command) -> None:
 
 def test_models_can_be_added_filled_and_used(filled: Command) -> None:
     """Two models side by side; the second takes over and gives back."""
-    assert (
-        filled(
-            "models", "add", "hashing-64", "--dimensions", "64", "--provider", "hashing"
-        ).returncode
-        == 0
-    )
+    add = ("models", "add", "hashing-64", "--dimensions", "64", "--provider", "hashing", "--json")
+    assert json.loads(filled(*add).stdout) == {
+        "name": "hashing-64", "dimensions": 64, "provider": "hashing",
+    }  # fmt: skip
     assert json.loads(filled("embed", "--model", "hashing-64", "--json").stdout)["embedded"] == 27
-    assert filled("models", "use", "knowledge", "hashing-64").returncode == 0
+    used = filled("models", "use", "knowledge", "hashing-64", "--json")
+    assert json.loads(used.stdout) == {
+        "corpus": "knowledge", "model": "hashing-64", "embedded": 27, "total": 27,
+    }  # fmt: skip
 
     page = json.loads(filled("search", "discount", "--mode", "vector", "--json").stdout)
     listed = json.loads(filled("models", "list", "--json").stdout)
 
     assert (len(page["hits"]), page["note"]) == (10, None)
     assert [m["name"] for m in listed if m["active_for"]] == ["hashing-64"]
-    again = filled("models", "add", "hashing-64", "--dimensions", "64", "--provider", "hashing")
+    again = filled(*add)
     assert (again.returncode, "there is a model" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["search", ""], 1, "at least one"),
+        (["search", ""], 2, "at least one"),
         (["search", "x", "--mode", "magic"], 2, "magic"),
         (["search", "x", "--filter", "colour"], 2, "NAME=VALUE"),
-        (["search", "x", "--filter", "colour=red"], 1, "known: chunk_id"),
-        (["search", "x", "--corpus", "recipes"], 1, "known: knowledge"),
+        (["search", "x", "--filter", "colour=red"], 2, "known: chunk_id"),
+        (["search", "x", "--corpus", "recipes"], 2, "known: knowledge"),
         (["import", "knowledge", "nowhere.json"], 1, "no such file"),
         (["import", "knowledge"], 2, "paths"),
-        (["embed", "--model", "gpt"], 1, "pgcorpus models add"),
-        (["models", "use", "knowledge", "gpt"], 1, "known:"),
-        (["validate", "recipes"], 1, "known: knowledge"),
+        (["embed", "--model", "gpt"], 2, "pgcorpus models add"),
+        (["models", "use", "knowledge", "gpt"], 2, "known:"),
+        (["validate", "recipes"], 2, "known: knowledge"),
         (["db", "downgrade", "9999"], 1, "9999"),
+        (["db", "upgrade", "base"], 2, "pgcorpus db downgrade base"),
+        (["db", "upgrade", "--", "-1"], 2, "pgcorpus db downgrade -1"),
         (["nonsense"], 2, "nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -221,6 +234,109 @@ def test_a_mistake_is_told_in_a_sentence(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["embed", "--model", b"\xff"],
+        ["validate", "--model", b"\xff"],
+        ["models", "use", "knowledge", b"\xff"],
+        ["models", "add", b"\xff", "--dimensions", "8", "--provider", "hashing"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_an_argument_that_is_no_text_is_refused(
+    pgcorpus: Command, arguments: list[str | bytes]
+) -> None:
+    """No message and no row could hold its bytes."""
+    result = pgcorpus(*arguments)
+
+    assert result.returncode == 2
+    assert "is not text in UTF-8" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_a_terminal_cannot_show_is_escaped(pgcorpus: Command, tmp_path: Path) -> None:
+    """A search does not fail on a letter of its answer."""
+    file = tmp_path / "menu.json"
+    file.write_text(json.dumps([{"chunk_id": "m", "title": "Café", "text": "Kettle on."}]))
+    pgcorpus("import", "knowledge", str(file))
+
+    table = pgcorpus("search", "kettle", "--mode", "text", PYTHONIOENCODING="ascii")
+    script = pgcorpus("search", "kettle", "--mode", "text", "--json", PYTHONIOENCODING="ascii")
+
+    assert (table.returncode, script.returncode) == (0, 0)
+    assert "Caf\\xe9" in table.stdout
+    assert "Traceback" not in table.stderr + script.stderr
+
+
+# The command hears Ctrl-C even where the tests run in the background and do not.
+HEARS_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from services.cli import main
+main()
+"""
+
+
+def test_ctrl_c_ends_long_work_with_a_sentence(database: Database, tmp_path: Path) -> None:
+    """Exit code 130, and never a trace."""
+    (tmp_path / "big.json").write_text(
+        json.dumps([{"chunk_id": f"c{n}", "text": "Kettle on. " * 200} for n in range(20_000)])
+    )
+    address = database.url.render_as_string(hide_password=False)
+    with database.engine.connect() as observer, database.engine.begin() as blocker:
+        # The import waits for this lock: it is surely in the middle when it is interrupted.
+        blocker.execute(text("LOCK TABLE framework_documents IN ACCESS EXCLUSIVE MODE"))
+        process = subprocess.Popen(
+            [sys.executable, "-c", HEARS_CTRL_C, "import", "knowledge", "big.json"],
+            env={"PATH": os.environ["PATH"], "DATABASE_URL": address, "PYTHONPATH": str(PROJECT)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while process.poll() is None and not observer.scalar(WAITS_FOR_A_LOCK):
+                time.sleep(0.05)
+                observer.rollback()
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+
+    assert process.returncode == 130
+    assert "stopped; what was committed stays" in " ".join(complaint.split())
+    assert "Traceback" not in complaint
+
+
+def test_ctrl_c_before_the_command_begins_is_told_the_same(tmp_path: Path) -> None:
+    """The settings are read first; the signal comes while ``.env`` is opened."""
+    (tmp_path / ".env").touch()
+    at_once = HEARS_CTRL_C.replace(
+        "main()",
+        "import os\n"
+        "def opened(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('.env'):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(opened)\n"
+        "main()",
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", at_once, "--help"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)},
+        cwd=tmp_path,
+        timeout=60,
+    )
+
+    assert process.returncode == 130
+    assert "stopped" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
 def test_a_wrong_setting_is_named_and_no_secret_is_shown(pgcorpus: Command) -> None:
     """Exit code 2: it was used wrongly."""
     wrong = pgcorpus("db", "current", DB_POOL_SIZE="many")
@@ -234,13 +350,40 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(pgcorpus: Command) -> N
 def test_the_schema_can_be_taken_back_and_made_again(pgcorpus: Command) -> None:
     """As a deployment does it, with the installed command."""
     assert pgcorpus("db", "check").returncode == 0
-    assert pgcorpus("db", "downgrade", "-1").returncode == 0
-    assert json.loads(pgcorpus("db", "current", "--json").stdout)["revision"] == "0005"
-    assert pgcorpus("db", "downgrade", "base").returncode == 0
+    down = pgcorpus("db", "downgrade", "-1", "--json")
+    current = json.loads(pgcorpus("db", "current", "--json").stdout)["revision"]
+    assert json.loads(down.stdout) == {"revision": current}
+    assert json.loads(pgcorpus("db", "downgrade", "base", "--json").stdout) == {"revision": None}
     assert pgcorpus("search", "price").returncode == 1
-    assert pgcorpus("db", "upgrade").returncode == 0
+    up = json.loads(pgcorpus("db", "upgrade", "--json").stdout)
+    assert up["revision"] > current
     versions = json.loads(pgcorpus("db", "history", "--json").stdout)
     assert all(version["applied"] for version in versions)
+
+
+def test_a_check_of_the_schema_tells_scripts_the_differences(
+    pgcorpus: Command, database: Database
+) -> None:
+    """One line each; tables of others are no difference."""
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE stray (id integer)"))
+    clean = pgcorpus("db", "check", "--json")
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE framework_documents ADD COLUMN stray integer"))
+    found, lines = pgcorpus("db", "check", "--json"), pgcorpus("db", "check")
+
+    said = "framework_documents.stray: column is not in the models"
+    assert (clean.returncode, json.loads(clean.stdout)) == (0, {"passed": True, "differences": []})
+    assert json.loads(found.stdout) == {"passed": False, "differences": [said]}
+    assert (found.returncode, lines.returncode, lines.stdout) == (1, 1, f"{said}\n")
+
+
+def test_times_are_iso_8601_for_scripts(filled: Command) -> None:
+    """With a T, as every reader of JSON expects."""
+    change = json.loads(filled("import", "history", "--limit", "1", "--json").stdout)[0]
+
+    assert "T" in change["created_at"]
+    assert datetime.fromisoformat(change["created_at"]).tzinfo is not None
 
 
 def test_tables_show_text_as_it_is(pgcorpus: Command, tmp_path: Path) -> None:

@@ -169,8 +169,77 @@ def test_the_postgres_variables_make_an_address() -> None:
 
 
 def test_without_an_address_the_embedded_server_is_meant() -> None:
-    """Other POSTGRES_* variables do not name a server."""
-    assert Settings.from_env({"POSTGRES_DB": "rag"}).database_url is None
+    """Nothing at all is needed to begin."""
+    assert Settings.from_env({}).database_url is None
+
+
+@pytest.mark.parametrize("name", ["PORT", "DB", "USER", "PASSWORD"])
+def test_half_an_address_is_refused(name: str) -> None:
+    """Without a host it would be ignored, and an embedded server started in its place."""
+    with pytest.raises(SettingsError, match="set POSTGRES_HOST") as raised:
+        Settings.from_env({f"POSTGRES_{name}": "hunter2"})
+
+    assert f"POSTGRES_{name}" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://user:hunter2@host:99999/db", "port; allowed: 1 to 65535"),
+        ("postgresql://user:hunter2@host:0/db", "port; allowed: 1 to 65535"),
+        ("postgresql://user:hunter2@/db?host=a&host=b&port=5432,99999", "port; allowed: 1 to"),
+        ("postgresql://user:hunter2@host/db?hunter2=bar", "unknown option"),
+    ],
+)
+def test_an_address_that_could_never_connect_is_refused_at_once(address: str, said: str) -> None:
+    """Not after the retries of the first connection, and without its secrets."""
+    with pytest.raises(SettingsError, match=said) as raised:
+        Settings.from_env({"DATABASE_URL": address})
+
+    assert "hunter2" not in str(raised.value)
+
+
+def test_every_option_of_libpq_may_stand_in_the_address() -> None:
+    """Several hosts, too."""
+    query = "host=a:1&host=b&connect_timeout=3&options=-c%20jit%3Doff&sslmode=require"
+
+    url = Settings.from_env({"DATABASE_URL": f"postgresql:///db?{query}"}).database_url
+
+    assert url is not None
+    assert url.query["connect_timeout"] == "3"
+
+
+@pytest.mark.parametrize("address", ["http://[::", "http://", "https:///v1", "http://h:99999"])
+def test_a_web_address_names_a_host(address: str) -> None:
+    """A scheme alone is not enough."""
+    with pytest.raises(SettingsError, match="OPENAI_BASE_URL is not a web address"):
+        Settings.from_env({"OPENAI_BASE_URL": address})
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    """Its bytes, which may be a password, are not shown."""
+    (tmp_path / ".env").write_bytes(b"POSTGRES_PASSWORD=hunter2\xff\n")
+
+    with pytest.raises(SettingsError, match=r"\.env is not a text file in UTF-8") as raised:
+        Settings.from_env()
+
+    assert raised.value.__suppress_context__
+
+
+def test_a_deleted_working_directory_is_an_error_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nowhere to look for ``.env``."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    try:
+        with pytest.raises(SettingsError, match="working directory"):
+            Settings.from_env()
+    finally:
+        monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +280,15 @@ def test_secrets_are_not_printed(variables: dict[str, str]) -> None:
 
     assert "hunter2" not in repr(settings) + str(settings) + repr(url) + str(url)
     assert settings.openai_api_key == "hunter2" or (url is not None and url.password == "hunter2")
+
+
+def test_secrets_among_the_options_of_the_address_are_not_printed() -> None:
+    """Such as the passphrase of the client's key."""
+    settings = Settings.from_env({"DATABASE_URL": f"{URL}?sslpassword=passphrase"})
+
+    assert "passphrase" not in repr(settings)
+    assert settings.database_url is not None
+    assert settings.database_url.query["sslpassword"] == "passphrase"
 
 
 def test_a_web_address_with_a_password_is_not_shown() -> None:
