@@ -25,7 +25,7 @@ COMMENTS = {
         "language": "text search configuration of this chunk",
         "search_vector": "the words a search reads; the title weighs more",
         "extra": "fields of the file that have no column",
-        "imported_from": "name of the file that last wrote this row",
+        "imported_from": "path of the file that last wrote this row",
         "record_hash": "SHA-256 of the record as imported, to know it again",
     },
     "chunk_embeddings": {

@@ -82,7 +82,7 @@ class FrameworkDocument(Timestamped, Base):
         JSONB, server_default=text("'{}'"), comment="fields of the file that have no column"
     )
     imported_from: Mapped[str | None] = mapped_column(
-        Text, comment="name of the file that last wrote this row"
+        Text, comment="path of the file that last wrote this row"
     )
     record_hash: Mapped[bytes | None] = mapped_column(
         LargeBinary, comment="SHA-256 of the record as imported, to know it again"

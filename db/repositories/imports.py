@@ -126,7 +126,7 @@ class ImportRepository(Repository):
 
         Args:
             run_id: The run.
-            file: The file, as it was given.
+            file: The file's full path.
             changed: Passages and what was changed in each.
 
         Returns:

@@ -83,7 +83,7 @@ class Known:
     Attributes:
         id: The row's key.
         record_hash: SHA-256 of the record that was imported; None when no importer made the row.
-        imported_from: Name of the file that last wrote the row; None when none did.
+        imported_from: Full path of the file that last wrote the row; None when none did.
     """
 
     id: UUID
@@ -99,7 +99,7 @@ class Write:
         id: Key of the row to replace, or a fresh one.
         replaces: Whether there is such a row.
         record_hash: SHA-256 of the record as imported.
-        imported_from: Name of the file.
+        imported_from: Full path of the file.
         record: The chunk.
     """
 

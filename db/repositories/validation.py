@@ -26,7 +26,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from db.models.embeddings import EmbeddingModel
-from db.models.imports import ImportFile, ImportRun
+from db.models.imports import ImportFile, ImportRun, ImportTransformation
 from db.models.knowledge import (
     ChunkEmbedding,
     DocumentConcept,
@@ -96,6 +96,17 @@ class ValidationRepository(Repository):
         added = select(func.coalesce(func.sum(ImportFile.added), 0))
         of_corpus = added.join(ImportRun, ImportRun.id == ImportFile.run_id)
         return self.session.scalar(of_corpus.where(ImportRun.corpus == corpus.name)) or 0
+
+    def count_changed(self, corpus: Corpus, rule: str) -> int:
+        """How many of the chunks that there are a rule of the importer has changed."""
+        told = ImportTransformation
+        changed = (
+            select(func.count(told.item.distinct()))
+            .join(ImportRun, ImportRun.id == told.run_id)
+            .where(ImportRun.corpus == corpus.name, told.rule == rule)
+            .where(told.item.in_(select(FrameworkDocument.chunk_id)))
+        )
+        return self.session.scalar(changed) or 0
 
     def count_metadata(self) -> int:
         """How many metadata rows there are."""

@@ -32,19 +32,23 @@ class OnConflictName(StrEnum):
     update = "update"
 
 
+Strict = Annotated[bool, typer.Option("--strict", help="Reject what would have to be changed.")]
+OnConflictOption = Annotated[
+    OnConflictName,
+    typer.Option(
+        "--on-conflict", help="What becomes of a stored chunk_id that comes with another text."
+    ),
+]
+
+
 @app.command()
 def knowledge(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of .json files.")],
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Reject what would have to be changed.")
-    ] = False,
+    strict: Strict = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
     ] = False,
-    on_conflict: Annotated[
-        OnConflictName,
-        typer.Option(help="What becomes of a stored chunk_id that comes with another text."),
-    ] = OnConflictName.reject,
+    on_conflict: OnConflictOption = OnConflictName.reject,
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -86,9 +90,14 @@ def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> Impor
 
 
 @app.command()
-def retry(as_json: AsJson = False) -> None:
+def retry(
+    strict: Strict = False,
+    on_conflict: OnConflictOption = OnConflictName.reject,
+    as_json: AsJson = False,
+) -> None:
     """Try the rejected chunks again, from what was kept of them."""
-    _finish(KnowledgeImporter(Database.from_env()).retry(), as_json)
+    importer = KnowledgeImporter(Database.from_env(), strict=strict, on_conflict=on_conflict.value)
+    _finish(importer.retry(), as_json)
 
 
 @app.command()
@@ -173,11 +182,18 @@ def show_report(report: ImportReport) -> None:
         say(f"{report.embedded} vectors came along")
 
 
+def show_left_out(report: ImportReport) -> None:
+    """Vectors that came along and were not stored, by reason; on stderr, beside JSON too."""
+    for reason, vectors in report.left_out.items():
+        say(f"{vectors} vectors were not stored: {reason}")
+
+
 def _finish(report: ImportReport, as_json: bool) -> None:
     if as_json:
         print_json(report.as_json())
     else:
         show_report(report)
+    show_left_out(report)
     if report.failed:
         raise typer.Exit(1)
 

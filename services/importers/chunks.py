@@ -66,12 +66,17 @@ def layout_of(document: Any) -> Layout:  # noqa: ANN401 - any JSON
             hold ``chunks``; an object with ``chunks``; a list of chunks; one chunk.
 
     Raises:
-        ImportFailed: It has none of these shapes.
+        ImportFailed: It has none of these shapes, or is a chunk and holds chunks at once.
     """
     match document:
         case list():
             return Layout(
                 None, [Place(f"$[{i}]", Context(), raw) for i, raw in enumerate(document)]
+            )
+        case {"chunk_id": _, "chunks": list()} | {"chunk_id": _, "frameworks": dict()}:
+            raise ImportFailed(
+                "the file is one chunk, by its 'chunk_id', and holds chunks, by its 'chunks' or "
+                "'frameworks': it must be one or the other"
             )
         case {"chunk_id": _}:
             return Layout(None, [Place("$", Context(), document)])

@@ -51,8 +51,9 @@ def decide(
     incoming: Normalised,
     stored: Stored | None,
     *,
-    file_name: str,
-    seen: bool,
+    file: str,
+    place: str,
+    first: str | None,
     on_conflict: OnConflict,
 ) -> Decision:
     """Decide what becomes of one chunk.
@@ -60,9 +61,10 @@ def decide(
     Args:
         incoming: The chunk.
         stored: What has its identifier, or None.
-        file_name: Name of the file that it comes from.
-        seen: Whether this run has met the identifier before. Its first chunk then stands for the
-            file: two chunks of one run do not take turns in replacing each other, run after run.
+        file: Full path of the file that it comes from.
+        place: Where it stands, for messages.
+        first: Where this run has met the identifier first, or None when it has not. That chunk has
+            decided: two of one run do not take turns in replacing each other, run after run.
         on_conflict: What to do when the texts differ.
     """
     if stored is None:
@@ -72,14 +74,22 @@ def decide(
     given, there = incoming.record, stored.record
     different = [name for name in FIELDS if getattr(given, name) != getattr(there, name)]
     same_words = given.content == there.content
-    from_here = stored.known.imported_from in {None, file_name} and not seen
-    if different and (from_here if same_words else on_conflict == "update"):
+    from_here = stored.known.imported_from in {None, file}
+    wins = first is None and (from_here if same_words else on_conflict == "update")
+    if different and wins:
         replaced = _told(different, there, given, Rule.REPLACED)
         return Decision("updated", incoming.changes + replaced)
     if same_words or on_conflict == "keep":
         left = _told(different, given, there, Rule.DUPLICATE if same_words else Rule.KEPT)
         same_text = same_words and given.title == there.title
         return Decision("unchanged", incoming.changes + left, same_text)
+    if first is not None and on_conflict == "update":
+        reason = (
+            f"{given.chunk_id!r} at {place} has another text than at {first}, where it stands "
+            "first; import the one that is meant alone, or try this one again: "
+            "pgcorpus import retry --on-conflict update"
+        )
+        return Decision("rejected", [], same_text=False, reason=reason)
     writer = stored.known.imported_from
     reason = (
         f"{given.chunk_id!r} is stored with a different text, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,8 +10,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from db.errors import ImportFailed
 
@@ -38,8 +40,13 @@ class Found:
 
     @property
     def name(self) -> str:
-        """The path as it was given, for reports and tables."""
+        """The path as it was given, for reports."""
         return printable(self.path)
+
+    @property
+    def key(self) -> str:
+        """The file's name in the tables; where there is no file, it is as it was given."""
+        return key_of(self.path) if self.error is None else self.name
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,45 @@ class Loaded:
     sha256: bytes
 
 
+def key_of(path: Path) -> str:
+    """The one name of a file in the tables: its full path, links followed."""
+    return printable(Path(os.path.realpath(path)))
+
+
+class Inexact(float):
+    """A number as JSON has it that no double is equal to; its value is the nearest double.
+
+    Attributes:
+        digits: The number as it stands.
+    """
+
+    __slots__ = ("digits",)
+    digits: str
+
+    def __new__(cls, digits: str) -> Self:
+        """The double nearest to the number."""
+        number = super().__new__(cls, digits)
+        number.digits = digits
+        return number
+
+
+_HOLDERS: Final = (dict, list, Inexact)  # made once: this is asked of every field
+
+
+def inexact_numbers(value: Any, path: str = "") -> Iterator[tuple[str, Inexact]]:  # noqa: ANN401 - any JSON
+    """Every number in a value that no double is equal to, with its path below *path*."""
+    if isinstance(value, Inexact):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, _HOLDERS):
+                yield from inexact_numbers(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            if isinstance(inner, _HOLDERS):
+                yield from inexact_numbers(inner, f"{path}[{index}]")
+
+
 def printable(path: Path) -> str:
     """The path as text that PostgreSQL can store, whatever bytes it is made of."""
     return os.fsencode(path).decode(errors="replace").replace("\0", "\ufffd")
@@ -68,7 +114,9 @@ def find_files(paths: Sequence[Path]) -> Iterator[Found]:
 
     Yields:
         Each file once, however often and by whatever name it is reached. A path that does not
-        exist and a folder without such files are yielded with their error.
+        exist, a folder without such files, and what stands in a folder and cannot be read (a broken
+        link, a link that runs in a circle, a pipe, a closed subfolder) are yielded with their
+        error.
     """
     seen = set()
     for path in paths:
@@ -77,6 +125,17 @@ def find_files(paths: Sequence[Path]) -> Iterator[Found]:
             if identity not in seen:
                 seen.add(identity)
                 yield found
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to open a pipe or a device, which might never end, or never begin.
+
+    Raises:
+        ImportFailed: It is something else than a file.
+        OSError: It cannot be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImportFailed("it is not a file, but a folder, a pipe or a device")
 
 
 def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Loaded:
@@ -92,6 +151,7 @@ def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Loaded:
             object, or is nested deeper than ``MAX_DEPTH``.
     """
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > max_bytes:
@@ -129,24 +189,56 @@ def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Loaded:
 def _found_at(path: Path) -> Iterator[Found]:
     try:
         status = path.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            # A pipe or a device might never end, or never begin.
-            regular = stat.S_ISREG(status.st_mode)
-            error = None if regular else "neither a file nor a folder"
-            yield Found(path, status.st_size, error)
-            return
-        files = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() == ".json" and file.is_file()
-        )
-        if not files:
-            yield Found(path, error="the folder holds no .json files")
-        for file in files:
-            yield Found(file, file.stat().st_size)
-    except FileNotFoundError:
-        yield Found(path, error="there is no such file or folder")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        yield Found(path, error=f"it cannot be read: {reason}")
+        yield Found(path, error=_unreadable(error))
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        yield _file(path, status)
+        return
+    empty = True
+    for found in _in_folder(path):
+        empty = False
+        yield found
+    if empty:
+        yield Found(path, error="the folder holds no .json files")
+
+
+def _in_folder(folder: Path) -> Iterator[Found]:
+    """The ``.json`` files below a folder, by name, and what cannot be looked into."""
+    left: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    while left:
+        path, above = left.pop()
+        is_json = path.suffix.lower() == ".json"
+        try:
+            status = path.stat()
+            if not stat.S_ISDIR(status.st_mode):
+                if is_json:
+                    yield _file(path, status)
+                continue
+            real = path.resolve()
+            if real in above:
+                yield Found(path, error="a link to a folder that it stands in")
+                continue
+            below = sorted(path.iterdir(), reverse=True)
+        except OSError as error:
+            # A broken link might have led to a folder, unless it is named like another file.
+            broken = error.errno in {errno.ENOENT, errno.ELOOP}
+            if is_json or not path.suffix or not broken:
+                yield Found(path, error=_unreadable(error))
+            continue
+        left += [(child, above | {real}) for child in below]
+
+
+def _file(path: Path, status: os.stat_result) -> Found:
+    # A pipe or a device might never end, or never begin.
+    error = None if stat.S_ISREG(status.st_mode) else "neither a file nor a folder"
+    return Found(path, status.st_size, error)
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file or folder"
+    return f"it cannot be read: {error.strerror if isinstance(error, OSError) else error}"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,7 +258,13 @@ def _number(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise ImportFailed(f"the number {digits[:20]} is out of range")
-    return number
+    if repr(number) == digits:
+        return number  # nearly always
+    try:
+        exact = Decimal(digits) == Decimal(repr(number))
+    except ArithmeticError:  # an exponent that not even Decimal has
+        exact = False
+    return number if exact else Inexact(digits)
 
 
 def _deeper_than(document: Any, limit: int) -> bool:  # noqa: ANN401 - any JSON

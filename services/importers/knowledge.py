@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -22,10 +22,16 @@ from db.repositories.knowledge import Known, Write
 from db.uow import UnitOfWork, raise_translated
 from services.importers.chunks import Context, Layout, Place, layout_of
 from services.importers.conflicts import OnConflict, Stored, decide
-from services.importers.files import Found, find_files, printable, read_json
+from services.importers.files import Found, find_files, key_of, printable, read_json
 from services.importers.report import FileReport, ImportReport, Reject
-from services.importers.rules import Normalised, Unacceptable, normalise
-from services.importers.vectors import VectorSet, check_vectors, read_vectors, store_vectors
+from services.importers.rules import Normalised, Unacceptable, identifier_of, normalise
+from services.importers.vectors import (
+    Arrival,
+    VectorSet,
+    check_vectors,
+    read_vectors,
+    store_vectors,
+)
 
 CORPUS: Final = "knowledge"
 
@@ -33,8 +39,9 @@ BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
 
 MANY: Final = 1000
-"""Stored chunks from which on the statistics are renewed at once, not when autovacuum finds time:
-plans, and the ranking of words, follow them."""
+SHARE: Final = 10
+"""The statistics are renewed at once, not when autovacuum finds time, when a run stored ``MANY``
+chunks or one in ``SHARE`` of all: plans, and the ranking of words, follow them."""
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -94,11 +101,8 @@ class KnowledgeImporter:
         with self._started(paths=[printable(path) for path in paths]) as run:
             with closing(ahead(_read(found) for found in files)) as contents:
                 for content in contents:
-                    # A file is a million objects that live until it is imported: the collector,
-                    # which would walk them over and over, leaves them out.
-                    gc.freeze()
-                    run.take(content, bar)
-                    gc.unfreeze()
+                    with frozen():
+                        run.take(content, bar)
                     bar.finish(content.found.size_bytes)
             if vectors:
                 run.store(vectors)
@@ -110,7 +114,7 @@ class KnowledgeImporter:
         A chunk that goes in now is no longer among the rejects; the others stay.
 
         Returns:
-            What was done, by the names of the files that the chunks came from.
+            What was done, by the full paths of the files that the chunks came from.
         """
         with self._started(retry=True) as run:
             for file in run.refused_files():
@@ -130,11 +134,12 @@ class KnowledgeImporter:
 
         Args:
             item: Only those of this chunk.
-            file: Only those of this file.
+            file: Only those of this file, by any path to it.
             rule: Only those by this rule.
             limit: At most this many.
             before: The last ``id`` of the page before.
         """
+        file = None if file is None else key_of(Path(file))
         with self._database.unit_of_work() as work:
             return work.imports.list_changes(
                 CORPUS, item=item, file=file, rule=rule, limit=limit, before=before
@@ -148,11 +153,7 @@ class KnowledgeImporter:
         vectors = read_vectors(
             self._embeddings, chunks=len(places), model_name=self._embeddings_model
         )
-        coming = {
-            str(place.raw["chunk_id"])
-            for place in places
-            if isinstance(place.raw, dict) and "chunk_id" in place.raw
-        }
+        coming = {key for place in places if (key := identifier_of(place.raw)) is not None}
         with self._database.unit_of_work() as work:
             check_vectors(work, self._embeddings, vectors, coming)
         return vectors
@@ -171,9 +172,12 @@ class KnowledgeImporter:
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)
-            if run.report.total("added") + run.report.total("updated") >= MANY:
+            stored = run.report.total("added") + run.report.total("updated")
+            # ANALYZE writes past the transaction that a dry run rolls back.
+            if stored and not self._dry_run:
                 with transaction() as work:
-                    work.knowledge.analyze()
+                    if stored >= MANY or stored * SHARE >= work.knowledge.count():
+                        work.knowledge.analyze()
 
     @contextmanager
     def _transactions(self) -> Iterator[Transaction]:
@@ -230,8 +234,8 @@ class _Tally:
 
     report: FileReport
     rejects: list[Reject] = field(default_factory=list)
-    outcomes: list[str | None] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    arrivals: list[Arrival] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
 
 
 class _Run:
@@ -245,8 +249,8 @@ class _Run:
         self._transaction = transaction
         self._strict = strict
         self._on_conflict = on_conflict
-        self._seen: set[str] = set()
-        self._outcomes: list[str | None] = []
+        self._first: dict[str, str] = {}
+        self._arrivals: list[Arrival] = []
 
     def take(self, content: _Content, bar: _Bar) -> None:
         """Import one file."""
@@ -258,11 +262,12 @@ class _Run:
         self._take(
             ImportFile(
                 run_id=self._run_id,
-                file=content.found.name,
+                file=content.found.key,
                 sha256=content.sha256,
                 header=content.layout.header,
                 error=content.error,
             ),
+            content.found.name,
             content.layout.places,
             shown,
         )
@@ -279,17 +284,27 @@ class _Run:
         places = [
             Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
         ]
-        self._take(ImportFile(run_id=self._run_id, file=file), places, lambda _done: None)
+        row = ImportFile(run_id=self._run_id, file=file)
+        self._take(row, file, places, lambda _done: None)
 
     def store(self, vectors: Sequence[VectorSet]) -> None:
         """Store the vectors that came along."""
         with self._transaction() as work:
             work.imports.lock(CORPUS)
             for each in vectors:
-                self.report.embedded += store_vectors(work, each, self._outcomes)
+                embedded, left_out = store_vectors(work, each, self._arrivals)
+                self.report.embedded += embedded
+                self.report.left_out += left_out
 
-    def _take(self, row: ImportFile, places: Sequence[Place], shown: Callable[[int], None]) -> None:
-        tally = _Tally(FileReport(row.file, error=row.error))
+    def _take(
+        self,
+        row: ImportFile,
+        name: str,
+        places: Sequence[Place],
+        shown: Callable[[int], None],
+    ) -> None:
+        """Import what one file holds; it is *name* in reports, and its full path in the tables."""
+        tally = _Tally(FileReport(name, error=row.error))
         try:
             with self._transaction() as work:
                 work.imports.lock(CORPUS)
@@ -299,21 +314,32 @@ class _Run:
                 ):
                     for batch in batches:
                         self._merge(work, row.file, batch, tally)
-                        shown(len(tally.outcomes))
+                        shown(len(tally.arrivals))
                 if row.error is None:
                     work.imports.forget_refusals(self._run_id, CORPUS, row.file)
                 work.imports.add_file(_counted(row, tally.report))
         except ConstraintViolated as error:
-            # Nothing of the file was kept. The others still go in.
-            tally = _Tally(FileReport(row.file, error=str(error)))
-            tally.outcomes = [None] * len(places)
+            # Nothing of the file went in. All of it can be tried again; the others still go in.
+            tally = _Tally(FileReport(name, error=str(error)))
+            tally.arrivals = [
+                Arrival(identifier_of(place.raw), same_text=False) for place in places
+            ]
             with self._transaction() as work:
-                failed = ImportFile(run_id=self._run_id, file=row.file, error=str(error))
-                work.imports.add_file(failed)
+                work.imports.lock(CORPUS)
+                self._refuse(work, row.file, [_refusal(each, str(error)) for each in places], tally)
+                work.imports.forget_refusals(self._run_id, CORPUS, row.file)
+                failed = ImportFile(
+                    run_id=self._run_id,
+                    file=row.file,
+                    sha256=row.sha256,
+                    header=row.header,
+                    error=str(error),
+                )
+                work.imports.add_file(_counted(failed, tally.report))
         self.report.files.append(tally.report)
         self.report.rejects += tally.rejects
-        self._outcomes += tally.outcomes
-        self._seen |= tally.seen
+        self._arrivals += tally.arrivals
+        self._first |= tally.first
 
     def _candidates(self, places: Sequence[Place]) -> Iterator[list[_Candidate]]:
         for start in range(0, len(places), BATCH):
@@ -336,22 +362,24 @@ class _Run:
         fresh = fresh_ids(len(batch))
         changed: list[Changed] = []
         refused: list[Refused] = []
-        name = PurePath(file).name
         for place, incoming, reason in batch:
             if incoming is None:
                 refused.append(_refusal(place, reason))
-                tally.outcomes.append(None)
+                tally.arrivals.append(Arrival(identifier_of(place.raw), same_text=False))
                 continue
             chunk_id = incoming.record.chunk_id
+            at = f"{tally.report.file} {place.locator}"
             decision = decide(
                 incoming,
                 stored.get(chunk_id),
-                file_name=name,
-                seen=chunk_id in self._seen or chunk_id in tally.seen,
+                file=file,
+                place=at,
+                first=self._first.get(chunk_id) or tally.first.get(chunk_id),
                 on_conflict=self._on_conflict,
             )
-            tally.seen.add(chunk_id)
-            tally.outcomes.append(chunk_id if decision.same_text else None)
+            if chunk_id not in self._first:
+                tally.first.setdefault(chunk_id, at)
+            tally.arrivals.append(Arrival(chunk_id, decision.same_text))
             if decision.outcome == "rejected":
                 refused.append(_refusal(place, decision.reason))
                 continue
@@ -362,19 +390,38 @@ class _Run:
                 changed.append(Changed(place.locator, chunk_id, decision.changes, once=stays))
             if not stays:
                 id_ = stored[chunk_id].known.id if chunk_id in stored else next(fresh)
-                known = Known(id_, incoming.record_hash, name)
+                known = Known(id_, incoming.record_hash, file)
                 stored[chunk_id] = Stored(known, incoming.record)
                 writes[chunk_id] = Write(
-                    id_, chunk_id in existed, incoming.record_hash, name, incoming.record
+                    id_, chunk_id in existed, incoming.record_hash, file, incoming.record
                 )
         if writes:
             work.knowledge.write(list(writes.values()))
         if changed:
             tally.report.transformed += work.imports.record_changes(self._run_id, file, changed)
         if refused:
-            work.imports.record_refusals(self._run_id, CORPUS, file, refused)
-            tally.report.rejected += len(refused)
-            tally.rejects += [Reject(file, each.locator, each.reason) for each in refused]
+            self._refuse(work, file, refused, tally)
+
+    def _refuse(
+        self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally
+    ) -> None:
+        work.imports.record_refusals(self._run_id, CORPUS, file, refused)
+        name = tally.report.file
+        tally.report.rejected += len(refused)
+        tally.rejects += [Reject(name, each.locator, each.reason) for each in refused]
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Leave all objects that there are out of the collector's walks.
+
+    A file is a million objects that live until it is imported.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def fresh_ids(count: int) -> Iterator[UUID]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -56,11 +57,13 @@ class ImportReport:
         files: One report per file, in order.
         rejects: Every passage that was refused, in order.
         embedded: How many vectors that came along were stored.
+        left_out: How many of them were not, by reason.
     """
 
     files: list[FileReport] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     embedded: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def total(self, count: str) -> int:
         """The sum of one of ``COUNTS`` over all files."""

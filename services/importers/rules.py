@@ -18,6 +18,7 @@ from db.models.knowledge import CHUNK_TYPES
 from db.repositories.imports import Change
 from db.repositories.knowledge import ChunkRecord
 from services.importers.chunks import Context
+from services.importers.files import inexact_numbers
 
 VERSION: Final = 1
 """Of these rules; it is part of a record's hash, so that new rules reach what was imported."""
@@ -53,6 +54,7 @@ class Rule(StrEnum):
     KEPT = "kept"
     LANGUAGE = "language"
     LINES = "lines"
+    NUMBER = "number"
     PRECEDENCE = "precedence"
     RECOUNTED = "recounted"
     REPLACED = "replaced"
@@ -71,6 +73,9 @@ BOOLEANS: Final = {
 }
 """What an absent boolean means: the column's default, but for ``validation_passed``, where the
 migration plan's script takes a chunk that says nothing as one that passed."""
+
+VALIDATED: Final = frozenset({"preserves_complete_concept", "business_logic_intact"})
+"""Booleans that ``pgcorpus validate`` goes by: that a file does not give them is recorded."""
 
 TRUE_WORDS: Final = frozenset({"true", "yes", "y", "on", "1", "t"})
 FALSE_WORDS: Final = frozenset({"false", "no", "n", "off", "0", "f"})
@@ -158,6 +163,8 @@ def normalise(raw: Any, context: Context, *, strict: bool = False) -> Normalised
     )
     # All that cannot be stored is an escape in ASCII JSON: most chunks are not searched for it.
     draft = _Draft(raw, strict=strict, doubtful="\\u0000" in canonical or "\\ud" in canonical)
+    for field, number in inexact_numbers(raw):
+        draft.change(_clean(field), number.digits, float(number), Rule.NUMBER)
     chunk_id = _chunk_id(draft)
     content = _content(draft)
     start_line, end_line = _lines(draft)
@@ -183,6 +190,16 @@ def normalise(raw: Any, context: Context, *, strict: bool = False) -> Normalised
         extra=draft.rest(),  # last: what no rule has taken
     )
     return Normalised(record, draft.changes, hashlib.sha256(canonical.encode()).digest())
+
+
+def identifier_of(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
+    """The identifier that ``normalise`` gives a chunk, also one that it refuses, or None."""
+    if not isinstance(raw, dict):
+        return None
+    try:
+        return _chunk_id(_Draft(raw, strict=False, doubtful=True))
+    except Unacceptable:
+        return None
 
 
 class _Given(NamedTuple):
@@ -280,6 +297,10 @@ class _Draft:
         if not isinstance(said, str) or not said.strip():
             return None
         stored: str = _clean(said)
+        if stored != said:
+            self.change(given.field, said, stored, Rule.CHARACTERS)
+        if not stored.strip():
+            return None
         self.change(given.field, given.value, stored, Rule.INHERITED)
         return stored
 
@@ -430,7 +451,9 @@ def _boolean(draft: _Draft, name: str, absent: bool) -> bool | None:
     if isinstance(given.value, bool):
         return given.value
     if not given.present:
-        if name == "validation_passed":  # the one default that is not the column's
+        if name == "validation_passed":  # searches go by it, and the default is not the column's
+            draft.require(given, absent)
+        elif name in VALIDATED:
             draft.change(given.field, None, absent, Rule.DEFAULT)
         return absent
     if given.value is None:

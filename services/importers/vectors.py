@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -14,12 +15,27 @@ from db.errors import ImportFailed, InvalidValue
 from db.repositories.embeddings import refuse_unusable
 from db.search.corpora import KNOWLEDGE
 from db.uow import UnitOfWork
-from services.importers.files import printable, read_json
+from services.importers.files import printable, read_json, refuse_special
 
 MAX_JSON_BYTES: Final = 1024**3
 """Vectors as JSON take some 20 bytes a number; what is larger had better be ``.npy``."""
 
 BATCH: Final = 1000
+
+OTHER_TEXT: Final = "the chunk's text in this import is not the one that is stored"
+SECOND: Final = "the chunk has another vector in the file"
+
+
+class Arrival(NamedTuple):
+    """A chunk of the import, in order.
+
+    Attributes:
+        chunk_id: Its identifier, or None when it has none.
+        same_text: Whether its title and content are what is stored afterwards.
+    """
+
+    chunk_id: str | None
+    same_text: bool
 
 
 @dataclass(frozen=True)
@@ -112,31 +128,47 @@ def check_vectors(
                 )
 
 
-def store_vectors(work: UnitOfWork, vectors: VectorSet, outcomes: Sequence[str | None]) -> int:
+def store_vectors(
+    work: UnitOfWork, vectors: VectorSet, arrivals: Sequence[Arrival]
+) -> tuple[int, Counter[str]]:
     """Store the vectors of chunks whose text is the stored one.
+
+    A vector by a key may be of any text that came under it: when one of them is not the stored
+    one, it is left out. Chunks that did not come in this import get theirs.
 
     Args:
         work: The unit of work; not committed.
         vectors: Checked.
-        outcomes: For each chunk of the import in order its identifier, or None where its text is
-            not the one that is stored, so that its vector would be of another text.
+        arrivals: Every chunk of the import.
 
     Returns:
-        How many were stored.
+        How many were stored, and how many were left out by reason.
     """
-    keys = outcomes if vectors.keys is None else vectors.keys
+    keys: Sequence[str | None]
+    barred: set[UUID] = set()
+    if vectors.keys is None:
+        keys = [each.chunk_id if each.same_text else None for each in arrivals]
+    else:
+        keys = vectors.keys
+        others = {each.chunk_id for each in arrivals if not each.same_text and each.chunk_id}
+        barred = {known.id for known in work.knowledge.list_known(others).values()}
     ids = resolved(work, [key for key in keys if key is not None])
-    stored, done = 0, set()
+    stored, left_out, done = 0, Counter[str](), set[UUID]()
     for start, rows in vectors.batches():
         chosen = {}
         for row, key in enumerate(keys[start : start + len(rows)]):
-            if key is not None and key in ids and ids[key] not in done:
-                chosen[row] = ids[key]
-                done.add(ids[key])
+            id_ = None if key is None else ids.get(key)
+            if id_ is None or id_ in barred:
+                left_out[OTHER_TEXT] += 1
+            elif id_ in done:
+                left_out[SECOND] += 1
+            else:
+                chosen[row] = id_
+                done.add(id_)
         stored += work.embeddings.store(
             KNOWLEDGE, vectors.model_name, list(chosen.values()), rows[list(chosen)]
         )
-    return stored
+    return stored, left_out
 
 
 def resolved(work: UnitOfWork, keys: Collection[str]) -> dict[str, UUID]:
@@ -153,7 +185,10 @@ def _from_npy(path: Path, chunks: int, model_name: str | None) -> VectorSet:
     if model_name is None:
         raise ImportFailed(f"{name}: a .npy file does not say which model made it; name the model")
     try:
+        refuse_special(path)
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ImportFailed as error:
+        raise ImportFailed(f"{name}: {error}") from error
     except (OSError, ValueError, EOFError) as error:
         raise ImportFailed(f"{name}: the file is not a .npy array: {error}") from error
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":  # noqa: PLR2004 - rows and columns

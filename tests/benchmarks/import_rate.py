@@ -137,6 +137,8 @@ def _chunk(source: random.Random, number: int) -> dict[str, Any]:
             "chunk_type": "atomic_framework",
             "framework_name": f"Framework {number % 200}",
             "key_concepts": [f"concept {number % 1500}", f"idea {number % 77}"],
+            "preserves_complete_concept": True,
+            "business_logic_intact": True,
             "validation_passed": True,
             "processing_date": "2025-10-06",
             "guidelines_compliance": "chunking_rules.md",

@@ -12,6 +12,7 @@ from sqlalchemy.exc import InternalError
 from db.engine import Database
 from db.errors import UnknownCorpus, UnknownModel
 from db.models import FrameworkDocument, FrameworkMetadata
+from db.models.imports import ImportTransformation
 from db.search.corpora import KNOWLEDGE
 from db.settings import Settings
 from db.uow import UnitOfWork
@@ -368,6 +369,28 @@ def test_counts_that_are_not_those_of_the_text_fail(work: UnitOfWork) -> None:
 
     assert (answer.passed, answer.expected, answer.found) == (False, 3, 1)
     assert answer.detail == "characters, words"
+
+
+def test_counts_that_were_declared_wrongly_are_told(work: UnitOfWork) -> None:
+    """Recounted chunks pass, once each, as long as they are there; other changes do not matter."""
+    run = ImportRunFactory()
+    there = FrameworkDocumentFactory(content="A price is a promise.").chunk_id
+    for item, field, rule in (
+        (there, "word_count", "recounted"),
+        (there, "character_count", "recounted"),
+        ("gone", "word_count", "recounted"),
+        (there, "section", "cut"),
+    ):
+        work.session.add(
+            ImportTransformation(
+                run_id=run.id, file="a.json", locator="$", item=item, field=field, rule=rule
+            )
+        )
+
+    answer = check(work, "declared_counts")
+
+    assert (answer.passed, answer.expected, answer.found) == (True, 1, 1)
+    assert answer.detail == "1 chunks were declared wrongly and recounted on import"
 
 
 def test_an_overlap_is_found_in_the_chunk_before_whatever_its_whitespace(work: UnitOfWork) -> None:

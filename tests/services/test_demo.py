@@ -64,5 +64,6 @@ def test_the_demo_runs_in_a_clean_clone_and_again(clone: Path, tmp_path: Path) -
     assert "27 embedded, 0 failed" in first
     assert "all 10 checks passed" in first
     assert all(f"{leg}: ok" in first for leg in ("vector", "text", "fuzzy"))
+    assert "no statistics yet" not in first
     assert "0 embedded, 0 failed" in second
     assert "all 10 checks passed" in second

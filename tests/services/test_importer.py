@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -55,6 +59,8 @@ def chunk(
         "key_concepts": ["price"],
         "start_line": 1,
         "end_line": 2,
+        "preserves_complete_concept": True,
+        "business_logic_intact": True,
         "validation_passed": True,
     } | more
 
@@ -121,7 +127,7 @@ def test_a_chunk_is_stored_in_every_table(database: Database, write: Write) -> N
     assert (record.start_line, record.end_line) == (1, 2)
     assert (record.word_count, record.chunk_type) == (8, "supporting")
     assert record.extra == {"tags": ["x"]}
-    assert stored(database, "a").imported_from == "a.json"
+    assert stored(database, "a").imported_from == str(file)
 
 
 def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> None:
@@ -254,7 +260,7 @@ def test_the_same_text_in_another_file_is_unchanged_and_told_once(
     [
         ("reject", (1, 0, 0, 1), "The first text."),
         ("keep", (1, 0, 1, 0), "The first text."),
-        ("update", (1, 1, 0, 0), "The second text."),
+        ("update", (1, 0, 0, 1), "The first text."),
     ],
 )
 @pytest.mark.parametrize("together", [True, False])
@@ -283,6 +289,90 @@ def test_another_text_under_the_same_identifier_is_decided_by_option(  # noqa: P
     assert "The second text." in everything
 
 
+def test_two_texts_in_one_run_do_not_take_turns(database: Database, write: Write) -> None:
+    """The first decides; run after run nothing more happens, and the other can be chosen."""
+    texts = {"a.json": "One.", "b.json": "Another.", "c.json": "A third."}
+    files = [write(name, chunk("a", content)) for name, content in texts.items()]
+    KnowledgeImporter(database).run([write("old.json", chunk("a", "The old text."))])
+    importer = KnowledgeImporter(database, on_conflict="update")
+
+    reports = [importer.run(files)]
+    before = rows(database, "framework_documents", "import_transformations")
+    reports += [importer.run(files) for _ in range(2)]
+
+    assert [counts(each) for each in reports] == [(0, 1, 0, 2), (0, 0, 1, 2), (0, 0, 1, 2)]
+    assert [each.total("transformed") for each in reports] == [1, 0, 0]
+    assert rows(database, "framework_documents", "import_transformations") == before
+    for file, reject in zip(files[1:], reports[-1].rejects, strict=True):
+        assert f"{files[0]} $[0]" in reject.reason
+        assert f"{file} $[0]" in reject.reason
+    assert counts(importer.retry()) == (0, 1, 0, 1)
+    assert stored(database, "a").content == "Another."
+
+
+def test_files_of_one_name_in_two_folders_do_not_take_turns(
+    database: Database, write: Write
+) -> None:
+    """They are two files, also in two runs: the one that was first keeps the chunk."""
+    files = [write("x/a.json", chunk("a")), write("y/a.json", chunk("a", title="Other"))]
+
+    reports = [KnowledgeImporter(database).run([file]) for file in files * 2]
+
+    assert [counts(report) for report in reports] == [(1, 0, 0, 0)] + [(0, 0, 1, 0)] * 3
+    assert stored(database, "a").title == "Title of a"
+
+
+def test_one_file_by_several_paths_is_one_file(
+    database: Database, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the tables; reports have the path as it was given."""
+    file = write("x/a.json", chunk("a", word_count=9), chunk("b", ""))
+    (tmp_path / "link.json").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    paths = [file, Path("x/a.json"), Path("x/../x/a.json"), Path("link.json")]
+
+    reports = [KnowledgeImporter(database).run([path]) for path in paths]
+
+    assert [report.rejects[0].file for report in reports] == [str(path) for path in paths]
+    with database.unit_of_work() as work:
+        (reject,) = work.imports.list_rejects("knowledge")
+    assert reject.file == str(file)
+    assert len(KnowledgeImporter(database).history(file="x/a.json")) == 1
+
+
+def test_a_file_that_the_database_refuses_is_rejected_whole(
+    database: Database, write: Write
+) -> None:
+    """Every chunk is counted and kept, and goes in once the cause is gone."""
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN"
+                "  RAISE check_violation USING MESSAGE = 'no', CONSTRAINT = 'not_this_one';"
+                " END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON framework_documents FOR EACH ROW"
+                " WHEN (NEW.chunk_id = 'b') EXECUTE FUNCTION refuse()"
+            )
+        )
+    files = [write("a.json", chunk("a"), chunk("b"), chunk("c", "")), write("d.json", chunk("d"))]
+
+    dry = KnowledgeImporter(database, dry_run=True).run(files)
+    report = KnowledgeImporter(database).run(files)
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER refuse ON framework_documents"))
+
+    assert dry.as_json() == report.as_json()
+    assert counts(report) == (1, 0, 0, 3)
+    assert "not_this_one" in (report.files[0].error or "")
+    assert [reject.locator for reject in report.rejects] == ["$[0]", "$[1]", "$[2]"]
+    assert counts(KnowledgeImporter(database).retry()) == (2, 0, 0, 1)
+
+
 def test_a_rejected_conflict_names_the_other_file_and_the_option(
     database: Database, write: Write
 ) -> None:
@@ -291,7 +381,7 @@ def test_a_rejected_conflict_names_the_other_file_and_the_option(
 
     (reject,) = KnowledgeImporter(database).run(files).rejects
 
-    assert "from a.json" in reject.reason
+    assert f"from {files[0]}" in reject.reason
     assert "--on-conflict" in reject.reason
 
 
@@ -366,7 +456,7 @@ def test_rejects_can_be_tried_again(database: Database, tmp_path: Path) -> None:
         assert [each.payload["chunk_id"] for each in work.imports.list_rejects("knowledge")] == [
             "b"
         ]
-    assert stored(database, "a").imported_from == "a.json"
+    assert stored(database, "a").imported_from == str(file)
     assert counts(KnowledgeImporter(database).retry()) == (0, 0, 0, 1)
 
 
@@ -381,6 +471,49 @@ def test_a_retry_under_another_option_settles_conflicts(database: Database, writ
     assert counts(report) == (0, 1, 0, 0)
     assert stored(database, "a").content == "Another text."
     assert rows(database, "import_rejects") == {"import_rejects": []}
+
+
+def test_the_command_that_retries_takes_the_options(
+    database: Database, write: Write, tmp_path: Path
+) -> None:
+    """Those that the message of a conflict tells to use."""
+    file = write("a.json", chunk("a"), chunk("a", "Another text."), chunk("b", "", word_count=9))
+    KnowledgeImporter(database).run([file])
+    address = database.url.render_as_string(hide_password=False)
+
+    def retry(*options: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("pgcorpus"), "import", "retry", "--json", *options],
+            check=False,
+            capture_output=True,
+            env={"DATABASE_URL": address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            cwd=tmp_path,
+            timeout=120,
+        )
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    assert retry()["rejected"] == 2
+    assert retry("--strict", "--on-conflict", "update")["updated"] == 1
+    assert stored(database, "a").content == "Another text."
+
+
+def test_a_number_that_does_not_survive_is_told(database: Database, tmp_path: Path) -> None:
+    """Its digits are in the history, once; what is stored is the nearest double."""
+    digits = "12345678901234567890.123456789"
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([chunk("a", scores={"of": [0.5, 0]})]).replace("0.5", digits))
+
+    reports = [KnowledgeImporter(database).run([file]) for _ in range(2)]
+
+    assert [counts(report) for report in reports] == [(1, 0, 0, 0), (0, 0, 1, 0)]
+    (told,) = KnowledgeImporter(database).history()
+    assert (told.field, told.original, told.stored, told.rule) == (
+        "scores.of[0]",
+        digits,
+        float(digits),
+        "number",
+    )
 
 
 def test_two_imports_of_one_file_at_once_add_it_once(database: Database, write: Write) -> None:
@@ -427,7 +560,7 @@ def test_a_chunk_stored_by_code_meanwhile_is_not_overwritten(
 
     report = KnowledgeImporter(database).run(files)
 
-    assert counts(report) == (1, 0, 0, 0)
+    assert counts(report) == (1, 0, 0, 2)
     assert "import the file again" in (report.files[0].error or "")
     assert stored(database, "a").content == "By code."
 
@@ -483,6 +616,40 @@ def test_a_file_of_several_batches_is_one_file(
             )
             == 1000
         )
+
+
+def test_statistics_are_there_after_few_chunks(database: Database, write: Write) -> None:
+    """A few are much of a small table; one more changes too little, and a dry run nothing."""
+
+    def rows_known() -> float | None:
+        with database.engine.connect() as connection:
+            return connection.scalar(
+                text("SELECT reltuples FROM pg_class WHERE relname = 'framework_documents'")
+            )
+
+    file = write("a.json", *(chunk(f"c{i}", f"Text number {i} of many.") for i in range(20)))
+    KnowledgeImporter(database, dry_run=True).run([file])
+    before = rows_known()
+    KnowledgeImporter(database).run([file])
+    first = rows_known()
+    KnowledgeImporter(database).run([write("b.json", chunk("b", "One more."))])
+
+    assert before in {-1, 0}
+    assert (first, rows_known()) == (20, 20)
+
+
+def test_the_collector_walks_everything_again_after_a_run_that_was_stopped(
+    database: Database, write: Write
+) -> None:
+    """Else nothing that was alive would ever be freed."""
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        KnowledgeImporter(database).run([write("a.json", chunk("a"))], interrupt)
+
+    assert gc.get_freeze_count() == 0
 
 
 def test_names_that_cannot_be_stored_are_made_printable(database: Database, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import pytest
 
 from db.errors import ImportFailed
 from services.importers.chunks import Context, layout_of
-from services.importers.files import MAX_DEPTH, find_files, printable, read_json
+from services.importers.files import (
+    MAX_DEPTH,
+    find_files,
+    inexact_numbers,
+    printable,
+    read_json,
+)
 
 CHUNK = {"chunk_id": "a", "content": "some text"}
 
@@ -59,6 +67,51 @@ def test_paths_without_files_are_found_with_their_error(tmp_path: Path) -> None:
     assert printable(Path("a\0b")) == "a\ufffdb"
 
 
+def test_what_cannot_be_read_in_a_folder_is_found_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken links, links in a circle, pipes and closed subfolders; a linked folder is read."""
+    (tmp_path / "all" / "sub" / "closed.d").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.json").write_text("[]")
+    folder = tmp_path / "all"
+    (folder / "1-gone.json").symlink_to("nowhere")
+    (folder / "2-gone").symlink_to("nowhere")
+    (folder / "3-circle.json").symlink_to("3-circle.json")
+    os.mkfifo(folder / "4-pipe.json")
+    (folder / "5-linked").symlink_to("../other")
+    (folder / "sub" / "up").symlink_to("..")
+    (folder / "notes.txt").symlink_to("nowhere")
+    look = Path.iterdir
+
+    def look_unless_closed(path: Path) -> Iterator[Path]:  # root may look everywhere
+        if path.name == "closed.d":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", look_unless_closed)
+
+    found = {each.path.relative_to(folder).as_posix(): each.error for each in find_files([folder])}
+
+    assert found == {
+        "1-gone.json": "there is no such file or folder",
+        "2-gone": "there is no such file or folder",
+        "3-circle.json": "it cannot be read: Too many levels of symbolic links",
+        "4-pipe.json": "neither a file nor a folder",
+        "5-linked/a.json": None,
+        "sub/closed.d": "it cannot be read: Permission denied",
+        "sub/up": "a link to a folder that it stands in",
+    }
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """Nobody might ever write into it."""
+    os.mkfifo(tmp_path / "pipe.json")
+
+    with pytest.raises(ImportFailed, match="a pipe or a device"):
+        read_json(tmp_path / "pipe.json")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -84,6 +137,21 @@ def test_what_is_not_strict_json_is_refused(tmp_path: Path, content: bytes, mess
 
     with pytest.raises(ImportFailed, match=message):
         read_json(file)
+
+
+@pytest.mark.parametrize(
+    "digits",
+    ["12345678901234567890.123456789", "0.12345678901234567890123", "1e-400", f"1e-{'9' * 30}"],
+)
+def test_a_number_that_no_double_is_equal_to_keeps_its_digits(tmp_path: Path, digits: str) -> None:
+    """Those that survive are plain floats, however they are written."""
+    file = tmp_path / "a.json"
+    file.write_text(f'{{"a": {{"b": [1, 0.1, 1.50, 1E2, -0.0, 5e-324, 1e300, {digits}]}}}}')
+
+    document = read_json(file).document
+
+    ((path, number),) = inexact_numbers(document)
+    assert (path, number.digits, number) == ("a.b[7]", digits, float(digits))
 
 
 def test_a_file_of_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
@@ -171,6 +239,8 @@ def test_one_chunk_is_a_file(chunk: dict[str, Any]) -> None:
         {"frameworks": {"a": [CHUNK]}},
         {"frameworks": {"a": {"chunks": {}}}},
         {"chunks": CHUNK},
+        CHUNK | {"chunks": [CHUNK]},
+        CHUNK | {"frameworks": {"a": {"chunks": [CHUNK]}}},
     ],
 )
 def test_another_shape_is_refused(document: Any) -> None:  # noqa: ANN401 - any JSON

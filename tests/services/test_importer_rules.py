@@ -222,6 +222,8 @@ def test_gaps_are_filled_with_documented_defaults() -> None:
         ("chunk_type", "supporting", "default"),
         ("character_count", 33, "derived"),
         ("word_count", 8, "derived"),
+        ("preserves_complete_concept", True, "default"),
+        ("business_logic_intact", True, "default"),
         ("validation_passed", True, "default"),
     }
 
@@ -241,6 +243,21 @@ def test_a_chunk_inherits_from_its_framework_and_its_file() -> None:
         (name, "inherited")
         for name in ("framework_name", "description", "section", "source_file", "processing_date")
     }
+
+
+def test_an_inherited_value_that_cannot_be_stored_is_told_as_it_was() -> None:
+    """What is cleaned is no longer what the file says; what is then blank is not inherited."""
+    raw = {key: value for key, value in WHOLE.items() if key not in {"source_file", "section"}}
+
+    normalised = normalise(raw, Context("\0", None, {"source_file": "a\0.md"}))
+
+    assert (normalised.record.source_file, normalised.record.section) == ("a.md", "unknown")
+    assert normalised.changes == [
+        Change("source_file", "a\0.md", "a.md", "characters"),
+        Change("source_file", None, "a.md", "inherited"),
+        Change("section", "\0", "", "characters"),
+        Change("section", None, "unknown", "default"),
+    ]
 
 
 def test_null_keeps_an_optional_value_empty() -> None:
@@ -315,10 +332,19 @@ def test_a_chunk_must_be_an_object(raw: Any) -> None:  # noqa: ANN401 - any JSON
 
 
 @pytest.mark.parametrize(
-    "field", ["source_file", "section", "title", "chunk_type", "character_count", "word_count"]
+    "field",
+    [
+        "source_file",
+        "section",
+        "title",
+        "chunk_type",
+        "character_count",
+        "word_count",
+        "validation_passed",
+    ],
 )
 def test_strict_mode_asks_for_every_required_field(field: str) -> None:
-    """What the tables require is not made up."""
+    """What the tables require is not made up, nor what searches go by."""
     raw = {key: value for key, value in WHOLE.items() if key != field}
 
     with pytest.raises(Unacceptable, match=f"{field} is missing"):
@@ -327,13 +353,22 @@ def test_strict_mode_asks_for_every_required_field(field: str) -> None:
 
 def test_strict_mode_allows_optional_fields_to_be_absent() -> None:
     """Their defaults, and what is inherited, are recorded as ever."""
-    optional = {"validation_passed", "description", "processing_date", "key_concepts", "language"}
+    optional = {
+        "preserves_complete_concept",
+        "business_logic_intact",
+        "contains_list",
+        "description",
+        "processing_date",
+        "key_concepts",
+        "language",
+    }
     raw = {key: value for key, value in WHOLE.items() if key not in optional}
 
     changes = normalise(raw, Context(description="of all"), strict=True).changes
 
     assert {(change.field, change.rule) for change in changes} == {
-        ("validation_passed", "default"),
+        ("preserves_complete_concept", "default"),
+        ("business_logic_intact", "default"),
         ("description", "inherited"),
     }
 

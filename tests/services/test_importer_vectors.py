@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from sqlalchemy import text
 
 from db.engine import Database
 from db.errors import ImportFailed, UnknownModel
+from services.importers.conflicts import OnConflict
 from services.importers.knowledge import KnowledgeImporter
+from services.importers.vectors import OTHER_TEXT
 from tests.factories import axis
 
 CONTENTS = {"a": "The first text.", "b": "The second text.", "c": "a b c d"}
@@ -78,6 +83,7 @@ def test_vectors_come_along_as_json(short: Database, tmp_path: Path, chunks: Pat
     report = KnowledgeImporter(short, embeddings=vectors).run([chunks])
 
     assert report.embedded == 2
+    assert report.left_out == {OTHER_TEXT: 1}
     assert stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
 
 
@@ -126,6 +132,80 @@ def test_a_vector_of_another_text_is_not_stored(short: Database, tmp_path: Path)
     assert report.total("unchanged") == 1
     assert report.embedded == 0
     assert stored(short) == {}
+
+
+@pytest.mark.parametrize("on_conflict", ["reject", "keep"])
+@pytest.mark.parametrize("content", ["Another text.", "a b c d"])
+def test_a_keyed_vector_of_another_text_is_not_stored(
+    short: Database, tmp_path: Path, chunks: Path, on_conflict: OnConflict, content: str
+) -> None:
+    """By either key; a chunk that did not come in this import gets its vector."""
+    KnowledgeImporter(short).run([chunks])
+    (tmp_path / "two.json").write_text(json.dumps([{"chunk_id": "a", "content": content}]))
+    with short.unit_of_work() as work:
+        key = str(work.knowledge.get("a").id)
+    vectors = as_json(tmp_path, entry("a"), entry(key), entry("b"))
+
+    report = KnowledgeImporter(short, on_conflict=on_conflict, embeddings=vectors).run(
+        [tmp_path / "two.json"]
+    )
+
+    assert (report.embedded, report.left_out) == (1, {OTHER_TEXT: 2})
+    assert "left_out" not in report.as_json()
+    assert stored(short) == {"b": [0, 1, 0, 0]}
+
+
+def test_the_command_says_which_vectors_were_left_out(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """On stderr, so that what scripts read keeps its shape."""
+    address = short.url.render_as_string(hide_password=False)
+    vectors = as_json(tmp_path, entry("a"), entry("c"))
+    pgcorpus = Path(sys.executable).with_name("pgcorpus")
+
+    done = subprocess.run(
+        [pgcorpus, "import", "knowledge", "--json", "--embeddings", vectors, chunks],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"DATABASE_URL": address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        timeout=120,
+    )
+
+    assert "left_out" not in json.loads(done.stdout)
+    assert f"1 vectors were not stored: {OTHER_TEXT}" in " ".join(done.stderr.split())
+
+
+def test_a_keyed_vector_of_two_texts_is_not_stored(short: Database, tmp_path: Path) -> None:
+    """Nobody can tell which of them it is of."""
+    file = tmp_path / "chunks.json"
+    file.write_text(json.dumps([{"chunk_id": "a", "content": text} for text in CONTENTS.values()]))
+
+    report = KnowledgeImporter(short, embeddings=as_json(tmp_path, entry("a"))).run([file])
+
+    assert report.total("added") == 1
+    assert (report.embedded, report.left_out) == (0, {OTHER_TEXT: 1})
+    assert stored(short) == {}
+
+
+def test_an_identifier_in_metadata_is_found(short: Database, tmp_path: Path) -> None:
+    """Where the importer takes it from, and as it stores it."""
+    file = tmp_path / "chunks.json"
+    file.write_text(
+        json.dumps(
+            [
+                {"metadata": {"chunk_id": "a"}, "content": "The first text."},
+                {"chunk_id": "b\0", "content": "The second text."},
+            ]
+        )
+    )
+
+    report = KnowledgeImporter(short, embeddings=as_json(tmp_path, entry("a"), entry("b"))).run(
+        [file]
+    )
+
+    assert report.embedded == 2
 
 
 def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Path) -> None:
@@ -206,6 +286,16 @@ def test_unusable_arrays_stop_the_import_before_it_begins(  # noqa: PLR0917 - py
 
     with short.unit_of_work() as work:
         assert work.knowledge.count() == 0
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "pipe.json"])
+def test_vectors_are_not_read_from_a_pipe(database: Database, tmp_path: Path, name: str) -> None:
+    """Nobody might ever write into it."""
+    os.mkfifo(tmp_path / name)
+    importer = KnowledgeImporter(database, embeddings=tmp_path / name, embeddings_model="hashing")
+
+    with pytest.raises(ImportFailed, match=rf"{name}: .* a pipe or a device"):
+        importer.run([])
 
 
 @pytest.mark.parametrize("name", ["missing.npy", "missing.json"])
