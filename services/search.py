@@ -345,7 +345,7 @@ def _whole(number: object, low: int, high: int) -> bool:
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
     """Why a search failed, for a caller."""
     if isinstance(error.orig, UndefinedObject):
-        return SearchError(
+        return InvalidSearch(
             f"there is no text search configuration {request.language!r}; psql lists them with \\dF"
         )
     return translate(error) or SearchError(str(error.orig))

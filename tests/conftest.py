@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -62,6 +63,15 @@ class Databases:
         """Drop a database, whoever is connected."""
         self._run(f'DROP DATABASE "{url.database}" WITH (FORCE)')
 
+    @contextmanager
+    def opened(self, template: str = "template1") -> Iterator[Database]:
+        """A new database, dropped at the end."""
+        url = self.make(template)
+        database = Database(settings_for(url))
+        yield database
+        database.close()
+        self.drop(url)
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
@@ -96,31 +106,22 @@ def migrated(databases: Databases) -> Iterator[URL]:
 @pytest.fixture
 def empty(databases: Databases) -> Iterator[Database]:
     """A database before its first revision."""
-    url = databases.make()
-    database = Database(settings_for(url))
-    yield database
-    database.close()
-    databases.drop(url)
+    with databases.opened() as database:
+        yield database
 
 
 @pytest.fixture
 def database(databases: Databases, migrated: URL) -> Iterator[Database]:
     """A database of the test's own, with the newest schema: for commits, locks and threads."""
-    url = databases.make(template=migrated.database or "")
-    database = Database(settings_for(url))
-    yield database
-    database.close()
-    databases.drop(url)
+    with databases.opened(migrated.database or "") as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
 def shared(databases: Databases, migrated: URL) -> Iterator[Database]:
     """The database of the tests that keep nothing."""
-    url = databases.make(template=migrated.database or "")
-    database = Database(settings_for(url))
-    yield database
-    database.close()
-    databases.drop(url)
+    with databases.opened(migrated.database or "") as database:
+        yield database
 
 
 @pytest.fixture

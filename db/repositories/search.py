@@ -11,15 +11,10 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     case,
-    cast,
-    column,
     func,
-    literal,
     literal_column,
     select,
-    table,
 )
-from sqlalchemy.dialects.postgresql import REGCLASS
 
 from db.repositories.base import Repository
 from db.search import legs
@@ -163,25 +158,16 @@ class SearchRepository(Repository):
         some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
         some = some.where(*conditions).limit(FEW + 1)
         counted = select(func.count()).select_from(some.subquery()).scalar_subquery()
+        # The statistics know a large corpus; only others are counted.
+        large = legs.estimated_passages(corpus) > 10 * FEW
         added = len(conditions) > len(corpus.defaults) or bool(ask.filters)
         row = self.session.execute(
             select(
                 *(func.set_config(name, str(value), True) for name, value in settings.items()),
-                (counted if added else case((_large(corpus), FEW + 1), else_=counted)).label(
-                    "kept"
-                ),
+                (counted if added else case((large, FEW + 1), else_=counted)).label("kept"),
             )
         ).one()
         return row.kept if row.kept <= FEW else None
-
-
-def _large(corpus: Corpus) -> ColumnElement[bool]:
-    """Whether the statistics know the corpus to have many more than a few passages."""
-    pg_class = table("pg_class", column("oid"), column("reltuples"))
-    rows = select(pg_class.c.reltuples).where(
-        pg_class.c.oid == cast(literal(corpus.passages.name), REGCLASS)
-    )
-    return rows.scalar_subquery() > 10 * FEW
 
 
 def statement(corpus: Corpus, ask: Ask, narrowing: Narrowing) -> Select[Any]:

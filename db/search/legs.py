@@ -12,6 +12,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Double,
+    ScalarSelect,
     Select,
     String,
     Text,
@@ -180,12 +181,7 @@ def scored_terms(corpus: Corpus, words: str, language: str) -> CTE:
         literal(corpus.words.name),
         func.array(select(lexemes.c.lexeme).scalar_subquery()),
     ).table_valued(column("lexeme", Text), column("frequency", Double))
-    pg_class = table("pg_class", column("oid"), column("reltuples"))
-    passages = (
-        select(func.greatest(cast(pg_class.c.reltuples, Double), 1, type_=Double))
-        .where(pg_class.c.oid == relation)
-        .scalar_subquery()
-    )
+    passages = estimated_passages(corpus)
     rarest = (
         select(lexemes.c.lexeme, lexemes.c.times, known.c.frequency, passages.label("passages"))
         .join_from(lexemes, known, known.c.lexeme == lexemes.c.lexeme)
@@ -212,6 +208,16 @@ def scored_terms(corpus: Corpus, words: str, language: str) -> CTE:
         )
         .cte("terms")
         .prefix_with("MATERIALIZED")
+    )
+
+
+def estimated_passages(corpus: Corpus) -> ScalarSelect[float]:
+    """How many passages the last ANALYZE saw, at least 1."""
+    pg_class = table("pg_class", column("oid"), column("reltuples"))
+    return (
+        select(func.greatest(cast(pg_class.c.reltuples, Double), 1, type_=Double))
+        .where(pg_class.c.oid == cast(literal(corpus.passages.name), REGCLASS))
+        .scalar_subquery()
     )
 
 

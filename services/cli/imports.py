@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from db.engine import Database
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.importers.conflicts import OnConflict
 from services.importers.knowledge import CORPUS, KnowledgeImporter
 from services.importers.report import COUNTS, ImportReport
 
@@ -24,17 +24,9 @@ MAX_SHOWN = 50
 VALUE_CHARACTERS = 60
 
 
-class OnConflictName(StrEnum):
-    """As ``services.importers.conflicts.OnConflict``, for typer."""
-
-    reject = "reject"
-    keep = "keep"
-    update = "update"
-
-
 Strict = Annotated[bool, typer.Option("--strict", help="Reject what would have to be changed.")]
 OnConflictOption = Annotated[
-    OnConflictName,
+    OnConflict,
     typer.Option(
         "--on-conflict", help="What becomes of a stored chunk_id that comes with another text."
     ),
@@ -48,7 +40,7 @@ def knowledge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
     ] = False,
-    on_conflict: OnConflictOption = OnConflictName.reject,
+    on_conflict: OnConflictOption = "reject",
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +63,7 @@ def knowledge(
         Database.from_env(),
         strict=strict,
         dry_run=dry_run,
-        on_conflict=on_conflict.value,
+        on_conflict=on_conflict,
         embeddings=embeddings,
         embeddings_model=embeddings_model,
     )
@@ -92,11 +84,11 @@ def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> Impor
 @app.command()
 def retry(
     strict: Strict = False,
-    on_conflict: OnConflictOption = OnConflictName.reject,
+    on_conflict: OnConflictOption = "reject",
     as_json: AsJson = False,
 ) -> None:
     """Try the rejected chunks again, from what was kept of them."""
-    importer = KnowledgeImporter(Database.from_env(), strict=strict, on_conflict=on_conflict.value)
+    importer = KnowledgeImporter(Database.from_env(), strict=strict, on_conflict=on_conflict)
     _finish(importer.retry(), as_json)
 
 

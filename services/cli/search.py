@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from db.engine import Database
 from db.search.page import Hit, SearchPage
+from db.search.ranking import Fusion
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
-from services.search import SearchService
+from services.search import Mode, SearchService
 
 TITLE_CHARACTERS = 32
 LEAST_PREVIEW_CHARACTERS = 20
-
-
-class ModeName(StrEnum):
-    """As ``services.search.Mode``, for typer."""
-
-    vector = "vector"
-    text = "text"
-    fuzzy = "fuzzy"
-    hybrid = "hybrid"
-
-
-class FusionName(StrEnum):
-    """As ``db.search.ranking.Fusion``, for typer."""
-
-    weighted = "weighted"
-    rrf = "rrf"
 
 
 def search(
@@ -37,8 +21,8 @@ def search(
         str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
     ],
     corpus: CorpusName = "knowledge",
-    mode: Annotated[ModeName, typer.Option(help="How to search.")] = ModeName.hybrid,
-    fusion: Annotated[FusionName, typer.Option(help="How legs are joined.")] = FusionName.weighted,
+    mode: Annotated[Mode, typer.Option(help="How to search.")] = "hybrid",
+    fusion: Annotated[Fusion, typer.Option(help="How legs are joined.")] = "weighted",
     limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
     offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
     narrow: Annotated[
@@ -62,8 +46,8 @@ def search(
     page = SearchService(Database.from_env()).search(
         question,
         corpus=corpus,
-        mode=mode.value,
-        fusion=fusion.value,
+        mode=mode,
+        fusion=fusion,
         limit=limit,
         offset=offset,
         filters=read_filters(narrow or []),
