@@ -20,6 +20,8 @@
     + EmbedderUnavailable      the provider did not answer; the call may be repeated
     + TextsRefused             one of the texts cannot be embedded; the others can
     + UnknownModel             not in the registry, or its provider is not installed
+    + ModelNotReady            it lacks vectors or an index, and is not taken into use
+    + ModelInUse               searches need it, and it is not dropped
   x ImportFailed               a file that cannot be read as what it should be
 
 Each class's docstring is the first sentence of its message unless one is given.
@@ -157,6 +159,14 @@ class UnknownModel(EmbeddingError):
     """The model is not in the registry, or its provider is not installed."""
 
 
+class ModelNotReady(EmbeddingError):
+    """The model lacks vectors or an index."""
+
+
+class ModelInUse(EmbeddingError):
+    """Searches use the model."""
+
+
 class ImportFailed(DataLayerError):
     """A file cannot be read as what it should be."""
 
@@ -173,6 +183,7 @@ MEANINGS = {
     "reasonable_line_range": "a chunk spans at most 10000 source lines",
     "valid_embedding_dimensions": "the vector is not as long as the vectors of its model",
     "valid_model_name": "the model is not in the registry; see: pgcorpus models list",
+    "valid_index_kind": "a halfvec index holds at most 4000 dimensions; use the kind binary",
     "nonzero_embedding": "a vector of zeros has no direction and cannot be compared",
 }
 

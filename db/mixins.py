@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
+    ColumnElement,
     Computed,
     ForeignKeyConstraint,
     Index,
@@ -16,7 +18,6 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     literal_column,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
@@ -25,6 +26,9 @@ from db.base import Vector, now
 
 HALFVEC_MAX_DIMENSIONS: Final = 4000
 """pgvector's HNSW indexes a ``halfvec`` of at most this many dimensions (its README, "HNSW")."""
+
+IndexKind = Literal["halfvec", "binary"]
+"""What an HNSW index holds of a vector: half-precision numbers, or the sign of each as one bit."""
 
 
 class Timestamped:
@@ -70,12 +74,12 @@ def embedding_constraints(item: str) -> tuple[SchemaItem, ...]:
     )
 
 
-def hnsw(name: str, model_name: str, dimensions: int) -> Index:
-    """Approximate nearest neighbours by cosine distance, for one model's vectors.
+def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec") -> Index:
+    """Approximate nearest neighbours, for one model's vectors.
 
     A ``vector`` column without a length cannot be indexed, and ``vector`` cannot be indexed beyond
-    2,000 dimensions: the index is on the half-precision cast, and partial. A query must repeat the
-    expression and the model's name as a literal.
+    2,000 dimensions: the index is on an expression, and partial. A query must repeat the expression
+    and the model's name as a literal.
 
     ``m`` and ``ef_construction`` are pgvector's defaults, written out so that a change to them is
     a revision and not an accident.
@@ -83,14 +87,27 @@ def hnsw(name: str, model_name: str, dimensions: int) -> Index:
     Args:
         name: Name of the index.
         model_name: The model, as registered.
-        dimensions: Length of its vectors, at most ``HALFVEC_MAX_DIMENSIONS``.
+        dimensions: Length of its vectors.
+        kind: ``halfvec`` compares half-precision numbers by cosine distance, and takes at most
+            ``HALFVEC_MAX_DIMENSIONS``. ``binary`` compares signs by Hamming distance in a
+            sixteenth of the space; it needs many dimensions, and more candidates to rank again.
     """
-    literal = model_name.replace("'", "''")
+    expression, operators = {
+        "halfvec": (f"(embedding::halfvec({int(dimensions)}))", "halfvec_cosine_ops"),
+        "binary": (f"(binary_quantize(embedding)::bit({int(dimensions)}))", "bit_hamming_ops"),
+    }[kind]
     return Index(
         name,
-        literal_column(f"(embedding::halfvec({int(dimensions)}))").label("half"),
+        literal_column(expression).label("compared"),
         postgresql_using="hnsw",
-        postgresql_ops={"half": "halfvec_cosine_ops"},
+        postgresql_ops={"compared": operators},
         postgresql_with={"m": 16, "ef_construction": 64},
-        postgresql_where=text(f"model_name = '{literal}'"),
+        postgresql_where=rows_of(model_name),
     )
+
+
+def rows_of(model_name: str) -> ColumnElement[bool]:
+    """The condition of a partial index: the rows of one model, named by a literal."""
+    literal = model_name.replace("'", "''")
+    # Not text(): a colon in a name would be read as a parameter.
+    return literal_column(f"model_name = '{literal}'", Boolean)

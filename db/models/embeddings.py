@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.base import Base, now
-from db.mixins import Timestamped, hnsw
+from db.mixins import IndexKind, Timestamped, hnsw
 
 
 class SeededModel(NamedTuple):
@@ -36,12 +37,29 @@ class EmbeddingModel(Base):
         UniqueConstraint("name", "dimensions"),
         CheckConstraint("dimensions BETWEEN 1 AND 16000", name="valid_dimensions"),
         CheckConstraint("name ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$'", name="valid_model_format"),
+        CheckConstraint(
+            "index_kind = 'binary' OR (index_kind = 'halfvec' AND dimensions <= 4000)",
+            name="valid_index_kind",
+        ),
     )
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     dimensions: Mapped[int] = mapped_column(comment="length of every vector of this model")
     provider: Mapped[str] = mapped_column(String(50), comment="who makes the vectors")
     created_at: Mapped[now]
+    index_kind: Mapped[IndexKind] = mapped_column(
+        String(20),
+        server_default="halfvec",
+        comment="what its HNSW index holds: halfvec, or binary (one bit per dimension)",
+    )
+    retired_at: Mapped[datetime | None] = mapped_column(
+        comment="when a corpus last changed from it to another; its searches may still run"
+    )
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the revisions own its row and its indexes."""
+        return any(self.name == each.name for each in SEEDED_MODELS)
 
 
 class CorpusSetting(Timestamped, Base):
@@ -52,6 +70,11 @@ class CorpusSetting(Timestamped, Base):
     corpus: Mapped[str] = mapped_column(String(50), primary_key=True)
     active_model: Mapped[str] = mapped_column(
         String(100), ForeignKey("embedding_models.name"), comment="the model searches use"
+    )
+    previous_model: Mapped[str | None] = mapped_column(
+        String(100),
+        ForeignKey("embedding_models.name", ondelete="SET NULL"),
+        comment="the model before, to roll back to",
     )
 
 

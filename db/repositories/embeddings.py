@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
-from db.errors import AlreadyExists, InvalidValue, UnknownModel
-from db.mixins import HALFVEC_MAX_DIMENSIONS, hnsw
+from db.base import Vector
+from db.errors import AlreadyExists, InvalidValue, NotFound, TransactionConflict, UnknownModel
+from db.mixins import IndexKind, hnsw, rows_of
 from db.models.embeddings import CorpusSetting, EmbeddingModel, index_slug
 from db.repositories.base import Repository
-from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 
 MAX_IDENTIFIER: Final = 63
 """PostgreSQL cuts longer names."""
+
+IndexState = Literal["ready", "missing", "invalid", "mismatched"]
+"""``mismatched``: there is an index, and it is of another kind or length."""
+
+GRAPH_BYTES: Final = 1200
+"""What a node of an HNSW graph with m = 16 takes in memory while it is built, beside its vector."""
+
+BUILD_MEMORY_KB: Final = (256 * 1024, 2 * 1024**2)
+"""Least and most ``maintenance_work_mem`` of a build. A graph that outgrows it is finished on disk,
+many times slower; more than 2 GiB is the administrator's to grant, in the server's setting."""
+
+INDEXES_OF_A_MODEL: Final = text("""
+    SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,
+           pg_get_indexdef(indexrelid) AS definition
+    FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    JOIN pg_am ON pg_am.oid = relam AND amname = 'hnsw'
+    WHERE indrelid = CAST(:table AS regclass)
+      AND pg_get_expr(indpred, indrelid)
+          = format('((model_name)::text = %L::text)', CAST(:model AS text))
+    ORDER BY 1
+""")
+
+INDEX_BUILD: Final = text("""
+    SELECT phase, coalesce(blocks_done::float8 / nullif(blocks_total, 0), 0)
+    FROM pg_stat_progress_create_index WHERE relid = CAST(:table AS regclass)
+""")
+
+ALLOW_BUILD_MEMORY: Final = text("""
+    SELECT set_config('maintenance_work_mem', greatest(setting::bigint, :kilobytes)::text, false),
+           set_config('max_parallel_maintenance_workers', '0', false)
+    FROM pg_settings WHERE name = 'maintenance_work_mem'
+""")
+"""One process builds, in memory of its own: several would share the graph in ``/dev/shm``, which
+containers keep at 64 MB, and would take the processors that searches need meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +108,31 @@ class Coverage:
     embedded: int
     stale: int
 
+    @property
+    def missing(self) -> int:
+        """Passages without any vector."""
+        return self.total - self.embedded - self.stale
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """An index on one model's vectors, as the database has it.
+
+    Attributes:
+        name: Quoted where PostgreSQL needs it.
+        valid: False after a build that failed or was killed, and while one runs.
+        matching: Whether it is of the model's kind and length, so that searches use it.
+    """
+
+    name: str
+    valid: bool
+    matching: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether searches use it."""
+        return self.valid and self.matching
+
 
 class EmbeddingRepository(Repository):
     """Models, and which of them a corpus uses; vectors, and which of them are missing."""
@@ -62,13 +141,17 @@ class EmbeddingRepository(Repository):
         """Every registered model, by name."""
         return self.session.scalars(select(EmbeddingModel).order_by(EmbeddingModel.name)).all()
 
+    def find_model(self, name: str) -> EmbeddingModel | None:
+        """The model of that name, or None."""
+        return self.session.get(EmbeddingModel, name)
+
     def get_model(self, name: str) -> EmbeddingModel:
         """The model of that name.
 
         Raises:
             UnknownModel: It is not registered; the message lists those that are.
         """
-        model = self.session.get(EmbeddingModel, name)
+        model = self.find_model(name)
         if model is None:
             known = ", ".join(model.name for model in self.list_models())
             raise UnknownModel(
@@ -77,41 +160,257 @@ class EmbeddingRepository(Repository):
             )
         return model
 
-    def add_model(self, name: str, *, dimensions: int, provider: str) -> EmbeddingModel:
-        """Register a model, and make its index on the vectors of every corpus.
+    def add_model(
+        self, name: str, *, dimensions: int, provider: str, index_kind: IndexKind = "halfvec"
+    ) -> EmbeddingModel:
+        """Register a model. Its indexes are ``build_index``'s: they need no transaction.
 
         Raises:
             AlreadyExists: The name is taken.
+            InvalidValue: The index cannot hold so many dimensions.
         """
-        if self.session.get(EmbeddingModel, name) is not None:
+        if self.find_model(name) is not None:
             raise AlreadyExists(f"there is a model {name!r} already; see: pgcorpus models list")
-        model = EmbeddingModel(name=name, dimensions=dimensions, provider=provider)
+        model = EmbeddingModel(
+            name=name, dimensions=dimensions, provider=provider, index_kind=index_kind
+        )
         self.session.add(model)
         self.session.flush()
-        for corpus in CORPORA.values():
-            if dimensions <= HALFVEC_MAX_DIMENSIONS:
-                self.session.execute(CreateIndex(index_of(corpus, model)))
         return model
+
+    @contextmanager
+    def alone_with(self, name: str) -> Iterator[None]:
+        """Let nobody else index, drop or take up the model meanwhile, outside of a transaction.
+
+        The lock is the connection's: a build that the server goes on with after its client was
+        killed still holds it.
+
+        Raises:
+            TransactionConflict: Somebody else has it.
+        """
+        connection = self.session.connection()
+        if not connection.scalar(select(func.pg_try_advisory_lock(_lock_of(name)))):
+            raise TransactionConflict(_being_changed(name))
+        try:
+            yield
+        finally:
+            with suppress(DBAPIError):  # the connection is gone, and its lock with it
+                if not connection.invalidated:
+                    connection.execute(select(func.pg_advisory_unlock(_lock_of(name))))
+
+    def keep_model(self, name: str) -> None:
+        """Let nobody index or drop the model until the transaction ends.
+
+        Raises:
+            TransactionConflict: Somebody does just now.
+        """
+        if not self.session.scalar(select(func.pg_try_advisory_xact_lock_shared(_lock_of(name)))):
+            raise TransactionConflict(_being_changed(name))
+
+    def list_indexes(self, corpus: Corpus, model: EmbeddingModel) -> list[VectorIndex]:
+        """The indexes on a model's vectors, whatever their names, kinds and states."""
+        compared = {
+            "halfvec": f"((embedding)::halfvec({model.dimensions})) halfvec_cosine_ops",
+            "binary": f"((binary_quantize(embedding))::bit({model.dimensions})) bit_hamming_ops",
+        }[model.index_kind]
+        found = self.session.execute(
+            INDEXES_OF_A_MODEL, {"table": corpus.vectors.name, "model": model.name}
+        )
+        return [VectorIndex(row.name, row.valid, compared in row.definition) for row in found]
+
+    def index_state(self, corpus: Corpus, model: EmbeddingModel) -> IndexState:
+        """Whether searches of the corpus can use an index of the model, and if not, why."""
+        indexes = self.list_indexes(corpus, model)
+        if any(index.usable for index in indexes):
+            return "ready"
+        if any(index.matching for index in indexes):
+            return "invalid"
+        return "mismatched" if indexes else "missing"
+
+    def build_index(self, corpus: Corpus, model: EmbeddingModel) -> None:
+        """Make a model's index while others read and write, outside of a transaction.
+
+        A build that fails leaves an invalid index of the same name: drop it first.
+        """
+        node = model.dimensions // 8 if model.index_kind == "binary" else model.dimensions * 2
+        needed = self.count_vectors(corpus, model.name) * (node + GRAPH_BYTES) // 1024
+        least, most = BUILD_MEMORY_KB
+        self.session.execute(
+            ALLOW_BUILD_MEMORY, {"kilobytes": min(max(needed, least), most)}
+        ).close()
+        self.session.execute(CreateIndex(index_of(corpus, model)))
+
+    def analyze_vectors(self, corpus: Corpus) -> None:
+        """Tell the planner how many vectors each model has, or it prefers a sort to a new index.
+
+        Skipped while another model's index is built on the table, which may take hours.
+        """
+        self.session.execute(text(f"ANALYZE (SKIP_LOCKED) {corpus.vectors.name} (model_name)"))
+
+    def drop_index(self, index: VectorIndex) -> None:
+        """Drop an index while others read and write, outside of a transaction."""
+        self.session.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
+
+    def find_index_build(self, corpus: Corpus) -> tuple[str, float] | None:
+        """The phase of the build that runs on the corpus's vectors, and its share done in [0, 1].
+
+        None where none runs.
+        """
+        row = self.session.execute(INDEX_BUILD, {"table": corpus.vectors.name}).first()
+        return None if row is None else (row[0], row[1])
 
     def find_active_model(self, corpus: str) -> EmbeddingModel | None:
         """The model that searches of the corpus use, or None where no one has chosen."""
         chosen = self.session.get(CorpusSetting, corpus)
         return None if chosen is None else self.get_model(chosen.active_model)
 
+    def find_previous_model(self, corpus: str) -> str | None:
+        """The model that searches of the corpus used before, or None."""
+        chosen = self.session.get(CorpusSetting, corpus)
+        return None if chosen is None else chosen.previous_model
+
+    def lock_setting(self, corpus: str) -> None:
+        """Let nobody else switch the corpus until the transaction ends; waits for who does."""
+        setting = select(CorpusSetting).where(CorpusSetting.corpus == corpus).with_for_update()
+        self.session.execute(setting.execution_options(populate_existing=True))
+
     def use_model(self, corpus: str, name: str) -> None:
         """Make searches of the corpus use the model, from the next one on.
 
+        The model before is kept for ``roll_back``; using a model twice does not forget it.
+
         Raises:
             UnknownModel: It is not registered.
+            TransactionConflict: It is being indexed or dropped.
         """
+        self.keep_model(name)
         self.get_model(name)
+        self.lock_setting(corpus)
+        active = self.find_active_model(corpus)
         chosen = insert(CorpusSetting).values(corpus=corpus, active_model=name)
         self.session.execute(
             chosen.on_conflict_do_update(
-                index_elements=[CorpusSetting.corpus], set_={"active_model": name}
+                index_elements=[CorpusSetting.corpus],
+                set_={
+                    "active_model": name,
+                    "previous_model": case(
+                        (CorpusSetting.active_model == name, CorpusSetting.previous_model),
+                        else_=CorpusSetting.active_model,
+                    ),
+                },
             )
         )
+        if active is not None and active.name != name:
+            # The clock, not now(): counting the coverage may have taken a while.
+            self.session.execute(
+                update(EmbeddingModel)
+                .where(EmbeddingModel.name == active.name)
+                .values(retired_at=func.clock_timestamp())
+            )
         self.session.expire_all()
+
+    def roll_back(self, corpus: str) -> str:
+        """Make searches of the corpus use the model before; a second call undoes the first.
+
+        Returns:
+            The model's name.
+
+        Raises:
+            NotFound: There was none, or it was dropped.
+            TransactionConflict: It is being indexed or dropped.
+        """
+        self.lock_setting(corpus)
+        previous = self.find_previous_model(corpus)
+        if previous is None:
+            raise NotFound(
+                f"{corpus} has no earlier model to go back to; choose one with: "
+                f"pgcorpus models use {corpus} NAME"
+            )
+        self.use_model(corpus, previous)
+        return previous
+
+    def forget_previous(self, name: str) -> None:
+        """Let no corpus go back to the model."""
+        self.session.execute(
+            update(CorpusSetting)
+            .where(CorpusSetting.previous_model == name)
+            .values(previous_model=None)
+        )
+
+    def seconds_retired(self, name: str) -> float | None:
+        """How long ago a corpus changed from the model to another; None: never."""
+        age = func.extract("epoch", func.clock_timestamp() - EmbeddingModel.retired_at)
+        found: float | None = self.session.scalar(
+            select(cast(age, Double)).where(EmbeddingModel.name == name)
+        )
+        return found
+
+    def delete_model(self, name: str) -> None:
+        """Take a model that has no vectors out of the registry.
+
+        Raises:
+            MissingReference: It has vectors, or a corpus uses it.
+        """
+        self.session.execute(delete(EmbeddingModel).where(EmbeddingModel.name == name))
+
+    def count_vectors(self, corpus: Corpus, model_name: str) -> int:
+        """How many vectors of the model the corpus has."""
+        of_model = corpus.vectors.c.model_name == model_name
+        counted = select(func.count()).select_from(corpus.vectors).where(of_model)
+        return self.session.scalar(counted) or 0
+
+    def delete_vectors(self, corpus: Corpus, model_name: str, *, limit: int) -> int:
+        """Delete some of the model's vectors.
+
+        Args:
+            corpus: Whose.
+            model_name: Of which model.
+            limit: At most this many.
+
+        Returns:
+            How many were deleted; 0 when none is left.
+        """
+        of_model = corpus.vectors.c.model_name == model_name
+        some = select(corpus.item).where(of_model).limit(limit)
+        result = self.session.connection().execute(
+            delete(corpus.vectors).where(of_model, corpus.item.in_(some)),
+            execution_options={"preserve_rowcount": True},
+        )
+        return result.rowcount
+
+    def list_nearest(
+        self, corpus: Corpus, model_name: str, asked: np.ndarray, *, limit: int
+    ) -> list[float]:
+        """The best cosine similarities in a corpus, by comparing all vectors and without an index.
+
+        Args:
+            corpus: What is searched, under its default filters.
+            model_name: Whose vectors.
+            asked: float32 of shape ``(dimensions,)``.
+            limit: At most this many.
+
+        Returns:
+            Similarities, best first; 0 where one is negative, as in a search.
+        """
+        shown, values = _shown(corpus)
+        question = bindparam("question_vector", type_=Vector())
+        # The indexes are on other expressions: none serves this one.
+        distance = cast(corpus.vectors.c.embedding.op("<=>")(question), Double)
+        nearest: Select[Any] = (
+            select(func.greatest(1 - distance, 0, type_=Double))
+            .join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
+            .where(corpus.vectors.c.model_name == model_name, *shown)
+            .order_by(distance)
+            .limit(limit)
+        )
+        return list(self.session.scalars(nearest, {**values, "question_vector": asked}))
+
+    def sample_texts(self, corpus: Corpus, *, limit: int) -> list[str]:
+        """What is embedded of some passages: the same ones each time, from all over the corpus."""
+        shown, values = _shown(corpus)
+        scattered = func.hashtextextended(cast(corpus.key, Text), 0)
+        some = select(corpus.text).where(*shown).order_by(scattered).limit(limit)
+        return list(self.session.scalars(some, values))
 
     def list_pending(
         self,
@@ -227,12 +526,19 @@ class EmbeddingRepository(Repository):
 
 
 def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
-    """The index of one model's vectors in one corpus, for a model added at run time."""
+    """The index of one model's vectors in one corpus, to be made beside running work.
+
+    That of a seeded model has the name that the revisions gave it.
+    """
     # Names that differ only in case, in punctuation or late have the same slug.
     unique = "_" + sha256(model.name.encode()).hexdigest()[:8]
     name = f"{corpus.vectors.name}_hnsw_{index_slug(model.name)}"
     name = name[: MAX_IDENTIFIER - len(unique)] + unique
-    index = hnsw(name, model.name, model.dimensions)
+    for seeded in corpus.vectors.indexes:
+        if str(seeded.dialect_options["postgresql"]["where"]) == str(rows_of(model.name)):
+            name = str(seeded.name)
+    index = hnsw(name, model.name, model.dimensions, model.index_kind)
+    index.dialect_options["postgresql"]["concurrently"] = True
     Table(corpus.vectors.name, MetaData(), index)  # apart from the metadata of the models
     return index
 
@@ -264,3 +570,18 @@ def refuse_unusable(vectors: np.ndarray, dimensions: int) -> None:
 
 def _vector_of(corpus: Corpus, model_name: str) -> ColumnElement[bool]:
     return and_(corpus.item == corpus.key, corpus.vectors.c.model_name == model_name)
+
+
+def _shown(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:
+    """What holds of the passages that a search without filters shows; values of parameters."""
+    conditions, values = corpus.narrowed({})
+    return [corpus.holds(condition) for condition in conditions], values
+
+
+def _lock_of(model_name: str) -> ColumnElement[int]:
+    """The key of the advisory lock of a model."""
+    return func.hashtextextended(f"changing the model {model_name}", 0, type_=BigInteger)
+
+
+def _being_changed(model_name: str) -> str:
+    return f"another process is indexing or dropping {model_name}; wait until it has ended"

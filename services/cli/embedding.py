@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
 from db.engine import Database
-from db.search.corpora import CORPORA, named
+from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
+from db.search.corpora import CORPORA
 from services.cli.output import AsJson, CorpusName, fail, print_json, progress_bar, say, table
 from services.embedding.choice import Choice
 from services.embedding.embed import EmbeddingService, EmbedReport
 from services.embedding.embedder import PROVIDERS
+from services.embedding.switch import GRACE_SECONDS, ModelSwitch, Switch
+from services.embedding.verify import LEAST_RECALL, ModelVerifier, Verification
 
-models = typer.Typer(help="Embedding models, and which corpus uses which.", no_args_is_help=True)
+models = typer.Typer(
+    help=(
+        "Embedding models, and which corpus uses which.\n\n"
+        "A switch without downtime: add, backfill, verify, use; then rollback, or drop the old "
+        "one. Searches run all the while. Every step can be stopped and run again."
+    ),
+    no_args_is_help=True,
+)
+
+Model = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
+OfCorpus = Annotated[str, typer.Argument(metavar="CORPUS", help="Which corpus.")]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus", "-c", help="Only this corpus; can be repeated. By default all with passages."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Even so.")]
 
 MAX_SHOWN_FAILURES = 20
 
@@ -65,12 +91,15 @@ def list_models(as_json: AsJson = False) -> None:
     """Show the registered models, who uses them and how much they cover."""
     with Database.from_env().unit_of_work() as work:
         active = {name: work.embeddings.find_active_model(name) for name in sorted(CORPORA)}
+        previous = {name: work.embeddings.find_previous_model(name) for name in sorted(CORPORA)}
         rows: list[dict[str, Any]] = [
             {
                 "name": model.name,
                 "dimensions": model.dimensions,
                 "provider": model.provider,
+                "index": model.index_kind,
                 "active_for": [n for n, used in active.items() if used and used.name == model.name],
+                "previous_for": [name for name, was in previous.items() if was == model.name],
                 "coverage": {
                     name: vars(work.embeddings.coverage(corpus, model.name))
                     for name, corpus in CORPORA.items()
@@ -83,12 +112,13 @@ def list_models(as_json: AsJson = False) -> None:
         return
     table(
         "Embedding models",
-        ["name", "dimensions", "provider", "active for", *(f"in {name}" for name in CORPORA)],
+        ["name", "dimensions", "provider", "index", "active for", *(f"in {n}" for n in CORPORA)],
         [
             (
                 row["name"],
                 row["dimensions"],
                 row["provider"],
+                row["index"],
                 ", ".join(row["active_for"]),
                 *(f"{done['embedded']} of {done['total']}" for done in row["coverage"].values()),
             )
@@ -102,36 +132,267 @@ def add_model(
     name: Annotated[str, typer.Argument(help="As its provider calls it.")],
     dimensions: Annotated[int, typer.Option(min=1, max=16_000, help="Length of its vectors.")],
     provider: Annotated[str, typer.Option(help=f"One of {', '.join(PROVIDERS)}.")],
+    index: Annotated[
+        IndexKind | None,
+        typer.Option(
+            help="halfvec: half-precision numbers. binary: one bit per dimension, a sixteenth of "
+            f"the space. By default halfvec, and binary above {HALFVEC_MAX_DIMENSIONS} dimensions.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a model and make its index."""
+    """Register a model and make its index, beside running work.
+
+    Stopped or killed, the same command goes on, and builds an index anew that was left invalid.
+
+    Example: pgcorpus models add my-model --dimensions 768 --provider openai
+    """
     if provider not in PROVIDERS:
         raise typer.BadParameter(f"known: {', '.join(PROVIDERS)}", param_hint="--provider")
-    with Database.from_env().unit_of_work() as work:
-        work.embeddings.add_model(name, dimensions=dimensions, provider=provider)
-        work.commit()
+    if index == "halfvec" and dimensions > HALFVEC_MAX_DIMENSIONS:
+        raise typer.BadParameter(
+            f"halfvec holds at most {HALFVEC_MAX_DIMENSIONS} dimensions; use binary",
+            param_hint="--index",
+        )
+    with _bar("making the index") as bar:
+        model = ModelSwitch(Database.from_env()).add(
+            name, dimensions=dimensions, provider=provider, index_kind=index, on_build=bar.build
+        )
     if as_json:
         print_json({"name": name, "dimensions": dimensions, "provider": provider})
+        return
+    if model.index_kind == "binary" and index is None:
+        say(f"its index is binary: halfvec holds at most {HALFVEC_MAX_DIMENSIONS} dimensions")
+    say(f"added; make vectors with: pgcorpus models backfill {name}")
+
+
+@models.command("backfill")
+def backfill(name: Model, corpus: Among = None, as_json: AsJson = False) -> None:
+    """Make the vectors a model lacks or that are of older texts, and its index if need be.
+
+    Searches go on with the model they have. Stopped or killed, the same command goes on where it
+    was. Where a model has no vectors yet, its index is built after them, which is faster.
+    """
+    with _bar("embedding") as bar:
+        done = ModelSwitch(Database.from_env()).backfill(
+            name,
+            among=corpus or (),
+            on_start=lambda of, total: bar.start(f"embedding {of}", total),
+            on_progress=bar.advance,
+            on_build=bar.build,
+        )
+    if as_json:
+        print_json({"model": name, "corpora": [each.as_json() for each in done]})
     else:
-        say(f"added; make vectors with: pgcorpus embed --model {name}")
+        for each in done:
+            report = each.report
+            say(
+                f"{report.corpus}: {report.embedded} embedded with {name} ({report.stale} of them "
+                f"anew), {report.failed} failed, {report.duration_s:.1f} s; index {each.index}"
+            )
+        say(f"check it with: pgcorpus models verify {name}" if done else "there are no passages")
+    for each in done:
+        for key, reason in each.report.failures[:MAX_SHOWN_FAILURES]:
+            fail(f"{each.report.corpus}: {key}: {reason}")
+    if any(each.report.failed for each in done):
+        raise typer.Exit(1)
+
+
+@models.command("verify")
+def verify(
+    name: Model,
+    corpus: Among = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Saved questions, one per line. Without, the beginnings of 100 passages stand in: "
+            "searches are logged without what was asked.",
+        ),
+    ] = None,
+    least_recall: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail when recall@10 is below.")
+    ] = LEAST_RECALL,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a model is fit to be used: whole, indexed, and finding what it should.
+
+    Coverage: every passage has a vector of its present text. Recall@10: the share of the ten best
+    hits of an exact scan that a search with the model's index finds. Overlap@10: the share of the
+    ten best hits of the model in use that are among the model's own; it tells how much answers will
+    change, and does not fail. The exit code is 1 when anything must be mended.
+    """
+    asked = _read_questions(questions)
+    with _bar("asking") as bar:
+        found = ModelVerifier(Database.from_env()).verify(
+            name,
+            among=corpus or (),
+            questions=asked,
+            least_recall=least_recall,
+            on_start=lambda of, total: bar.start(f"asking {of}", total),
+            on_progress=bar.advance,
+        )
+    passed = not any(each.problems for each in found)
+    if as_json:
+        corpora = [each.as_json() for each in found]
+        print_json({"model": name, "passed": passed, "corpora": corpora})
+    else:
+        _show_verification(name, found)
+    for each in found:
+        for problem in each.problems:
+            fail(f"{each.corpus}: {problem}")
+    if not passed:
+        raise typer.Exit(1)
 
 
 @models.command("use")
-def use_model(
-    corpus: Annotated[str, typer.Argument(help="Which corpus.")],
-    name: Annotated[str, typer.Argument(help="A registered model.")],
+def use_model(corpus: OfCorpus, name: Model, force: Force = False, as_json: AsJson = False) -> None:
+    """Make searches of a corpus use a model, from the next one on.
+
+    Refused, with nothing changed, while a passage lacks its vector or the index is not usable;
+    --force takes the model as it is. The model before is kept: pgcorpus models rollback CORPUS.
+    """
+    _show_switch(ModelSwitch(Database.from_env()).use(corpus, name, force=force), as_json)
+
+
+@models.command("rollback")
+def rollback(corpus: OfCorpus, as_json: AsJson = False) -> None:
+    """Make searches of a corpus use the model before; a second rollback undoes the first."""
+    _show_switch(ModelSwitch(Database.from_env()).rollback(corpus), as_json)
+
+
+@models.command("drop")
+def drop(
+    name: Model,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do not wait for searches that began before the last switch: they may find "
+            "nothing.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make searches of a corpus use a model, from the next one on."""
-    of = named(corpus)
-    with Database.from_env().unit_of_work() as work:
-        work.embeddings.use_model(of.name, name)
-        covered = work.embeddings.coverage(of, name)
-        work.commit()
+    """Delete a model with its vectors and indexes.
+
+    Refused while searches use it. A model that was in use until lately is dropped when the searches
+    that began with it have ended. Of a model that came with the schema only the vectors are
+    deleted. Stopped or killed, the same command goes on.
+    """
+    switch = ModelSwitch(Database.from_env())
+    vectors = switch.count_droppable(name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody is there to be asked; give --yes", param_hint="--yes")
+        typer.confirm(f"Delete {name} with its {vectors} vectors?", abort=True, err=True)
+    with _bar("dropping") as bar:
+        dropped = switch.drop(
+            name,
+            grace_seconds=0 if force else GRACE_SECONDS,
+            on_wait=bar.wait,
+            on_start=lambda total: bar.start("deleting vectors", total),
+            on_progress=bar.advance,
+        )
     if as_json:
-        counts = {"embedded": covered.embedded, "total": covered.total}
-        print_json({"corpus": corpus, "model": name} | counts)
+        print_json(asdict(dropped))
+    elif dropped.registered:
+        say(f"{dropped.vectors} vectors deleted; {name} came with the schema and stays registered")
+    else:
+        say(f"{name} dropped, with {dropped.vectors} vectors")
+
+
+class _Bar:
+    """A progress bar for work of several parts, with rate and time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.task_ids[0]
+        self._what = progress.tasks[0].description
+
+    def start(self, what: str, total: int) -> None:
+        """Begin a part."""
+        self._what = what
+        self._progress.reset(self._task, total=total or 1, completed=not total, description=what)
+
+    def advance(self, count: int) -> None:
+        """So much more of it is done."""
+        self._progress.advance(self._task, count)
+        if rate := self._progress.tasks[0].speed:
+            self._progress.update(self._task, description=f"{self._what}, {rate:.0f}/s")
+
+    def build(self, corpus: str, phase: str, share: float) -> None:
+        """Show an index build."""
+        what = f"index of {corpus}: {phase}"
+        self._progress.update(self._task, total=1, completed=share, description=what)
+
+    def wait(self, seconds: float) -> None:
+        """Show whom the work waits for."""
+        what = f"waiting {seconds:.0f} s for searches that began with it"
+        self._progress.update(self._task, description=what)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[_Bar]:
+    with progress_bar(what) as progress:
+        yield _Bar(progress)
+
+
+def _read_questions(file: Path | None) -> list[str]:
+    """The lines of a file that are not empty."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint="--questions") from error
+    questions = [line.strip() for line in lines if line.strip()]
+    if not questions:
+        raise typer.BadParameter(f"{file} holds no question", param_hint="--questions")
+    return questions
+
+
+def _show_verification(name: str, found: list[Verification]) -> None:
+    table(
+        f"{name}",
+        ["corpus", "embedded", "missing", "stale", "index", "recall@10", "overlap@10", "questions"],
+        [
+            (
+                each.corpus,
+                f"{each.coverage.embedded} of {each.coverage.total}",
+                each.coverage.missing,
+                each.coverage.stale,
+                f"{each.index_kind}, {each.index}",
+                "-" if each.recall is None else f"{each.recall:.3f}",
+                "-" if each.overlap is None else f"{each.overlap:.3f} with {each.compared_with}",
+                each.questions,
+            )
+            for each in found
+        ],
+    )
+    if any(each.questions_from == "passages" for each in found):
+        say(
+            "no saved questions were given (--questions FILE), and searches are logged without "
+            "what was asked: the beginnings of passages stood in"
+        )
+    if not found:
+        say("there are no passages")
+
+
+def _show_switch(switch: Switch, as_json: bool) -> None:
+    if as_json:
+        print_json(switch.as_json())
         return
-    say(f"{corpus} uses {name}: {covered.embedded} of {covered.total} passages have its vectors")
+    covered = switch.coverage
+    say(
+        f"{switch.corpus} uses {switch.model}: {covered.embedded} of {covered.total} passages have "
+        "its vectors"
+    )
     if covered.embedded < covered.total:
-        say(f"make the others with: pgcorpus embed --corpus {corpus} --model {name}")
+        say(
+            "make the others with: pgcorpus models backfill "
+            f"{switch.model} --corpus {switch.corpus}"
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
+from db.mixins import IndexKind
 from db.search.corpus import Corpus
 from db.settings import Settings
 from db.uow import UnitOfWork
@@ -22,12 +23,14 @@ class Choice:
         name: As registered.
         dimensions: Length of its vectors.
         provider: Who makes them.
+        index_kind: What their index holds; a search must compare the same.
         reason: Why it is another than the one the corpus is set to, or None.
     """
 
     name: str
     dimensions: int
     provider: str
+    index_kind: IndexKind = "halfvec"
     reason: str | None = None
 
 
@@ -53,12 +56,13 @@ def choose(
     model = work.embeddings.get_model(wanted)
     missing = _missing(model.provider, settings)
     if missing is None or model_name is not None or settings.production:
-        return Choice(model.name, model.dimensions, model.provider)
+        return Choice(model.name, model.dimensions, model.provider, model.index_kind)
     offline = work.embeddings.get_model(OFFLINE_MODEL)
     return Choice(
         offline.name,
         offline.dimensions,
         offline.provider,
+        offline.index_kind,
         f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}",
     )
 
