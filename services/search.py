@@ -6,10 +6,12 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypedDict, Unpack, get_args
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, TypedDict, Unpack, get_args
 
+import numpy as np
 from psycopg.errors import QueryCanceled, UndefinedObject
 from sqlalchemy.exc import DBAPIError
 
@@ -25,10 +27,11 @@ from db.errors import (
 from db.repositories.search import DEPTHS, Answer, Ask
 from db.search import corpora
 from db.search.corpus import Corpus
-from db.search.legs import MAX_FUZZY_CHARACTERS, MAX_SCORED_WORDS, AskedModel
-from db.search.page import Leg, LegName, SearchPage
+from db.search.legs import LARGE_FUZZY_THRESHOLD, MAX_FUZZY_CHARACTERS, AskedModel
+from db.search.page import Explanation, Hit, Leg, LegName, SearchPage
 from db.search.question import Question
 from db.search.ranking import FUSIONS, Fusion
+from db.search.words import MAX_WORDS
 from db.uow import UnitOfWork
 from services.embedding.choice import Choice, choose
 from services.embedding.embedder import Embedder, embedder_for
@@ -45,16 +48,29 @@ LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
 }
 
 WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
+    "calibrated": {"vector": 1 / 3, "text": 2 / 3, "fuzzy": 2 / 3},
     "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
     "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
 }
-"""70 % vector and 30 % text are the specification's (FR2); RRF's own paper weighs all alike."""
+"""How they were found is in docs/explanation/search.md. 70 % vector and 30 % text are the
+specification's (FR2); RRF's own paper weighs all alike."""
 
 LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
 """A name, with or without its schema; a number would be read as an object's identifier."""
 
+MOST_SWITCHES: Final = 5
+"""So often a search begins anew because its corpus was given another model meanwhile."""
+
+SWITCHING: Final = "the corpus changed its model again and again during the search; try again"
+
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 10_000
+
+
+Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
+
+RERANKED: Final = 50
+"""Hits that a reranker sees at least: enough that it can find a good one that fusion put low."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -63,13 +79,19 @@ class SearchOptions(TypedDict, total=False):
     Attributes:
         mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
             text.
-        fusion: ``weighted`` (the default) adds weight · score; ``rrf`` adds weight / (60 + rank).
-        weights: Leg → weight, not negative; by default 0.7 vector and 0.3 text, or all alike for
-            ``rrf``.
+        fusion: ``calibrated`` (the default) has every leg score what any leg found, and adds
+            weight · score; ``weighted`` adds weight · score over the legs that found a passage;
+            ``rrf`` adds weight / (60 + rank).
+        weights: Leg → weight, not negative; by default 1/3 vector and 2/3 text, 0.7 and 0.3 for
+            ``weighted``, all alike for ``rrf``.
         limit: Hits on the page, 1 to 1,000; by default 10.
         offset: Hits before the page, 0 to 10,000; applied once, after fusion.
         filters: Name → value, list, None or range; see ``Corpus.conditions``.
-        language: Text search configuration that reads the question; by default ``english``.
+        language: Text search configuration that reads the question; by default those of the
+            corpus's passages.
+        rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
+            many were found; gives a score to each, the higher the better, and the page is in that
+            order. When it fails, the page is as it was and says so.
     """
 
     mode: Mode
@@ -78,7 +100,8 @@ class SearchOptions(TypedDict, total=False):
     limit: int
     offset: int
     filters: Mapping[str, Any]
-    language: str
+    language: str | None
+    rerank: Reranker | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +112,20 @@ class Request:
     question: Question
     corpus: Corpus
     mode: Mode = "hybrid"
-    fusion: Fusion = "weighted"
+    fusion: Fusion = "calibrated"
     weights: Mapping[str, float] = field(default_factory=dict)
     limit: int = 10
     offset: int = 0
     filters: Mapping[str, Any] = field(default_factory=dict)
-    language: str = "english"
+    language: str | None = None
+    rerank: Reranker | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
             raise InvalidSearch(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
-        if not LANGUAGE.fullmatch(self.language):
+        if self.language is not None and not LANGUAGE.fullmatch(self.language):
             raise InvalidSearch(f"there is no text search configuration {self.language!r}")
         if not _whole(self.limit, 1, MAX_LIMIT) or not _whole(self.offset, 0, MAX_OFFSET):
             raise InvalidSearch(
@@ -114,7 +138,14 @@ class Request:
             raise InvalidSearch("a leg's weight must be a number that is not negative")
         if not sum(self.legs.values()) > 0:
             raise InvalidSearch(f"the weights leave {self.mode} no leg; one must be above 0")
-        self.corpus.conditions(self.filters)
+        self.corpus.narrowed(self.filters)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Limit and offset of what the database is asked for: a reranker orders before paging."""
+        if self.rerank is None:
+            return self.limit, self.offset
+        return max(RERANKED, self.limit + self.offset), 0
 
     @property
     def legs(self) -> dict[str, float]:
@@ -124,14 +155,26 @@ class Request:
         return {leg: weights[leg] if len(legs) > 1 else 1.0 for leg in legs}
 
 
+class _Chosen(NamedTuple):
+    """The model of a vector leg, and the one the corpus was set to when it was chosen."""
+
+    choice: Choice
+    active: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Prepared:
     """A search ready to run, with what its legs have to say already."""
 
     request: Request
     ask: Ask
+    chosen: _Chosen | None = None
     silent: tuple[Leg, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class _ModelChanged(Exception):
+    """The corpus was given another model after the question was embedded."""
 
 
 class _Searching:
@@ -141,80 +184,92 @@ class _Searching:
         self._database = database
         self._embedders: dict[str, Embedder] = {}
         self._given = embedder
+        self._chosen: dict[str, _Chosen] = {}
         self._log = SearchLog(database)
 
-    def _chosen(self, work: UnitOfWork, request: Request) -> tuple[Choice, bool] | None:
-        """The model of the vector leg, and whether it has any vectors; None without that leg."""
-        if "vector" not in LEGS_OF[request.mode]:
-            return None
-        choice = choose(work, request.corpus, self._database.settings, self._given_name())
-        return choice, work.embeddings.has_vectors(request.corpus, choice.name)
+    def _needs_choice(self, request: Request) -> bool:
+        """Whether the model is still to be chosen.
 
-    def _prepare(self, request: Request, chosen: tuple[Choice, bool] | None) -> _Prepared:
+        It is kept from search to search: that it is still the corpus's is seen in the snapshot of
+        each search.
+        """
+        return "vector" in LEGS_OF[request.mode] and request.corpus.name not in self._chosen
+
+    def _choose(self, work: UnitOfWork, request: Request) -> None:
+        active = work.embeddings.find_active_model(request.corpus.name)
+        choice = choose(work, request.corpus, self._database.settings, self._given_name())
+        self._chosen[request.corpus.name] = _Chosen(choice, active.name if active else None)
+
+    def _prepare(self, request: Request) -> _Prepared:
         """Embed the question, outside of any transaction."""
-        legs = request.legs
+        legs: Mapping[str, float] = request.legs
+        notes: list[str] = []
+        if request.question.unspaced and "text" in legs:
+            notes.append(
+                "the question is in a script without spaces between words: "
+                "the fuzzy leg answered instead of the text leg"
+            )
+            legs = {("fuzzy" if name == "text" else name): w for name, w in legs.items()}
+        limit, offset = request.window
         ask = Ask(
             question=request.question,
             language=request.language,
             legs=legs,
             fusion=request.fusion,
-            limit=request.limit,
-            offset=request.offset,
+            limit=limit,
+            offset=offset,
             filters=request.filters,
         )
+        chosen = self._chosen.get(request.corpus.name) if "vector" in legs else None
         if chosen is None:
-            return _Prepared(request=request, ask=ask)
-        choice, has_vectors = chosen
-        notes = (choice.reason,) if choice.reason else ()
-        if not has_vectors:
-            silent = Leg(
-                name="vector",
-                status="skipped",
-                reason=f"there are no vectors of the model {choice.name!r}; "
-                f"make them with: pgcorpus embed --corpus {request.corpus.name}",
+            return _Prepared(request=request, ask=ask, notes=tuple(notes))
+        choice = chosen.choice
+        notes += [choice.reason] if choice.reason else []
+        try:
+            vector = self._embedder(choice).embed_question(request.question.words)
+        except EmbeddingError as error:
+            silent = Leg(name="vector", status="failed", reason=str(error))
+            ask = replace(ask, legs=_without(legs, "vector"))
+            return _Prepared(request=request, ask=ask, silent=(silent,), notes=tuple(notes))
+        if vector.shape != (choice.dimensions,):
+            raise WrongDimensions(
+                f"the question's vector has shape {vector.shape}, but the vectors of "
+                f"{choice.name!r} have {choice.dimensions} dimensions"
             )
-        else:
-            try:
-                vector = self._embedder(choice).embed_question(request.question.words)
-            except EmbeddingError as error:
-                silent = Leg(name="vector", status="failed", reason=str(error))
-            else:
-                if vector.shape != (choice.dimensions,):
-                    raise WrongDimensions(
-                        f"the question's vector has shape {vector.shape}, but the vectors of "
-                        f"{choice.name!r} have {choice.dimensions} dimensions"
-                    )
-                model = AskedModel(choice.name, choice.dimensions)
-                ask = replace(ask, model=model, vector=vector)
-                return _Prepared(request=request, ask=ask, notes=notes)
-        rest = {name: weight for name, weight in legs.items() if name != "vector"}
-        return _Prepared(
-            request=request, ask=replace(ask, legs=rest), silent=(silent,), notes=notes
-        )
+        model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
+        ask = replace(ask, model=model, vector=vector)
+        return _Prepared(request=request, ask=ask, chosen=chosen, notes=tuple(notes))
 
     def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
-        """Search; when a leg fails, search again with those that do not."""
-        ask, silent = prepared.ask, prepared.silent
-        if not ask.legs:
-            return _page(prepared, None, silent)
-        try:
-            answer = self._answer(work, prepared.request, ask)
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
-                raise _as_search_error(error, prepared.request) from error
-            work.rollback()
-            failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
-            if not failed or len(failed) == len(ask.legs):
-                raise _as_search_error(error, prepared.request) from error
-            names = {leg.name for leg in failed}
-            left = {name: weight for name, weight in ask.legs.items() if name not in names}
-            silent += failed
-            ask = replace(ask, legs=left)
-            answer = self._answer(work, prepared.request, ask)
-        if "text" not in ask.legs or answer.candidates.get("text") or answer.kept == 0:
-            return _page(replace(prepared, ask=ask), answer, silent)
+        """Search; when a leg fails or has nothing to search in, search again with the others.
+
+        Raises:
+            _ModelChanged: The question's vector is of a model that is no longer the corpus's.
+        """
+        ask, silent, request = prepared.ask, prepared.silent, prepared.request
+        answer: Answer | None = None
+        if ask.legs:
+            try:
+                answer = self._answer(work, request, ask)
+            except DBAPIError as error:
+                failed = self._diagnosed(work, prepared, error)
+                silent += failed
+                ask = replace(ask, legs=_without(ask.legs, *(leg.name for leg in failed)))
+                answer = self._answer(work, request, ask)
+        if answer is not None and prepared.chosen and "vector" in ask.legs:
+            if answer.active_model != prepared.chosen.active:
+                raise _ModelChanged
+            if not answer.candidates.get("vector") and not work.embeddings.has_vectors(
+                request.corpus, prepared.chosen.choice.name
+            ):
+                silent += (_no_vectors(request, prepared.chosen.choice),)
+                ask = replace(ask, legs=_without(ask.legs, "vector"))
+                answer = self._answer(work, request, ask) if ask.legs else None
+        prepared = replace(prepared, ask=ask)
+        if answer is None or "text" not in ask.legs or answer.candidates.get("text"):
+            return self._page(prepared, answer, silent)
+        if answer.kept == 0:
+            return self._page(prepared, answer, silent)
         if not answer.words_asked:
             silent += (
                 Leg(
@@ -223,21 +278,58 @@ class _Searching:
                     reason="the question has only words too common or too long to be looked up",
                 ),
             )
-            return _page(replace(prepared, ask=ask), answer, silent)
-        # No passage holds any of the words: a typo, or a language without spaces between words.
+            return self._page(prepared, answer, silent)
+        # No passage holds any of the words: a typo.
         stand_in = {("fuzzy" if name == "text" else name): w for name, w in ask.legs.items()}
         empty = Leg(name="text", status="ok", reason="no passage holds a word of the question")
-        answer = self._answer(work, prepared.request, replace(ask, legs=stand_in))
+        ask = replace(ask, legs=stand_in)
         prepared = replace(
             prepared,
-            ask=replace(ask, legs=stand_in),
+            ask=ask,
             notes=(*prepared.notes, "no passage holds a word of the question: fuzzy stood in"),
         )
-        return _page(prepared, answer, (*silent, empty))
+        return self._page(prepared, self._answer(work, request, ask), (*silent, empty))
+
+    def _page(
+        self, prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]
+    ) -> SearchPage:
+        if answer is None or not answer.statement.shape.legs:
+            return _page(prepared, answer, silent)
+        return _page(prepared, answer, silent, partial(self._explain, answer))
+
+    def _explain(self, answer: Answer) -> Explanation:
+        with self._database.unit_of_work() as work:
+            plan = work.searches.explain(answer.statement)
+        statement = answer.statement
+        return Explanation(
+            statement=statement.sql,
+            parameters={
+                name: f"a vector of {len(value)}" if isinstance(value, np.ndarray) else value
+                for name, value in statement.values.items()
+                if f"%({name})s" in statement.sql
+            },
+            settings=statement.settings,
+            plan=plan,
+        )
+
+    def _diagnosed(
+        self, work: UnitOfWork, prepared: _Prepared, error: DBAPIError
+    ) -> tuple[Leg, ...]:
+        """The legs that made a search fail, when others are left; else the failure, raised."""
+        ask = prepared.ask
+        if error.connection_invalidated:
+            raise error
+        if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
+            raise _as_search_error(error, prepared.request) from error
+        work.rollback()
+        failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
+        if not failed or len(failed) == len(ask.legs):
+            raise _as_search_error(error, prepared.request) from error
+        return failed
 
     def _answer(self, work: UnitOfWork, request: Request, ask: Ask) -> Answer:
-        if request.fusion == "weighted":  # over the legs that take part
-            total = sum(ask.legs.values())
+        if request.fusion != "rrf":  # over the legs that take part
+            total = sum(ask.legs.values()) or 1.0
             ask = replace(ask, legs={name: w / total for name, w in ask.legs.items()})
         return work.searches.answer(request.corpus, ask)
 
@@ -304,13 +396,22 @@ class SearchService(_Searching):
         """
         started = time.perf_counter()
         request = _request(question, corpus, options)
-        with self._database.unit_of_work() as work:
-            chosen = self._chosen(work, request)
-        prepared = self._prepare(request, chosen)
-        with self._database.unit_of_work() as work:
-            page = self._run(work, prepared)
-        self._log.note(page, (time.perf_counter() - started) * 1000)
-        return page
+        for _ in range(MOST_SWITCHES):
+            if self._needs_choice(request):
+                with self._database.unit_of_work() as work:
+                    self._choose(work, request)
+            prepared = self._prepare(request)
+            try:
+                with self._database.unit_of_work() as work:
+                    page = self._run(work, prepared)
+                    work.commit()  # a rollback would make psycopg forget prepared statements
+            except _ModelChanged:
+                self._chosen.pop(request.corpus.name, None)
+                continue
+            page = _reranked(page, request)
+            self._log.note(page, (time.perf_counter() - started) * 1000)
+            return page
+        raise SearchError(SWITCHING)
 
 
 class AsyncSearchService(_Searching):
@@ -322,19 +423,41 @@ class AsyncSearchService(_Searching):
         """As ``SearchService.search``. The question is embedded in a thread of its own."""
         started = time.perf_counter()
         request = _request(question, corpus, options)
-        async with self._database.async_unit_of_work() as work:
-            chosen = await work.run(self._chosen, request)
-        prepared = await asyncio.to_thread(self._prepare, request, chosen)
-        async with self._database.async_unit_of_work() as work:
-            page = await work.run(self._run, prepared)
-        self._log.note(page, (time.perf_counter() - started) * 1000)
-        return page
+        for _ in range(MOST_SWITCHES):
+            if self._needs_choice(request):
+                async with self._database.async_unit_of_work() as work:
+                    await work.run(self._choose, request)
+            prepared = await asyncio.to_thread(self._prepare, request)
+            try:
+                async with self._database.async_unit_of_work() as work:
+                    page = await work.run(self._run, prepared)
+                    await work.commit()
+            except _ModelChanged:
+                self._chosen.pop(request.corpus.name, None)
+                continue
+            page = await asyncio.to_thread(_reranked, page, request)
+            self._log.note(page, (time.perf_counter() - started) * 1000)
+            return page
+        raise SearchError(SWITCHING)
 
 
 def _request(question: str, corpus: str, options: SearchOptions) -> Request:
     given: Any = {name: value for name, value in options.items() if value is not None}
     return Request(
         asked=question, question=Question.parse(question), corpus=corpora.named(corpus), **given
+    )
+
+
+def _without(legs: Mapping[str, float], *names: str) -> dict[str, float]:
+    return {name: weight for name, weight in legs.items() if name not in names}
+
+
+def _no_vectors(request: Request, choice: Choice) -> Leg:
+    return Leg(
+        name="vector",
+        status="skipped",
+        reason=f"there are no vectors of the model {choice.name!r}; "
+        f"make them with: pgcorpus embed --corpus {request.corpus.name}",
     )
 
 
@@ -351,14 +474,42 @@ def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
     return translate(error) or SearchError(str(error.orig))
 
 
-def _page(prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]) -> SearchPage:
+def _reranked(page: SearchPage, request: Request) -> SearchPage:
+    """The page in the order of the reranker, cut to what was asked for."""
+    if request.rerank is None:
+        return page
+    cut = slice(request.offset, request.offset + request.limit)
+    try:
+        scores = [float(score) for score in request.rerank(page.question, page.hits)]
+        if len(scores) != len(page.hits) or not all(map(math.isfinite, scores)):
+            raise ValueError(  # noqa: TRY301 - one way out for all that a reranker can do wrong
+                f"{len(page.hits)} hits need as many finite scores, not {scores[:10]}"
+            )
+    except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
+        note = f"the reranker failed, so hits are in the order of the legs: {error!r}"
+        notes = "; ".join(each for each in (page.note, note) if each)
+        return replace(page, hits=page.hits[cut], degraded=True, note=notes)
+    scored = [
+        replace(hit, score=score, scores={**hit.scores, "rerank": score})
+        for hit, score in zip(page.hits, scores, strict=True)
+    ]
+    best = sorted(scored, key=lambda hit: hit.score, reverse=True)
+    return replace(page, hits=tuple(best[cut]))
+
+
+def _page(
+    prepared: _Prepared,
+    answer: Answer | None,
+    silent: tuple[Leg, ...],
+    explainer: Callable[[], Explanation] | None = None,
+) -> SearchPage:
     request, ask = prepared.request, prepared.ask
     notes = [request.question.note, *prepared.notes]
     legs = list(silent)
     if answer is not None:
         named = {leg.name for leg in silent}
         legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
-        if len(answer.hits) < request.limit:
+        if len(answer.hits) < request.limit + request.offset - ask.offset:
             notes.append(_why_fewer(request, answer))
         if request.offset and ask.depth > DEPTHS[0]:
             notes.append(
@@ -375,6 +526,7 @@ def _page(prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]) -
         legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
         hits=() if answer is None else answer.hits,
         note="; ".join(note for note in notes if note) or None,
+        explainer=explainer,
     )
 
 
@@ -382,8 +534,13 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
     reasons = []
     if name == "text" and not answer.words_known:
         reasons.append("no statistics yet, so all words weigh the same: run ANALYZE")
-    if name == "text" and answer.words_asked == MAX_SCORED_WORDS:
-        reasons.append(f"scored by the {MAX_SCORED_WORDS} rarest words of the question")
+    if name == "text" and answer.words_asked == MAX_WORDS:
+        reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
+    thresholds = answer.statement.thresholds
+    if name == "fuzzy" and thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,):
+        reasons.append(
+            f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
+        )
     if name == "fuzzy" and len(ask.question.words) > MAX_FUZZY_CHARACTERS:
         reasons.append(f"compared by the first {MAX_FUZZY_CHARACTERS} characters of the question")
     return Leg(

@@ -1,28 +1,35 @@
-"""Searches: the ranking statement is put together, run, and its rows read."""
+"""Searches: the ranking statement is chosen, given its parameters, run, and its rows read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    case,
-    func,
-    literal_column,
-    select,
-)
+import psycopg
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import DBAPIError
 
 from db.repositories.base import Repository
-from db.search import legs
 from db.search.corpus import Corpus
-from db.search.legs import AskedModel, Narrowing
+from db.search.driver import in_drivers_words
+from db.search.legs import (
+    FUZZY_THRESHOLDS,
+    LARGE_FOR_FUZZY,
+    LARGE_FUZZY_THRESHOLD,
+    MAX_FUZZY_CHARACTERS,
+    THRESHOLD_SETTING,
+    UNSPACED_FEW_THRESHOLD,
+    UNSPACED_THRESHOLDS,
+    AskedModel,
+)
 from db.search.page import Hit
+from db.search.prelude import SURELY_LARGE, Prelude, compiled_prelude
 from db.search.question import Question
-from db.search.ranking import Fusion, ranked
+from db.search.ranking import Fusion, Shape, compiled, narrowed
+from db.search.words import Lexicon, LookUp, look_up
 
 DEPTHS: Final = (100, 1000, 11_000)
 """Candidates of each leg: the first of these that reaches the end of the page. It does not grow
@@ -40,6 +47,9 @@ MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
 find the first hundred in four million."""
 
+MAX_LANGUAGES: Final = 8
+"""Of a corpus in more languages, questions are read in the most frequent ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
@@ -47,22 +57,22 @@ class Ask:
 
     Attributes:
         question: Taken apart.
-        language: Text search configuration that reads it.
+        language: Text search configuration that reads it, or None for those of the passages.
         legs: Which legs run, each with its weight.
         model: Whose vectors are compared; needed for the vector leg.
         vector: The question's, float32 of shape ``(model.dimensions,)``.
         fusion: How legs are joined.
         limit: Hits, at most.
         offset: Hits that are passed over.
-        filters: As ``Corpus.conditions`` takes them.
+        filters: As ``Corpus.narrowed`` takes them.
     """
 
     question: Question
-    language: str
     legs: Mapping[str, float]
+    language: str | None = None
     model: AskedModel | None = None
     vector: np.ndarray | None = None
-    fusion: Fusion = "weighted"
+    fusion: Fusion = "calibrated"
     limit: int = 10
     offset: int = 0
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +84,37 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Statement:
+    """The one statement of a search, with all that it depends on.
+
+    Attributes:
+        shape: What it is made of.
+        values: Its parameters.
+        settings: Those of the transaction it runs in.
+        thresholds: Least similarities of the fuzzy leg, in the order in which they are tried;
+            ``settings`` has the first.
+        look_up: The words it scores, or None without the text leg.
+        kept: How many passages meet filters and demands, or None when they are not few.
+        languages: Text search configurations that read the question.
+        known: Whether there are statistics of the corpus's words.
+    """
+
+    shape: Shape
+    values: Mapping[str, Any]
+    settings: Mapping[str, str]
+    thresholds: Sequence[float]
+    look_up: LookUp | None
+    kept: int | None
+    languages: Sequence[str]
+    known: bool
+
+    @property
+    def sql(self) -> str:
+        """As the driver takes it."""
+        return compiled(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What the database said.
 
@@ -81,17 +122,41 @@ class Answer:
         hits: Best first.
         candidates: Leg → how many passages it found.
         durations_ms: Leg → its share of the statement's time; legs that found none are absent.
-        words_asked: Lexemes in the question; None when no leg read words.
-        words_known: Lexemes whose rarity is known; 0 before the first ANALYZE.
-        kept: How many passages meet the filters, or None when they are more than ``FEW``.
+        active_model: The model that the corpus is set to, in the snapshot of the search.
+        statement: What was run.
     """
 
     hits: tuple[Hit, ...]
     candidates: Mapping[str, int]
     durations_ms: Mapping[str, float]
-    words_asked: int | None
-    words_known: int | None
-    kept: int | None
+    active_model: str | None
+    statement: Statement
+
+    @property
+    def words_asked(self) -> int:
+        """Lexemes that the text leg looked up."""
+        return len(self.statement.look_up.words) if self.statement.look_up else 0
+
+    @property
+    def words_known(self) -> int:
+        """Lexemes whose rarity is known; 0 before the first ANALYZE."""
+        return self.words_asked if self.statement.known else 0
+
+    @property
+    def kept(self) -> int | None:
+        """How many passages meet filters and demands, or None when they are not few."""
+        return self.statement.kept
+
+
+class _Known(NamedTuple):
+    """What an engine knows of a corpus from the last search."""
+
+    lexicon: Lexicon = Lexicon()
+    languages: tuple[str, ...] = ()
+    passages: float = 0.0
+
+
+_known: WeakKeyDictionary[Engine, dict[str, _Known]] = WeakKeyDictionary()
 
 
 class SearchRepository(Repository):
@@ -105,125 +170,264 @@ class SearchRepository(Repository):
             InvalidFilter: A filter's value is of the wrong kind.
             MissingScope: The corpus needs a scope that *ask* does not name.
         """
-        ranking, kept = self.prepare(corpus, ask)
-        rows = self.session.execute(ranking).all()
-        report = rows[0].report or {}
-        words = rows[0].words or {}
-        return Answer(
-            hits=tuple(_hit(row._asdict()) for row in rows if row.id is not None),
-            candidates={leg: done["candidates"] for leg, done in report.items()},
-            durations_ms=_durations(report),
-            words_asked=words.get("asked"),
-            words_known=words.get("with_statistics"),
-            kept=kept,
-        )
+        statement = self.prepare(corpus, ask)
+        answer = self._run(statement)
+        for threshold in statement.thresholds[1:]:
+            if answer.candidates.get("fuzzy", 0) >= ask.limit + ask.offset:
+                break
+            statement = replace(statement, settings=_settings_with(statement, threshold))
+            answer = self._run(statement)
+        starved = answer.candidates.get("text", 0) < ask.limit + ask.offset
+        if statement.look_up and not statement.look_up.complete and starved:
+            # The rarest words were too few, or held by passages that the filters refuse.
+            answer = self._run(self.prepare(corpus, ask, everything=True))
+        return answer
 
-    def prepare(self, corpus: Corpus, ask: Ask) -> tuple[Select[Any], int | None]:
-        """Set the transaction up for a search.
+    def prepare(self, corpus: Corpus, ask: Ask, *, everything: bool = False) -> Statement:
+        """Find out what the statement of a search depends on.
 
-        Returns:
-            The statement that ranks, and how many passages meet the filters (None: more than
-            ``FEW``).
+        Args:
+            corpus: What is searched.
+            ask: The question.
+            everything: Score all passages that hold a word, whatever it costs.
         """
-        conditions = [
-            *corpus.conditions(ask.filters),
-            *ask.question.demands(corpus.words, ask.language),
-        ]
-        kept = self._prelude(corpus, ask, conditions)
-        narrowing = Narrowing(conditions=conditions, few=kept is not None)
-        return statement(corpus, ask, narrowing), kept
+        conditions, values = corpus.narrowed(ask.filters)
+        shape = Shape(
+            corpus=corpus,
+            legs=tuple(ask.legs),
+            fusion=ask.fusion,
+            depth=ask.depth,
+            model=ask.model if "vector" in ask.legs else None,
+            conditions=conditions,
+        )
+        prelude, known = self._prelude(shape, ask, values)
+        shape = replace(shape, demanding=prelude.demanded is not None)
+        values = values | {"demanded": prelude.demanded}
+        kept = prelude.kept if prelude.kept <= FEW else None
+        found: LookUp | None = None
+        if "text" in ask.legs:
+            passages = max(prelude.passages, float(kept or 0), 1.0)
+            narrow = kept is None and (ask.filters or shape.demanding)
+            found = look_up(
+                prelude.asked,
+                known.lexicon,
+                passages,
+                share=self._share(shape, values, passages) if narrow else 1.0,
+                everything=everything or kept is not None,
+            )
+            if found is None:
+                shape = replace(shape, legs=tuple(leg for leg in shape.legs if leg != "text"))
+            else:
+                shape = replace(shape, words=found.size)
+                values |= found.values()
+        thresholds: Sequence[float] = ()
+        if "fuzzy" in shape.legs:
+            thresholds = _thresholds(ask.question, prelude.passages, few=kept is not None)
+        values |= {
+            "page_limit": ask.limit,
+            "page_offset": ask.offset,
+            "question_vector": ask.vector,
+            "fuzzy_question": ask.question.words[:MAX_FUZZY_CHARACTERS],
+            **{f"leg_{name}": weight for name, weight in ask.legs.items()},
+        }
+        return Statement(
+            shape=replace(shape, few=kept is not None),
+            values=values,
+            thresholds=thresholds,
+            settings=_settings(
+                ask,
+                thresholds[0] if thresholds else None,
+                one_plan=shape.legs == ("vector",) and not ask.filters and not shape.demanding,
+            ),
+            look_up=found,
+            kept=kept,
+            languages=known.languages,
+            known=known.lexicon.known,
+        )
 
     def count(self, corpus: Corpus) -> int:
         """How many passages the corpus has."""
         return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
 
-    def _prelude(
-        self, corpus: Corpus, ask: Ask, conditions: Sequence[ColumnElement[bool]]
-    ) -> int | None:
-        """Settings for this transaction, and how many passages are left to search, if few.
+    def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
+        """The plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
 
-        The settings are the transaction's alone: those of a session would leak through the pool.
-
-        Returns:
-            The number of passages that meet the conditions, or None when they are more than
-            ``FEW``. The defaults of a corpus keep most of it: where a caller adds nothing, a large
-            table is not counted.
+        Args:
+            statement: As ``prepare`` made it, or an answer has it.
+            analyze: Run it, and tell times and buffers.
         """
-        settings = {
-            "hnsw.ef_search": min(ask.depth, MAX_EF_SEARCH),
-            "hnsw.iterative_scan": "relaxed_order",
-            "hnsw.max_scan_tuples": MAX_SCAN_TUPLES,
-            "pg_trgm.word_similarity_threshold": legs.FUZZY_THRESHOLD,
-        }
-        some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
-        some = some.where(*conditions).limit(FEW + 1)
-        counted = select(func.count()).select_from(some.subquery()).scalar_subquery()
-        # The statistics know a large corpus; only others are counted.
-        large = legs.estimated_passages(corpus) > 10 * FEW
-        added = len(conditions) > len(corpus.defaults) or bool(ask.filters)
-        row = self.session.execute(
-            select(
-                *(func.set_config(name, str(value), True) for name, value in settings.items()),
-                (counted if added else case((large, FEW + 1), else_=counted)).label("kept"),
+        options = "ANALYZE, BUFFERS, " if analyze else ""
+        explained = f"EXPLAIN ({options}SETTINGS, FORMAT JSON) {statement.sql}"
+        rows = self._exchange([_set(statement.settings), (explained, statement.values)])
+        plan: dict[str, Any] = rows[0]["QUERY PLAN"][0]
+        return plan
+
+    def _run(self, statement: Statement) -> Answer:
+        if not statement.shape.legs:
+            rows: list[dict[str, Any]] = [{"report": None, "id": None, "active_model": None}]
+        else:
+            rows = self._exchange(
+                [
+                    _set(statement.settings),
+                    (statement.sql, statement.values),
+                ]
             )
-        ).one()
-        return row.kept if row.kept <= FEW else None
+        report = rows[0]["report"] or {}
+        return Answer(
+            hits=tuple(_hit(row) for row in rows if row["id"] is not None),
+            candidates={leg: done["candidates"] for leg, done in report.items()},
+            durations_ms=_durations(report),
+            active_model=rows[0]["active_model"],
+            statement=statement,
+        )
+
+    def _prelude(self, shape: Shape, ask: Ask, values: Mapping[str, Any]) -> tuple[Prelude, _Known]:
+        """How many passages are left to search, if few, and what is known of the words."""
+        of_engine = _known.setdefault(self.session.connection().engine, {})
+        known = of_engine.get(shape.corpus.name, _Known())
+        narrows = bool(ask.filters or ask.question.demanded)
+        if shape.legs == ("vector",) and not narrows and known.passages > SURELY_LARGE * FEW:
+            # Nothing is to be found out that a moment ago would not do for.
+            return Prelude({}, None, known.passages, FEW + 1), known
+        while True:
+            asked_in = (ask.language,) if ask.language else known.languages
+            row = self._exchange(
+                [
+                    (
+                        compiled_prelude(shape.corpus, shape.conditions, ask.question.demands),
+                        {
+                            **values,
+                            **ask.question.demanded,
+                            "known_version": known.lexicon.version,
+                            "languages": list(asked_in),
+                            "words": ask.question.words,
+                            "few": FEW,
+                            # The defaults of a corpus keep most of it: a large one is not counted.
+                            "counted": narrows,
+                        },
+                    )
+                ]
+            )[0]
+            languages = tuple(row["languages"][:MAX_LANGUAGES])
+            same = row["version"] == known.lexicon.version
+            lexicon = known.lexicon if same else _lexicon(row)
+            known = of_engine[shape.corpus.name] = _Known(lexicon, languages, row["passages"])
+            if asked_in in ((ask.language,), languages):
+                return Prelude.of(row), known._replace(languages=asked_in)
+
+    def _share(self, shape: Shape, values: Mapping[str, Any], passages: float) -> float:
+        """What share of the passages the filters keep, as the planner estimates it."""
+        sql = in_drivers_words(narrowed(shape.corpus, shape.narrowing()))
+        rows = self._exchange([(f"EXPLAIN (FORMAT JSON) {sql}", values)])
+        return float(min(1.0, rows[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"] / passages))
+
+    def _exchange(
+        self, statements: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Send statements together, in one round trip where the driver can, and read the last."""
+        connection = self.session.connection()
+        raw: Any = connection.connection.driver_connection
+        try:
+            if isinstance(raw, psycopg.Connection):
+                with raw.pipeline():
+                    for sql, values in statements:
+                        cursor: Any = raw.execute(sql, values)
+            else:
+                cursor = connection.connection.cursor()
+                for sql, values in statements:
+                    cursor.execute(sql, values)
+            names = [each[0] for each in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except psycopg.Error as error:
+            gone = bool(raw.closed)
+            if gone:
+                connection.invalidate(error)
+            raise DBAPIError.instance(  # as if SQLAlchemy had run it
+                statements[-1][0],
+                None,
+                error,
+                psycopg.Error,
+                connection_invalidated=gone,
+                dialect=connection.dialect,
+            ) from error
 
 
-def statement(corpus: Corpus, ask: Ask, narrowing: Narrowing) -> Select[Any]:
-    """The one statement of a search."""
-    words = ask.question.words
-    terms = legs.scored_terms(corpus, words, ask.language) if "text" in ask.legs else None
-    selects: dict[str, Select[Any]] = {}
-    for name in ask.legs:
-        if name == "vector" and ask.model is not None and ask.vector is not None:
-            selects[name] = legs.vector(corpus, ask.model, ask.vector, ask.depth, narrowing)
-        elif name == "text" and terms is not None:
-            selects[name] = legs.text(corpus, terms, ask.depth, narrowing)
-        elif name == "fuzzy":
-            selects[name] = legs.fuzzy(corpus, words, ask.depth, narrowing)
-    return ranked(
-        corpus,
-        selects,
-        fusion=ask.fusion,
-        weights=ask.legs,
-        limit=ask.limit,
-        offset=ask.offset,
-        terms=terms,
-    )
-
-
-RANKING: Final = (
-    "report",
-    "words",
-    "passage_id",
-    "score",
-    "ranks",
-    "scores",
-    "contributions",
-    "id",
-    "title",
-    "content",
+SETTINGS: Final = (
+    "SELECT set_config(name, value, true)"
+    " FROM unnest(%(names)s::text[], %(values)s::text[]) AS each (name, value)"
 )
 
 
+RANKING: Final = frozenset(
+    ("report", "active_model", "passage_id", "score", "why", "id", "title", "content")
+)
+
+
+def _set(settings: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+    return SETTINGS, {"names": list(settings), "values": list(settings.values())}
+
+
+def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[float]:
+    """Least similarities, in the order in which they are tried."""
+    if question.unspaced:
+        return (UNSPACED_FEW_THRESHOLD,) if few else UNSPACED_THRESHOLDS
+    if few:
+        return FUZZY_THRESHOLDS[-1:]
+    least = LARGE_FUZZY_THRESHOLD if passages > LARGE_FOR_FUZZY else 0.0
+    return tuple(each for each in FUZZY_THRESHOLDS if each >= least)
+
+
+def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
+    return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
+
+
+def _settings(ask: Ask, threshold: float | None, *, one_plan: bool) -> dict[str, str]:
+    """Settings for this transaction alone: those of a session would leak through the pool."""
+    of_fuzzy = {THRESHOLD_SETTING: str(threshold)} if threshold is not None else {}
+    return of_fuzzy | {
+        "hnsw.ef_search": str(min(ask.depth, MAX_EF_SEARCH)),
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
+        "jit": "off",  # compiling costs more than a search
+        # The nearest of all are found by the same plan whatever was asked; for words and filters
+        # the planner must see the values.
+        "plan_cache_mode": "force_generic_plan" if one_plan else "auto",
+    }
+
+
+def _lexicon(row: Mapping[str, Any]) -> Lexicon:
+    if row["elements"] is None:
+        return Lexicon(version=row["version"])
+    return Lexicon(
+        version=row["version"],
+        # after those of the elements follow the smallest and the largest
+        frequencies=dict(zip(row["elements"], row["frequencies"], strict=False)),
+    )
+
+
 def _hit(row: Mapping[str, Any]) -> Hit:
+    ranks, scores, contributions = {}, {}, {}
+    for leg, place, score, gain in row["why"]:
+        scores[leg], contributions[leg] = score, gain
+        if place is not None:
+            ranks[leg] = place
     return Hit(
         id=row["id"],
         score=row["score"],
         title=row["title"],
         content=row["content"],
-        ranks=row["ranks"],
-        scores=row["scores"],
-        contributions=row["contributions"],
+        ranks=ranks,
+        scores=scores,
+        contributions=contributions,
         metadata={key: value for key, value in row.items() if key not in RANKING},
     )
 
 
-def _durations(report: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _durations(report: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
     """Each leg's own time: legs run one after another, and each notes when it was done."""
     before, durations = 0.0, {}
-    for leg, done in sorted(report.items(), key=lambda item: item[1]["ended"]):
-        durations[leg] = round(done["ended"] - before, 3)
-        before = done["ended"]
+    ended = {leg: done["ended"] or 0.0 for leg, done in report.items() if done["candidates"]}
+    for leg, moment in sorted(ended.items(), key=lambda item: item[1]):
+        durations[leg] = round(moment - before, 3)
+        before = moment
     return durations

@@ -8,10 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     CTE,
-    ClauseElement,
     ColumnElement,
-    Executable,
-    Select,
     SelectBase,
     SQLColumnExpression,
     and_,
@@ -21,9 +18,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from db.models.embeddings import EmbeddingModel
 from db.models.imports import ImportFile, ImportRun, ImportTransformation
@@ -253,16 +248,15 @@ class ValidationRepository(Repository):
             return None
         ask = Ask(
             question=Question("", ()),
-            language="english",
             legs={"vector": 1.0},
             model=model,
             vector=asked,
             limit=BASELINE_HITS,
         )
         with self.session.begin_nested():  # a search that fails must not end the report
-            ranking, _ = SearchRepository(self.session).prepare(corpus, ask)
-            plan = self.session.execute(_Explain(ranking)).scalar_one()
-        return float(plan[0]["Execution Time"])
+            searches = SearchRepository(self.session)
+            plan = searches.explain(searches.prepare(corpus, ask))
+        return float(plan["Execution Time"])
 
     def _tally(self, verdicts: SelectBase) -> Tally:
         """Sum up rows of (chunk_id, kept); unknown is not kept."""
@@ -299,17 +293,3 @@ def _placed() -> CTE:
 def _squeezed(column: SQLColumnExpression[Any]) -> ColumnElement[str]:
     """The text with one space for each run of whitespace, and none at its ends."""
     return func.btrim(func.regexp_replace(column, WHITESPACE, " ", "g"))
-
-
-class _Explain(Executable, ClauseElement):
-    """The statement under EXPLAIN: it is run, and its plan with the times is the one row."""
-
-    inherit_cache = False
-
-    def __init__(self, explained: Select[Any]) -> None:
-        self.explained = explained
-
-
-@compiles(_Explain)
-def _compile_explain(element: _Explain, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401
-    return f"EXPLAIN (ANALYZE, FORMAT JSON) {compiler.process(element.explained, **options)}"

@@ -39,6 +39,7 @@ KNOWLEDGE: Final = Corpus(
     key=_documents.c.id,
     text=_documents.c.title + literal_column("E'\\n'") + _documents.c.content,
     words=_documents.c.search_vector,
+    language=_documents.c.language,
     shown=_documents.c.title + literal_column("' '") + _documents.c.content,
     vectors=_vectors,
     item=_vectors.c.document_id,

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Select, Table, and_, exists, or_
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    any_,
+    bindparam,
+    exists,
+    or_,
+)
 
 from db.errors import InvalidFilter, MissingScope, UnknownFilter
 
@@ -25,7 +36,21 @@ class Filter:
     through: ColumnElement[bool] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Condition:
+    """How one filter narrows, without the values: what a statement is built from.
+
+    Attributes:
+        name: The filter's.
+        comparison: ``equal``, ``any`` (of a list), ``null``, ``any_or_null``, or the bounds of a
+            range, joined by commas.
+    """
+
+    name: str
+    comparison: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
     """Where one corpus keeps what a search reads. All ranking SQL is built from this.
 
@@ -35,6 +60,7 @@ class Corpus:
         key: Its primary key.
         text: What is embedded of a passage, and hashed to notice a change.
         words: The ``tsvector`` column, whose trigger or expression keeps it in step.
+        language: The column with the text search configuration of each passage.
         shown: The expression that the trigram index is on.
         vectors: The embedding table.
         item: The column of ``vectors`` that names the passage.
@@ -50,6 +76,7 @@ class Corpus:
     key: Column[Any]
     text: ColumnElement[str]
     words: Column[Any]
+    language: Column[Any]
     shown: ColumnElement[str]
     vectors: Table
     item: Column[Any]
@@ -58,13 +85,16 @@ class Corpus:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
 
-    def conditions(self, asked: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    def narrowed(self, asked: Mapping[str, Any]) -> tuple[tuple[Condition, ...], dict[str, Any]]:
         """What must hold of a passage, the corpus's defaults included.
 
         Args:
             asked: Filter name → a value (equality), a list (any of them), None (no value), or a
                 mapping with ``gte``, ``gt``, ``lte`` or ``lt`` (a range). Text is read as the
                 column's type: ``"true"``, ``"2025-01-31"``.
+
+        Returns:
+            The conditions, and the values of their parameters by name.
 
         Raises:
             UnknownFilter: The corpus has no filter of that name.
@@ -80,10 +110,30 @@ class Corpus:
                 f"{self.name} has no filter {', '.join(sorted(unknown))}; "
                 f"known: {', '.join(sorted(self.filters))}"
             )
-        return [
-            _condition(name, self.filters[name], value)
-            for name, value in sorted({**self.defaults, **asked}.items())
-        ]
+        conditions: list[Condition] = []
+        values: dict[str, Any] = {}
+        for name, value in sorted({**self.defaults, **asked}.items()):
+            comparison, compared = _taken_apart(name, self.filters[name].column, value)
+            conditions.append(Condition(name, comparison))
+            values |= {f"{name}_{bound}": limit for bound, limit in compared.items()}
+        return tuple(conditions), values
+
+    def holds(self, condition: Condition) -> ColumnElement[bool]:
+        """A condition as SQL, with a parameter for each value."""
+        of = self.filters[condition.name]
+        if of.through is None:
+            return _compared(of.column, condition)
+        # No value is also no row: a passage without a concept has none.
+        none = ~exists().where(and_(of.through, of.column.is_not(None)))
+        if condition.comparison == "null":
+            return none
+        some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
+        held = exists().where(and_(of.through, _compared(of.column, some)))
+        return or_(held, none) if some != condition else held
+
+    def is_direct(self, condition: Condition) -> bool:
+        """Whether the passage's own row answers it."""
+        return self.filters[condition.name].through is None
 
 
 def storable(value: str) -> bool:
@@ -91,25 +141,17 @@ def storable(value: str) -> bool:
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _condition(name: str, of: Filter, value: Any) -> ColumnElement[bool]:  # noqa: ANN401
-    if of.through is None:
-        return _compared(name, of.column, value)
-    # No value is also no row: a passage without a concept has none.
-    none = ~exists().where(and_(of.through, of.column.is_not(None)))
+COMPARISONS: Final = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}
+
+
+def _taken_apart(
+    name: str,
+    column: ColumnElement[Any],
+    value: Any,  # noqa: ANN401 - what a caller gave
+) -> tuple[str, dict[str, Any]]:
+    """How a value compares, and the values of its parameters."""
     if value is None:
-        return none
-    several = isinstance(value, (list, tuple, set, frozenset))
-    wanted = [each for each in value if each is not None] if several else value
-    held = exists().where(and_(of.through, _compared(name, of.column, wanted)))
-    return or_(held, none) if several and len(wanted) < len(value) else held
-
-
-COMPARISONS = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}
-
-
-def _compared(name: str, column: ColumnElement[Any], value: Any) -> ColumnElement[bool]:  # noqa: ANN401
-    if value is None:
-        return column.is_(None)
+        return "null", {}
     if isinstance(value, Mapping):
         if column.type.python_type is bool:
             raise InvalidFilter(f"{name}: true and false have no range")
@@ -117,18 +159,30 @@ def _compared(name: str, column: ColumnElement[Any], value: Any) -> ColumnElemen
             raise InvalidFilter(
                 f"{name}: a range has the bounds {', '.join(COMPARISONS)}, not {sorted(value)}"
             )
-        return and_(
-            *(
-                getattr(column, COMPARISONS[bound])(_as(name, column, limit))
-                for bound, limit in sorted(value.items())
-            )
-        )
+        bounds = {bound: _as(name, column, limit) for bound, limit in sorted(value.items())}
+        return ",".join(bounds), bounds
     if isinstance(value, (list, tuple, set, frozenset)):
         present = [_as(name, column, each) for each in value if each is not None]
-        among = column.in_(present)
-        return or_(among, column.is_(None)) if len(present) < len(value) else among
-    equal: ColumnElement[bool] = column == _as(name, column, value)
-    return equal
+        return ("any_or_null" if len(present) < len(value) else "any"), {"any": present}
+    return "equal", {"equal": _as(name, column, value)}
+
+
+def _compared(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+    def parameter(bound: str, several: bool = False) -> ColumnElement[Any]:
+        kind = ARRAY(column.type) if several else column.type
+        return bindparam(f"{condition.name}_{bound}", type_=kind)
+
+    match condition.comparison:
+        case "null":
+            return column.is_(None)
+        case "equal":
+            return column == parameter("equal")
+        case "any":
+            return column == any_(parameter("any", several=True))
+        case "any_or_null":
+            return or_(column == any_(parameter("any", several=True)), column.is_(None))
+        case bounds:
+            return and_(*(getattr(column, COMPARISONS[b])(parameter(b)) for b in bounds.split(",")))
 
 
 def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:  # noqa: ANN401
@@ -157,4 +211,4 @@ def _read(kind: type, value: str) -> Any:  # noqa: ANN401
     return kind(value)
 
 
-BOOLEANS = ("true", "false")
+BOOLEANS: Final = ("true", "false")

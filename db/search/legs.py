@@ -1,4 +1,4 @@
-"""The three ways to find passages, each as one SELECT of (passage_id, score, place)."""
+"""The three ways to find passages: which each finds, and how it scores any passage."""
 
 from __future__ import annotations
 
@@ -6,63 +6,84 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from pgvector.sqlalchemy import HALFVEC
+from pgvector.sqlalchemy import BIT, HALFVEC
 from sqlalchemy import (
-    CTE,
     ColumnElement,
     Double,
-    ScalarSelect,
+    Integer,
     Select,
     String,
     Text,
     bindparam,
+    case,
     cast,
-    column,
     func,
-    literal,
+    literal_column,
     select,
-    table,
-    true,
 )
-from sqlalchemy.dialects.postgresql import REAL, REGCLASS, REGCONFIG, TSQUERY, array
+from sqlalchemy.dialects.postgresql import REAL
+from sqlalchemy.sql.type_api import UserDefinedType
 
 from db.base import Vector
-from db.mixins import HALFVEC_MAX_DIMENSIONS
+from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from db.search.corpus import Corpus
+from db.search.words import ADDED_WORDS, MOST_SATURATED, SATURATION, TEXT_WEIGHT
 
-CANDIDATE_BUDGET: Final = 2000
-"""The rarest words of a question are looked up until their frequencies sum to this many passages;
-all its words are scored on those. Measured on 114,000 passages: 12 ms instead of 109 to 390 ms at
-the same nDCG on long questions."""
+FUZZY_THRESHOLDS: Final = (0.8, 0.6, 0.45, 0.3)
+"""Least word similarity that counts as found. Tried in this order until the page is full: the most
+alike are the same whichever is used, and each step down costs the index several times as much."""
 
-MAX_SCORED_WORDS: Final = 64
-"""Of a longer question the rarest words are scored; the rest hardly changes an order, and costs."""
+LARGE_FUZZY_THRESHOLD: Final = 0.6
+"""Where more than ``LARGE_FOR_FUZZY`` passages are searched, the last step: pg_trgm's own default.
+At 100,000 passages of 400 characters the next one took seconds."""
 
-WEIGHTS: Final = (0.5, 0.5, 0.5, 1.0)
-"""What an occurrence counts by its label D, C, B, A: a word in the title (A) twice a word in the
-text (D)."""
+LARGE_FOR_FUZZY: Final = 20_000
 
-TYPICAL_RANK: Final = 0.06
-"""What ts_rank gives a passage of about 60 words that holds each word of the question once. It
-counts as half: ts_rank alone stays far below 1, and beside a cosine would weigh next to nothing."""
+UNSPACED_THRESHOLDS: Final = (0.5, 0.3, 0.2, 0.1)
+"""The same for a question without spaces between its words, which is one long word to pg_trgm: no
+passage holds it as it was asked. nDCG@10 on Chinese XQuAD: 0.37 at 0.3, 0.83 at 0.1."""
 
-FUZZY_THRESHOLD: Final = 0.3
-"""Least word similarity that counts as found: pg_trgm's default for whole strings."""
+UNSPACED_FEW_THRESHOLD: Final = 0.03
+"""The same where all passages are compared and no index is to be spared: 0.85 there."""
 
 MAX_FUZZY_CHARACTERS: Final = 300
 """Trigrams compare what somebody types, not pages: a longer question is cut here."""
+
+MAX_PLAIN_BYTES: Final = 400
+"""A ``tsvector`` that takes no more is stored as it is, PostgreSQL compresses only longer rows."""
+
+LABEL_WEIGHTS: Final = f"'{{{TEXT_WEIGHT},{TEXT_WEIGHT},{TEXT_WEIGHT},1}}'::real[]"
+"""Of the labels D, C, B and A, as ``ts_rank`` takes them; the title has A."""
+
+THRESHOLD_SETTING: Final = "pg_trgm.word_similarity_threshold"
 
 AS_CONCAT: Final = 10
 """To PostgreSQL ``<%`` binds like ``||``: its operands need parentheses."""
 
 
+class TsQuery(UserDefinedType[str]):
+    """A ``tsquery`` parameter without a cast through text, which would be read for every row."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """The type's name."""
+        return "tsquery"
+
+
 @dataclass(frozen=True)
 class AskedModel:
-    """The embedding model of a search: its name and the length of its vectors."""
+    """The embedding model of a search.
+
+    Attributes:
+        name: As registered.
+        dimensions: Length of its vectors.
+        index_kind: What its index compares: half-precision vectors, or their signs.
+    """
 
     name: str
     dimensions: int
+    index_kind: IndexKind = "halfvec"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,189 +91,221 @@ class Narrowing:
     """What must hold of a passage beside being found.
 
     Attributes:
-        conditions: On the passage's row.
-        few: Whether so few passages meet them that all their vectors are compared and all their
-            words scored: an index would have to be read far to find enough of them.
+        direct: Conditions that the passage's own row answers.
+        distant: Conditions that other tables answer. They are asked of the best first, until
+            enough passages meet them.
+        few: Whether so few passages meet them that all are compared: an index would have to be
+            read far to find enough of them.
     """
 
-    conditions: Sequence[ColumnElement[bool]] = ()
+    direct: Sequence[ColumnElement[bool]] = ()
+    distant: Sequence[ColumnElement[bool]] = ()
     few: bool = False
 
 
-def vector(
-    corpus: Corpus, model: AskedModel, asked: np.ndarray, depth: int, narrowing: Narrowing
-) -> Select[Any]:
-    """Nearest by cosine: candidates by the half-precision index, ranked by the full vectors.
+class VectorLeg:
+    """Nearest by cosine: candidates by an approximate index, ranked by the full vectors.
 
-    Args:
-        corpus: What is searched.
-        model: Whose vectors.
-        asked: float32 of shape ``(model.dimensions,)``.
-        depth: Candidates, at most.
-        narrowing: What must hold of a passage.
-
-    Returns:
-        ``score`` is the cosine similarity, 0 where it is negative.
+    ``score`` is the cosine similarity, 0 where it is negative.
     """
-    question = bindparam("question_vector", asked, type_=Vector())
-    embedding: ColumnElement[Any] = corpus.vectors.c.embedding
-    near = select(corpus.item.label("passage_id"), embedding.label("embedding")).where(
-        # A literal, or the planner cannot see that the partial index serves.
-        corpus.vectors.c.model_name
-        == bindparam("model_name", model.name, type_=String(), literal_execute=True)
-    )
-    if narrowing.conditions:
-        near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
-        near = near.where(*narrowing.conditions)
-    if not narrowing.few and model.dimensions <= HALFVEC_MAX_DIMENSIONS:
-        # The bare shape ORDER BY ... LIMIT that the index serves.
-        half = HALFVEC(model.dimensions)
-        near = near.order_by(cast(embedding, half).op("<=>")(cast(question, half))).limit(depth)
-    candidates = near.cte("vector_candidates").prefix_with("MATERIALIZED")
-    distance = cast(candidates.c.embedding.op("<=>")(question), Double)
-    return _placed(
-        select(candidates.c.passage_id, func.greatest(1 - distance, 0, type_=Double)), depth
-    )
 
+    name: Final = "vector"
 
-def text(corpus: Corpus, terms: CTE, depth: int, narrowing: Narrowing) -> Select[Any]:
-    """By words, each counting as much as it is rare: how much of the question a passage holds.
+    def __init__(self, corpus: Corpus, model: AskedModel) -> None:
+        self._corpus = corpus
+        self._model = model
+        self._question = bindparam("question_vector", type_=Vector())
 
-    Args:
-        corpus: What is searched.
-        terms: From ``scored_terms``.
-        depth: Candidates, at most.
-        narrowing: What must hold of a passage.
+    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """The nearest *depth* of (passage_id, score)."""
+        corpus = self._corpus
+        near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
+        near = near.where(self._is_of_model())
+        if narrowing.direct or narrowing.distant:
+            near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
+            near = near.where(*narrowing.direct, *narrowing.distant)
+        approximate = self._approximate_distance()
+        if not narrowing.few and approximate is not None:
+            # The bare shape ORDER BY ... LIMIT that the index serves.
+            near = near.order_by(approximate).limit(literal_column(str(depth), Integer))
+        candidates = near.cte("vector_near").prefix_with("MATERIALIZED")
+        return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)
 
-    Returns:
-        ``score`` in [0, 1]: with r = Σ idf · rank over Σ idf, over the words of the question (each
-        as often as it was asked), it is r / (r + ``TYPICAL_RANK``). It does not depend on what
-        else was found.
-    """
-    looked_up = select(terms.c.query)
-    if not narrowing.few:
-        looked_up = looked_up.where(terms.c.within_budget)
-    queries = looked_up.subquery()
-    any_of_them = select(
-        cast(func.string_agg(cast(queries.c.query, Text), " | "), TSQUERY)
-    ).scalar_subquery()
-    rank = func.ts_rank(
-        array([cast(weight, REAL) for weight in WEIGHTS]), corpus.words, terms.c.query, 1
-    )
-    weight = terms.c.times * terms.c.idf
-    held = select(func.sum(weight * cast(rank, Double)) / func.sum(weight)).correlate(
-        corpus.passages
-    )
-    found = (
-        select(corpus.key.label("passage_id"), held.scalar_subquery().label("held"))
-        .where(corpus.words.op("@@")(any_of_them))
-        .where(*narrowing.conditions)
-        .subquery()
-    )
-    return _placed(select(found.c.passage_id, found.c.held / (found.c.held + TYPICAL_RANK)), depth)
-
-
-def scored_terms(corpus: Corpus, words: str, language: str) -> CTE:
-    """The lexemes of a question with their rarity, from the statistics ANALYZE keeps.
-
-    Args:
-        corpus: What is searched.
-        words: The question's words.
-        language: The text search configuration that reads them.
-
-    Returns:
-        Rows of ``query`` (a tsquery of the one lexeme), ``times`` (how often it was asked),
-        ``frequency`` (share of passages that hold it; null before the first ANALYZE), ``idf``
-        (1 without a frequency) and ``within_budget`` (whether it is looked up).
-    """
-    asked = (
-        func.unnest(func.to_tsvector(cast(literal(language), REGCONFIG), literal(words)))
-        .table_valued(column("lexeme", Text), "positions", "weights")
-        .render_derived()
-    )
-    lexemes = (
-        select(asked.c.lexeme, cast(func.cardinality(asked.c.positions), Double).label("times"))
-        .cte("asked_lexemes")
-        .prefix_with("MATERIALIZED")
-    )
-    relation = cast(literal(corpus.passages.name), REGCLASS)
-    known = func.lexeme_frequencies(
-        relation,
-        literal(corpus.words.name),
-        func.array(select(lexemes.c.lexeme).scalar_subquery()),
-    ).table_valued(column("lexeme", Text), column("frequency", Double))
-    passages = estimated_passages(corpus)
-    rarest = (
-        select(lexemes.c.lexeme, lexemes.c.times, known.c.frequency, passages.label("passages"))
-        .join_from(lexemes, known, known.c.lexeme == lexemes.c.lexeme)
-        .order_by(known.c.frequency, lexemes.c.lexeme)
-        .limit(MAX_SCORED_WORDS)
-        .subquery()
-    )
-    half = 0.5 / rarest.c.passages  # half a passage: no frequency is 0 or 1, as in BM25
-    so_far = func.sum(rarest.c.frequency).over(
-        order_by=(rarest.c.frequency, rarest.c.lexeme), rows=(None, -1)
-    )
-    quoted = func.replace(func.replace(rarest.c.lexeme, "\\", "\\\\"), "'", "''")
-    return (
-        select(
-            cast(func.concat("'", quoted, "'"), TSQUERY).label("query"),
-            rarest.c.times,
-            rarest.c.frequency,
-            func.coalesce(
-                func.ln(1 + (1 - rarest.c.frequency + half) / (rarest.c.frequency + half)), 1
-            ).label("idf"),
-            func.coalesce(so_far * rarest.c.passages < CANDIDATE_BUDGET, true()).label(
-                "within_budget"
-            ),
+    def scored(self, passages: Select[Any]) -> Select[Any]:
+        """(passage_id, score) of given passages, those without a vector left out."""
+        corpus, given = self._corpus, passages.subquery()
+        return (
+            select(given.c.passage_id, self._cosine(corpus.vectors.c.embedding).label("score"))
+            .join_from(given, corpus.vectors, corpus.item == given.c.passage_id)
+            .where(self._is_of_model())
         )
-        .cte("terms")
-        .prefix_with("MATERIALIZED")
-    )
+
+    def _is_of_model(self) -> ColumnElement[bool]:
+        # A literal, or the planner cannot see that the partial index serves.
+        name = self._model.name.replace("'", "''")
+        return self._corpus.vectors.c.model_name == literal_column(f"'{name}'", String)
+
+    def _cosine(self, embedding: ColumnElement[Any]) -> ColumnElement[float]:
+        distance = cast(embedding.op("<=>")(self._question), Double)
+        return func.greatest(1 - distance, 0, type_=Double)
+
+    def _approximate_distance(self) -> ColumnElement[Any] | None:
+        """What the model's index is ordered by, as its definition has it."""
+        dimensions = self._model.dimensions
+        embedding = self._corpus.vectors.c.embedding
+        if self._model.index_kind == "binary":
+            bits = BIT(dimensions)
+            signs = cast(func.binary_quantize(embedding), bits)
+            return signs.op("<~>")(cast(func.binary_quantize(self._question), bits))
+        if dimensions > HALFVEC_MAX_DIMENSIONS:
+            return None
+        half = HALFVEC(dimensions)
+        return cast(embedding, half).op("<=>")(cast(self._question, half))
 
 
-def estimated_passages(corpus: Corpus) -> ScalarSelect[float]:
-    """How many passages the last ANALYZE saw, at least 1."""
-    pg_class = table("pg_class", column("oid"), column("reltuples"))
-    return (
-        select(func.greatest(cast(pg_class.c.reltuples, Double), 1, type_=Double))
-        .where(pg_class.c.oid == cast(literal(corpus.passages.name), REGCLASS))
-        .scalar_subquery()
-    )
+class TextLeg:
+    """By words, each counting as much as it is rare: BM25, as ``db.search.words`` explains.
+
+    ``score`` is in [0, 1): the share of the question's information that a passage holds, a word
+    that occurs once in a passage of average length counting as half held. It does not depend on
+    what else was found.
+
+    Args:
+        corpus: What is searched.
+        size: Of how many words, as ``LookUp.size`` has it.
+    """
+
+    name: Final = "text"
+
+    def __init__(self, corpus: Corpus, size: int) -> None:
+        self._corpus = corpus
+        self._size = size
+
+    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """The best *depth* of (passage_id, score) among the candidates of the look-up."""
+        corpus = self._corpus
+        matching = select(corpus.key.label("passage_id"), self._words()).where(
+            corpus.words.op("@@")(bindparam("words_candidates", type_=TsQuery())),
+            *narrowing.direct,
+        )
+        if narrowing.few:
+            matching = matching.where(*narrowing.distant)
+            return _best(*self._scored(matching), depth)
+        return _best(*self._scored(matching), depth, corpus, narrowing.distant)
+
+    def scored(self, passages: Select[Any]) -> Select[Any]:
+        """(passage_id, score) of given passages, those that hold none of the words left out."""
+        corpus, given = self._corpus, passages.subquery()
+        matching = (
+            select(given.c.passage_id, self._words())
+            .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
+            .where(corpus.words.op("@@")(bindparam("words_all", type_=TsQuery())))
+        )
+        passage_id, score = self._scored(matching)
+        return select(passage_id, score.label("score"))
+
+    def _words(self) -> ColumnElement[Any]:
+        """The passage's words, those of a long text unpacked: each rank would do it anew."""
+        words = self._corpus.words
+        unpacked = words.op("||")(literal_column("''::tsvector"))
+        long = func.pg_column_size(words) > MAX_PLAIN_BYTES
+        return case((long, unpacked), else_=words).label("words")
+
+    def _scored(self, matching: Select[Any]) -> tuple[ColumnElement[Any], ColumnElement[float]]:
+        # OFFSET 0 keeps the planner from copying an expression to each place that names it.
+        zero = literal_column("0", Integer)
+        each = matching.offset(zero).subquery("matching")
+        ranks = [self._rank(each.c.words, f"word_{n}").label(f"z{n}") for n in range(self._size)]
+        by_length = self._rank(each.c.words, "words_all", normalised=True).label("by_length")
+        ranked = select(each.c.passage_id, by_length, *ranks).offset(zero).subquery("ranked")
+        z = [ranked.c[f"z{n}"] for n in range(self._size)]
+        # The rank of all words is the mean of theirs; over its quotient by the length, the length.
+        total: ColumnElement[Any] = z[0]
+        for each_z in z[1:]:
+            total = total + each_z
+        length = total / (bindparam("words_count", type_=Integer()) * ranked.c.by_length)
+        norm = (SATURATION * (length + ADDED_WORDS)) / cast(
+            bindparam("words_norm", type_=Double()), Double
+        )
+        normed = (
+            select(ranked.c.passage_id, cast(norm, Double).label("norm"), *z)
+            .offset(zero)
+            .subquery("normed")
+        )
+        score: ColumnElement[Any] = literal_column("0", Double)
+        for n in range(self._size):
+            held = func.least(normed.c[f"z{n}"] * (1 / TEXT_WEIGHT), MOST_SATURATED, type_=Double)
+            weight: ColumnElement[float] = bindparam(f"weight_{n}", type_=Double())
+            score = score + weight * held / (held + (1 - held) * normed.c.norm)
+        return normed.c.passage_id, score
+
+    @staticmethod
+    def _rank(
+        words: ColumnElement[Any], query: str, *, normalised: bool = False
+    ) -> ColumnElement[float]:
+        weights: ColumnElement[Any] = literal_column(LABEL_WEIGHTS)
+        by_length: ColumnElement[int] = literal_column("2" if normalised else "0", Integer)
+        asked: ColumnElement[str] = bindparam(query, type_=TsQuery())
+        return cast(func.ts_rank(weights, words, asked, by_length, type_=REAL), Double)
 
 
-def fuzzy(corpus: Corpus, words: str, depth: int, narrowing: Narrowing) -> Select[Any]:
+class FuzzyLeg:
     """By trigrams: typos, identifiers, and languages that put no spaces between words.
 
-    Args:
-        corpus: What is searched.
-        words: The question's words.
-        depth: Candidates, at most.
-        narrowing: What must hold of a passage.
-
-    Returns:
-        ``score`` in [0, 1]: how alike the question and the most similar run of words are.
+    ``score`` in [0, 1]: how alike the question and the most similar run of words are.
     """
-    asked = literal(words[:MAX_FUZZY_CHARACTERS])
-    return _placed(
-        select(
-            corpus.key.label("passage_id"),
-            cast(func.word_similarity(asked, corpus.shown), Double),
-        )
-        .where(asked.op("<%", precedence=AS_CONCAT)(corpus.shown))
-        .where(*narrowing.conditions),
-        depth,
-    )
+
+    name: Final = "fuzzy"
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._question = cast(bindparam("fuzzy_question", type_=Text()), Text)
+
+    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """The most alike *depth* of (passage_id, score), of those above the threshold."""
+        corpus = self._corpus
+        score = cast(func.word_similarity(self._question, corpus.shown), Double)
+        alike = select(corpus.key.label("passage_id"), score.label("score"))
+        alike = alike.where(*narrowing.direct)
+        if narrowing.few:  # without the operator that the index serves
+            found = alike.where(*narrowing.distant).subquery()
+            least = func.current_setting(THRESHOLD_SETTING).cast(Double)
+            enough = select(found).where(found.c.score >= least).subquery()
+            return _best(enough.c.passage_id, enough.c.score, depth)
+        found = alike.where(self._question.op("<%", precedence=AS_CONCAT)(corpus.shown)).subquery()
+        return _best(found.c.passage_id, found.c.score, depth, corpus, narrowing.distant)
+
+    def scored(self, passages: Select[Any]) -> Select[Any]:
+        """(passage_id, score) of given passages."""
+        corpus, given = self._corpus, passages.subquery()
+        return select(
+            given.c.passage_id,
+            cast(func.word_similarity(self._question, corpus.shown), Double).label("score"),
+        ).join_from(given, corpus.passages, corpus.key == given.c.passage_id)
 
 
-def _placed(found: Select[Any], depth: int) -> Select[Any]:
-    """The best *depth* of (passage_id, score), numbered; equals are ordered by id."""
-    passage_id, score = found.subquery().c
-    best = (
-        select(passage_id.label("passage_id"), score.label("score"))
-        .order_by(score.desc(), passage_id)
-        .limit(depth)
-        .subquery()
+SearchLeg = VectorLeg | TextLeg | FuzzyLeg
+
+
+def _best(
+    passage_id: ColumnElement[Any],
+    score: ColumnElement[float],
+    depth: int,
+    corpus: Corpus | None = None,
+    distant: Sequence[ColumnElement[bool]] = (),
+) -> Select[Any]:
+    """The best *depth* of (passage_id, score) that meet *distant*; equals are ordered by id."""
+    limit = literal_column(str(depth), Integer)
+    best = select(passage_id.label("passage_id"), score.label("score"))
+    best = best.order_by(literal_column("score").desc(), literal_column("passage_id"))
+    if corpus is None or not distant:
+        return best.limit(limit)
+    # In their order and one by one: most conditions on other tables keep most passages.
+    ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
+    return (
+        select(ordered.c.passage_id, ordered.c.score)
+        .join_from(ordered, corpus.passages, corpus.key == ordered.c.passage_id)
+        .where(*distant)
+        .order_by(ordered.c.score.desc(), ordered.c.passage_id)
+        .limit(limit)
     )
-    place = func.row_number().over(order_by=(best.c.score.desc(), best.c.passage_id))
-    return select(best.c.passage_id, best.c.score, place.label("place"))

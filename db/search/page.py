@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from db.errors import SearchError
 
 LegName = Literal["vector", "text", "fuzzy"]
 Status = Literal["ok", "failed", "timed_out", "skipped"]
@@ -35,7 +37,7 @@ class Hit:
 
     Attributes:
         id: The passage's key.
-        score: Sum of the contributions.
+        score: Sum of the contributions; a reranked hit has the reranker's.
         title: Of the passage.
         content: Of the passage.
         ranks: Leg → place in that leg, from 1. A leg that did not find the passage is absent.
@@ -52,6 +54,26 @@ class Hit:
     scores: Mapping[str, float]
     contributions: Mapping[str, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a page is as it is.
+
+    Attributes:
+        statement: The SQL that was run, with ``%(name)s`` for each parameter.
+        parameters: Their values; the question's vector as its length alone.
+        settings: Those of its transaction.
+        plan: PostgreSQL's, with times and buffers, as EXPLAIN gives it in JSON. The statement was
+            run again for it.
+        contributions: For each hit in order: leg → what it added to the score.
+    """
+
+    statement: str
+    parameters: Mapping[str, Any]
+    settings: Mapping[str, str]
+    plan: Mapping[str, Any]
+    contributions: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +100,23 @@ class SearchPage:
     legs: tuple[Leg, ...]
     hits: tuple[Hit, ...]
     note: str | None = None
+    explainer: Callable[[], Explanation] | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> Explanation:
+        """Why the page is as it is: the statement, its plan, what each leg gave to each hit.
+
+        The statement is run again, under EXPLAIN.
+
+        Raises:
+            SearchError: No statement was run: no leg could answer.
+        """
+        if self.explainer is None:
+            raise SearchError("there is nothing to explain: no leg could answer")
+        explanation = self.explainer()
+        return replace(explanation, contributions=tuple(hit.contributions for hit in self.hits))
 
     def as_json(self) -> dict[str, Any]:
         """The page as the command line prints it."""
-        return asdict(self)
+        shown = asdict(replace(self, explainer=None))
+        del shown["explainer"]
+        return shown

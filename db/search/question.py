@@ -6,7 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, cast, func, literal, or_
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from db.errors import EmptyQuestion
@@ -15,6 +27,12 @@ MAX_CHARACTERS: Final = 100_000
 """PostgreSQL makes a tsvector of at most 1 MiB of text; no real question comes near."""
 
 TOKEN: Final = re.compile(r'(?P<no>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
+
+
+UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+)
+"""Letters of Thai, Lao, Burmese, Khmer, Chinese and Japanese (Unicode's blocks)."""
 
 
 @dataclass(frozen=True)
@@ -88,34 +106,86 @@ class Question:
             term.text for each in self.alternatives for term in each if not term.excluded
         )
 
-    def demands(self, words: ColumnElement[str], language: str) -> list[ColumnElement[bool]]:
+    @property
+    def demands(self) -> Demands:
         """What a passage must hold or must not: phrases and exclusions, on every leg.
 
-        Args:
-            words: The passage's ``tsvector``.
-            language: The text search configuration that reads the question.
-
-        Returns:
-            No condition when the question has only plain words: these add to the score, and a
-            passage may lack some.
+        Nothing when the question has only plain words: these add to the score, and a passage may
+        lack some.
         """
         if not any(term.binding for each in self.alternatives for term in each):
-            return []
-        queries = [_query(each, language) for each in self.alternatives]
-        # A query of stop words alone is empty, and matches nothing: it asks for nothing instead.
-        return [or_(*(or_(words.op("@@")(q), func.numnode(q) == 0) for q in queries))]
+            return Demands()
+        # One side of an "or": all its binding terms, or any of its words when none binds.
+        return Demands(
+            tuple(tuple(term.excluded for term in _deciding(terms)) for terms in self.alternatives),
+            tuple(any(term.binding for term in terms) for terms in self.alternatives),
+        )
+
+    @property
+    def demanded(self) -> dict[str, str]:
+        """The parameters of ``demands``, by name."""
+        if not self.demands.alternatives:
+            return {}
+        return {
+            f"demand_{n}_{m}": term.text
+            for n, terms in enumerate(self.alternatives)
+            for m, term in enumerate(_deciding(terms))
+        }
+
+    @property
+    def unspaced(self) -> bool:
+        """Whether most of its letters are of a script that puts no spaces between words."""
+        letters = [c for c in self.words if c.isalpha()]
+        return 2 * len(UNSPACED.findall("".join(letters))) > len(letters)
 
 
-def _query(terms: tuple[Term, ...], language: str) -> ColumnElement[str]:
-    """One side of an ``or``: all its binding terms, or any of its words when none binds."""
-    configuration = cast(literal(language), REGCONFIG)
-    binding = [term for term in terms if term.binding]
-    joined = "&&" if binding else "||"
-    queries = []
-    for term in binding or terms:
-        query: ColumnElement[str] = func.phraseto_tsquery(configuration, term.text, type_=TSQUERY)
-        queries.append(func.tsquery_not(query, type_=TSQUERY) if term.excluded else query)
-    whole = queries[0]
-    for query in queries[1:]:
-        whole = whole.op(joined)(query)
-    return whole
+@dataclass(frozen=True)
+class Demands:
+    """The shape of what a question demands, without its words.
+
+    Attributes:
+        alternatives: For each side of an ``or``, for each of its terms, whether it is excluded.
+        binding: For each side, whether all of its terms must be met, or any.
+    """
+
+    alternatives: tuple[tuple[bool, ...], ...] = ()
+    binding: tuple[bool, ...] = ()
+
+    def query(self) -> ColumnElement[str]:
+        """As one ``tsquery``, with parameters ``demand_…`` and ``languages``; null for nothing."""
+        sides = [self._side(n, excluded) for n, excluded in enumerate(self.alternatives)]
+        whole = sides[0]
+        for side in sides[1:]:
+            whole = whole.op("||")(side)
+        # A side of stop words alone is empty, and matches nothing: it asks for nothing instead.
+        return case((and_(*(func.numnode(side) > 0 for side in sides)), whole))
+
+    def _side(self, side: int, excluded: tuple[bool, ...]) -> ColumnElement[str]:
+        queries = []
+        for place, out in enumerate(excluded):
+            query = _in_any_language(f"demand_{side}_{place}")
+            queries.append(func.tsquery_not(query, type_=TSQUERY) if out else query)
+        whole = queries[0]
+        for query in queries[1:]:
+            whole = whole.op("&&" if self.binding[side] else "||")(query)
+        return whole
+
+
+def _deciding(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    return tuple(term for term in terms if term.binding) or terms
+
+
+def _in_any_language(parameter: str) -> ColumnElement[str]:
+    """A phrase as each of the languages reads it, joined by "or"."""
+    language = (
+        func.unnest(bindparam("languages", type_=ARRAY(Text())))
+        .table_valued(column("name", Text))
+        .render_derived()
+    )
+    read = func.phraseto_tsquery(
+        cast(language.c.name, REGCONFIG), cast(bindparam(parameter, type_=Text()), Text)
+    )
+    several = select(cast(func.string_agg(cast(read, Text), " | "), TSQUERY)).where(
+        func.numnode(read) > 0
+    )
+    return func.coalesce(several.scalar_subquery(), cast(literal_column("''"), TSQUERY))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
     Double,
+    Integer,
     Select,
     bindparam,
     case,
@@ -21,79 +24,131 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
-from db.search.corpus import Corpus
+from db.models.embeddings import CorpusSetting
+from db.search.corpus import Condition, Corpus
+from db.search.driver import in_drivers_words
+from db.search.legs import (
+    AskedModel,
+    FuzzyLeg,
+    Narrowing,
+    SearchLeg,
+    TextLeg,
+    TsQuery,
+    VectorLeg,
+)
 
-Fusion = Literal["weighted", "rrf"]
-FUSIONS: Final[tuple[Fusion, ...]] = ("weighted", "rrf")
+Fusion = Literal["calibrated", "weighted", "rrf"]
+FUSIONS: Final[tuple[Fusion, ...]] = ("calibrated", "weighted", "rrf")
 
 RRF_K: Final = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
 
-def ranked(
-    corpus: Corpus,
-    legs: Mapping[str, Select[Any]],
-    *,
-    fusion: Fusion,
-    weights: Mapping[str, float],
-    limit: int,
-    offset: int,
-    terms: CTE | None = None,
-) -> Select[Any]:
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """All that a search's statement depends on but for the values of its parameters.
+
+    Attributes:
+        corpus: What is searched.
+        legs: Which legs run, in this order.
+        fusion: How they are joined.
+        depth: Candidates of each leg, at most.
+        model: Whose vectors the vector leg compares.
+        words: For how many words the text leg has room.
+        conditions: What the filters ask of a passage.
+        demanding: Whether the question demands something of it: the parameter ``demanded``.
+        few: Whether all that meet both are compared.
+    """
+
+    corpus: Corpus
+    legs: tuple[str, ...]
+    fusion: Fusion = "calibrated"
+    depth: int = 100
+    model: AskedModel | None = None
+    words: int = 0
+    conditions: tuple[Condition, ...] = ()
+    demanding: bool = False
+    few: bool = False
+
+    def narrowing(self) -> Narrowing:
+        """The conditions as SQL."""
+        corpus = self.corpus
+        direct = [corpus.holds(each) for each in self.conditions if corpus.is_direct(each)]
+        if self.demanding:
+            direct.append(corpus.words.op("@@")(bindparam("demanded", type_=TsQuery())))
+        return Narrowing(
+            direct=direct,
+            distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
+            few=self.few,
+        )
+
+    def search_legs(self) -> list[SearchLeg]:
+        """The legs as they build their parts."""
+        legs: list[SearchLeg] = []
+        for name in self.legs:
+            if name == "vector" and self.model is not None:
+                legs.append(VectorLeg(self.corpus, self.model))
+            elif name == "text":
+                legs.append(TextLeg(self.corpus, self.words))
+            elif name == "fuzzy":
+                legs.append(FuzzyLeg(self.corpus))
+        return legs
+
+
+@lru_cache(maxsize=512)
+def compiled(shape: Shape) -> str:
+    """The statement of a search in the driver's words, made once for each shape."""
+    return in_drivers_words(ranked(shape))
+
+
+def ranked(shape: Shape) -> Select[Any]:
     """The statement of a search: every leg, one snapshot.
 
-    Args:
-        corpus: What is searched.
-        legs: Name → a SELECT of (passage_id, score, place).
-        fusion: ``weighted`` adds weight · score, ``rrf`` adds weight / (60 + place).
-        weights: Leg → its weight.
-        limit: Hits, at most.
-        offset: Hits that are passed over: once, after fusion.
-        terms: The question's lexemes, when a leg reads them.
+    ``weighted`` and ``rrf`` add weight · score and weight / (60 + place) for each leg that found a
+    passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is scored by
+    the others too, so that a passage is not judged by what a leg's depth happened to cut off.
 
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
-        milliseconds from the start of the statement. ``words`` is JSON: how many lexemes were
-        asked for, and how many of them have statistics. Where nothing was found, the columns of
-        the hit are null.
+        milliseconds from the start of the statement. ``active_model`` is the corpus's, in the same
+        snapshot. Where nothing was found, the columns of the hit are null.
     """
-    found = union_all(*(_of_leg(name, leg) for name, leg in legs.items()))
-    candidates = found.cte("candidates").prefix_with("MATERIALIZED")
-    gain = _gain(candidates, fusion, weights)
+    corpus, narrowing = shape.corpus, shape.narrowing()
+    legs = shape.search_legs()
+    found = {leg.name: _placed(leg, shape.depth, narrowing) for leg in legs}
+    rows = [_under_its_name(name, cte) for name, cte in found.items()]
+    if shape.fusion == "calibrated" and len(legs) > 1:
+        rows += [_completed(leg, found) for leg in legs]
+    candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
+    gain = _gain(candidates, shape)
     fused = (
-        select(
-            candidates.c.passage_id,
-            func.sum(gain).label("score"),
-            func.jsonb_object_agg(candidates.c.leg, candidates.c.place).label("ranks"),
-            func.jsonb_object_agg(candidates.c.leg, candidates.c.score).label("scores"),
-            func.jsonb_object_agg(candidates.c.leg, gain).label("contributions"),
-        )
+        select(candidates.c.passage_id, func.sum(gain).label("score"))
         .group_by(candidates.c.passage_id)
         .order_by(func.sum(gain).desc(), candidates.c.passage_id)
-        .limit(bindparam("page_limit", limit))
-        .offset(bindparam("page_offset", offset))
-        .subquery("fused")
+        .limit(bindparam("page_limit", type_=Integer()))
+        .offset(bindparam("page_offset", type_=Integer()))
+        .cte("fused")
+    )
+    why = (
+        select(
+            func.jsonb_agg(
+                func.jsonb_build_array(
+                    candidates.c.leg, candidates.c.place, candidates.c.score, gain
+                )
+            )
+        )
+        .where(candidates.c.passage_id == fused.c.passage_id)
+        .scalar_subquery()
     )
     hits = corpus.hits.subquery("hits")
-    page = select(fused, *hits.c).join_from(fused, hits, hits.c.id == fused.c.passage_id)
-    shown = page.subquery("page")
-    done = (
-        select(
-            candidates.c.leg,
-            func.count().label("candidates"),
-            func.max(candidates.c.ended).label("ended"),
-        )
-        .group_by(candidates.c.leg)
-        .subquery("done")
+    shown = (
+        select(fused.c.passage_id, fused.c.score, why.label("why"), *hits.c)
+        .join_from(fused, hits, hits.c.id == fused.c.passage_id)
+        .subquery("page")
     )
     report = select(
-        func.jsonb_object_agg(
-            done.c.leg,
-            func.jsonb_build_object("candidates", done.c.candidates, "ended", done.c.ended),
-        ).label("report"),
-        _words(terms).label("words"),
+        _report(candidates).label("report"), _active_model(shape).label("active_model")
     ).subquery("report")
     return (
         select(report, shown)
@@ -102,47 +157,93 @@ def ranked(
     )
 
 
-def _of_leg(name: str, leg: Select[Any]) -> Select[Any]:
-    """A leg's rows under its name, each with the moment it was there."""
-    found = leg.subquery(f"{name}_found")
+def narrowed(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
+    """The passages that meet the filters and the question's demands, to be counted."""
+    some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
+    return some.where(*narrowing.direct, *narrowing.distant)
+
+
+def _placed(leg: SearchLeg, depth: int, narrowing: Narrowing) -> CTE:
+    """What a leg found, numbered, each with the moment it was there."""
+    best = leg.found(depth, narrowing).subquery(f"{leg.name}_best")
     elapsed = extract("epoch", func.clock_timestamp() - func.statement_timestamp())
-    return select(
-        literal_column(f"'{name}'").label("leg"),
-        found.c.passage_id,
-        cast(found.c.score, Double).label("score"),
-        found.c.place,
-        cast(elapsed * 1000, Double).label("ended"),
+    return (
+        select(
+            best.c.passage_id,
+            best.c.score,
+            func.row_number()
+            .over(order_by=(best.c.score.desc(), best.c.passage_id))
+            .label("place"),
+            cast(elapsed * 1000, Double).label("ended"),
+        )
+        .cte(f"{leg.name}_found")
+        .prefix_with("MATERIALIZED")
     )
 
 
-def _gain(candidates: CTE, fusion: Fusion, weights: Mapping[str, float]) -> ColumnElement[float]:
-    weight = _weight(candidates, weights)
-    if fusion == "rrf":
+def _under_its_name(name: str, found: CTE) -> Select[Any]:
+    return select(
+        literal_column(f"'{name}'").label("leg"),
+        found.c.passage_id,
+        found.c.score,
+        found.c.place,
+        found.c.ended,
+    )
+
+
+def _completed(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
+    """The leg's scores of what only the others found."""
+    own = found[leg.name]
+    others: Sequence[Select[Any]] = [
+        select(cte.c.passage_id) for name, cte in found.items() if name != leg.name
+    ]
+    missing = others[0].except_(select(own.c.passage_id)).subquery("missing")
+    scores = leg.scored(select(missing.c.passage_id)).subquery(f"{leg.name}_completed")
+    return select(
+        literal_column(f"'{leg.name}'").label("leg"),
+        scores.c.passage_id,
+        scores.c.score,
+        cast(null(), Integer).label("place"),
+        cast(null(), Double).label("ended"),
+    )
+
+
+def _gain(candidates: CTE, shape: Shape) -> ColumnElement[Any]:
+    weight = case(
+        *(
+            (
+                candidates.c.leg == literal_column(f"'{name}'"),
+                bindparam(f"leg_{name}", type_=Double()),
+            )
+            for name in shape.legs
+        )
+    )
+    if shape.fusion == "rrf":
         return weight / (cast(candidates.c.place, Double) + RRF_K)
     return weight * candidates.c.score
 
 
-def _weight(candidates: CTE, weights: Mapping[str, float]) -> ColumnElement[float]:
-    return case(
-        *(
-            (
-                candidates.c.leg == literal_column(f"'{name}'"),
-                cast(bindparam(f"weight_{name}", weight), Double),
-            )
-            for name, weight in weights.items()
-        )
-    )
-
-
-def _words(terms: CTE | None) -> ColumnElement[Any]:
-    if terms is None:
-        return cast(null(), JSONB)
-    return (
+def _report(candidates: CTE) -> ColumnElement[Any]:
+    done = (
         select(
-            func.jsonb_build_object(
-                "asked", func.count(), "with_statistics", func.count(terms.c.frequency)
-            )
+            candidates.c.leg,
+            func.count(candidates.c.place).label("candidates"),
+            func.max(candidates.c.ended).label("ended"),
         )
-        .select_from(terms)
+        .group_by(candidates.c.leg)
+        .subquery("done")
+    )
+    return select(
+        func.jsonb_object_agg(
+            done.c.leg,
+            func.jsonb_build_object("candidates", done.c.candidates, "ended", done.c.ended),
+        )
+    ).scalar_subquery()
+
+
+def _active_model(shape: Shape) -> ColumnElement[Any]:
+    return (
+        select(CorpusSetting.active_model)
+        .where(CorpusSetting.corpus == shape.corpus.name)
         .scalar_subquery()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from db.engine import Database
 from db.search.page import Hit, SearchPage
 from db.search.ranking import Fusion
+from services.cli.explanation import tree
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
 from services.search import Mode, SearchService
 
@@ -22,7 +24,7 @@ def search(
     ],
     corpus: CorpusName = "knowledge",
     mode: Annotated[Mode, typer.Option(help="How to search.")] = "hybrid",
-    fusion: Annotated[Fusion, typer.Option(help="How legs are joined.")] = "weighted",
+    fusion: Annotated[Fusion, typer.Option(help="How legs are joined.")] = "calibrated",
     limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
     offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
     narrow: Annotated[
@@ -35,8 +37,15 @@ def search(
         ),
     ] = None,
     language: Annotated[
-        str, typer.Option(help="Text search configuration that reads the question.")
-    ] = "english",
+        str | None,
+        typer.Option(
+            help="Text search configuration that reads the question; by default those of the "
+            "corpus's passages."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the statement, its plan and each leg's part.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the passages that answer a question best.
@@ -53,10 +62,13 @@ def search(
         filters=read_filters(narrow or []),
         language=language,
     )
+    explained = page.explain() if explain and page.explainer else None
     if as_json:
-        print_json(page.as_json())
+        print_json(page.as_json() | ({"explanation": asdict(explained)} if explained else {}))
     else:
         show(page, offset)
+        if explained:
+            out.print(tree(page, explained))
     if not page.hits and any(
         leg.status in {"failed", "timed_out"} or (leg.name, leg.status) == ("vector", "skipped")
         for leg in page.legs
@@ -65,7 +77,7 @@ def search(
 
 
 def read_filters(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs as ``Corpus.conditions`` takes them."""
+    """``name=value`` pairs as ``Corpus.narrowed`` takes them."""
     filters: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -112,4 +124,5 @@ def show(page: SearchPage, offset: int = 0) -> None:
 
 
 def _of_leg(hit: Hit, name: str) -> str:
-    return f"{hit.scores[name]:.3f} #{hit.ranks[name]}" if name in hit.scores else "-"
+    rank = f"#{hit.ranks[name]}" if name in hit.ranks else "  "
+    return f"{hit.scores[name]:.3f} {rank}" if name in hit.scores else "-"

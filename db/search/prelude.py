@@ -1,0 +1,169 @@
+"""What a search must know before its statement can be chosen: one small statement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Double,
+    Integer,
+    String,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    table,
+    true,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY
+
+from db.search.corpus import Condition, Corpus
+from db.search.driver import in_drivers_words
+from db.search.question import Demands
+from db.search.ranking import Shape, narrowed
+
+SURELY_LARGE = 3
+"""Times as many passages as are few, by the statistics: a corpus that is not counted."""
+
+SAMPLED_FOR_LANGUAGES = 1000
+"""Passages whose language is looked at before the first ANALYZE."""
+
+
+ANYTHING = "'!''no lexeme has spaces'''"
+"""A ``tsquery`` that every passage meets."""
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """What the prelude found.
+
+    Attributes:
+        asked: Language → lexeme of the question → how often it was asked.
+        demanded: What the question demands of a passage, as a ``tsquery``, or None for nothing.
+        passages: In the corpus, estimated; 0 before the first ANALYZE.
+        kept: How many passages meet the filters and demands, counted up to one more than are few.
+    """
+
+    asked: Mapping[str, Mapping[str, int]]
+    demanded: str | None
+    passages: float
+    kept: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Read a row."""
+        asked: dict[str, dict[str, int]] = {}
+        for language, lexeme, times in row["asked"] or ():
+            asked.setdefault(language, {})[lexeme] = times
+        return cls(asked, row["demanded"], row["passages"], row["kept"])
+
+
+@lru_cache(maxsize=512)
+def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands: Demands) -> str:
+    """The prelude of searches that narrow so, in the driver's words.
+
+    Parameters beside those of the filters and demands: ``words``, ``languages`` (empty at first),
+    ``known_version`` (of the statistics the caller has), ``few`` and ``counted``.
+
+    Returns:
+        One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
+        statistics ``version``, ``elements`` and ``frequencies``, the last two null when the caller
+        has them.
+    """
+    relation = cast(literal(corpus.passages.name, String()), REGCLASS)
+    statistics = (
+        func.lexeme_statistics(
+            relation,
+            literal(corpus.words.name, String()),
+            literal(corpus.language.name, String()),
+            cast(bindparam("known_version", type_=Text()), Text),
+        )
+        .table_valued(
+            column("version", Text),
+            column("languages", ARRAY(Text)),
+            column("elements", ARRAY(Text)),
+            column("frequencies", ARRAY(Double)),
+        )
+        .render_derived()
+    )
+    few = bindparam("few", type_=Integer())
+    demanded = demands.query() if demands.alternatives else cast(null(), TSQUERY)
+    read = select(demanded.label("demanded")).cte("read").prefix_with("MATERIALIZED")
+    narrowing = Shape(corpus=corpus, legs=(), conditions=conditions).narrowing()
+    if demands.alternatives:
+        anything = cast(literal_column(ANYTHING), TSQUERY)
+        met = select(func.coalesce(read.c.demanded, anything)).scalar_subquery()
+        narrowing = replace(narrowing, direct=[*narrowing.direct, corpus.words.op("@@")(met)])
+    some = narrowed(corpus, narrowing).limit(few + 1)
+    counted = select(func.count()).select_from(some.subquery())
+    passages = _estimated_passages(relation)
+    small = or_(
+        cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
+    )
+    first = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
+    seen = select(func.array_agg(cast(first.c[0], Text).distinct())).scalar_subquery()
+    statement = select(
+        _asked().label("asked"),
+        select(cast(read.c.demanded, Text)).scalar_subquery().label("demanded"),
+        passages.label("passages"),
+        case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
+        func.coalesce(
+            statistics.c.languages, seen, cast(literal_column("'{english}'"), ARRAY(Text))
+        ).label("languages"),
+        statistics.c.version,
+        statistics.c.elements,
+        statistics.c.frequencies,
+    ).select_from(statistics)
+    return in_drivers_words(statement)
+
+
+def _asked() -> ColumnElement[Any]:
+    """The question's lexemes as (language, lexeme, times)."""
+    language = (
+        func.unnest(bindparam("languages", type_=ARRAY(Text())))
+        .table_valued(column("name", Text))
+        .render_derived("language")
+    )
+    words = cast(bindparam("words", type_=Text()), Text)
+    read = (
+        func.unnest(func.to_tsvector(cast(language.c.name, REGCONFIG), words))
+        .table_valued(column("lexeme", Text), "positions", "weights")
+        .render_derived("read")
+        .lateral()
+    )
+    triple = func.jsonb_build_array(
+        language.c.name, read.c.lexeme, func.cardinality(read.c.positions)
+    )
+    every = select(func.jsonb_agg(triple)).select_from(language).join(read, true())
+    return every.scalar_subquery()
+
+
+def _estimated_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
+    """Rows as the last ANALYZE counted them, scaled to the size of now, as the planner does."""
+    pg_class = table(
+        "pg_class", column("oid"), column("reltuples", Double), column("relpages", Double)
+    )
+    pages = func.pg_relation_size(pg_class.c.oid) / func.current_setting("block_size").cast(Integer)
+    return (
+        select(
+            case(
+                (pg_class.c.relpages > 0, pg_class.c.reltuples / pg_class.c.relpages * pages),
+                else_=0.0,
+            )
+        )
+        .where(pg_class.c.oid == relation)
+        .scalar_subquery()
+    )

@@ -1,0 +1,61 @@
+"""A search's explanation as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.tree import Tree
+
+from db.search.page import Explanation, SearchPage
+
+MAX_VALUE_CHARACTERS = 100
+
+
+def tree(page: SearchPage, explanation: Explanation) -> Tree:
+    """The legs, what each gave to each hit, the plan, and the statement with its parameters."""
+    root = Tree(f"[bold]{escape(page.question)}[/] ({page.corpus}, {page.mode}, {page.fusion})")
+    legs = root.add("legs")
+    for leg in page.legs:
+        took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
+        legs.add(f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}")
+    hits = root.add("hits")
+    for place, hit in enumerate(page.hits, start=1):
+        shown = hits.add(f"{place}. [bold]{escape(hit.title)}[/] {hit.score:.4f}")
+        for name, gain in hit.contributions.items():
+            rank = f"#{hit.ranks[name]}" if name in hit.ranks else "not among its best"
+            shown.add(f"{name} gave {gain:.4f} (score {hit.scores[name]:.4f}, {rank})")
+    plan = root.add(
+        f"plan: {explanation.plan['Planning Time']:.1f} ms to plan, "
+        f"{explanation.plan['Execution Time']:.1f} ms to run"
+    )
+    _add(plan, explanation.plan["Plan"])
+    settings = root.add("settings")
+    for name, value in explanation.settings.items():
+        settings.add(f"{name} = {value}")
+    parameters = root.add("parameters")
+    for name, value in explanation.parameters.items():
+        parameters.add(escape(f"{name} = {value!r}"[:MAX_VALUE_CHARACTERS]))
+    root.add("statement").add(escape(explanation.statement))
+    return root
+
+
+def _add(parent: Tree, node: Mapping[str, Any]) -> None:
+    """One node of a plan and those under it."""
+    of = node.get("Index Name") or node.get("Relation Name") or node.get("CTE Name")
+    part = node.get("Subplan Name")
+    rows = node["Actual Rows"] * node["Actual Loops"]
+    took_ms = node["Actual Total Time"] * node["Actual Loops"]
+    words = [
+        f"[dim]{escape(part)}:[/]" if part else "",
+        f"[bold]{node['Node Type']}[/]",
+        f"on [cyan]{escape(of)}[/]" if of else "",
+        f"{rows:.0f} rows, {took_ms:.2f} ms",
+    ]
+    shown = parent.add(" ".join(word for word in words if word))
+    for key in ("Index Cond", "Recheck Cond", "Filter"):
+        if key in node:
+            shown.add(f"[dim]{key}: {escape(str(node[key])[:MAX_VALUE_CHARACTERS])}[/]")
+    for below in node.get("Plans", ()):
+        _add(shown, below)
