@@ -13,7 +13,9 @@ from db.engine import Database
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
 from services.importers.conflicts import OnConflict
 from services.importers.knowledge import CORPUS, KnowledgeImporter
+from services.importers.language import AUTO, NAMES
 from services.importers.report import COUNTS, ImportReport
+from services.importers.rules import DEFAULT_LANGUAGE
 
 app = typer.Typer(
     help="Import files; see what was changed, and try again what was rejected.",
@@ -33,6 +35,23 @@ OnConflictOption = Annotated[
 ]
 
 
+def language_name(value: str) -> str:
+    """A language that rows can be stored in, or ``auto``; for ``--language``."""
+    if value not in {AUTO, *NAMES}:
+        raise typer.BadParameter(f"known: {', '.join((AUTO, *NAMES))}")
+    return value
+
+
+LanguageOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|NAME",
+        callback=language_name,
+        help="Text search configuration of chunks that name no language; auto finds it for each.",
+    ),
+]
+
+
 @app.command()
 def knowledge(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of .json files.")],
@@ -41,6 +60,7 @@ def knowledge(
         bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
     ] = False,
     on_conflict: OnConflictOption = "reject",
+    language: LanguageOption = DEFAULT_LANGUAGE,
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -64,6 +84,7 @@ def knowledge(
         strict=strict,
         dry_run=dry_run,
         on_conflict=on_conflict,
+        language=language,
         embeddings=embeddings,
         embeddings_model=embeddings_model,
     )
@@ -85,10 +106,13 @@ def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> Impor
 def retry(
     strict: Strict = False,
     on_conflict: OnConflictOption = "reject",
+    language: LanguageOption = DEFAULT_LANGUAGE,
     as_json: AsJson = False,
 ) -> None:
     """Try the rejected chunks again, from what was kept of them."""
-    importer = KnowledgeImporter(Database.from_env(), strict=strict, on_conflict=on_conflict)
+    importer = KnowledgeImporter(
+        Database.from_env(), strict=strict, on_conflict=on_conflict, language=language
+    )
     _finish(importer.retry(), as_json)
 
 

@@ -21,7 +21,17 @@ from db.errors import (
     UnknownModel,
 )
 from db.settings import Settings
-from services.cli import database, demo, embedding, imports, search, server, validate
+from services.cli import (
+    database,
+    demo,
+    doctor,
+    embedding,
+    evaluate,
+    imports,
+    search,
+    server,
+    validate,
+)
 from services.cli.output import fail, say
 
 FAILED = 1
@@ -56,6 +66,8 @@ app.add_typer(imports.app, name="import")
 app.command("embed")(embedding.embed)
 app.add_typer(embedding.models, name="models")
 app.command("validate")(validate.validate)
+app.command("doctor")(doctor.doctor)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(database.app, name="db")
 app.add_typer(server.app, name="server")
 
@@ -98,7 +110,7 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 def _say_stopped() -> None:
-    say("stopped; what was committed stays, and the same command goes on from there")
+    say("stopped; what was committed stays: run the same command again to finish")
 
 
 def _log(level: str) -> None:

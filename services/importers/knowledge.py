@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -23,8 +24,16 @@ from db.uow import UnitOfWork, raise_translated
 from services.importers.chunks import Context, Layout, Place, layout_of
 from services.importers.conflicts import OnConflict, Stored, decide
 from services.importers.files import Found, find_files, key_of, printable, read_json
+from services.importers.language import AUTO, configuration_of, postgresql_of
 from services.importers.report import FileReport, ImportReport, Reject
-from services.importers.rules import Normalised, Unacceptable, identifier_of, normalise
+from services.importers.rules import (
+    DEFAULT_LANGUAGE,
+    Language,
+    Normalised,
+    Unacceptable,
+    identifier_of,
+    normalise,
+)
 from services.importers.vectors import (
     Arrival,
     VectorSet,
@@ -57,6 +66,8 @@ class KnowledgeImporter:
             required.
         dry_run: Report what would be done, and write nothing.
         on_conflict: What becomes of a chunk whose identifier is stored with a different text.
+        language: The text search configuration of chunks that name no language, one of
+            ``language.NAMES``; ``auto`` finds it for each from its content.
         embeddings: A file of vectors that come along; see ``services.importers.vectors``.
         embeddings_model: The model that made them, where the file does not say.
     """
@@ -68,6 +79,7 @@ class KnowledgeImporter:
         strict: bool = False,
         dry_run: bool = False,
         on_conflict: OnConflict = "reject",
+        language: str = DEFAULT_LANGUAGE,
         embeddings: Path | None = None,
         embeddings_model: str | None = None,
     ) -> None:
@@ -75,6 +87,7 @@ class KnowledgeImporter:
         self._strict = strict
         self._dry_run = dry_run
         self._on_conflict = on_conflict
+        self._language = language
         self._embeddings = embeddings
         self._embeddings_model = embeddings_model
 
@@ -163,12 +176,20 @@ class KnowledgeImporter:
         options |= {
             "strict": self._strict,
             "on_conflict": self._on_conflict,
+            "language": self._language,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
         with self._transactions() as transaction:
             with transaction() as work:
                 run_id = work.imports.start_run(CORPUS, options)
-            run = _Run(run_id, transaction, strict=self._strict, on_conflict=self._on_conflict)
+                language = self._language_on(work)
+            run = _Run(
+                run_id,
+                transaction,
+                strict=self._strict,
+                on_conflict=self._on_conflict,
+                language=language,
+            )
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)
@@ -178,6 +199,13 @@ class KnowledgeImporter:
                 with transaction() as work:
                     if stored >= MANY or stored * SHARE >= work.knowledge.count():
                         work.knowledge.analyze()
+
+    def _language_on(self, work: UnitOfWork) -> Language:
+        """What chunks that name no language get, in the configurations that the server has."""
+        if self._language != AUTO:
+            return self._language
+        version = postgresql_of(work.session.connection().dialect)
+        return partial(configuration_of, postgresql=version)
 
     @contextmanager
     def _transactions(self) -> Iterator[Transaction]:
@@ -242,13 +270,20 @@ class _Run:
     """One call of the importer, under way."""
 
     def __init__(
-        self, run_id: UUID, transaction: Transaction, *, strict: bool, on_conflict: OnConflict
+        self,
+        run_id: UUID,
+        transaction: Transaction,
+        *,
+        strict: bool,
+        on_conflict: OnConflict,
+        language: Language,
     ) -> None:
         self.report = ImportReport()
         self._run_id = run_id
         self._transaction = transaction
         self._strict = strict
         self._on_conflict = on_conflict
+        self._language = language
         self._first: dict[str, str] = {}
         self._arrivals: list[Arrival] = []
 
@@ -347,7 +382,9 @@ class _Run:
 
     def _candidate(self, place: Place) -> _Candidate:
         try:
-            normalised = normalise(place.raw, place.context, strict=self._strict)
+            normalised = normalise(
+                place.raw, place.context, strict=self._strict, language=self._language
+            )
         except Unacceptable as refusal:
             return _Candidate(place, None, str(refusal))
         return _Candidate(place, normalised, None)

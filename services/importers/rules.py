@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -116,6 +117,10 @@ LANGUAGES: Final = {
 
 CONFIGURATIONS: Final = frozenset({*LANGUAGES.values(), "simple"})
 
+DEFAULT_LANGUAGE: Final = "english"
+Language = str | Callable[[str], str]
+"""The configuration of chunks that name none, or what finds it from a chunk's content."""
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_SOURCE_FILE = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_CONCEPT = re.compile(r"[^A-Za-z0-9&-]+")
@@ -145,13 +150,20 @@ class Normalised:
     record_hash: bytes
 
 
-def normalise(raw: Any, context: Context, *, strict: bool = False) -> Normalised:  # noqa: ANN401 - any JSON
+def normalise(
+    raw: Any,  # noqa: ANN401 - any JSON
+    context: Context,
+    *,
+    strict: bool = False,
+    language: Language = DEFAULT_LANGUAGE,
+) -> Normalised:
     """Apply every rule to one chunk.
 
     Args:
         raw: The chunk as it stands in its file, any JSON value.
         context: What the file says of it.
         strict: Refuse instead of changing what was given or making up what is required.
+        language: The text search configuration of a chunk that names no language.
 
     Raises:
         Unacceptable: No rule makes the chunk valid, or ``strict`` forbids the rule.
@@ -175,7 +187,7 @@ def normalise(raw: Any, context: Context, *, strict: bool = False) -> Normalised
         title=_title(draft, chunk_id),
         description=_description(draft, context),
         content=content,
-        language=_language(draft, context),
+        language=_language(draft, context, content, language),
         character_count=_count(draft, len(content), "character_count", "char_count"),
         word_count=_count(draft, len(content.split()), "word_count"),
         chunk_type=_chunk_type(draft),
@@ -189,7 +201,9 @@ def normalise(raw: Any, context: Context, *, strict: bool = False) -> Normalised
         end_line=end_line,
         extra=draft.rest(),  # last: what no rule has taken
     )
-    return Normalised(record, draft.changes, hashlib.sha256(canonical.encode()).digest())
+    # With another language than ever the same chunk is another record.
+    said = "" if language == DEFAULT_LANGUAGE else record.language
+    return Normalised(record, draft.changes, hashlib.sha256((canonical + said).encode()).digest())
 
 
 def identifier_of(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
@@ -406,13 +420,14 @@ def _framework_name(draft: _Draft, context: Context) -> str | None:
     return None if value is None else _shortened(draft, given.field, value)
 
 
-def _language(draft: _Draft, context: Context) -> str:
+def _language(draft: _Draft, context: Context, content: str, default: Language) -> str:
     given = draft.take("language")
     value = draft.filled(given) or draft.inherit(given, context.defaults.get("language"))
     if value is None:
+        assumed = default if isinstance(default, str) else default(content)
         if given.value is not None:
-            draft.change(given.field, given.value, "english", Rule.DEFAULT)
-        return "english"
+            draft.change(given.field, given.value, assumed, Rule.DEFAULT)
+        return assumed
     name = value.strip().lower()
     code = re.split("[-_]", name)[0]
     stored = name if name in CONFIGURATIONS else LANGUAGES.get(code, "simple")

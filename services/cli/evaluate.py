@@ -1,0 +1,171 @@
+"""pgcorpus eval."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, cast
+
+import typer
+from rich.progress import TaskID
+
+from db.engine import Database
+from services.cli.imports import language_name
+from services.cli.output import AsJson, print_json, progress_bar, say, table
+from services.importers.language import AUTO
+from services.ops.beir import Collection, missing_files, read_collection
+from services.ops.evaluate import Evaluation, EvaluationService
+from services.ops.loading import ADAPTERS
+from services.search import MODES, Mode
+
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+KILLED: Final = 128
+"""Exit code of a process that a signal ended, less the signal's number, as shells have it."""
+
+
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="A collection: corpus.jsonl, queries.jsonl, qrels.tsv (or qrels/test.tsv).",
+        ),
+    ],
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE,MODE...",
+            help=f"Some of {', '.join(MODES)}; by default all that can run.",
+        ),
+    ] = None,
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help=f"What to load the collection as: {', '.join(ADAPTERS)}; scratch is whichever "
+            "corpus asks least of a collection."
+        ),
+    ] = "scratch",
+    language: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|NAME",
+            callback=language_name,
+            help="Text search configuration of documents and queries; auto finds it.",
+        ),
+    ] = AUTO,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that made emb_docs.npy and emb_queries.npy; without these files, the "
+            "registered model to embed with, such as hashing."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well searches rank, on a test collection in BEIR layout.
+
+    The collection is imported into a scratch database on the same server, which is dropped at the
+    end; no other database is changed. Every query with a relevant document is asked in every mode,
+    in hybrid mode with every fusion.
+
+    Vectors come from emb_docs.npy and emb_queries.npy in DIR (row i for line i) or are made by
+    --model. A scope field keeps a query to the documents of its own scope.
+
+    Example: pgcorpus eval scifact --modes text,hybrid --model hashing --json
+    """
+    if missing := missing_files(folder):
+        raise typer.BadParameter(f"{folder} has no {', '.join(missing)}", param_hint="DIR")
+    wanted = [cast("Mode", mode.strip()) for mode in (modes or "").split(",") if mode.strip()]
+    collection = read_collection(folder)
+    with ends_in_order():
+        evaluation = evaluate_with_bar(
+            EvaluationService(Database.from_env()),
+            collection,
+            corpus=corpus,
+            modes=wanted,
+            language=language,
+            model=model,
+        )
+    for note in evaluation.notes:
+        say(f"note: {note}")
+    if as_json:
+        print_json(evaluation.as_json())
+    else:
+        show(evaluation)
+
+
+def evaluate_with_bar(
+    service: EvaluationService,
+    collection: Collection,
+    *,
+    corpus: str,
+    modes: list[Mode],
+    language: str,
+    model: str | None,
+) -> Evaluation:
+    """Evaluate under progress bars, one for each stage."""
+    with progress_bar("scratch database") as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show_progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                if not tasks:
+                    bar.update(bar.task_ids[0], total=1, completed=1)
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        return service.evaluate(
+            collection,
+            corpus=corpus,
+            modes=modes,
+            language=language,
+            model=model,
+            progress=show_progress,
+        )
+
+
+def show(evaluation: Evaluation) -> None:
+    """An evaluation as a table."""
+    about = (
+        evaluation.collection,
+        f"{evaluation.documents:,} documents",
+        f"{evaluation.queries:,} queries",
+        evaluation.language,
+        evaluation.model or "no vectors",
+    )
+    table(
+        ", ".join(about),
+        ["mode", "fusion", "nDCG@10", "recall@10", "recall@100", "MRR", "p50 ms", "p95 ms"],
+        [
+            (
+                result.mode,
+                result.fusion,
+                *(
+                    f"{share:.4f}"
+                    for share in (result.ndcg, result.recall_10, result.recall_100, result.mrr)
+                ),
+                f"{result.p50_ms:.1f}",
+                f"{result.p95_ms:.1f}",
+            )
+            for result in evaluation.results
+        ],
+    )
+
+
+@contextmanager
+def ends_in_order() -> Iterator[None]:
+    """Let what would end the process at once end it as Ctrl-C does, with everything tidied up."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(KILLED + number)
+
+    before = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

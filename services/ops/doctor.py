@@ -1,0 +1,509 @@
+"""Whether searches of a live database are planned as they should be, and what mends it if not.
+
+docs/reference/doctor.md has every check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Literal
+
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import Database
+from db.errors import DatabaseNotReady, DatabaseUnavailable, DataLayerError, translate
+from db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
+from db.models.embeddings import EmbeddingModel
+from db.repositories.diagnosis import (
+    Example,
+    NeededIndex,
+    Plan,
+    Role,
+    Server,
+    StoredIndex,
+    TableStatistics,
+    setting_remedy,
+    vacuum_remedy,
+)
+from db.repositories.search import Ask, Statement
+from db.search.corpora import CORPORA
+from db.search.corpus import Corpus
+from db.search.legs import AskedModel
+from db.search.question import Question
+from db.uow import UnitOfWork
+from services.embedding.choice import choose
+from services.search import LEGS_OF
+
+Status = Literal["ok", "warning", "failure"]
+
+MANY_CHANGES: Final = 1000
+STALE_SHARE: Final = 0.2
+"""Statistics are stale when more than this share of the rows has changed, and more than
+``MANY_CHANGES``. Autovacuum renews them from half of this on (autovacuum_analyze_scale_factor)."""
+
+MANY_ROWS: Final = 10_000
+UNUSED_AFTER: Final = timedelta(days=7)
+"""An index of a table with more than ``MANY_ROWS`` that nobody has used for so long is unused."""
+
+COMPARABLE: Final = 1.1
+"""A plan with the index that costs up to this many times the chosen one should have been chosen:
+estimates are not more exact than that."""
+
+ASCII_CTYPES: Final = ("C", "POSIX")
+WORDS_ASKED: Final = 2
+
+BY_INDEX: Final = {"enable_seqscan": "off", "enable_sort": "off"}
+SWITCHES: Final = {"enable_bitmapscan": "on", "enable_indexscan": "on"}
+SOLID_STATE: Final = {"random_page_cost": "1.1"}
+"""What a random read costs on solid-state disks; the default of 4 is for turning ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: Stable, for scripts.
+        corpus: Of which corpus, or None for the whole database.
+        subject: What was looked at: a table, an index, a search, a role.
+        status: ``failure`` where searches are slow, wrong or unsafe; ``warning`` where they may be.
+        detail: What was found.
+        remedy: SQL, or a command, that mends it; None where nothing is to be mended.
+    """
+
+    check: str
+    corpus: str | None = None
+    subject: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings of all checks, in a fixed order."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing failed; warnings do not count."""
+        return all(finding.status != "failure" for finding in self.findings)
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """Everything that mends something, once each, that of failures first."""
+        grave = sorted(self.findings, key=lambda finding: finding.status != "failure")
+        return tuple(dict.fromkeys(finding.remedy for finding in grave if finding.remedy))
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as the command line prints it."""
+        return {"healthy": self.healthy, "findings": [asdict(each) for each in self.findings]}
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+class DoctorService:
+    """Looks at a database; it runs no search, and writes nothing.
+
+    Args:
+        database: Which.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def examine(self) -> Diagnosis:
+        """Run every check of the database, and of every corpus.
+
+        Raises:
+            DatabaseUnavailable: It did not answer.
+        """
+        embedded = self._database.settings.database_url is None
+        with self._database.unit_of_work() as work:
+            work.diagnosis.begin()
+            server = work.diagnosis.get_server()
+            findings = [_postgresql(server), _pgvector(server), _ctype(server)]
+            findings += _schema(work)
+            if findings[-1].status == "ok":
+                findings += _guarded(work, "role", None, partial(_role, work, embedded))
+                for corpus in CORPORA.values():
+                    findings += self._examine_corpus(work, server, corpus)
+        return Diagnosis(tuple(findings))
+
+    def _examine_corpus(
+        self, work: UnitOfWork, server: Server, corpus: Corpus
+    ) -> Iterator[Finding]:
+        checks: dict[str, Check] = {
+            "corpus": partial(_passages, work, corpus),
+            "statistics": partial(_statistics, work, corpus),
+            "index": partial(self._indexes, work, corpus),
+            "unused_index": partial(_unused, work, corpus),
+            "plan": partial(self._plans, work, server, corpus),
+        }
+        for name, check in checks.items():
+            yield from _guarded(work, name, corpus, check)
+
+    def _models(self, work: UnitOfWork, corpus: Corpus) -> list[EmbeddingModel]:
+        """The model that a search here would use, and the one that the corpus is set to."""
+        chosen = choose(work, corpus, self._database.settings)
+        active = work.embeddings.find_active_model(corpus.name)
+        model = work.embeddings.get_model(chosen.name)
+        return [model] if active is None or active is model else [model, active]
+
+    def _indexes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+        needed = list(work.diagnosis.list_needed(corpus, self._models(work, corpus)))
+        yield from (_needed_index(corpus, index) for index in needed)
+        told = {stored.name for index in needed for stored in index.found}
+        owned = work.diagnosis.list_owned_names(corpus)
+        for stored in work.diagnosis.list_indexes(corpus):
+            if not stored.valid and stored.name not in told:
+                yield _invalid(corpus, stored, owned=stored.name in owned)
+
+    def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
+        if not work.diagnosis.has_passages(corpus):
+            return
+        models = self._models(work, corpus)
+        vectors = {model: work.diagnosis.sample_vector(corpus, model.name) for model in models}
+        model = next((model for model, vector in vectors.items() if vector is not None), models[0])
+        vector = vectors[model]
+        if vector is None:
+            yield Finding(
+                check="plan",
+                corpus=corpus.name,
+                subject="vector",
+                status="warning",
+                detail=f"there are no vectors of the model {model.name!r}: searches have no "
+                "vector leg",
+                remedy=f"pgcorpus embed --corpus {corpus.name}",
+            )
+        examples = work.diagnosis.list_examples(corpus)
+        scope = {e.name: e.value for e in reversed(examples) if e.name in corpus.required}
+        if scope.keys() != corpus.required:
+            yield Finding(
+                check="plan",
+                corpus=corpus.name,
+                subject="searches",
+                status="warning",
+                detail="searched only within a scope, and the statistics name none",
+            )
+            return
+        words = [word for word in work.diagnosis.sample_words(corpus) if word.isalnum()]
+        asked = Ask(
+            question=Question.parse(" ".join(islice(words, WORDS_ASKED)) or corpus.name),
+            legs={},
+            vector=vector,
+        )
+        compared = AskedModel(model.name, model.dimensions, model.index_kind)
+        guard = _PlanGuard(work, server, corpus, list(work.diagnosis.list_needed(corpus, [model])))
+        for mode, legs in LEGS_OF.items():
+            if vector is None and "vector" in legs:
+                continue
+            for narrowing in _narrowings(examples, corpus):
+                ask = replace(
+                    asked,
+                    legs=dict.fromkeys(legs, 1.0),
+                    model=compared if "vector" in legs else None,
+                    filters=scope | narrowing,
+                )
+                subject = ", ".join([mode, *(f"{n}={v}" for n, v in narrowing.items())])
+                yield guard.check(subject, ask)
+
+
+class _PlanGuard:
+    """Judges how searches of a corpus are planned."""
+
+    def __init__(
+        self, work: UnitOfWork, server: Server, corpus: Corpus, needed: list[NeededIndex]
+    ) -> None:
+        self._work = work
+        self._corpus = corpus
+        self._database = server.database
+        self._needed = needed
+        self._large = {corpus.passages.name, corpus.vectors.name}
+
+    def check(self, subject: str, ask: Ask) -> Finding:
+        """Whether each leg of a search uses its index, or has good reason not to."""
+        statement = self._work.searches.prepare(self._corpus, ask)
+        told = partial(Finding, check="plan", corpus=self._corpus.name, subject=subject)
+        if statement.kept is not None:
+            what = "passage is" if statement.kept == 1 else "passages are"
+            return told(status="ok", detail=f"{statement.kept} {what} compared one by one")
+        legs = statement.shape.legs  # a question of stop words alone has no text leg
+        plan = self._work.diagnosis.plan(statement)
+        if self._is_good(plan, legs):
+            return told(status="ok", detail=f"uses {', '.join(self._used(plan, legs))}")
+        scanned = sorted(plan.scanned & self._large)
+        where = f"reads all of {' and '.join(scanned)}" if scanned else "sorts instead"
+        unready = [each for each in self._needed if each.leg in legs and each.state != "ready"]
+        if unready:
+            return told(
+                status="failure",
+                detail=f"{where}: " + "; ".join(f"{e.name} is {e.state}" for e in unready),
+                remedy="\n".join(each.remedy for each in unready if each.remedy) or None,
+            )
+        by_index = self._work.diagnosis.plan(statement, **BY_INDEX, **SWITCHES)
+        costs = f"costs {plan.cost:,.0f}, with the index {by_index.cost:,.0f}"
+        if ask.filters and not scanned:
+            return told(status="ok", detail="uses the index of a filter")
+        if self._is_good(by_index, legs) and by_index.cost > COMPARABLE * plan.cost:
+            return told(status="ok", detail=f"{where}, which is cheaper: {costs}")
+        if settings := self._settings_that_help(statement, plan, legs):
+            role = self._work.diagnosis.get_role().name
+            named = ", ".join(f"{name} = {value}" for name, value in settings.items())
+            return told(
+                status="failure",
+                detail=f"{where}: {costs}; it is used with {named}",
+                remedy=setting_remedy(role, self._database, settings),
+            )
+        return told(
+            status="warning",
+            detail=f"{where}: {costs}; statistics, or new rows that wait to be sorted into the "
+            "index, may be why",
+            remedy="\n".join(map(vacuum_remedy, scanned)) or None,
+        )
+
+    def _used(self, plan: Plan, legs: tuple[str, ...]) -> list[str]:
+        serving = {name for each in self._needed if each.leg in legs for name in each.serving}
+        return sorted(plan.indexes & serving)
+
+    def _is_good(self, plan: Plan, legs: tuple[str, ...]) -> bool:
+        """Whether every leg uses an index of its own, and no large table is read to its end."""
+        served = (each.serving & plan.indexes for each in self._needed if each.leg in legs)
+        return all(served) and not plan.scanned & self._large
+
+    def _settings_that_help(
+        self, statement: Statement, plan: Plan, legs: tuple[str, ...]
+    ) -> dict[str, str]:
+        """Those of the planner under which every leg uses its index, found by trying."""
+        for settings in (SWITCHES, SOLID_STATE, SWITCHES | SOLID_STATE):
+            if self._is_good(self._work.diagnosis.plan(statement, **settings), legs):
+                switched_off = {n for n, value in plan.settings.items() if value == "off"}
+                return {
+                    name: value
+                    for name, value in settings.items()
+                    if name in SOLID_STATE or name in switched_off
+                }
+        return {}
+
+
+def _narrowings(examples: list[Example], corpus: Corpus) -> Iterator[dict[str, str]]:
+    """No filter, the broadest one, and the narrowest one, as far as values are known."""
+    yield {}
+    optional = [each for each in examples if each.name not in corpus.required]
+    for example in dict.fromkeys([*optional[:1], *optional[-1:]]):
+        yield {example.name: example.value}
+
+
+def _guarded(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> Iterator[Finding]:
+    """What a check found; when the database refuses, that."""
+    try:
+        with work.session.begin_nested():
+            found = list(check())
+    except (DBAPIError, DataLayerError) as error:
+        if isinstance(error, DBAPIError):
+            if error.connection_invalidated:
+                raise
+            error = translate(error) or DataLayerError(str(error.orig))
+        if isinstance(error, DatabaseUnavailable):
+            raise
+        found = [
+            Finding(
+                check=name,
+                corpus=corpus.name if corpus else None,
+                subject="this check",
+                status="failure",
+                detail=f"could not be made: {error}",
+                remedy="pgcorpus db upgrade" if isinstance(error, DatabaseNotReady) else None,
+            )
+        ]
+    yield from found
+
+
+def _postgresql(server: Server) -> Finding:
+    found = partial(Finding, check="postgresql", subject=f"PostgreSQL {server.postgresql}")
+    if server.postgresql >= OLDEST_POSTGRESQL:
+        return found(status="ok", detail=f"{OLDEST_POSTGRESQL} or newer is needed")
+    return found(
+        status="failure",
+        detail=f"{OLDEST_POSTGRESQL} or newer is needed",
+        remedy=f"-- bring the server to PostgreSQL {OLDEST_POSTGRESQL} or newer with pg_upgrade",
+    )
+
+
+def _pgvector(server: Server) -> Finding:
+    oldest = ".".join(map(str, OLDEST_PGVECTOR))
+    found = partial(Finding, check="pgvector", subject=f"pgvector {server.pgvector or 'missing'}")
+    version = tuple(int(part) for part in (server.pgvector or "0").split(".")[:2])
+    if version >= OLDEST_PGVECTOR:
+        return found(status="ok", detail=f"{oldest} or newer is needed")
+    return found(
+        status="failure",
+        detail=f"{oldest} or newer is needed: older ones end a filtered search too early",
+        remedy=server.pgvector_remedy,
+    )
+
+
+def _ctype(server: Server) -> Finding:
+    found = partial(Finding, check="ctype", subject=f"LC_CTYPE {server.ctype}")
+    if server.ctype not in ASCII_CTYPES:
+        return found(status="ok", detail="trigrams know letters beyond ASCII")
+    return found(
+        status="warning",
+        detail="trigrams know no letters beyond ASCII: fuzzy searches miss typos in accented "
+        "words, and do not read Chinese, Thai and the like",
+        remedy=server.ctype_remedy,
+    )
+
+
+def _schema(work: UnitOfWork) -> list[Finding]:
+    missing = work.diagnosis.list_missing_tables()
+    if not missing:
+        return [Finding(check="schema", subject="tables", status="ok", detail="all are there")]
+    return [
+        Finding(
+            check="schema",
+            subject="tables",
+            status="failure",
+            detail="the schema was not made, or is older than this release: it lacks "
+            + ", ".join(missing),
+            remedy="pgcorpus db upgrade",
+        )
+    ]
+
+
+def _role(work: UnitOfWork, embedded: bool) -> Iterator[Finding]:
+    role: Role = work.diagnosis.get_role()
+    faults = []
+    if role.superuser:
+        faults.append("is a superuser")
+    elif role.owns:
+        owned = len(role.owns)
+        faults.append(f"owns {role.owns[0]}" + (f" and {owned - 1} more" if owned > 1 else ""))
+    if role.bypasses_security:
+        faults.append("has BYPASSRLS")
+    found = partial(Finding, check="role", subject=role.name)
+    if not faults:
+        yield found(status="ok", detail="bound by grants and row security")
+    elif embedded:
+        yield found(
+            status="warning",
+            detail=f"{' and '.join(faults)}: right for the embedded server, which is for "
+            "development",
+        )
+    else:
+        yield found(
+            status="failure",
+            detail=f"{' and '.join(faults)}: row security and grants do not bind it",
+            remedy=role.remedy,
+        )
+
+
+def _passages(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+    filled = work.diagnosis.has_passages(corpus)
+    yield Finding(
+        check="corpus",
+        corpus=corpus.name,
+        subject=corpus.passages.name,
+        status="ok",
+        detail="has passages" if filled else "empty: there is nothing to explain",
+    )
+
+
+def _statistics(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+    filled = work.diagnosis.has_passages(corpus)
+    for table in work.diagnosis.list_statistics(corpus):
+        ranks = filled and table.name == corpus.passages.name
+        yield _table_statistics(corpus, table, ranks=ranks)
+
+
+def _table_statistics(corpus: Corpus, table: TableStatistics, *, ranks: bool) -> Finding:
+    """Whether the planner knows a table.
+
+    Args:
+        corpus: Whose searches read it.
+        table: What is known.
+        ranks: Whether how rare a word is, is read from it: then a few rows matter, too.
+    """
+    found = partial(Finding, check="statistics", corpus=corpus.name, subject=table.name)
+    if not table.analysed and (ranks or max(table.rows, table.changed) > MANY_CHANGES):
+        why = "no word's rarity is known" if ranks else "the planner guesses"
+        return found(status="failure", detail=f"never analysed: {why}", remedy=table.remedy)
+    if table.changed > max(MANY_CHANGES, STALE_SHARE * table.rows):
+        return found(
+            status="failure",
+            detail=f"{table.changed:,} of {table.rows:,} rows have changed since the last ANALYZE",
+            remedy=table.remedy,
+        )
+    return found(status="ok", detail=f"known well enough ({table.rows:,} rows)")
+
+
+def _needed_index(corpus: Corpus, index: NeededIndex) -> Finding:
+    found = partial(Finding, check="index", corpus=corpus.name, subject=index.name)
+    names = ", ".join(stored.identifier for stored in index.found)
+    match index.state:
+        case "ready":
+            return found(status="ok", detail=f"serves the {index.leg} leg")
+        case "building":
+            return found(status="warning", detail="is being built: searches do not use it yet")
+        case "missing":
+            detail = f"missing: the {index.leg} leg has no index"
+        case "invalid":
+            detail = f"{names} is invalid: a build failed, and the {index.leg} leg does not use it"
+        case "mismatched":
+            detail = f"{names} is {index.found[0].definition}, but searches need {index.wanted}"
+    return found(status="failure", detail=detail, remedy=index.remedy)
+
+
+def _invalid(corpus: Corpus, index: StoredIndex, *, owned: bool) -> Finding:
+    found = partial(Finding, check="index", corpus=corpus.name, subject=index.name)
+    if index.building:
+        return found(status="warning", detail="is being built: searches do not use it yet")
+    return found(
+        status="failure",
+        detail="invalid: a build failed, and every write still keeps it up",
+        remedy=index.rebuild if owned else index.drop,
+    )
+
+
+def _unused(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+    """Indexes that cost every write, and serve nobody; unknown while it is too early to tell."""
+    found = partial(Finding, check="unused_index", corpus=corpus.name)
+    since = work.diagnosis.counted_since()
+    if datetime.now(UTC) - since < UNUSED_AFTER:
+        yield found(
+            subject="indexes",
+            status="ok",
+            detail=f"too early to tell: uses are counted since {since:%Y-%m-%d %H:%M}",
+        )
+        return
+    large = {t.name for t in work.diagnosis.list_statistics(corpus) if t.rows > MANY_ROWS}
+    owned = work.diagnosis.list_owned_names(corpus)
+    unused = [
+        index
+        for index in work.diagnosis.list_indexes(corpus)
+        if index.table in large and index.valid and not index.constrains and not index.scans
+    ]
+    for index in unused:
+        if index.name in owned:
+            # Not to be dropped: it belongs to a revision, and serves a filter, a mode or a model
+            # that nobody happened to ask for.
+            yield found(
+                subject=index.name,
+                status="warning",
+                detail=f"part of the schema, and not used since {since:%Y-%m-%d}",
+            )
+        else:
+            yield found(
+                subject=index.name,
+                status="failure",
+                detail=f"not part of the schema, and not used since {since:%Y-%m-%d}",
+                remedy=index.drop,
+            )
+    if not unused:
+        yield found(subject="indexes", status="ok", detail="all that could be judged are used")
