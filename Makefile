@@ -35,8 +35,8 @@ types: $(VENV)/.dev ## mypy, strict
 layers: $(VENV)/.dev ## The direction of imports
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## Import rate and search latency, measured
-	$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.dev ## Searches and loads, measured beside the floor of PostgreSQL and two peers
+	@$(BIN)/python -m tests.benchmarks
 
 clean: ## Stop the embedded server, delete it and the virtual environment
 	@test ! -x $(BIN)/pgcorpus || $(BIN)/pgcorpus server destroy --yes

@@ -1,77 +1,118 @@
-"""Measures import and search on the embedded server: python -m tests.benchmarks.
+"""Measures searches, loads and memory beside a floor and two peers: ``python -m tests.benchmarks``.
 
-BENCH_ROWS sets how many chunks are imported (default 100,000). Figures belong to the machine and
-the moment; compare those of one run only.
+What is measured, and how: docs/reference/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Annotated, Any
 
-import numpy as np
+import typer
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import downgrade, upgrade
-from db.settings import Settings
-from services import EmbeddingService, KnowledgeImporter, SearchService, samples
-from services.cli.output import out, table
-from services.search import MODES, Mode
-from tests.benchmarks.import_rate import import_rate
+from db.errors import DataLayerError
+from services.cli.output import AsJson, fail, print_json, say
+from tests.benchmarks.plot import plot
+from tests.benchmarks.processes import HOME, PEERS, ContenderFailed, python_of
+from tests.benchmarks.report import failed_checks, print_tables
+from tests.benchmarks.run import measure
 
-QUESTIONS = (
-    "raise prices on existing customers without losing them",
-    "how many extra sales make up for a 10% discount",
-    "LTV CAC payback period",
-    "scarcity and urgency",
-    "guarantee that takes the risk from the buyer",
-)
-ROUNDS = 40
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def latencies_ms(service: SearchService, mode: Mode) -> np.ndarray:
-    """How long each search took, the first round left out: it compiles and prepares."""
-    taken = []
-    for round_ in range(ROUNDS + 1):
-        for question in QUESTIONS:
-            started = time.perf_counter()
-            page = service.search(question, corpus="knowledge", mode=mode)
-            if not page.hits:
-                raise AssertionError(f"{mode} found nothing for {question!r}")
-            if round_:
-                taken.append((time.perf_counter() - started) * 1000)
-    return np.array(taken)
+def bench(  # noqa: PLR0917 - options are its parameters
+    rows: Annotated[
+        int, typer.Option(envvar="BENCH_ROWS", min=100, max=1_000_000, help="Passages.")
+    ] = 10_000,
+    dimensions: Annotated[
+        int, typer.Option(envvar="BENCH_DIMENSIONS", min=8, max=4000, help="Of the vectors.")
+    ] = 384,
+    peers: Annotated[
+        str,
+        typer.Option(
+            default_factory=lambda: os.environ.get("BENCH_PEERS", ",".join(PEERS)),
+            show_default="BENCH_PEERS, else all",
+            help=f"Which peers, separated by commas: {', '.join(PEERS)}; '' for none.",
+        ),
+    ] = ...,  # type: ignore[assignment] - typer's mark for the factory
+    seconds: Annotated[
+        float,
+        typer.Option(envvar="BENCH_SECONDS", min=0.1, help="How long a throughput is measured."),
+    ] = 1.0,
+    output: Annotated[
+        Path,
+        typer.Option(
+            envvar="BENCH_OUTPUT",
+            file_okay=False,
+            help="Folder of benchmarks.json and benchmarks.png.",
+        ),
+    ] = HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this project, the floor of PostgreSQL and two peers on the same server and data.
+
+    The server is the run's own, and gone at the end. A peer that cannot be installed is reported
+    and left out. Figures belong to the machine and the moment: compare those of one run only.
+
+    Exit codes: 0 done, 1 failed or a check failed, 2 used wrongly, 130 stopped by Ctrl-C.
+    """
+    wanted = [name.strip() for name in peers.split(",") if name.strip()]
+    if unknown := set(wanted) - set(PEERS):
+        raise typer.BadParameter(
+            f"there is no peer {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}",
+            param_hint="--peers",
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    HOME.mkdir(exist_ok=True)
+    pythons, left_out = {}, {}
+    for name in wanted:
+        say(f"preparing {name}")
+        try:
+            pythons[name] = python_of(name)
+        except ContenderFailed as error:
+            left_out[name] = str(error)
+            fail(f"{error}; going on without it")
+    with tempfile.TemporaryDirectory(prefix="run-", dir=HOME) as folder:
+        result = measure(
+            Path(folder), rows=rows, dimensions=dimensions, seconds=seconds, peers=pythons
+        )
+    result["left_out"] |= left_out
+    _write(output, result)
+    if as_json:
+        print_json(result)
+    else:
+        print_tables(result)
+    for check in failed_checks(result):
+        fail(f"{check['name']}: {check['found']}")
+    if failed_checks(result):
+        raise typer.Exit(FAILED)
+
+
+def _write(output: Path, result: dict[str, Any]) -> None:
+    file = output / "benchmarks.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    plot(result, output / "benchmarks.png")
+    say(f"written: {file} and {output / 'benchmarks.png'}")
 
 
 def main() -> None:
-    """Run everything once, on a server of its own."""
-    home = Path(tempfile.mkdtemp(prefix="pgcorpus-bench-"))
-    home.chmod(0o755)
-    server = EmbeddedServer(home)
-    database = Database(Settings(database_url=server.start()))
+    """Run; whatever ends the run, the server and the processes end with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(bench)
     try:
-        upgrade(database)
-        KnowledgeImporter(database).run([samples.folder()])
-        EmbeddingService(database).embed("knowledge")
-        service = SearchService(database)
-        rows = []
-        for mode in MODES:
-            taken = latencies_ms(service, mode)
-            p50, p95 = np.percentile(taken, [50, 95])
-            rows.append((mode, len(taken), f"{p50:.1f}", f"{p95:.1f}"))
-        table("Search on the samples, question embedded", ["mode", "n", "p50 ms", "p95 ms"], rows)
-
-        downgrade(database, "base")
-        upgrade(database)
-        rate = import_rate(database, rows=int(os.environ.get("BENCH_ROWS", "100000")))
-        table("Import without vectors", ["", ""], rate.items())
-        out.print("all indexes in place, each file one transaction")
-    finally:
-        database.close()
-        server.destroy()
+        app(prog_name="python -m tests.benchmarks")
+    except (ContenderFailed, DataLayerError) as error:
+        fail(str(error))
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

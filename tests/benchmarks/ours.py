@@ -1,0 +1,124 @@
+"""This project, through what a backend service would call: ``python -m tests.benchmarks.ours``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import psycopg
+from sqlalchemy.engine import make_url
+
+from db.engine import Database
+from db.search.corpora import KNOWLEDGE
+from db.settings import DRIVER, Settings
+from services.embedding.switch import ModelSwitch
+from services.importers.knowledge import KnowledgeImporter
+from services.search import Mode, SearchService
+from tests.benchmarks.contender import HITS, Contender, Job, serve
+
+MODEL = "benchmark"
+
+INDEXES = """
+    SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+    FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    JOIN pg_am ON pg_am.oid = relam
+    WHERE indrelid = 'chunk_embeddings'::regclass AND amname = 'hnsw'
+      AND pg_get_expr(indpred, indrelid) LIKE %s
+"""
+
+
+class GivenVectors:
+    """An embedder whose vectors are there already, so that no model is measured.
+
+    Each thread says which one is next.
+    """
+
+    batch_size = 1
+
+    def __init__(self, dimensions: int) -> None:
+        self.model_name = MODEL
+        self.dimensions = dimensions
+        self.next = threading.local()
+
+    def embed_question(self, text: str) -> np.ndarray:
+        """The thread's vector."""
+        vector: np.ndarray = self.next.vector
+        return vector
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Nobody asks: the passages' vectors are loaded."""
+        raise NotImplementedError(texts)
+
+
+class Ours(Contender):
+    """Loads through the importer, searches through ``SearchService``."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.database = Database(Settings(database_url=make_url(job.url).set(drivername=DRIVER)))
+        self.embedder = GivenVectors(job.dimensions)
+        self.service = SearchService(self.database, embedder=self.embedder)
+
+    def facts(self) -> dict[str, Any]:
+        """Its version."""
+        return {
+            "package": f"pgcorpus {version('pgcorpus')}",
+            "driver": f"psycopg {version('psycopg')}",
+        }
+
+    def load(self, progress: Callable[[int], None]) -> float:
+        """Import files and vectors, every rule, constraint and index of words included."""
+        rows = len(self.job.passages)
+        self.definition = register_model(self.database, self.job)
+        importer = KnowledgeImporter(
+            self.database, embeddings=self.job.data / "vectors.npy", embeddings_model=MODEL
+        )
+        started = time.perf_counter()
+        report = importer.run(
+            [self.job.data / "chunks"], lambda done, total: progress(rows * done // total)
+        )
+        seconds = time.perf_counter() - started
+        if report.embedded != rows:
+            raise RuntimeError(f"{report.embedded} of {rows} vectors went in")
+        return seconds
+
+    def index(self) -> str:
+        """The model's own index, as the registry made it."""
+        with psycopg.connect(self.job.url) as connection:
+            connection.execute(self.definition)
+        return self.definition.partition(" USING ")[2]
+
+    def search(self, mode: Mode, number: int) -> list[str]:
+        """As a backend service does."""
+        self.embedder.next.vector = self.job.question_vectors[number]
+        page = self.service.search(
+            self.job.questions[number], corpus=KNOWLEDGE.name, mode=mode, limit=HITS
+        )
+        return [hit.metadata["chunk_id"] for hit in page.hits]
+
+    def close(self) -> None:
+        """Write the log of searches, too, or the process would try when the server is gone."""
+        self.service.flush_log()
+        self.database.close()
+
+
+def register_model(database: Database, job: Job) -> str:
+    """Add the model, and take its index away until the vectors are there.
+
+    Returns:
+        The statement that builds the index.
+    """
+    ModelSwitch(database).add(MODEL, dimensions=job.dimensions, provider="hashing")
+    with psycopg.connect(job.url) as connection:
+        ((name, definition),) = connection.execute(INDEXES, [f"%'{MODEL}'%"]).fetchall()
+        connection.execute(f"DROP INDEX {name}")
+    return str(definition)
+
+
+if __name__ == "__main__":
+    serve(Ours)

@@ -1,0 +1,95 @@
+"""The figures of a run as tables, ratios beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.cli.output import out, table
+
+MEBIBYTE = 2**20
+
+BASES = ("floor", "pgcorpus")
+"""What a median is divided by, in a column each."""
+
+
+def failed_checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The checks that did not pass."""
+    return [check for check in result["checks"] if not check["passed"]]
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print everything that was measured."""
+    data = result["data"]
+    out.print(
+        f"{data['rows']:,} passages of about {data['words_per_passage']} words, "
+        f"{data['dimensions']} dimensions, {data['questions']} questions, limit {data['limit']}"
+    )
+    _latency(result)
+    _throughput(result)
+    table(
+        "Bulk load, vectors given",
+        ["contender", "way", "rows/s"],
+        [(r["contender"], r["way"], f"{r['rows_per_second']:,.0f}") for r in result["load"]],
+    )
+    table(
+        "HNSW index, built after the load",
+        ["contender", "seconds", "built"],
+        [(r["contender"], f"{r['seconds']:.1f}", r["built"]) for r in result["index"]],
+    )
+    sizes = {
+        "load_peak_rss_bytes": "RSS loading",
+        "search_peak_rss_bytes": "RSS searching",
+        "tables_bytes": "tables",
+        "indexes_bytes": "indexes",
+        "hnsw_bytes": "of them HNSW",
+    }
+    table(
+        "Memory of the client, and size in the database, MiB",
+        ["contender", *sizes.values()],
+        [(row["contender"], *(_mebibytes(row.get(s)) for s in sizes)) for row in result["memory"]],
+    )
+    for name, reason in result["left_out"].items():
+        out.print(f"left out: {name}: {reason}", markup=False)
+
+
+def _latency(result: Mapping[str, Any]) -> None:
+    ratios = {(row["contender"], row["mode"]): row for row in result["ratios"]}
+    for mode in dict.fromkeys(row["mode"] for row in result["latency"]):
+        rows = []
+        for row in (each for each in result["latency"] if each["mode"] == mode):
+            ratio = ratios.get((row["contender"], mode), {"to": None})
+            found = row["recall_at_10"] if mode == "vector" else row["source_found"]
+            rows.append(
+                (
+                    row["contender"],
+                    *(f"{row[p]:.2f}" for p in ("p50_ms", "p95_ms", "p99_ms")),
+                    *(f"{ratio['p50']:.2f}" if ratio["to"] == base else "" for base in BASES),
+                    f"{found:.3f}",
+                    f"{row['mean_hits']:.1f}",
+                )
+            )
+        quality = "recall@10" if mode == "vector" else "source found"
+        ratio_names = [f"p50 / {base}" for base in BASES]
+        table(
+            f"Latency of {mode} searches, ms",
+            ["contender", "p50", "p95", "p99", *ratio_names, quality, "hits"],
+            rows,
+        )
+
+
+def _throughput(result: Mapping[str, Any]) -> None:
+    grid: dict[tuple[str, str], dict[int, float]] = {}
+    for row in result["throughput"]:
+        of = grid.setdefault((row["mode"], row["contender"]), {})
+        of[row["clients"]] = row["searches_per_second"]
+    clients = sorted({number for of in grid.values() for number in of})
+    table(
+        "Searches per second by clients",
+        ["mode", "contender", *map(str, clients)],
+        [(*key, *(f"{of[number]:,.0f}" for number in clients)) for key, of in grid.items()],
+    )
+
+
+def _mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / MEBIBYTE:,.0f}"
