@@ -27,7 +27,7 @@ from db.errors import (
 from db.repositories.search import DEPTHS, Answer, Ask
 from db.search import corpora
 from db.search.corpus import Corpus
-from db.search.legs import LARGE_FUZZY_THRESHOLD, MAX_FUZZY_CHARACTERS, AskedModel
+from db.search.legs import LARGE_FUZZY_THRESHOLD, AskedModel
 from db.search.page import Explanation, Hit, Leg, LegName, SearchPage
 from db.search.question import Question
 from db.search.ranking import FUSIONS, Fusion
@@ -54,6 +54,13 @@ WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """How they were found is in docs/explanation/search.md. 70 % vector and 30 % text are the
 specification's (FR2); RRF's own paper weighs all alike."""
+
+REFERENCE_SPREAD: Final = 0.13
+"""Standard deviation of the cosine between two passages with all-MiniLM-L6-v2: the mean over seven
+collections, of which the weights of ``calibrated`` were found on four."""
+
+MOST_STRETCHED: Final = 3.0
+"""A spread measured on unusual passages does not turn the weights over."""
 
 LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
 """A name, with or without its schema; a number would be read as an object's identifier."""
@@ -236,8 +243,10 @@ class _Searching:
                 f"the question's vector has shape {vector.shape}, but the vectors of "
                 f"{choice.name!r} have {choice.dimensions} dimensions"
             )
+        if request.fusion == "calibrated" and len(legs) > 1:
+            legs = {**legs, "vector": legs["vector"] * _stretch(choice)}
         model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
-        ask = replace(ask, model=model, vector=vector)
+        ask = replace(ask, legs=legs, model=model, vector=vector)
         return _Prepared(request=request, ask=ask, chosen=chosen, notes=tuple(notes))
 
     def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
@@ -448,6 +457,13 @@ def _request(question: str, corpus: str, options: SearchOptions) -> Request:
     )
 
 
+def _stretch(choice: Choice) -> float:
+    """What makes a model's cosines spread like those that the weights were found with."""
+    if choice.cosine_spread is None:
+        return 1.0
+    return min(max(REFERENCE_SPREAD / choice.cosine_spread, 1 / MOST_STRETCHED), MOST_STRETCHED)
+
+
 def _without(legs: Mapping[str, float], *names: str) -> dict[str, float]:
     return {name: weight for name, weight in legs.items() if name not in names}
 
@@ -541,8 +557,9 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
         reasons.append(
             f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
         )
-    if name == "fuzzy" and len(ask.question.words) > MAX_FUZZY_CHARACTERS:
-        reasons.append(f"compared by the first {MAX_FUZZY_CHARACTERS} characters of the question")
+    compared = answer.statement.values["fuzzy_question"]
+    if name == "fuzzy" and compared != ask.question.words:
+        reasons.append(f"compared by {compared!r} of the question")
     return Leg(
         name=name,  # type: ignore[arg-type]
         status="ok",

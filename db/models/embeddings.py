@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import REAL, CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.base import Base, now
@@ -41,6 +41,7 @@ class EmbeddingModel(Base):
             "index_kind = 'binary' OR (index_kind = 'halfvec' AND dimensions <= 4000)",
             name="valid_index_kind",
         ),
+        CheckConstraint("cosine_spread > 0", name="valid_cosine_spread"),
     )
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
@@ -54,6 +55,11 @@ class EmbeddingModel(Base):
     )
     retired_at: Mapped[datetime | None] = mapped_column(
         comment="when a corpus last changed from it to another; its searches may still run"
+    )
+
+    cosine_spread: Mapped[float | None] = mapped_column(
+        REAL,
+        comment="standard deviation of the cosine between two passages; null until it is measured",
     )
 
     @property

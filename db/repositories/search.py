@@ -19,6 +19,7 @@ from db.search.legs import (
     FUZZY_THRESHOLDS,
     LARGE_FOR_FUZZY,
     LARGE_FUZZY_THRESHOLD,
+    LONG_FOR_FUZZY,
     MAX_FUZZY_CHARACTERS,
     THRESHOLD_SETTING,
     UNSPACED_FEW_THRESHOLD,
@@ -29,7 +30,7 @@ from db.search.page import Hit
 from db.search.prelude import SURELY_LARGE, Prelude, compiled_prelude
 from db.search.question import Question
 from db.search.ranking import Fusion, Shape, compiled, narrowed
-from db.search.words import Lexicon, LookUp, look_up
+from db.search.words import MAX_WORDS, Lexicon, LookUp, look_up
 
 DEPTHS: Final = (100, 1000, 11_000)
 """Candidates of each leg: the first of these that reaches the end of the page. It does not grow
@@ -204,15 +205,16 @@ class SearchRepository(Repository):
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         kept = prelude.kept if prelude.kept <= FEW else None
+        narrows = bool(ask.filters or shape.demanding)
+        passages = max(prelude.passages, float(kept or 0), 1.0)
+        share = self._share(shape, values, passages) if narrows and kept is None else 1.0
         found: LookUp | None = None
         if "text" in ask.legs:
-            passages = max(prelude.passages, float(kept or 0), 1.0)
-            narrow = kept is None and (ask.filters or shape.demanding)
             found = look_up(
                 prelude.asked,
                 known.lexicon,
                 passages,
-                share=self._share(shape, values, passages) if narrow else 1.0,
+                share=share,
                 everything=everything or kept is not None,
             )
             if found is None:
@@ -221,24 +223,25 @@ class SearchRepository(Repository):
                 shape = replace(shape, words=found.size)
                 values |= found.values()
         thresholds: Sequence[float] = ()
+        compared = ask.question.words
         if "fuzzy" in shape.legs:
             thresholds = _thresholds(ask.question, prelude.passages, few=kept is not None)
+            if LARGE_FUZZY_THRESHOLD in thresholds[-1:] and len(compared) > LONG_FOR_FUZZY:
+                compared = self._rarest_word(ask.question, known)
         values |= {
             "page_limit": ask.limit,
             "page_offset": ask.offset,
             "question_vector": ask.vector,
-            "fuzzy_question": ask.question.words[:MAX_FUZZY_CHARACTERS],
+            "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
             **{f"leg_{name}": weight for name, weight in ask.legs.items()},
         }
         return Statement(
             shape=replace(shape, few=kept is not None),
             values=values,
             thresholds=thresholds,
-            settings=_settings(
-                ask,
-                thresholds[0] if thresholds else None,
-                one_plan=shape.legs == ("vector",) and not ask.filters and not shape.demanding,
-            ),
+            settings=_PLANNED[_planning(shape, narrows=narrows)]
+            | {"hnsw.ef_search": str(min(MAX_EF_SEARCH, round(ask.depth / max(share, 0.01))))}
+            | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
             look_up=found,
             kept=kept,
             languages=known.languages,
@@ -293,6 +296,7 @@ class SearchRepository(Repository):
             asked_in = (ask.language,) if ask.language else known.languages
             row = self._exchange(
                 [
+                    _set(_PLANNED[_planning(shape, narrows=narrows)]),
                     (
                         compiled_prelude(shape.corpus, shape.conditions, ask.question.demands),
                         {
@@ -305,7 +309,7 @@ class SearchRepository(Repository):
                             # The defaults of a corpus keep most of it: a large one is not counted.
                             "counted": narrows,
                         },
-                    )
+                    ),
                 ]
             )[0]
             languages = tuple(row["languages"][:MAX_LANGUAGES])
@@ -320,6 +324,17 @@ class SearchRepository(Repository):
         sql = in_drivers_words(narrowed(shape.corpus, shape.narrowing()))
         rows = self._exchange([(f"EXPLAIN (FORMAT JSON) {sql}", values)])
         return float(min(1.0, rows[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"] / passages))
+
+    def _rarest_word(self, question: Question, known: _Known) -> str:
+        """The word of the question that the fewest passages hold, stop words aside."""
+        words = question.words.split()[:MAX_WORDS]
+        asked = {"words": words, "languages": list(known.languages)}
+        frequencies = {
+            row["word"]: max(map(known.lexicon.frequency, row["lexemes"]))
+            for row in self._exchange([(LEXEMES, asked)])
+            if row["lexemes"]
+        }
+        return min(words, key=lambda word: (frequencies.get(word, 1.0), -len(word)))
 
     def _exchange(
         self, statements: Sequence[tuple[str, Mapping[str, Any]]]
@@ -352,6 +367,11 @@ class SearchRepository(Repository):
             ) from error
 
 
+LEXEMES: Final = (
+    "SELECT word, tsvector_to_array(to_tsvector(language::regconfig, word)) AS lexemes"
+    " FROM unnest(%(words)s::text[]) AS word, unnest(%(languages)s::text[]) AS language"
+)
+
 SETTINGS: Final = (
     "SELECT set_config(name, value, true)"
     " FROM unnest(%(names)s::text[], %(values)s::text[]) AS each (name, value)"
@@ -373,26 +393,35 @@ def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[f
         return (UNSPACED_FEW_THRESHOLD,) if few else UNSPACED_THRESHOLDS
     if few:
         return FUZZY_THRESHOLDS[-1:]
-    least = LARGE_FUZZY_THRESHOLD if passages > LARGE_FOR_FUZZY else 0.0
-    return tuple(each for each in FUZZY_THRESHOLDS if each >= least)
+    if passages <= LARGE_FOR_FUZZY:
+        return FUZZY_THRESHOLDS
+    return tuple(each for each in FUZZY_THRESHOLDS if each >= LARGE_FUZZY_THRESHOLD)
 
 
 def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
     return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
 
 
-def _settings(ask: Ask, threshold: float | None, *, one_plan: bool) -> dict[str, str]:
-    """Settings for this transaction alone: those of a session would leak through the pool."""
-    of_fuzzy = {THRESHOLD_SETTING: str(threshold)} if threshold is not None else {}
-    return of_fuzzy | {
-        "hnsw.ef_search": str(min(ask.depth, MAX_EF_SEARCH)),
+def _planning(shape: Shape, *, narrows: bool) -> str:
+    """Whether the planner must see the values: what a filter keeps differs from one to the next.
+
+    The nearest of all are found by the same plan whatever was asked.
+    """
+    if narrows:
+        return "force_custom_plan"
+    return "force_generic_plan" if shape.legs == ("vector",) else "auto"
+
+
+_PLANNED: Final[Mapping[str, dict[str, str]]] = {
+    planning: {
+        "plan_cache_mode": planning,
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
         "jit": "off",  # compiling costs more than a search
-        # The nearest of all are found by the same plan whatever was asked; for words and filters
-        # the planner must see the values.
-        "plan_cache_mode": "force_generic_plan" if one_plan else "auto",
     }
+    for planning in ("auto", "force_generic_plan", "force_custom_plan")
+}
+"""Settings for a transaction alone: those of a session would leak through the pool."""
 
 
 def _lexicon(row: Mapping[str, Any]) -> Lexicon:

@@ -39,6 +39,10 @@ At 100,000 passages of 400 characters the next one took seconds."""
 
 LARGE_FOR_FUZZY: Final = 20_000
 
+LONG_FOR_FUZZY: Final = 30
+"""Characters. No passage holds a longer question nearly as it is: where so many are searched, the
+rarest word of it is compared, which finds what a typo or an identifier meant."""
+
 UNSPACED_THRESHOLDS: Final = (0.5, 0.3, 0.2, 0.1)
 """The same for a question without spaces between its words, which is one long word to pg_trgm: no
 passage holds it as it was asked. nDCG@10 on Chinese XQuAD: 0.37 at 0.3, 0.83 at 0.1."""

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from db.mixins import IndexKind
+from db.models.embeddings import EmbeddingModel
 from db.search.corpus import Corpus
 from db.settings import Settings
 from db.uow import UnitOfWork
@@ -24,6 +25,7 @@ class Choice:
         dimensions: Length of its vectors.
         provider: Who makes them.
         index_kind: What their index holds; a search must compare the same.
+        cosine_spread: How far their cosines spread, or None where it was not measured.
         reason: Why it is another than the one the corpus is set to, or None.
     """
 
@@ -31,6 +33,7 @@ class Choice:
     dimensions: int
     provider: str
     index_kind: IndexKind = "halfvec"
+    cosine_spread: float | None = None
     reason: str | None = None
 
 
@@ -56,14 +59,21 @@ def choose(
     model = work.embeddings.get_model(wanted)
     missing = _missing(model.provider, settings)
     if missing is None or model_name is not None or settings.production:
-        return Choice(model.name, model.dimensions, model.provider, model.index_kind)
+        return _choice(model)
     offline = work.embeddings.get_model(OFFLINE_MODEL)
+    return _choice(
+        offline, f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}"
+    )
+
+
+def _choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
     return Choice(
-        offline.name,
-        offline.dimensions,
-        offline.provider,
-        offline.index_kind,
-        f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}",
+        name=model.name,
+        dimensions=model.dimensions,
+        provider=model.provider,
+        index_kind=model.index_kind,
+        cosine_spread=model.cosine_spread,
+        reason=reason,
     )
 
 

@@ -107,6 +107,9 @@ class EmbeddingService:
                 if on_progress is not None:
                     on_progress(len(batch))
                 after = batch[-1].id
+            with self._database.unit_of_work() as work:
+                work.embeddings.measure_spread(of, choice.name)
+                work.commit()
         report.duration_s = round(time.monotonic() - started, 3)
         return report
 

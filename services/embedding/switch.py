@@ -250,6 +250,7 @@ class ModelSwitch:
             coverage = work.embeddings.coverage(of, name)
             if not force:
                 _refuse_unready(work, of, model, coverage)
+            work.embeddings.measure_spread(of, name)  # vectors may have come with an import
             work.embeddings.use_model(of.name, name)
             work.commit()
         return Switch(of.name, name, coverage)

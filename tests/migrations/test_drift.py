@@ -198,47 +198,95 @@ def test_functions_that_run_as_their_owner_pin_their_search_path(session: Sessio
     )
     settings = {function: setting or "" for function, setting in found}
 
-    assert "lexeme_frequencies" in settings
+    assert "lexeme_statistics" in settings
     assert all("search_path=" in setting for setting in settings.values())
 
 
 @pytest.mark.parametrize("by_login", [True, False], ids=["logged in", "set role"])
-def test_frequencies_are_told_to_those_who_may_read_the_column(
+def test_statistics_are_told_to_those_who_may_read_the_column(
     database: Database, by_login: bool
 ) -> None:
-    """Whoever may not learns nothing, and nobody learns of columns that are no tsvector."""
+    """Whoever may not learns nothing, and nobody learns of columns of other types."""
     role = f"{database.url.database}_reader"
-    of_words = text("SELECT frequency FROM lexeme_frequencies('diary', 'words', '{secret}')")
-    of_tags = text("SELECT frequency FROM lexeme_frequencies('diary', 'tags', '{secret}')")
+    asked = text(
+        "SELECT version IS NOT NULL, languages, elements, frequencies[1]"
+        " FROM lexeme_statistics('diary', :words, :language, NULL)"
+    )
     guest = Database(settings_for(database.url.set(username=role, password="invented")))
     asking = guest if by_login else database
     with database.engine.begin() as connection:
         connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'invented'"))
-        connection.execute(text("CREATE TABLE diary (words tsvector, tags text[])"))
         connection.execute(
-            text("INSERT INTO diary SELECT 'secret', '{secret}' FROM generate_series(1, 100)")
+            text("CREATE TABLE diary (words tsvector, tags text[], tongue regconfig, mood text)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO diary SELECT 'secret', '{secret}', 'german', 'glum'"
+                " FROM generate_series(1, 100)"
+            )
         )
         connection.execute(text("ANALYZE diary"))
 
-    def told() -> tuple[float | None, float | None]:
+    def told(words: str, language: str) -> tuple[object, ...]:
         with asking.engine.begin() as connection:
             if not by_login:
                 connection.execute(text(f"SET LOCAL ROLE {role}"))
-            return connection.scalar(of_words), connection.scalar(of_tags)
+            return tuple(connection.execute(asked, {"words": words, "language": language}).one())
+
+    def grant(columns: str) -> None:
+        with database.engine.begin() as connection:
+            connection.execute(text(f"GRANT SELECT {columns} ON diary TO {role}"))
 
     try:
-        before = told()
-        with database.engine.begin() as connection:
-            connection.execute(text(f"GRANT SELECT ON diary TO {role}"))
-        after = told()
+        before = told("words", "tongue")
+        grant("(tongue)")
+        of_language = told("words", "tongue")
+        grant("")
+        after = told("words", "tongue")
+        of_others = told("tags", "mood")
     finally:
         guest.close()
         with database.engine.begin() as connection:
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
 
-    assert before == (None, None)
-    assert after == (1.0, None)
+    assert before == of_others == (False, None, None, None)
+    assert of_language == (False, ["german"], None, None)
+    assert after == (True, ["german"], ["secret"], 1.0)
+
+
+def test_statistics_are_told_once_for_each_version(database: Database) -> None:
+    """A caller that has them gets the version alone, until the next ANALYZE."""
+    asked = text(
+        "SELECT version, elements FROM lexeme_statistics("
+        "'framework_documents', 'search_vector', 'language', :known)"
+    )
+
+    def told(known: str | None) -> tuple[str, list[str] | None]:
+        with database.engine.begin() as connection:
+            return tuple(connection.execute(asked, {"known": known}).one())
+
+    def analysed(word: str) -> None:
+        with database.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO framework_documents"
+                    " (chunk_id, source_file, section, title, content)"
+                    " SELECT word, 'f.md', 's', word, word"
+                    " FROM (SELECT CAST(:word AS text)) AS one (word)"
+                ),
+                {"word": word},
+            )
+            connection.execute(text("ANALYZE framework_documents"))
+
+    assert told(None) == (None, None)
+    analysed("kettle")
+    first, words = told(None)
+    assert (told(first), words) == ((first, None), ["kettl"])
+    analysed("teapot")
+    second, words = told(first)
+    assert second != first
+    assert sorted(words or []) == ["kettl", "teapot"]
 
 
 def test_the_statistics_of_the_words_are_wide(session: Session) -> None:

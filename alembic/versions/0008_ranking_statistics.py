@@ -1,4 +1,4 @@
-"""All that ANALYZE knows of a corpus's words, read once instead of once for each question."""
+"""What ranking needs to know: statistics of words, read once, and how far cosines spread."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ depends_on = None
 # was SET, else as whoever logged in; the search_path is pinned, or a caller could shadow what the
 # function names. Always one row; without statistics, or the right to read the column, of nulls.
 def upgrade() -> None:
+    op.execute("""
+        ALTER TABLE embedding_models ADD COLUMN cosine_spread real,
+            ADD CONSTRAINT valid_cosine_spread CHECK (cosine_spread > 0)
+    """)
+    op.execute("""
+        COMMENT ON COLUMN embedding_models.cosine_spread IS
+            'standard deviation of the cosine between two passages; null until it is measured'
+    """)
+    op.execute("UPDATE embedding_models SET cosine_spread = 0.13 WHERE name = 'all-MiniLM-L6-v2'")
     op.execute("DROP FUNCTION lexeme_frequencies(regclass, name, text[])")
     op.execute("""
         CREATE FUNCTION lexeme_statistics(
@@ -53,7 +62,8 @@ def upgrade() -> None:
                 WHERE readable.attname = language AND atttypid = 'regconfig'::regtype
                     AND NOT inherited
             )
-            SELECT (SELECT stored.version FROM stored), (SELECT of_language.languages FROM of_language),
+            SELECT (SELECT stored.version FROM stored),
+                   (SELECT of_language.languages FROM of_language),
                    of_words.elements, of_words.most_common_elem_freqs::double precision[]
             FROM (VALUES (1)) AS always LEFT JOIN of_words ON true
         $$
@@ -61,6 +71,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE embedding_models DROP COLUMN cosine_spread")
     op.execute("DROP FUNCTION lexeme_statistics(regclass, name, name, text)")
     op.execute("""
         CREATE FUNCTION lexeme_frequencies(relation regclass, attribute name, lexemes text[])
