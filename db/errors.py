@@ -42,6 +42,7 @@ from psycopg.errors import (
     QueryCanceled,
     SerializationFailure,
     UndefinedColumn,
+    UndefinedFunction,
     UndefinedTable,
     UniqueViolation,
 )
@@ -221,7 +222,7 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR091
             )
         case DataError():  # class 22: too long, out of range, NaN in a vector, a NUL byte
             return InvalidValue(f"{where}{cause.diag.message_primary or cause}")
-        case UndefinedTable() | UndefinedColumn():
+        case UndefinedTable() | UndefinedColumn() | UndefinedFunction():
             return DatabaseNotReady(
                 "the schema is missing or older than this release; make it with: "
                 "pgcorpus db upgrade"

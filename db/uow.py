@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import DatabaseUnavailable, translate
+from db.repositories.diagnosis import DiagnosisRepository
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.imports import ImportRepository
 from db.repositories.knowledge import KnowledgeRepository
@@ -37,6 +38,7 @@ class UnitOfWork:
     operations: OperationsRepository
     searches: SearchRepository
     validation: ValidationRepository
+    diagnosis: DiagnosisRepository
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
@@ -73,6 +75,7 @@ class UnitOfWork:
         self.operations = OperationsRepository(session)
         self.searches = SearchRepository(session)
         self.validation = ValidationRepository(session)
+        self.diagnosis = DiagnosisRepository(session)
 
 
 class AsyncUnitOfWork:

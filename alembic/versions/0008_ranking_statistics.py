@@ -32,7 +32,8 @@ def upgrade() -> None:
         CREATE FUNCTION lexeme_statistics(
             relation regclass, words name, language name, known_version text
         ) RETURNS TABLE (
-            version text, languages text[], elements text[], frequencies double precision[]
+            version text, languages text[], all_languages boolean,
+            elements text[], frequencies double precision[]
         )
         LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS $$
@@ -55,7 +56,7 @@ def upgrade() -> None:
                         = (nspname, relname, stored.attname)
                 WHERE version IS DISTINCT FROM known_version AND NOT inherited
             ), of_language AS (
-                SELECT most_common_vals::text::text[] AS languages
+                SELECT most_common_vals::text::text[] AS languages, n_distinct
                 FROM readable JOIN pg_stats
                     ON (pg_stats.schemaname, pg_stats.tablename, pg_stats.attname)
                         = (nspname, relname, readable.attname)
@@ -64,6 +65,8 @@ def upgrade() -> None:
             )
             SELECT (SELECT stored.version FROM stored),
                    (SELECT of_language.languages FROM of_language),
+                   -- a value that the sample held once is not listed
+                   (SELECT n_distinct = cardinality(of_language.languages) FROM of_language),
                    of_words.elements, of_words.most_common_elem_freqs::double precision[]
             FROM (VALUES (1)) AS always LEFT JOIN of_words ON true
         $$

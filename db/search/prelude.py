@@ -27,6 +27,7 @@ from sqlalchemy import (
     select,
     table,
     true,
+    union,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY
 
@@ -39,7 +40,7 @@ SURELY_LARGE = 3
 """Times as many passages as are few, by the statistics: a corpus that is not counted."""
 
 SAMPLED_FOR_LANGUAGES = 1000
-"""Passages whose language is looked at before the first ANALYZE."""
+"""Passages whose language is looked at where the statistics do not list every language."""
 
 
 ANYTHING = "'!''no lexeme has spaces'''"
@@ -94,6 +95,7 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands:
         .table_valued(
             column("version", Text),
             column("languages", ARRAY(Text)),
+            column("all_languages", Boolean),
             column("elements", ARRAY(Text)),
             column("frequencies", ARRAY(Double)),
         )
@@ -113,16 +115,16 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands:
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
     )
-    first = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
-    seen = select(func.array_agg(cast(first.c[0], Text).distinct())).scalar_subquery()
+    languages = case(
+        (statistics.c.all_languages, statistics.c.languages),
+        else_=_languages(corpus, statistics.c.languages),
+    )
     statement = select(
         _asked().label("asked"),
         select(cast(read.c.demanded, Text)).scalar_subquery().label("demanded"),
         passages.label("passages"),
         case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
-        func.coalesce(
-            statistics.c.languages, seen, cast(literal_column("'{english}'"), ARRAY(Text))
-        ).label("languages"),
+        languages.label("languages"),
         statistics.c.version,
         statistics.c.elements,
         statistics.c.frequencies,
@@ -149,6 +151,15 @@ def _asked() -> ColumnElement[Any]:
     )
     every = select(func.jsonb_agg(triple)).select_from(language).join(read, true())
     return every.scalar_subquery()
+
+
+def _languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Those that the statistics list, and those of some passages."""
+    some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
+    seen = select(cast(some.c[0], Text).label("name"))
+    known = select(func.unnest(listed).label("name"))
+    every = select(func.array_agg(union(seen, known).subquery().c.name)).scalar_subquery()
+    return func.coalesce(every, cast(literal_column("'{english}'"), ARRAY(Text)))
 
 
 def _estimated_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:

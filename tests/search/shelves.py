@@ -26,6 +26,7 @@ class Passage:
     title: str
     content: str
     vector: np.ndarray | None = None
+    language: str = "english"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class Shelf:
 
 def _knowledge(passage: Passage) -> UUID:
     document = factories.FrameworkDocumentFactory(
-        title=passage.title, content=passage.content, details__chunk_type="supporting"
+        title=passage.title,
+        content=passage.content,
+        language=passage.language,
+        details__chunk_type="supporting",
     )
     session = factories.KeyConceptFactory._meta.sqlalchemy_session
     concept = session.merge(KeyConcept(id=UUID(int=1), concept_name="anchoring"))

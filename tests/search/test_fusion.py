@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from db.repositories.search import Ask
 from db.search.corpora import KNOWLEDGE
+from db.search.page import Hit
 from db.uow import UnitOfWork
 from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
@@ -15,15 +18,117 @@ from tests.search.test_contract import ask
 SHELF = SHELVES[0]
 
 
-def test_a_weighted_score_is_the_sum_of_weight_times_score(work: UnitOfWork) -> None:
+@pytest.fixture
+def three(work: UnitOfWork) -> dict[str, Any]:
+    """A passage that both legs find, one that only the vector leg finds, one without a vector."""
+    passages = [
+        Passage("Kettle", "boil water", axis(1, lean=0.6, length=384)),
+        Passage("Other", "nothing of the sort", axis(2, lean=0.8, length=384)),
+        Passage("Kettle alone", "no vector"),
+    ]
+    keys = SHELF.fill(work, passages)
+    return dict(zip(("both", "near", "worded"), keys, strict=True))
+
+
+def found(work: UnitOfWork, asked: Ask) -> dict[Any, Hit]:
+    """Key → hit."""
+    return {hit.id: hit for hit in work.searches.answer(KNOWLEDGE, asked).hits}
+
+
+@pytest.mark.parametrize("fusion", ["calibrated", "weighted"])
+def test_a_score_is_the_sum_of_weight_times_score(
+    work: UnitOfWork, three: dict[str, Any], fusion: str
+) -> None:
     """Cosine 0.6 at weight 0.7 adds 0.42; the words leg adds 0.3 times its own score."""
-    SHELF.fill(work, [Passage("Kettle", "boil water", axis(1, lean=0.6, length=384))])
+    asked = ask("kettle", near=0, fusion=fusion, legs={"vector": 0.7, "text": 0.3})
 
-    hit = work.searches.answer(KNOWLEDGE, ask("kettle", near=0)).hits[0]
+    hits = found(work, asked)
 
-    assert hit.contributions["vector"] == pytest.approx(0.42, abs=1e-3)
-    assert hit.contributions["text"] == pytest.approx(0.3 * hit.scores["text"])
-    assert hit.score == pytest.approx(sum(hit.contributions.values()))
+    both = hits[three["both"]]
+    assert both.ranks.keys() == {"vector", "text"}
+    assert both.contributions["vector"] == pytest.approx(0.42, abs=1e-3)
+    assert both.contributions["text"] == pytest.approx(0.3 * both.scores["text"])
+    for hit in hits.values():
+        assert hit.score == pytest.approx(sum(hit.contributions.values()))
+        assert hit.contributions == {
+            leg: pytest.approx(asked.legs[leg] * score) for leg, score in hit.scores.items()
+        }
+
+
+def test_weighted_gives_nothing_for_a_leg_that_did_not_find(
+    work: UnitOfWork, three: dict[str, Any]
+) -> None:
+    """What a leg did not find has neither place nor score there."""
+    hits = found(work, ask("kettle", near=0, fusion="weighted"))
+
+    assert hits[three["near"]].scores.keys() == {"vector"}
+    assert hits[three["worded"]].scores.keys() == {"text"}
+
+
+def crowded_out(work: UnitOfWork) -> tuple[Any, Any]:
+    """A passage too far and one too poor in words to be among the hundred of the other leg."""
+    crowd = [Passage(f"Near {n}", "of no use", axis(1, lean=0.9, length=384)) for n in range(110)]
+    crowd += [Passage(f"Words {n}", "two kettle kettle") for n in range(110)]
+    SHELF.fill(work, crowd)
+    far, poor = SHELF.fill(
+        work,
+        [
+            Passage("Kettle", "kettle", axis(2, lean=0.5, length=384)),
+            Passage("Poor", "one kettle among other things", axis(3, lean=0.95, length=384)),
+        ],
+    )
+    return far, poor
+
+
+def test_calibrated_has_every_leg_score_what_any_leg_found(work: UnitOfWork) -> None:
+    """The leg that was crowded out gives no place and its score all the same."""
+    far, poor = crowded_out(work)
+
+    hits = found(work, ask("kettle", near=0, limit=100))
+
+    assert hits[far].ranks == {"text": 1}
+    assert hits[far].scores["vector"] == pytest.approx(0.5, abs=1e-3)
+    assert hits[far].contributions["vector"] == pytest.approx(0.5 / 3, abs=1e-3)
+    assert hits[poor].ranks == {"vector": 1}
+    assert hits[poor].scores["text"] > 0
+    assert hits[poor].contributions["text"] == pytest.approx(2 / 3 * hits[poor].scores["text"])
+    for key in (far, poor):
+        assert hits[key].score == pytest.approx(sum(hits[key].contributions.values()))
+
+
+@pytest.mark.parametrize("fusion", ["weighted", "rrf"])
+def test_the_other_fusions_leave_out_what_was_crowded_out(work: UnitOfWork, fusion: str) -> None:
+    """They count places, or scores of what was found, and no more."""
+    far, poor = crowded_out(work)
+
+    by_words = found(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 1, "text": 9}))
+    by_vector = found(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 9, "text": 1}))
+
+    assert (by_words[far].ranks, by_words[far].scores.keys()) == ({"text": 1}, {"text"})
+    assert (by_vector[poor].ranks, by_vector[poor].scores.keys()) == ({"vector": 1}, {"vector"})
+
+
+def test_what_another_leg_completes_is_no_candidate_of_its(work: UnitOfWork) -> None:
+    """A leg reports what it found itself."""
+    crowded_out(work)
+
+    answer = work.searches.answer(KNOWLEDGE, ask("kettle", near=0))
+
+    assert answer.candidates == {"vector": 100, "text": 100}
+
+
+def test_three_legs_complete_each_other(work: UnitOfWork, three: dict[str, Any]) -> None:
+    """Each scores what either of the others found, once."""
+    asked = ask("kettle", near=0, legs={"vector": 0.5, "text": 0.25, "fuzzy": 0.25})
+
+    hits = found(work, asked)
+
+    assert hits.keys() == set(three.values())
+    assert hits[three["both"]].scores.keys() == {"vector", "text", "fuzzy"}
+    for hit in hits.values():
+        assert hit.score == pytest.approx(
+            sum(asked.legs[leg] * score for leg, score in hit.scores.items())
+        )
 
 
 def test_rrf_adds_one_over_sixty_plus_the_place(work: UnitOfWork) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from db.engine import Database
 from db.errors import (
@@ -24,6 +24,8 @@ from db.errors import (
     WrongDimensions,
 )
 from db.search.page import Leg, SearchPage
+from db.search.prelude import compiled_prelude
+from db.search.ranking import compiled
 from services.search import AsyncSearchService, SearchService
 from tests import factories
 from tests.conftest import settings_for
@@ -98,7 +100,7 @@ def test_a_hybrid_page_says_what_each_leg_did(service: SearchService) -> None:
     assert leg(page, "vector").candidates == 3
     assert leg(page, "text").candidates == 2
     assert all(each.duration_ms is not None and each.duration_ms >= 0 for each in page.legs)
-    assert (page.degraded, page.mode, page.fusion) == (False, "hybrid", "weighted")
+    assert (page.degraded, page.mode, page.fusion) == (False, "hybrid", "calibrated")
     assert page.hits[0].title == "Anchoring"
 
 
@@ -125,40 +127,101 @@ def test_a_vector_search_without_an_embedder_is_an_empty_page_with_its_reason(
     assert leg(page, "vector").reason == "the provider did not answer"
 
 
-def test_a_broken_words_leg_leaves_the_vectors(service: SearchService, filled: Database) -> None:
-    """FR2: vector results stay when full-text search fails; the weights are renormalised."""
-    with filled.engine.begin() as connection:
-        connection.execute(text("DROP FUNCTION lexeme_frequencies(regclass, name, text[])"))
-
-    page = service.search("refund price", corpus="knowledge")
-
-    assert page.degraded
-    assert leg(page, "text").status == "failed"
-    assert "lexeme_frequencies" in (leg(page, "text").reason or "")
-    assert leg(page, "vector").status == "ok"
-    assert page.hits[0].contributions == {"vector": pytest.approx(1.0)}
-
-
-def test_a_slow_words_leg_times_out_alone(service: SearchService, filled: Database) -> None:
-    """A leg that takes longer than the statement may is told from one that is broken."""
-    with filled.engine.begin() as connection:
-        connection.execute(text("DROP FUNCTION lexeme_frequencies(regclass, name, text[])"))
+@contextmanager
+def with_ts_rank(database: Database, does: str) -> Iterator[SearchService]:
+    """A service for which ranking by words does something else."""
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA shadow"))
         connection.execute(
             text(
-                "CREATE FUNCTION lexeme_frequencies(regclass, name, text[])"
-                " RETURNS TABLE (lexeme text, frequency double precision) LANGUAGE sql AS"
-                " 'SELECT ''x'', 0.5 FROM pg_sleep(20)'"
+                "CREATE FUNCTION shadow.ts_rank(real[], tsvector, tsquery, integer) RETURNS real"
+                f" LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN 0.1; END $$"
             )
         )
-    impatient = Database(replace(filled.settings, statement_timeout_ms=500))
+    options = "-c search_path=shadow,public,pg_catalog"
+    url = database.url.update_query_dict({"options": options})
+    shadowed = Database(replace(database.settings, database_url=url, statement_timeout_ms=1000))
     try:
-        page = SearchService(impatient, embedder=AxisEmbedder()).search("x", corpus="knowledge")
+        yield SearchService(shadowed, embedder=AxisEmbedder())
     finally:
-        impatient.close()
+        shadowed.close()
 
-    assert leg(page, "text").status == "timed_out"
-    assert "DB_STATEMENT_TIMEOUT_MS" in (leg(page, "text").reason or "")
+
+@pytest.mark.parametrize(
+    ("does", "status", "says"),
+    [
+        ("RAISE 'out of ink'", "failed", "out of ink"),
+        ("PERFORM pg_sleep(20)", "timed_out", "DB_STATEMENT_TIMEOUT_MS"),
+    ],
+    ids=["broken", "slow"],
+)
+def test_a_words_leg_that_does_not_answer_leaves_the_vectors(
+    filled: Database, does: str, status: str, says: str
+) -> None:
+    """FR2: vector results stay when full-text search fails; the weights are renormalised."""
+    with with_ts_rank(filled, does) as service:
+        page = service.search("refund price", corpus="knowledge")
+
+    assert page.degraded
+    assert leg(page, "text").status == status
+    assert says in (leg(page, "text").reason or "")
+    assert leg(page, "vector").status == "ok"
+    assert page.hits[0].contributions == {"vector": pytest.approx(1.0)}
     assert len(page.hits) == 3
+
+
+def test_a_words_leg_alone_that_does_not_answer_is_an_error(filled: Database) -> None:
+    """There is no other leg to answer, and the error says why."""
+    with (
+        with_ts_rank(filled, "RAISE 'out of ink'") as service,
+        pytest.raises(SearchError, match="out of ink"),
+    ):
+        service.search("refund price", corpus="knowledge", mode="text")
+
+
+def test_words_weigh_the_same_until_analyze_and_the_page_says_so(filled: Database) -> None:
+    """What ANALYZE finds is known to the very next search, whoever ran it."""
+    service = SearchService(filled, embedder=AxisEmbedder())
+    before = service.search("refund price", corpus="knowledge", mode="text")
+    with filled.engine.begin() as connection:
+        connection.execute(text("ANALYZE framework_documents"))
+    after = service.search("refund price", corpus="knowledge", mode="text")
+
+    assert "run ANALYZE" in (leg(before, "text").reason or "")
+    assert leg(after, "text").reason is None
+    assert {hit.title for hit in before.hits} == {hit.title for hit in after.hits}
+
+
+def test_row_security_hides_passages_and_not_how_rare_words_are(filled: Database) -> None:
+    """A role that owns nothing sees what its policy allows, ranked by what ANALYZE found."""
+    role = f"{filled.url.database}_reader"
+    grants = (
+        f"CREATE ROLE {role} LOGIN PASSWORD 'invented'",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+        "ALTER TABLE framework_documents ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY visible ON framework_documents TO {role} USING (title <> 'Anchoring')",
+        "ANALYZE",
+    )
+    with filled.engine.begin() as connection:
+        for statement in grants:
+            connection.execute(text(statement))
+    guest = settings_for(filled.url.set(username=role, password="invented"))
+    quiet = Database(replace(guest, metrics_enabled=False))
+    try:
+        service = SearchService(quiet, embedder=AxisEmbedder())
+        pages = [
+            service.search("refund price", corpus="knowledge", mode=mode)
+            for mode in ("vector", "text", "fuzzy", "hybrid")
+        ]
+    finally:
+        quiet.close()
+        with filled.engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
+
+    assert [len(page.hits) for page in pages] == [2, 1, 1, 2]
+    assert not any(hit.title == "Anchoring" for page in pages for hit in page.hits)
+    assert leg(pages[1], "text").reason is None
 
 
 def test_missing_vectors_are_named_with_their_cure(filled: Database) -> None:
@@ -190,8 +253,92 @@ def test_in_production_nothing_stands_in(filled: Database) -> None:
     finally:
         strict.close()
 
-    assert leg(page, "vector").status == "skipped"
+    assert leg(page, "vector").status == "failed"
+    assert "OPENAI_API_KEY" in (leg(page, "vector").reason or "")
     assert page.hits == ()
+
+
+@pytest.mark.parametrize(
+    ("passage", "question"),
+    [
+        (
+            Passage("定价", "高价锚定让第二个价格显得便宜。", language="simple"),
+            "第二个价格为什么便宜",
+        ),
+        (Passage("ราคา", "ราคาแรกที่สูงทำให้ราคาที่สองดูถูก", language="simple"), "ราคาที่สองดูถูก"),
+        (
+            Passage("価格", "最初の高い価格が次の価格を安く見せる。", language="simple"),
+            "価格を安く見せる方法",
+        ),
+    ],
+    ids=["Chinese", "Thai", "Japanese"],
+)
+@pytest.mark.parametrize("mode", ["text", "hybrid"])
+def test_a_script_without_spaces_is_answered_by_the_fuzzy_leg_and_said(
+    filled: Database, passage: Passage, question: str, mode: str
+) -> None:
+    """PostgreSQL finds no words in it; parts of them are alike."""
+    with filled.unit_of_work() as work:
+        factories.bind(work.session)
+        SHELVES[0].fill(work, [passage])
+        work.commit()
+
+    page = SearchService(filled, embedder=AxisEmbedder()).search(
+        question, corpus="knowledge", mode=mode
+    )
+
+    found = {hit.title: hit for hit in page.hits}
+    assert "the fuzzy leg answered instead of the text leg" in (page.note or "")
+    assert [each.name for each in page.legs][-1:] == ["fuzzy"]
+    assert "text" not in {each.name for each in page.legs}
+    assert found[passage.title].ranks == {"fuzzy": 1}
+    assert not page.degraded
+
+
+def test_a_chinese_name_in_an_english_question_leaves_the_words_leg(
+    service: SearchService,
+) -> None:
+    """Most letters decide."""
+    page = service.search("refund to the seller 王", corpus="knowledge", mode="text")
+
+    assert [each.name for each in page.legs] == ["text"]
+    assert page.hits[0].title == "Guarantees"
+
+
+def test_german_passages_are_found_by_german_forms(filled: Database) -> None:
+    """The service needs no language to be named, and takes one that is."""
+    german = Passage("Häuser", "Die Häuser am Fluss wurden verkauft.", language="german")
+    with filled.unit_of_work() as work:
+        factories.bind(work.session)
+        SHELVES[0].fill(work, [german])
+        work.commit()
+    service = SearchService(filled, embedder=AxisEmbedder())
+
+    def titles(question: str, language: str | None = None) -> list[str]:
+        page = service.search(question, corpus="knowledge", mode="text", language=language)
+        return [hit.title for hit in page.hits if "text" in hit.ranks]
+
+    assert titles("Häusern") == ["Häuser"]
+    assert titles("refunding") == ["Guarantees"]
+    assert titles("Häusern", "english") == []
+
+
+def test_the_model_of_a_search_is_that_of_its_snapshot(filled: Database) -> None:
+    """A service that has chosen a model notices that the corpus was given another."""
+    with filled.unit_of_work() as work:
+        work.embeddings.add_model("other", dimensions=4, provider="hashing")
+        work.embeddings.use_model("knowledge", "hashing")
+        work.commit()
+    service = SearchService(filled)
+    before = service.search("refund", corpus="knowledge", mode="vector")
+    with filled.unit_of_work() as work:
+        work.embeddings.use_model("knowledge", "other")
+        work.commit()
+
+    after = service.search("refund", corpus="knowledge", mode="vector")
+
+    assert leg(before, "vector").candidates == 3
+    assert "no vectors of the model 'other'" in (leg(after, "vector").reason or "")
 
 
 def test_a_typo_is_answered_by_the_fuzzy_leg_and_said(service: SearchService) -> None:
@@ -244,7 +391,7 @@ def test_weights_are_of_the_callers_choosing(service: SearchService) -> None:
     ("options", "says"),
     [
         ({"mode": "magic"}, "known: vector, text, fuzzy, hybrid"),
-        ({"fusion": "magic"}, "known: weighted, rrf"),
+        ({"fusion": "magic"}, "known: calibrated, weighted, rrf"),
         ({"limit": 0}, "limit must be 1 to 1000"),
         ({"limit": 1001}, "limit must be 1 to 1000"),
         ({"offset": -1}, "offset 0 to 10000"),
@@ -289,7 +436,8 @@ def test_what_was_cut_of_a_question_is_said(service: SearchService) -> None:
     fuzzy = service.search(f"refund {long}", corpus="knowledge", mode="fuzzy")
 
     assert "64 rarest words" in (leg(page, "text").reason or "")
-    assert "first 300 characters" in (leg(fuzzy, "fuzzy").reason or "")
+    assert "compared by" in (leg(fuzzy, "fuzzy").reason or "")
+    assert "word99" not in (leg(fuzzy, "fuzzy").reason or "")
 
 
 def test_far_down_a_page_says_that_hits_may_repeat(service: SearchService) -> None:
@@ -378,22 +526,15 @@ def test_settings_do_not_leak_through_the_pool(service: SearchService, filled: D
     assert shown == "40"
 
 
-def test_the_statement_of_a_search_is_compiled_once(
-    service: SearchService, filled: Database
-) -> None:
-    """SQLAlchemy's cache serves the second search: nothing in the statement defeats it."""
-    seen: list[tuple[str, str]] = []
+@pytest.mark.parametrize("mode", ["vector", "text", "fuzzy", "hybrid"])
+def test_the_statement_of_a_search_is_compiled_once(service: SearchService, mode: str) -> None:
+    """The second search of a shape compiles nothing, in SQLAlchemy's cache or our own."""
+    service.search("price refund", corpus="knowledge", mode=mode)
+    before = compiled.cache_info().misses, compiled_prelude.cache_info().misses
 
-    def note(*event: Any) -> None:  # noqa: ANN401 - of SQLAlchemy
-        _, _, statement, _, context, _ = event
-        seen.append((context.cache_hit.name, statement))
+    service.search("seller habit", corpus="knowledge", mode=mode, limit=7, offset=1)
 
-    service.search("price", corpus="knowledge")
-    event.listen(filled.engine, "before_cursor_execute", note)
-    service.search("refund the seller", corpus="knowledge", limit=7, offset=1)
-
-    assert seen
-    assert [statement for hit, statement in seen if hit != "CACHE_HIT"] == []
+    assert (compiled.cache_info().misses, compiled_prelude.cache_info().misses) == before
 
 
 @settings(

@@ -1,0 +1,516 @@
+"""What the catalogue, the statistics and the planner say of a live database.
+
+What mends a fault is written here too, for it is SQL: ``services.ops.doctor`` decides what is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from sqlalchemy import Index, Table, func, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex
+from sqlalchemy.sql.visitors import iterate
+
+from db.base import Base
+from db.models.embeddings import EmbeddingModel
+from db.repositories.base import Repository
+from db.repositories.embeddings import EmbeddingRepository, IndexState, index_of
+from db.repositories.search import SearchRepository, Statement
+from db.search.corpus import Corpus
+
+APPLICATION_ROLE: Final = "pgcorpus_app"
+"""The role that a remedy makes for the application."""
+
+DISABLED_COST: Final = 1e10
+"""``disable_cost``: what PostgreSQL before 18 adds to a node that a setting forbids."""
+
+SERVER: Final = text("""
+    SELECT current_setting('server_version_num')::integer / 10000 AS postgresql,
+           (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
+           (SELECT default_version FROM pg_available_extensions WHERE name = 'vector')
+               AS available_pgvector,
+           datname AS database, datctype AS ctype
+    FROM pg_database WHERE datname = current_database()
+""")
+
+ROLE: Final = text("""
+    SELECT rolname AS name, rolsuper AS superuser, rolbypassrls AS bypasses_security,
+           ARRAY(SELECT relname::text FROM pg_class
+                 WHERE oid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))
+                   AND pg_has_role(relowner, 'USAGE') ORDER BY 1) AS owns,
+           EXISTS (SELECT FROM pg_roles WHERE rolname = :application) AS has_application
+    FROM pg_roles WHERE rolname = current_user
+""")
+
+TABLES: Final = text("""
+    SELECT pg_class.relname::text AS name,
+           CASE WHEN reltuples > 0 THEN reltuples ELSE coalesce(n_live_tup, 0) END::bigint AS rows,
+           coalesce(n_mod_since_analyze, 0) AS changed,
+           coalesce(last_analyze, last_autoanalyze) IS NOT NULL
+               -- a crash or a reset forgets when, but not what
+               OR EXISTS (SELECT FROM pg_stats
+                          WHERE (pg_stats.schemaname, tablename)
+                              = (nspname, pg_class.relname)) AS analysed
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    LEFT JOIN pg_stat_all_tables ON relid = pg_class.oid
+    WHERE pg_class.oid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))
+    ORDER BY 1
+""")
+
+INDEXES: Final = text("""
+    SELECT pg_class.relname::text AS name, indexrelid::regclass::text AS identifier,
+           indrelid::regclass::text AS table,
+           substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)') AS definition,
+           indisvalid AND indisready AS valid,
+           indisunique OR EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+               AS constrains,
+           -- what others build is not shown to every role, but their locks are
+           EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
+                   WHERE datname = current_database() AND relation = indrelid
+                     AND mode = 'ShareUpdateExclusiveLock') AS building,
+           coalesce(idx_scan, 0) AS scans
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+    LEFT JOIN pg_stat_all_indexes USING (indexrelid)
+    WHERE pg_index.indrelid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))
+    ORDER BY 1
+""")
+
+COUNTED_SINCE: Final = text("""
+    SELECT greatest(coalesce(stats_reset, pg_postmaster_start_time()),
+                    (SELECT min(created_at) FROM embedding_models))
+    FROM pg_stat_database WHERE datname = current_database()
+""")
+"""The registry's first row is as old as the schema."""
+
+COMMON_VALUES: Final = text("""
+    SELECT most_common_vals::text::text[] AS common, most_common_freqs AS shares,
+           histogram_bounds::text::text[] AS others
+    FROM pg_stats
+    WHERE (schemaname, tablename) = (
+              SELECT nspname, relname FROM pg_class
+              JOIN pg_namespace ON pg_namespace.oid = relnamespace
+              WHERE pg_class.oid = CAST(:table AS regclass))
+      AND attname = :column AND NOT inherited
+""")
+
+NeededState = IndexState | Literal["building"]
+
+
+class Server(NamedTuple):
+    """Versions and locale.
+
+    Attributes:
+        postgresql: Major version.
+        pgvector: Installed version, such as ``0.8.1``, or None.
+        available_pgvector: The newest that the server has files of, or None.
+        database: Name of the database.
+        ctype: Its LC_CTYPE.
+    """
+
+    postgresql: int
+    pgvector: str | None
+    available_pgvector: str | None
+    database: str
+    ctype: str
+
+    @property
+    def pgvector_remedy(self) -> str:
+        """What brings pgvector up to date."""
+        if self.pgvector is None:
+            return "CREATE EXTENSION vector;"
+        if self.pgvector == self.available_pgvector:
+            return (
+                f"-- install the newer postgresql-{self.postgresql}-pgvector on the server, then:\n"
+                "ALTER EXTENSION vector UPDATE;"
+            )
+        return "ALTER EXTENSION vector UPDATE;"
+
+    @property
+    def ctype_remedy(self) -> str:
+        """What makes a database that knows letters; that of one that exists cannot be changed."""
+        copy = f"{self.database}_utf8"
+        return (
+            f"CREATE DATABASE {_quoted(copy)} TEMPLATE template0 ENCODING 'UTF8'"
+            " LOCALE 'C.UTF-8';\n"
+            f"-- then: pg_dump {self.database} | psql {copy}, and let DATABASE_URL name {copy}"
+        )
+
+
+class Role(NamedTuple):
+    """Who is connected.
+
+    Attributes:
+        name: Of the role.
+        superuser: Whether nothing is forbidden to it.
+        bypasses_security: Whether row security does not bind it.
+        owns: Tables of the project that it owns, itself or as a member of their owner.
+        has_application: Whether ``APPLICATION_ROLE`` exists.
+    """
+
+    name: str
+    superuser: bool
+    bypasses_security: bool
+    owns: Sequence[str]
+    has_application: bool
+
+    @property
+    def remedy(self) -> str:
+        """What gives the application a role of the right kind."""
+        if not self.superuser and not self.owns:
+            return f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;"
+        tables = ", ".join(sorted(Base.metadata.tables))
+        make = "" if self.has_application else f"CREATE ROLE {APPLICATION_ROLE} LOGIN;\n"
+        return (
+            f"{make}"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {APPLICATION_ROLE};\n"
+            f"-- then, in psql: \\password {APPLICATION_ROLE}, and let DATABASE_URL name that role"
+        )
+
+
+class TableStatistics(NamedTuple):
+    """How well the planner knows a table.
+
+    Attributes:
+        name: Of the table.
+        rows: How many there were at the last ANALYZE or VACUUM, about.
+        changed: Rows inserted, updated or deleted since the last ANALYZE.
+        analysed: Whether there was one.
+    """
+
+    name: str
+    rows: int
+    changed: int
+    analysed: bool
+
+    @property
+    def remedy(self) -> str:
+        """What renews the statistics."""
+        return f"ANALYZE {_quoted(self.name)};"
+
+
+class StoredIndex(NamedTuple):
+    """An index as the database has it.
+
+    Attributes:
+        name: As plans show it.
+        identifier: As SQL takes it, quoted where needed.
+        table: Of which table.
+        definition: From the access method on, as ``pg_get_indexdef`` writes it.
+        valid: Whether searches may use it.
+        constrains: Whether it keeps rows unique.
+        building: Whether its table is locked as by a build at this moment; a VACUUM locks it so,
+            too.
+        scans: How often it was used.
+    """
+
+    name: str
+    identifier: str
+    table: str
+    definition: str
+    valid: bool
+    constrains: bool
+    building: bool
+    scans: int
+
+    @property
+    def rebuild(self) -> str:
+        """Makes it anew while others read and write."""
+        return f"REINDEX INDEX CONCURRENTLY {self.identifier};"
+
+    @property
+    def drop(self) -> str:
+        """Drops it while others read and write."""
+        return f"DROP INDEX CONCURRENTLY {self.identifier};"
+
+
+@dataclass(frozen=True)
+class NeededIndex:
+    """An index that a leg of searches needs, and what the database has of it.
+
+    Attributes:
+        leg: Which leg.
+        name: As the project calls it.
+        state: ``mismatched``: there is one of another kind, operator class or length.
+        wanted: Its definition, from the access method on.
+        found: Those there are on the same, usable ones alone if there is any.
+        create: The statement that makes it while others read and write.
+    """
+
+    leg: str
+    name: str
+    state: NeededState
+    wanted: str
+    found: Sequence[StoredIndex]
+    create: str
+
+    @property
+    def serving(self) -> frozenset[str]:
+        """Names of the indexes that a plan may use for it."""
+        return frozenset(each.name for each in self.found if self.state == "ready")
+
+    @property
+    def remedy(self) -> str | None:
+        """What makes it ready."""
+        match self.state:
+            case "missing":
+                return self.create
+            case "invalid":
+                return self.found[0].rebuild
+            case "mismatched":
+                return "\n".join([*(each.drop for each in self.found), self.create])
+            case _:
+                return None
+
+
+class Example(NamedTuple):
+    """A value that a filter finds something with.
+
+    Attributes:
+        name: The filter's.
+        value: As text.
+        share: Of the rows, how many have it; 0 for one too rare to be listed.
+    """
+
+    name: str
+    value: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How PostgreSQL would run a search.
+
+    Attributes:
+        cost: In units of the planner.
+        indexes: Names of the indexes it uses.
+        scanned: Names of the tables it reads from end to end.
+        settings: The planner's settings that are not the defaults.
+    """
+
+    cost: float
+    indexes: frozenset[str]
+    scanned: frozenset[str]
+    settings: Mapping[str, str]
+
+
+class DiagnosisRepository(Repository):
+    """Looks at a database, and changes nothing."""
+
+    def begin(self) -> None:
+        """Let the transaction read only; must come first in it."""
+        self.session.execute(text("SET TRANSACTION READ ONLY"))
+
+    def get_server(self) -> Server:
+        """Versions and locale."""
+        return Server(*self.session.execute(SERVER).one())
+
+    def get_role(self) -> Role:
+        """The role that is connected, and what it may do too much."""
+        named = {"tables": sorted(Base.metadata.tables), "application": APPLICATION_ROLE}
+        return Role(*self.session.execute(ROLE, named).one())
+
+    def list_missing_tables(self) -> list[str]:
+        """Tables of the project that the database lacks."""
+        missing = text(
+            "SELECT name FROM unnest(CAST(:tables AS text[])) AS name"
+            " WHERE to_regclass(name) IS NULL ORDER BY 1"
+        )
+        return list(self.session.scalars(missing, {"tables": list(Base.metadata.tables)}))
+
+    def list_statistics(self, corpus: Corpus) -> list[TableStatistics]:
+        """How well the planner knows each table that searches of the corpus read."""
+        found = self.session.execute(TABLES, {"tables": _names(tables_of(corpus))})
+        return [TableStatistics(*row) for row in found]
+
+    def list_indexes(self, corpus: Corpus) -> list[StoredIndex]:
+        """Every index of the tables that searches of the corpus read."""
+        found = self.session.execute(INDEXES, {"tables": _names(tables_of(corpus))})
+        return [StoredIndex(*row) for row in found]
+
+    def list_owned_names(self, corpus: Corpus) -> set[str]:
+        """Names of the indexes that the schema declares, and of those of registered models."""
+        models = EmbeddingRepository(self.session).list_models()
+        declared = {str(index.name) for table in tables_of(corpus) for index in table.indexes}
+        return declared | {str(index_of(corpus, model).name) for model in models}
+
+    def list_needed(
+        self, corpus: Corpus, models: Collection[EmbeddingModel]
+    ) -> Iterator[NeededIndex]:
+        """The indexes that searches of the corpus need.
+
+        Args:
+            corpus: What is searched.
+            models: Whose vectors are compared.
+        """
+        stored = self.list_indexes(corpus)
+        for leg, index in _declared(corpus):
+            yield _needed(leg, index, stored)
+        embeddings = EmbeddingRepository(self.session)
+        of_name = {each.identifier: each for each in stored}
+        for model in models:
+            found = embeddings.list_indexes(corpus, model)
+            best = [e for e in found if e.usable] or [e for e in found if e.matching] or found
+            state = embeddings.index_state(corpus, model)
+            yield _stated(
+                "vector", index_of(corpus, model), state, [of_name[each.name] for each in best]
+            )
+
+    def counted_since(self) -> datetime:
+        """Since when uses of the indexes have been counted, at the latest."""
+        since: datetime = self.session.execute(COUNTED_SINCE).scalar_one()
+        return since
+
+    def sample_vector(self, corpus: Corpus, model_name: str) -> np.ndarray | None:
+        """A stored vector of the model, float32 of shape ``(dimensions,)``, or None."""
+        of_model = corpus.vectors.c.model_name == model_name
+        found: np.ndarray | None = self.session.scalar(
+            select(corpus.vectors.c.embedding).where(of_model).limit(1)
+        )
+        return found
+
+    def sample_words(self, corpus: Corpus) -> list[str]:
+        """The lexemes of a stored passage, the longest first; none where no passage has any."""
+        lexemes = func.tsvector_to_array(corpus.words)
+        found = self.session.scalar(select(lexemes).where(func.length(corpus.words) > 0).limit(1))
+        return sorted(found or [], key=len, reverse=True)
+
+    def has_passages(self, corpus: Corpus) -> bool:
+        """Whether there is anything to search."""
+        one = select(corpus.key).limit(1)
+        return self.session.execute(one).first() is not None
+
+    def list_examples(self, corpus: Corpus) -> list[Example]:
+        """Values of the text filters, from the planner's statistics; the broadest first."""
+        examples = []
+        for name, each in corpus.filters.items():
+            if each.column.type.python_type is not str and name not in corpus.required:
+                continue  # how other types are written is a setting's business
+            column: Any = each.column
+            row = self.session.execute(
+                COMMON_VALUES, {"table": column.table.name, "column": column.name}
+            ).first()
+            if row is None:
+                continue
+            examples += [
+                Example(name, value, share)
+                for value, share in zip(row.common or (), row.shares or (), strict=True)
+            ]
+            if row.others:
+                examples.append(Example(name, row.others[len(row.others) // 2], 0.0))
+        return sorted(examples, key=lambda example: -example.share)
+
+    def plan(self, statement: Statement, **settings: str) -> Plan:
+        """Plan a search without running it.
+
+        Args:
+            statement: As ``SearchRepository.prepare`` made it.
+            settings: Of the planner, for this plan alone.
+        """
+        asked = replace(statement, settings={**statement.settings, **settings})
+        with self.session.begin_nested() as savepoint:
+            explained = SearchRepository(self.session).explain(asked, analyze=False)
+            savepoint.rollback()  # the settings with it
+        nodes = list(_nodes(explained["Plan"]))
+        return Plan(
+            cost=explained["Plan"]["Total Cost"] % DISABLED_COST,
+            indexes=frozenset(node["Index Name"] for node in nodes if "Index Name" in node),
+            scanned=frozenset(
+                node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"
+            ),
+            settings=explained.get("Settings", {}),
+        )
+
+
+def tables_of(corpus: Corpus) -> list[Table]:
+    """The tables that searches of the corpus read: passages, vectors, and those of filters."""
+    beside = [corpus.hits, *(f.through for f in corpus.filters.values() if f.through is not None)]
+    found = {corpus.passages, corpus.vectors}
+    for clause in beside:
+        found |= {each.table for each in iterate(clause) if hasattr(each, "table")}
+    return sorted((each for each in found if isinstance(each, Table)), key=lambda table: table.name)
+
+
+def setting_remedy(role: str, database: str, settings: Mapping[str, str]) -> str:
+    """What makes a role plan so from the next connection on, whatever the server's files say."""
+    return "\n".join(
+        f"ALTER ROLE {_quoted(role)} IN DATABASE {_quoted(database)} SET {name} = {value};"
+        for name, value in settings.items()
+    )
+
+
+def vacuum_remedy(table: str) -> str:
+    """What sorts new rows into the indexes of a table, and renews its statistics."""
+    return f"VACUUM (ANALYZE) {_quoted(table)};"
+
+
+def _declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
+    """The indexes of the passages that the text and the fuzzy leg need, as the models have them."""
+    for index in sorted(corpus.passages.indexes, key=lambda index: str(index.name)):
+        options = index.dialect_options["postgresql"]
+        if options["using"] == "gin" and list(index.columns) == [corpus.words]:
+            yield "text", index
+        elif "gin_trgm_ops" in options["ops"].values():
+            yield "fuzzy", index
+
+
+def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededIndex:
+    """What there is of an index on passages."""
+    wanted = _definition(index)
+    form, key = _form(wanted), _form(wanted.removeprefix("gin"))
+    for operator_class in index.dialect_options["postgresql"]["ops"].values():
+        key = key.removesuffix(operator_class)
+    same = [each for each in stored if _form(each.definition) == form]
+    if ready := [each for each in same if each.valid]:
+        return _stated(leg, index, "ready", ready)
+    if same:
+        return _stated(leg, index, "invalid", same)
+    if alike := [e for e in stored if e.name == index.name or key in _form(e.definition)]:
+        return _stated(leg, index, "mismatched", alike)
+    return _stated(leg, index, "missing", [])
+
+
+def _stated(leg: str, index: Index, state: IndexState, found: Sequence[StoredIndex]) -> NeededIndex:
+    building = state == "invalid" and any(each.building for each in found)
+    return NeededIndex(
+        leg=leg,
+        name=str(index.name),
+        state="building" if building else state,
+        wanted=_definition(index),
+        found=found,
+        create=f"{_created(index)};",
+    )
+
+
+def _created(index: Index) -> str:
+    statement = str(CreateIndex(index).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    return re.sub("^CREATE INDEX (?!CONCURRENTLY)", "CREATE INDEX CONCURRENTLY ", statement)
+
+
+def _definition(index: Index) -> str:
+    return _created(index).partition(" USING ")[2]
+
+
+def _form(definition: str) -> str:
+    """A definition without storage parameters, and what PostgreSQL adds when it writes one."""
+    return re.sub(r" WITH \([^)]*\)|[()\s]", "", definition)
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _names(tables: Sequence[Table]) -> list[str]:
+    return [table.name for table in tables]
+
+
+def _quoted(identifier: str) -> str:
+    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    return str(preparer.quote(identifier))

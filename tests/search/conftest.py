@@ -1,0 +1,18 @@
+"""What the tests of searches share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import URL
+
+from tests.conftest import Databases
+from tests.search import crowd as crowds
+
+
+@pytest.fixture(scope="session")
+def crowd(databases: Databases, migrated: URL) -> Iterator[crowds.Crowd]:
+    """A corpus with enough passages for an index to be worth it. No test commits a change."""
+    with databases.opened(migrated.database or "") as database:
+        yield crowds.fill(database)
