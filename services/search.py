@@ -48,7 +48,7 @@ LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
 }
 
 WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
-    "calibrated": {"vector": 1 / 3, "text": 2 / 3, "fuzzy": 2 / 3},
+    "calibrated": {"vector": 0.3, "text": 0.7, "fuzzy": 0.7},
     "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
     "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
 }
@@ -89,7 +89,7 @@ class SearchOptions(TypedDict, total=False):
         fusion: ``calibrated`` (the default) has every leg score what any leg found, and adds
             weight · score; ``weighted`` adds weight · score over the legs that found a passage;
             ``rrf`` adds weight / (60 + rank).
-        weights: Leg → weight, not negative; by default 1/3 vector and 2/3 text, 0.7 and 0.3 for
+        weights: Leg → weight, not negative; by default 0.3 vector and 0.7 text, 0.7 and 0.3 for
             ``weighted``, all alike for ``rrf``.
         limit: Hits on the page, 1 to 1,000; by default 10.
         offset: Hits before the page, 0 to 10,000; applied once, after fusion.
@@ -179,6 +179,15 @@ class _Prepared:
     silent: tuple[Leg, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def having(self, leg: Leg) -> _Prepared:
+        """The same, with what a leg has to say; one that failed or was skipped is left out."""
+        legs = self.ask.legs if leg.status == "ok" else _without(self.ask.legs, leg.name)
+        return replace(self, ask=replace(self.ask, legs=legs), silent=(*self.silent, leg))
+
+    def asking(self, ask: Ask, note: str) -> _Prepared:
+        """The same, asked otherwise, and why."""
+        return replace(self, ask=ask, notes=(*self.notes, note))
+
 
 class _ModelChanged(Exception):
     """The corpus was given another model after the question was embedded."""
@@ -235,9 +244,8 @@ class _Searching:
         try:
             vector = self._embedder(choice).embed_question(request.question.words)
         except EmbeddingError as error:
-            silent = Leg(name="vector", status="failed", reason=str(error))
-            ask = replace(ask, legs=_without(legs, "vector"))
-            return _Prepared(request=request, ask=ask, silent=(silent,), notes=tuple(notes))
+            prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
+            return prepared.having(Leg(name="vector", status="failed", reason=str(error)))
         if vector.shape != (choice.dimensions,):
             raise WrongDimensions(
                 f"the question's vector has shape {vector.shape}, but the vectors of "
@@ -250,61 +258,72 @@ class _Searching:
         return _Prepared(request=request, ask=ask, chosen=chosen, notes=tuple(notes))
 
     def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
-        """Search; when a leg fails or has nothing to search in, search again with the others.
+        """Search; when a leg fails or finds nothing, search again in the way that is left.
 
         Raises:
             _ModelChanged: The question's vector is of a model that is no longer the corpus's.
         """
-        ask, silent, request = prepared.ask, prepared.silent, prepared.request
-        answer: Answer | None = None
-        if ask.legs:
-            try:
-                answer = self._answer(work, request, ask)
-            except DBAPIError as error:
-                failed = self._diagnosed(work, prepared, error)
-                silent += failed
-                ask = replace(ask, legs=_without(ask.legs, *(leg.name for leg in failed)))
-                answer = self._answer(work, request, ask)
-        if answer is not None and prepared.chosen and "vector" in ask.legs:
-            if answer.active_model != prepared.chosen.active:
-                raise _ModelChanged
-            if not answer.candidates.get("vector") and not work.embeddings.has_vectors(
-                request.corpus, prepared.chosen.choice.name
-            ):
-                silent += (_no_vectors(request, prepared.chosen.choice),)
-                ask = replace(ask, legs=_without(ask.legs, "vector"))
-                answer = self._answer(work, request, ask) if ask.legs else None
-        prepared = replace(prepared, ask=ask)
-        if answer is None or "text" not in ask.legs or answer.candidates.get("text"):
-            return self._page(prepared, answer, silent)
-        if answer.kept == 0:
-            return self._page(prepared, answer, silent)
+        prepared, answer = self._searched(work, prepared)
+        if answer is None:
+            return self._page(prepared, None)
+        prepared, answer = self._without_quotes(work, prepared, answer)
+        if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
+            return self._page(prepared, answer)
         if not answer.words_asked:
-            silent += (
-                Leg(
-                    name="text",
-                    status="skipped",
-                    reason="the question has only words too common or too long to be looked up",
-                ),
+            reason = "the question has only words too common or too long to be looked up"
+            return self._page(
+                prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
             )
-            return self._page(prepared, answer, silent)
         # No passage holds any of the words: a typo.
-        stand_in = {("fuzzy" if name == "text" else name): w for name, w in ask.legs.items()}
-        empty = Leg(name="text", status="ok", reason="no passage holds a word of the question")
-        ask = replace(ask, legs=stand_in)
-        prepared = replace(
-            prepared,
-            ask=ask,
-            notes=(*prepared.notes, "no passage holds a word of the question: fuzzy stood in"),
-        )
-        return self._page(prepared, self._answer(work, request, ask), (*silent, empty))
+        reason = "no passage holds a word of the question"
+        legs = {("fuzzy" if n == "text" else n): w for n, w in prepared.ask.legs.items()}
+        prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
+        prepared = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
+        return self._page(prepared, self._answer(work, prepared))
 
-    def _page(
-        self, prepared: _Prepared, answer: Answer | None, silent: tuple[Leg, ...]
-    ) -> SearchPage:
+    def _searched(self, work: UnitOfWork, prepared: _Prepared) -> tuple[_Prepared, Answer | None]:
+        """Search with the legs that can; no answer where there are none."""
+        if not prepared.ask.legs:
+            return prepared, None
+        try:
+            answer = self._answer(work, prepared)
+        except DBAPIError as error:
+            for leg in self._diagnosed(work, prepared, error):
+                prepared = prepared.having(leg)
+            answer = self._answer(work, prepared)
+        if prepared.chosen is None or "vector" not in prepared.ask.legs:
+            return prepared, answer
+        if answer.active_model != prepared.chosen.active:
+            raise _ModelChanged
+        name, corpus = prepared.chosen.choice.name, prepared.request.corpus
+        if answer.candidates.get("vector") or work.embeddings.has_vectors(corpus, name):
+            return prepared, answer
+        reason = (
+            f"there are no vectors of the model {name!r}; "
+            f"make them with: pgcorpus embed --corpus {corpus.name}"
+        )
+        prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
+        return prepared, self._answer(work, prepared) if prepared.ask.legs else None
+
+    def _without_quotes(
+        self, work: UnitOfWork, prepared: _Prepared, answer: Answer
+    ) -> tuple[_Prepared, Answer]:
+        """When no passage holds what the question quotes: search for its words."""
+        question = prepared.ask.question
+        if answer.kept != 0 or question.relaxed == question:
+            return prepared, answer
+        relaxed = prepared.asking(
+            replace(prepared.ask, question=question.relaxed),
+            "no passage holds what the question quotes: its words were searched for",
+        )
+        by_words = self._answer(work, relaxed)
+        # Where nothing is left nevertheless, it was the filters.
+        return (prepared, answer) if by_words.kept == 0 else (relaxed, by_words)
+
+    def _page(self, prepared: _Prepared, answer: Answer | None) -> SearchPage:
         if answer is None or not answer.statement.shape.legs:
-            return _page(prepared, answer, silent)
-        return _page(prepared, answer, silent, partial(self._explain, answer))
+            return _page(prepared, answer)
+        return _page(prepared, answer, partial(self._explain, answer))
 
     def _explain(self, answer: Answer) -> Explanation:
         with self._database.unit_of_work() as work:
@@ -336,18 +355,15 @@ class _Searching:
             raise _as_search_error(error, prepared.request) from error
         return failed
 
-    def _answer(self, work: UnitOfWork, request: Request, ask: Ask) -> Answer:
-        if request.fusion != "rrf":  # over the legs that take part
-            total = sum(ask.legs.values()) or 1.0
-            ask = replace(ask, legs={name: w / total for name, w in ask.legs.items()})
-        return work.searches.answer(request.corpus, ask)
+    def _answer(self, work: UnitOfWork, prepared: _Prepared) -> Answer:
+        return work.searches.answer(prepared.request.corpus, _scaled(prepared.ask))
 
     def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
         """Each leg alone: which of them is it?"""
         failed = []
         for name, weight in ask.legs.items():
             try:
-                self._answer(work, request, replace(ask, legs={name: weight or 1.0}))
+                work.searches.answer(request.corpus, replace(ask, legs={name: weight or 1.0}))
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise
@@ -468,13 +484,12 @@ def _without(legs: Mapping[str, float], *names: str) -> dict[str, float]:
     return {name: weight for name, weight in legs.items() if name not in names}
 
 
-def _no_vectors(request: Request, choice: Choice) -> Leg:
-    return Leg(
-        name="vector",
-        status="skipped",
-        reason=f"there are no vectors of the model {choice.name!r}; "
-        f"make them with: pgcorpus embed --corpus {request.corpus.name}",
-    )
+def _scaled(ask: Ask) -> Ask:
+    """The same, its weights summing to 1 over the legs that take part; RRF has no such sum."""
+    total = sum(ask.legs.values()) or 1.0
+    if ask.fusion == "rrf":
+        return ask
+    return replace(ask, legs={name: weight / total for name, weight in ask.legs.items()})
 
 
 def _whole(number: object, low: int, high: int) -> bool:
@@ -516,14 +531,13 @@ def _reranked(page: SearchPage, request: Request) -> SearchPage:
 def _page(
     prepared: _Prepared,
     answer: Answer | None,
-    silent: tuple[Leg, ...],
     explainer: Callable[[], Explanation] | None = None,
 ) -> SearchPage:
     request, ask = prepared.request, prepared.ask
     notes = [request.question.note, *prepared.notes]
-    legs = list(silent)
+    legs = list(prepared.silent)
     if answer is not None:
-        named = {leg.name for leg in silent}
+        named = {leg.name for leg in legs}
         legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
         if len(answer.hits) < request.limit + request.offset - ask.offset:
             notes.append(_why_fewer(request, answer))

@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 
 from db.repositories.base import Repository
 from db.search.corpus import Corpus
-from db.search.driver import in_drivers_words
 from db.search.legs import (
     FUZZY_THRESHOLDS,
     LARGE_FOR_FUZZY,
@@ -27,9 +26,9 @@ from db.search.legs import (
     AskedModel,
 )
 from db.search.page import Hit
-from db.search.prelude import SURELY_LARGE, Prelude, compiled_prelude
+from db.search.prelude import SURELY_LARGE, Prelude, compiled_narrowed, compiled_prelude
 from db.search.question import Question
-from db.search.ranking import Fusion, Shape, compiled, narrowed
+from db.search.ranking import Fusion, Shape, compiled
 from db.search.words import MAX_WORDS, Lexicon, LookUp, look_up
 
 DEPTHS: Final = (100, 1000, 11_000)
@@ -49,7 +48,7 @@ MAX_SCAN_TUPLES: Final = 200_000
 find the first hundred in four million."""
 
 MAX_LANGUAGES: Final = 8
-"""Of a corpus in more languages, questions are read in the most frequent ones."""
+"""Of a corpus in more languages, questions are read in so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +239,7 @@ class SearchRepository(Repository):
             values=values,
             thresholds=thresholds,
             settings=_PLANNED[_planning(shape, narrows=narrows)]
-            | {"hnsw.ef_search": str(min(MAX_EF_SEARCH, round(ask.depth / max(share, 0.01))))}
+            | {"hnsw.ef_search": str(_ef_search(ask, share))}
             | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
             look_up=found,
             kept=kept,
@@ -312,7 +311,7 @@ class SearchRepository(Repository):
                     ),
                 ]
             )[0]
-            languages = tuple(row["languages"][:MAX_LANGUAGES])
+            languages = tuple(sorted(row["languages"])[:MAX_LANGUAGES])
             same = row["version"] == known.lexicon.version
             lexicon = known.lexicon if same else _lexicon(row)
             known = of_engine[shape.corpus.name] = _Known(lexicon, languages, row["passages"])
@@ -321,7 +320,7 @@ class SearchRepository(Repository):
 
     def _share(self, shape: Shape, values: Mapping[str, Any], passages: float) -> float:
         """What share of the passages the filters keep, as the planner estimates it."""
-        sql = in_drivers_words(narrowed(shape.corpus, shape.narrowing()))
+        sql = compiled_narrowed(shape.corpus, shape.conditions, shape.demanding)
         rows = self._exchange([(f"EXPLAIN (FORMAT JSON) {sql}", values)])
         return float(min(1.0, rows[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"] / passages))
 
@@ -400,6 +399,12 @@ def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[f
 
 def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
     return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
+
+
+def _ef_search(ask: Ask, share: float) -> int:
+    """How many nearest an index scan keeps: enough that after the filters a leg's depth is left."""
+    wanted = ask.depth * (ask.model.oversampling if ask.model else 1)
+    return min(MAX_EF_SEARCH, round(wanted / max(share, wanted / MAX_EF_SEARCH)))
 
 
 def _planning(shape: Shape, *, narrows: bool) -> str:

@@ -132,6 +132,13 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands:
     return in_drivers_words(statement)
 
 
+@lru_cache(maxsize=512)
+def compiled_narrowed(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
+    """The passages that meet filters and demands, for the planner to estimate."""
+    shape = Shape(corpus=corpus, legs=(), conditions=conditions, demanding=demanding)
+    return in_drivers_words(narrowed(corpus, shape.narrowing()))
+
+
 def _asked() -> ColumnElement[Any]:
     """The question's lexemes as (language, lexeme, times)."""
     language = (

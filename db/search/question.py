@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import (
@@ -25,6 +25,9 @@ from db.errors import EmptyQuestion
 
 MAX_CHARACTERS: Final = 100_000
 """PostgreSQL makes a tsvector of at most 1 MiB of text; no real question comes near."""
+
+SENTENCE_WORDS: Final = 8
+"""A question with so many words outside of quotes is a sentence that cites, and demands nothing."""
 
 TOKEN: Final = re.compile(r'(?P<no>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
 
@@ -93,10 +96,22 @@ class Question:
             raise EmptyQuestion(
                 "the question holds no word or number to search for; ask with at least one"
             )
-        return cls(
-            text.strip(),
-            tuple(tuple(each) for each in alternatives if each),
-            "; ".join(notes) or None,
+        question = cls(text.strip(), tuple(tuple(each) for each in alternatives if each))
+        plain = sum(not term.binding for each in alternatives for term in each)
+        if plain >= SENTENCE_WORDS and question.relaxed != question:
+            question = question.relaxed
+            notes.append("the question is a sentence: what it quotes need not occur as it stands")
+        return replace(question, note="; ".join(notes) or None)
+
+    @property
+    def relaxed(self) -> Question:
+        """The same, its phrases as plain words: they add to the score, and need not occur."""
+        return replace(
+            self,
+            alternatives=tuple(
+                tuple(term if term.excluded else replace(term, phrase=False) for term in terms)
+                for terms in self.alternatives
+            ),
         )
 
     @property

@@ -30,7 +30,7 @@ def ask(question: str, near: int = 1, **changes: object) -> Ask:
     return replace(
         Ask(
             question=Question.parse(question),
-            legs={"vector": 1 / 3, "text": 2 / 3},
+            legs={"vector": 0.3, "text": 0.7},
             model=AskedModel(MODEL, DIMENSIONS),
             vector=axis(near, length=DIMENSIONS),
         ),
@@ -179,7 +179,7 @@ def test_pages_fit_together_when_the_legs_disagree(shelf: Shelf, work: UnitOfWor
         for n in range(250)
     ]
     shelf.fill(work, passages)
-    for legs in ({"vector": 1 / 3, "text": 2 / 3}, {"vector": 1.0}):
+    for legs in ({"vector": 0.3, "text": 0.7}, {"vector": 1.0}):
         asked = ask("kettle", near=0, legs=legs)
 
         paged = [

@@ -21,7 +21,7 @@ MODES: dict[str, dict[str, float]] = {
     "vector": {"vector": 1.0},
     "text": {"text": 1.0},
     "fuzzy": {"fuzzy": 1.0},
-    "hybrid": {"vector": 1 / 3, "text": 2 / 3},
+    "hybrid": {"vector": 0.3, "text": 0.7},
 }
 QUESTIONS = (
     f"{WORD[0]} {WORD[2]} {WORD[3]}",

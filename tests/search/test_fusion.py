@@ -91,7 +91,7 @@ def test_calibrated_has_every_leg_score_what_any_leg_found(work: UnitOfWork) -> 
     assert hits[far].contributions["vector"] == pytest.approx(0.5 / 3, abs=1e-3)
     assert hits[poor].ranks == {"vector": 1}
     assert hits[poor].scores["text"] > 0
-    assert hits[poor].contributions["text"] == pytest.approx(2 / 3 * hits[poor].scores["text"])
+    assert hits[poor].contributions["text"] == pytest.approx(0.7 * hits[poor].scores["text"])
     for key in (far, poor):
         assert hits[key].score == pytest.approx(sum(hits[key].contributions.values()))
 

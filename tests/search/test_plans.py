@@ -14,7 +14,7 @@ from db.search.corpora import KNOWLEDGE
 from db.uow import UnitOfWork
 from tests.search.crowd import INDEX, MODEL, WORD, Crowd, ask
 
-HYBRID = {"vector": 1 / 3, "text": 2 / 3}
+HYBRID = {"vector": 0.3, "text": 0.7}
 TWO_WORDS = f"{WORD[900]} {WORD[40]}"
 
 
@@ -160,7 +160,7 @@ def test_a_vector_travels_as_binary(crowd: Crowd) -> None:
     np.testing.assert_array_equal(stored, vector)
 
 
-@pytest.mark.parametrize("legs", [{"fuzzy": 1.0}, {"vector": 1 / 3, "fuzzy": 2 / 3}])
+@pytest.mark.parametrize("legs", [{"fuzzy": 1.0}, {"vector": 0.3, "fuzzy": 0.7}])
 def test_pages_of_the_fuzzy_leg_fit_together(crowd: Crowd, legs: dict[str, float]) -> None:
     """Less alike passages are looked for until a page is full, and no hit moves for it."""
     asked = ask(WORD[600][:-1] + "x", legs, filters={"section": "50 %"})
