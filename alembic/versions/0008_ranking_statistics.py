@@ -27,6 +27,8 @@ def upgrade() -> None:
             'standard deviation of the cosine between two passages; null until it is measured'
     """)
     op.execute("UPDATE embedding_models SET cosine_spread = 0.13 WHERE name = 'all-MiniLM-L6-v2'")
+    # No query is planned by how vectors are distributed, and reading them takes most of an ANALYZE.
+    op.execute("ALTER TABLE chunk_embeddings ALTER COLUMN embedding SET STATISTICS 0")
     op.execute("DROP FUNCTION lexeme_frequencies(regclass, name, text[])")
     op.execute("""
         CREATE FUNCTION lexeme_statistics(
@@ -75,6 +77,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("ALTER TABLE embedding_models DROP COLUMN cosine_spread")
+    op.execute("ALTER TABLE chunk_embeddings ALTER COLUMN embedding SET STATISTICS -1")
     op.execute("DROP FUNCTION lexeme_statistics(regclass, name, name, text)")
     op.execute("""
         CREATE FUNCTION lexeme_frequencies(relation regclass, attribute name, lexemes text[])

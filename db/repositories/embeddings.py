@@ -251,7 +251,7 @@ class EmbeddingRepository(Repository):
 
         Skipped while another model's index is built on the table, which may take hours.
         """
-        self.session.execute(text(f"ANALYZE (SKIP_LOCKED) {corpus.vectors.name} (model_name)"))
+        self.session.execute(text(f"ANALYZE (SKIP_LOCKED) {corpus.vectors.name}"))
 
     def drop_index(self, index: VectorIndex) -> None:
         """Drop an index while others read and write, outside of a transaction."""

@@ -109,6 +109,8 @@ class EmbeddingService:
                 after = batch[-1].id
             with self._database.unit_of_work() as work:
                 work.embeddings.measure_spread(of, choice.name)
+                if report.embedded:
+                    work.embeddings.analyze_vectors(of)
                 work.commit()
         report.duration_s = round(time.monotonic() - started, 3)
         return report

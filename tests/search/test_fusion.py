@@ -88,7 +88,7 @@ def test_calibrated_has_every_leg_score_what_any_leg_found(work: UnitOfWork) -> 
 
     assert hits[far].ranks == {"text": 1}
     assert hits[far].scores["vector"] == pytest.approx(0.5, abs=1e-3)
-    assert hits[far].contributions["vector"] == pytest.approx(0.5 / 3, abs=1e-3)
+    assert hits[far].contributions["vector"] == pytest.approx(0.3 * 0.5, abs=1e-3)
     assert hits[poor].ranks == {"vector": 1}
     assert hits[poor].scores["text"] > 0
     assert hits[poor].contributions["text"] == pytest.approx(0.7 * hits[poor].scores["text"])
