@@ -5,7 +5,7 @@
   x DatabaseUnavailable        no connection within the retry time
   x DatabaseNotReady           connected, but a requirement or the schema is missing
   x EmbeddedServerError        the embedded PostgreSQL could not be started or stopped
-  x StatementTimeout         a statement took longer than it may
+  x StatementTimeout         a statement was cancelled, or took longer than it may
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
   x NotFound
@@ -73,7 +73,7 @@ class EmbeddedServerError(DataLayerError):
 
 
 class StatementTimeout(DataLayerError):
-    """A statement took longer than DB_STATEMENT_TIMEOUT_MS allows."""
+    """The statement was cancelled, or took longer than DB_STATEMENT_TIMEOUT_MS allows."""
 
 
 class TransactionConflict(DataLayerError):
@@ -183,6 +183,8 @@ MEANINGS = {
     "valid_line_numbers": "lines count from 1, and the last is not before the first",
     "reasonable_line_range": "a chunk spans at most 10000 source lines",
     "valid_embedding_dimensions": "the vector is not as long as the vectors of its model",
+    "valid_model_format": "a model's name may hold letters, digits and . _ : / - only, and begins "
+    "with a letter or digit",
     "valid_model_name": "the model is not in the registry; see: pgcorpus models list",
     "valid_index_kind": "a halfvec index holds at most 4000 dimensions; use the kind binary",
     "nonzero_embedding": "a vector of zeros has no direction and cannot be compared",
@@ -228,7 +230,7 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR091
                 "pgcorpus db upgrade"
             )
         case QueryCanceled():
-            return StatementTimeout()
+            return StatementTimeout()  # nothing but prose tells who cancelled it
         case DeadlockDetected() | SerializationFailure() | LockNotAvailable():
             return TransactionConflict()
         case InsufficientPrivilege():

@@ -19,16 +19,19 @@ from db.engine import Database
 from db.errors import (
     DataLayerError,
     EmbeddingError,
+    InvalidFilter,
     InvalidSearch,
+    NotPermitted,
     SearchError,
+    StatementTimeout,
     WrongDimensions,
     translate,
 )
-from db.repositories.search import DEPTHS, Answer, Ask
+from db.repositories.search import DEPTHS, Answer, Ask, ModelState
 from db.search import corpora
 from db.search.corpus import Corpus
 from db.search.legs import LARGE_FUZZY_THRESHOLD, AskedModel
-from db.search.page import Explanation, Hit, Leg, LegName, SearchPage
+from db.search.page import Explainer, Explanation, Hit, Leg, LegName, SearchPage, Status
 from db.search.question import Question
 from db.search.ranking import FUSIONS, Fusion
 from db.search.words import MAX_WORDS
@@ -70,6 +73,9 @@ MOST_SWITCHES: Final = 5
 
 SWITCHING: Final = "the corpus changed its model again and again during the search; try again"
 
+MAX_WEIGHT: Final = 1_000_000
+"""Of a leg; beyond, sums of scores lose their digits."""
+
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 10_000
 
@@ -93,7 +99,7 @@ class SearchOptions(TypedDict, total=False):
             ``weighted``, all alike for ``rrf``.
         limit: Hits on the page, 1 to 1,000; by default 10.
         offset: Hits before the page, 0 to 10,000; applied once, after fusion.
-        filters: Name → value, list, None or range; see ``Corpus.conditions``.
+        filters: Name → value, list, None or range; see ``Corpus.narrowed``.
         language: Text search configuration that reads the question; by default those of the
             corpus's passages.
         rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
@@ -128,6 +134,7 @@ class Request:
     rerank: Reranker | None = None
 
     def __post_init__(self) -> None:
+        self._refuse_wrong_types()
         if self.mode not in MODES:
             raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
@@ -141,18 +148,29 @@ class Request:
             )
         if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
             raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
-        if not all(isinstance(w, int | float) and 0 <= w < math.inf for w in self.weights.values()):
-            raise InvalidSearch("a leg's weight must be a number that is not negative")
+        if not all(
+            _number(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights.values()
+        ):
+            raise InvalidSearch(f"a leg's weight must be a number from 0 to {MAX_WEIGHT:,}")
         if not sum(self.legs.values()) > 0:
             raise InvalidSearch(f"the weights leave {self.mode} no leg; one must be above 0")
         self.corpus.narrowed(self.filters)
+
+    def _refuse_wrong_types(self) -> None:
+        if not isinstance(self.filters, Mapping):
+            raise InvalidFilter(f"filters are name → value, not {self.filters!r}")
+        if not isinstance(self.weights, Mapping):
+            raise InvalidSearch(f"weights are leg → number, not {self.weights!r}")
+        if not isinstance(self.language, str | None):
+            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
 
     @property
     def window(self) -> tuple[int, int]:
         """Limit and offset of what the database is asked for: a reranker orders before paging."""
         if self.rerank is None:
             return self.limit, self.offset
-        return max(RERANKED, self.limit + self.offset), 0
+        wanted = self.limit + self.offset
+        return next(window for window in (RERANKED, *DEPTHS) if window >= wanted), 0
 
     @property
     def legs(self) -> dict[str, float]:
@@ -163,10 +181,10 @@ class Request:
 
 
 class _Chosen(NamedTuple):
-    """The model of a vector leg, and the one the corpus was set to when it was chosen."""
+    """The model of a vector leg, and what was so when it was chosen."""
 
     choice: Choice
-    active: str | None
+    state: ModelState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +208,7 @@ class _Prepared:
 
 
 class _ModelChanged(Exception):
-    """The corpus was given another model after the question was embedded."""
+    """The corpus was given another model, or the model was measured, since it was chosen."""
 
 
 class _Searching:
@@ -203,6 +221,10 @@ class _Searching:
         self._chosen: dict[str, _Chosen] = {}
         self._log = SearchLog(database)
 
+    def flush_log(self) -> None:
+        """Write the timings of searches that are not yet in ``query_performance_log``."""
+        self._log.flush()
+
     def _needs_choice(self, request: Request) -> bool:
         """Whether the model is still to be chosen.
 
@@ -214,10 +236,16 @@ class _Searching:
     def _choose(self, work: UnitOfWork, request: Request) -> None:
         active = work.embeddings.find_active_model(request.corpus.name)
         choice = choose(work, request.corpus, self._database.settings, self._given_name())
-        self._chosen[request.corpus.name] = _Chosen(choice, active.name if active else None)
+        state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
+        self._chosen[request.corpus.name] = _Chosen(choice, state)
 
-    def _prepare(self, request: Request) -> _Prepared:
-        """Embed the question, outside of any transaction."""
+    def _prepare(self, request: Request, refused: NotPermitted | None = None) -> _Prepared:
+        """Embed the question, outside of any transaction.
+
+        Args:
+            request: The search.
+            refused: Why the model could not be chosen, if so.
+        """
         legs: Mapping[str, float] = request.legs
         notes: list[str] = []
         if request.question.unspaced and "text" in legs:
@@ -236,9 +264,12 @@ class _Searching:
             offset=offset,
             filters=request.filters,
         )
-        chosen = self._chosen.get(request.corpus.name) if "vector" in legs else None
-        if chosen is None:
+        if "vector" not in legs:
             return _Prepared(request=request, ask=ask, notes=tuple(notes))
+        if refused is not None:
+            prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
+            return prepared.having(Leg(name="vector", status="failed", reason=str(refused)))
+        chosen = self._chosen[request.corpus.name]
         choice = chosen.choice
         notes += [choice.reason] if choice.reason else []
         try:
@@ -274,12 +305,22 @@ class _Searching:
             return self._page(
                 prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
             )
-        # No passage holds any of the words: a typo.
+        return self._fuzzy_instead(work, prepared, answer)
+
+    def _fuzzy_instead(self, work: UnitOfWork, prepared: _Prepared, answer: Answer) -> SearchPage:
+        """No passage holds any of the words, so it was a typo; what was found stays if this fails."""
         reason = "no passage holds a word of the question"
         legs = {("fuzzy" if n == "text" else n): w for n, w in prepared.ask.legs.items()}
         prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
-        prepared = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
-        return self._page(prepared, self._answer(work, prepared))
+        instead = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
+        try:
+            instead, found = self._searched(work, instead)
+        except DataLayerError as error:
+            status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
+            return self._page(
+                prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
+            )
+        return self._page(instead, found)
 
     def _searched(self, work: UnitOfWork, prepared: _Prepared) -> tuple[_Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
@@ -290,10 +331,10 @@ class _Searching:
         except DBAPIError as error:
             for leg in self._diagnosed(work, prepared, error):
                 prepared = prepared.having(leg)
-            answer = self._answer(work, prepared)
+            answer = self._again(work, prepared)
         if prepared.chosen is None or "vector" not in prepared.ask.legs:
             return prepared, answer
-        if answer.active_model != prepared.chosen.active:
+        if answer.model != prepared.chosen.state:
             raise _ModelChanged
         name, corpus = prepared.chosen.choice.name, prepared.request.corpus
         if answer.candidates.get("vector") or work.embeddings.has_vectors(corpus, name):
@@ -316,14 +357,16 @@ class _Searching:
             replace(prepared.ask, question=question.relaxed),
             "no passage holds what the question quotes: its words were searched for",
         )
-        by_words = self._answer(work, relaxed)
+        relaxed, by_words = self._searched(work, relaxed)
         # Where nothing is left nevertheless, it was the filters.
-        return (prepared, answer) if by_words.kept == 0 else (relaxed, by_words)
+        if by_words is None or by_words.kept == 0:
+            return prepared, answer
+        return relaxed, by_words
 
     def _page(self, prepared: _Prepared, answer: Answer | None) -> SearchPage:
         if answer is None or not answer.statement.shape.legs:
             return _page(prepared, answer)
-        return _page(prepared, answer, partial(self._explain, answer))
+        return _page(prepared, answer, Explainer(partial(self._explain, answer)))
 
     def _explain(self, answer: Answer) -> Explanation:
         with self._database.unit_of_work() as work:
@@ -351,12 +394,18 @@ class _Searching:
             raise _as_search_error(error, prepared.request) from error
         work.rollback()
         failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
-        if not failed or len(failed) == len(ask.legs):
+        if len(ask.legs) == 1 or len(failed) == len(ask.legs):
             raise _as_search_error(error, prepared.request) from error
         return failed
 
     def _answer(self, work: UnitOfWork, prepared: _Prepared) -> Answer:
-        return work.searches.answer(prepared.request.corpus, _scaled(prepared.ask))
+        return work.searches.answer(prepared.request.corpus, prepared.ask)
+
+    def _again(self, work: UnitOfWork, prepared: _Prepared) -> Answer:
+        try:
+            return self._answer(work, prepared)
+        except DBAPIError as error:
+            raise _as_search_error(error, prepared.request) from error
 
     def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
         """Each leg alone: which of them is it?"""
@@ -399,10 +448,6 @@ class SearchService(_Searching):
         embedder: Makes the question's vector; by default that of the corpus's active model.
     """
 
-    def flush_log(self) -> None:
-        """Write the timings of searches that are not yet in ``query_performance_log``."""
-        self._log.flush()
-
     def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
         """Find the passages that answer a question best.
 
@@ -422,10 +467,14 @@ class SearchService(_Searching):
         started = time.perf_counter()
         request = _request(question, corpus, options)
         for _ in range(MOST_SWITCHES):
+            refused = None
             if self._needs_choice(request):
-                with self._database.unit_of_work() as work:
-                    self._choose(work, request)
-            prepared = self._prepare(request)
+                try:
+                    with self._database.unit_of_work() as work:
+                        self._choose(work, request)
+                except NotPermitted as error:
+                    refused = error
+            prepared = self._prepare(request, refused)
             try:
                 with self._database.unit_of_work() as work:
                     page = self._run(work, prepared)
@@ -449,10 +498,14 @@ class AsyncSearchService(_Searching):
         started = time.perf_counter()
         request = _request(question, corpus, options)
         for _ in range(MOST_SWITCHES):
+            refused = None
             if self._needs_choice(request):
-                async with self._database.async_unit_of_work() as work:
-                    await work.run(self._choose, request)
-            prepared = await asyncio.to_thread(self._prepare, request)
+                try:
+                    async with self._database.async_unit_of_work() as work:
+                        await work.run(self._choose, request)
+                except NotPermitted as error:
+                    refused = error
+            prepared = await asyncio.to_thread(self._prepare, request, refused)
             try:
                 async with self._database.async_unit_of_work() as work:
                     page = await work.run(self._run, prepared)
@@ -484,16 +537,12 @@ def _without(legs: Mapping[str, float], *names: str) -> dict[str, float]:
     return {name: weight for name, weight in legs.items() if name not in names}
 
 
-def _scaled(ask: Ask) -> Ask:
-    """The same, its weights summing to 1 over the legs that take part; RRF has no such sum."""
-    total = sum(ask.legs.values()) or 1.0
-    if ask.fusion == "rrf":
-        return ask
-    return replace(ask, legs={name: weight / total for name, weight in ask.legs.items()})
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _whole(number: object, low: int, high: int) -> bool:
-    return isinstance(number, int) and low <= number <= high
+    return isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
 
 
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
@@ -531,7 +580,7 @@ def _reranked(page: SearchPage, request: Request) -> SearchPage:
 def _page(
     prepared: _Prepared,
     answer: Answer | None,
-    explainer: Callable[[], Explanation] | None = None,
+    explainer: Explainer | None = None,
 ) -> SearchPage:
     request, ask = prepared.request, prepared.ask
     notes = [request.question.note, *prepared.notes]
@@ -545,6 +594,11 @@ def _page(
             notes.append(
                 f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
                 "they may repeat hits of the first pages"
+            )
+        if request.offset and request.rerank and ask.limit > RERANKED:
+            notes.append(
+                f"this far down, {ask.limit} hits are reranked; they may repeat those of the first "
+                "pages"
             )
     order = get_args(LegName)
     return SearchPage(
@@ -563,8 +617,10 @@ def _page(
 def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
     reasons = []
     if name == "text" and not answer.words_known:
-        reasons.append("no statistics yet, so all words weigh the same: run ANALYZE")
-    if name == "text" and answer.words_asked == MAX_WORDS:
+        reasons.append(
+            "no statistics of words that this role may read, so all weigh the same: run ANALYZE"
+        )
+    if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
         reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
     thresholds = answer.statement.thresholds
     if name == "fuzzy" and thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,):

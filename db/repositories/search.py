@@ -47,8 +47,12 @@ MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
 find the first hundred in four million."""
 
+MOST_PRELUDES: Final = 3
+"""A prelude is sent again where it shows that it was asked in other languages than the corpus has,
+or without the count it needs: on the first search, and after a change."""
+
 MAX_LANGUAGES: Final = 8
-"""Of a corpus in more languages, questions are read in so many."""
+"""Of a corpus in more languages, questions are read in the most frequent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,14 @@ class Statement:
         return compiled(self.shape)
 
 
+class ModelState(NamedTuple):
+    """What a search must not be mistaken in: it ranks by vectors of another model otherwise."""
+
+    active: str | None
+    index_kind: str | None
+    cosine_spread: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What the database said.
@@ -122,14 +134,14 @@ class Answer:
         hits: Best first.
         candidates: Leg → how many passages it found.
         durations_ms: Leg → its share of the statement's time; legs that found none are absent.
-        active_model: The model that the corpus is set to, in the snapshot of the search.
+        model: Of the vector leg, in the snapshot of the search; None without that leg.
         statement: What was run.
     """
 
     hits: tuple[Hit, ...]
     candidates: Mapping[str, int]
     durations_ms: Mapping[str, float]
-    active_model: str | None
+    model: ModelState | None
     statement: Statement
 
     @property
@@ -154,6 +166,21 @@ class _Known(NamedTuple):
     lexicon: Lexicon = Lexicon()
     languages: tuple[str, ...] = ()
     passages: float = 0.0
+    default_share: float | None = None  # of the passages, what the corpus's defaults keep
+
+    @property
+    def surely_large(self) -> bool:
+        return self.passages > SURELY_LARGE * FEW
+
+    def narrows(self, ask: Ask) -> bool:
+        """Whether a search may be left with few passages of many.
+
+        The defaults of a corpus mostly keep most of it: then a large one is not counted.
+        """
+        kept = self.passages * (1.0 if self.default_share is None else self.default_share)
+        return bool(ask.filters or ask.question.demands) or (
+            self.surely_large and kept <= SURELY_LARGE * FEW
+        )
 
 
 _known: WeakKeyDictionary[Engine, dict[str, _Known]] = WeakKeyDictionary()
@@ -204,7 +231,7 @@ class SearchRepository(Repository):
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         kept = prelude.kept if prelude.kept <= FEW else None
-        narrows = bool(ask.filters or shape.demanding)
+        narrows = known.narrows(ask)
         passages = max(prelude.passages, float(kept or 0), 1.0)
         share = self._share(shape, values, passages) if narrows and kept is None else 1.0
         found: LookUp | None = None
@@ -232,7 +259,7 @@ class SearchRepository(Repository):
             "page_offset": ask.offset,
             "question_vector": ask.vector,
             "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
-            **{f"leg_{name}": weight for name, weight in ask.legs.items()},
+            **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
         return Statement(
             shape=replace(shape, few=kept is not None),
@@ -266,7 +293,7 @@ class SearchRepository(Repository):
 
     def _run(self, statement: Statement) -> Answer:
         if not statement.shape.legs:
-            rows: list[dict[str, Any]] = [{"report": None, "id": None, "active_model": None}]
+            rows: list[dict[str, Any]] = [{"report": None, "id": None, "model": None}]
         else:
             rows = self._exchange(
                 [
@@ -279,7 +306,7 @@ class SearchRepository(Repository):
             hits=tuple(_hit(row) for row in rows if row["id"] is not None),
             candidates={leg: done["candidates"] for leg, done in report.items()},
             durations_ms=_durations(report),
-            active_model=rows[0]["active_model"],
+            model=ModelState(*rows[0]["model"]) if rows[0]["model"] else None,
             statement=statement,
         )
 
@@ -287,36 +314,49 @@ class SearchRepository(Repository):
         """How many passages are left to search, if few, and what is known of the words."""
         of_engine = _known.setdefault(self.session.connection().engine, {})
         known = of_engine.get(shape.corpus.name, _Known())
-        narrows = bool(ask.filters or ask.question.demanded)
-        if shape.legs == ("vector",) and not narrows and known.passages > SURELY_LARGE * FEW:
+        if shape.legs == ("vector",) and not known.narrows(ask) and known.surely_large:
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1), known
-        while True:
+        for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
+            narrows = known.narrows(ask)
             row = self._exchange(
                 [
                     _set(_PLANNED[_planning(shape, narrows=narrows)]),
                     (
-                        compiled_prelude(shape.corpus, shape.conditions, ask.question.demands),
+                        compiled_prelude(
+                            shape.corpus, shape.conditions, bool(ask.question.demands)
+                        ),
                         {
                             **values,
-                            **ask.question.demanded,
+                            **ask.question.demands,
                             "known_version": known.lexicon.version,
                             "languages": list(asked_in),
                             "words": ask.question.words,
                             "few": FEW,
-                            # The defaults of a corpus keep most of it: a large one is not counted.
                             "counted": narrows,
                         },
                     ),
                 ]
             )[0]
-            languages = tuple(sorted(row["languages"])[:MAX_LANGUAGES])
             same = row["version"] == known.lexicon.version
-            lexicon = known.lexicon if same else _lexicon(row)
-            known = of_engine[shape.corpus.name] = _Known(lexicon, languages, row["passages"])
-            if asked_in in ((ask.language,), languages):
-                return Prelude.of(row), known._replace(languages=asked_in)
+            known = known._replace(
+                lexicon=known.lexicon if same else _lexicon(row),
+                languages=tuple(row["languages"][:MAX_LANGUAGES]),
+                passages=row["passages"],
+            )
+            if (
+                shape.corpus.defaults
+                and not ask.filters
+                and not (same and known.default_share is not None)
+            ):
+                share = self._share(shape, values, max(known.passages, 1.0))
+                known = known._replace(default_share=share)
+            of_engine[shape.corpus.name] = known
+            read_in = (ask.language,) if ask.language else known.languages
+            if asked_in == read_in and narrows == known.narrows(ask):
+                break
+        return Prelude.of(row), known._replace(languages=asked_in)
 
     def _share(self, shape: Shape, values: Mapping[str, Any], passages: float) -> float:
         """What share of the passages the filters keep, as the planner estimates it."""
@@ -378,7 +418,7 @@ SETTINGS: Final = (
 
 
 RANKING: Final = frozenset(
-    ("report", "active_model", "passage_id", "score", "why", "id", "title", "content")
+    ("report", "model", "passage_id", "score", "why", "id", "title", "content")
 )
 
 
@@ -399,6 +439,14 @@ def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[f
 
 def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
     return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
+
+
+def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
+    """Those of the legs that take part, summing to 1; ranks have no such sum."""
+    if ask.fusion == "rrf":
+        return {name: ask.legs[name] for name in legs}
+    total = sum(ask.legs[name] for name in legs) or 1.0
+    return {name: ask.legs[name] / total for name in legs}
 
 
 def _ef_search(ask: Ask, share: float) -> int:

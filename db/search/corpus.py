@@ -107,7 +107,7 @@ class Corpus:
             )
         if unknown := asked.keys() - self.filters.keys():
             raise UnknownFilter(
-                f"{self.name} has no filter {', '.join(sorted(unknown))}; "
+                f"{self.name} has no filter {', '.join(sorted(map(str, unknown)))}; "
                 f"known: {', '.join(sorted(self.filters))}"
             )
         conditions: list[Condition] = []
@@ -157,7 +157,7 @@ def _taken_apart(
             raise InvalidFilter(f"{name}: true and false have no range")
         if not value or value.keys() - COMPARISONS.keys():
             raise InvalidFilter(
-                f"{name}: a range has the bounds {', '.join(COMPARISONS)}, not {sorted(value)}"
+                f"{name}: a range has the bounds {', '.join(COMPARISONS)}, not {sorted(map(str, value))}"
             )
         bounds = {bound: _as(name, column, limit) for bound, limit in sorted(value.items())}
         return ",".join(bounds), bounds

@@ -76,6 +76,20 @@ class Explanation:
     contributions: tuple[Mapping[str, float], ...] = ()
 
 
+class Explainer:
+    """Explains a page; copies of a page have none, for it holds on to the database."""
+
+    def __init__(self, explain: Callable[[], Explanation]) -> None:
+        self.explain = explain
+
+    def __deepcopy__(self, memo: object) -> None:
+        """None."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """None."""
+        return type(None), ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchPage:
     """A page of hits, honest about how it came to be.
@@ -100,23 +114,26 @@ class SearchPage:
     legs: tuple[Leg, ...]
     hits: tuple[Hit, ...]
     note: str | None = None
-    explainer: Callable[[], Explanation] | None = field(default=None, repr=False, compare=False)
+    explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Explanation:
         """Why the page is as it is: the statement, its plan, what each leg gave to each hit.
 
-        The statement is run again, under EXPLAIN.
+        The statement is run again, under EXPLAIN, and waited for: under asyncio call this in a
+        thread.
 
         Raises:
-            SearchError: No statement was run: no leg could answer.
+            SearchError: No statement was run, for no leg could answer; or the page is a copy.
         """
         if self.explainer is None:
-            raise SearchError("there is nothing to explain: no leg could answer")
-        explanation = self.explainer()
+            raise SearchError(
+                "there is nothing to explain: no leg could answer, or the page is a copy"
+            )
+        explanation = self.explainer.explain()
         return replace(explanation, contributions=tuple(hit.contributions for hit in self.hits))
 
     def as_json(self) -> dict[str, Any]:
         """The page as the command line prints it."""
-        shown = asdict(replace(self, explainer=None))
+        shown = asdict(self)
         del shown["explainer"]
         return shown

@@ -13,8 +13,10 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Integer,
+    Select,
     String,
     Text,
+    all_,
     bindparam,
     case,
     cast,
@@ -27,13 +29,12 @@ from sqlalchemy import (
     select,
     table,
     true,
-    union,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY
 
 from db.search.corpus import Condition, Corpus
 from db.search.driver import in_drivers_words
-from db.search.question import Demands
+from db.search.question import demanded
 from db.search.ranking import Shape, narrowed
 
 SURELY_LARGE = 3
@@ -73,7 +74,7 @@ class Prelude:
 
 
 @lru_cache(maxsize=512)
-def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands: Demands) -> str:
+def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
     """The prelude of searches that narrow so, in the driver's words.
 
     Parameters beside those of the filters and demands: ``words``, ``languages`` (empty at first),
@@ -102,13 +103,13 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands:
         .render_derived()
     )
     few = bindparam("few", type_=Integer())
-    demanded = demands.query() if demands.alternatives else cast(null(), TSQUERY)
-    read = select(demanded.label("demanded")).cte("read").prefix_with("MATERIALIZED")
+    nothing: Select[Any] = select(cast(null(), Text).label("demanded"))
+    read = (demanded() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
     narrowing = Shape(corpus=corpus, legs=(), conditions=conditions).narrowing()
-    if demands.alternatives:
-        anything = cast(literal_column(ANYTHING), TSQUERY)
-        met = select(func.coalesce(read.c.demanded, anything)).scalar_subquery()
-        narrowing = replace(narrowing, direct=[*narrowing.direct, corpus.words.op("@@")(met)])
+    if demanding:
+        met = select(cast(func.coalesce(read.c.demanded, literal_column(ANYTHING)), TSQUERY))
+        condition = corpus.words.op("@@")(met.scalar_subquery())
+        narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
     some = narrowed(corpus, narrowing).limit(few + 1)
     counted = select(func.count()).select_from(some.subquery())
     passages = _estimated_passages(relation)
@@ -121,7 +122,7 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demands:
     )
     statement = select(
         _asked().label("asked"),
-        select(cast(read.c.demanded, Text)).scalar_subquery().label("demanded"),
+        select(read.c.demanded).scalar_subquery().label("demanded"),
         passages.label("passages"),
         case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
         languages.label("languages"),
@@ -161,12 +162,14 @@ def _asked() -> ColumnElement[Any]:
 
 
 def _languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Those that the statistics list, and those of some passages."""
+    """Those that the statistics list, the most frequent first, and then those of some passages."""
+    none = cast(literal_column("'{}'"), ARRAY(Text))
+    first = func.coalesce(listed, none)
     some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
-    seen = select(cast(some.c[0], Text).label("name"))
-    known = select(func.unnest(listed).label("name"))
-    every = select(func.array_agg(union(seen, known).subquery().c.name)).scalar_subquery()
-    return func.coalesce(every, cast(literal_column("'{english}'"), ARRAY(Text)))
+    name = cast(some.c[0], Text)
+    others = select(func.array_agg(name.distinct())).where(name != all_(first)).scalar_subquery()
+    every = func.array_cat(first, func.coalesce(others, none))
+    return func.coalesce(func.nullif(every, none), cast(literal_column("'{english}'"), ARRAY(Text)))
 
 
 def _estimated_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:

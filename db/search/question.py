@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
-    ColumnElement,
+    Boolean,
+    Integer,
+    Select,
     Text,
-    and_,
     bindparam,
     case,
     cast,
     column,
     func,
-    literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
+from sqlalchemy.dialects.postgresql import REGCONFIG
 
-from db.errors import EmptyQuestion
+from db.errors import EmptyQuestion, InvalidSearch
 
 MAX_CHARACTERS: Final = 100_000
 """PostgreSQL makes a tsvector of at most 1 MiB of text; no real question comes near."""
 
 SENTENCE_WORDS: Final = 8
 """A question with so many words outside of quotes is a sentence that cites, and demands nothing."""
+
+MAX_DEMANDS: Final = 64
+"""Phrases and exclusions of a question; no person types more, and PostgreSQL reads them nested."""
 
 TOKEN: Final = re.compile(r'(?P<no>-?)(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
 
@@ -78,7 +81,10 @@ class Question:
 
         Raises:
             EmptyQuestion: Nothing but spaces, signs and exclusions.
+            InvalidSearch: It is no text.
         """
+        if not isinstance(asked, str):
+            raise InvalidSearch(f"a question is a text, not {asked!r}")
         text = asked.replace("\0", " ").encode("utf-8", "replace").decode()
         notes = ["characters that no text can hold were left out"] if text != asked else []
         if len(text) > MAX_CHARACTERS:
@@ -96,6 +102,10 @@ class Question:
             raise EmptyQuestion(
                 "the question holds no word or number to search for; ask with at least one"
             )
+        binding = [term for each in alternatives for term in each if term.binding]
+        if len(binding) > MAX_DEMANDS or (binding and len(alternatives) > MAX_DEMANDS):
+            alternatives, note = _within_bounds(alternatives)
+            notes.append(note)
         question = cls(text.strip(), tuple(tuple(each) for each in alternatives if each))
         plain = sum(not term.binding for each in alternatives for term in each)
         if plain >= SENTENCE_WORDS and question.relaxed != question:
@@ -122,29 +132,28 @@ class Question:
         )
 
     @property
-    def demands(self) -> Demands:
+    def demands(self) -> dict[str, list[Any]]:
         """What a passage must hold or must not: phrases and exclusions, on every leg.
 
-        Nothing when the question has only plain words: these add to the score, and a passage may
+        The parameters of ``demanded``: of each term its text, the side of an ``or`` it is on, and
+        whether it is excluded; of each side whether all its terms must be met, or any of them.
+        Empty when the question has only plain words: these add to the score, and a passage may
         lack some.
         """
-        if not any(term.binding for each in self.alternatives for term in each):
-            return Demands()
-        # One side of an "or": all its binding terms, or any of its words when none binds.
-        return Demands(
-            tuple(tuple(term.excluded for term in _deciding(terms)) for terms in self.alternatives),
-            tuple(any(term.binding for term in terms) for terms in self.alternatives),
-        )
-
-    @property
-    def demanded(self) -> dict[str, str]:
-        """The parameters of ``demands``, by name."""
-        if not self.demands.alternatives:
+        if not any(term.binding for terms in self.alternatives for term in terms):
             return {}
+        # One side of an "or": all its binding terms, or any of its words when none binds.
+        terms = [
+            (term, side)
+            for side, terms in enumerate(self.alternatives)
+            for term in (tuple(t for t in terms if t.binding) or terms)
+        ]
+        sides = [any(term.binding for term in terms) for terms in self.alternatives]
         return {
-            f"demand_{n}_{m}": term.text
-            for n, terms in enumerate(self.alternatives)
-            for m, term in enumerate(_deciding(terms))
+            "demand_texts": [term.text for term, _ in terms],
+            "demand_sides": [side for _, side in terms],
+            "demand_excluded": [term.excluded for term, _ in terms],
+            "demand_all": [sides[side] for _, side in terms],
         }
 
     @property
@@ -154,53 +163,63 @@ class Question:
         return 2 * len(UNSPACED.findall("".join(letters))) > len(letters)
 
 
-@dataclass(frozen=True)
-class Demands:
-    """The shape of what a question demands, without its words.
+def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], str]:
+    """The first ``MAX_DEMANDS`` phrases and exclusions; beyond, and with so many sides, none."""
+    heeded = 0
+    kept: list[list[Term]] = [[]]
+    for side, terms in enumerate(alternatives):
+        if 0 < side < MAX_DEMANDS:
+            kept.append([])
+        for term in terms:
+            heeded += term.binding
+            if not term.binding or heeded <= MAX_DEMANDS:
+                kept[-1].append(term)
+            elif not term.excluded:
+                kept[-1].append(replace(term, phrase=False))
+    return kept, f"only the first {MAX_DEMANDS} phrases, exclusions and alternatives were heeded"
 
-    Attributes:
-        alternatives: For each side of an ``or``, for each of its terms, whether it is excluded.
-        binding: For each side, whether all of its terms must be met, or any.
+
+def demanded() -> Select[Any]:
+    """What a question demands as one ``tsquery`` in text, from ``Question.demands``.
+
+    A phrase is read in each of ``languages``, and may be met in any. Where a side of an ``or`` has
+    only stop words it demands nothing, and so does the whole: null.
     """
-
-    alternatives: tuple[tuple[bool, ...], ...] = ()
-    binding: tuple[bool, ...] = ()
-
-    def query(self) -> ColumnElement[str]:
-        """As one ``tsquery``, with parameters ``demand_…`` and ``languages``; null for nothing."""
-        sides = [self._side(n, excluded) for n, excluded in enumerate(self.alternatives)]
-        whole = sides[0]
-        for side in sides[1:]:
-            whole = whole.op("||")(side)
-        # A side of stop words alone is empty, and matches nothing: it asks for nothing instead.
-        return case((and_(*(func.numnode(side) > 0 for side in sides)), whole))
-
-    def _side(self, side: int, excluded: tuple[bool, ...]) -> ColumnElement[str]:
-        queries = []
-        for place, out in enumerate(excluded):
-            query = _in_any_language(f"demand_{side}_{place}")
-            queries.append(func.tsquery_not(query, type_=TSQUERY) if out else query)
-        whole = queries[0]
-        for query in queries[1:]:
-            whole = whole.op("&&" if self.binding[side] else "||")(query)
-        return whole
-
-
-def _deciding(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    return tuple(term for term in terms if term.binding) or terms
-
-
-def _in_any_language(parameter: str) -> ColumnElement[str]:
-    """A phrase as each of the languages reads it, joined by "or"."""
+    term = (
+        func.unnest(
+            bindparam("demand_texts", type_=ARRAY(Text())),
+            bindparam("demand_sides", type_=ARRAY(Integer())),
+            bindparam("demand_excluded", type_=ARRAY(Boolean())),
+            bindparam("demand_all", type_=ARRAY(Boolean())),
+        )
+        .table_valued(
+            column("text", Text),
+            column("side", Integer),
+            column("excluded", Boolean),
+            column("all_of_side", Boolean),
+        )
+        .render_derived("term")
+    )
     language = (
         func.unnest(bindparam("languages", type_=ARRAY(Text())))
         .table_valued(column("name", Text))
-        .render_derived()
+        .render_derived("language")
     )
-    read = func.phraseto_tsquery(
-        cast(language.c.name, REGCONFIG), cast(bindparam(parameter, type_=Text()), Text)
+    query = func.phraseto_tsquery(cast(language.c.name, REGCONFIG), term.c.text)
+    in_any = (
+        select(func.string_agg(cast(query, Text), " | "))
+        .where(func.numnode(query) > 0)
+        .correlate(term)
+        .scalar_subquery()
     )
-    several = select(cast(func.string_agg(cast(read, Text), " | "), TSQUERY)).where(
-        func.numnode(read) > 0
+    read = select(term, in_any.label("query")).subquery("read")
+    signed = func.concat(case((read.c.excluded, "!("), else_="("), read.c.query, ")")
+    # "All" and "any" differ from side to side, not within one.
+    joined = case((read.c.all_of_side, " & "), else_=" | ")
+    sides = (
+        select(func.string_agg(signed, joined).filter(read.c.query.is_not(None)).label("query"))
+        .group_by(read.c.side)
+        .subquery("sides")
     )
-    return func.coalesce(several.scalar_subquery(), cast(literal_column("''"), TSQUERY))
+    whole = func.string_agg(func.concat("(", sides.c.query, ")"), " | ")
+    return select(case((func.count() == func.count(sides.c.query), whole)).label("demanded"))

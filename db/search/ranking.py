@@ -24,8 +24,9 @@ from sqlalchemy import (
     true,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
-from db.models.embeddings import CorpusSetting
+from db.models.embeddings import CorpusSetting, EmbeddingModel
 from db.search.corpus import Condition, Corpus
 from db.search.driver import in_drivers_words
 from db.search.legs import (
@@ -111,8 +112,9 @@ def ranked(shape: Shape) -> Select[Any]:
 
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
-        milliseconds from the start of the statement. ``active_model`` is the corpus's, in the same
-        snapshot. Where nothing was found, the columns of the hit are null.
+        milliseconds from the start of the statement. ``model`` is JSON: the corpus's active model,
+        and index kind and cosine spread of the one compared, in the same snapshot. Where nothing
+        was found, the columns of the hit are null.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
@@ -147,9 +149,9 @@ def ranked(shape: Shape) -> Select[Any]:
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
         .subquery("page")
     )
-    report = select(
-        _report(candidates).label("report"), _active_model(shape).label("active_model")
-    ).subquery("report")
+    report = select(_report(candidates).label("report"), _model(shape).label("model")).subquery(
+        "report"
+    )
     return (
         select(report, shown)
         .join_from(report, shown, true(), isouter=True)
@@ -241,9 +243,14 @@ def _report(candidates: CTE) -> ColumnElement[Any]:
     ).scalar_subquery()
 
 
-def _active_model(shape: Shape) -> ColumnElement[Any]:
-    return (
-        select(CorpusSetting.active_model)
-        .where(CorpusSetting.corpus == shape.corpus.name)
-        .scalar_subquery()
-    )
+def _model(shape: Shape) -> ColumnElement[Any]:
+    """The model that the corpus is set to, and what is registered of the one compared."""
+    if shape.model is None:
+        return cast(null(), JSONB)
+    active = select(CorpusSetting.active_model).where(CorpusSetting.corpus == shape.corpus.name)
+    model = select(
+        func.jsonb_build_array(
+            active.scalar_subquery(), EmbeddingModel.index_kind, EmbeddingModel.cosine_spread
+        )
+    ).where(EmbeddingModel.name == shape.model.name)
+    return model.scalar_subquery()

@@ -107,6 +107,7 @@ class LookUp:
         total: Weight of all words in one language: what a passage could hold at most.
         candidates: The ``tsquery`` of the passages that are scored, as text.
         complete: Whether those are all that hold a word.
+        left_out: How many words of the question are not scored.
         norm: By how many lexemes the average passage is long, ``ADDED_WORDS`` included.
     """
 
@@ -114,6 +115,7 @@ class LookUp:
     total: float
     candidates: str
     complete: bool
+    left_out: int
     norm: float
 
     @property
@@ -188,6 +190,7 @@ def look_up(
         total=total,
         candidates=" | ".join(queries),
         complete=found <= budget,
+        left_out=len(weighed) - len(words),
         norm=lexicon.average_length + ADDED_WORDS if lexicon.known else 2 * ADDED_WORDS,
     )
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import Progress
 
 from db.engine import Database
+from db.errors import MEANINGS
 from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from db.search.corpora import CORPORA
-from services.cli.output import AsJson, CorpusName, fail, print_json, progress_bar, say, table
+from services.cli.output import (
+    AsJson,
+    CorpusName,
+    fail,
+    print_json,
+    progress_bar,
+    say,
+    table,
+    warn,
+)
 from services.embedding.choice import Choice
 from services.embedding.embed import EmbeddingService, EmbedReport
 from services.embedding.embedder import PROVIDERS
@@ -42,6 +53,20 @@ Among = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Even so.")]
 
 MAX_SHOWN_FAILURES = 20
+
+MODEL_NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._:/-]*")
+"""As the constraint ``valid_model_format`` has it."""
+
+MAX_NAME_CHARACTERS: Final = 100
+
+
+def model_name(value: str) -> str:
+    """A name that a model can be registered under."""
+    if not MODEL_NAME.fullmatch(value):
+        raise typer.BadParameter(MEANINGS["valid_model_format"])
+    if len(value) > MAX_NAME_CHARACTERS:
+        raise typer.BadParameter(f"a model's name has at most {MAX_NAME_CHARACTERS} characters")
+    return value
 
 
 def embed(
@@ -129,7 +154,13 @@ def list_models(as_json: AsJson = False) -> None:
 
 @models.command("add")
 def add_model(
-    name: Annotated[str, typer.Argument(help="As its provider calls it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            callback=model_name,
+            help="As its provider calls it: letters, digits and . _ : / - after the first.",
+        ),
+    ],
     dimensions: Annotated[int, typer.Option(min=1, max=16_000, help="Length of its vectors.")],
     provider: Annotated[str, typer.Option(help=f"One of {', '.join(PROVIDERS)}.")],
     index: Annotated[
@@ -259,7 +290,10 @@ def use_model(corpus: OfCorpus, name: Model, force: Force = False, as_json: AsJs
 
 @models.command("rollback")
 def rollback(corpus: OfCorpus, as_json: AsJson = False) -> None:
-    """Make searches of a corpus use the model before; a second rollback undoes the first."""
+    """Make searches of a corpus use the model before; a second rollback undoes the first.
+
+    It is done whatever that model lacks by now; a warning on stderr says how much.
+    """
     _show_switch(ModelSwitch(Database.from_env()).rollback(corpus), as_json)
 
 
@@ -383,16 +417,13 @@ def _show_verification(name: str, found: list[Verification]) -> None:
 
 
 def _show_switch(switch: Switch, as_json: bool) -> None:
+    covered = switch.coverage
     if as_json:
         print_json(switch.as_json())
-        return
-    covered = switch.coverage
-    say(
-        f"{switch.corpus} uses {switch.model}: {covered.embedded} of {covered.total} passages have "
-        "its vectors"
-    )
-    if covered.embedded < covered.total:
-        say(
-            "make the others with: pgcorpus models backfill "
-            f"{switch.model} --corpus {switch.corpus}"
+    else:
+        say(f"{switch.corpus} uses {switch.model}")
+    if lacking := covered.total - covered.embedded:
+        warn(
+            f"{lacking} of {covered.total} passages lack an up-to-date vector of {switch.model}; "
+            f"make them with: pgcorpus models backfill {switch.model} --corpus {switch.corpus}"
         )

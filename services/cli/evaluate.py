@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 import typer
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 
 from db.engine import Database
 from services.cli.imports import language_name
@@ -23,6 +23,27 @@ from services.search import MODES, Mode
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 KILLED: Final = 128
 """Exit code of a process that a signal ended, less the signal's number, as shells have it."""
+
+
+def modes_named(value: str | None) -> list[Mode]:
+    """The modes of a list with commas; none is named where there is none."""
+    names = {name.strip() for name in (value or "").split(",")} - {""}
+    if unknown := names - set(MODES):
+        raise typer.BadParameter(f"there is no {min(unknown)!r}; known: {', '.join(MODES)}")
+    return [mode for mode in MODES if mode in names]
+
+
+def known_modes(value: str | None) -> str | None:
+    """A list of modes; for ``--modes``, before any work begins."""
+    modes_named(value)
+    return value
+
+
+def corpus_name(value: str) -> str:
+    """What a collection can be loaded as; for ``--corpus``."""
+    if value not in ADAPTERS:
+        raise typer.BadParameter(f"there is no {value!r}; known: {', '.join(sorted(ADAPTERS))}")
+    return value
 
 
 def evaluate(
@@ -39,14 +60,16 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODE,MODE...",
+            callback=known_modes,
             help=f"Some of {', '.join(MODES)}; by default all that can run.",
         ),
     ] = None,
     corpus: Annotated[
         str,
         typer.Option(
+            callback=corpus_name,
             help=f"What to load the collection as: {', '.join(ADAPTERS)}; scratch is whichever "
-            "corpus asks least of a collection."
+            "corpus asks least of a collection.",
         ),
     ] = "scratch",
     language: Annotated[
@@ -54,7 +77,8 @@ def evaluate(
         typer.Option(
             metavar="auto|NAME",
             callback=language_name,
-            help="Text search configuration of documents and queries; auto finds it.",
+            help="Text search configuration of documents and queries; auto finds that of the "
+            "documents, and queries are read in the corpus's, as for any search.",
         ),
     ] = AUTO,
     model: Annotated[
@@ -79,14 +103,13 @@ def evaluate(
     """
     if missing := missing_files(folder):
         raise typer.BadParameter(f"{folder} has no {', '.join(missing)}", param_hint="DIR")
-    wanted = [cast("Mode", mode.strip()) for mode in (modes or "").split(",") if mode.strip()]
     collection = read_collection(folder)
     with ends_in_order():
         evaluation = evaluate_with_bar(
             EvaluationService(Database.from_env()),
             collection,
             corpus=corpus,
-            modes=wanted,
+            modes=modes_named(modes),
             language=language,
             model=model,
         )
@@ -107,16 +130,17 @@ def evaluate_with_bar(
     language: str,
     model: str | None,
 ) -> Evaluation:
-    """Evaluate under progress bars, one for each stage."""
-    with progress_bar("scratch database") as bar:
+    """Evaluate under progress bars, one for each stage: none before all that was asked is known."""
+    with ExitStack() as shown:
+        bars: list[Progress] = []
         tasks: dict[str, TaskID] = {}
 
         def show_progress(stage: str, done: int, total: int) -> None:
+            if not bars:
+                bars.append(shown.enter_context(progress_bar()))
             if stage not in tasks:
-                if not tasks:
-                    bar.update(bar.task_ids[0], total=1, completed=1)
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bars[0].add_task(stage, total=None)
+            bars[0].update(tasks[stage], completed=done, total=total or None)
 
         return service.evaluate(
             collection,

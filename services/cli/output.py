@@ -43,6 +43,11 @@ def say(message: str) -> None:
     err.print(Text(message))
 
 
+def warn(message: str) -> None:
+    """Tell a person what was done but may not be what they want."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), message))
+
+
 def fail(message: str) -> None:
     """Tell a person what went wrong."""
     err.print(Text.assemble(("error: ", "bold red"), message))
@@ -57,8 +62,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Progress]:
-    """A bar with percent and times for long work, on stderr."""
+def progress_bar(*stages: str) -> Iterator[Progress]:
+    """A bar with percent and times for each stage of long work, on stderr."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -68,7 +73,8 @@ def progress_bar(what: str) -> Iterator[Progress]:
         console=err,
     )
     with bar:
-        bar.add_task(what, total=None)
+        for stage in stages:
+            bar.add_task(stage, total=None)
         yield bar
 
 

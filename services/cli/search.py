@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from db.engine import Database
-from db.search.page import Hit, SearchPage
+from db.search.page import Hit, Leg, SearchPage
 from db.search.ranking import Fusion
 from services.cli.explanation import tree
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
@@ -50,6 +50,8 @@ def search(
 ) -> None:
     """Find the passages that answer a question best.
 
+    The exit code is 1 where nothing was found and a leg failed, timed out or had no vectors.
+
     Example: pgcorpus search "premium offer" --mode hybrid --filter chunk_type=atomic_framework
     """
     page = SearchService(Database.from_env()).search(
@@ -69,11 +71,16 @@ def search(
         show(page, offset)
         if explained:
             out.print(tree(page, explained))
-    if not page.hits and any(
-        leg.status in {"failed", "timed_out"} or (leg.name, leg.status) == ("vector", "skipped")
-        for leg in page.legs
-    ):
+    if not page.hits and any(map(could_not_answer, page.legs)):
         raise typer.Exit(1)
+
+
+def could_not_answer(leg: Leg) -> bool:
+    """Whether a leg failed, timed out or had no vectors.
+
+    A text leg is skipped for what the question is, which is no failure.
+    """
+    return leg.status in {"failed", "timed_out"} or (leg.name, leg.status) == ("vector", "skipped")
 
 
 def read_filters(pairs: list[str]) -> dict[str, Any]:

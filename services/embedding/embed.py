@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from db.engine import Database
-from db.errors import TextsRefused
+from db.errors import NotPermitted, TextsRefused
 from db.repositories.embeddings import Coverage, Pending
 from db.search import corpora
 from db.search.corpus import Corpus
@@ -108,9 +109,12 @@ class EmbeddingService:
                     on_progress(len(batch))
                 after = batch[-1].id
             with self._database.unit_of_work() as work:
-                work.embeddings.measure_spread(of, choice.name)
                 if report.embedded:
                     work.embeddings.analyze_vectors(of)
+                work.commit()
+            # A role that may store vectors need not be one that may write to the registry.
+            with suppress(NotPermitted), self._database.unit_of_work() as work:
+                work.embeddings.measure_spread(of, choice.name)
                 work.commit()
         report.duration_s = round(time.monotonic() - started, 3)
         return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from db.repositories.imports import Change
 from db.repositories.knowledge import ChunkRecord, Known
@@ -11,8 +11,6 @@ from services.importers.rules import Normalised, Rule
 
 OnConflict = Literal["reject", "keep", "update"]
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
-
-ON_CONFLICT: Final[tuple[OnConflict, ...]] = get_args(OnConflict)
 
 FIELDS: Final = tuple(field.name for field in fields(ChunkRecord))
 

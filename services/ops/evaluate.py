@@ -57,6 +57,9 @@ KNOWN_LENGTHS: Final = {384: "all-MiniLM-L6-v2"}
 DEFAULT: Final = "default"
 """The fusion that a caller gets who names none."""
 
+SCRATCH: Final = "scratch database"
+"""The first stage, which begins when all that was asked is known to be possible."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -107,7 +110,7 @@ class Evaluation:
         corpus: What it was loaded as.
         documents: How many.
         queries: How many were asked: those with a relevant document.
-        language: Text search configuration of documents and queries.
+        language: Text search configuration of the documents.
         model: Whose vectors, or None where no mode needed any.
         results: One per mode and fusion.
         notes: What a reader should know, a sentence each.
@@ -193,7 +196,9 @@ class EvaluationService:
             collection: Documents, questions and judgments.
             corpus: What it is loaded as; one of ``ADAPTERS``.
             modes: Modes of search; by default all.
-            language: A text search configuration, or ``auto``: that of most of the documents.
+            language: A text search configuration, in which documents are stored and queries read,
+                or ``auto``: documents are stored in that of most of them, and queries name none, so
+                that they are read in those of the corpus.
             model: Whose vectors those of the collection are; where it has none, what to embed with.
             progress: Called with a stage's name, what is done of it and what it has in all. What it
                 raises ends the evaluation.
@@ -218,7 +223,10 @@ class EvaluationService:
             raise ImportFailed("none of the queries holds a word to search for")
         if not any("vector" in LEGS_OF[mode] for mode in asked):
             collection, model = replace(collection, vectors=None), None
+        asked_in = None if language == AUTO else language
+        progress(SCRATCH, 0, 1)
         with scratch_database(self._database) as scratch:
+            progress(SCRATCH, 1, 1)
             found = self._model(scratch, collection, model)
             embedder = None if found is None else self._embedder(found, collection)
             if language == AUTO:
@@ -248,7 +256,7 @@ class EvaluationService:
                 adapter,
                 collection,
                 [query for query, said in zip(collection.queries, words, strict=True) if said],
-                language,
+                asked_in,
             )
             for mode in asked:
                 for fusion in _fusions(mode):
@@ -310,7 +318,7 @@ class _Run:
         adapter: Adapter,
         collection: Collection,
         askable: Sequence[Query],
-        language: str,
+        language: str | None,
     ) -> None:
         self._service = service
         self._adapter = adapter
@@ -365,7 +373,9 @@ class _Run:
         return times
 
     def _ask(self, query: Query, mode: Mode, fusion: str, limit: int) -> SearchPage | None:
-        options: SearchOptions = {"mode": mode, "limit": limit, "language": self._language}
+        options: SearchOptions = {"mode": mode, "limit": limit}
+        if self._language is not None:
+            options["language"] = self._language
         if fusion != DEFAULT:
             options["fusion"] = fusion  # type: ignore[typeddict-item]
         if query.scope is not None:

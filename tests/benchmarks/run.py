@@ -379,6 +379,13 @@ LEAST_RECALL: Final = 0.95
 LEAST_OVERLAP: Final = 0.99
 """Equal scores may come in another order, and the tenth of them may be another."""
 
+MOST_TIMES_FLOOR: Final = 2.0
+"""How much slower than the floor a vector search may be. 1.25 is the target; the rest is for the
+noise of a machine that does other things, too."""
+
+COMPARED_ROWS: Final = 10_000
+"""With fewer, SearchService compares every vector, which the floor does not do."""
+
 
 def checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What must hold for the figures to mean anything."""
@@ -394,6 +401,13 @@ def checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         check(f"every question has hits ({mode})", not empty, f"{empty} questions have none")
         if mode != "vector":  # few vectors are compared one by one, which the floor does not do
             check(f"the floor finds the same ({mode})", same >= LEAST_OVERLAP, f"{same:.3f} of it")
+    if result["data"]["rows"] >= COMPARED_ROWS:
+        ours, floor = (rows[name, "vector"]["p50_ms"] for name in ("pgcorpus", "floor"))
+        check(
+            f"the vector p50 is at most {MOST_TIMES_FLOOR:g} times the floor's",
+            ours <= MOST_TIMES_FLOOR * floor,
+            f"{ours:.2f} ms, and the floor's is {floor:.2f} ms",
+        )
     recall = rows["pgcorpus", "vector"]["recall_at_10"]
     check(f"recall@10 is at least {LEAST_RECALL}", recall >= LEAST_RECALL, f"it is {recall:.3f}")
     return made
