@@ -308,7 +308,7 @@ class _Searching:
         return self._fuzzy_instead(work, prepared, answer)
 
     def _fuzzy_instead(self, work: UnitOfWork, prepared: _Prepared, answer: Answer) -> SearchPage:
-        """No passage holds any of the words, so it was a typo; what was found stays if this fails."""
+        """No passage holds a word, so it was a typo; what was found stays if this fails."""
         reason = "no passage holds a word of the question"
         legs = {("fuzzy" if n == "text" else n): w for n, w in prepared.ask.legs.items()}
         prepared = prepared.having(Leg(name="text", status="ok", reason=reason))

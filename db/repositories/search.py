@@ -43,6 +43,9 @@ over what a filter refuses."""
 MAX_EF_SEARCH: Final = 1000
 """pgvector's own bound of ``hnsw.ef_search``."""
 
+EF_HEADROOM: Final = 1.25
+"""An HNSW scan keeps more than it gives: recall@10 at 100,000 x 3072 was 0.989 without."""
+
 MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
 find the first hundred in four million."""
@@ -345,11 +348,8 @@ class SearchRepository(Repository):
                 languages=tuple(row["languages"][:MAX_LANGUAGES]),
                 passages=row["passages"],
             )
-            if (
-                shape.corpus.defaults
-                and not ask.filters
-                and not (same and known.default_share is not None)
-            ):
+            stale = not same or known.default_share is None
+            if stale and shape.corpus.defaults and not ask.filters:
                 share = self._share(shape, values, max(known.passages, 1.0))
                 known = known._replace(default_share=share)
             of_engine[shape.corpus.name] = known
@@ -451,7 +451,7 @@ def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
 
 def _ef_search(ask: Ask, share: float) -> int:
     """How many nearest an index scan keeps: enough that after the filters a leg's depth is left."""
-    wanted = ask.depth * (ask.model.oversampling if ask.model else 1)
+    wanted = ask.depth * EF_HEADROOM * (ask.model.oversampling if ask.model else 1)
     return min(MAX_EF_SEARCH, round(wanted / max(share, wanted / MAX_EF_SEARCH)))
 
 

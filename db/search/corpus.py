@@ -144,6 +144,9 @@ def storable(value: str) -> bool:
 COMPARISONS: Final = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}
 
 
+BOUNDS: Final = ", ".join(COMPARISONS)
+
+
 def _taken_apart(
     name: str,
     column: ColumnElement[Any],
@@ -156,9 +159,8 @@ def _taken_apart(
         if column.type.python_type is bool:
             raise InvalidFilter(f"{name}: true and false have no range")
         if not value or value.keys() - COMPARISONS.keys():
-            raise InvalidFilter(
-                f"{name}: a range has the bounds {', '.join(COMPARISONS)}, not {sorted(map(str, value))}"
-            )
+            given = sorted(map(str, value))
+            raise InvalidFilter(f"{name}: a range has the bounds {BOUNDS}, not {given}")
         bounds = {bound: _as(name, column, limit) for bound, limit in sorted(value.items())}
         return ",".join(bounds), bounds
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -16,12 +16,14 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    except_,
     extract,
     func,
     literal_column,
     null,
     select,
     true,
+    union,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -199,7 +201,8 @@ def _completed(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
     others: Sequence[Select[Any]] = [
         select(cte.c.passage_id) for name, cte in found.items() if name != leg.name
     ]
-    missing = others[0].except_(select(own.c.passage_id)).subquery("missing")
+    found_by_others = union(*others) if len(others) > 1 else others[0]
+    missing = except_(found_by_others, select(own.c.passage_id)).subquery("missing")
     scores = leg.scored(select(missing.c.passage_id)).subquery(f"{leg.name}_completed")
     return select(
         literal_column(f"'{leg.name}'").label("leg"),

@@ -158,7 +158,7 @@ def add_model(
         str,
         typer.Argument(
             callback=model_name,
-            help="As its provider calls it: letters, digits and . _ : / - after the first.",
+            help="As its provider calls it: letters, digits and . _ : / -",
         ),
     ],
     dimensions: Annotated[int, typer.Option(min=1, max=16_000, help="Length of its vectors.")],
