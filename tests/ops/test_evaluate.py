@@ -83,6 +83,20 @@ def scratch_databases(database: Database) -> int:
         return connection.scalar(SCRATCH, {"prefix": PREFIX}) or 0
 
 
+def run_in_scratch(database: Database, *statements: str) -> None:
+    """Change the scratch database of the evaluation that runs."""
+    with database.engine.connect() as connection:
+        name = connection.scalar(
+            text("SELECT datname FROM pg_database WHERE starts_with(datname, :prefix)"),
+            {"prefix": PREFIX},
+        )
+    scratch = Database(replace(database.settings, database_url=database.url.set(database=name)))
+    with scratch.engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    scratch.close()
+
+
 def of(evaluation: Evaluation, mode: str, fusion: str = "default") -> Result:
     """One mode's figures."""
     (result,) = [r for r in evaluation.results if (r.mode, r.fusion) == (mode, fusion)]
@@ -292,6 +306,7 @@ def test_a_named_model_embeds_documents_and_queries(database: Database, tmp_path
     assert evaluation.model == "hashing-64"
     assert of(evaluation, "vector").recall_10 == 1
     assert list(dict.fromkeys(stages)) == [
+        "scratch database",
         "importing",
         "embedding documents",
         "embedding queries",
@@ -328,16 +343,7 @@ def test_a_leg_that_fails_is_told_with_its_reason(database: Database, tmp_path: 
 
     def break_the_vectors(stage: str, done: int, _total: int) -> None:
         if (stage, done) == ("hybrid", 0):
-            with database.engine.connect() as connection:
-                name = connection.scalar(
-                    text("SELECT datname FROM pg_database WHERE starts_with(datname, :prefix)"),
-                    {"prefix": PREFIX},
-                )
-            settings = replace(database.settings, database_url=database.url.set(database=name))
-            scratch = Database(settings)
-            with scratch.engine.begin() as connection:
-                connection.execute(text("ALTER TABLE chunk_embeddings RENAME embedding TO gone"))
-            scratch.close()
+            run_in_scratch(database, "ALTER TABLE chunk_embeddings RENAME embedding TO gone")
 
     evaluation = EvaluationService(database).evaluate(
         collection, modes=["hybrid"], progress=break_the_vectors
@@ -374,6 +380,34 @@ def test_a_collection_in_another_language_is_stored_and_asked_in_it(
 
     assert (found.language, named.language) == ("german", "simple")
     assert of(found, "text").mrr == 1
+
+
+@pytest.mark.parametrize(("language", "found"), [("auto", 1), ("german", 0)])
+def test_queries_are_read_in_the_languages_of_the_corpus_unless_one_is_named(
+    database: Database, tmp_path: Path, language: str, found: int
+) -> None:
+    """As a caller's are: a document that has lost its stems is found by who names no language."""
+    documents = [
+        {"_id": "häuser", "title": "", "text": "In den alten Häusern der Stadt wohnen Kinder."},
+        {"_id": "haus", "title": "", "text": "Das Haus steht gleich hinter dem letzten Garten."},
+    ]
+    queries = [{"_id": "q", "text": "Häusern"}]
+    folder = write(tmp_path, documents=documents, queries=queries, qrels=[("q", "häuser", 1)])
+
+    def without_stems(stage: str, done: int, _total: int) -> None:
+        if (stage, done) == ("text", 0):
+            run_in_scratch(
+                database,
+                "UPDATE framework_documents SET language = 'simple' WHERE content ~ 'Häusern'",
+                "ANALYZE framework_documents",
+            )
+
+    evaluation = EvaluationService(database).evaluate(
+        read_collection(folder), modes=["text"], language=language, progress=without_stems
+    )
+
+    assert evaluation.language == "german"
+    assert of(evaluation, "text").recall_10 == found
 
 
 def test_only_queries_with_a_relevant_document_count(tmp_path: Path) -> None:
@@ -483,8 +517,9 @@ def test_the_scratch_database_is_dropped_however_it_ends(
     collection = read_collection(write(tmp_path))
     seen: list[int] = []
 
-    def interrupt(stage: str, _done: int, _total: int) -> None:
-        seen.append(scratch_databases(database))
+    def interrupt(stage: str, done: int, _total: int) -> None:
+        if (stage, done) != ("scratch database", 0):
+            seen.append(scratch_databases(database))
         if stage == "text":
             raise KeyboardInterrupt
 
@@ -615,7 +650,7 @@ def of_row(shown: str, mode: str) -> list[str]:
         ((".",), "has no corpus.jsonl"),
         ((), "Missing argument"),
         (("COLLECTION", "--corpus", "recipes"), "known: knowledge, scratch"),
-        (("COLLECTION", "--modes", "psychic"), "known: vector, text, fuzzy, hybrid"),
+        (("COLLECTION", "--modes", "text,psychic"), "known: vector, text, fuzzy, hybrid"),
         (("COLLECTION", "--modes", "vector"), "--model hashing"),
         (("COLLECTION", "--language", "klingon"), "known: auto"),
     ],
@@ -623,7 +658,7 @@ def of_row(shown: str, mode: str) -> list[str]:
 def test_wrong_use_ends_with_2_and_says_what_would_be_right(
     database: Database, tmp_path: Path, arguments: tuple[str, ...], complaint: str
 ) -> None:
-    """No other try can mend it."""
+    """No other try can mend it, and no bar is drawn for work that does not begin."""
     folder = tmp_path / "collection"
     folder.mkdir()
     write(folder)
@@ -639,6 +674,7 @@ def test_wrong_use_ends_with_2_and_says_what_would_be_right(
     assert answer == ""
     assert complaint in complained
     assert "Traceback" not in complained
+    assert "scratch database" not in complained
 
 
 def test_a_broken_file_ends_with_1(database: Database, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ WAITS_FOR_A_LOCK = text(
     " AND wait_event_type = 'Lock')"
 )
 PGCORPUS = Path(sys.executable).with_name("pgcorpus")
+ADD_MODEL = ["models", "add", "--dimensions", "8", "--provider", "hashing"]
 
 
 @pytest.fixture
@@ -203,6 +204,75 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
     assert (again.returncode, "there is a model" in again.stderr) == (1, True)
 
 
+def test_a_rollback_to_a_model_without_vectors_warns_scripts_too(filled: Command) -> None:
+    """It is done; stdout is JSON alone, and stderr has the command that mends it."""
+    filled("models", "use", "knowledge", "hashing")
+    result = filled("models", "rollback", "knowledge", "--json")
+
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == {
+        "corpus": "knowledge", "model": "text-embedding-3-large", "embedded": 0, "total": 27,
+    }  # fmt: skip
+    assert "warning: 27 of 27 passages lack an up-to-date vector" in result.stderr
+    assert "pgcorpus models backfill text-embedding-3-large --corpus knowledge" in " ".join(
+        result.stderr.split()
+    )
+    again = filled("models", "rollback", "knowledge", "--json")
+    assert (json.loads(again.stdout)["model"], again.stderr) == ("hashing", "")
+
+
+def page_of(result: subprocess.CompletedProcess[str]) -> tuple[list[str], bool, int]:
+    """What its vector leg did, whether it has hits, and the exit code."""
+    page = json.loads(result.stdout)
+    status = [leg["status"] for leg in page["legs"] if leg["name"] == "vector"]
+    assert page["degraded"] == (status != ["ok"])
+    return status, bool(page["hits"]), result.returncode
+
+
+SEARCH = ("search", "discount", "--json")
+NOTHING = ("--filter", "section=nowhere")
+
+
+@pytest.mark.parametrize(
+    ("environment", "status", "code"),
+    [
+        ({}, "ok", 0),
+        # The active model has no key, and in production no other stands in.
+        ({"ENVIRONMENT": "production"}, "failed", 1),
+        # It can embed the question, and no passage was embedded with it.
+        ({"EMBEDDING_MODEL": "empty"}, "skipped", 1),
+    ],
+)
+def test_a_search_fails_where_a_leg_could_not_answer_and_nothing_was_found(
+    filled: Command, environment: dict[str, str], status: str, code: int
+) -> None:
+    """Either alone is no failure: the page says what each leg did."""
+    filled(*ADD_MODEL, "empty")
+
+    answered = filled(*SEARCH, **environment)
+    narrowed = filled(*SEARCH, *NOTHING, **environment)
+    vector = filled(*SEARCH, "--mode", "vector", **environment)
+
+    assert page_of(answered) == ([status], True, 0)
+    assert page_of(narrowed) == ([status], False, code)
+    assert page_of(vector) == ([status], status == "ok", code)
+
+
+def test_a_leg_that_times_out_fails_a_search_only_where_nothing_was_found(
+    filled: Command, database: Database
+) -> None:
+    """Someone holds the vectors; the words answer, or there is nothing that they could find."""
+    impatient = {"DB_STATEMENT_TIMEOUT_MS": "1000"}
+    with database.engine.begin() as blocker:
+        blocker.execute(text("LOCK TABLE chunk_embeddings IN ACCESS EXCLUSIVE MODE"))
+        answered = filled(*SEARCH, **impatient)
+        narrowed = filled(*SEARCH, *NOTHING, **impatient)
+
+    assert page_of(answered) == (["timed_out"], True, 0)
+    assert page_of(narrowed) == (["timed_out"], False, 1)
+    assert "was cancelled, or took longer than DB_STATEMENT_TIMEOUT_MS allows" in answered.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -215,6 +285,9 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
         (["import", "knowledge"], 2, "paths"),
         (["embed", "--model", "gpt"], 2, "pgcorpus models add"),
         (["models", "use", "knowledge", "gpt"], 2, "known:"),
+        ([*ADD_MODEL, "x y"], 2, "letters, digits and . _ : / - only, and begins with a letter"),
+        ([*ADD_MODEL, "--", "-x"], 2, "begins with a letter or digit"),
+        ([*ADD_MODEL, "x" * 101], 2, "at most 100 characters"),
         (["validate", "recipes"], 2, "known: knowledge"),
         (["db", "downgrade", "9999"], 1, "9999"),
         (["db", "upgrade", "base"], 2, "pgcorpus db downgrade base"),
