@@ -82,8 +82,9 @@ MAX_OFFSET: Final = 10_000
 
 Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
 
-RERANKED: Final = 50
-"""Hits that a reranker sees at least: enough that it can find a good one that fusion put low."""
+RERANKED: Final = DEPTHS[0]
+"""Hits that a reranker sees at least, where so many are found: all that a leg finds. It does not
+grow from page to page, or hits would move between them."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -163,6 +164,8 @@ class Request:
             raise InvalidSearch(f"weights are leg → number, not {self.weights!r}")
         if not isinstance(self.language, str | None):
             raise InvalidSearch(f"there is no text search configuration {self.language!r}")
+        if self.rerank is not None and not callable(self.rerank):
+            raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
 
     @property
     def window(self) -> tuple[int, int]:
@@ -170,7 +173,7 @@ class Request:
         if self.rerank is None:
             return self.limit, self.offset
         wanted = self.limit + self.offset
-        return next(window for window in (RERANKED, *DEPTHS) if window >= wanted), 0
+        return next(window for window in DEPTHS if window >= wanted), 0
 
     @property
     def legs(self) -> dict[str, float]:

@@ -104,6 +104,7 @@ class Statement:
         kept: How many passages meet filters and demands, or None when they are not few.
         languages: Text search configurations that read the question.
         known: Whether there are statistics of the corpus's words.
+        counted: Whether the passages were counted, so that ``kept`` tells.
     """
 
     shape: Shape
@@ -114,6 +115,7 @@ class Statement:
     kept: int | None
     languages: Sequence[str]
     known: bool
+    counted: bool
 
     @property
     def sql(self) -> str:
@@ -207,19 +209,34 @@ class SearchRepository(Repository):
                 break
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
+        wanted = ask.limit + ask.offset
+        if any(answer.candidates.get(leg, 0) < wanted for leg in statement.shape.legs):
+            answer = self._without_starving(corpus, ask, answer)
+        return answer
+
+    def _without_starving(self, corpus: Corpus, ask: Ask, answer: Answer) -> Answer:
+        """A leg found less than a page: unless that is all there is, search where the rest is."""
+        if answer.kept is None and not answer.statement.counted:
+            counted = self.prepare(corpus, ask, counted=True)
+            if counted.kept is not None:  # the corpus's defaults keep little of it
+                return self._run(counted)
+        statement = answer.statement
         starved = answer.candidates.get("text", 0) < ask.limit + ask.offset
         if statement.look_up and not statement.look_up.complete and starved:
             # The rarest words were too few, or held by passages that the filters refuse.
             answer = self._run(self.prepare(corpus, ask, everything=True))
         return answer
 
-    def prepare(self, corpus: Corpus, ask: Ask, *, everything: bool = False) -> Statement:
+    def prepare(
+        self, corpus: Corpus, ask: Ask, *, everything: bool = False, counted: bool = False
+    ) -> Statement:
         """Find out what the statement of a search depends on.
 
         Args:
             corpus: What is searched.
             ask: The question.
             everything: Score all passages that hold a word, whatever it costs.
+            counted: Count what is left to search even where the corpus's defaults alone narrow.
         """
         conditions, values = corpus.narrowed(ask.filters)
         shape = Shape(
@@ -230,11 +247,11 @@ class SearchRepository(Repository):
             model=ask.model if "vector" in ask.legs else None,
             conditions=conditions,
         )
-        prelude, known = self._prelude(shape, ask, values)
+        prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         kept = prelude.kept if prelude.kept <= FEW else None
-        narrows = known.narrows(ask)
+        narrows = counted or known.narrows(ask)
         passages = max(prelude.passages, float(kept or 0), 1.0)
         share = self._share(shape, values, passages) if narrows and kept is None else 1.0
         found: LookUp | None = None
@@ -275,6 +292,7 @@ class SearchRepository(Repository):
             kept=kept,
             languages=known.languages,
             known=known.lexicon.known,
+            counted=narrows,
         )
 
     def count(self, corpus: Corpus) -> int:
@@ -313,16 +331,19 @@ class SearchRepository(Repository):
             statement=statement,
         )
 
-    def _prelude(self, shape: Shape, ask: Ask, values: Mapping[str, Any]) -> tuple[Prelude, _Known]:
+    def _prelude(
+        self, shape: Shape, ask: Ask, values: Mapping[str, Any], *, counted: bool
+    ) -> tuple[Prelude, _Known]:
         """How many passages are left to search, if few, and what is known of the words."""
         of_engine = _known.setdefault(self.session.connection().engine, {})
         known = of_engine.get(shape.corpus.name, _Known())
-        if shape.legs == ("vector",) and not known.narrows(ask) and known.surely_large:
+        narrows = counted or known.narrows(ask)
+        if shape.legs == ("vector",) and not narrows and known.surely_large:
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1), known
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            narrows = known.narrows(ask)
+            narrows = counted or known.narrows(ask)
             row = self._exchange(
                 [
                     _set(_PLANNED[_planning(shape, narrows=narrows)]),
@@ -354,7 +375,7 @@ class SearchRepository(Repository):
                 known = known._replace(default_share=share)
             of_engine[shape.corpus.name] = known
             read_in = (ask.language,) if ask.language else known.languages
-            if asked_in == read_in and narrows == known.narrows(ask):
+            if asked_in == read_in and narrows == (counted or known.narrows(ask)):
                 break
         return Prelude.of(row), known._replace(languages=asked_in)
 

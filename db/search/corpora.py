@@ -99,7 +99,7 @@ def named(name: str) -> Corpus:
     """
     try:
         return CORPORA[name]
-    except KeyError:
+    except (KeyError, TypeError):  # or no name at all
         raise UnknownCorpus(
             f"there is no corpus {name!r}; known: {', '.join(sorted(CORPORA))}"
         ) from None

@@ -30,7 +30,7 @@ from sqlalchemy import (
     table,
     true,
 )
-from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY
+from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
 
 from db.search.corpus import Condition, Corpus
 from db.search.driver import in_drivers_words
@@ -167,7 +167,11 @@ def _languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]
     first = func.coalesce(listed, none)
     some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
     name = cast(some.c[0], Text)
-    others = select(func.array_agg(name.distinct())).where(name != all_(first)).scalar_subquery()
+    counted = select(name.label("name"), func.count().label("passages")).group_by(name).subquery()
+    by_frequency = aggregate_order_by(counted.c.name, counted.c.passages.desc(), counted.c.name)
+    others = (
+        select(func.array_agg(by_frequency)).where(counted.c.name != all_(first)).scalar_subquery()
+    )
     every = func.array_cat(first, func.coalesce(others, none))
     return func.coalesce(func.nullif(every, none), cast(literal_column("'{english}'"), ARRAY(Text)))
 

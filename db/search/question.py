@@ -102,12 +102,12 @@ class Question:
             raise EmptyQuestion(
                 "the question holds no word or number to search for; ask with at least one"
             )
+        plain = sum(not term.binding for each in alternatives for term in each)
         binding = [term for each in alternatives for term in each if term.binding]
         if len(binding) > MAX_DEMANDS or (binding and len(alternatives) > MAX_DEMANDS):
             alternatives, note = _within_bounds(alternatives)
             notes.append(note)
         question = cls(text.strip(), tuple(tuple(each) for each in alternatives if each))
-        plain = sum(not term.binding for each in alternatives for term in each)
         if plain >= SENTENCE_WORDS and question.relaxed != question:
             question = question.relaxed
             notes.append("the question is a sentence: what it quotes need not occur as it stands")
@@ -174,8 +174,6 @@ def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], st
             heeded += term.binding
             if not term.binding or heeded <= MAX_DEMANDS:
                 kept[-1].append(term)
-            elif not term.excluded:
-                kept[-1].append(replace(term, phrase=False))
     return kept, f"only the first {MAX_DEMANDS} phrases, exclusions and alternatives were heeded"
 
 

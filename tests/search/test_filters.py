@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from db.engine import Database
 from db.repositories import search as searches
 from db.repositories.search import DEPTHS, FEW, Ask
 from db.search.corpora import KNOWLEDGE
 from db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
+from db.uow import UnitOfWork
 from tests.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
 
 MODES: dict[str, dict[str, float]] = {
@@ -143,3 +147,64 @@ def test_what_a_filter_keeps_is_found_far_from_the_question(
     kept = np.isin(np.arange(ROWS), nearest[6_000:6_200])
 
     assert recall(crowd, asked, {"chunk_id": names}, kept) >= RECALL
+
+
+HELD = 6
+"""The word of which all passages that pass validation hold one."""
+
+
+@contextmanager
+def validated(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Iterator[UnitOfWork]:
+    """A unit of work in which *count* passages passed validation; rolled back at the end.
+
+    They hold the word ``HELD``, and of those that do they are the farthest from the question.
+
+    Args:
+        crowd: Of which all passed before.
+        count: How many still do.
+        analysed: Whether statistics tell.
+        known: Whether there was a search before, of which the engine remembers what it found out.
+    """
+    holding = np.flatnonzero((crowd.words == HELD).any(axis=1))
+    farthest = holding[np.argsort(crowd.cosines(near(0))[holding])[:count]]
+    failed = text("""
+        UPDATE framework_metadata SET validation_passed = false
+        WHERE document_id <> ALL (CAST(:kept AS uuid[]))
+    """)
+    with (
+        closing(Database(crowd.database.settings)) as database,  # its engine remembers nothing
+        database.engine.connect() as connection,
+        connection.begin() as transaction,
+    ):
+        with UnitOfWork(lambda: Session(connection)) as work:
+            if known:
+                work.searches.answer(KNOWLEDGE, ask(WORD[HELD], MODES["text"]))
+            work.session.execute(failed, {"kept": [crowd.keys[place] for place in farthest]})
+            if analysed:
+                work.session.execute(text("ANALYZE framework_metadata"))
+            yield work
+        transaction.rollback()
+
+
+@pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "not analysed"])
+@pytest.mark.parametrize("known", [True, False], ids=["searched before", "new"])
+def test_a_default_filter_starves_no_search_either(
+    crowd: Crowd, analysed: bool, known: bool
+) -> None:
+    """Nobody named the filter, and it keeps one in a thousand: the page is as if it were named."""
+    asked = {
+        "vector": ask("x", MODES["vector"]),
+        "text": ask(f"{WORD[HELD]} {WORD[0]}", MODES["text"]),
+        # Half of the word: of a large corpus, only what is more alike would be looked for.
+        "fuzzy": ask(WORD[HELD][:3] + "xxx", MODES["fuzzy"]),
+        "hybrid": ask(WORD[HELD], MODES["hybrid"]),
+    }
+    with validated(crowd, 30, analysed=analysed, known=known) as work:
+        for mode, question in asked.items():
+            named = replace(question, filters={"validation_passed": True})
+            by_default, as_named = (
+                [hit.id for hit in work.searches.answer(KNOWLEDGE, each).hits]
+                for each in (question, named)
+            )
+            assert (mode, len(as_named)) == (mode, LIMIT)
+            assert (mode, by_default) == (mode, as_named)

@@ -17,6 +17,25 @@ HOUSES = Passage("Häuser", "Die Häuser am Fluss wurden verkauft.", language="g
 KETTLES = Passage("Kettles", "Boiling kettles on the stoves.")
 LLAVES = Passage("Llaves", "Las llaves de las ventanas están cerradas.", language="spanish")
 
+OF_ONE_PASSAGE = (
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "hungarian", "italian",
+)  # fmt: skip
+"""More than are read, and all before Spanish in the alphabet."""
+
+MANY = (
+    """
+    INSERT INTO framework_documents (chunk_id, source_file, section, title, content, language)
+    SELECT 'many_' || n, 'f.md', 'Keys', :title, :content, CAST(:language AS regconfig)
+    FROM generate_series(1, :count) AS n
+    """,
+    """
+    INSERT INTO framework_metadata
+        (document_id, character_count, word_count, chunk_type, framework_name, validation_passed)
+    SELECT id, length(content), 7, 'supporting', 'Keys', true
+    FROM framework_documents WHERE section = 'Keys'
+    """,
+)
+
 analysed = pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "not analysed"])
 
 
@@ -100,6 +119,26 @@ def test_a_phrase_may_stand_in_any_of_the_languages(work: UnitOfWork, analysed: 
     assert titles(work, '"häuser am fluss"') == {"Häuser"}
     assert titles(work, '"boiling kettle"') == {"Kettles"}
     assert titles(work, "häusern kettle llave -häuser") == {"Kettles", "Llaves"}
+
+
+@analysed
+def test_of_many_languages_the_most_frequent_are_read(work: UnitOfWork, analysed: bool) -> None:
+    """Nine of one passage each do not hide the language of five hundred."""
+    alone = [Passage(f"Only {name}", "nothing to see", language=name) for name in OF_ONE_PASSAGE]
+    SHELVES[0].fill(work, alone)
+    work.session.execute(
+        text(MANY[0]),
+        {
+            "title": LLAVES.title,
+            "content": LLAVES.content,
+            "language": LLAVES.language,
+            "count": 500,
+        },
+    )
+    work.session.execute(text(MANY[1]))
+    fill(work, analysed=analysed)
+
+    assert titles(work, "cerrado") == {"Llaves"}  # "cerr" in Spanish alone, of "cerradas" too
 
 
 def test_a_language_that_comes_after_analyze_is_read_after_the_next(work: UnitOfWork) -> None:

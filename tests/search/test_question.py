@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.errors import EmptyQuestion
 from db.search.corpora import KNOWLEDGE
-from db.search.question import MAX_CHARACTERS, Question, Term
+from db.search.question import MAX_CHARACTERS, MAX_DEMANDS, Question, Term
 from db.uow import UnitOfWork
 from tests.search.shelves import SHELVES, Passage
 from tests.search.test_contract import ask
@@ -65,6 +65,15 @@ def test_an_excluded_stop_word_excludes_nothing(work: UnitOfWork) -> None:
     assert titles(work, "value -the") == {"Phrase", "Apart", "Cheap"}
 
 
+def test_the_first_demands_of_many_bind(work: UnitOfWork) -> None:
+    """Whatever stands behind them, on one side of an "or" or on many."""
+    many = range(5 * MAX_DEMANDS)
+
+    assert titles(work, "value -cheap " + " ".join(f"-a{n}" for n in many)) == {"Phrase", "Apart"}
+    assert titles(work, '"value equation" or ' + " or ".join(f'"a{n}"' for n in many)) == {"Phrase"}
+    assert titles(work, '"cheap value" ' + " ".join(f'-"a {n}"' for n in many)) == {"Cheap"}
+
+
 def test_words_with_signs_of_their_own_are_only_words(work: UnitOfWork) -> None:
     """Quotes, backslashes and operators inside words reach no parser."""
     for question in ("it's", "a\\b value", "value:*", "value & !cheap", "http://x.y/?a=1&b='2'"):
@@ -108,6 +117,25 @@ def test_a_book_is_cut_and_said() -> None:
 
     assert len(parsed.text) <= MAX_CHARACTERS
     assert "first 100,000 characters" in (parsed.note or "")
+
+
+@pytest.mark.parametrize(
+    ("term", "joined"), [("-a{}", " "), ('"a{}"', " "), ('-"a {}"', " "), ('"a{}"', " or ")]
+)
+def test_only_so_many_demands_bind_and_it_is_said(term: str, joined: str) -> None:
+    """Up to 64 all do, and nothing is said; of ten thousand 64 do."""
+    few, many = (
+        Question.parse("price " + joined.join(term.format(n) for n in range(count)))
+        for count in (MAX_DEMANDS, 10_000)
+    )
+
+    assert MAX_DEMANDS == 64
+    assert few.note is None
+    assert f"first {MAX_DEMANDS}" in (many.note or "")
+    for parsed in (few, many):
+        binding = [term for terms in parsed.alternatives for term in terms if term.binding]
+        assert len(binding) == MAX_DEMANDS
+        assert len(parsed.alternatives) <= MAX_DEMANDS
 
 
 @given(st.text())

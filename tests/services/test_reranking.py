@@ -12,6 +12,7 @@ from sqlalchemy import text
 from db.engine import Database
 from db.errors import SearchError
 from db.models import EmbeddingModel
+from db.repositories.search import DEPTHS
 from db.search.corpora import KNOWLEDGE
 from db.search.page import Hit
 from services.search import RERANKED, AsyncSearchService, SearchService
@@ -20,16 +21,16 @@ from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.services.test_search import AxisEmbedder, SilentEmbedder
 
-COUNT = 60
+COUNT = 110
 
 
 @pytest.fixture
 def service(database: Database) -> SearchService:
-    """Sixty passages, each a little farther from every question than the one before."""
+    """A hundred and ten passages, each a little farther from every question than the one before."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
         passages = [
-            Passage(f"Kettle {n:02}", "kettle " * (n + 1), axis(1, lean=1 - n / COUNT, length=384))
+            Passage(f"Kettle {n:03}", "kettle " * (n + 1), axis(1, lean=1 - n / COUNT, length=384))
             for n in range(COUNT)
         ]
         SHELVES[0].fill(work, passages)
@@ -43,7 +44,7 @@ def last_first(_question: str, hits: Sequence[Hit]) -> list[float]:
 
 
 def test_a_reranker_orders_more_than_the_page(service: SearchService) -> None:
-    """It sees the best fifty, so that it can lift what fusion put low."""
+    """It sees the best hundred, so that it can lift what fusion put low."""
     seen: list[tuple[str, int]] = []
 
     def rerank(question: str, hits: Sequence[Hit]) -> list[float]:
@@ -53,10 +54,10 @@ def test_a_reranker_orders_more_than_the_page(service: SearchService) -> None:
     page = service.search("kettle", corpus="knowledge", mode="vector", limit=3, rerank=rerank)
 
     assert seen == [("kettle", RERANKED)]
-    assert [hit.title for hit in page.hits] == ["Kettle 49", "Kettle 48", "Kettle 47"]
-    assert [hit.score for hit in page.hits] == [49, 48, 47]
-    assert page.hits[0].scores["rerank"] == 49
-    assert page.hits[0].ranks == {"vector": 50}
+    assert [hit.title for hit in page.hits] == ["Kettle 099", "Kettle 098", "Kettle 097"]
+    assert [hit.score for hit in page.hits] == [99, 98, 97]
+    assert page.hits[0].scores["rerank"] == 99
+    assert page.hits[0].ranks == {"vector": 100}
     assert not page.degraded
 
 
@@ -68,6 +69,44 @@ def test_pages_of_a_reranked_search_fit_together(service: SearchService) -> None
     later = service.search("kettle", limit=5, offset=5, **asked).hits
 
     assert [hit.id for hit in later] == [hit.id for hit in whole[5:]]
+
+
+@pytest.fixture
+def many(database: Database) -> SearchService:
+    """Twice as many passages as the legs find for the first pages, the last the farthest."""
+    count = 2 * DEPTHS[0]
+    with database.unit_of_work() as work:
+        factories.bind(work.session)
+        passages = [
+            Passage(f"Kettle {n:03}", "kettle", axis(1, lean=1 - n / count, length=384))
+            for n in range(count)
+        ]
+        SHELVES[0].fill(work, passages)
+        work.commit()
+    return SearchService(database, embedder=AxisEmbedder())
+
+
+def test_the_first_pages_of_a_reranked_search_repeat_no_hit(many: SearchService) -> None:
+    """All are cut from one order, so that a reader meets each hit once, and none is lost."""
+    pages = [
+        many.search("kettle", corpus="knowledge", mode="vector", offset=offset, rerank=last_first)
+        for offset in range(0, 80, 10)
+    ]
+
+    places = [hit.ranks["vector"] for page in pages for hit in page.hits]
+    assert len(set(places)) == len(places) == 80
+
+
+def test_far_down_a_reranked_page_says_that_hits_may_repeat(many: SearchService) -> None:
+    """There the reranker saw more hits, and may have put any of them in front."""
+    first = many.search("kettle", corpus="knowledge", mode="vector", rerank=last_first)
+    far = many.search(
+        "kettle", corpus="knowledge", mode="vector", offset=DEPTHS[0], rerank=last_first
+    )
+
+    assert "may repeat" not in (first.note or "")
+    assert "may repeat" in (far.note or "")
+    assert len(far.hits) == 10
 
 
 @pytest.mark.parametrize(
@@ -94,7 +133,7 @@ def test_a_reranker_that_fails_leaves_the_order_of_the_legs(
 
 def test_a_reranked_page_that_is_short_says_why(service: SearchService) -> None:
     """Fewer hits than asked for are explained as without a reranker."""
-    page = service.search("kettle", corpus="knowledge", mode="vector", limit=100, rerank=last_first)
+    page = service.search("kettle", corpus="knowledge", mode="vector", limit=200, rerank=last_first)
 
     assert len(page.hits) == COUNT
     assert "fewer hits than asked for" in (page.note or "")
@@ -104,7 +143,7 @@ def test_async_searches_are_reranked_too(service: SearchService, database: Datab
     """The reranker runs in a thread: it does not hold up the loop."""
     page = asyncio.run(_reranked(database))
 
-    assert [hit.title for hit in page.hits] == ["Kettle 49"]
+    assert [hit.title for hit in page.hits] == ["Kettle 099"]
 
 
 async def _reranked(database: Database):  # noqa: ANN202 - SearchPage

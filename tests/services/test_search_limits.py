@@ -14,7 +14,7 @@ from itertools import permutations
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 
 from db.engine import Database
 from db.errors import (
@@ -32,7 +32,7 @@ from services.embedding.embed import EmbeddingService
 from services.embedding.hashing import HashingEmbedder
 from services.search import AsyncSearchService, SearchService
 from tests import factories
-from tests.conftest import settings_for
+from tests.conftest import Databases, settings_for
 from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.services.test_search import AxisEmbedder, leg
@@ -52,20 +52,33 @@ READ_BY_SEARCHES: Final = (
 )
 
 
-@pytest.fixture
-def filled(database: Database) -> Database:
-    """Three passages with their vectors."""
+def fill(database: Database) -> None:
+    """Put the three passages in, with their vectors."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
         SHELVES[0].fill(work, PASSAGES)
         work.commit()
-    return database
 
 
 @pytest.fixture
-def service(filled: Database) -> SearchService:
+def filled(database: Database) -> Database:
+    """A database for the tests that change it."""
+    fill(database)
+    return database
+
+
+@pytest.fixture(scope="module")
+def unchanged(databases: Databases, migrated: URL) -> Iterator[Database]:
+    """The database of the tests that change nothing that lasts."""
+    with databases.opened(migrated.database or "") as database:
+        fill(database)
+        yield database
+
+
+@pytest.fixture
+def service(unchanged: Database) -> SearchService:
     """A service whose every question means axis 0."""
-    return SearchService(filled, embedder=AxisEmbedder())
+    return SearchService(unchanged, embedder=AxisEmbedder())
 
 
 @contextmanager
@@ -115,14 +128,14 @@ def locked(database: Database, table: str) -> Iterator[Connection]:
         yield holder
 
 
-def signal_who_waits(holder: Connection, table: str, signal: str) -> None:
-    """Send a signal to the backend that waits for the table, as soon as there is one."""
+def who_waits(holder: Connection, table: str) -> int:
+    """The process of a backend that waits for the table, as soon as there is one."""
     waiting = text("SELECT pid FROM pg_locks WHERE NOT granted AND relation = to_regclass(:table)")
     patience = time.monotonic() + 20
     while (pid := holder.scalar(waiting, {"table": table})) is None:
         assert time.monotonic() < patience, f"no search came to {table}"
         time.sleep(0.01)
-    holder.execute(text(f"SELECT {signal}(:pid)"), {"pid": pid})
+    return int(pid)
 
 
 def interrupted(
@@ -131,7 +144,7 @@ def interrupted(
     """What a search gives whose backend gets a signal, once, when it reads the table."""
     with ThreadPoolExecutor(1) as threads, locked(database, table) as holder:
         searching = threads.submit(search)
-        signal_who_waits(holder, table, signal)
+        holder.execute(text(f"SELECT {signal}(:pid)"), {"pid": who_waits(holder, table)})
         holder.rollback()
         return searching.result(timeout=30)
 
@@ -162,7 +175,7 @@ def test_ten_thousand_terms_are_a_question(
     """The first 64 demands bind, and the page says that the others do not."""
     page = service.search(question, corpus="knowledge", mode=mode)
 
-    assert not page.degraded or mode == "text"
+    assert not page.degraded
     assert ("64" in (page.note or "")) is capped
 
 
@@ -197,10 +210,11 @@ def test_more_terms_make_no_new_statement(
     service: SearchService, question: Callable[[int], str], mode: str
 ) -> None:
     """What a caller writes fills no cache: statements depend on the kind of demand alone."""
-    service.search(question(3), corpus="knowledge", mode=mode)
+    for terms in (3, 300):  # some, and more than bind
+        service.search(question(terms), corpus="knowledge", mode=mode)
     before = compiled.cache_info().misses, compiled_prelude.cache_info().misses
 
-    for terms in (4, 5, 9, 17, 30, 300):
+    for terms in (4, 5, 9, 17, 30, 200, 400, 5000):
         service.search(question(terms), corpus="knowledge", mode=mode)
 
     assert (compiled.cache_info().misses, compiled_prelude.cache_info().misses) == before
@@ -240,11 +254,8 @@ def test_stop_words_alone_leave_the_weight_to_the_vectors(service: SearchService
         ({"offset": False}, InvalidSearch, "offset 0 to"),
         ({"mode": ["text"]}, InvalidSearch, "known: vector, text, fuzzy, hybrid"),
         ({"fusion": {}}, InvalidSearch, "known: calibrated, weighted, rrf"),
-        ({"corpus": ["knowledge"]}, SearchError, "known: knowledge"),
-        ({"rerank": 5}, InvalidSearch, "rerank"),
         ({"foo": 1}, (TypeError, InvalidSearch), "foo"),
     ],
-    ids=str,
 )
 def test_an_argument_of_the_wrong_type_is_named(
     service: SearchService,
@@ -289,10 +300,9 @@ def test_a_page_from_afar_cannot_explain_itself(service: SearchService) -> None:
 # A model that changes under a service
 
 
-def test_a_changed_spread_counts_from_the_next_search_on(
-    service: SearchService, filled: Database
-) -> None:
+def test_a_changed_spread_counts_from_the_next_search_on(filled: Database) -> None:
     """A service that is alive reads it anew: half the spread is twice the weight."""
+    service = SearchService(filled, embedder=AxisEmbedder())
 
     def ratio() -> float:
         hit = service.search("price", corpus="knowledge").hits[0]
@@ -310,10 +320,11 @@ def test_a_changed_spread_counts_from_the_next_search_on(
 
 
 def test_an_index_of_another_kind_is_used_from_the_next_search_on(
-    service: SearchService, filled: Database, monkeypatch: pytest.MonkeyPatch
+    filled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model registered anew has another index: comparing as before would read every vector."""
     monkeypatch.setattr(searches, "FEW", 1)  # three passages count as many: indexes are asked
+    service = SearchService(filled, embedder=AxisEmbedder())
     before = service.search("price", corpus="knowledge", mode="vector")
     with filled.engine.begin() as connection:
         connection.execute(
@@ -348,10 +359,10 @@ def test_a_role_that_may_only_write_vectors_embeds(filled: Database) -> None:
 
 @pytest.mark.parametrize("mode", ["text", "fuzzy", "hybrid"])
 def test_a_role_that_may_not_read_the_settings_searches_by_words(
-    filled: Database, mode: str
+    unchanged: Database, mode: str
 ) -> None:
     """The vector leg needs the corpus's model, and says what it may not; the others do not."""
-    with guest(filled, READ_BY_SEARCHES) as database:
+    with guest(unchanged, READ_BY_SEARCHES) as database:
         page = SearchService(database, embedder=AxisEmbedder()).search(
             "refund", corpus="knowledge", mode=mode
         )
@@ -390,11 +401,11 @@ def test_a_stand_in_that_does_not_answer_leaves_the_vectors(
 
 
 def test_a_statement_that_is_cancelled_once_is_no_error(
-    service: SearchService, filled: Database
+    service: SearchService, unchanged: Database
 ) -> None:
     """Each leg answers alone: what was slow for a moment does not reach the caller."""
     page = interrupted(
-        filled,
+        unchanged,
         "chunk_embeddings",
         "pg_cancel_backend",
         lambda: service.search("refund price", corpus="knowledge"),
@@ -406,15 +417,15 @@ def test_a_statement_that_is_cancelled_once_is_no_error(
 
 @pytest.mark.parametrize("table", ["embedding_models", "framework_documents", "chunk_embeddings"])
 def test_a_killed_backend_costs_one_search_at_most(
-    service: SearchService, filled: Database, table: str
+    service: SearchService, unchanged: Database, table: str
 ) -> None:
     """While the model is chosen, in the prelude, in the statement: the next search works."""
     with suppress(DatabaseUnavailable):
         page = interrupted(
-            filled,
+            unchanged,
             table,
             "pg_terminate_backend",
-            lambda: SearchService(filled).search("refund", corpus="knowledge"),
+            lambda: SearchService(unchanged).search("refund", corpus="knowledge"),
         )
         assert page.hits
 
@@ -422,11 +433,11 @@ def test_a_killed_backend_costs_one_search_at_most(
 
 
 @pytest.mark.parametrize("table", ["embedding_models", "framework_documents", "chunk_embeddings"])
-def test_a_killed_backend_costs_one_async_search_at_most(filled: Database, table: str) -> None:
+def test_a_killed_backend_costs_one_async_search_at_most(unchanged: Database, table: str) -> None:
     """The same, awaited."""
 
     async def search_twice() -> SearchPage:
-        database = Database(filled.settings)
+        database = Database(unchanged.settings)
         service = AsyncSearchService(database)
         try:
             with suppress(DatabaseUnavailable):
@@ -436,17 +447,17 @@ def test_a_killed_backend_costs_one_async_search_at_most(filled: Database, table
             await database.aclose()
 
     page = interrupted(
-        filled, table, "pg_terminate_backend", lambda: asyncio.run(search_twice())
+        unchanged, table, "pg_terminate_backend", lambda: asyncio.run(search_twice())
     )
 
     assert len(page.hits) == len(PASSAGES)
 
 
-def test_cancelled_tasks_leave_the_pool_whole(filled: Database) -> None:
+def test_cancelled_tasks_leave_the_pool_whole(unchanged: Database) -> None:
     """Fifty searches are given up, in the middle or in the queue; every connection comes back."""
 
     async def give_up() -> tuple[list[Any], int, list[SearchPage]]:
-        database = Database(replace(filled.settings, max_overflow=3))
+        database = Database(replace(unchanged.settings, max_overflow=3))
         service = AsyncSearchService(database, embedder=AxisEmbedder())
 
         def fifty() -> list[asyncio.Task[SearchPage]]:
@@ -454,11 +465,9 @@ def test_cancelled_tasks_leave_the_pool_whole(filled: Database) -> None:
             return [asyncio.create_task(search("price", corpus="knowledge")) for _ in range(50)]
 
         try:
-            with locked(filled, "framework_documents") as holder:
+            with locked(unchanged, "framework_documents") as holder:
                 tasks = fifty()
-                await asyncio.to_thread(
-                    signal_who_waits, holder, "framework_documents", "pg_blocking_pids"
-                )
+                await asyncio.to_thread(who_waits, holder, "framework_documents")
                 for task in tasks:
                     task.cancel()
                 given_up = await asyncio.gather(*tasks, return_exceptions=True)
