@@ -127,14 +127,17 @@ def test_a_vector_search_without_an_embedder_is_an_empty_page_with_its_reason(
     assert leg(page, "vector").reason == "the provider did not answer"
 
 
+TS_RANK = "ts_rank(real[], tsvector, tsquery, integer)"
+
+
 @contextmanager
-def with_ts_rank(database: Database, does: str) -> Iterator[SearchService]:
-    """A service for which ranking by words does something else."""
+def shadowing(database: Database, function: str, does: str) -> Iterator[SearchService]:
+    """A service for which one of PostgreSQL's functions does something else."""
     with database.engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA shadow"))
         connection.execute(
             text(
-                "CREATE FUNCTION shadow.ts_rank(real[], tsvector, tsquery, integer) RETURNS real"
+                f"CREATE FUNCTION shadow.{function} RETURNS real"
                 f" LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN 0.1; END $$"
             )
         )
@@ -159,7 +162,7 @@ def test_a_words_leg_that_does_not_answer_leaves_the_vectors(
     filled: Database, does: str, status: str, says: str
 ) -> None:
     """FR2: vector results stay when full-text search fails; the weights are renormalised."""
-    with with_ts_rank(filled, does) as service:
+    with shadowing(filled, TS_RANK, does) as service:
         page = service.search("refund price", corpus="knowledge")
 
     assert page.degraded
@@ -173,7 +176,7 @@ def test_a_words_leg_that_does_not_answer_leaves_the_vectors(
 def test_a_words_leg_alone_that_does_not_answer_is_an_error(filled: Database) -> None:
     """There is no other leg to answer, and the error says why."""
     with (
-        with_ts_rank(filled, "RAISE 'out of ink'") as service,
+        shadowing(filled, TS_RANK, "RAISE 'out of ink'") as service,
         pytest.raises(SearchError, match="out of ink"),
     ):
         service.search("refund price", corpus="knowledge", mode="text")

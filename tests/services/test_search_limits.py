@@ -35,7 +35,7 @@ from tests import factories
 from tests.conftest import Databases, settings_for
 from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
-from tests.services.test_search import AxisEmbedder, leg
+from tests.services.test_search import AxisEmbedder, leg, shadowing
 
 PASSAGES: Final = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
@@ -98,26 +98,6 @@ def guest(database: Database, *grants: str) -> Iterator[Database]:
         with database.engine.begin() as connection:
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
-
-
-@contextmanager
-def with_word_similarity(database: Database, does: str) -> Iterator[SearchService]:
-    """A service for which comparing by trigrams does something else."""
-    with database.engine.begin() as connection:
-        connection.execute(text("CREATE SCHEMA shadow"))
-        connection.execute(
-            text(
-                "CREATE FUNCTION shadow.word_similarity(text, text) RETURNS real"
-                f" LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN 0.9; END $$"
-            )
-        )
-    options = "-c search_path=shadow,public,pg_catalog"
-    url = database.url.update_query_dict({"options": options})
-    shadowed = Database(replace(database.settings, database_url=url, statement_timeout_ms=1000))
-    try:
-        yield SearchService(shadowed, embedder=AxisEmbedder())
-    finally:
-        shadowed.close()
 
 
 @contextmanager
@@ -390,7 +370,7 @@ def test_a_stand_in_that_does_not_answer_leaves_the_vectors(
     filled: Database, does: str, status: str, says: str
 ) -> None:
     """No passage holds the word, and the fuzzy leg that should help cannot."""
-    with with_word_similarity(filled, does) as service:
+    with shadowing(filled, "word_similarity(text, text)", does) as service:
         page = service.search("subscribbers", corpus="knowledge")
 
     assert page.degraded
