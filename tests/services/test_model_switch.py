@@ -772,7 +772,7 @@ def test_a_person_is_told_what_to_do_next(models: Command) -> None:
         (["add", "m", "--dimensions", "4001", "--provider", "hashing", "--index", "halfvec"], 2,
          "use binary"),
         (["add", "m", "--dimensions", "4", "--provider", "nobody"], 2, "known: openai"),
-        (["add", "two words", "--dimensions", "4", "--provider", "hashing"], 1, "valid_model"),
+        (["add", "two words", "--dimensions", "4", "--provider", "hashing"], 2, "letters"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
