@@ -210,9 +210,10 @@ class SearchRepository(Repository):
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
         wanted = ask.limit + ask.offset
-        if any(answer.candidates.get(leg, 0) < wanted for leg in statement.shape.legs):
-            answer = self._without_starving(corpus, ask, answer)
-        return answer
+        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < wanted}
+        if statement.look_up and statement.look_up.complete:
+            short.discard("text")  # there are no more that hold a word
+        return self._without_starving(corpus, ask, answer) if short else answer
 
     def _without_starving(self, corpus: Corpus, ask: Ask, answer: Answer) -> Answer:
         """A leg found less than a page: unless that is all there is, search where the rest is."""

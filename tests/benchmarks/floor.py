@@ -22,6 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from db.engine import Database
+from db.repositories.search import DEPTHS
 from db.search.corpora import KNOWLEDGE
 from db.settings import DRIVER, Settings
 from services.search import Mode, SearchService
@@ -49,6 +50,9 @@ NEAREST = """
 
 SETS = re.compile(r"\bset_config\b|\bSET LOCAL\b", re.IGNORECASE)
 """In SQL that makes settings for the transaction."""
+
+RANKS = re.compile(r"^WITH \w+_(near|found) AS")
+"""How the statement begins that ranks; what is found out before it has settings, too."""
 
 IN_FORCE = """
     SELECT name, current_setting(name, true) AS setting
@@ -89,7 +93,7 @@ class Floor(Contender):
         nearest = NEAREST.format(
             model=MODEL,
             dimensions=self.job.dimensions,
-            depth=settings["hnsw.ef_search"],
+            depth=DEPTHS[0],
             hits=HITS,
         )
         self._rankings["vector"] = [
@@ -147,7 +151,11 @@ class Floor(Contender):
 
 def last_ranking(statements: list[Statement]) -> tuple[Statement, Statement]:
     """The settings of a search, and the ranking that follows them."""
-    places = [n for n, each in enumerate(statements[:-1]) if SETS.search(str(each.query))]
+    places = [
+        n
+        for n, each in enumerate(statements[:-1])
+        if SETS.search(str(each.query)) and RANKS.search(str(statements[n + 1].query))
+    ]
     if not places:
         raise RuntimeError("SearchService makes no settings before it ranks: adapt the floor")
     return statements[places[-1]], statements[places[-1] + 1]
