@@ -236,11 +236,19 @@ class _Searching:
         """
         return "vector" in LEGS_OF[request.mode] and request.corpus.name not in self._chosen
 
-    def _choose(self, work: UnitOfWork, request: Request) -> None:
-        active = work.embeddings.find_active_model(request.corpus.name)
-        choice = choose(work, request.corpus, self._database.settings, self._given_name())
+    def _choose(self, work: UnitOfWork, request: Request) -> NotPermitted | None:
+        """Choose the model and keep it; or why the role may not know the models."""
+        try:
+            active = work.embeddings.find_active_model(request.corpus.name)
+            choice = choose(work, request.corpus, self._database.settings, self._given_name())
+        except DBAPIError as error:
+            refused = translate(error)
+            if isinstance(refused, NotPermitted):
+                return refused
+            raise
         state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
         self._chosen[request.corpus.name] = _Chosen(choice, state)
+        return None
 
     def _prepare(self, request: Request, refused: NotPermitted | None = None) -> _Prepared:
         """Embed the question, outside of any transaction.
@@ -267,18 +275,18 @@ class _Searching:
             offset=offset,
             filters=request.filters,
         )
+        prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
         if "vector" not in legs:
-            return _Prepared(request=request, ask=ask, notes=tuple(notes))
+            return prepared
         if refused is not None:
-            prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
             return prepared.having(Leg(name="vector", status="failed", reason=str(refused)))
         chosen = self._chosen[request.corpus.name]
         choice = chosen.choice
-        notes += [choice.reason] if choice.reason else []
+        if choice.reason:
+            prepared = prepared.asking(ask, choice.reason)
         try:
             vector = self._embedder(choice).embed_question(request.question.words)
         except EmbeddingError as error:
-            prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
             return prepared.having(Leg(name="vector", status="failed", reason=str(error)))
         if vector.shape != (choice.dimensions,):
             raise WrongDimensions(
@@ -289,7 +297,7 @@ class _Searching:
             legs = {**legs, "vector": legs["vector"] * _stretch(choice)}
         model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
         ask = replace(ask, legs=legs, model=model, vector=vector)
-        return _Prepared(request=request, ask=ask, chosen=chosen, notes=tuple(notes))
+        return replace(prepared, ask=ask, chosen=chosen)
 
     def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
@@ -299,13 +307,13 @@ class _Searching:
         """
         prepared, answer = self._searched(work, prepared)
         if answer is None:
-            return self._page(prepared, None)
+            return self._explainable(prepared, None)
         prepared, answer = self._without_quotes(work, prepared, answer)
         if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
-            return self._page(prepared, answer)
+            return self._explainable(prepared, answer)
         if not answer.words_asked:
             reason = "the question has only words too common or too long to be looked up"
-            return self._page(
+            return self._explainable(
                 prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
             )
         return self._fuzzy_instead(work, prepared, answer)
@@ -320,10 +328,10 @@ class _Searching:
             instead, found = self._searched(work, instead)
         except DataLayerError as error:
             status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
-            return self._page(
+            return self._explainable(
                 prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
             )
-        return self._page(instead, found)
+        return self._explainable(instead, found)
 
     def _searched(self, work: UnitOfWork, prepared: _Prepared) -> tuple[_Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
@@ -366,7 +374,8 @@ class _Searching:
             return prepared, answer
         return relaxed, by_words
 
-    def _page(self, prepared: _Prepared, answer: Answer | None) -> SearchPage:
+    def _explainable(self, prepared: _Prepared, answer: Answer | None) -> SearchPage:
+        """The page; where a statement was run, it can explain itself."""
         if answer is None or not answer.statement.shape.legs:
             return _page(prepared, answer)
         return _page(prepared, answer, Explainer(partial(self._explain, answer)))
@@ -472,11 +481,8 @@ class SearchService(_Searching):
         for _ in range(MOST_SWITCHES):
             refused = None
             if self._needs_choice(request):
-                try:
-                    with self._database.unit_of_work() as work:
-                        self._choose(work, request)
-                except NotPermitted as error:
-                    refused = error
+                with self._database.unit_of_work() as work:
+                    refused = self._choose(work, request)
             prepared = self._prepare(request, refused)
             try:
                 with self._database.unit_of_work() as work:
@@ -503,11 +509,8 @@ class AsyncSearchService(_Searching):
         for _ in range(MOST_SWITCHES):
             refused = None
             if self._needs_choice(request):
-                try:
-                    async with self._database.async_unit_of_work() as work:
-                        await work.run(self._choose, request)
-                except NotPermitted as error:
-                    refused = error
+                async with self._database.async_unit_of_work() as work:
+                    refused = await work.run(self._choose, request)
             prepared = await asyncio.to_thread(self._prepare, request, refused)
             try:
                 async with self._database.async_unit_of_work() as work:
@@ -625,8 +628,7 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
         )
     if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
         reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
-    thresholds = answer.statement.thresholds
-    if name == "fuzzy" and thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,):
+    if name == "fuzzy" and answer.statement.stops_early:
         reasons.append(
             f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
         )

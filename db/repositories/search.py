@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -87,7 +87,12 @@ class Ask:
     @property
     def depth(self) -> int:
         """Candidates of each leg."""
-        return next(depth for depth in DEPTHS if depth >= self.limit + self.offset)
+        return next(depth for depth in DEPTHS if depth >= self.wanted)
+
+    @property
+    def wanted(self) -> int:
+        """Hits up to the end of the page."""
+        return self.limit + self.offset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,6 @@ class Statement:
             ``settings`` has the first.
         look_up: The words it scores, or None without the text leg.
         kept: How many passages meet filters and demands, or None when they are not few.
-        languages: Text search configurations that read the question.
         known: Whether there are statistics of the corpus's words.
         counted: Whether the passages were counted, so that ``kept`` tells.
     """
@@ -113,7 +117,6 @@ class Statement:
     thresholds: Sequence[float]
     look_up: LookUp | None
     kept: int | None
-    languages: Sequence[str]
     known: bool
     counted: bool
 
@@ -121,6 +124,11 @@ class Statement:
     def sql(self) -> str:
         """As the driver takes it."""
         return compiled(self.shape)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the fuzzy leg stops at ``LARGE_FUZZY_THRESHOLD``: so many are searched."""
+        return _stop_early(self.thresholds)
 
 
 class ModelState(NamedTuple):
@@ -205,27 +213,26 @@ class SearchRepository(Repository):
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
         for threshold in statement.thresholds[1:]:
-            if answer.candidates.get("fuzzy", 0) >= ask.limit + ask.offset:
+            if answer.candidates.get("fuzzy", 0) >= ask.wanted:
                 break
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
-        wanted = ask.limit + ask.offset
-        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < wanted}
+        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.wanted}
         if statement.look_up and statement.look_up.complete:
             short.discard("text")  # there are no more that hold a word
-        return self._without_starving(corpus, ask, answer) if short else answer
+        return self._without_starving(corpus, ask, answer, short) if short else answer
 
-    def _without_starving(self, corpus: Corpus, ask: Ask, answer: Answer) -> Answer:
-        """A leg found less than a page: unless that is all there is, search where the rest is."""
+    def _without_starving(
+        self, corpus: Corpus, ask: Ask, answer: Answer, short: Collection[str]
+    ) -> Answer:
+        """Legs found less than a page: unless that is all there is, search where the rest is."""
         if answer.kept is None and not answer.statement.counted:
             counted = self.prepare(corpus, ask, counted=True)
             if counted.kept is not None:  # the corpus's defaults keep little of it
                 return self._run(counted)
-        statement = answer.statement
-        starved = answer.candidates.get("text", 0) < ask.limit + ask.offset
-        if statement.look_up and not statement.look_up.complete and starved:
+        if "text" in short:
             # The rarest words were too few, or held by passages that the filters refuse.
-            answer = self._run(self.prepare(corpus, ask, everything=True))
+            return self._run(self.prepare(corpus, ask, everything=True))
         return answer
 
     def prepare(
@@ -273,7 +280,7 @@ class SearchRepository(Repository):
         compared = ask.question.words
         if "fuzzy" in shape.legs:
             thresholds = _thresholds(ask.question, prelude.passages, few=kept is not None)
-            if LARGE_FUZZY_THRESHOLD in thresholds[-1:] and len(compared) > LONG_FOR_FUZZY:
+            if _stop_early(thresholds) and len(compared) > LONG_FOR_FUZZY:
                 compared = self._rarest_word(ask.question, known)
         values |= {
             "page_limit": ask.limit,
@@ -291,7 +298,6 @@ class SearchRepository(Repository):
             | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
             look_up=found,
             kept=kept,
-            languages=known.languages,
             known=known.lexicon.known,
             counted=narrows,
         )
@@ -457,6 +463,10 @@ def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[f
     if passages <= LARGE_FOR_FUZZY:
         return FUZZY_THRESHOLDS
     return tuple(each for each in FUZZY_THRESHOLDS if each >= LARGE_FUZZY_THRESHOLD)
+
+
+def _stop_early(thresholds: Sequence[float]) -> bool:
+    return tuple(thresholds[-1:]) == (LARGE_FUZZY_THRESHOLD,)
 
 
 def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:

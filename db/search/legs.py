@@ -273,12 +273,12 @@ class FuzzyLeg:
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         self._question = cast(bindparam("fuzzy_question", type_=Text()), Text)
+        self._score = cast(func.word_similarity(self._question, corpus.shown), Double)
 
     def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
         """The most alike *depth* of (passage_id, score), of those above the threshold."""
         corpus = self._corpus
-        score = cast(func.word_similarity(self._question, corpus.shown), Double)
-        alike = select(corpus.key.label("passage_id"), score.label("score"))
+        alike = select(corpus.key.label("passage_id"), self._score.label("score"))
         alike = alike.where(*narrowing.direct)
         if narrowing.few:  # without the operator that the index serves
             found = alike.where(*narrowing.distant).subquery()
@@ -291,10 +291,9 @@ class FuzzyLeg:
     def scored(self, passages: Select[Any]) -> Select[Any]:
         """(passage_id, score) of given passages."""
         corpus, given = self._corpus, passages.subquery()
-        return select(
-            given.c.passage_id,
-            cast(func.word_similarity(self._question, corpus.shown), Double).label("score"),
-        ).join_from(given, corpus.passages, corpus.key == given.c.passage_id)
+        return select(given.c.passage_id, self._score.label("score")).join_from(
+            given, corpus.passages, corpus.key == given.c.passage_id
+        )
 
 
 SearchLeg = VectorLeg | TextLeg | FuzzyLeg

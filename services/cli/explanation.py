@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from db.search.page import Explanation, SearchPage
+from db.search.page import Explanation, Leg, SearchPage
 
 MAX_VALUE_CHARACTERS = 100
 
@@ -18,8 +18,7 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
     root = Tree(f"[bold]{escape(page.question)}[/] ({page.corpus}, {page.mode}, {page.fusion})")
     legs = root.add("legs")
     for leg in page.legs:
-        took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
-        legs.add(f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}")
+        legs.add(told(leg))
     hits = root.add("hits")
     for place, hit in enumerate(page.hits, start=1):
         shown = hits.add(f"{place}. [bold]{escape(hit.title)}[/] {hit.score:.4f}")
@@ -39,6 +38,12 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
         parameters.add(escape(f"{name} = {value!r}"[:MAX_VALUE_CHARACTERS]))
     root.add("statement").add(escape(explanation.statement))
     return root
+
+
+def told(leg: Leg) -> str:
+    """What a leg did, in a line."""
+    took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
+    return f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}"
 
 
 def _add(parent: Tree, node: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from db.engine import Database
 from db.search.page import Hit, Leg, SearchPage
 from db.search.ranking import Fusion
-from services.cli.explanation import tree
+from services.cli.explanation import told, tree
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
 from services.search import Mode, SearchService
 
@@ -122,10 +122,8 @@ def show(page: SearchPage, offset: int = 0) -> None:
         ],
     )
     for leg in page.legs:
-        took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
         reason = f" ({leg.reason})" if leg.reason else ""
-        out.print(f"  {leg.name}: {leg.status}, {leg.candidates} candidates{took}{reason}",
-                  markup=False, highlight=False)  # fmt: skip
+        out.print(f"  {told(leg)}{reason}", markup=False, highlight=False)
     if page.note:
         say(f"  note: {page.note}")
 

@@ -66,6 +66,14 @@ def choose(
     )
 
 
+def list_in_use(work: UnitOfWork, corpus: Corpus, settings: Settings) -> list[EmbeddingModel]:
+    """The model that a search here would use, and, where it stands in, the one it stands in for."""
+    chosen = choose(work, corpus, settings)
+    active = work.embeddings.find_active_model(corpus.name)
+    model = work.embeddings.get_model(chosen.name)
+    return [model] if active is None or active is model else [model, active]
+
+
 def _choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
     return Choice(
         name=model.name,

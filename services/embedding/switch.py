@@ -20,7 +20,7 @@ from db.search import corpora
 from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 from db.uow import UnitOfWork
-from services.embedding.choice import choose
+from services.embedding.choice import list_in_use
 from services.embedding.embed import EmbeddingService, EmbedReport
 from services.embedding.embedder import Embedder, embedder_for
 
@@ -216,7 +216,7 @@ class ModelSwitch:
             )
             with self._alone_with(name) as work:
                 built = self._mend_indexes(work, model, [corpus], on_build)
-                if report.embedded or built:
+                if built and not report.embedded:  # embedding ends with it
                     work.embeddings.analyze_vectors(corpus)
             done.append(Backfill(report, "built" if built else "kept"))
         return done
@@ -402,9 +402,8 @@ class ModelSwitch:
 
     def _searches(self, work: UnitOfWork, corpus: Corpus, name: str) -> bool:
         """Whether searches of the corpus use the model; it may stand in (see ``choose``)."""
-        active = work.embeddings.find_active_model(corpus.name)
-        chosen = choose(work, corpus, self._database.settings)
-        return name == chosen.name or (active is not None and name == active.name)
+        in_use = list_in_use(work, corpus, self._database.settings)
+        return any(model.name == name for model in in_use)
 
     def _fills_faster_without_index(
         self, work: UnitOfWork, corpus: Corpus, model: EmbeddingModel

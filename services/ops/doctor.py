@@ -17,7 +17,6 @@ from sqlalchemy.exc import DBAPIError
 from db.engine import Database
 from db.errors import DatabaseNotReady, DatabaseUnavailable, DataLayerError, translate
 from db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
-from db.models.embeddings import EmbeddingModel
 from db.repositories.diagnosis import (
     Example,
     NeededIndex,
@@ -35,7 +34,7 @@ from db.search.corpus import Corpus
 from db.search.legs import AskedModel
 from db.search.question import Question
 from db.uow import UnitOfWork
-from services.embedding.choice import choose
+from services.embedding.choice import list_in_use
 from services.search import LEGS_OF
 
 Status = Literal["ok", "warning", "failure"]
@@ -149,15 +148,10 @@ class DoctorService:
         for name, check in checks.items():
             yield from _guarded(work, name, corpus, check)
 
-    def _models(self, work: UnitOfWork, corpus: Corpus) -> list[EmbeddingModel]:
-        """The model that a search here would use, and the one that the corpus is set to."""
-        chosen = choose(work, corpus, self._database.settings)
-        active = work.embeddings.find_active_model(corpus.name)
-        model = work.embeddings.get_model(chosen.name)
-        return [model] if active is None or active is model else [model, active]
-
     def _indexes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
-        needed = list(work.diagnosis.list_needed(corpus, self._models(work, corpus)))
+        needed = list(
+            work.diagnosis.list_needed(corpus, list_in_use(work, corpus, self._database.settings))
+        )
         yield from (_needed_index(corpus, index) for index in needed)
         told = {stored.name for index in needed for stored in index.found}
         owned = work.diagnosis.list_owned_names(corpus)
@@ -168,7 +162,7 @@ class DoctorService:
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
         if not work.diagnosis.has_passages(corpus):
             return
-        models = self._models(work, corpus)
+        models = list_in_use(work, corpus, self._database.settings)
         vectors = {model: work.diagnosis.sample_vector(corpus, model.name) for model in models}
         model = next((model for model, vector in vectors.items() if vector is not None), models[0])
         vector = vectors[model]

@@ -23,6 +23,7 @@ from db.errors import (
     TextsRefused,
 )
 from db.models.embeddings import EmbeddingModel
+from db.scratch import analyze, scratch_database
 from db.search.page import SearchPage
 from db.search.question import Question
 from db.search.ranking import FUSIONS
@@ -33,7 +34,6 @@ from services.importers.language import AUTO, configuration_of, postgresql_of
 from services.ops.beir import Collection, Document, Query
 from services.ops.loading import Adapter, Load, adapter_of, checked, scopes_of
 from services.ops.metrics import ndcg, recall, reciprocal_rank
-from services.ops.scratch import analyze, scratch_database
 from services.search import LEGS_OF, MODES, Mode, Request, SearchOptions, SearchService
 
 DEPTH: Final = 100

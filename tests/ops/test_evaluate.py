@@ -30,12 +30,12 @@ from db.errors import (
     UnknownCorpus,
     UnknownModel,
 )
+from db.scratch import PREFIX, scratch_database
 from services.embedding.switch import ModelSwitch
 from services.ops.beir import missing_files, read_collection
 from services.ops.evaluate import Evaluation, EvaluationService, GivenVectors, Result
 from services.ops.loading import Load, load_knowledge
 from services.ops.metrics import ndcg, recall, reciprocal_rank
-from services.ops.scratch import PREFIX, scratch_database
 from services.search import Request
 from tests.conftest import Databases
 
