@@ -1,7 +1,9 @@
 """The tables, one module per corpus."""
 
+from db.models.chat import Conversation, Message, MessageEmbedding
 from db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
 from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
+from db.models.jobs import Job
 from db.models.knowledge import (
     ChunkEmbedding,
     DocumentConcept,
@@ -15,6 +17,7 @@ from db.models.operations import QueryPerformance
 __all__ = [
     "SEEDED_MODELS",
     "ChunkEmbedding",
+    "Conversation",
     "CorpusSetting",
     "DocumentConcept",
     "EmbeddingModel",
@@ -24,7 +27,10 @@ __all__ = [
     "ImportReject",
     "ImportRun",
     "ImportTransformation",
+    "Job",
     "KeyConcept",
+    "Message",
+    "MessageEmbedding",
     "QueryPerformance",
     "SourceLines",
 ]

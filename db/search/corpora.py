@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from db.base import Base
 from db.errors import UnknownCorpus
+from db.models.chat import Conversation, Message, MessageEmbedding
 from db.models.knowledge import (
     ChunkEmbedding,
     DocumentConcept,
@@ -88,7 +89,47 @@ KNOWLEDGE: Final = Corpus(
     .outerjoin(_lines, _lines.c.document_id == _documents.c.id),
 )
 
-CORPORA: Final = {corpus.name: corpus for corpus in (KNOWLEDGE,)}
+_messages = _table(Message)
+_conversations = _table(Conversation)
+_message_vectors = _table(MessageEmbedding)
+
+_of_message = _conversations.c.id == _messages.c.conversation_id
+
+CHAT: Final = Corpus(
+    name="chat",
+    passages=_messages,
+    key=_messages.c.id,
+    text=_messages.c.content,
+    words=_messages.c.message_search,
+    language=_messages.c.language,
+    shown=_messages.c.content,
+    vectors=_message_vectors,
+    item=_message_vectors.c.message_id,
+    filters={
+        "branch": Filter(column=_messages.c.branch),
+        "conversation": Filter(column=_messages.c.conversation_id),
+        "date": Filter(column=_messages.c.created_at),
+        "role": Filter(column=_messages.c.role),
+        "saved": Filter(column=_conversations.c.is_saved, through=_of_message),
+        "source_type": Filter(column=_conversations.c.source_type, through=_of_message),
+    },
+    # What was abandoned repeats what stands.
+    defaults={"branch": 0},
+    hits=select(
+        _messages.c.id,
+        _conversations.c.title,
+        _messages.c.content,
+        _messages.c.conversation_id.label("conversation"),
+        _messages.c.branch,
+        _messages.c.position,
+        _messages.c.role,
+        _messages.c.created_at.label("date"),
+        _conversations.c.source_type,
+        _conversations.c.is_saved.label("saved"),
+    ).join_from(_messages, _conversations, _of_message),
+)
+
+CORPORA: Final = {corpus.name: corpus for corpus in (KNOWLEDGE, CHAT)}
 
 
 def named(name: str) -> Corpus:

@@ -205,6 +205,55 @@ class QueryPerformanceFactory(_Factory):
     degraded = False
 
 
+class ConversationFactory(_Factory):
+    """A conversation that was written here."""
+
+    class Meta:
+        model = models.Conversation
+
+    title = factory.Sequence(lambda n: f"Conversation {n}")
+
+
+class MessageFactory(_Factory):
+    """What a user said, at the end of its conversation. ``conversation__title="..."`` and so on."""
+
+    class Meta:
+        model = models.Message
+
+    class Params:
+        conversation = factory.SubFactory(ConversationFactory)
+
+    conversation_id = factory.LazyAttribute(lambda row: row.conversation.id)
+    role = "user"
+    content = factory.Sequence(lambda n: f"Message number {n} asks about prices.")
+
+
+class MessageEmbeddingFactory(_Factory):
+    """A vector of the hashing model for the present text of a message."""
+
+    class Meta:
+        model = models.MessageEmbedding
+
+    class Params:
+        message = factory.SubFactory(MessageFactory)
+
+    message_id = factory.LazyAttribute(lambda row: row.message.id)
+    model_name = "hashing"
+    embedding = factory.Sequence(lambda n: axis(n % 384, length=384))
+    content_hash = factory.LazyAttribute(
+        lambda row: hashlib.sha256(row.message.content.encode()).digest()
+    )
+
+
+class JobFactory(_Factory):
+    """A job that no handler knows."""
+
+    class Meta:
+        model = models.Job
+
+    kind = "test"
+
+
 ALL = _Factory.__subclasses__()
 
 

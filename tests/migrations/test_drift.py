@@ -176,7 +176,9 @@ def test_every_updated_at_is_kept_by_a_trigger(session: Session) -> None:
     with_column = session.execute(
         text(
             "SELECT table_name FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND column_name = 'updated_at'"
+            " JOIN information_schema.tables USING (table_schema, table_name)"
+            " WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
+            " AND column_name = 'updated_at'"
         )
     )
     with_trigger = session.execute(

@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from db.models import KeyConcept
-from db.search.corpora import KNOWLEDGE
+from db.search.corpora import CHAT, KNOWLEDGE
 from db.search.corpus import Corpus
 from db.uow import UnitOfWork
 from tests import factories
@@ -70,6 +70,16 @@ def _knowledge(passage: Passage) -> UUID:
     return document.id
 
 
+def _chat(passage: Passage) -> UUID:
+    return factories.MessageFactory(
+        conversation__title=passage.title,
+        conversation__source_type="chatgpt",
+        conversation__is_saved=True,
+        content=passage.content,
+        language=passage.language,
+    ).id
+
+
 SHELVES = (
     Shelf(
         corpus=KNOWLEDGE,
@@ -83,6 +93,18 @@ SHELVES = (
             "source_file": "pricing.md",
             "validation_passed": True,
             "chunk_id": {"gte": "chunk_"},
+        },
+    ),
+    Shelf(
+        corpus=CHAT,
+        make=_chat,
+        filters={
+            "branch": 0,
+            "conversation": {"gte": "00000000-0000-0000-0000-000000000000"},
+            "date": {"gte": "2020-01-01"},
+            "role": "user",
+            "saved": True,
+            "source_type": "chatgpt",
         },
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from db.search.question import Question
 from db.uow import UnitOfWork
 from tests.factories import axis
 from tests.search.shelves import DIMENSIONS, MODEL, SHELVES, Passage, Shelf
+
+LEAST = {bool: "true", int: "0", UUID: str(UUID(int=0))}
 
 every_shelf = pytest.mark.parametrize("shelf", SHELVES, ids=lambda shelf: shelf.corpus.name)
 
@@ -128,7 +131,7 @@ def test_a_range_is_for_what_has_an_order(shelf: Shelf, work: UnitOfWork) -> Non
     shelf.fill(work, PASSAGES)
 
     for name, filtered in shelf.corpus.filters.items():
-        least = {"gte": "true" if filtered.column.type.python_type is bool else "2020-01-01"}
+        least = {"gte": LEAST.get(filtered.column.type.python_type, "2020-01-01")}
         narrowed = ask("price refund subscribers", filters={name: least})
         if filtered.column.type.python_type is bool:
             with pytest.raises(InvalidFilter, match="no range"):
@@ -200,7 +203,7 @@ def test_a_narrow_filter_still_fills_the_page(shelf: Shelf, work: UnitOfWork) ->
     shelf.fill(work, crowd)
     few = [Passage(f"Few {n}", "far away", axis(7, length=384)) for n in range(10)]
     keys = shelf.fill(work, few)
-    name = "chunk_id" if "chunk_id" in shelf.corpus.filters else "id"
+    name = next(each for each in ("chunk_id", "conversation") if each in shelf.corpus.filters)
     named = [
         hit.metadata[name]
         for hit in work.searches.answer(

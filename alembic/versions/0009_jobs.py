@@ -1,0 +1,146 @@
+"""The job queue, and the outbox: a write and the job that embeds it are one transaction."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+COMMENTS = {
+    "kind": "which handler does it",
+    "payload": "what the handler needs to know: keys, never texts",
+    "status": "failed: it will not be tried again unless somebody requeues it",
+    "priority": "the higher the sooner",
+    "dedupe_key": "of jobs with the same key at most one is pending",
+    "attempts": "how often it was begun",
+    "not_before": "when it may be begun, again after a failure",
+    "repeat_every": "a periodic job: done, it becomes pending again for so much later",
+    "worker_id": "who does it, or did it last",
+    "lease_expires_at": "until when its worker is believed to be alive",
+    "started_at": "of the last attempt",
+    "last_error": "why the last attempt failed",
+}
+
+
+def upgrade() -> None:
+    op.execute("""
+        CREATE TABLE jobs (
+            id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_jobs PRIMARY KEY,
+            kind varchar(50) NOT NULL,
+            payload jsonb NOT NULL DEFAULT '{}',
+            status varchar(20) NOT NULL DEFAULT 'pending',
+            priority smallint NOT NULL DEFAULT 0,
+            dedupe_key text COLLATE "C",
+            attempts integer NOT NULL DEFAULT 0,
+            max_attempts integer NOT NULL DEFAULT 5,
+            not_before timestamptz NOT NULL DEFAULT now(),
+            repeat_every interval,
+            worker_id varchar(100),
+            lease_expires_at timestamptz,
+            started_at timestamptz,
+            finished_at timestamptz,
+            last_error text,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT valid_job_status CHECK (
+                status IN ('pending', 'running', 'completed', 'failed')),
+            CONSTRAINT valid_attempts CHECK (attempts >= 0 AND max_attempts > 0),
+            CONSTRAINT valid_lease CHECK (
+                (status = 'running') = (lease_expires_at IS NOT NULL)
+                AND (status <> 'running' OR worker_id IS NOT NULL)),
+            CONSTRAINT valid_repetition CHECK (repeat_every > interval '0')
+        )
+    """)
+    for column, comment in COMMENTS.items():
+        op.execute(f"COMMENT ON COLUMN jobs.{column} IS '{comment}'")
+    op.execute("""
+        CREATE UNIQUE INDEX uq_jobs_pending_dedupe_key ON jobs (dedupe_key)
+        WHERE status = 'pending'
+    """)
+    # What is claimed next: the partial indexes stay as small as the backlog, however many are done.
+    op.execute("""
+        CREATE INDEX idx_jobs_pending ON jobs (priority DESC, id) WHERE status = 'pending'
+    """)
+    op.execute("""
+        CREATE INDEX idx_jobs_running ON jobs (lease_expires_at) WHERE status = 'running'
+    """)
+    op.execute("""
+        CREATE INDEX idx_jobs_ended ON jobs (finished_at) WHERE status IN ('completed', 'failed')
+    """)
+    op.execute("""
+        CREATE TRIGGER set_updated_at BEFORE UPDATE ON jobs
+        FOR EACH ROW EXECUTE FUNCTION set_updated_at()
+    """)
+
+    # Heard when the transaction commits; the same message is sent once per transaction.
+    op.execute("""
+        CREATE FUNCTION announce_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (SELECT FROM enqueued) THEN
+                PERFORM pg_notify('pgcorpus_jobs', '');
+            END IF;
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER announce_jobs AFTER INSERT ON jobs REFERENCING NEW TABLE AS enqueued
+        FOR EACH STATEMENT EXECUTE FUNCTION announce_jobs()
+    """)
+
+    # A job that is pending already is written to nevertheless: that locks it until this transaction
+    # ends, so that no worker takes it, reads the text of before, and calls it done. The schema is
+    # the table's own: whoever writes may have any search_path, or a temporary table called jobs.
+    op.execute("""
+        CREATE FUNCTION enqueue_embedding() RETURNS trigger LANGUAGE plpgsql AS $$
+        DECLARE
+            corpus CONSTANT text := quote_literal(TG_ARGV[0]);
+            changed text := 'current';
+        BEGIN
+            IF TG_OP = 'UPDATE' THEN
+                changed := 'current JOIN former USING (id) WHERE ROW('
+                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'current.\\1', 'g')
+                    || ') IS DISTINCT FROM ROW('
+                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'former.\\1', 'g') || ')';
+            END IF;
+            EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs'
+                || ' (kind, payload, dedupe_key) SELECT ''embed'','
+                || ' jsonb_build_object(''corpus'', ' || corpus || ', ''item'', id),'
+                || ' concat_ws('':'', ''embed'', ' || corpus || ', id)'
+                || ' FROM ' || changed || ' ORDER BY id'
+                || ' ON CONFLICT (dedupe_key) WHERE status = ''pending'''
+                || ' DO UPDATE SET updated_at = now()';
+            RETURN NULL;
+        END $$
+    """)
+    enqueue_from("framework_documents", corpus="knowledge", embedded="title, content")
+
+    op.execute("""
+        INSERT INTO jobs (kind, dedupe_key, repeat_every) VALUES
+            ('maintenance', 'maintenance', interval '1 hour'),
+            ('log_flush', 'log_flush', interval '1 minute')
+    """)
+
+
+def enqueue_from(table: str, *, corpus: str, embedded: str) -> None:
+    """Statement-level triggers: one INSERT of jobs per statement, whoever writes."""
+    op.execute(f"""
+        CREATE TRIGGER enqueue_embedding_of_new AFTER INSERT ON {table}
+        REFERENCING NEW TABLE AS current
+        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('{corpus}', '{embedded}')
+    """)
+    op.execute(f"""
+        CREATE TRIGGER enqueue_embedding_of_changed AFTER UPDATE ON {table}
+        REFERENCING OLD TABLE AS former NEW TABLE AS current
+        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('{corpus}', '{embedded}')
+    """)
+
+
+def downgrade() -> None:
+    for name in ("enqueue_embedding_of_new", "enqueue_embedding_of_changed"):
+        op.execute(f"DROP TRIGGER {name} ON framework_documents")
+    op.execute("DROP FUNCTION enqueue_embedding")
+    op.execute("DROP TABLE jobs")
+    op.execute("DROP FUNCTION announce_jobs")

@@ -1,0 +1,99 @@
+"""Work to be done later, by whoever takes it first."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    SmallInteger,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.base import Base, now
+from db.mixins import Timestamped
+
+JobStatus = Literal["pending", "running", "completed", "failed"]
+
+CHANNEL: Final = "pgcorpus_jobs"
+"""What a trigger notifies when jobs are enqueued."""
+
+
+class Job(Timestamped, Base):
+    """One thing to do: enqueued in the transaction that makes it necessary."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('pending', 'running', 'completed', 'failed')", name="valid_job_status"
+        ),
+        CheckConstraint("attempts >= 0 AND max_attempts > 0", name="valid_attempts"),
+        CheckConstraint(
+            "(status = 'running') = (lease_expires_at IS NOT NULL)"
+            " AND (status <> 'running' OR worker_id IS NOT NULL)",
+            name="valid_lease",
+        ),
+        CheckConstraint("repeat_every > interval '0'", name="valid_repetition"),
+        Index(
+            "uq_jobs_pending_dedupe_key",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "idx_jobs_pending",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index("idx_jobs_running", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        Index(
+            "idx_jobs_ended",
+            "finished_at",
+            postgresql_where=text("status IN ('completed', 'failed')"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(50), comment="which handler does it")
+    payload: Mapped[dict[str, Any]] = mapped_column(
+        JSONB,
+        server_default=text("'{}'"),
+        comment="what the handler needs to know: keys, never texts",
+    )
+    status: Mapped[JobStatus] = mapped_column(
+        String(20),
+        server_default="pending",
+        comment="failed: it will not be tried again unless somebody requeues it",
+    )
+    priority: Mapped[int] = mapped_column(
+        SmallInteger, server_default=text("0"), comment="the higher the sooner"
+    )
+    dedupe_key: Mapped[str | None] = mapped_column(
+        Text(collation="C"), comment="of jobs with the same key at most one is pending"
+    )
+    attempts: Mapped[int] = mapped_column(
+        server_default=text("0"), comment="how often it was begun"
+    )
+    max_attempts: Mapped[int] = mapped_column(server_default=text("5"))
+    not_before: Mapped[now] = mapped_column(comment="when it may be begun, again after a failure")
+    repeat_every: Mapped[timedelta | None] = mapped_column(
+        comment="a periodic job: done, it becomes pending again for so much later"
+    )
+    worker_id: Mapped[str | None] = mapped_column(
+        String(100), comment="who does it, or did it last"
+    )
+    lease_expires_at: Mapped[datetime | None] = mapped_column(
+        comment="until when its worker is believed to be alive"
+    )
+    started_at: Mapped[datetime | None] = mapped_column(comment="of the last attempt")
+    finished_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text, comment="why the last attempt failed")
