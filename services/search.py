@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Final, Unpack
 
 import numpy as np
 from psycopg.errors import QueryCanceled, UndefinedObject
@@ -19,7 +17,6 @@ from db.engine import Database
 from db.errors import (
     DataLayerError,
     EmbeddingError,
-    InvalidFilter,
     InvalidSearch,
     NotPermitted,
     SearchError,
@@ -28,35 +25,37 @@ from db.errors import (
     translate,
 )
 from db.repositories.search import DEPTHS, Answer, Ask, ModelState
-from db.search import corpora
-from db.search.corpus import Corpus
-from db.search.legs import LARGE_FUZZY_THRESHOLD, AskedModel
-from db.search.page import Explainer, Explanation, Hit, Leg, LegName, SearchPage, Status
-from db.search.question import Question
-from db.search.ranking import FUSIONS, Fusion
-from db.search.words import MAX_WORDS
+from db.search.legs import AskedModel
+from db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
 from db.uow import UnitOfWork
+from services.context import Context, ContextRequest
 from services.embedding.choice import Choice, choose
 from services.embedding.embedder import Embedder, embedder_for
 from services.search_log import SearchLog
+from services.search_page import finished, page_of, wants_more
+from services.search_request import (
+    LEGS_OF,
+    MODES,
+    RERANKED,
+    Chosen,
+    Mode,
+    Prepared,
+    Request,
+    Reranker,
+    SearchOptions,
+)
 
-Mode = Literal["vector", "text", "fuzzy", "hybrid"]
-MODES: Final = get_args(Mode)
-
-LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
-    "vector": ("vector",),
-    "text": ("text",),
-    "fuzzy": ("fuzzy",),
-    "hybrid": ("vector", "text"),
-}
-
-WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
-    "calibrated": {"vector": 0.3, "text": 0.7, "fuzzy": 0.7},
-    "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
-    "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
-}
-"""How they were found is in docs/explanation/search.md. 70 % vector and 30 % text are the
-specification's (FR2); RRF's own paper weighs all alike."""
+__all__ = [
+    "LEGS_OF",
+    "MODES",
+    "RERANKED",
+    "AsyncSearchService",
+    "Mode",
+    "Request",
+    "Reranker",
+    "SearchOptions",
+    "SearchService",
+]
 
 REFERENCE_SPREAD: Final = 0.13
 """Standard deviation of the cosine between two passages with all-MiniLM-L6-v2: the mean over seven
@@ -65,149 +64,10 @@ collections, of which the weights of ``calibrated`` were found on four."""
 MOST_STRETCHED: Final = 3.0
 """A spread measured on unusual passages does not turn the weights over."""
 
-LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
-"""A name, with or without its schema; a number would be read as an object's identifier."""
-
 MOST_SWITCHES: Final = 5
 """So often a search begins anew because its corpus was given another model meanwhile."""
 
 SWITCHING: Final = "the corpus changed its model again and again during the search; try again"
-
-MAX_WEIGHT: Final = 1_000_000
-"""Of a leg; beyond, sums of scores lose their digits."""
-
-MAX_LIMIT: Final = 1000
-MAX_OFFSET: Final = 10_000
-
-
-Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
-
-RERANKED: Final = DEPTHS[0]
-"""Hits that a reranker sees at least, where so many are found: all that a leg finds. It does not
-grow from page to page, or hits would move between them."""
-
-
-class SearchOptions(TypedDict, total=False):
-    """How a search is narrowed, joined and paged. Every key has a default.
-
-    Attributes:
-        mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
-            text.
-        fusion: ``calibrated`` (the default) has every leg score what any leg found, and adds
-            weight · score; ``weighted`` adds weight · score over the legs that found a passage;
-            ``rrf`` adds weight / (60 + rank).
-        weights: Leg → weight, not negative; by default 0.3 vector and 0.7 text, 0.7 and 0.3 for
-            ``weighted``, all alike for ``rrf``.
-        limit: Hits on the page, 1 to 1,000; by default 10.
-        offset: Hits before the page, 0 to 10,000; applied once, after fusion.
-        filters: Name → value, list, None or range; see ``Corpus.narrowed``.
-        language: Text search configuration that reads the question; by default those of the
-            corpus's passages.
-        rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
-            many were found; gives a score to each, the higher the better, and the page is in that
-            order. When it fails, the page is as it was and says so.
-    """
-
-    mode: Mode
-    fusion: Fusion
-    weights: Mapping[str, float]
-    limit: int
-    offset: int
-    filters: Mapping[str, Any]
-    language: str | None
-    rerank: Reranker | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A search as asked, checked as far as that needs no database."""
-
-    asked: str
-    question: Question
-    corpus: Corpus
-    mode: Mode = "hybrid"
-    fusion: Fusion = "calibrated"
-    weights: Mapping[str, float] = field(default_factory=dict)
-    limit: int = 10
-    offset: int = 0
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    language: str | None = None
-    rerank: Reranker | None = None
-
-    def __post_init__(self) -> None:
-        self._refuse_wrong_types()
-        if self.mode not in MODES:
-            raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
-        if self.fusion not in FUSIONS:
-            raise InvalidSearch(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
-        if self.language is not None and not LANGUAGE.fullmatch(self.language):
-            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
-        if not _whole(self.limit, 1, MAX_LIMIT) or not _whole(self.offset, 0, MAX_OFFSET):
-            raise InvalidSearch(
-                f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_OFFSET}, "
-                f"not {self.limit!r} and {self.offset!r}"
-            )
-        if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
-            raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
-        if not all(
-            _number(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights.values()
-        ):
-            raise InvalidSearch(f"a leg's weight must be a number from 0 to {MAX_WEIGHT:,}")
-        if not sum(self.legs.values()) > 0:
-            raise InvalidSearch(f"the weights leave {self.mode} no leg; one must be above 0")
-        self.corpus.narrowed(self.filters)
-
-    def _refuse_wrong_types(self) -> None:
-        if not isinstance(self.filters, Mapping):
-            raise InvalidFilter(f"filters are name → value, not {self.filters!r}")
-        if not isinstance(self.weights, Mapping):
-            raise InvalidSearch(f"weights are leg → number, not {self.weights!r}")
-        if not isinstance(self.language, str | None):
-            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
-        if self.rerank is not None and not callable(self.rerank):
-            raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """Limit and offset of what the database is asked for: a reranker orders before paging."""
-        if self.rerank is None:
-            return self.limit, self.offset
-        wanted = self.limit + self.offset
-        return next(window for window in DEPTHS if window >= wanted), 0
-
-    @property
-    def legs(self) -> dict[str, float]:
-        """The legs of the mode, with their weights."""
-        weights = {**WEIGHTS_OF[self.fusion], **self.weights}
-        legs = LEGS_OF[self.mode]
-        return {leg: weights[leg] if len(legs) > 1 else 1.0 for leg in legs}
-
-
-class _Chosen(NamedTuple):
-    """The model of a vector leg, and what was so when it was chosen."""
-
-    choice: Choice
-    state: ModelState
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Prepared:
-    """A search ready to run, with what its legs have to say already."""
-
-    request: Request
-    ask: Ask
-    chosen: _Chosen | None = None
-    silent: tuple[Leg, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def having(self, leg: Leg) -> _Prepared:
-        """The same, with what a leg has to say; one that failed or was skipped is left out."""
-        legs = self.ask.legs if leg.status == "ok" else _without(self.ask.legs, leg.name)
-        return replace(self, ask=replace(self.ask, legs=legs), silent=(*self.silent, leg))
-
-    def asking(self, ask: Ask, note: str) -> _Prepared:
-        """The same, asked otherwise, and why."""
-        return replace(self, ask=ask, notes=(*self.notes, note))
 
 
 class _ModelChanged(Exception):
@@ -221,7 +81,7 @@ class _Searching:
         self._database = database
         self._embedders: dict[str, Embedder] = {}
         self._given = embedder
-        self._chosen: dict[str, _Chosen] = {}
+        self._chosen: dict[str, Chosen] = {}
         self._log = SearchLog(database)
 
     def flush_log(self) -> None:
@@ -247,10 +107,10 @@ class _Searching:
                 return refused
             raise
         state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
-        self._chosen[request.corpus.name] = _Chosen(choice, state)
+        self._chosen[request.corpus.name] = Chosen(choice, state)
         return None
 
-    def _prepare(self, request: Request, refused: NotPermitted | None = None) -> _Prepared:
+    def _prepare(self, request: Request, refused: NotPermitted | None = None) -> Prepared:
         """Embed the question, outside of any transaction.
 
         Args:
@@ -259,7 +119,7 @@ class _Searching:
         """
         legs: Mapping[str, float] = request.legs
         notes: list[str] = []
-        if request.question.unspaced and "text" in legs:
+        if request.words_leg == "fuzzy" and "text" in legs:
             notes.append(
                 "the question is in a script without spaces between words: "
                 "the fuzzy leg answered instead of the text leg"
@@ -275,7 +135,7 @@ class _Searching:
             offset=offset,
             filters=request.filters,
         )
-        prepared = _Prepared(request=request, ask=ask, notes=tuple(notes))
+        prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
         if "vector" not in legs:
             return prepared
         if refused is not None:
@@ -299,7 +159,7 @@ class _Searching:
         ask = replace(ask, legs=legs, model=model, vector=vector)
         return replace(prepared, ask=ask, chosen=chosen)
 
-    def _run(self, work: UnitOfWork, prepared: _Prepared) -> SearchPage:
+    def _run(self, work: UnitOfWork, prepared: Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
 
         Raises:
@@ -307,18 +167,27 @@ class _Searching:
         """
         prepared, answer = self._searched(work, prepared)
         if answer is None:
-            return self._explainable(prepared, None)
+            return page_of(prepared, None)
         prepared, answer = self._without_quotes(work, prepared, answer)
+        prepared, answer = self._with_words(work, prepared, answer)
+        prepared, answer = self._with_more_groups(work, prepared, answer)
+        explainer = Explainer(partial(self._explain, answer))
+        return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
+
+    def _with_words(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """When the text leg found nothing: why, and what stands in for it."""
         if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
-            return self._explainable(prepared, answer)
+            return prepared, answer
         if not answer.words_asked:
             reason = "the question has only words too common or too long to be looked up"
-            return self._explainable(
-                prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
-            )
+            return prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
         return self._fuzzy_instead(work, prepared, answer)
 
-    def _fuzzy_instead(self, work: UnitOfWork, prepared: _Prepared, answer: Answer) -> SearchPage:
+    def _fuzzy_instead(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
         """No passage holds a word, so it was a typo; what was found stays if this fails."""
         reason = "no passage holds a word of the question"
         legs = {("fuzzy" if n == "text" else n): w for n, w in prepared.ask.legs.items()}
@@ -328,12 +197,25 @@ class _Searching:
             instead, found = self._searched(work, instead)
         except DataLayerError as error:
             status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
-            return self._explainable(
-                prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
-            )
-        return self._explainable(instead, found)
+            return prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
+        return (prepared, answer) if found is None else (instead, found)
 
-    def _searched(self, work: UnitOfWork, prepared: _Prepared) -> tuple[_Prepared, Answer | None]:
+    def _with_more_groups(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """When the best hits are of too few groups: more hits; these stay if that fails."""
+        if not wants_more(answer.hits, prepared.request, prepared.ask):
+            return prepared, answer
+        limit = next(depth for depth in DEPTHS if depth > prepared.ask.limit)
+        deeper = replace(prepared, ask=replace(prepared.ask, limit=limit))
+        try:
+            deeper, found = self._searched(work, deeper)
+        except DataLayerError as error:
+            note = f"the best {prepared.ask.limit} hits alone were grouped: {error}"
+            return prepared.asking(prepared.ask, note), answer
+        return (prepared, answer) if found is None else (deeper, found)
+
+    def _searched(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
         if not prepared.ask.legs:
             return prepared, None
@@ -352,14 +234,20 @@ class _Searching:
             return prepared, answer
         reason = (
             f"there are no vectors of the model {name!r}; "
-            f"make them with: pgcorpus embed --corpus {corpus.name}"
+            f"make them with: pgcorpus embed --corpus {corpus.name}, or run: pgcorpus worker"
         )
         prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
-        return prepared, self._answer(work, prepared) if prepared.ask.legs else None
+        if not prepared.ask.legs:
+            instead = prepared.request.words_leg
+            prepared = prepared.asking(
+                replace(prepared.ask, legs={instead: 1.0}),
+                f"the {instead} leg stood in for the vector leg",
+            )
+        return self._searched(work, prepared)
 
     def _without_quotes(
-        self, work: UnitOfWork, prepared: _Prepared, answer: Answer
-    ) -> tuple[_Prepared, Answer]:
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
         """When no passage holds what the question quotes: search for its words."""
         question = prepared.ask.question
         if answer.kept != 0 or question.relaxed == question:
@@ -373,12 +261,6 @@ class _Searching:
         if by_words is None or by_words.kept == 0:
             return prepared, answer
         return relaxed, by_words
-
-    def _explainable(self, prepared: _Prepared, answer: Answer | None) -> SearchPage:
-        """The page; where a statement was run, it can explain itself."""
-        if answer is None or not answer.statement.shape.legs:
-            return _page(prepared, answer)
-        return _page(prepared, answer, Explainer(partial(self._explain, answer)))
 
     def _explain(self, answer: Answer) -> Explanation:
         with self._database.unit_of_work() as work:
@@ -396,7 +278,7 @@ class _Searching:
         )
 
     def _diagnosed(
-        self, work: UnitOfWork, prepared: _Prepared, error: DBAPIError
+        self, work: UnitOfWork, prepared: Prepared, error: DBAPIError
     ) -> tuple[Leg, ...]:
         """The legs that made a search fail, when others are left; else the failure, raised."""
         ask = prepared.ask
@@ -410,10 +292,10 @@ class _Searching:
             raise _as_search_error(error, prepared.request) from error
         return failed
 
-    def _answer(self, work: UnitOfWork, prepared: _Prepared) -> Answer:
+    def _answer(self, work: UnitOfWork, prepared: Prepared) -> Answer:
         return work.searches.answer(prepared.request.corpus, prepared.ask)
 
-    def _again(self, work: UnitOfWork, prepared: _Prepared) -> Answer:
+    def _again(self, work: UnitOfWork, prepared: Prepared) -> Answer:
         try:
             return self._answer(work, prepared)
         except DBAPIError as error:
@@ -477,7 +359,7 @@ class SearchService(_Searching):
             DatabaseUnavailable: The database did not answer.
         """
         started = time.perf_counter()
-        request = _request(question, corpus, options)
+        request = Request.of(question, corpus, options)
         for _ in range(MOST_SWITCHES):
             refused = None
             if self._needs_choice(request):
@@ -491,10 +373,41 @@ class SearchService(_Searching):
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
-            page = _reranked(page, request)
+            page = finished(page, request)
             self._log.note(page, (time.perf_counter() - started) * 1000)
             return page
         raise SearchError(SWITCHING)
+
+    def context(
+        self,
+        hits: Hit | Iterable[Hit],
+        *,
+        before: int = 2,
+        after: int = 2,
+        max_tokens: int | None = None,
+    ) -> Context:
+        """What stands around hits, ready for a prompt.
+
+        Args:
+            hits: One hit, or several of one corpus, best first: a page's ``hits``.
+            before: Turns before each hit, 0 to 1,000.
+            after: Turns after each hit, 0 to 1,000.
+            max_tokens: Of ``Context.text``, at most, as ``services.embedding.tokens`` estimates
+                them. Hits come first, then the turns nearest to one.
+
+        Returns:
+            Windows that overlap or touch are one; hits that are gone meanwhile are named.
+
+        Raises:
+            InvalidSearch: The corpus's passages do not follow one another, hits are of several
+                corpora, or a number is not allowed.
+            DatabaseUnavailable: The database did not answer.
+        """
+        request = ContextRequest.of(hits, before, after, max_tokens)
+        with self._database.unit_of_work() as work:
+            context = request.answered(work)
+            work.commit()  # as above: what psycopg has prepared stays
+        return context
 
 
 class AsyncSearchService(_Searching):
@@ -505,7 +418,7 @@ class AsyncSearchService(_Searching):
     ) -> SearchPage:
         """As ``SearchService.search``. The question is embedded in a thread of its own."""
         started = time.perf_counter()
-        request = _request(question, corpus, options)
+        request = Request.of(question, corpus, options)
         for _ in range(MOST_SWITCHES):
             refused = None
             if self._needs_choice(request):
@@ -519,17 +432,25 @@ class AsyncSearchService(_Searching):
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
-            page = await asyncio.to_thread(_reranked, page, request)
+            page = await asyncio.to_thread(finished, page, request)
             self._log.note(page, (time.perf_counter() - started) * 1000)
             return page
         raise SearchError(SWITCHING)
 
-
-def _request(question: str, corpus: str, options: SearchOptions) -> Request:
-    given: Any = {name: value for name, value in options.items() if value is not None}
-    return Request(
-        asked=question, question=Question.parse(question), corpus=corpora.named(corpus), **given
-    )
+    async def context(
+        self,
+        hits: Hit | Iterable[Hit],
+        *,
+        before: int = 2,
+        after: int = 2,
+        max_tokens: int | None = None,
+    ) -> Context:
+        """As ``SearchService.context``."""
+        request = ContextRequest.of(hits, before, after, max_tokens)
+        async with self._database.async_unit_of_work() as work:
+            context = await work.run(request.answered)
+            await work.commit()
+        return context
 
 
 def _stretch(choice: Choice) -> float:
@@ -539,18 +460,6 @@ def _stretch(choice: Choice) -> float:
     return min(max(REFERENCE_SPREAD / choice.cosine_spread, 1 / MOST_STRETCHED), MOST_STRETCHED)
 
 
-def _without(legs: Mapping[str, float], *names: str) -> dict[str, float]:
-    return {name: weight for name, weight in legs.items() if name not in names}
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(number: object, low: int, high: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
-
-
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
     """Why a search failed, for a caller."""
     if isinstance(error.orig, UndefinedObject):
@@ -558,98 +467,3 @@ def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
             f"there is no text search configuration {request.language!r}; psql lists them with \\dF"
         )
     return translate(error) or SearchError(str(error.orig))
-
-
-def _reranked(page: SearchPage, request: Request) -> SearchPage:
-    """The page in the order of the reranker, cut to what was asked for."""
-    if request.rerank is None:
-        return page
-    cut = slice(request.offset, request.offset + request.limit)
-    try:
-        scores = [float(score) for score in request.rerank(page.question, page.hits)]
-        if len(scores) != len(page.hits) or not all(map(math.isfinite, scores)):
-            raise ValueError(  # noqa: TRY301 - one way out for all that a reranker can do wrong
-                f"{len(page.hits)} hits need as many finite scores, not {scores[:10]}"
-            )
-    except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
-        note = f"the reranker failed, so hits are in the order of the legs: {error!r}"
-        notes = "; ".join(each for each in (page.note, note) if each)
-        return replace(page, hits=page.hits[cut], degraded=True, note=notes)
-    scored = [
-        replace(hit, score=score, scores={**hit.scores, "rerank": score})
-        for hit, score in zip(page.hits, scores, strict=True)
-    ]
-    best = sorted(scored, key=lambda hit: hit.score, reverse=True)
-    return replace(page, hits=tuple(best[cut]))
-
-
-def _page(
-    prepared: _Prepared,
-    answer: Answer | None,
-    explainer: Explainer | None = None,
-) -> SearchPage:
-    request, ask = prepared.request, prepared.ask
-    notes = [request.question.note, *prepared.notes]
-    legs = list(prepared.silent)
-    if answer is not None:
-        named = {leg.name for leg in legs}
-        legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
-        if len(answer.hits) < request.limit + request.offset - ask.offset:
-            notes.append(_why_fewer(request, answer))
-        if request.offset and ask.depth > DEPTHS[0]:
-            notes.append(
-                f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
-                "they may repeat hits of the first pages"
-            )
-        if request.offset and request.rerank and ask.limit > RERANKED:
-            notes.append(
-                f"this far down, {ask.limit} hits are reranked; they may repeat those of the first "
-                "pages"
-            )
-    order = get_args(LegName)
-    return SearchPage(
-        corpus=request.corpus.name,
-        mode=request.mode,
-        fusion=request.fusion,
-        question=request.asked,
-        degraded=any(leg.status != "ok" for leg in legs),
-        legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
-        hits=() if answer is None else answer.hits,
-        note="; ".join(note for note in notes if note) or None,
-        explainer=explainer,
-    )
-
-
-def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
-    reasons = []
-    if name == "text" and not answer.words_known:
-        reasons.append(
-            "no statistics of words that this role may read, so all weigh the same: run ANALYZE"
-        )
-    if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
-        reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
-    if name == "fuzzy" and answer.statement.stops_early:
-        reasons.append(
-            f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
-        )
-    compared = answer.statement.values["fuzzy_question"]
-    if name == "fuzzy" and compared != ask.question.words:
-        reasons.append(f"compared by {compared!r} of the question")
-    return Leg(
-        name=name,  # type: ignore[arg-type]
-        status="ok",
-        candidates=answer.candidates.get(name, 0),
-        duration_ms=answer.durations_ms.get(name),
-        reason="; ".join(reasons) or None,
-    )
-
-
-def _why_fewer(request: Request, answer: Answer) -> str:
-    """Why a page is not full."""
-    found = sum(answer.candidates.values())
-    if request.filters and answer.kept is not None:
-        passages = "passage" if answer.kept == 1 else "passages"
-        return f"fewer hits than asked for: the filters keep {answer.kept} {passages}"
-    if not found:
-        return "no passage was found"
-    return "fewer hits than asked for: the legs found no more passages"

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from db.repositories.base import Repository
+from db.search.context import Turn, Window, surroundings
 from db.search.corpus import Corpus
 from db.search.legs import (
     FUZZY_THRESHOLDS,
@@ -148,6 +149,8 @@ class Answer:
         candidates: Leg → how many passages it found.
         durations_ms: Leg → its share of the statement's time; legs that found none are absent.
         model: Of the vector leg, in the snapshot of the search; None without that leg.
+        awaited: Whether vectors of the model are still to be made, so that the vector leg cannot
+            find all passages.
         statement: What was run.
     """
 
@@ -155,6 +158,7 @@ class Answer:
     candidates: Mapping[str, int]
     durations_ms: Mapping[str, float]
     model: ModelState | None
+    awaited: bool
     statement: Statement
 
     @property
@@ -302,6 +306,34 @@ class SearchRepository(Repository):
             counted=narrows,
         )
 
+    def surroundings(
+        self, corpus: Corpus, hits: Sequence[Any], *, before: int, after: int
+    ) -> dict[Any, Window]:
+        """What stands around hits, in one statement.
+
+        Args:
+            corpus: Of the hits.
+            hits: Their ids.
+            before: How many passages before each, at most.
+            after: How many after each.
+
+        Returns:
+            Id → window, in the order of *hits*; those that are gone, or hidden, are absent.
+
+        Raises:
+            InvalidSearch: The corpus has no order.
+        """
+        asked = {"hits": list(hits), "before": before, "after": after}
+        windows: dict[Any, dict[int, Turn]] = {}
+        for row in self.session.execute(surroundings(corpus), asked).mappings():
+            turn = Turn(
+                is_hit=row["id"] in row["hits"],
+                **{key: value for key, value in row.items() if key != "hits"},
+            )
+            for hit in row["hits"]:
+                windows.setdefault(hit, {})[turn.place] = turn
+        return {hit: windows[hit] for hit in hits if hit in windows}
+
     def count(self, corpus: Corpus) -> int:
         """How many passages the corpus has."""
         return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
@@ -321,7 +353,9 @@ class SearchRepository(Repository):
 
     def _run(self, statement: Statement) -> Answer:
         if not statement.shape.legs:
-            rows: list[dict[str, Any]] = [{"report": None, "id": None, "model": None}]
+            rows: list[dict[str, Any]] = [
+                {"report": None, "id": None, "model": None, "awaited": False}
+            ]
         else:
             rows = self._exchange(
                 [
@@ -331,10 +365,11 @@ class SearchRepository(Repository):
             )
         report = rows[0]["report"] or {}
         return Answer(
-            hits=tuple(_hit(row) for row in rows if row["id"] is not None),
+            hits=tuple(_hit(row, statement.shape.corpus) for row in rows if row["id"] is not None),
             candidates={leg: done["candidates"] for leg, done in report.items()},
             durations_ms=_durations(report),
             model=ModelState(*rows[0]["model"]) if rows[0]["model"] else None,
+            awaited=rows[0]["awaited"],
             statement=statement,
         )
 
@@ -446,7 +481,7 @@ SETTINGS: Final = (
 
 
 RANKING: Final = frozenset(
-    ("report", "model", "passage_id", "score", "why", "id", "title", "content")
+    ("report", "model", "awaited", "passage_id", "score", "why", "id", "title", "content")
 )
 
 
@@ -519,7 +554,7 @@ def _lexicon(row: Mapping[str, Any]) -> Lexicon:
     )
 
 
-def _hit(row: Mapping[str, Any]) -> Hit:
+def _hit(row: Mapping[str, Any], corpus: Corpus) -> Hit:
     ranks, scores, contributions = {}, {}, {}
     for leg, place, score, gain in row["why"]:
         scores[leg], contributions[leg] = score, gain
@@ -527,6 +562,7 @@ def _hit(row: Mapping[str, Any]) -> Hit:
             ranks[leg] = place
     return Hit(
         id=row["id"],
+        corpus=corpus.name,
         score=row["score"],
         title=row["title"],
         content=row["content"],

@@ -18,7 +18,7 @@ from db.models.knowledge import (
     KeyConcept,
     SourceLines,
 )
-from db.search.corpus import Corpus, Filter
+from db.search.corpus import Corpus, Filter, Order
 
 
 def _table(model: type[Base]) -> Table:
@@ -127,6 +127,13 @@ CHAT: Final = Corpus(
         _conversations.c.source_type,
         _conversations.c.is_saved.label("saved"),
     ).join_from(_messages, _conversations, _of_message),
+    order=Order(
+        within=_messages.c.conversation_id,
+        branch=_messages.c.branch,
+        place=_messages.c.position,
+        speaker=_messages.c.role,
+        time=_messages.c.created_at,
+    ),
 )
 
 CORPORA: Final = {corpus.name: corpus for corpus in (KNOWLEDGE, CHAT)}

@@ -50,6 +50,28 @@ class Condition:
     comparison: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """How the passages of a corpus follow one another; all are columns of the passages' table.
+
+    An index on (``within``, ``branch``, ``place``) makes neighbours cheap to find.
+
+    Attributes:
+        within: What the passages are parts of, as turns are of a conversation.
+        place: A whole number that grows from each passage to the next.
+        branch: Where there are alternatives, a whole number: what stands before a passage of branch
+            b is, at each place, of the greatest branch not above b; what follows it is of b.
+        speaker: Who says it.
+        time: When it was said.
+    """
+
+    within: Column[Any]
+    place: Column[Any]
+    branch: Column[Any] | None = None
+    speaker: Column[Any] | None = None
+    time: Column[Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
     """Where one corpus keeps what a search reads. All ranking SQL is built from this.
@@ -69,6 +91,7 @@ class Corpus:
         hits: A SELECT with one row per passage: ``id``, ``title``, ``content``; every further
             column is metadata of the hit. It runs only for the passages that won.
         required: Names of filters without which no search may run.
+        order: How passages follow one another, or None where each stands alone.
     """
 
     name: str
@@ -84,6 +107,12 @@ class Corpus:
     hits: Select[Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
+    order: Order | None = None
+
+    @property
+    def metadata(self) -> tuple[str, ...]:
+        """Names of what a hit shows beside its id, title and content; hits are grouped by them."""
+        return tuple(str(each.key) for each in self.hits.selected_columns if each.key not in SHOWN)
 
     def narrowed(self, asked: Mapping[str, Any]) -> tuple[tuple[Condition, ...], dict[str, Any]]:
         """What must hold of a passage, the corpus's defaults included.
@@ -134,6 +163,10 @@ class Corpus:
     def is_direct(self, condition: Condition) -> bool:
         """Whether the passage's own row answers it."""
         return self.filters[condition.name].through is None
+
+
+SHOWN: Final = frozenset(("id", "title", "content"))
+"""What every hit shows."""
 
 
 def storable(value: str) -> bool:

@@ -37,6 +37,7 @@ class Hit:
 
     Attributes:
         id: The passage's key.
+        corpus: Whose passage it is.
         score: Sum of the contributions; a reranked hit has the reranker's.
         title: Of the passage.
         content: Of the passage.
@@ -47,6 +48,7 @@ class Hit:
     """
 
     id: Any
+    corpus: str
     score: float
     title: str
     content: str
@@ -54,6 +56,21 @@ class Hit:
     scores: Mapping[str, float]
     contributions: Mapping[str, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Hits that have a column in common.
+
+    Attributes:
+        key: The column's value.
+        hits: The best of them, best first.
+        found: How many of the hits that were grouped have it, those that are not shown included.
+    """
+
+    key: Any
+    hits: tuple[Hit, ...]
+    found: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +118,9 @@ class SearchPage:
         question: As asked.
         degraded: Whether a leg that the mode calls for did not answer.
         legs: What each leg did.
-        hits: Best first.
+        hits: Best first; grouped, those of the first group before those of the second.
+        groups: The same in their groups, that of the best hit first; None where none were asked
+            for.
         note: What a reader should know: why there are fewer hits than asked for, what was left out
             of the question, which leg stood in for another.
     """
@@ -113,6 +132,7 @@ class SearchPage:
     degraded: bool
     legs: tuple[Leg, ...]
     hits: tuple[Hit, ...]
+    groups: tuple[Group, ...] | None = None
     note: str | None = None
     explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
@@ -134,6 +154,13 @@ class SearchPage:
 
     def as_json(self) -> dict[str, Any]:
         """The page as the command line prints it."""
-        shown = asdict(self)
-        del shown["explainer"]
+        shown = asdict(replace(self, groups=None))
+        del shown["explainer"], shown["groups"]
+        for hit in shown["hits"]:
+            del hit["corpus"]  # which the page has
+        if self.groups is not None:
+            shown["groups"] = [
+                {"key": each.key, "hits": [hit.id for hit in each.hits], "found": each.found}
+                for each in self.groups
+            ]
         return shown

@@ -9,16 +9,22 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import (
     CTE,
+    Boolean,
     ColumnElement,
     Double,
     Integer,
     Select,
+    String,
+    Text,
     bindparam,
     case,
     cast,
+    column,
     except_,
+    exists,
     extract,
     func,
+    literal,
     literal_column,
     null,
     select,
@@ -46,6 +52,10 @@ FUSIONS: Final[tuple[Fusion, ...]] = ("calibrated", "weighted", "rrf")
 
 RRF_K: Final = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+
+AWAITED_LOOKED_AT: Final = 20
+"""Pending jobs of which one must be of a passage without a vector. Mostly the first is; where a
+command made the vectors and left the jobs pending, no search looks through thousands of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +125,9 @@ def ranked(shape: Shape) -> Select[Any]:
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
         milliseconds from the start of the statement. ``model`` is JSON: the corpus's active model,
-        and index kind and cosine spread of the one compared, in the same snapshot. Where nothing
-        was found, the columns of the hit are null.
+        and index kind and cosine spread of the one compared, in the same snapshot. ``awaited``
+        tells whether vectors of it are still to be made. Where nothing was found, the columns of
+        the hit are null.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
@@ -151,9 +162,11 @@ def ranked(shape: Shape) -> Select[Any]:
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
         .subquery("page")
     )
-    report = select(_report(candidates).label("report"), _model(shape).label("model")).subquery(
-        "report"
-    )
+    report = select(
+        _report(candidates).label("report"),
+        _model(shape).label("model"),
+        _awaited(shape).label("awaited"),
+    ).subquery("report")
     return (
         select(report, shown)
         .join_from(report, shown, true(), isouter=True)
@@ -257,3 +270,24 @@ def _model(shape: Shape) -> ColumnElement[Any]:
         )
     ).where(EmbeddingModel.name == shape.model.name)
     return model.scalar_subquery()
+
+
+def _awaited(shape: Shape) -> ColumnElement[bool]:
+    """Whether a job is pending that makes a vector which the vector leg misses."""
+    if shape.model is None:
+        return literal_column("false", Boolean)
+    corpus = shape.corpus
+    pending = (
+        func.passages_to_embed(
+            literal(corpus.name, String()), literal(AWAITED_LOOKED_AT, Integer())
+        )
+        .table_valued(column("item", Text))
+        .render_derived("pending")
+    )
+    has_vector = exists().where(
+        corpus.item == corpus.key, corpus.vectors.c.model_name == literal(shape.model.name)
+    )
+    of_job = corpus.key == cast(pending.c.item, corpus.key.type)
+    return exists(
+        select(literal_column("1")).join_from(pending, corpus.passages, of_job).where(~has_vector)
+    )

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from db.engine import Database
+from db.search import corpora
+from db.search.context import order_of
 from db.search.page import Hit, Leg, SearchPage
 from db.search.ranking import Fusion
 from services.cli.explanation import told, tree
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
+from services.context import MAX_NEIGHBOURS, Context
 from services.search import Mode, SearchService
 
 TITLE_CHARACTERS = 32
+GROUP_CHARACTERS = 36  # a UUID
 LEAST_PREVIEW_CHARACTERS = 20
 
 
@@ -43,6 +49,32 @@ def search(
             "corpus's passages."
         ),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Group hits by a column of theirs, as chat's by conversation; limit and offset "
+            "count groups.",
+        ),
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Hits of a group, at most.")] = 3,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            metavar="TURNS",
+            min=0,
+            max=MAX_NEIGHBOURS,
+            help="Show so many turns before and after each hit, in a corpus that has an order "
+            "(chat).",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of the context, at most: hits first, then the turns nearest to them."
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the statement, its plan and each leg's part.")
     ] = False,
@@ -52,9 +84,20 @@ def search(
 
     The exit code is 1 where nothing was found and a leg failed, timed out or had no vectors.
 
-    Example: pgcorpus search "premium offer" --mode hybrid --filter chunk_type=atomic_framework
+    Examples:
+    pgcorpus search "premium offer" --mode hybrid --filter chunk_type=atomic_framework
+
+    pgcorpus search "premium offer" --corpus chat --filter role=user --filter date=2025-01-01..
+    --group-by conversation
+
+    pgcorpus search "premium offer" --corpus chat --limit 3 --context 2 --max-tokens 2000 --json
     """
-    page = SearchService(Database.from_env()).search(
+    if max_tokens is not None and neighbours is None:
+        raise typer.BadParameter("it bounds the context: name --context", param_hint="--max-tokens")
+    if neighbours is not None:
+        order_of(corpora.named(corpus))  # refused before anything is searched
+    service = SearchService(Database.from_env())
+    page = service.search(
         question,
         corpus=corpus,
         mode=mode,
@@ -63,12 +106,23 @@ def search(
         offset=offset,
         filters=read_filters(narrow or []),
         language=language,
+        group_by=group_by,
+        group_size=group_size,
     )
+    context = None
+    if neighbours is not None:
+        context = service.context(
+            page.hits, before=neighbours, after=neighbours, max_tokens=max_tokens
+        )
     explained = page.explain() if explain and page.explainer else None
     if as_json:
-        print_json(page.as_json() | ({"explanation": asdict(explained)} if explained else {}))
+        more = {"context": context.as_json()} if context else {}
+        more |= {"explanation": asdict(explained)} if explained else {}
+        print_json(page.as_json() | more)
     else:
         show(page, offset)
+        if context:
+            show_context(context)
         if explained:
             out.print(tree(page, explained))
     if not page.hits and any(map(could_not_answer, page.legs)):
@@ -105,20 +159,22 @@ def show(page: SearchPage, offset: int = 0) -> None:
     """A page as a table: what was found, by which leg, and what each leg did."""
     names = [leg.name for leg in page.legs]
     beside = TITLE_CHARACTERS + 22 + 13 * len(names)  # what the other columns take of the width
+    beside += 0 if page.groups is None else GROUP_CHARACTERS + 10
     preview = max(LEAST_PREVIEW_CHARACTERS, out.width - beside)
     how = f"{page.mode}, {page.fusion}" if page.mode == "hybrid" else page.mode
+    grouped = [] if page.groups is None else ["group", "hits"]
     table(
         f"{page.question}  ({page.corpus}, {how})",
-        ["", "score", *names, "title", "content"],
+        ["", *grouped, "score", *names, "title", "content"],
         [
             (
-                place,
+                *beginning,
                 f"{hit.score:.4f}",
                 *(_of_leg(hit, name) for name in names),
                 cut(hit.title, TITLE_CHARACTERS),
                 cut(hit.content, preview),
             )
-            for place, hit in enumerate(page.hits, start=offset + 1)
+            for beginning, hit in _numbered(page, offset + 1)
         ],
     )
     for leg in page.legs:
@@ -126,6 +182,27 @@ def show(page: SearchPage, offset: int = 0) -> None:
         out.print(f"  {told(leg)}{reason}", markup=False, highlight=False)
     if page.note:
         say(f"  note: {page.note}")
+
+
+def show_context(context: Context) -> None:
+    """The turns around hits, as a prompt would have them, hits in bold."""
+    for excerpt in context.excerpts:
+        for turn, block in excerpt.blocks():
+            out.print()
+            out.print(Text(block, style="bold" if turn is None or turn.is_hit else ""))
+    say(f"  context: about {context.tokens} tokens")
+    if context.note:
+        say(f"  note: {context.note}")
+
+
+def _numbered(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, ...], Hit]]:
+    """Each hit with what its row begins with: its number, or at the first of a group the group."""
+    if page.groups is None:
+        yield from (((place,), hit) for place, hit in enumerate(page.hits, start=first))
+        return
+    for place, group in enumerate(page.groups, start=first):
+        yield (place, cut(str(group.key), GROUP_CHARACTERS), group.found), group.hits[0]
+        yield from ((("", "", ""), hit) for hit in group.hits[1:])
 
 
 def _of_leg(hit: Hit, name: str) -> str:

@@ -18,6 +18,7 @@ import openai
 
 from db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 from services.embedding.embedder import unit_rows
+from services.embedding.tokens import cut
 
 logger = logging.getLogger("pgcorpus.embedding")
 
@@ -279,27 +280,6 @@ class OpenAIEmbedder:
                     f"the registry says {self.dimensions}"
                 )
         return unit_rows(np.stack(vectors))
-
-
-def cut(text: str, most_tokens: int) -> tuple[str, int]:
-    """Shorten a text to a number of tokens, estimated without the model's tokenizer.
-
-    A token is taken to be three bytes of ASCII or one and a half of anything else. English has
-    more than four bytes to the token, Chinese and Hindi two to three, so prose is overestimated;
-    long runs of random characters (Base64) may be underestimated.
-
-    Args:
-        text: Any text without lone surrogates.
-        most_tokens: The estimate that is allowed.
-
-    Returns:
-        As much of the beginning as the estimate allows, and its estimated tokens.
-    """
-    data = np.frombuffer(text.encode(), dtype=np.uint8)
-    thirds = np.cumsum(1 + (data >= 0x80))  # noqa: PLR2004 - where ASCII ends
-    end = int(np.searchsorted(thirds, 3 * most_tokens, side="right"))
-    kept = text if end == len(data) else data[:end].tobytes().decode(errors="ignore")
-    return kept, -(-int(thirds[end - 1]) // 3) if end else 0
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -1,0 +1,197 @@
+"""What stands around hits: the passages before and after each, where a corpus has an order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnElement,
+    Integer,
+    Select,
+    any_,
+    bindparam,
+    cast,
+    func,
+    lateral,
+    literal_column,
+    null,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import distinct_on
+
+from db.errors import InvalidSearch
+from db.search.corpus import Corpus, Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One passage among its neighbours.
+
+    Attributes:
+        id: The passage's key.
+        within: What it is a part of.
+        place: Where in it.
+        branch: In which alternative, 0 where the corpus has none.
+        role: Who says it, or None.
+        time: When, or None.
+        title: As a hit has it.
+        content: Of the passage.
+        is_hit: Whether it was found, and not only stands beside what was.
+        is_cut: Whether the end of the content was left out.
+    """
+
+    id: Any
+    within: Any
+    place: int
+    branch: int
+    role: str | None
+    time: datetime | None
+    title: str
+    content: str
+    is_hit: bool
+    is_cut: bool = False
+
+
+Window = Mapping[int, Turn]
+"""A hit and what stands around it: place → turn, in their order, one turn at each place."""
+
+
+def order_of(corpus: Corpus) -> Order:
+    """How the corpus's passages follow one another.
+
+    Raises:
+        InvalidSearch: They do not.
+    """
+    if corpus.order is None:
+        raise InvalidSearch(
+            f"{corpus.name} has no context: its passages do not follow one another; search without"
+        )
+    return corpus.order
+
+
+@lru_cache(maxsize=64)
+def surroundings(corpus: Corpus) -> Select[Any]:
+    """The passages around hits, all in one statement.
+
+    Parameters: ``hits`` (keys), ``before`` and ``after`` (how many passages on either side).
+
+    Every step is a short scan of the index on (within, branch, place), whatever the planner thinks
+    of the number of rows: LATERAL with LIMIT or OFFSET asks for each row by itself.
+
+    Returns:
+        One row for each passage, by place: ``hits`` (those in whose window it is), ``id``,
+        ``within``, ``place``, ``branch``, ``role``, ``time``, ``title``, ``content``. A hit that is
+        gone, or hidden by row security, is in no row.
+    """
+    order, passages = order_of(corpus), corpus.passages
+    branch = literal_column("0", Integer) if order.branch is None else order.branch
+    keys = any_(bindparam("hits", type_=ARRAY(corpus.key.type)))
+    paths = select(
+        corpus.key.label("hit"),
+        order.within.label("within"),
+        order.place.label("place"),
+        branch.label("branch"),
+        true().label("own"),
+    ).where(corpus.key == keys)
+    path = _paths(paths, order)
+    near = _near(corpus, path, order)
+    distance = func.row_number().over(
+        partition_by=(near.c.hit, near.c.before), order_by=near.c.place.desc()
+    )
+    placed = select(near, distance.label("distance")).subquery("placed")
+    once = (placed.c.id, placed.c.place, placed.c.branch)
+    chosen = (
+        select(func.array_agg(placed.c.hit).label("hits"), *once)
+        .where(~placed.c.before | (placed.c.distance <= bindparam("before", type_=Integer())))
+        .group_by(*once)  # windows overlap, and a text is sent once
+        .subquery("chosen")
+    )
+    hits = corpus.hits.subquery("hits")
+    shown = lateral(
+        select(
+            passages.c[order.within.key].label("within"),
+            _or_null(order.speaker).label("role"),
+            _or_null(order.time).label("time"),
+            hits.c.title,
+            hits.c.content,
+        )
+        .join_from(passages, hits, hits.c.id == corpus.key)
+        .where(corpus.key == chosen.c.id)
+        .correlate(chosen)
+        .offset(literal_column("0", Integer))
+    )
+    return (
+        select(*chosen.c, *shown.c)
+        .join_from(chosen, shown, true())
+        .order_by(chosen.c.place, chosen.c.id)
+    )
+
+
+def _paths(start: Select[Any], order: Order) -> CTE:
+    """For each hit its own branch, and after it every lower one of which its past may be."""
+    path = start.cte("path", recursive=order.branch is not None)
+    if order.branch is None:
+        return path
+    lower = lateral(
+        select(order.branch.label("branch"))
+        .where(order.within == path.c.within, order.branch < path.c.branch)
+        .correlate(path)
+        .order_by(order.branch.desc())
+        .limit(literal_column("1", Integer))
+    )
+    descended = select(
+        path.c.hit, path.c.within, path.c.place, lower.c.branch, (~true()).label("own")
+    ).join_from(path, lower, true())
+    return path.union_all(descended)
+
+
+def _near(corpus: Corpus, path: CTE, order: Order) -> Any:  # noqa: ANN401 - a subquery
+    """Of each branch of a path what may be before the hit, of its own what is after, too.
+
+    As many as asked for of every branch are enough: at a place that several branches have, the
+    greatest of them is the path's.
+    """
+    of_branch = [order.within == path.c.within]
+    if order.branch is not None:
+        of_branch.append(order.branch == path.c.branch)
+    columns = (corpus.key.label("id"), order.place.label("place"))
+    before = (
+        select(*columns)
+        .where(*of_branch, order.place < path.c.place)
+        .correlate(path)
+        .order_by(order.place.desc())
+        .limit(bindparam("before", type_=Integer()))
+    )
+    after = (
+        select(*columns)
+        .where(*of_branch, order.place >= path.c.place, path.c.own)
+        .correlate(path)
+        .order_by(order.place)
+        .limit(bindparam("after", type_=Integer()) + 1)
+    )
+    each = lateral(union_all(before.subquery().select(), after.subquery().select()))
+    return (
+        select(
+            path.c.hit,
+            path.c.branch,
+            each.c.id,
+            each.c.place,
+            (each.c.place < path.c.place).label("before"),
+        )
+        .join_from(path, each, true())
+        .ext(distinct_on(path.c.hit, each.c.place))
+        .order_by(path.c.hit, each.c.place, path.c.branch.desc())
+        .subquery("near")
+    )
+
+
+def _or_null(column: ColumnElement[Any] | None) -> ColumnElement[Any]:
+    return cast(null(), Integer) if column is None else column
