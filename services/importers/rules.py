@@ -121,7 +121,7 @@ DEFAULT_LANGUAGE: Final = "english"
 Language = str | Callable[[str], str]
 """The configuration of chunks that name none, or what finds it from a chunk's content."""
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_SOURCE_FILE = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_CONCEPT = re.compile(r"[^A-Za-z0-9&-]+")
 _CONCEPT = re.compile(r"[A-Za-z0-9&-]+(?: [A-Za-z0-9&-]+)*")
@@ -176,7 +176,7 @@ def normalise(
     # All that cannot be stored is an escape in ASCII JSON: most chunks are not searched for it.
     draft = _Draft(raw, strict=strict, doubtful="\\u0000" in canonical or "\\ud" in canonical)
     for field, number in inexact_numbers(raw):
-        draft.change(_clean(field), number.digits, float(number), Rule.NUMBER)
+        draft.change(clean(field), number.digits, float(number), Rule.NUMBER)
     chunk_id = _chunk_id(draft)
     content = _content(draft)
     start_line, end_line = _lines(draft)
@@ -291,7 +291,7 @@ class _Draft:
         """
         if self.strict and original is not None:
             raise Unacceptable(
-                f"{field} would be changed from {_shown(original)} to {_shown(stored)} "
+                f"{field} would be changed from {shown(original)} to {shown(stored)} "
                 f"(rule {rule.value})"
             )
         self.changes.append(Change(field, original, stored, rule.value))
@@ -310,7 +310,7 @@ class _Draft:
         """Take what the file says of all its chunks, for one that says nothing itself."""
         if not isinstance(said, str) or not said.strip():
             return None
-        stored: str = _clean(said)
+        stored: str = clean(said)
         if stored != said:
             self.change(given.field, said, stored, Rule.CHARACTERS)
         if not stored.strip():
@@ -326,13 +326,13 @@ class _Draft:
         """The object without what PostgreSQL cannot store: NUL and half surrogate pairs."""
         cleaned: dict[str, Any] = {}
         for key, value in raw.items():
-            name = _clean(key)
+            name = clean(key)
             if name != key and (name in raw or name in cleaned):
                 self.change(prefix + name, {key: value}, None, Rule.CHARACTERS)
                 continue
             # The fields of "metadata" are cleaned, and told, one by one.
             whole = prefix == "" and key == "metadata" and isinstance(value, dict)
-            cleaned[name] = value if whole else _clean(value)
+            cleaned[name] = value if whole else clean(value)
             if name != key:
                 self.change(prefix + name, {key: value}, {name: cleaned[name]}, Rule.CHARACTERS)
             elif cleaned[name] != value:
@@ -582,15 +582,15 @@ def _integer(value: Any) -> int | None:  # noqa: ANN401 - any JSON
             return None
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
     """The value without NUL characters, and with U+FFFD for each half of a surrogate pair."""
     match value:
         case str():
-            return _UNSTORABLE.sub(_substitute, value)
+            return UNSTORABLE.sub(_substitute, value)
         case list():
-            return [_clean(element) for element in value]
+            return [clean(element) for element in value]
         case dict():
-            return {_clean(key): _clean(element) for key, element in value.items()}
+            return {clean(key): clean(element) for key, element in value.items()}
         case _:
             return value
 
@@ -599,7 +599,7 @@ def _substitute(found: re.Match[str]) -> str:
     return "" if found[0] == "\x00" else "\ufffd"
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON
+def shown(value: Any) -> str:  # noqa: ANN401 - any JSON
     """A value for a message: short, and of characters that can be stored."""
     shown = json.dumps(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."  # noqa: PLR2004 - about a line

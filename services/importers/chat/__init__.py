@@ -1,0 +1,1 @@
+"""Chat exports of every provider into the archive."""

@@ -1,0 +1,228 @@
+"""The values of a file, read: conversations, what is refused, and what is neither."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from db.errors import ImportFailed
+from db.repositories.chat_imports import ConversationRecord
+from db.repositories.imports import Change
+from services.importers.chat import chroma
+from services.importers.chat.detect import FORMATS, Format
+from services.importers.chat.rules import Rule
+from services.importers.chat.stream import MAX_BYTES, Damage, Element
+from services.importers.rules import DEFAULT_LANGUAGE, Language, Unacceptable
+
+ChatFormat = Literal["auto", "chatgpt", "claude", "openwebui", "chroma"]
+Key = tuple[str, str]
+
+LEGACY: Final = chroma.SOURCE
+READERS: Final = {**FORMATS, LEGACY: Format(chroma.read, chroma.recognises)}
+
+BROKEN: Final = "broken"
+"""In place of a format: nobody can tell."""
+
+BATCH_MESSAGES: Final = 2000
+BATCH_BYTES: Final = 4 * 1024**2
+"""A transaction ends with the conversation that reaches one of these. Three batches are in memory:
+one is written, one waits, one is read."""
+
+LOOKED_AT: Final = 100
+"""A file whose first so many values, or ``MAX_BYTES`` of them, are no conversations is none of the
+formats."""
+
+LANGUAGE_CHARACTERS: Final = 200
+"""A message is in a language of its own from this length on; a shorter one, in its
+conversation's: what is found from a single sentence is often a near language."""
+
+LANGUAGE_SAMPLE: Final = 10_000
+"""Characters that a language is found from."""
+
+
+class NoConversations(ImportFailed):
+    """It holds no conversations; it does not leave the importer."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it holds no conversations; known formats: {', '.join(READERS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A value of a file that a reader has seen.
+
+    Attributes:
+        element: As it stands.
+        format: Which format it is of, or None.
+        record: The conversation, or None when it is refused.
+        record_hash: SHA-256 of the record.
+        languages: Of its messages.
+        changes: What its reader changed.
+        reason: Why it is refused.
+    """
+
+    element: Element
+    format: str | None = None
+    record: ConversationRecord | None = None
+    record_hash: bytes = b""
+    languages: Sequence[str] = ()
+    changes: Sequence[Change] = ()
+    reason: str = ""
+
+    @cached_property
+    def key(self) -> Key | None:
+        """What the conversation is known by."""
+        return None if self.record is None else (self.record.source_type, self.record.source_id)
+
+
+@dataclass
+class Batch:
+    """What one transaction takes: no conversation twice."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    keys: set[Key] = field(default_factory=set)
+    messages: int = 0
+    size_bytes: int = 0
+
+    def has_room_for(self, candidate: Candidate) -> bool:
+        """Whether the conversation can go into the same transaction."""
+        full = self.messages >= BATCH_MESSAGES or self.size_bytes >= BATCH_BYTES
+        return not full and candidate.key not in self.keys
+
+    def add(self, candidate: Candidate) -> None:
+        """Take it."""
+        self.candidates.append(candidate)
+        self.size_bytes += candidate.element.size_bytes
+        if candidate.record is not None and candidate.key is not None:
+            self.keys.add(candidate.key)
+            self.messages += len(candidate.record.messages)
+
+
+class Reading:
+    """How values are read.
+
+    Args:
+        format: The only format to take, or ``auto``.
+        strict: Refuse what would have to be changed.
+        language: The text search configuration of the messages, or what finds it.
+    """
+
+    def __init__(self, format: ChatFormat, *, strict: bool, language: Language) -> None:  # noqa: A002 - as the option is called
+        self._formats = tuple(READERS) if format == "auto" else (format,)
+        self._strict = strict
+        self._language = language
+
+    def candidates(self, elements: Iterator[Element]) -> Iterator[Candidate]:
+        """What the values of a file are.
+
+        Raises:
+            ImportFailed: The file is broken from here on.
+            NoConversations: None of its values is of a known format.
+        """
+        strangers: list[Candidate] = []
+        for element in elements:
+            candidate = self.candidate(element)
+            if candidate.format is None:
+                strangers.append(candidate)
+                seen_bytes = sum(each.element.size_bytes for each in strangers)
+                if len(strangers) == LOOKED_AT or seen_bytes > MAX_BYTES:
+                    break
+            else:
+                # From here on it is a file of conversations, and what is none is rejected.
+                yield from (*strangers, candidate)
+                yield from map(self.candidate, elements)
+                return
+        if strangers:
+            raise NoConversations
+
+    def candidate(self, element: Element) -> Candidate:
+        """Read one value; a fault in it, or in its reader, is its own alone."""
+        try:
+            raw, damage = element.read()
+        except ImportFailed as error:
+            return Candidate(element=element, format=BROKEN, reason=str(error))
+        format_ = next((name for name in self._formats if READERS[name].recognises(raw)), None)
+        if format_ is None:
+            reason = f"it is no conversation of a format asked for: {', '.join(self._formats)}"
+            return Candidate(element=element, reason=reason)
+        try:
+            parsed = READERS[format_].read(raw, strict=self._strict)
+            changes = [*_told(damage, strict=self._strict), *parsed.changes]
+        except Unacceptable as refusal:
+            return Candidate(element=element, format=format_, reason=str(refusal))
+        except Exception as error:  # noqa: BLE001 - it is kept, and the others go in
+            reason = f"it cannot be read: {type(error).__name__}: {error}"
+            return Candidate(element=element, format=format_, reason=reason)
+        languages = self._languages(parsed.record)
+        return Candidate(
+            element=element,
+            format=format_,
+            record=parsed.record,
+            record_hash=_hash(parsed.record, languages),
+            languages=languages,
+            changes=changes,
+        )
+
+    def _languages(self, record: ConversationRecord) -> list[str]:
+        """The text search configuration of each message."""
+        if isinstance(self._language, str):
+            return [self._language] * len(record.messages)
+        texts = [message.content[:LANGUAGE_SAMPLE] for message in record.messages]
+        whole = self._language(" ".join(texts)[:LANGUAGE_SAMPLE])
+        return [
+            self._language(text) if len(text) >= LANGUAGE_CHARACTERS else whole for text in texts
+        ]
+
+
+def batches(candidates: Iterator[Candidate]) -> Iterator[Batch]:
+    """The candidates, together; those before an error are yielded before it is raised."""
+    batch = Batch()
+    failure = None
+    try:
+        for candidate in candidates:
+            if not batch.has_room_for(candidate):
+                yield batch
+                batch = Batch()
+            batch.add(candidate)
+    except ImportFailed as error:
+        failure = error
+    if batch.candidates:
+        yield batch
+    if failure is not None:
+        raise failure
+
+
+def _told(damage: Damage | None, *, strict: bool) -> list[Change]:
+    """What is recorded of bytes that are not UTF-8.
+
+    Raises:
+        Unacceptable: They may not be replaced.
+    """
+    if damage is None:
+        return []
+    if strict:
+        raise Unacceptable(f"it is not UTF-8: byte {damage.offset:,} of the file (rule encoding)")
+    given = {"offset": damage.offset, "count": damage.count}
+    return [Change("bytes", given, "\ufffd", Rule.ENCODING.value)]
+
+
+def _hash(record: ConversationRecord, languages: Sequence[str]) -> bytes:
+    """SHA-256 of a conversation; with other languages than ever the same one is another."""
+    digest = hashlib.sha256()
+    said = [record.source_type, record.source_id, record.title, record.is_saved]
+    digest.update(_canonical([*said, record.created_at, record.source_updated_at]))
+    for each in record.messages:  # one by one: together, a long conversation would be there twice
+        place = [each.source_id, each.branch, each.position, each.role, each.created_at]
+        digest.update(_canonical([*place, each.content, each.details]))
+    if set(languages) != {DEFAULT_LANGUAGE}:
+        digest.update(_canonical(languages))
+    return digest.digest()
+
+
+def _canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON, and times
+    return json.dumps(value, sort_keys=True, default=datetime.isoformat).encode()

@@ -1,0 +1,374 @@
+"""What a conversation as it stands becomes: readings shared by all formats, each change recorded.
+
+docs/reference/import-rules.md describes every rule to the people who read the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+from db.models.chat import ROLES, Role
+from db.repositories.chat_imports import ConversationRecord, MessageRecord
+from db.repositories.imports import Change
+from services.importers.files import MAX_DEPTH
+from services.importers.rules import MAX_NAME, UNSTORABLE, Unacceptable, clean, shown
+
+EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
+LATEST: Final = timedelta(days=1)
+"""Past now: clocks differ, and times without a zone are read as UTC."""
+
+UNITS: Final = (
+    (1e11, 1),
+    (1e14, 10**3),
+    (1e17, 10**6),
+    (1e20, 10**9),
+)
+"""A time below the first number is in the second's parts of a second since 1970. Seconds reach
+1e11 in the year 5138, and milliseconds are past it since 1973."""
+
+MAX_DETAIL: Final = 10_000
+"""Characters of one text in a message's details: more is not description but a file's content."""
+
+OTHER_ROLES: Final[Mapping[str, Role]] = {
+    "human": "user",
+    "ai": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "function": "tool",
+}
+UNKNOWN_ROLE: Final[Role] = "tool"
+"""Who is neither the user nor the assistant is something that one of them called."""
+
+
+class Rule(StrEnum):
+    """Names of the rules, as the history has them."""
+
+    CHARACTERS = "characters"
+    CURRENT = "current"
+    CUT = "cut"
+    CYCLE = "cycle"
+    DUPLICATE = "duplicate"
+    EMPTY = "empty"
+    ENCODING = "encoding"
+    IDENTIFIER = "identifier"
+    KEPT = "kept"
+    LINKS = "links"
+    NUMBER = "number"
+    OLDER = "older"
+    ORPHAN = "orphan"
+    PRECEDENCE = "precedence"
+    REPLACED = "replaced"
+    ROLE = "role"
+    ROOTS = "roots"
+    SHAPE = "shape"
+    SPLICED = "spliced"
+    TEXT = "text"
+    TIME = "time"
+    TITLE = "title"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A conversation that can be stored.
+
+    Attributes:
+        record: The conversation, within all constraints of the tables.
+        changes: How it differs from what was given.
+    """
+
+    record: ConversationRecord
+    changes: list[Change]
+
+
+@dataclass(slots=True)
+class Draft:
+    """A conversation on its way, and the changes made so far.
+
+    Attributes:
+        strict: Refuse instead of changing a value that is given.
+        changes: In the order in which they were made.
+    """
+
+    strict: bool = False
+    changes: list[Change] = field(default_factory=list)
+
+    def open(self, raw: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+        """The conversation as an object of which every value can be stored.
+
+        Raises:
+            Unacceptable: It is no object, or nested too deep.
+        """
+        if not isinstance(raw, dict):
+            raise Unacceptable("a conversation must be an object")
+        if not _doubtful(raw):
+            return raw
+        cleaned: dict[str, Any] = self._cleaned("", raw)
+        return cleaned
+
+    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
+        """Record that a given value is stored otherwise.
+
+        Raises:
+            Unacceptable: That is forbidden. A message that says nothing may always be left out:
+                every provider's exports have such.
+        """
+        if self.strict and original is not None and rule is not Rule.EMPTY:
+            raise Unacceptable(
+                f"{name} would be changed from {shown(original)} to {shown(stored)} "
+                f"(rule {rule.value})"
+            )
+        self.changes.append(Change(name, original, stored, rule.value))
+
+    def as_object(self, name: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+        """The value if it is an object; one without fields in place of anything else."""
+        if isinstance(value, dict):
+            return value
+        if value is not None:
+            self.change(name, value, None, Rule.SHAPE)
+        return {}
+
+    def as_list(self, name: str, value: Any) -> Sequence[Any]:  # noqa: ANN401 - any JSON
+        """The value if it is a list; an empty one in place of anything else."""
+        if isinstance(value, list):
+            return value
+        if value is not None:
+            self.change(name, value, None, Rule.SHAPE)
+        return []
+
+    def as_links(self, name: str, value: Any) -> Sequence[str]:  # noqa: ANN401 - any JSON
+        """The identifiers in a list of them."""
+        listed = self.as_list(name, value)
+        links = [each for each in listed if isinstance(each, str)]
+        if len(links) != len(listed):
+            self.change(name, value, links, Rule.SHAPE)
+        return links
+
+    def identifier(self, name: str, value: Any, otherwise: str) -> str:  # noqa: ANN401 - any JSON
+        """The value as an identifier, or *otherwise* where it can be none."""
+        if _identifies(value):
+            return str(value)
+        stored = (
+            str(value) if type(value) is int and abs(value) < 10 ** (MAX_NAME - 1) else otherwise
+        )
+        self.change(name, value, stored, Rule.IDENTIFIER)
+        return stored
+
+    def conversation_id(self, name: str, raw: dict[str, Any]) -> str:
+        """The identifier of a conversation; of one without, the same content has the same."""
+        value = raw.get(name)
+        if _identifies(value):
+            return str(value)
+        canonical = json.dumps(raw, sort_keys=True, default=float)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        return self.identifier(name, value, f"sha256-{digest}")
+
+    def once(
+        self, name: str, key: str, index: int, message: dict[str, Any], seen: dict[str, Any]
+    ) -> str | None:
+        """The identifier of a message in a list, made unique; None for a copy of one before.
+
+        Args:
+            name: Of the message.
+            key: Its field that holds the identifier.
+            index: Its place in the list.
+            message: The message.
+            seen: Those before by identifier; this one is added.
+        """
+        given = self.identifier(f"{name}.{key}", message.get(key), f"#{index}")
+        stored = given
+        if given in seen:
+            if seen[given] == message:
+                self.change(name, message, None, Rule.DUPLICATE)
+                return None
+            stored = f"{given}#{index}"
+            self.change(f"{name}.{key}", given, stored, Rule.DUPLICATE)
+        seen[stored] = message
+        return stored
+
+    def title(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
+        """The title: empty where there is none."""
+        if isinstance(value, str):
+            return value
+        stored = "" if value is None else json.dumps(value, ensure_ascii=False)
+        self.change(name, value, stored, Rule.TITLE)
+        return stored
+
+    def text(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
+        """The value as text; what is not text is stored as it stands in JSON."""
+        if isinstance(value, str):
+            return value
+        stored = json.dumps(value, ensure_ascii=False, default=float)
+        self.change(name, value, stored, Rule.TEXT)
+        return stored
+
+    def time(self, name: str, value: Any) -> datetime | None:  # noqa: ANN401 - any JSON
+        """A moment, or None where none is given or it cannot be.
+
+        Args:
+            name: Of the field.
+            value: An ISO 8601 text (UTC where it names no zone), or seconds, milliseconds,
+                microseconds or nanoseconds since 1970.
+        """
+        if value is None:
+            return None
+        moment = _moment(value)
+        if moment is None or not EARLIEST <= moment <= datetime.now(UTC) + LATEST:
+            self.change(name, value, None, Rule.TIME)
+            return None
+        return moment
+
+    def role(self, name: str, value: Any) -> Role:  # noqa: ANN401 - any JSON
+        """Who spoke, in the four words of the archive."""
+        if value in ROLES:
+            role: Role = value
+            return role
+        word = value.strip().lower() if isinstance(value, str) else ""
+        stored: Role = next(
+            (role for role in ROLES if role == word), OTHER_ROLES.get(word, UNKNOWN_ROLE)
+        )
+        self.change(name, value, stored, Rule.ROLE)
+        return stored
+
+    def detail(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
+        """The value without the end of texts that are too long to describe anything."""
+        match value:
+            case str() if len(value) > MAX_DETAIL:
+                stored = value[:MAX_DETAIL]
+                self.change(name, value, stored, Rule.CUT)
+                return stored
+            case list():
+                return [self.detail(f"{name}[{n}]", each) for n, each in enumerate(value)]
+            case dict():
+                return {key: self.detail(f"{name}.{key}", each) for key, each in value.items()}
+            case Decimal():
+                return float(value)
+            case _:
+                return value
+
+    def parsed(
+        self,
+        *,
+        source_type: str,
+        source_id: str,
+        title: str,
+        created_at: datetime | None,
+        updated_at: datetime | None,
+        is_saved: bool,
+        messages: Sequence[MessageRecord],
+    ) -> Parsed:
+        """The conversation, done; where it has no times of its own, those of its messages.
+
+        Raises:
+            Unacceptable: It has no messages.
+        """
+        if not messages:
+            raise Unacceptable("it has no messages with text")
+        times = [each.created_at for each in messages if each.created_at is not None]
+        record = ConversationRecord(
+            source_type=source_type,
+            source_id=source_id,
+            title=title,
+            created_at=created_at or min(times, default=None),
+            source_updated_at=updated_at or max(times, default=None),
+            messages=tuple(messages),
+            is_saved=is_saved,
+        )
+        return Parsed(record, self.changes)
+
+    def _cleaned(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
+        """The value without what PostgreSQL cannot store, each change told where it was made."""
+        match value:
+            case str() if UNSTORABLE.search(value):
+                stored = clean(value)
+                self.change(clean(name), value, stored, Rule.CHARACTERS)
+                return stored
+            case float() if not math.isfinite(value):
+                self.change(clean(name), repr(value), None, Rule.NUMBER)  # JSON has no such number
+                return None
+            case list():
+                return [self._cleaned(f"{name}[{n}]", each) for n, each in enumerate(value)]
+            case dict():
+                return self._cleaned_object(f"{name}." if name else "", value)
+            case _:
+                return value
+
+    def _cleaned_object(self, prefix: str, value: dict[str, Any]) -> dict[str, Any]:
+        cleaned: dict[str, Any] = {}
+        for key, each in value.items():
+            name = clean(key)
+            if name == key:
+                cleaned[key] = self._cleaned(prefix + key, each)
+            elif name in value or name in cleaned:
+                self.change(prefix + name, {key: each}, None, Rule.CHARACTERS)
+            else:
+                self.change(prefix + name, key, name, Rule.CHARACTERS)
+                cleaned[name] = self._cleaned(prefix + name, each)
+        return cleaned
+
+
+def _identifies(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_NAME
+
+
+def compact(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details that say something."""
+    return {name: value for name, value in details.items() if value not in (None, "", [], {})}
+
+
+def _doubtful(raw: dict[str, Any]) -> bool:
+    """Whether some value may be one that PostgreSQL cannot store; it needs no stack of its own.
+
+    Raises:
+        Unacceptable: The value is nested deeper than ``MAX_DEPTH``, at which the recursion of
+            whoever reads it next would end.
+    """
+    doubtful = False
+    level: list[Any] = [raw]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for holder in level:
+            if isinstance(holder, dict):
+                doubtful = doubtful or any(map(UNSTORABLE.search, holder))
+                values: Any = holder.values()
+            else:
+                values = holder
+            for value in values:
+                if isinstance(value, str):
+                    doubtful = doubtful or UNSTORABLE.search(value) is not None
+                elif isinstance(value, dict | list):
+                    below.append(value)
+                elif isinstance(value, float):
+                    doubtful = doubtful or not math.isfinite(value)
+        if not below:
+            return doubtful
+        level = below
+    raise Unacceptable(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _moment(value: Any) -> datetime | None:  # noqa: ANN401 - any JSON
+    try:
+        match value:
+            case bool():
+                return None
+            case int() | float() | Decimal():
+                number = float(value)
+                per_second = next((unit for limit, unit in UNITS if abs(number) < limit), None)
+                if per_second is None:  # beyond all units, or not a number
+                    return None
+                return datetime.fromtimestamp(number / per_second, UTC)
+            case str():
+                moment = datetime.fromisoformat(value.strip())
+                return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+            case _:
+                return None
+    except (ValueError, ArithmeticError, OSError):  # no date, or one that no calendar here reaches
+        return None
