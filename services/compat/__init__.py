@@ -1,0 +1,1 @@
+"""Frozen interfaces of the systems that this one replaces."""
