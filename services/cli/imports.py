@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from db.engine import Database
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.importers.chat.candidates import ChatFormat
+from services.importers.chat.importer import ChatImporter
 from services.importers.conflicts import OnConflict
-from services.importers.knowledge import CORPUS, KnowledgeImporter
+from services.importers.importer import Importer
+from services.importers.knowledge import KnowledgeImporter
 from services.importers.language import AUTO, NAMES
-from services.importers.report import COUNTS, ImportReport
+from services.importers.report import COUNTS, ImportReport, Skipped
 from services.importers.rules import DEFAULT_LANGUAGE
 
 app = typer.Typer(
@@ -26,6 +30,9 @@ MAX_SHOWN = 50
 VALUE_CHARACTERS = 60
 
 
+Imported = Annotated[
+    Literal["knowledge", "chat"], typer.Option("--corpus", "-c", help="Of which corpus.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Reject what would have to be changed.")]
 OnConflictOption = Annotated[
     OnConflict,
@@ -47,8 +54,12 @@ LanguageOption = Annotated[
     typer.Option(
         metavar="auto|NAME",
         callback=language_name,
-        help="Text search configuration of chunks that name no language; auto finds it for each.",
+        help="Text search configuration of what names no language; auto finds it for each chunk "
+        "or message.",
     ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
 ]
 
 
@@ -56,9 +67,7 @@ LanguageOption = Annotated[
 def knowledge(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of .json files.")],
     strict: Strict = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     on_conflict: OnConflictOption = "reject",
     language: LanguageOption = DEFAULT_LANGUAGE,
     embeddings: Annotated[
@@ -93,7 +102,47 @@ def knowledge(
         say("dry run: nothing was written")
 
 
-def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> ImportReport:
+@app.command()
+def chat(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Exports (.json, .jsonl, .zip), folders of them, ChromaDB folders."),
+    ],
+    format: Annotated[  # noqa: A002 - as the option is called
+        ChatFormat,
+        typer.Option("--format", help="What to take; auto tells each conversation by its content."),
+    ] = "auto",
+    strict: Strict = False,
+    dry_run: DryRun = False,
+    language: LanguageOption = DEFAULT_LANGUAGE,
+    embeddings_model: Annotated[
+        str | None,
+        typer.Option(help="The model that made the vectors of a ChromaDB store, if it is silent."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import chats from ChatGPT, Claude, OpenWebUI or ChromaDB. Again, only what is new goes in.
+
+    A zip stays packed: give it as the provider sent it. A conversation is known by its identifier
+    at its provider; messages that are the same keep their vectors, and what was saved or written
+    here stays. Each change of a value is kept (pgcorpus import history --corpus chat); what cannot
+    be read is rejected and kept (pgcorpus import rejects --corpus chat), and the exit code is 1.
+    Stopped, the same command goes on.
+    """
+    importer = ChatImporter(
+        Database.from_env(),
+        format=format,
+        strict=strict,
+        dry_run=dry_run,
+        language=language,
+        embeddings_model=embeddings_model,
+    )
+    _finish(import_with_bar(importer, paths), as_json)
+    if dry_run:
+        say("dry run: nothing was written")
+
+
+def import_with_bar(importer: Importer, paths: Sequence[Path]) -> ImportReport:
     """Import under a progress bar."""
     with progress_bar("importing") as bar:
         task = bar.task_ids[0]
@@ -104,37 +153,48 @@ def import_with_bar(importer: KnowledgeImporter, paths: Sequence[Path]) -> Impor
 
 @app.command()
 def retry(
+    corpus: Imported = "knowledge",
     strict: Strict = False,
     on_conflict: OnConflictOption = "reject",
     language: LanguageOption = DEFAULT_LANGUAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Try the rejected chunks again, from what was kept of them."""
-    importer = KnowledgeImporter(
-        Database.from_env(), strict=strict, on_conflict=on_conflict, language=language
-    )
-    _finish(importer.retry(), as_json)
+    """Try the rejected chunks or conversations again, from what was kept of them."""
+    database = Database.from_env()
+    if corpus == "chat":
+        if on_conflict != "reject":
+            raise typer.BadParameter(
+                "conversations have no conflicts: the newer wins", param_hint="--on-conflict"
+            )
+        chats = ChatImporter(database, strict=strict, language=language)
+        _finish(chats.retry(), as_json)
+        return
+    chunks = KnowledgeImporter(database, strict=strict, on_conflict=on_conflict, language=language)
+    _finish(chunks.retry(), as_json)
 
 
 @app.command()
 def history(
-    item: Annotated[str | None, typer.Option(help="Only those of this chunk_id.")] = None,
+    corpus: Imported = "knowledge",
+    item: Annotated[
+        str | None,
+        typer.Option(help="Only those of this chunk_id, or conversation by its provider's id."),
+    ] = None,
     file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:
     """Show every change that imports made to a value, the newest first."""
-    changes = KnowledgeImporter(Database.from_env()).history(
-        item=item, file=file, rule=rule, limit=limit
-    )
+    importer = ChatImporter if corpus == "chat" else KnowledgeImporter
+    changes = importer(Database.from_env()).history(item=item, file=file, rule=rule, limit=limit)
     shown = ("id", "file", "locator", "item", "field", "original", "stored", "rule", "created_at")
     if as_json:
         print_json([{name: getattr(change, name) for name in shown} for change in changes])
         return
     table(
         f"The newest {len(changes)} changes",
-        ["chunk", "field", "original", "stored", "rule", "where"],
+        ["item", "field", "original", "stored", "rule", "where"],
         [
             (
                 change.item,
@@ -151,6 +211,7 @@ def history(
 
 @app.command()
 def rejects(
+    corpus: Imported = "knowledge",
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +224,7 @@ def rejects(
                 "reason": reject.reason,
                 "payload": reject.payload,
             }
-            for reject in work.imports.list_rejects(CORPUS, limit=limit)
+            for reject in work.imports.list_rejects(corpus, limit=limit)
         ]
     if as_json:
         print_json(found)
@@ -193,7 +254,14 @@ def show_report(report: ImportReport) -> None:
     for reject in report.rejects[:MAX_SHOWN]:
         fail(f"{reject.file} {reject.locator}: {reject.reason}")
     if len(report.rejects) > MAX_SHOWN:
-        say(f"and {len(report.rejects) - MAX_SHOWN} more: pgcorpus import rejects")
+        corpus = "knowledge" if report.messages is None else "chat"
+        more = len(report.rejects) - MAX_SHOWN
+        say(f"and {more} more: pgcorpus import rejects --corpus {corpus}")
+    for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
+        names = [skipped.file for skipped in files]
+        say(f"skipped {len(names)} ({names[0]}{', ...' if len(names) > 1 else ''}): {reason}")
+    if report.messages is not None:
+        say(f"{report.messages} messages were written")
     if report.embedded:
         say(f"{report.embedded} vectors came along")
 
@@ -212,6 +280,10 @@ def _finish(report: ImportReport, as_json: bool) -> None:
     show_left_out(report)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _reason(skipped: Skipped) -> str:
+    return skipped.reason
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -106,11 +106,14 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="replace").replace("\0", "\ufffd")
 
 
-def find_files(paths: Sequence[Path]) -> Iterator[Found]:
+def find_files(
+    paths: Sequence[Path], suffixes: Collection[str] = frozenset({".json"})
+) -> Iterator[Found]:
     """The files at *paths*, in their order; those of a folder by name, subfolders included.
 
     Args:
-        paths: Files, taken as they are, and folders, of which the ``.json`` files are taken.
+        paths: Files, taken as they are, and folders, of which the files with a suffix are taken.
+        suffixes: In lower case.
 
     Yields:
         Each file once, however often and by whatever name it is reached. A path that does not
@@ -120,7 +123,7 @@ def find_files(paths: Sequence[Path]) -> Iterator[Found]:
     """
     seen = set()
     for path in paths:
-        for found in _found_at(path):
+        for found in _found_at(path, suffixes):
             identity = found.path.resolve() if found.error is None else found.path
             if identity not in seen:
                 seen.add(identity)
@@ -163,30 +166,48 @@ def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Loaded:
     except OSError as error:
         raise ImportFailed(f"the file cannot be read: {error.strerror}") from error
     try:
-        document = json.loads(
-            content.decode("utf-8-sig"),
-            object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_number,
-        )
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImportFailed(
             f"the file is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ImportFailed(
-            f"the file is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-        ) from error
-    except ValueError as error:  # Python's limit on digits, which guards against slow input
-        raise ImportFailed("a number in the file has too many digits") from error
-    except RecursionError as error:
-        raise ImportFailed(f"the file is nested deeper than {MAX_DEPTH} levels") from error
+    document = parse_json(text)
     if _deeper_than(document, MAX_DEPTH):
         raise ImportFailed(f"the file is nested deeper than {MAX_DEPTH} levels")
     return Loaded(document, hashlib.sha256(content).digest())
 
 
-def _found_at(path: Path) -> Iterator[Found]:
+def parse_json(text: str, what: str = "the file", *, finite: bool = True) -> Any:  # noqa: ANN401 - any JSON
+    """Read a text of strict JSON.
+
+    Args:
+        text: One JSON value.
+        what: Its name in messages.
+        finite: Whether to refuse NaN, Infinity and numbers that no double reaches; else they are
+            read as floats that are not finite.
+
+    Raises:
+        ImportFailed: It is not JSON as RFC 8259 has it, holds a number out of range, says a key
+            twice in one object, or is nested deeper than Python's stack.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant if finite else float,
+            parse_float=_number if finite else float,
+        )
+    except json.JSONDecodeError as error:
+        raise ImportFailed(
+            f"{what} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from error
+    except ValueError as error:  # Python's limit on digits, which guards against slow input
+        raise ImportFailed(f"a number in {what} has too many digits") from error
+    except RecursionError as error:
+        raise ImportFailed(f"{what} is nested deeper than {MAX_DEPTH} levels") from error
+
+
+def _found_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -196,23 +217,23 @@ def _found_at(path: Path) -> Iterator[Found]:
         yield _file(path, status)
         return
     empty = True
-    for found in _in_folder(path):
+    for found in _in_folder(path, suffixes):
         empty = False
         yield found
     if empty:
-        yield Found(path, error="the folder holds no .json files")
+        yield Found(path, error=f"the folder holds no {' or '.join(sorted(suffixes))} files")
 
 
-def _in_folder(folder: Path) -> Iterator[Found]:
-    """The ``.json`` files below a folder, by name, and what cannot be looked into."""
+def _in_folder(folder: Path, suffixes: Collection[str]) -> Iterator[Found]:
+    """The files with a suffix below a folder, by name, and what cannot be looked into."""
     left: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
     while left:
         path, above = left.pop()
-        is_json = path.suffix.lower() == ".json"
+        wanted = path.suffix.lower() in suffixes
         try:
             status = path.stat()
             if not stat.S_ISDIR(status.st_mode):
-                if is_json:
+                if wanted:
                     yield _file(path, status)
                 continue
             real = path.resolve()
@@ -223,7 +244,7 @@ def _in_folder(folder: Path) -> Iterator[Found]:
         except OSError as error:
             # A broken link might have led to a folder, unless it is named like another file.
             broken = error.errno in {errno.ENOENT, errno.ELOOP}
-            if is_json or not path.suffix or not broken:
+            if wanted or not path.suffix or not broken:
                 yield Found(path, error=_unreadable(error))
             continue
         left += [(child, above | {real}) for child in below]
@@ -251,7 +272,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ImportFailed(f"the file is not JSON: {name} is not a JSON value")
+    raise ImportFailed(f"not JSON: {name} is not a JSON value")
 
 
 def _number(digits: str) -> float:

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from uuid import UUID
-
-from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
 from db.errors import ConstraintViolated, ImportFailed
-from db.models.imports import ImportFile, ImportTransformation
+from db.models.imports import ImportFile
 from db.repositories.imports import Changed, Refused
 from db.repositories.knowledge import Known, Write
-from db.uow import UnitOfWork, raise_translated
+from db.uow import UnitOfWork
 from services.importers.chunks import Context, Layout, Place, layout_of
 from services.importers.conflicts import OnConflict, Stored, decide
-from services.importers.files import Found, find_files, key_of, printable, read_json
-from services.importers.language import AUTO, configuration_of, postgresql_of
+from services.importers.files import Found, find_files, printable, read_json
+from services.importers.importer import Bar, Importer, Passages, Progress, Run, ahead, counted
 from services.importers.report import FileReport, ImportReport, Reject
 from services.importers.rules import (
     DEFAULT_LANGUAGE,
-    Language,
     Normalised,
     Unacceptable,
     identifier_of,
@@ -47,17 +42,8 @@ CORPUS: Final = "knowledge"
 BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
 
-MANY: Final = 1000
-SHARE: Final = 10
-"""The statistics are renewed at once, not when autovacuum finds time, when a run stored ``MANY``
-chunks or one in ``SHARE`` of all: plans, and the ranking of words, follow them."""
 
-T = TypeVar("T")
-Progress = Callable[[int, int], None]
-Transaction = Callable[[], AbstractContextManager[UnitOfWork]]
-
-
-class KnowledgeImporter:
+class KnowledgeImporter(Importer):
     """Imports files of chunks.
 
     Args:
@@ -72,6 +58,8 @@ class KnowledgeImporter:
         embeddings_model: The model that made them, where the file does not say.
     """
 
+    corpus = CORPUS
+
     def __init__(
         self,
         database: Database,
@@ -83,11 +71,8 @@ class KnowledgeImporter:
         embeddings: Path | None = None,
         embeddings_model: str | None = None,
     ) -> None:
-        self._database = database
-        self._strict = strict
-        self._dry_run = dry_run
+        super().__init__(database, strict=strict, dry_run=dry_run, language=language)
         self._on_conflict = on_conflict
-        self._language = language
         self._embeddings = embeddings
         self._embeddings_model = embeddings_model
 
@@ -108,7 +93,7 @@ class KnowledgeImporter:
         """
         files = list(find_files(paths))
         vectors = self._vectors(files)
-        bar = _Bar(
+        bar = Bar(
             progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
         )
         with self._started(paths=[printable(path) for path in paths]) as run:
@@ -134,30 +119,6 @@ class KnowledgeImporter:
                 run.take_refused(file)
         return run.report
 
-    def history(
-        self,
-        *,
-        item: str | None = None,
-        file: str | None = None,
-        rule: str | None = None,
-        limit: int = 100,
-        before: int | None = None,
-    ) -> Sequence[ImportTransformation]:
-        """Changes that imports made to values, the newest first.
-
-        Args:
-            item: Only those of this chunk.
-            file: Only those of this file, by any path to it.
-            rule: Only those by this rule.
-            limit: At most this many.
-            before: The last ``id`` of the page before.
-        """
-        file = None if file is None else key_of(Path(file))
-        with self._database.unit_of_work() as work:
-            return work.imports.list_changes(
-                CORPUS, item=item, file=file, rule=rule, limit=limit, before=before
-            )
-
     def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
         """The vectors that come along, checked; the files are read for it once more."""
         if self._embeddings is None:
@@ -171,56 +132,17 @@ class KnowledgeImporter:
             check_vectors(work, self._embeddings, vectors, coming)
         return vectors
 
+    def _passages(self, work: UnitOfWork) -> Passages:
+        return work.knowledge
+
     @contextmanager
     def _started(self, **options: Any) -> Iterator[_Run]:  # noqa: ANN401 - any JSON
         options |= {
-            "strict": self._strict,
             "on_conflict": self._on_conflict,
-            "language": self._language,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
-        with self._transactions() as transaction:
-            with transaction() as work:
-                run_id = work.imports.start_run(CORPUS, options)
-                language = self._language_on(work)
-            run = _Run(
-                run_id,
-                transaction,
-                strict=self._strict,
-                on_conflict=self._on_conflict,
-                language=language,
-            )
-            yield run
-            with transaction() as work:
-                work.imports.finish_run(run_id)
-            stored = run.report.total("added") + run.report.total("updated")
-            # ANALYZE writes past the transaction that a dry run rolls back.
-            if stored and not self._dry_run:
-                with transaction() as work:
-                    if stored >= MANY or stored * SHARE >= work.knowledge.count():
-                        work.knowledge.analyze()
-
-    def _language_on(self, work: UnitOfWork) -> Language:
-        """What chunks that name no language get, in the configurations that the server has."""
-        if self._language != AUTO:
-            return self._language
-        version = postgresql_of(work.session.connection().dialect)
-        return partial(configuration_of, postgresql=version)
-
-    @contextmanager
-    def _transactions(self) -> Iterator[Transaction]:
-        """What makes transactions: real ones, or parts of a single one that is rolled back."""
-        if not self._dry_run:
-            yield self._committed
-            return
-        with self._database.unit_of_work() as work:
-            yield lambda: _savepoint(work)
-
-    @contextmanager
-    def _committed(self) -> Iterator[UnitOfWork]:
-        with self._database.unit_of_work() as work:
-            yield work
-            work.commit()
+        with self._recorded(**options) as run:
+            yield _Run(run, strict=self._strict, on_conflict=self._on_conflict)
 
 
 class _Content(NamedTuple):
@@ -241,22 +163,6 @@ class _Candidate(NamedTuple):
 
 
 @dataclass
-class _Bar:
-    """Progress in bytes."""
-
-    show: Progress
-    total: int
-    done: int = 0
-
-    def part(self, size: int, done: int, total: int) -> None:
-        self.show(self.done + size * done // total, self.total)
-
-    def finish(self, size: int) -> None:
-        self.done += size
-        self.show(self.done, self.total)
-
-
-@dataclass
 class _Tally:
     """What one transaction has done so far; it counts only when the transaction is kept."""
 
@@ -269,25 +175,17 @@ class _Tally:
 class _Run:
     """One call of the importer, under way."""
 
-    def __init__(
-        self,
-        run_id: UUID,
-        transaction: Transaction,
-        *,
-        strict: bool,
-        on_conflict: OnConflict,
-        language: Language,
-    ) -> None:
-        self.report = ImportReport()
-        self._run_id = run_id
-        self._transaction = transaction
+    def __init__(self, run: Run, *, strict: bool, on_conflict: OnConflict) -> None:
+        self.report = run.report
+        self._run_id = run.id
+        self._transaction = run.transaction
+        self._language = run.language
         self._strict = strict
         self._on_conflict = on_conflict
-        self._language = language
         self._first: dict[str, str] = {}
         self._arrivals: list[Arrival] = []
 
-    def take(self, content: _Content, bar: _Bar) -> None:
+    def take(self, content: _Content, bar: Bar) -> None:
         """Import one file."""
         size, total = content.found.size_bytes, len(content.layout.places)
 
@@ -352,7 +250,7 @@ class _Run:
                         shown(len(tally.arrivals))
                 if row.error is None:
                     work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                work.imports.add_file(_counted(row, tally.report))
+                work.imports.add_file(counted(row, tally.report))
         except ConstraintViolated as error:
             # Nothing of the file went in. All of it can be tried again; the others still go in.
             tally = _Tally(FileReport(name, error=str(error)))
@@ -370,7 +268,7 @@ class _Run:
                     header=row.header,
                     error=str(error),
                 )
-                work.imports.add_file(_counted(failed, tally.report))
+                work.imports.add_file(counted(failed, tally.report))
         self.report.files.append(tally.report)
         self.report.rejects += tally.rejects
         self._arrivals += tally.arrivals
@@ -471,16 +369,6 @@ def fresh_ids(count: int) -> Iterator[UUID]:
     return (UUID(bytes=randomness[n : n + 16], version=4) for n in range(0, len(randomness), 16))
 
 
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """Yield *items*, making the next in a thread while the caller works on the last."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
-            yield item
-
-
 def _read(found: Found) -> _Content:
     nothing = Layout(None, [])
     if found.error is not None:
@@ -514,20 +402,3 @@ def _stored(work: UnitOfWork, batch: Sequence[_Candidate]) -> dict[str, Stored]:
 
 def _refusal(place: Place, reason: str | None) -> Refused:
     return Refused(place.locator, reason or "", place.raw, place.context.as_json())
-
-
-def _counted(row: ImportFile, report: FileReport) -> ImportFile:
-    row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
-    row.rejected, row.transformed = report.rejected, report.transformed
-    return row
-
-
-@contextmanager
-def _savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
-    """A part of a transaction that can fail alone."""
-    try:
-        with work.session.begin_nested():
-            yield work
-    except DBAPIError as error:
-        raise_translated(error)
-        raise

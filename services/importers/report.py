@@ -24,6 +24,19 @@ class Reject:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that nobody asked for by name, and that holds nothing to import.
+
+    Attributes:
+        file: Its path, that of its zip before it.
+        reason: Why it was left alone.
+    """
+
+    file: str
+    reason: str
+
+
 @dataclass(slots=True)
 class FileReport:
     """What became of one file.
@@ -58,16 +71,27 @@ class ImportReport:
         rejects: Every passage that was refused, in order.
         embedded: How many vectors that came along were stored.
         left_out: How many of them were not, by reason.
+        messages: How many messages were written, where conversations are what is counted.
+        skipped: Files that were left alone, where conversations are counted.
     """
 
     files: list[FileReport] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     embedded: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    messages: int | None = None
+    skipped: list[Skipped] = field(default_factory=list)
 
     def total(self, count: str) -> int:
         """The sum of one of ``COUNTS`` over all files."""
         return sum(getattr(file, count) for file in self.files)
+
+    @property
+    def stored(self) -> int:
+        """How many passages were written: messages, or what else is counted."""
+        if self.messages is not None:
+            return self.messages
+        return self.total("added") + self.total("updated")
 
     @property
     def failed(self) -> bool:
@@ -76,8 +100,13 @@ class ImportReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report for scripts; its shape is fixed."""
+        of_chat = {
+            "messages": self.messages,
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+        }
         return (
             {"files": [asdict(file) for file in self.files]}
             | {count: self.total(count) for count in COUNTS}
             | {"rejects": [asdict(reject) for reject in self.rejects]}
+            | (of_chat if self.messages is not None else {})
         )

@@ -25,7 +25,7 @@ from services.importers.conflicts import OnConflict
 from services.importers.knowledge import BATCH, KnowledgeImporter
 from services.importers.report import ImportReport
 
-SAMPLES = Path(__file__).parents[2] / "services" / "samples"
+SAMPLES = Path(__file__).parents[2] / "services" / "samples" / "knowledge"
 TABLES = (
     "framework_documents",
     "framework_metadata",

@@ -1,0 +1,212 @@
+"""What importers share: a recorded run, its transactions, its progress, fresh statistics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import Database
+from db.models.imports import ImportFile, ImportTransformation
+from db.uow import UnitOfWork, raise_translated
+from services.importers.files import key_of
+from services.importers.language import AUTO, configuration_of, postgresql_of
+from services.importers.report import FileReport, ImportReport
+from services.importers.rules import Language
+
+MANY: Final = 1000
+SHARE: Final = 10
+"""The statistics are renewed at once, not when autovacuum finds time, when a run stored ``MANY``
+passages or one in ``SHARE`` of all: plans, and the ranking of words, follow them."""
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+Transaction = Callable[[], AbstractContextManager[UnitOfWork]]
+
+
+class Passages(Protocol):
+    """The repository of what an importer fills."""
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def analyze(self) -> None:
+        """Renew the planner's statistics."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of an importer, under way.
+
+    Attributes:
+        id: Its key.
+        transaction: Makes transactions that are kept when they end without an error.
+        language: The configuration of passages that name none, or what finds it.
+        report: What was done so far.
+    """
+
+    id: UUID
+    transaction: Transaction
+    language: Language
+    report: ImportReport
+
+
+class Importer(ABC):
+    """Brings files into one corpus.
+
+    Args:
+        database: Where to.
+        strict: Reject what would have to be changed.
+        dry_run: Report what would be done, and write nothing.
+        language: The text search configuration of what names none; ``auto`` finds it.
+    """
+
+    corpus: ClassVar[str]
+
+    def __init__(self, database: Database, *, strict: bool, dry_run: bool, language: str) -> None:
+        self._database = database
+        self._strict = strict
+        self._dry_run = dry_run
+        self._language = language
+
+    @abstractmethod
+    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
+        """Import files and folders.
+
+        Args:
+            paths: Files and folders.
+            progress: Called with the bytes done and the bytes in all. What it raises ends the run.
+        """
+
+    @abstractmethod
+    def retry(self) -> ImportReport:
+        """Try what was rejected again, from the payloads that were kept."""
+
+    def history(
+        self,
+        *,
+        item: str | None = None,
+        file: str | None = None,
+        rule: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> Sequence[ImportTransformation]:
+        """Changes that imports made to values, the newest first.
+
+        Args:
+            item: Only those of this item, by its author's identifier.
+            file: Only those of this file, by any path to it.
+            rule: Only those by this rule.
+            limit: At most this many.
+            before: The last ``id`` of the page before.
+        """
+        file = None if file is None else key_of(Path(file))
+        with self._database.unit_of_work() as work:
+            return work.imports.list_changes(
+                self.corpus, item=item, file=file, rule=rule, limit=limit, before=before
+            )
+
+    @abstractmethod
+    def _passages(self, work: UnitOfWork) -> Passages:
+        """The repository of what is filled."""
+
+    @contextmanager
+    def _recorded(self, **options: Any) -> Iterator[Run]:  # noqa: ANN401 - any JSON
+        """A run in the history, begun and ended; statistics are renewed after it."""
+        options |= {"strict": self._strict, "language": self._language}
+        with self._transactions() as transaction:
+            with transaction() as work:
+                run_id = work.imports.start_run(self.corpus, options)
+                language = self._language_on(work)
+            run = Run(run_id, transaction, language, ImportReport())
+            yield run
+            with transaction() as work:
+                work.imports.finish_run(run_id)
+            # ANALYZE writes past the transaction that a dry run rolls back.
+            if (stored := run.report.stored) and not self._dry_run:
+                with transaction() as work:
+                    passages = self._passages(work)
+                    if stored >= MANY or stored * SHARE >= passages.count():
+                        passages.analyze()
+
+    def _language_on(self, work: UnitOfWork) -> Language:
+        """What passages that name no language get, in the configurations that the server has."""
+        if self._language != AUTO:
+            return self._language
+        version = postgresql_of(work.session.connection().dialect)
+        return partial(configuration_of, postgresql=version)
+
+    @contextmanager
+    def _transactions(self) -> Iterator[Transaction]:
+        """What makes transactions: real ones, or parts of a single one that is rolled back."""
+        if not self._dry_run:
+            yield self._committed
+            return
+        with self._database.unit_of_work() as work:
+            yield lambda: _savepoint(work)
+
+    @contextmanager
+    def _committed(self) -> Iterator[UnitOfWork]:
+        with self._database.unit_of_work() as work:
+            yield work
+            work.commit()
+
+
+@dataclass
+class Bar:
+    """Progress in bytes.
+
+    Attributes:
+        show: Called with the bytes done and the bytes in all.
+        total: Bytes in all.
+        done: Bytes of what is finished.
+    """
+
+    show: Progress
+    total: int
+    done: int = 0
+
+    def part(self, size: int, done: int, total: int) -> None:
+        """Show *done* of the *total* parts of what has *size* bytes and is under way."""
+        self.show(self.done + (size * done // total if total else 0), self.total)
+
+    def finish(self, size: int) -> None:
+        """Show that what has *size* bytes is finished."""
+        self.done += size
+        self.show(self.done, self.total)
+
+
+def ahead(items: Iterator[T]) -> Generator[T]:
+    """Yield *items*, making the next in a thread while the caller works on the last."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
+def counted(row: ImportFile, report: FileReport) -> ImportFile:
+    """The row of a file, with what became of it."""
+    row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
+    row.rejected, row.transformed = report.rejected, report.transformed
+    return row
+
+
+@contextmanager
+def _savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
+    """A part of a transaction that can fail alone."""
+    try:
+        with work.session.begin_nested():
+            yield work
+    except DBAPIError as error:
+        raise_translated(error)
+        raise

@@ -1,0 +1,118 @@
+"""pgcorpus import chat, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from db.engine import Database
+from tests.factories import exports
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+PGCORPUS = Path(sys.executable).with_name("pgcorpus")
+
+
+@pytest.fixture
+def pgcorpus(database: Database, tmp_path: Path) -> Command:
+    """Runs the installed command on a database of the test's own."""
+    address = database.url.render_as_string(hide_password=False)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PGCORPUS, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"DATABASE_URL": address, "COLUMNS": "160"},
+            cwd=tmp_path,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_an_import_is_told_to_people_and_to_scripts(pgcorpus: Command, tmp_path: Path) -> None:
+    """A table, or one JSON document on stdout and nothing else."""
+    (tmp_path / "a.json").write_text(json.dumps(list(exports.chatgpt(3, turns=4))))
+    (tmp_path / "user.json").write_text('{"id": 1}')
+
+    first = pgcorpus("import", "chat", ".", "--json")
+    second = pgcorpus("import", "chat", "a.json", ".")
+
+    report = json.loads(first.stdout)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert (report["added"], report["messages"]) == (3, 12)
+    assert [each["file"] for each in report["skipped"]] == ["user.json"]
+    assert "a.json" in second.stdout
+    assert "skipped 1 (user.json): it holds no conversations" in second.stderr
+    assert "0 messages were written" in second.stderr
+
+
+def test_what_was_rejected_is_shown_and_tried_again(pgcorpus: Command, tmp_path: Path) -> None:
+    """Apart from what is knowledge's; the exit code says that something did not go in."""
+    conversation = next(exports.claude(1))
+    conversation["name"] = 5
+    (tmp_path / "a.json").write_text(json.dumps([conversation]))
+
+    strict = pgcorpus("import", "chat", "a.json", "--strict")
+    rejects = json.loads(pgcorpus("import", "rejects", "--corpus", "chat", "--json").stdout)
+    others = json.loads(pgcorpus("import", "rejects", "--json").stdout)
+    again = pgcorpus("import", "retry", "--corpus", "chat", "--json")
+    history = pgcorpus(
+        "import", "history", "--corpus", "chat", "--item", conversation["uuid"], "--json"
+    )
+
+    assert strict.returncode == 1
+    assert "name would be changed from 5" in strict.stderr
+    assert [(each["locator"], each["payload"]) for each in rejects] == [("$[0]", conversation)]
+    assert others == []
+    assert (again.returncode, json.loads(again.stdout)["added"]) == (0, 1)
+    assert [each["rule"] for each in json.loads(history.stdout)] == ["title"]
+
+
+def test_a_dry_run_says_so_and_leaves_nothing(pgcorpus: Command, tmp_path: Path) -> None:
+    """The report is that of a real run."""
+    (tmp_path / "a.json").write_text(json.dumps(list(exports.openwebui(2))))
+
+    dry = pgcorpus("import", "chat", "a.json", "--dry-run", "--json")
+    real = pgcorpus("import", "chat", "a.json", "--json")
+
+    assert "dry run: nothing was written" in dry.stderr
+    assert json.loads(dry.stdout) == json.loads(real.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chat", "a.json", "--format", "icq"], "icq"),
+        (["chat", "a.json", "--embeddings-model", "nope"], "nope"),
+        (["chat", "a.json", "--language", "klingon"], "known: auto, arabic"),
+        (["chat"], "paths"),
+        (["retry", "--corpus", "chat", "--on-conflict", "update"], "the newer wins"),
+        (["rejects", "--corpus", "nothing"], "nothing"),
+    ],
+)
+def test_misuse_is_refused_with_exit_code_2(
+    pgcorpus: Command, arguments: list[str], said: str
+) -> None:
+    """Before anything is read or written."""
+    done = pgcorpus("import", *arguments)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_is_an_error_in_a_sentence(pgcorpus: Command) -> None:
+    """The exit code is 1."""
+    done = pgcorpus("import", "chat", "missing.zip")
+
+    assert done.returncode == 1
+    assert "missing.zip: there is no such file or folder" in done.stderr
+    assert "Traceback" not in done.stderr
