@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers bench clean
+.PHONY: help demo test lint types layers bench prove clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ layers: $(VENV)/.dev ## The direction of imports
 
 bench: $(VENV)/.dev ## Searches and loads, measured beside the floor of PostgreSQL and two peers
 	@$(BIN)/python -m tests.benchmarks
+
+prove: $(VENV)/.dev ## The job queue's promises at full size: workers killed, server restarted
+	@$(BIN)/python -m tests.prove
 
 clean: ## Stop the embedded server, delete it and the virtual environment
 	@test ! -x $(BIN)/pgcorpus || $(BIN)/pgcorpus server destroy --yes

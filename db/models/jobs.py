@@ -50,6 +50,7 @@ class Job(Timestamped, Base):
         ),
         Index(
             "idx_jobs_pending",
+            "kind",
             text("priority DESC"),
             "id",
             postgresql_where=text("status = 'pending'"),

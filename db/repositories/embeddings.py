@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -27,16 +28,27 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
 from db.base import Vector
-from db.errors import AlreadyExists, InvalidValue, NotFound, TransactionConflict, UnknownModel
+from db.errors import (
+    AlreadyExists,
+    InvalidValue,
+    NotFound,
+    TransactionConflict,
+    UnknownModel,
+    WrongDimensions,
+)
 from db.mixins import IndexKind, hnsw, rows_of
 from db.models.embeddings import CorpusSetting, EmbeddingModel, index_slug
 from db.repositories.base import Repository
+from db.repositories.search import Ask, SearchRepository
 from db.search.corpus import Corpus
+from db.search.legs import AskedModel
+from db.search.page import Hit
+from db.search.question import Question
 
 SPREAD_SAMPLE: Final = 64
 """Vectors that are compared with each other to measure a spread: 2,016 pairs, good to 3 %."""
@@ -46,6 +58,9 @@ LEAST_SPREAD: Final = 0.01
 
 MAX_IDENTIFIER: Final = 63
 """PostgreSQL cuts longer names."""
+
+HYBRID: Final = {"vector": 0.7, "text": 0.3}
+"""The specification's weights of legs (FR2)."""
 
 IndexState = Literal["ready", "missing", "invalid", "mismatched"]
 """``mismatched``: there is an index, and it is of another kind or length."""
@@ -433,6 +448,58 @@ class EmbeddingRepository(Repository):
         )
         return list(self.session.scalars(nearest, {**values, "question_vector": asked}))
 
+    def search(
+        self,
+        corpus: Corpus,
+        vector: np.ndarray,
+        *,
+        question: str | None = None,
+        model_name: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        filters: Mapping[str, Any] | None = None,
+    ) -> tuple[Hit, ...]:
+        """The passages nearest to a vector; with a question, the union with those of its words.
+
+        As ``SearchRepository`` ranks them, and no more: what falls back, embeds the question and
+        explains itself is ``SearchService``.
+
+        Args:
+            corpus: What is searched.
+            vector: Of the question, float32 of shape ``(dimensions,)``.
+            question: In the grammar of web searches; None compares vectors alone.
+            model_name: Whose vectors; by default those of the corpus's active model.
+            limit: Hits, at most.
+            offset: Hits that are passed over.
+            filters: As ``Corpus.narrowed`` takes them.
+
+        Returns:
+            Best first.
+
+        Raises:
+            UnknownModel: The model is not registered, or none is active.
+            WrongDimensions: The vector is not as long as the model's.
+            SearchError: The question is empty, or a filter is not known or of the wrong kind.
+        """
+        active = None if model_name else self.find_active_model(corpus.name)
+        model = active or self.get_model(model_name or "")
+        if vector.shape != (model.dimensions,):
+            raise WrongDimensions(
+                f"the vector has shape {vector.shape}, but those of {model.name!r} have "
+                f"{model.dimensions} dimensions"
+            )
+        ask = Ask(
+            question=Question("", ()) if question is None else Question.parse(question),
+            legs={"vector": 1.0} if question is None else HYBRID,
+            fusion="weighted",
+            model=AskedModel(model.name, model.dimensions, model.index_kind),
+            vector=vector,
+            limit=limit,
+            offset=offset,
+            filters=filters or {},
+        )
+        return SearchRepository(self.session).answer(corpus, ask).hits
+
     def sample_texts(self, corpus: Corpus, *, limit: int) -> list[str]:
         """What is embedded of some passages: the same ones each time, from all over the corpus."""
         shown, values = _shown(corpus)
@@ -447,6 +514,7 @@ class EmbeddingRepository(Repository):
         *,
         limit: int,
         after: Any = None,  # noqa: ANN401
+        among: Sequence[Any] | None = None,
     ) -> list[Pending]:
         """Passages to embed, in the order of their keys.
 
@@ -455,6 +523,7 @@ class EmbeddingRepository(Repository):
             model_name: The model whose vectors are wanted.
             limit: At most this many.
             after: The last key of the batch before.
+            among: Only passages with these keys.
         """
         current = text_hash(corpus)
         stored = corpus.vectors.c.content_hash
@@ -472,6 +541,9 @@ class EmbeddingRepository(Repository):
         )
         if after is not None:
             missing = missing.where(corpus.key > after)
+        if among is not None:
+            keys = literal(list(among), ARRAY(corpus.key.type))
+            missing = missing.where(corpus.key == any_(keys))
         return [Pending(*row) for row in self.session.execute(missing)]
 
     def coverage(self, corpus: Corpus, model_name: str) -> Coverage:

@@ -151,13 +151,13 @@ class EmbeddingService:
     def _store(
         self, corpus: Corpus, model: str, batch: Sequence[Pending], vectors: np.ndarray
     ) -> int:
+        ids = [pending.id for pending in batch]
         with self._database.unit_of_work() as work:
             stored = work.embeddings.store(
-                corpus,
-                model,
-                [pending.id for pending in batch],
-                vectors,
-                [pending.content_hash for pending in batch],
+                corpus, model, ids, vectors, [pending.content_hash for pending in batch]
             )
+            # The jobs in the queue are for the model that is chosen where none is named.
+            if choose(work, corpus, self._database.settings).name == model:
+                work.jobs.settle(corpus, model, ids)
             work.commit()
         return stored

@@ -1,0 +1,668 @@
+"""The job queue: who may do what when, and what became of it.
+
+Why it is made this way: docs/explanation/jobs.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from operator import attrgetter
+from typing import Any, Final
+
+import psycopg
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Executable,
+    Result,
+    Select,
+    Text,
+    any_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import aliased
+
+from db.errors import DatabaseUnavailable, LeaseLost, NotFound
+from db.models.jobs import CHANNEL, Job, JobStatus
+from db.repositories.base import Repository
+from db.repositories.embeddings import text_hash
+from db.search.corpus import Corpus
+
+PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
+RUNNING: Final[ColumnElement[str]] = literal_column("'running'")
+COMPLETED: Final[ColumnElement[str]] = literal_column("'completed'")
+FAILED: Final[ColumnElement[str]] = literal_column("'failed'")
+"""Literals, not parameters: only with these can a prepared plan use the partial indexes."""
+
+EMBED: Final = "embed"
+"""The kind of the jobs that the outbox enqueues; their payload names corpus and item."""
+
+BACKOFF_SECONDS: Final = 10.0
+LONGEST_BACKOFF_SECONDS: Final = 900.0
+"""A job that failed n times waits for a random part of 10 · 2^(n-1) seconds, of 15 minutes at most:
+full jitter, so that what failed together does not come back together (Brooker, "Exponential Backoff
+And Jitter", 2015)."""
+
+SHRINKAGE: Final = 8
+"""Each attempt begun in vain makes a job share its batch with so many times fewer. One that kills
+or hangs its worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512:
+the others get through, and it fails alone."""
+
+LOCK_TIMEOUT: Final = "500ms"
+"""How long a job that becomes pending again waits for a transaction that enqueued its like."""
+
+MAX_ERROR_CHARACTERS: Final = 2000
+
+SUPERSEDED: Final = "superseded: a newer job has the same key"
+
+STATISTICS: Final = text("""
+    WITH depth AS (
+        SELECT kind, status, count(*) AS jobs FROM jobs GROUP BY kind, status
+    ), waiting AS (
+        SELECT count(*) AS due, min(not_before) AS since FROM jobs
+        WHERE status = 'pending' AND not_before <= clock_timestamp()
+    ), ended AS (
+        SELECT count(*) FILTER (
+                   WHERE status = 'completed' AND finished_at > clock_timestamp() - interval '1 min'
+               ) AS completed_in_minute,
+               count(*) FILTER (WHERE status = 'completed') AS completed_in_hour,
+               count(*) FILTER (WHERE status = 'failed') AS failed_in_hour
+        FROM jobs
+        WHERE status IN ('completed', 'failed')
+          AND finished_at > statement_timestamp() - interval '1 hour'
+    )
+    SELECT (SELECT coalesce(jsonb_object_agg(kind, counts), '{}') FROM (
+                SELECT kind, jsonb_object_agg(status, jobs) AS counts FROM depth GROUP BY kind
+            ) AS by_kind) AS depth,
+           due, extract(epoch FROM clock_timestamp() - since)::float8 AS oldest_due_seconds,
+           (SELECT count(*) FROM jobs
+            WHERE status = 'pending' AND last_error IS NOT NULL) AS retrying,
+           completed_in_minute, completed_in_hour, failed_in_hour
+    FROM waiting, ended
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that a worker has in hand.
+
+    Attributes:
+        id: Its key.
+        kind: Which handler does it.
+        payload: What the handler needs to know.
+        attempts: How often it was begun, this time included.
+    """
+
+    id: int
+    kind: str
+    payload: Mapping[str, Any]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of the jobs of dead workers.
+
+    Attributes:
+        returned: Jobs that are pending again, or superseded by a newer one.
+        failed: Jobs that were begun too often.
+    """
+
+    returned: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """The state of the queue at one moment.
+
+    Attributes:
+        depth: Kind → status → number of jobs.
+        due: Pending jobs that may be begun now.
+        oldest_due_seconds: For how long the first of them might have been begun, or None.
+        retrying: Pending jobs that failed before or were put off.
+        completed_in_minute: Jobs completed within the last minute; periodic jobs are not counted.
+        completed_in_hour: The same for the last hour.
+        failed_in_hour: Jobs given up within the last hour.
+    """
+
+    depth: Mapping[str, Mapping[str, int]]
+    due: int
+    oldest_due_seconds: float | None
+    retrying: int
+    completed_in_minute: int
+    completed_in_hour: int
+    failed_in_hour: int
+
+    def total(self, status: JobStatus) -> int:
+        """The number of jobs of a status, of all kinds."""
+        return sum(counts.get(status, 0) for counts in self.depth.values())
+
+
+class JobRepository(Repository):
+    """Jobs. What ends a job is guarded: only the worker that has it in hand may."""
+
+    def enqueue(
+        self,
+        kind: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        dedupe_key: str | None = None,
+        priority: int = 0,
+        delay_seconds: float = 0.0,
+        max_attempts: int = 5,
+        repeat_every_seconds: float | None = None,
+    ) -> int:
+        """Enqueue a job; it is there for workers when the transaction commits.
+
+        Args:
+            kind: Which handler does it.
+            payload: JSON object for the handler: keys, never texts.
+            dedupe_key: Where a job with this key is pending already, that one stands for this: it
+                keeps its payload, and takes the higher priority and the earlier time of the two.
+            priority: The higher the sooner, among jobs of its kind.
+            delay_seconds: How long it may not be begun.
+            max_attempts: How often it is begun before it is given up.
+            repeat_every_seconds: Makes it periodic: ended, it becomes pending for so much later.
+
+        Returns:
+            Its id, or that of the job that stands for it.
+        """
+        new = insert(Job).values(
+            kind=kind,
+            payload=dict(payload or {}),
+            dedupe_key=dedupe_key,
+            priority=priority,
+            not_before=_later(delay_seconds),
+            max_attempts=max_attempts,
+            repeat_every=None
+            if repeat_every_seconds is None
+            else timedelta(seconds=repeat_every_seconds),
+        )
+        enqueued = new.on_conflict_do_update(
+            index_elements=[Job.dedupe_key],
+            index_where=Job.status == PENDING,
+            set_={
+                "priority": func.greatest(Job.priority, new.excluded.priority),
+                "not_before": func.least(Job.not_before, new.excluded.not_before),
+            },
+        ).returning(Job.id)
+        return self.session.execute(enqueued).scalar_one()
+
+    def claim(
+        self,
+        kind: str,
+        *,
+        worker_id: str,
+        limit: int,
+        lease_seconds: float,
+        matching: Mapping[str, Any] | None = None,
+    ) -> list[ClaimedJob]:
+        """Take the next jobs that are due; commit at once, so that others see them taken.
+
+        Jobs that are locked (by another claim, or by a writer whose text is not committed yet) are
+        passed over. Jobs that were begun before come in smaller batches, see ``SHRINKAGE``.
+
+        Args:
+            kind: Of which kind.
+            worker_id: Who takes them; nobody else can end them while the lease lasts.
+            limit: At most this many.
+            lease_seconds: For how long they are the worker's unless it extends the lease.
+            matching: Only jobs whose payload contains this.
+
+        Returns:
+            The jobs, the most urgent first; equals in the order in which they were enqueued.
+        """
+        conditions = [
+            Job.status == PENDING,
+            Job.kind == kind,
+            Job.not_before <= func.statement_timestamp(),
+        ]
+        if matching:
+            conditions.append(Job.payload.contains(dict(matching)))
+        due = (
+            select(Job.id, Job.priority, Job.attempts)
+            .where(*conditions)
+            .order_by(Job.priority.desc(), Job.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("due")
+        )
+        order = (due.c.priority.desc(), due.c.id)
+        cost = func.power(float(SHRINKAGE), func.least(due.c.attempts, 20))
+        batch = select(
+            due.c.id,
+            func.row_number().over(order_by=order).label("place"),
+            func.sum(cost).over(order_by=order).label("spent"),
+        ).cte("batch")
+        begun = (
+            update(Job)
+            .where(Job.id == batch.c.id, or_(batch.c.place == 1, batch.c.spent <= limit))
+            .values(
+                status="running",
+                worker_id=worker_id,
+                attempts=Job.attempts + 1,
+                started_at=func.clock_timestamp(),
+                lease_expires_at=_later(lease_seconds),
+            )
+            .returning(batch.c.place, Job.id, Job.kind, Job.payload, Job.attempts)
+        )
+        rows = sorted(self._run(begun).all(), key=attrgetter("place"))
+        return [ClaimedJob(row.id, row.kind, row.payload, row.attempts) for row in rows]
+
+    def extend(self, ids: Sequence[int], *, worker_id: str, lease_seconds: float) -> int:
+        """Keep jobs in hand from being taken for those of a dead worker.
+
+        Args:
+            ids: Jobs that the worker claimed; those that it has ended are passed over.
+            worker_id: Who.
+            lease_seconds: For how long they are the worker's from now on.
+
+        Returns:
+            How many it still has in hand.
+        """
+        extended = self._run(
+            update(Job)
+            .where(_among(ids), _in_hand(worker_id))
+            .values(lease_expires_at=_later(lease_seconds))
+            .returning(Job.id)
+        )
+        return len(extended.all())
+
+    def complete(self, ids: Sequence[int], *, worker_id: str, note: str | None = None) -> None:
+        """Call jobs done. A periodic one becomes pending again.
+
+        Args:
+            ids: Jobs that the worker has in hand.
+            worker_id: Who.
+            note: Kept beside them as ``last_error``, where something is to be said.
+
+        Raises:
+            LeaseLost: At least one is no longer the worker's; roll back what was done for them.
+        """
+        self._end(ids, worker_id, "completed", None if note is None else _storable(note))
+
+    def fail(
+        self, ids: Sequence[int], *, worker_id: str, error: str, final: bool = False
+    ) -> list[int]:
+        """Note that jobs failed: they are tried again later, or given up after the last attempt.
+
+        Args:
+            ids: Jobs that the worker has in hand.
+            worker_id: Who.
+            error: Why.
+            final: Give them up whatever attempts are left.
+
+        Returns:
+            Those that were given up.
+
+        Raises:
+            LeaseLost: At least one is no longer the worker's.
+        """
+        self._check(ids, worker_id)
+        spent = true() if final else Job.attempts >= Job.max_attempts
+        given_up = self.session.scalars(select(Job.id).where(_among(ids), spent)).all()
+        self._end(given_up, worker_id, "failed", _storable(error))
+        self._return(
+            [each for each in ids if each not in set(given_up)],
+            not_before=func.clock_timestamp() + _backoff(),
+            last_error=_storable(error),
+        )
+        return list(given_up)
+
+    def release(
+        self,
+        ids: Sequence[int],
+        *,
+        worker_id: str,
+        reason: str | None = None,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        """Give jobs back without counting the attempt: they are not to blame.
+
+        Args:
+            ids: Jobs that the worker has in hand.
+            worker_id: Who.
+            reason: Kept as ``last_error``; without one that stays as it is.
+            delay_seconds: How long they may not be begun again.
+
+        Raises:
+            LeaseLost: At least one is no longer the worker's.
+        """
+        self._check(ids, worker_id)
+        self._return(
+            ids,
+            attempts=func.greatest(Job.attempts - 1, 0),
+            not_before=_later(delay_seconds),
+            last_error=Job.last_error if reason is None else _storable(reason),
+        )
+
+    def reap(self) -> Reaped:
+        """Take back the jobs of workers that no longer extend their leases: dead, or hung."""
+        dead = self.session.execute(
+            select(Job.id, (Job.attempts >= Job.max_attempts).label("spent"))
+            .where(Job.status == RUNNING, Job.lease_expires_at < func.statement_timestamp())
+            .order_by(Job.id)
+            .with_for_update(skip_locked=True)
+        ).all()
+        given_up = [row.id for row in dead if row.spent]
+        returned = [row.id for row in dead if not row.spent]
+        died = func.concat("the worker that had it died or hung: ", Job.worker_id)
+        times = func.concat("each of its ", Job.attempts, " workers died or hung, the last: ")
+        self._end(given_up, None, "failed", func.concat(times, Job.worker_id))
+        self._return(returned, not_before=func.clock_timestamp(), last_error=died)
+        return Reaped(len(returned), len(given_up))
+
+    def settle(self, corpus: Corpus, model_name: str, item_ids: Collection[Any]) -> int:
+        """Call the pending jobs of passages done whose vectors somebody else has just stored.
+
+        In two steps, each a statement with a snapshot of its own. The first locks the jobs, and
+        passes over those that a writer with an uncommitted text has locked. What the second reads
+        is then the text that the jobs are for: who changed it before has committed, and is seen;
+        who changes it later waits for the lock, finds no pending job, and enqueues another. In a
+        single statement the texts would be read as of before the locks, and a change committed in
+        between would lose its job.
+
+        Args:
+            corpus: Whose passages.
+            model_name: The model that the corpus is embedded with.
+            item_ids: Keys of passages.
+
+        Returns:
+            How many jobs were completed.
+        """
+        keys = {embed_key(corpus.name, item): item for item in item_ids}
+        locked = self.session.execute(
+            select(Job.id, Job.dedupe_key)
+            .where(Job.status == PENDING, Job.dedupe_key == any_(_array(keys, Text())))
+            .order_by(Job.id)
+            .with_for_update(skip_locked=True)
+        ).all()
+        items = [keys[row.dedupe_key] for row in locked]
+        fresh = set(
+            self.session.scalars(
+                select(corpus.key)
+                .join_from(corpus.passages, corpus.vectors, corpus.item == corpus.key)
+                .where(
+                    corpus.key == any_(_array(items, corpus.key.type)),
+                    corpus.vectors.c.model_name == model_name,
+                    corpus.vectors.c.content_hash == text_hash(corpus),
+                )
+            )
+        )
+        done = [row.id for row in locked if keys[row.dedupe_key] in fresh]
+        self._end(done, None, "completed", None)
+        return len(done)
+
+    def get(self, job_id: int) -> Job:
+        """One job.
+
+        Raises:
+            NotFound: There is none with this id.
+        """
+        job = self.session.get(Job, job_id, populate_existing=True)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}; see: pgcorpus jobs list")
+        return job
+
+    def list_jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        kind: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> Sequence[Job]:
+        """Jobs, the newest first.
+
+        Args:
+            status: Only those of this status.
+            kind: Only those of this kind.
+            limit: At most this many.
+            before: The last id of the page before.
+        """
+        jobs: Select[Job] = select(Job).order_by(Job.id.desc()).limit(limit)
+        if status is not None:
+            jobs = jobs.where(Job.status == status)
+        if kind is not None:
+            jobs = jobs.where(Job.kind == kind)
+        if before is not None:
+            jobs = jobs.where(Job.id < before)
+        return self.session.scalars(jobs.execution_options(populate_existing=True)).all()
+
+    def requeue(
+        self, *, ids: Collection[int] | None = None, kind: str | None = None
+    ) -> Sequence[int]:
+        """Make jobs due now, with all their attempts: those given up, and those put off.
+
+        One whose key is pending anew is superseded by that and called completed.
+
+        Args:
+            ids: Only these; None is all.
+            kind: Only of this kind.
+
+        Returns:
+            The ids of the jobs that were given up or put off, in order.
+        """
+        given_up = Job.status == FAILED
+        put_off = (Job.status == PENDING) & (Job.not_before > func.statement_timestamp())
+        # Only who names a job can mean one that is put off: a periodic job always is.
+        which = given_up if ids is None else _among(ids) & (given_up | put_off)
+        chosen = select(Job.id, Job.status).where(which).order_by(Job.id).with_for_update()
+        if kind is not None:
+            chosen = chosen.where(Job.kind == kind)
+        rows = self.session.execute(chosen).all()
+        anew = {"not_before": func.clock_timestamp(), "attempts": 0}
+        waiting = [row.id for row in rows if row.status == "pending"]
+        self._run(update(Job).where(_among(waiting)).values(anew))
+        self._return([row.id for row in rows if row.status == "failed"], finished_at=None, **anew)
+        return [row.id for row in rows]
+
+    def purge(
+        self,
+        *,
+        older_than_seconds: float,
+        status: JobStatus = "completed",
+        limit: int = 10_000,
+    ) -> int:
+        """Delete some of the jobs that ended long ago.
+
+        Args:
+            older_than_seconds: How long ago at least.
+            status: Completed, or failed.
+            limit: At most this many: call it again until it says 0.
+
+        Returns:
+            How many were deleted.
+        """
+        ended = _later(-older_than_seconds, func.statement_timestamp())
+        some = (
+            select(Job.id)
+            .where(
+                Job.status == status,
+                Job.status.in_((COMPLETED, FAILED)),  # so that idx_jobs_ended serves
+                Job.finished_at < ended,
+            )
+            .order_by(Job.finished_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        deleted = self._run(delete(Job).where(Job.id.in_(some)).returning(Job.id))
+        return len(deleted.all())
+
+    def stats(self) -> QueueStats:
+        """Depth, age, rate and failures."""
+        return QueueStats(**self.session.execute(STATISTICS).mappings().one())
+
+    @contextmanager
+    def listening(self) -> Iterator[Callable[[float], bool]]:
+        """Hear of jobs as they are enqueued, on a connection that serves nothing else.
+
+        Yields:
+            A function that waits for so many seconds at most and says whether jobs were enqueued.
+            It raises ``DatabaseUnavailable`` when the connection is lost.
+        """
+        connection = self.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        driver: Any = connection.connection.driver_connection
+        connection.detach()  # from the pool, or whoever got it next would go on listening
+
+        def wait(timeout_seconds: float) -> bool:
+            try:
+                driver.execute(f"LISTEN {CHANNEL}")  # again and again: it proves the connection
+                return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
+            except psycopg.OperationalError as error:
+                raise DatabaseUnavailable("the connection to the database was lost") from error
+
+        yield wait
+
+    def _run(self, statement: Executable) -> Result[Any]:
+        """Execute a change of many jobs without looking for them in the session."""
+        return self.session.execute(statement, execution_options={"synchronize_session": False})
+
+    def _check(self, ids: Sequence[int], worker_id: str) -> None:
+        """Lock jobs that the worker has in hand, or raise ``LeaseLost``."""
+        owned = select(Job.id).where(_among(ids), _in_hand(worker_id)).with_for_update()
+        if len(self.session.scalars(owned).all()) < len(ids):
+            raise LeaseLost
+
+    def _end(
+        self,
+        ids: Sequence[int],
+        worker_id: str | None,
+        status: JobStatus,
+        note: str | ColumnElement[str] | None,
+    ) -> None:
+        """End jobs of the worker, or locked ones where it is None; repeat the periodic ones."""
+        if not ids:
+            return
+        guard = true() if worker_id is None else _in_hand(worker_id)
+        ended = self._run(
+            update(Job)
+            .where(_among(ids), guard)
+            .values(
+                status=status,
+                lease_expires_at=None,
+                finished_at=func.clock_timestamp(),
+                last_error=note,
+            )
+            .returning(Job.id, Job.repeat_every)
+        ).all()
+        if len(ended) < len(ids):
+            raise LeaseLost
+        self._return(
+            [row.id for row in ended if row.repeat_every is not None],
+            not_before=func.clock_timestamp() + Job.repeat_every,
+            attempts=0,
+        )
+
+    def _return(self, ids: Sequence[int], **values: Any) -> None:  # noqa: ANN401 - of columns
+        """Make locked jobs pending again, but those whose key is pending anew: they are superseded.
+
+        A job whose like was enqueued by a transaction that has not ended cannot be judged yet. It
+        stays running, with a lease that has expired, for the next ``reap``.
+        """
+        if not ids:
+            return
+        try:
+            with self.session.begin_nested():
+                self.session.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
+                superseded = self._supersede(ids)
+                self._run(
+                    update(Job)
+                    .where(_among([each for each in ids if each not in superseded]))
+                    .values({"status": "pending", "lease_expires_at": None, **values})
+                )
+        except (IntegrityError, OperationalError) as error:
+            committed = isinstance(error, IntegrityError)  # a moment ago: now it can be seen
+            if not committed and not isinstance(error.orig, LockNotAvailable):
+                raise
+            middle = len(ids) // 2
+            if middle:
+                self._return(ids[:middle], **values)
+                self._return(ids[middle:], **values)
+            elif committed:
+                self._return(ids, **values)
+            else:
+                expired = {"status": "running", "lease_expires_at": func.clock_timestamp()}
+                self._run(update(Job).where(_among(ids)).values(**expired))
+
+    def _supersede(self, ids: Sequence[int]) -> set[int]:
+        """Complete those of the jobs whose key a pending or a newer one among them has."""
+        newer = aliased(Job)
+        has_heir = exists().where(
+            newer.dedupe_key == Job.dedupe_key,
+            or_(
+                newer.status == PENDING,
+                (newer.id == any_(_array(ids, BigInteger()))) & (newer.id > Job.id),
+            ),
+        )
+        rows = self._run(
+            update(Job)
+            .where(_among(ids), has_heir)
+            .values(
+                status="completed",
+                lease_expires_at=None,
+                finished_at=func.clock_timestamp(),
+                last_error=SUPERSEDED,
+            )
+            .returning(Job.id, Job.dedupe_key, Job.repeat_every)
+        ).all()
+        for row in rows:
+            if row.repeat_every is not None:  # what is periodic stays so
+                heir = update(Job).where(Job.dedupe_key == row.dedupe_key, Job.status == PENDING)
+                self._run(heir.values(repeat_every=row.repeat_every))
+        return {row.id for row in rows}
+
+
+def embed_key(corpus: str, item: object) -> str:
+    """The key under which the outbox enqueues a passage."""
+    return f"{EMBED}:{corpus}:{item}"
+
+
+def _storable(error: str) -> str:
+    """The beginning of an error, without what a text column cannot hold."""
+    error = error[:MAX_ERROR_CHARACTERS].replace("\0", " ")
+    return error.encode("utf-8", "replace").decode()
+
+
+def _among(ids: Collection[int]) -> ColumnElement[bool]:
+    return Job.id == any_(_array(ids, BigInteger()))
+
+
+def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:  # noqa: ANN401 - a type
+    """One parameter for any number of values: the same statement, and plan, for all batches."""
+    return literal(list(values), ARRAY(kind))
+
+
+def _in_hand(worker_id: str) -> ColumnElement[bool]:
+    return (Job.status == RUNNING) & (Job.worker_id == worker_id)
+
+
+def _later(seconds: float, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+    """So long after now, by the clock of the database."""
+    return (func.clock_timestamp() if now is None else now) + timedelta(seconds=seconds)
+
+
+def _backoff() -> ColumnElement[Any]:
+    longest = func.least(
+        LONGEST_BACKOFF_SECONDS,
+        BACKOFF_SECONDS * func.power(2.0, func.least(Job.attempts - 1, 20)),
+    )
+    return cast(func.random() * longest, Double) * literal(timedelta(seconds=1))

@@ -1,0 +1,283 @@
+"""pgcorpus worker, pgcorpus jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from rich.logging import RichHandler
+
+from db.engine import Database
+from db.models.jobs import Job, JobStatus
+from db.repositories.jobs import QueueStats
+from services.cli.output import AsJson, cut, err, fail, print_json, progress_bar, say, table
+from services.jobs.worker import BatchReport, Worker, stopped_by_signals
+
+app = typer.Typer(
+    help=(
+        "The job queue: what waits, what failed and why.\n\n"
+        "Jobs are enqueued by the database itself when texts are written, and done by: "
+        "pgcorpus worker"
+    ),
+    no_args_is_help=True,
+)
+
+SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+MAX_SECONDS: Final = 100 * 365 * SECONDS["d"]
+ERROR_CHARACTERS: Final = 60
+
+Kind = Annotated[str | None, typer.Option("--kind", "-k", help="Only jobs of this kind.")]
+JobId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]
+
+
+def duration(value: str) -> float:
+    """Seconds from a number and a unit, such as 7d."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value.strip().lower())
+    seconds = int(found[1]) * SECONDS[found[2]] if found else MAX_SECONDS + 1
+    if seconds > MAX_SECONDS:
+        raise typer.BadParameter(
+            f"{value!r} is no length of time; a number and s, m, h, d or w, such as 7d"
+        )
+    return seconds
+
+
+def worker(
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-n", min=1, max=64, help="Batches at once.")
+    ] = 2,
+    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and stop.")] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kinds",
+            "-k",
+            help="Only jobs of these kinds, separated by commas; can be repeated. By default all "
+            "there are: embed, log_flush, maintenance.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do what is in the job queue: embed what was written, and maintain the database.
+
+    Any number of workers may run, here and on other machines; each job is done by one of them. They
+    hear of new jobs at once, and wait out a database or an embedder that is away.
+
+    SIGTERM and Ctrl-C finish the batches in hand, then exit with 0; a second one gives up at once.
+    A worker that is killed loses nothing: its jobs are taken up again after a minute.
+
+    Exit code 1 if, with --once, jobs failed or could not be done now, or if every thread hangs.
+
+    Example: pgcorpus worker --concurrency 4 --kinds embed
+    """
+    named = {kind.strip() for each in kinds or () for kind in each.split(",")}
+    with _status() as show:
+        running = Worker(Database.from_env(), kinds=named, concurrency=concurrency, on_batch=show)
+        with stopped_by_signals(running):
+            report = running.run(once=once)
+    counts = {name: report.counts[name] for name in ("completed", "retried", "put_off", "failed")}
+    if as_json:
+        print_json(counts | {"duration_s": round(report.seconds, 3)})
+    else:
+        told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+        say(f"{told}, {report.seconds:.1f} s")
+    if report.hung:
+        fail("every batch hangs; their jobs are taken up again when their leases have expired")
+        sys.stdout.flush()
+        os._exit(1)  # the threads that hang would be waited for
+    if once and not report.succeeded:
+        say("see: pgcorpus jobs list")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[BatchReport], None]]:
+    """A line that says what was done so far, where somebody watches; log lines pass above it."""
+    if not err.is_terminal:
+        yield lambda _report: None
+        return
+    counts: Counter[str] = Counter()
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.handlers = [RichHandler(console=err, show_path=False)]
+    try:
+        with err.status("waiting for jobs") as status:
+
+            def show(report: BatchReport) -> None:
+                counts.update(report.counts)
+                rate = report.counts.total() / (report.seconds or 1)
+                told = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+                status.update(f"{told}; last {report.name}, {rate:.0f}/s")
+
+            yield show
+    finally:
+        root.handlers = handlers
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
+    kind: Kind = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show jobs, the newest first.
+
+    Example: pgcorpus jobs list --status failed
+    """
+    with Database.from_env().unit_of_work() as work:
+        rows = [
+            _fields(each) for each in work.jobs.list_jobs(status=status, kind=kind, limit=limit)
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    table(
+        "Jobs",
+        ["id", "kind", "status", "attempts", "due", "finished", "last error"],
+        [
+            (
+                row["id"],
+                row["kind"],
+                row["status"],
+                f"{row['attempts']} of {row['max_attempts']}",
+                f"{row['not_before']:%Y-%m-%d %H:%M:%S}" if row["status"] == "pending" else "",
+                f"{row['finished_at']:%Y-%m-%d %H:%M:%S}" if row["finished_at"] else "",
+                cut(row["last_error"] or "", ERROR_CHARACTERS),
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show all there is to know of one job."""
+    with Database.from_env().unit_of_work() as work:
+        fields = _fields(work.jobs.get(job_id))
+    if as_json:
+        print_json(fields)
+    else:
+        table(f"Job {job_id}", ["", ""], list(fields.items()))
+
+
+@app.command()
+def requeue(
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID...]", min=1, max=2**63 - 1)
+    ] = None,
+    kind: Kind = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All jobs that failed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try jobs again, now and with all their attempts: named ones, or all that failed.
+
+    Of named jobs also those that wait for their next attempt. A failed job that was enqueued anew
+    meanwhile gives way to the newer one.
+
+    Example: pgcorpus jobs requeue --failed --kind embed
+    """
+    if bool(ids) == failed:
+        raise typer.BadParameter("name jobs, or give --failed for all that failed")
+    with Database.from_env().unit_of_work() as work:
+        requeued = work.jobs.requeue(ids=ids or None, kind=kind)
+        work.commit()
+    others = sorted(set(ids or ()) - set(requeued))
+    if as_json:
+        print_json({"requeued": len(requeued), "not_requeued": others})
+    else:
+        say(f"{len(requeued)} requeued")
+    if others:
+        fail(
+            f"not failed, not waiting or not there: {', '.join(map(str, others))}; "
+            "see: pgcorpus jobs show ID"
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def purge(
+    older_than: Annotated[
+        float,
+        typer.Option(
+            parser=duration, metavar="TIME", help="Ended so long ago: 90s, 30m, 12h, 7d or 4w."
+        ),
+    ],
+    status: Annotated[
+        Literal["completed", "failed"], typer.Option(help="Which of those that ended.")
+    ] = "completed",
+    as_json: AsJson = False,
+) -> None:
+    """Delete jobs that ended long ago. A worker does so with completed ones after 7 days.
+
+    Example: pgcorpus jobs purge --older-than 30d --status failed
+    """
+    database = Database.from_env()
+    purged = 0
+    with progress_bar("purging") as bar:
+        while True:
+            with database.unit_of_work() as work:
+                count = work.jobs.purge(older_than_seconds=older_than, status=status)
+                work.commit()
+            if not count:
+                break
+            purged += count
+            bar.update(bar.task_ids[0], description=f"purging: {purged}")
+    if as_json:
+        print_json({"purged": purged})
+    else:
+        say(f"{purged} purged")
+
+
+@app.command()
+def stats(as_json: AsJson = False) -> None:
+    """Show how many jobs wait and for how long, how fast they are done, and how many failed."""
+    with Database.from_env().unit_of_work() as work:
+        found = work.jobs.stats()
+    if as_json:
+        print_json(_stats_json(found))
+        return
+    statuses = ("pending", "running", "completed", "failed")
+    table(
+        "Jobs by kind",
+        ["kind", *statuses],
+        [
+            (kind, *(of.get(each, 0) for each in statuses))
+            for kind, of in sorted(found.depth.items())
+        ],
+    )
+    oldest = found.oldest_due_seconds
+    table(
+        "Queue",
+        ["", ""],
+        [
+            ("due now", found.due),
+            ("the first of them waits for", "-" if oldest is None else f"{oldest:.0f} s"),
+            ("waiting for another attempt", found.retrying),
+            ("completed per second, last minute", f"{found.completed_in_minute / 60:.1f}"),
+            ("completed per second, last hour", f"{found.completed_in_hour / 3600:.1f}"),
+            ("failed in the last hour", found.failed_in_hour),
+            ("failed in all (pgcorpus jobs list --status failed)", found.total("failed")),
+        ],
+    )
+
+
+def _stats_json(found: QueueStats) -> dict[str, Any]:
+    return asdict(found) | {
+        "completed_per_second": {
+            "minute": round(found.completed_in_minute / 60, 3),
+            "hour": round(found.completed_in_hour / 3600, 3),
+        },
+        "failed": found.total("failed"),
+    }
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {column.key: getattr(job, column.key) for column in Job.__table__.columns}

@@ -1,0 +1,1 @@
+"""The job queue worked off: handlers, worker and what is done periodically."""

@@ -1,0 +1,70 @@
+"""What a handler of jobs is, and what may become of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from db.repositories.jobs import ClaimedJob
+from db.uow import UnitOfWork
+
+Ending = Literal["completed", "released", "retried", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one job.
+
+    Attributes:
+        ending: ``completed``; ``released`` is pending again at once, the attempt not counted;
+            ``retried`` is pending again later, or failed after the last attempt; ``failed`` is not
+            tried again.
+        reason: Kept beside the job as its ``last_error``.
+    """
+
+    ending: Ending
+    reason: str | None = None
+
+
+COMPLETED: Final = Outcome("completed")
+
+Finish = Callable[[UnitOfWork], Sequence[Outcome]]
+"""Writes what was worked out, in the transaction that ends the jobs, and returns the outcome of
+each, in their order. Where that transaction is lost with its connection, it is called again."""
+
+
+class Handler(Protocol):
+    """Does the jobs of one kind, or a part of them, in batches; threads share it.
+
+    Attributes:
+        kind: Of its jobs.
+        matching: The payloads of its jobs contain this; handlers of one kind divide it up by it.
+        batch_size: At most so many jobs at a time.
+    """
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102 - above
+    @property
+    def matching(self) -> Mapping[str, Any]: ...  # noqa: D102 - above
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102 - above
+
+    def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
+        """Do what takes time, outside of any transaction.
+
+        Whatever it raises concerns the whole batch. ``TextsRefused`` and any other exception but
+        those below make the worker halve the batch until the job to blame is alone, and fail it.
+
+        Args:
+            jobs: At least one.
+
+        Returns:
+            What is left to do in the transaction that ends the jobs.
+
+        Raises:
+            EmbeddingError: And ``DatabaseNotReady``, ``NotPermitted``, ``SettingsError``: no job is
+                to blame. The worker puts the batch off and claims no more of the kind for a while.
+            DatabaseUnavailable: The batch is given back when the database is there again.
+        """
+        ...

@@ -1,0 +1,207 @@
+"""The handlers there are: embedding what the outbox enqueued, and what is done periodically."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import numpy as np
+
+from db.engine import Database
+from db.errors import NotPermitted
+from db.repositories.embeddings import Pending
+from db.repositories.jobs import EMBED, ClaimedJob
+from db.search.corpora import CORPORA
+from db.search.corpus import Corpus
+from db.uow import UnitOfWork
+from services.embedding.choice import Choice, choose
+from services.embedding.embedder import Embedder, embedder_for
+from services.jobs.handler import COMPLETED, Finish, Handler, Outcome
+from services.search_log import SearchLog
+
+logger = logging.getLogger(__name__)
+
+DAY_SECONDS: Final = 86_400.0
+
+FIRST_BATCH: Final = 64
+"""Jobs that are claimed before the model, and with it the size of its batches, is known."""
+
+COMPLETED_KEPT_SECONDS: Final = 7 * DAY_SECONDS
+"""Jobs that failed are kept until somebody purges or requeues them."""
+
+SEARCHES_KEPT_SECONDS: Final = 30 * DAY_SECONDS
+
+OUTDATED_ROWS: Final = 1000
+OUTDATED_SHARE: Final = 0.05
+"""A table is analysed when more rows than this, and more than this share of it, were changed:
+before autovacuum does, which waits for 10 %. The ranking of words reads these statistics."""
+
+NO_PASSAGE: Final = "its payload names no passage under 'item'"
+CHANGED: Final = "its text or the corpus's model changed while it was embedded"
+
+
+def all_handlers(database: Database) -> list[Handler]:
+    """One of every kind; passages of each corpus have one of their own."""
+    embedding: list[Handler] = [EmbedHandler(database, corpus) for corpus in CORPORA.values()]
+    return [*embedding, MaintenanceHandler(database), LogFlushHandler(database)]
+
+
+class EmbedHandler:
+    """Makes the vectors of one corpus's passages.
+
+    Args:
+        database: Where the passages are.
+        corpus: Whose jobs.
+        embedder: Makes the vectors; by default that of the corpus's model, asked for each batch.
+    """
+
+    kind = EMBED
+
+    def __init__(
+        self, database: Database, corpus: Corpus, *, embedder: Embedder | None = None
+    ) -> None:
+        self._database = database
+        self._corpus = corpus
+        self._given = embedder
+        self._embedder = embedder
+        self._lock = threading.Lock()
+        self.matching: Mapping[str, Any] = {"corpus": corpus.name}
+
+    @property
+    def batch_size(self) -> int:
+        """What is worth handing over to the embedder at once."""
+        return FIRST_BATCH if self._embedder is None else self._embedder.batch_size
+
+    def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
+        """Embed the texts whose vectors are missing or of an older text."""
+        items = [self._item(job) for job in jobs]
+        named = [item for item in items if item is not None]
+        with self._database.unit_of_work() as work:
+            choice = self._choose(work)
+            pending = work.embeddings.list_pending(
+                self._corpus, choice.name, limit=len(items), among=named
+            )
+        vectors = np.empty((0, choice.dimensions), dtype=np.float32)
+        if pending:
+            embedder = self._embedder_of(choice)
+            vectors = embedder.embed_documents([each.text for each in pending])
+
+        def finish(work: UnitOfWork) -> Sequence[Outcome]:
+            switched = self._choose(work).name != choice.name
+            changed = named if switched else self._store(work, choice, pending, vectors)
+            outcomes = {None: Outcome("failed", NO_PASSAGE)}
+            outcomes |= dict.fromkeys(changed, Outcome("released", CHANGED))
+            return [outcomes.get(item, COMPLETED) for item in items]
+
+        return finish
+
+    def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
+        """The passage, or None where somebody enqueued nonsense."""
+        try:
+            return self._corpus.key.type.python_type(job.payload["item"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def _store(
+        self, work: UnitOfWork, choice: Choice, pending: Sequence[Pending], vectors: np.ndarray
+    ) -> Sequence[Any]:
+        """Store vectors of texts that are still the same; returns the passages that changed."""
+        if not pending:
+            return ()
+        ids = [each.id for each in pending]
+        hashes = [each.content_hash for each in pending]
+        stored = work.embeddings.store(self._corpus, choice.name, ids, vectors, hashes)
+        if stored == len(ids):
+            return ()
+        left = work.embeddings.list_pending(self._corpus, choice.name, limit=len(ids), among=ids)
+        return [each.id for each in left]  # the others are gone
+
+    def _choose(self, work: UnitOfWork) -> Choice:
+        named = None if self._given is None else self._given.model_name
+        return choose(work, self._corpus, self._database.settings, named)
+
+    def _embedder_of(self, choice: Choice) -> Embedder:
+        with self._lock:  # the weights of a local model are loaded once
+            if self._embedder is None or self._embedder.model_name != choice.name:
+                if choice.reason:
+                    logger.warning("%s: %s", self._corpus.name, choice.reason)
+                self._embedder = embedder_for(
+                    choice.name, choice.dimensions, choice.provider, self._database.settings
+                )
+            return self._embedder
+
+
+class MaintenanceHandler:
+    """Takes back the jobs of dead workers, purges, and renews statistics.
+
+    Args:
+        database: What is maintained.
+    """
+
+    kind = "maintenance"
+    matching: Mapping[str, Any] = {}
+    batch_size = 1
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
+        """Do it, each part in transactions of its own."""
+        with self._database.unit_of_work() as work:
+            work.jobs.reap()
+            work.commit()
+        purged = 1
+        while purged:
+            with self._database.unit_of_work() as work:
+                purged = work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS)
+                work.commit()
+        self._analyze()
+        return lambda _work: [COMPLETED] * len(jobs)
+
+    def _analyze(self) -> None:
+        with self._database.unit_of_work() as work:
+            outdated = work.operations.list_outdated_statistics(
+                least=OUTDATED_ROWS, share=OUTDATED_SHARE
+            )
+        for table in outdated:
+            logger.info("renewing the statistics of %s", table)
+            with self._database.unit_of_work() as work:
+                work.operations.analyze(table)
+                work.commit()
+        for corpus in CORPORA.values():
+            # A role that may store vectors need not be one that may write to the registry.
+            with suppress(NotPermitted), self._database.unit_of_work() as work:
+                choice = choose(work, corpus, self._database.settings)
+                work.embeddings.measure_spread(corpus, choice.name)
+                work.commit()
+
+
+class LogFlushHandler:
+    """Writes this process's timings of searches, and deletes those of long ago.
+
+    Args:
+        database: Where they are.
+        search_log: What the process buffers, if it searches.
+    """
+
+    kind = "log_flush"
+    matching: Mapping[str, Any] = {}
+    batch_size = 1
+
+    def __init__(self, database: Database, search_log: SearchLog | None = None) -> None:
+        self._database = database
+        self._search_log = search_log
+
+    def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
+        """Do it, in transactions of its own."""
+        if self._search_log is not None:
+            self._search_log.flush()
+        deleted = 1
+        while deleted:
+            with self._database.unit_of_work() as work:
+                deleted = work.operations.delete_searches(older_than_seconds=SEARCHES_KEPT_SECONDS)
+                work.commit()
+        return lambda _work: [COMPLETED] * len(jobs)

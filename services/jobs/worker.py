@@ -1,0 +1,534 @@
+"""The worker: claims jobs, has them done, and ends them; docs/explanation/jobs.md tells why so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, groupby
+from types import FrameType
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.engine import Database
+from db.errors import (
+    DatabaseNotReady,
+    DatabaseUnavailable,
+    DataLayerError,
+    EmbeddingError,
+    LeaseLost,
+    NotPermitted,
+    SettingsError,
+    TextsRefused,
+    TransactionConflict,
+    UnknownKind,
+)
+from db.repositories.jobs import ClaimedJob
+from db.uow import UnitOfWork
+from services.jobs.circuit import Circuit
+from services.jobs.handler import Finish, Handler, Outcome
+from services.jobs.handlers import all_handlers
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 60.0
+"""What a worker that dies leaves behind is taken up again after so long."""
+
+HEARTBEATS_PER_LEASE: Final = 3
+POLL_SECONDS: Final = 5.0
+LISTEN_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 15.0
+
+MAX_COLLISIONS: Final = 5
+"""Transactions that end the same batch and meet others in their way; then it is halved."""
+
+MAX_SECONDS_IN_HAND: Final = 600.0
+"""After so long a batch counts as hung, and its lease is no longer extended. The hosted embedder
+gives up sooner by itself: 300 seconds of retries and 60 of a last request."""
+
+NOBODYS_FAULT: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
+"""Failures that lie neither with a job nor with the connection (``TextsRefused`` is the text's)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that was ended.
+
+    Attributes:
+        name: The kind of its jobs and what they have in common.
+        counts: How the jobs ended → how many.
+        seconds: From the claim to the end.
+    """
+
+    name: str
+    counts: Counter[str]
+    seconds: float
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """What a worker did.
+
+    Attributes:
+        counts: How jobs ended (completed, released, put_off, retried, failed) → how many.
+        seconds: From start to stop.
+        hung: Whether it stopped because every thread has a batch that does not end. These threads
+            cannot be ended: leave the process by ``os._exit``.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    hung: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every job was done, at the first attempt."""
+        return not (
+            self.hung or any(self.counts[each] for each in ("failed", "retried", "put_off"))
+        )
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A handler, and whether its jobs are claimed at this time."""
+
+    handler: Handler
+    circuit: Circuit = field(default_factory=Circuit)
+
+    @property
+    def name(self) -> str:
+        return " ".join((self.handler.kind, *map(str, self.handler.matching.values())))
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A thread of the worker, and what it has in hand.
+
+    Its id is its own: a batch that was given up for hung and comes back cannot be taken for the
+    batch of another thread.
+    """
+
+    worker_id: str
+    in_hand: Sequence[int] = ()
+    since: float = 0.0
+    hung: bool = False
+    thread: threading.Thread | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has had its batch, or the part of it that is being done."""
+        return time.monotonic() - self.since if self.in_hand else 0.0
+
+
+class _Bell:
+    """Wakes threads that wait; who was busy while it rang does not miss it."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self.rings = 0
+
+    def ring(self) -> None:
+        with self._condition:
+            self.rings += 1
+            self._condition.notify_all()
+
+    def wait(self, heard: int, timeout_seconds: float) -> None:
+        """Wait until it has rung more often than *heard*."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.rings > heard, timeout_seconds)
+
+
+class Worker:
+    """Works off the queue until it is stopped.
+
+    Any number of workers may run, on any number of machines. One that is killed loses nothing: its
+    jobs become pending again when their lease expires, and at most the batches in its hands are
+    repeated.
+
+    Args:
+        database: Whose queue.
+        handlers: What is done; by default all there are.
+        kinds: Only jobs of these kinds.
+        concurrency: Batches that are done at once, each by a thread.
+        lease_seconds: After which time without a sign of life a worker counts as dead.
+        poll_seconds: How often the queue is looked at, where no notification comes. Retries, and
+            jobs that were put off, are found this way.
+        max_seconds_in_hand: After which time a batch counts as hung.
+        on_batch: Called after each batch, by the thread that did it.
+
+    Raises:
+        UnknownKind: One of the kinds has no handler; the message lists those that have.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        handlers: Sequence[Handler] | None = None,
+        *,
+        kinds: Collection[str] | None = None,
+        concurrency: int = 2,
+        lease_seconds: float = LEASE_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+        max_seconds_in_hand: float = MAX_SECONDS_IN_HAND,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        handlers = all_handlers(database) if handlers is None else handlers
+        known = {handler.kind for handler in handlers}
+        if unknown := sorted(set(kinds or ()) - known):
+            raise UnknownKind(
+                f"no handler does jobs of the kind {unknown[0]!r}; known: "
+                f"{', '.join(sorted(known))}"
+            )
+        self._database = database
+        self._lanes = [_Lane(each) for each in handlers if not kinds or each.kind in kinds]
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._max_seconds_in_hand = max_seconds_in_hand
+        self._on_batch = on_batch or (lambda _report: None)
+        name = f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._slots = [_Slot(f"{name}:{number}") for number in range(concurrency)]
+        self._bell = _Bell()
+        self._stopping = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._report = WorkerReport()
+        self._errors: list[Exception] = []
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Finish the batches in hand, give back what is not begun, and let ``run`` return."""
+        self._stopping.set()
+        self._bell.ring()
+
+    def run(self, *, once: bool = False) -> WorkerReport:
+        """Work until ``stop`` is called, or until every thread hangs.
+
+        Args:
+            once: Stop when nothing more is due.
+
+        Raises:
+            DatabaseNotReady: The schema is missing or old.
+            DatabaseUnavailable: The database does not answer at the start, or, with *once*, at any
+                time. A worker that runs on waits for it to come back.
+        """
+        started = time.monotonic()
+        self._reap()
+        for slot in self._slots:
+            slot.thread = self._start(self._work, slot, once)
+        others = [self._start(self._beat)]
+        if not once:
+            others.append(self._start(self._listen))
+        try:
+            while alive := [slot for slot in self._slots if _alive(slot)]:
+                if all(slot.hung for slot in alive):
+                    self._report.hung = True
+                    break
+                self._over.wait(0.1)
+        finally:
+            self._over.set()
+            self.stop()
+        for thread in others:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+        self._report.seconds = time.monotonic() - started
+        return self._report
+
+    def _start(self, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
+        def guarded() -> None:
+            try:
+                target(*args)
+            except Exception as error:  # noqa: BLE001 - a fault of ours, which run() raises
+                self._errors.append(error)
+                self.stop()
+
+        # A daemon: a call that hangs must not keep the process from ending.
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, slot: _Slot, once: bool) -> None:
+        """One thread's turns, over all lanes again and again."""
+        pauses = _pauses()
+        while not self.stopping:
+            heard = self._bell.rings
+            try:
+                busy = [self._take(slot, lane) for lane in self._lanes]
+            except (DataLayerError, SQLAlchemyError) as error:
+                if once:
+                    raise
+                logger.warning("the queue cannot be reached, trying again: %s", error)
+                self._stopping.wait(next(pauses))
+                continue
+            pauses = _pauses()
+            if any(busy):
+                continue
+            if once:
+                return
+            # Not all at the same moment, in all the workers that there are.
+            jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            self._bell.wait(heard, self._poll_seconds * jitter)
+
+    def _take(self, slot: _Slot, lane: _Lane) -> bool:
+        """Claim a batch of the lane's jobs and do it; says whether there was one."""
+        if self.stopping or not lane.circuit.admits():
+            return False
+        with self._database.unit_of_work() as work:
+            jobs = work.jobs.claim(
+                lane.handler.kind,
+                worker_id=slot.worker_id,
+                limit=lane.handler.batch_size,
+                lease_seconds=self._lease_seconds,
+                matching=lane.handler.matching,
+            )
+            work.commit()
+        if not jobs:
+            lane.circuit.pass_on()
+            return False
+        began = slot.since = time.monotonic()
+        slot.in_hand = [job.id for job in jobs]
+        counts: Counter[str] = Counter()
+        try:
+            self._do(slot, lane, jobs, counts)
+        except LeaseLost:
+            logger.warning("%s: a batch took too long and is in other hands by now", lane.name)
+        finally:
+            slot.in_hand, slot.hung = (), False
+            self._tell(BatchReport(lane.name, counts, time.monotonic() - began))
+        return True
+
+    def _do(
+        self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob], counts: Counter[str]
+    ) -> None:
+        """Do a batch; one that fails is halved until the job that is to blame is alone."""
+        ids = [job.id for job in jobs]
+        if self.stopping and counts:  # what is in hand ends with what was begun of it
+            self._release(slot, ids, counts)
+            return
+        slot.since = time.monotonic()  # halves that are done one after the other do not hang
+        try:
+            finish = lane.handler.handle(jobs)
+            self._commit(slot, partial(self._end, slot, jobs, finish), counts)
+        except LeaseLost:
+            raise
+        except DatabaseUnavailable:
+            self._release(slot, ids, counts)
+            return
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            failure = error
+        else:
+            lane.circuit.succeeded()
+            return
+        if isinstance(failure, NOBODYS_FAULT) and not isinstance(failure, TextsRefused):
+            self._put_off(slot, lane, ids, str(failure), counts)
+        elif len(jobs) > 1:
+            middle = len(jobs) // 2
+            self._do(slot, lane, jobs[:middle], counts)
+            self._do(slot, lane, jobs[middle:], counts)
+        else:
+            self._blame(slot, jobs[0], failure, counts)
+
+    def _end(
+        self, slot: _Slot, jobs: Sequence[ClaimedJob], finish: Finish, work: UnitOfWork
+    ) -> Counter[str]:
+        """In one transaction, keep what was worked out and end the jobs."""
+        counts: Counter[str] = Counter()
+        outcomes = sorted(zip(jobs, finish(work), strict=True), key=lambda pair: _order(pair[1]))
+        for outcome, pairs in groupby(outcomes, key=lambda pair: pair[1]):
+            ids = [job.id for job, _ in pairs]
+            counts[outcome.ending] += len(ids)
+            match outcome.ending:
+                case "completed":
+                    work.jobs.complete(ids, worker_id=slot.worker_id, note=outcome.reason)
+                case "released":
+                    work.jobs.release(ids, worker_id=slot.worker_id, reason=outcome.reason)
+                case _:
+                    final = outcome.ending == "failed"
+                    counts += self._fail(slot, ids, outcome.reason or "", work, final=final)
+                    counts[outcome.ending] -= len(ids)
+        return +counts
+
+    def _fail(
+        self, slot: _Slot, ids: Sequence[int], error: str, work: UnitOfWork, *, final: bool = False
+    ) -> Counter[str]:
+        given_up = work.jobs.fail(ids, worker_id=slot.worker_id, error=error, final=final)
+        return Counter(failed=len(given_up), retried=len(ids) - len(given_up))
+
+    def _blame(self, slot: _Slot, job: ClaimedJob, error: Exception, counts: Counter[str]) -> None:
+        """The job failed alone. A text that was refused is refused again; all else may pass."""
+        refused = isinstance(error, TextsRefused)
+        known = isinstance(error, DataLayerError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        logger.warning(
+            "%s job %d failed: %s", job.kind, job.id, reason, exc_info=None if known else error
+        )
+        fail = partial(self._fail, slot, [job.id], reason, final=refused)
+        self._commit(slot, fail, counts)
+
+    def _put_off(
+        self, slot: _Slot, lane: _Lane, ids: Sequence[int], reason: str, counts: Counter[str]
+    ) -> None:
+        """Nothing can be done for now: ask again after a while, and not with every batch.
+
+        Only the first failure counts as an attempt of its jobs. Were those of the probes counted,
+        an outage would use up the attempts; was none counted, a text that the other side cannot
+        bear would come back forever.
+        """
+        first, pause = lane.circuit.failed()
+        logger.warning("%s: again in %.0f s: %s", lane.name, pause, reason)
+
+        def give_back(work: UnitOfWork) -> Counter[str]:
+            if first:
+                return self._fail(slot, ids, reason, work)
+            work.jobs.release(ids, worker_id=slot.worker_id, reason=reason, delay_seconds=pause)
+            return Counter(put_off=len(ids))
+
+        self._commit(slot, give_back, counts)
+
+    def _release(self, slot: _Slot, ids: Sequence[int], counts: Counter[str]) -> None:
+        """Give jobs back as they were."""
+
+        def release(work: UnitOfWork) -> Counter[str]:
+            work.jobs.release(ids, worker_id=slot.worker_id)
+            return Counter(released=len(ids))
+
+        self._commit(slot, release, counts)
+
+    def _commit(
+        self, slot: _Slot, end: Callable[[UnitOfWork], Counter[str]], counts: Counter[str]
+    ) -> None:
+        """Run the transaction that ends jobs, again while the database is away or others collide.
+
+        Where the connection is lost while it commits, nobody knows whether it did. The next try
+        tells: jobs that were ended are no longer the worker's.
+        """
+        pauses = _pauses()
+        for attempt in count(1):
+            try:
+                with self._database.unit_of_work() as work:
+                    ended = end(work)
+                    work.commit()
+            except (DatabaseUnavailable, TransactionConflict) as error:
+                if self.stopping or slot.hung or (attempt > MAX_COLLISIONS and not _away(error)):
+                    raise
+                logger.warning("a batch could not be ended, trying again: %s", error)
+                self._stopping.wait(next(pauses))
+            else:
+                counts.update(+ended)
+                return
+
+    def _tell(self, report: BatchReport) -> None:
+        with self._lock:
+            self._report.counts.update(report.counts)
+        jobs = report.counts.total()
+        logger.info(
+            "%s: %d jobs in %.2f s (%.0f/s): %s",
+            report.name,
+            jobs,
+            report.seconds,
+            jobs / (report.seconds or 1),
+            ", ".join(f"{number} {ending}" for ending, number in report.counts.items()),
+        )
+        self._on_batch(report)
+
+    def _beat(self) -> None:
+        """Extend the leases of what is in hand, and take back what dead workers had."""
+        while not self._over.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
+            try:
+                for slot in self._slots:
+                    if slot.seconds > self._max_seconds_in_hand and not slot.hung:
+                        slot.hung = True
+                        logger.error("a batch has been in hand for %.0f s: hung", slot.seconds)
+                    if slot.in_hand and not slot.hung:
+                        self._extend(slot)
+                self._reap()
+            except (DataLayerError, SQLAlchemyError) as error:
+                logger.warning("no sign of life could be given: %s", error)
+
+    def _extend(self, slot: _Slot) -> None:
+        with self._database.unit_of_work() as work:
+            work.jobs.extend(
+                slot.in_hand, worker_id=slot.worker_id, lease_seconds=self._lease_seconds
+            )
+            work.commit()
+
+    def _reap(self) -> None:
+        with self._database.unit_of_work() as work:
+            reaped = work.jobs.reap()
+            work.commit()
+        if reaped.returned or reaped.failed:
+            logger.warning(
+                "dead or hung workers had %d jobs that are pending again, and %d that failed",
+                reaped.returned,
+                reaped.failed,
+            )
+            self._bell.ring()
+
+    def _listen(self) -> None:
+        """Wake the threads when jobs are enqueued; without a connection they poll."""
+        pauses = _pauses()
+        while not self.stopping:
+            try:
+                with self._database.unit_of_work() as work, work.jobs.listening() as wait:
+                    self._bell.ring()  # for what came while nobody listened
+                    while not self.stopping:
+                        if wait(LISTEN_SECONDS):
+                            self._bell.ring()
+                        pauses = _pauses()
+            except (DataLayerError, SQLAlchemyError) as error:
+                logger.warning("not listening for a moment: %s", error)
+                self._stopping.wait(next(pauses))
+
+
+@contextmanager
+def stopped_by_signals(worker: Worker) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the worker; the second of them ends the process at once.
+
+    What is in hand then is taken up by others when its lease has expired. For the main thread only.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if worker.stopping:
+            os._exit(128 + number)  # as shells have it; threads may hang, and are not waited for
+        worker.stop()
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _alive(slot: _Slot) -> bool:
+    return slot.thread is not None and slot.thread.is_alive()
+
+
+def _away(error: DataLayerError) -> bool:
+    return isinstance(error, DatabaseUnavailable)
+
+
+def _order(outcome: Outcome) -> tuple[str, str]:
+    return outcome.ending, outcome.reason or ""
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait after each failure in a row, with jitter."""
+    for failures in count():
+        longest = min(0.2 * 2 ** min(failures, 10), LONGEST_PAUSE_SECONDS)
+        yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -1,0 +1,91 @@
+"""``make prove``: the queue's promises at full size, with processes that are really killed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from db.embedded import EmbeddedServer
+from db.engine import Database
+from db.migrations import upgrade
+from tests.conftest import Databases, settings_for
+from tests.prove import proofs
+from tests.prove.proofs import Proof
+
+
+def main() -> int:
+    """Run the proofs and print what they found; 0 where all hold, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=100_000, help="jobs that are counted")
+    parser.add_argument("--workers", type=int, default=8, help="worker processes")
+    parser.add_argument("--only", action="append", help="only this proof; can be repeated")
+    given = parser.parse_args()
+    err = Console(stderr=True)
+
+    home = Path(tempfile.mkdtemp(prefix="pgcorpus-prove-"))
+    home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
+    server = EmbeddedServer(home)
+
+    def restart() -> None:
+        databases.close()  # else the pool would hold connections of before
+        server.stop()
+        server.start()
+
+    once = proofs.each_job_once
+    jobs, workers = given.jobs, given.workers
+    tried: dict[str, Callable[[Database], Proof]] = {
+        "once": lambda d: once(d, jobs=jobs, workers=workers, batch_size=500),
+        "killed": lambda d: once(
+            d, jobs=jobs, workers=workers, kills=20, batch_size=100, batch_seconds=0.05
+        ),
+        "restarted": lambda d: once(
+            d, jobs=jobs, workers=workers, restart=restart, batch_size=100, batch_seconds=0.05
+        ),
+        "refused": lambda d: proofs.embed_all(
+            d, "one text of 500 is refused", proofs.refuses_one, messages=500, refused=1
+        ),
+        "busy": lambda d: proofs.embed_all(
+            d, "the provider answers 429 for a minute", proofs.busy_for(60), messages=2000
+        ),
+        "hanging": lambda d: proofs.embed_all(
+            d, "the provider never answers 4 requests", proofs.hangs_first(4), messages=2000
+        ),
+        "edited": lambda d: proofs.embed_all(
+            d, "a text changes while it is embedded", proofs.edits(d), messages=2000
+        ),
+        "enqueue": lambda d: proofs.enqueue_cost(d, messages=100_000, rounds=3),
+        "embedding": lambda d: proofs.embedding_rate(d, messages=20_000, workers=2),
+    }
+    if unknown := set(given.only or ()) - tried.keys():
+        parser.error(f"no proof {unknown.pop()!r}; there are: {', '.join(tried)}")
+
+    table = Table("proof", "tried", "found", "s", "", title="The job queue", title_justify="left")
+    holds = True
+    try:
+        server.start()
+        databases = Databases(server.url.set(database="postgres"))
+        for name, prove in tried.items():
+            if given.only and name not in given.only:
+                continue
+            with err.status(name), databases.opened() as database:
+                upgrade(Database(settings_for(database.url)))
+                proof = prove(database)
+            holds &= proof.holds
+            verdict = "holds" if proof.holds else "FAILS"
+            table.add_row(name, proof.claim, proof.found, f"{proof.seconds:.0f}", verdict)
+            err.print(f"{name}: {verdict}: {proof.found}", highlight=False)
+        databases.close()
+    finally:
+        server.destroy()
+    Console(width=150).print(table)
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
