@@ -9,6 +9,8 @@
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
   x NotFound
+  x InvalidReference           what a person gave names no conversation
+  x InvalidCursor              a page is asked for that no page of this list led to
   x ConstraintViolated
     + AlreadyExists            unique
     + MissingReference         foreign key
@@ -22,6 +24,9 @@
     + UnknownModel             not in the registry, or its provider is not installed
     + ModelNotReady            it lacks vectors or an index, and is not taken into use
     + ModelInUse               searches need it, and it is not dropped
+  x JobError
+    + LeaseLost                the job is in other hands by now
+    + UnknownKind              no handler does jobs of this kind
   x ImportFailed               a file that cannot be read as what it should be
 
 Each class's docstring is the first sentence of its message unless one is given.
@@ -39,8 +44,10 @@ from psycopg.errors import (
     InsufficientPrivilege,
     LockNotAvailable,
     NotNullViolation,
+    ProgramLimitExceeded,
     QueryCanceled,
     SerializationFailure,
+    StatementTooComplex,
     UndefinedColumn,
     UndefinedFunction,
     UndefinedTable,
@@ -86,6 +93,14 @@ class NotPermitted(DataLayerError):
 
 class NotFound(DataLayerError):
     """There is no such row."""
+
+
+class InvalidReference(DataLayerError):
+    """The reference is of no kind that names a row."""
+
+
+class InvalidCursor(DataLayerError):
+    """The cursor is of no page of this list, order and filters; begin again without one."""
 
 
 class ConstraintViolated(DataLayerError):
@@ -168,6 +183,18 @@ class ModelInUse(EmbeddingError):
     """Searches use the model."""
 
 
+class JobError(DataLayerError):
+    """A job could not be worked on as asked."""
+
+
+class LeaseLost(JobError):
+    """The job is no longer this worker's; what was done for it must not be kept."""
+
+
+class UnknownKind(JobError):
+    """No handler does jobs of this kind."""
+
+
 class ImportFailed(DataLayerError):
     """A file cannot be read as what it should be."""
 
@@ -188,6 +215,19 @@ MEANINGS = {
     "valid_model_name": "the model is not in the registry; see: pgcorpus models list",
     "valid_index_kind": "a halfvec index holds at most 4000 dimensions; use the kind binary",
     "nonzero_embedding": "a vector of zeros has no direction and cannot be compared",
+    "non_empty_source_type": "a conversation has a source; those written here have native",
+    "uq_conversations_source_type_source_id": "a conversation with this source_id is stored "
+    "already",
+    "non_empty_message": "a message says something: its content must not be empty",
+    "valid_role": "role must be user, assistant, system or tool",
+    "valid_position": "branches and positions count from 0",
+    "valid_version": "versions count from 1",
+    "uq_messages_conversation_id_branch_position": "there is a message at this position already",
+    "fk_messages_conversation_id": "there is no such conversation",
+    "valid_job_status": "a job's status must be pending, running, completed or failed",
+    "valid_attempts": "attempts count from 0, and at least one is allowed",
+    "valid_lease": "a job has a worker and a lease while it is running, and only then",
+    "valid_repetition": "a job is repeated after some time, not at once",
 }
 
 
@@ -209,7 +249,8 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR091
     match cause:
         case UniqueViolation():
             return AlreadyExists(
-                f"{where}a row with the same key exists ({constraint})", constraint=constraint
+                f"{where}{said or f'a row with the same key exists ({constraint})'}",
+                constraint=constraint,
             )
         case ForeignKeyViolation():
             return MissingReference(
@@ -222,7 +263,8 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR091
             return InvalidValue(
                 f"{where}{said or f'the value breaks the rule {constraint}'}", constraint=constraint
             )
-        case DataError():  # class 22: too long, out of range, NaN in a vector, a NUL byte
+        # Classes 22 and 54: too long, out of range, NaN in a vector, a NUL byte; too many, too deep
+        case DataError() | ProgramLimitExceeded() | StatementTooComplex():
             return InvalidValue(f"{where}{cause.diag.message_primary or cause}")
         case UndefinedTable() | UndefinedColumn() | UndefinedFunction():
             return DatabaseNotReady(

@@ -13,9 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import DatabaseUnavailable, translate
+from db.repositories.chat import ConversationRepository, MessageRepository
+from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.diagnosis import DiagnosisRepository
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.imports import ImportRepository
+from db.repositories.jobs import JobRepository
 from db.repositories.knowledge import KnowledgeRepository
 from db.repositories.operations import OperationsRepository
 from db.repositories.search import SearchRepository
@@ -33,8 +36,12 @@ class UnitOfWork:
 
     session: Session
     knowledge: KnowledgeRepository
+    chat: ConversationRepository
+    messages: MessageRepository
     embeddings: EmbeddingRepository
     imports: ImportRepository
+    chat_imports: ChatImportRepository
+    jobs: JobRepository
     operations: OperationsRepository
     searches: SearchRepository
     validation: ValidationRepository
@@ -70,8 +77,12 @@ class UnitOfWork:
     def _begin(self, session: Session) -> None:
         self.session = session
         self.knowledge = KnowledgeRepository(session)
+        self.chat = ConversationRepository(session)
+        self.messages = MessageRepository(session)
         self.embeddings = EmbeddingRepository(session)
         self.imports = ImportRepository(session)
+        self.chat_imports = ChatImportRepository(session)
+        self.jobs = JobRepository(session)
         self.operations = OperationsRepository(session)
         self.searches = SearchRepository(session)
         self.validation = ValidationRepository(session)

@@ -14,8 +14,11 @@ from services.cli.embedding import embed_with_bar
 from services.cli.imports import import_with_bar, show_report
 from services.cli.output import out, say
 from services.cli.search import show as show_page
+from services.cli.search import show_context
 from services.cli.validate import show as show_validation
+from services.importers.chat.importer import ChatImporter
 from services.importers.knowledge import KnowledgeImporter
+from services.jobs.worker import Worker
 from services.ops.validate import ValidationService
 from services.search import SearchOptions, SearchService
 
@@ -31,6 +34,7 @@ SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ),
 )
 HITS = 3
+CHAT_QUESTION = "how do I tell customers about higher prices"
 
 
 def demo() -> None:
@@ -44,7 +48,7 @@ def demo() -> None:
     say(f"PostgreSQL on {url.host}:{url.port}, schema at revision {version and version.revision}")
 
     _step("2. Eleven files of three shapes, made valid, every change recorded")
-    show_report(import_with_bar(KnowledgeImporter(database), [samples.folder()]))
+    show_report(import_with_bar(KnowledgeImporter(database), [samples.folder("knowledge")]))
 
     _step("3. A vector for every chunk")
     report = embed_with_bar(database, "knowledge", None)
@@ -56,9 +60,18 @@ def demo() -> None:
         few: SearchOptions = {**options, "limit": HITS}
         show_page(service.search(question, corpus="knowledge", **few))
 
-    _step("5. Is it whole?")
+    _step("5. A second corpus: exports of two chat providers, embedded from the outbox by a worker")
+    show_report(import_with_bar(ChatImporter(database), [samples.folder("chat")]))
+    done = Worker(database).run(once=True)
+    say(f"{done.counts['completed']} jobs done, {done.counts['failed']} failed")
+    page = service.search(CHAT_QUESTION, corpus="chat", limit=2, group_by="conversation")
+    show_page(page)
+    show_context(service.context(page.hits[:1], before=1, after=1))
+
+    _step("6. Is it whole?")
     validation = ValidationService(database).validate("knowledge")
     show_validation(validation)
+
     say("The server goes on running. Ask it more:  .venv/bin/pgcorpus search 'your question'")
     say("Stop it:  .venv/bin/pgcorpus server stop     Delete it:  make clean")
     if not validation.passed:

@@ -12,22 +12,28 @@ from sqlalchemy.exc import DBAPIError
 from db.errors import (
     DataLayerError,
     EmptyQuestion,
+    InvalidCursor,
     InvalidFilter,
+    InvalidReference,
     InvalidSearch,
     MissingScope,
     SettingsError,
     UnknownCorpus,
     UnknownFilter,
+    UnknownKind,
     UnknownModel,
 )
 from db.settings import Settings
 from services.cli import (
+    chat,
     database,
     demo,
     doctor,
     embedding,
     evaluate,
+    export,
     imports,
+    jobs,
     search,
     server,
     validate,
@@ -46,6 +52,9 @@ MISUSES = (
     MissingScope,
     InvalidSearch,
     UnknownModel,
+    InvalidReference,
+    InvalidCursor,
+    UnknownKind,
 )
 
 app = typer.Typer(
@@ -63,8 +72,12 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("search")(search.search)
 app.add_typer(imports.app, name="import")
+app.add_typer(export.app, name="export")
+app.add_typer(chat.app, name="chat")
 app.command("embed")(embedding.embed)
 app.add_typer(embedding.models, name="models")
+app.command("worker")(jobs.worker)
+app.add_typer(jobs.app, name="jobs")
 app.command("validate")(validate.validate)
 app.command("doctor")(doctor.doctor)
 app.command("eval")(evaluate.evaluate)

@@ -1,7 +1,8 @@
-"""Sample files for the knowledge importer, in every shape that occurs in the wild.
+"""Sample files, for the demo and the tutorial.
 
-They are deliberately untidy: wrong counts, an unknown chunk type, punctuation in concepts, a chunk
-that occurs twice. Each of them can be imported once it is normalised.
+Those of the knowledge base come in every shape that occurs in the wild, and are deliberately
+untidy: wrong counts, an unknown chunk type, punctuation in concepts, a chunk that occurs twice.
+Those of the chat archive are exports of two providers, with a photo and an abandoned answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def folder() -> Path:
-    """Return the folder that holds the sample files, beside this module."""
-    return Path(__file__).parent
+def folder(corpus: str) -> Path:
+    """Return the folder that holds the sample files of a corpus, beside this module."""
+    return Path(__file__).parent / corpus

@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 def test_the_code_of_the_readme_runs(
     empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As it stands, on a new database: import, embed, search, change."""
+    """As it stands, on a new database: import, embed, search, write, find again."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.setenv("DATABASE_URL", empty.url.render_as_string(hide_password=False))
     monkeypatch.chdir(ROOT)
@@ -29,13 +29,14 @@ def test_the_code_of_the_readme_runs(
     database = names["database"]
     assert isinstance(database, Database)
     with database.unit_of_work() as work:
-        section = work.knowledge.get("churn_diagnosis_01").section
+        (talk,) = work.chat.list_summaries().items
     database.close()
 
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "27 chunks added, 0 rejected"
-    assert len(shown) == 1 + 3
-    assert section == "Retention"
+    assert all(re.match(r"0\.\d{3} ", line) for line in shown[1:4])
+    assert "Keep the plain loaf as your anchor." in "\n".join(shown[4:])
+    assert talk.message_count == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -64,8 +64,8 @@ def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
     assert {Path(name).suffix for name in packages} <= {".py", ".json", ".mako", ".typed"}
     for source in (ROOT / "alembic" / "versions").glob("*.py"):
         assert f"db/_alembic/versions/{source.name}" in names
-    for source in (ROOT / "services" / "samples").glob("*.json"):
-        assert f"services/samples/{source.name}" in names
+    for source in (ROOT / "services" / "samples").rglob("*.json"):
+        assert str(source.relative_to(ROOT)) in names
 
 
 def test_an_installed_wheel_upgrades_and_downgrades(
