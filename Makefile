@@ -38,7 +38,7 @@ layers: $(VENV)/.dev ## The direction of imports
 bench: $(VENV)/.dev ## Searches and loads, measured beside the floor of PostgreSQL and two peers
 	@$(BIN)/python -m tests.benchmarks
 
-prove: $(VENV)/.dev ## The job queue's promises at full size: workers killed, server restarted
+prove: $(VENV)/.dev ## Promises at full size: workers killed, server restarted, long exports imported
 	@$(BIN)/python -m tests.prove
 
 clean: ## Stop the embedded server, delete it and the virtual environment

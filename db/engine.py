@@ -28,6 +28,9 @@ from db.uow import AsyncUnitOfWork, UnitOfWork
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 
+HIDE_PARAMETERS: Final = True
+"""Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
+
 
 class Database:
     """One database and the pools of connections to it.
@@ -54,7 +57,9 @@ class Database:
     def engine(self) -> Engine:
         """The pool of connections."""
         arguments = self._connect_args(self.settings.statement_timeout_ms)
-        engine = create_engine(self.url, **self._pool(), connect_args=arguments)
+        engine = create_engine(
+            self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
+        )
         event.listen(
             engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
         )
@@ -65,7 +70,9 @@ class Database:
     def async_engine(self) -> AsyncEngine:
         """The pool of connections for asyncio. It belongs to the event loop that first uses it."""
         arguments = self._connect_args(self.settings.statement_timeout_ms)
-        engine = create_async_engine(self.url, **self._pool(), connect_args=arguments)
+        engine = create_async_engine(
+            self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
+        )
         event.listen(engine.sync_engine, "do_connect", _connector(self.settings, _in_thread))
         event.listen(engine.sync_engine, "connect", _register_vector_async)
         return engine
@@ -73,7 +80,12 @@ class Database:
     def schema_engine(self) -> Engine:
         """An engine for changes of the schema: no pool, no statement timeout."""
         arguments = self._connect_args(statement_timeout_ms=0)
-        engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
+        engine = create_engine(
+            self.url,
+            poolclass=NullPool,
+            connect_args=arguments,
+            hide_parameters=HIDE_PARAMETERS,
+        )
         event.listen(
             engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
         )
@@ -107,6 +119,31 @@ class Database:
             finally:
                 if not connection.invalidated:
                     connection.execute(select(func.pg_advisory_unlock(key)))
+
+    @contextmanager
+    def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
+        """Hear of notifications as they come, on a connection that serves nothing else.
+
+        Args:
+            channel: An identifier, as ``NOTIFY`` has it.
+
+        Yields:
+            A function that waits for so many seconds at most and says whether one came. It raises
+            ``DatabaseUnavailable`` when the connection is lost.
+        """
+        with self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            connection.detach()  # from the pool, or whoever got it next would go on listening
+            driver.autocommit = True
+
+            def wait(timeout_seconds: float) -> bool:
+                try:
+                    driver.execute(f"LISTEN {channel}")  # again and again: it proves the connection
+                    return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
+                except psycopg.OperationalError as error:
+                    raise DatabaseUnavailable("the connection to the database was lost") from error
+
+            yield wait
 
     def close(self) -> None:
         """Give all connections back. The database can be used again afterwards."""

@@ -234,7 +234,8 @@ class _Searching:
             return prepared, answer
         reason = (
             f"there are no vectors of the model {name!r}; "
-            f"make them with: pgcorpus embed --corpus {corpus.name}, or run: pgcorpus worker"
+            f"make them with: pgcorpus embed --corpus {corpus.name}; "
+            "from then on they are made as texts are written, by: pgcorpus worker"
         )
         prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
         if not prepared.ask.legs:

@@ -64,15 +64,19 @@ def upgrade() -> None:
         WHERE status = 'pending'
     """)
     # What is claimed next: the partial indexes stay as small as the backlog, however many are done.
+    # By corpus too, or a claim for one would wade through the backlog of another.
     op.execute("""
-        CREATE INDEX idx_jobs_pending ON jobs (kind, priority DESC, id) WHERE status = 'pending'
+        CREATE INDEX idx_jobs_pending
+        ON jobs (kind, coalesce(payload ->> 'corpus', ''), priority DESC, id)
+        WHERE status = 'pending'
     """)
     op.execute("""
         CREATE INDEX idx_jobs_running ON jobs (lease_expires_at) WHERE status = 'running'
     """)
     op.execute("""
-        CREATE INDEX idx_jobs_ended ON jobs (finished_at) WHERE status IN ('completed', 'failed')
+        CREATE INDEX idx_jobs_completed ON jobs (finished_at) WHERE status = 'completed'
     """)
+    op.execute("CREATE INDEX idx_jobs_failed ON jobs (finished_at, id) WHERE status = 'failed'")
     op.execute("""
         CREATE TRIGGER set_updated_at BEFORE UPDATE ON jobs
         FOR EACH ROW EXECUTE FUNCTION set_updated_at()
@@ -95,10 +99,12 @@ def upgrade() -> None:
 
     # A job that is pending already is written to nevertheless: that locks it until this transaction
     # ends, so that no worker takes it, reads the text of before, and calls it done. What failed is
-    # forgotten: it says nothing about the new text. The schema is the table's own: whoever writes
-    # may have any search_path, or a temporary table called jobs.
+    # forgotten: it says nothing about the new text. SECURITY DEFINER: who may write texts needs no
+    # right on jobs, with which they could forge and complete them. The search_path is pinned, or a
+    # caller could shadow what the function names; the schema of the jobs is the table's own.
     op.execute("""
-        CREATE FUNCTION enqueue_embedding() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION enqueue_embedding() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
             corpus CONSTANT text := quote_literal(TG_ARGV[0]);
             changed text := 'current';
@@ -119,7 +125,23 @@ def upgrade() -> None:
             RETURN NULL;
         END $$
     """)
+    # A trigger fires without this right, and cannot be made without it: nobody else attaches the
+    # function to a table of their own, whose jobs would then be written with its owner's rights.
+    op.execute("REVOKE EXECUTE ON FUNCTION enqueue_embedding() FROM PUBLIC")
     enqueue_from("framework_documents", corpus="knowledge", embedded="title, content")
+    # What was written before there were triggers, and has no vector of its present text.
+    op.execute("""
+        INSERT INTO jobs (kind, payload, dedupe_key)
+        SELECT 'embed', jsonb_build_object('corpus', corpus, 'item', id),
+               concat_ws(':', 'embed', corpus, id)
+        FROM framework_documents JOIN corpus_settings ON corpus = 'knowledge'
+        WHERE NOT EXISTS (
+            SELECT FROM chunk_embeddings
+            WHERE document_id = framework_documents.id AND model_name = active_model
+              AND content_hash = sha256(convert_to(title || E'\\n' || content, 'UTF8'))
+        )
+        ORDER BY framework_documents.created_at, framework_documents.id
+    """)
 
     # Asked by every search by vectors. It takes the rights of the caller, and is a body of its own:
     # who may not read jobs is told nothing, where the table in the statement would refuse it.

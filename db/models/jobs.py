@@ -51,16 +51,14 @@ class Job(Timestamped, Base):
         Index(
             "idx_jobs_pending",
             "kind",
+            text("coalesce(payload ->> 'corpus', '')"),
             text("priority DESC"),
             "id",
             postgresql_where=text("status = 'pending'"),
         ),
         Index("idx_jobs_running", "lease_expires_at", postgresql_where=text("status = 'running'")),
-        Index(
-            "idx_jobs_ended",
-            "finished_at",
-            postgresql_where=text("status IN ('completed', 'failed')"),
-        ),
+        Index("idx_jobs_completed", "finished_at", postgresql_where=text("status = 'completed'")),
+        Index("idx_jobs_failed", "finished_at", "id", postgresql_where=text("status = 'failed'")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

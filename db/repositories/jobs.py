@@ -5,14 +5,12 @@ Why it is made this way: docs/explanation/jobs.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
-import psycopg
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import (
     BigInteger,
@@ -39,17 +37,23 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import aliased
 
-from db.errors import DatabaseUnavailable, LeaseLost, NotFound
-from db.models.jobs import CHANNEL, Job, JobStatus
+from db.errors import LeaseLost, NotFound
+from db.models.jobs import Job, JobStatus
 from db.repositories.base import Repository
 from db.repositories.embeddings import text_hash
 from db.search.corpus import Corpus
 
-PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
-RUNNING: Final[ColumnElement[str]] = literal_column("'running'")
-COMPLETED: Final[ColumnElement[str]] = literal_column("'completed'")
-FAILED: Final[ColumnElement[str]] = literal_column("'failed'")
-"""Literals, not parameters: only with these can a prepared plan use the partial indexes."""
+STATUSES: Final[Mapping[JobStatus, ColumnElement[str]]] = {
+    status: literal_column(f"'{status}'") for status in get_args(JobStatus)
+}
+PENDING: Final = STATUSES["pending"]
+RUNNING: Final = STATUSES["running"]
+CORPUS: Final[ColumnElement[str]] = literal_column("coalesce(payload ->> 'corpus', '')")
+"""Literals, not parameters: only with these can a prepared plan use the partial indexes, and the
+index of pending jobs by corpus."""
+
+GIVEN_BACK: Final[ColumnElement[datetime]] = literal_column("to_timestamp(0)")
+"""The lease of a job that its worker ended, but that could not become pending yet."""
 
 EMBED: Final = "embed"
 """The kind of the jobs that the outbox enqueues; their payload names corpus and item."""
@@ -73,30 +77,42 @@ MAX_ERROR_CHARACTERS: Final = 2000
 SUPERSEDED: Final = "superseded: a newer job has the same key"
 
 STATISTICS: Final = text("""
-    WITH depth AS (
-        SELECT kind, status, count(*) AS jobs FROM jobs GROUP BY kind, status
-    ), waiting AS (
-        SELECT count(*) AS due, min(not_before) AS since FROM jobs
-        WHERE status = 'pending' AND not_before <= clock_timestamp()
-    ), ended AS (
-        SELECT count(*) FILTER (
-                   WHERE status = 'completed' AND finished_at > clock_timestamp() - interval '1 min'
-               ) AS completed_in_minute,
-               count(*) FILTER (WHERE status = 'completed') AS completed_in_hour,
-               count(*) FILTER (WHERE status = 'failed') AS failed_in_hour
+    WITH pending AS (
+        SELECT kind, count(*) AS jobs,
+               count(*) FILTER (WHERE not_before <= statement_timestamp()) AS due,
+               min(not_before) FILTER (WHERE not_before <= statement_timestamp()) AS since,
+               count(*) FILTER (WHERE last_error IS NOT NULL) AS retrying
+        FROM jobs WHERE status = 'pending' GROUP BY kind
+    ), completed AS (
+        SELECT kind, count(*) AS jobs,
+               count(*) FILTER (
+                   WHERE finished_at > statement_timestamp() - interval '1 min') AS in_minute
         FROM jobs
-        WHERE status IN ('completed', 'failed')
-          AND finished_at > statement_timestamp() - interval '1 hour'
+        WHERE status = 'completed' AND finished_at > statement_timestamp() - interval '1 hour'
+        GROUP BY kind
+    ), depth AS (
+        SELECT kind, 'pending' AS status, jobs FROM pending
+        UNION ALL
+        SELECT kind, 'running', count(*) FROM jobs WHERE status = 'running' GROUP BY kind
+        UNION ALL
+        SELECT kind, 'completed', jobs FROM completed
+        UNION ALL
+        SELECT kind, 'failed', count(*) FROM jobs WHERE status = 'failed' GROUP BY kind
     )
     SELECT (SELECT coalesce(jsonb_object_agg(kind, counts), '{}') FROM (
                 SELECT kind, jsonb_object_agg(status, jobs) AS counts FROM depth GROUP BY kind
             ) AS by_kind) AS depth,
-           due, extract(epoch FROM clock_timestamp() - since)::float8 AS oldest_due_seconds,
+           (SELECT coalesce(sum(due), 0)::bigint FROM pending) AS due,
+           (SELECT extract(epoch FROM statement_timestamp() - min(since))::float8
+            FROM pending) AS oldest_due_seconds,
+           (SELECT coalesce(sum(retrying), 0)::bigint FROM pending) AS retrying,
+           (SELECT coalesce(sum(in_minute), 0)::bigint FROM completed) AS completed_in_minute,
+           (SELECT coalesce(sum(jobs), 0)::bigint FROM completed) AS completed_in_hour,
            (SELECT count(*) FROM jobs
-            WHERE status = 'pending' AND last_error IS NOT NULL) AS retrying,
-           completed_in_minute, completed_in_hour, failed_in_hour
-    FROM waiting, ended
+            WHERE status = 'failed'
+              AND finished_at > statement_timestamp() - interval '1 hour') AS failed_in_hour
 """)
+"""One pass over what is pending, and none over what was completed long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ class QueueStats:
     """The state of the queue at one moment.
 
     Attributes:
-        depth: Kind → status → number of jobs.
+        depth: Kind → status → number of jobs; of completed ones those of the last hour.
         due: Pending jobs that may be begun now.
         oldest_due_seconds: For how long the first of them might have been begun, or None.
         retrying: Pending jobs that failed before or were put off.
@@ -152,7 +168,7 @@ class QueueStats:
     failed_in_hour: int
 
     def total(self, status: JobStatus) -> int:
-        """The number of jobs of a status, of all kinds."""
+        """The number of jobs of a status, of all kinds; of completed ones as in ``depth``."""
         return sum(counts.get(status, 0) for counts in self.depth.values())
 
 
@@ -213,7 +229,7 @@ class JobRepository(Repository):
         worker_id: str,
         limit: int,
         lease_seconds: float,
-        matching: Mapping[str, Any] | None = None,
+        corpus: str = "",
     ) -> list[ClaimedJob]:
         """Take the next jobs that are due; commit at once, so that others see them taken.
 
@@ -225,21 +241,19 @@ class JobRepository(Repository):
             worker_id: Who takes them; nobody else can end them while the lease lasts.
             limit: At most this many.
             lease_seconds: For how long they are the worker's unless it extends the lease.
-            matching: Only jobs whose payload contains this.
+            corpus: Of which corpus: what the payload has under ``corpus``, "" where that is none.
 
         Returns:
             The jobs, the most urgent first; equals in the order in which they were enqueued.
         """
-        conditions = [
-            Job.status == PENDING,
-            Job.kind == kind,
-            Job.not_before <= func.statement_timestamp(),
-        ]
-        if matching:
-            conditions.append(Job.payload.contains(dict(matching)))
         due = (
             select(Job.id, Job.priority, Job.attempts)
-            .where(*conditions)
+            .where(
+                Job.status == PENDING,
+                Job.kind == kind,
+                CORPUS == corpus,  # noqa: SIM300 - a column, not a constant
+                Job.not_before <= func.statement_timestamp(),
+            )
             .order_by(Job.priority.desc(), Job.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -355,20 +369,30 @@ class JobRepository(Repository):
         )
 
     def reap(self) -> Reaped:
-        """Take back the jobs of workers that no longer extend their leases: dead, or hung."""
-        dead = self.session.execute(
-            select(Job.id, (Job.attempts >= Job.max_attempts).label("spent"))
+        """Take back the jobs of workers that no longer extend their leases: dead, or hung.
+
+        Also those that were given back while their like was being enqueued: they are as they were
+        left, and count as no worker's death.
+        """
+        expired = self.session.execute(
+            select(
+                Job.id,
+                (Job.lease_expires_at == GIVEN_BACK).label("given_back"),
+                (Job.attempts >= Job.max_attempts).label("spent"),
+            )
             .where(Job.status == RUNNING, Job.lease_expires_at < func.statement_timestamp())
             .order_by(Job.id)
             .with_for_update(skip_locked=True)
         ).all()
+        self._return([row.id for row in expired if row.given_back])
+        dead = [row for row in expired if not row.given_back]
         given_up = [row.id for row in dead if row.spent]
         returned = [row.id for row in dead if not row.spent]
         died = func.concat("the worker that had it died or hung: ", Job.worker_id)
         times = func.concat("each of its ", Job.attempts, " workers died or hung, the last: ")
         self._end(given_up, None, "failed", func.concat(times, Job.worker_id))
         self._return(returned, not_before=func.clock_timestamp(), last_error=died)
-        return Reaped(len(returned), len(given_up))
+        return Reaped(len(expired) - len(given_up), len(given_up))
 
     def settle(self, corpus: Corpus, model_name: str, item_ids: Collection[Any]) -> int:
         """Call the pending jobs of passages done whose vectors somebody else has just stored.
@@ -428,23 +452,20 @@ class JobRepository(Repository):
         status: JobStatus | None = None,
         kind: str | None = None,
         limit: int = 50,
-        before: int | None = None,
     ) -> Sequence[Job]:
-        """Jobs, the newest first.
+        """Jobs, the newest first; those that failed by when they did, the last first.
 
         Args:
             status: Only those of this status.
             kind: Only those of this kind.
             limit: At most this many.
-            before: The last id of the page before.
         """
-        jobs: Select[Job] = select(Job).order_by(Job.id.desc()).limit(limit)
+        order = [Job.finished_at.desc()] if status == "failed" else []
+        jobs: Select[Job] = select(Job).order_by(*order, Job.id.desc()).limit(limit)
         if status is not None:
-            jobs = jobs.where(Job.status == status)
+            jobs = jobs.where(Job.status == STATUSES[status])
         if kind is not None:
             jobs = jobs.where(Job.kind == kind)
-        if before is not None:
-            jobs = jobs.where(Job.id < before)
         return self.session.scalars(jobs.execution_options(populate_existing=True)).all()
 
     def requeue(
@@ -461,7 +482,7 @@ class JobRepository(Repository):
         Returns:
             The ids of the jobs that were given up or put off, in order.
         """
-        given_up = Job.status == FAILED
+        given_up = Job.status == STATUSES["failed"]
         put_off = (Job.status == PENDING) & (Job.not_before > func.statement_timestamp())
         # Only who names a job can mean one that is put off: a periodic job always is.
         which = given_up if ids is None else _among(ids) & (given_up | put_off)
@@ -479,7 +500,7 @@ class JobRepository(Repository):
         self,
         *,
         older_than_seconds: float,
-        status: JobStatus = "completed",
+        status: Literal["completed", "failed"] = "completed",
         limit: int = 10_000,
     ) -> int:
         """Delete some of the jobs that ended long ago.
@@ -495,11 +516,7 @@ class JobRepository(Repository):
         ended = _later(-older_than_seconds, func.statement_timestamp())
         some = (
             select(Job.id)
-            .where(
-                Job.status == status,
-                Job.status.in_((COMPLETED, FAILED)),  # so that idx_jobs_ended serves
-                Job.finished_at < ended,
-            )
+            .where(Job.status == STATUSES[status], Job.finished_at < ended)
             .order_by(Job.finished_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -510,27 +527,6 @@ class JobRepository(Repository):
     def stats(self) -> QueueStats:
         """Depth, age, rate and failures."""
         return QueueStats(**self.session.execute(STATISTICS).mappings().one())
-
-    @contextmanager
-    def listening(self) -> Iterator[Callable[[float], bool]]:
-        """Hear of jobs as they are enqueued, on a connection that serves nothing else.
-
-        Yields:
-            A function that waits for so many seconds at most and says whether jobs were enqueued.
-            It raises ``DatabaseUnavailable`` when the connection is lost.
-        """
-        connection = self.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        driver: Any = connection.connection.driver_connection
-        connection.detach()  # from the pool, or whoever got it next would go on listening
-
-        def wait(timeout_seconds: float) -> bool:
-            try:
-                driver.execute(f"LISTEN {CHANNEL}")  # again and again: it proves the connection
-                return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
-            except psycopg.OperationalError as error:
-                raise DatabaseUnavailable("the connection to the database was lost") from error
-
-        yield wait
 
     def _run(self, statement: Executable) -> Result[Any]:
         """Execute a change of many jobs without looking for them in the session."""
@@ -576,7 +572,7 @@ class JobRepository(Repository):
         """Make locked jobs pending again, but those whose key is pending anew: they are superseded.
 
         A job whose like was enqueued by a transaction that has not ended cannot be judged yet. It
-        stays running, with a lease that has expired, for the next ``reap``.
+        is given back with all values but the status, for the next ``reap``.
         """
         if not ids:
             return
@@ -600,8 +596,8 @@ class JobRepository(Repository):
             elif committed:
                 self._return(ids, **values)
             else:
-                expired = {"status": "running", "lease_expires_at": func.clock_timestamp()}
-                self._run(update(Job).where(_among(ids)).values(**expired))
+                given_back = {"status": "running", "lease_expires_at": GIVEN_BACK}
+                self._run(update(Job).where(_among(ids)).values({**values, **given_back}))
 
     def _supersede(self, ids: Sequence[int]) -> set[int]:
         """Complete those of the jobs whose key a pending or a newer one among them has."""
@@ -652,7 +648,11 @@ def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:  # noqa: A
 
 
 def _in_hand(worker_id: str) -> ColumnElement[bool]:
-    return (Job.status == RUNNING) & (Job.worker_id == worker_id)
+    return (
+        (Job.status == RUNNING)
+        & (Job.worker_id == worker_id)
+        & (Job.lease_expires_at != GIVEN_BACK)
+    )
 
 
 def _later(seconds: float, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:

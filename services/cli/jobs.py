@@ -16,8 +16,10 @@ import typer
 from rich.logging import RichHandler
 
 from db.engine import Database
+from db.errors import NotFound
 from db.models.jobs import Job, JobStatus
 from db.repositories.jobs import QueueStats
+from db.uow import UnitOfWork
 from services.cli.output import AsJson, cut, err, fail, print_json, progress_bar, say, table
 from services.jobs.worker import BatchReport, Worker, stopped_by_signals
 
@@ -77,7 +79,9 @@ def worker(
 
     Example: pgcorpus worker --concurrency 4 --kinds embed
     """
-    named = {kind.strip() for each in kinds or () for kind in each.split(",")}
+    named = {kind.strip() for each in kinds or () for kind in each.split(",")} - {""}
+    if kinds and not named:
+        raise typer.BadParameter("--kinds names no kind; there are: embed, log_flush, maintenance")
     with _status() as show:
         running = Worker(Database.from_env(), kinds=named, concurrency=concurrency, on_batch=show)
         with stopped_by_signals(running):
@@ -128,7 +132,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Show jobs, the newest first.
+    """Show jobs, the newest first; of those that failed the last that did.
 
     Example: pgcorpus jobs list --status failed
     """
@@ -189,16 +193,14 @@ def requeue(
     with Database.from_env().unit_of_work() as work:
         requeued = work.jobs.requeue(ids=ids or None, kind=kind)
         work.commit()
-    others = sorted(set(ids or ()) - set(requeued))
+        others = {each: _state(work, each) for each in sorted(set(ids or ()) - set(requeued))}
     if as_json:
-        print_json({"requeued": len(requeued), "not_requeued": others})
+        print_json({"requeued": len(requeued), "not_requeued": list(others)})
     else:
         say(f"{len(requeued)} requeued")
     if others:
-        fail(
-            f"not failed, not waiting or not there: {', '.join(map(str, others))}; "
-            "see: pgcorpus jobs show ID"
-        )
+        told = ", ".join(f"{job} {state}" for job, state in others.items())
+        fail(f"not requeued: {told}; see: pgcorpus jobs show ID")
         raise typer.Exit(1)
 
 
@@ -238,7 +240,10 @@ def purge(
 
 @app.command()
 def stats(as_json: AsJson = False) -> None:
-    """Show how many jobs wait and for how long, how fast they are done, and how many failed."""
+    """Show how many jobs wait and for how long, how fast they are done, and how many failed.
+
+    Completed jobs are those of the last hour.
+    """
     with Database.from_env().unit_of_work() as work:
         found = work.jobs.stats()
     if as_json:
@@ -247,7 +252,7 @@ def stats(as_json: AsJson = False) -> None:
     statuses = ("pending", "running", "completed", "failed")
     table(
         "Jobs by kind",
-        ["kind", *statuses],
+        ["kind", "pending", "running", "completed in the last hour", "failed"],
         [
             (kind, *(of.get(each, 0) for each in statuses))
             for kind, of in sorted(found.depth.items())
@@ -277,6 +282,15 @@ def _stats_json(found: QueueStats) -> dict[str, Any]:
         },
         "failed": found.total("failed"),
     }
+
+
+def _state(work: UnitOfWork, job_id: int) -> str:
+    """Why a job was not requeued."""
+    try:
+        job = work.jobs.get(job_id)
+    except NotFound:
+        return "is not there"
+    return f"is {job.status} ({job.kind})"
 
 
 def _fields(job: Job) -> dict[str, Any]:

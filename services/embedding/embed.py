@@ -156,7 +156,10 @@ class EmbeddingService:
             stored = work.embeddings.store(
                 corpus, model, ids, vectors, [pending.content_hash for pending in batch]
             )
-            # The jobs in the queue are for the model that is chosen where none is named.
+            work.commit()
+        # A role that may store vectors need not be one that may end jobs: a worker then finds the
+        # vectors there. The jobs are for the model that is chosen where none is named.
+        with suppress(NotPermitted), self._database.unit_of_work() as work:
             if choose(work, corpus, self._database.settings).name == model:
                 work.jobs.settle(corpus, model, ids)
             work.commit()

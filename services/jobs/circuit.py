@@ -15,43 +15,63 @@ class Circuit:
     """Lets work through until it fails for a reason outside of it, then single probes.
 
     After n failures in a row the next probe is let through when half to all of 2^(n-1) seconds,
-    of a minute at most, have passed; the first success lets everything through again.
+    of a minute at most, have passed; the first success lets everything through again. Before that
+    the first probe need not wait.
+
+    Attributes:
+        proven: Whether anything has succeeded so far.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures = 0
         self._closed_until = 0.0
+        self._prober: int | None = None
+        self.proven = False
 
-    def admits(self) -> bool:
-        """Whether work may begin. A probe keeps all others out until what it does is known."""
+    def admits(self, jobs: int) -> int:
+        """How many of so many jobs may begin: all, one as a probe, or none.
+
+        A probe keeps all others out until ``succeeded``, ``failed`` or ``pass_on`` tells what
+        became of it, or for a minute if nothing does.
+        """
         with self._lock:
             if not self._failures:
-                return True
+                return jobs
             if time.monotonic() < self._closed_until:
-                return False
+                return 0
             self._closed_until = time.monotonic() + LONGEST_PAUSE_SECONDS
-            return True
+            self._prober = threading.get_ident()
+            return 1
 
     def pass_on(self) -> None:
-        """There was nothing to probe with: let the next try."""
+        """This thread is done. If it was to probe and has not told how that went, let others."""
         with self._lock:
-            self._closed_until = 0.0
+            if self._prober == threading.get_ident():
+                self._prober = None
+                self._closed_until = 0.0
 
     def succeeded(self) -> None:
         """Let everything through."""
         with self._lock:
             self._failures = 0
+            self._prober = None
+            self.proven = True
 
     def failed(self) -> tuple[bool, float]:
         """Keep work out for a while.
 
         Returns:
-            Whether this is the first failure in a row, and for how many seconds.
+            Whether the work itself may be to blame, since there was an answer the time before, and
+            for how many seconds it is kept out.
         """
         with self._lock:
             pause = min(FIRST_PAUSE_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            suspect = self.proven and not self._failures
             self._failures += 1
-            self._closed_until = time.monotonic() + pause
-            return self._failures == 1, pause
+            self._prober = None
+            # Where nothing has succeeded yet, one more may try at once: it may have been the work.
+            fresh = self._failures == 1 and not self.proven
+            self._closed_until = time.monotonic() + (0.0 if fresh else pause)
+            return suspect, pause

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from db.repositories.jobs import ClaimedJob
 from db.uow import UnitOfWork
@@ -35,18 +35,18 @@ each, in their order. Where that transaction is lost with its connection, it is 
 
 
 class Handler(Protocol):
-    """Does the jobs of one kind, or a part of them, in batches; threads share it.
+    """Does the jobs of one kind and one corpus, in batches; threads share it.
 
     Attributes:
         kind: Of its jobs.
-        matching: The payloads of its jobs contain this; handlers of one kind divide it up by it.
+        corpus: What the payloads of its jobs have under ``corpus``; ``""`` where they have none.
         batch_size: At most so many jobs at a time.
     """
 
     @property
     def kind(self) -> str: ...  # noqa: D102 - above
     @property
-    def matching(self) -> Mapping[str, Any]: ...  # noqa: D102 - above
+    def corpus(self) -> str: ...  # noqa: D102 - above
     @property
     def batch_size(self) -> int: ...  # noqa: D102 - above
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -43,10 +43,15 @@ NO_PASSAGE: Final = "its payload names no passage under 'item'"
 CHANGED: Final = "its text or the corpus's model changed while it was embedded"
 
 
-def all_handlers(database: Database) -> list[Handler]:
-    """One of every kind; passages of each corpus have one of their own."""
+def all_handlers(database: Database, *, search_log: SearchLog | None = None) -> list[Handler]:
+    """One of every kind; passages of each corpus have one of their own.
+
+    Args:
+        database: Whose queue.
+        search_log: What this process buffers of its searches, if it makes any.
+    """
     embedding: list[Handler] = [EmbedHandler(database, corpus) for corpus in CORPORA.values()]
-    return [*embedding, MaintenanceHandler(database), LogFlushHandler(database)]
+    return [*embedding, MaintenanceHandler(database), LogFlushHandler(database, search_log)]
 
 
 class EmbedHandler:
@@ -64,11 +69,11 @@ class EmbedHandler:
         self, database: Database, corpus: Corpus, *, embedder: Embedder | None = None
     ) -> None:
         self._database = database
-        self._corpus = corpus
+        self._of = corpus
+        self.corpus = corpus.name
         self._given = embedder
         self._embedder = embedder
         self._lock = threading.Lock()
-        self.matching: Mapping[str, Any] = {"corpus": corpus.name}
 
     @property
     def batch_size(self) -> int:
@@ -82,7 +87,7 @@ class EmbedHandler:
         with self._database.unit_of_work() as work:
             choice = self._choose(work)
             pending = work.embeddings.list_pending(
-                self._corpus, choice.name, limit=len(items), among=named
+                self._of, choice.name, limit=len(items), among=named
             )
         vectors = np.empty((0, choice.dimensions), dtype=np.float32)
         if pending:
@@ -101,7 +106,7 @@ class EmbedHandler:
     def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
         """The passage, or None where somebody enqueued nonsense."""
         try:
-            return self._corpus.key.type.python_type(job.payload["item"])
+            return self._of.key.type.python_type(job.payload["item"])
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
@@ -113,21 +118,21 @@ class EmbedHandler:
             return ()
         ids = [each.id for each in pending]
         hashes = [each.content_hash for each in pending]
-        stored = work.embeddings.store(self._corpus, choice.name, ids, vectors, hashes)
+        stored = work.embeddings.store(self._of, choice.name, ids, vectors, hashes)
         if stored == len(ids):
             return ()
-        left = work.embeddings.list_pending(self._corpus, choice.name, limit=len(ids), among=ids)
+        left = work.embeddings.list_pending(self._of, choice.name, limit=len(ids), among=ids)
         return [each.id for each in left]  # the others are gone
 
     def _choose(self, work: UnitOfWork) -> Choice:
         named = None if self._given is None else self._given.model_name
-        return choose(work, self._corpus, self._database.settings, named)
+        return choose(work, self._of, self._database.settings, named)
 
     def _embedder_of(self, choice: Choice) -> Embedder:
         with self._lock:  # the weights of a local model are loaded once
             if self._embedder is None or self._embedder.model_name != choice.name:
                 if choice.reason:
-                    logger.warning("%s: %s", self._corpus.name, choice.reason)
+                    logger.warning("%s: %s", self._of.name, choice.reason)
                 self._embedder = embedder_for(
                     choice.name, choice.dimensions, choice.provider, self._database.settings
                 )
@@ -142,7 +147,7 @@ class MaintenanceHandler:
     """
 
     kind = "maintenance"
-    matching: Mapping[str, Any] = {}
+    corpus = ""
     batch_size = 1
 
     def __init__(self, database: Database) -> None:
@@ -180,15 +185,18 @@ class MaintenanceHandler:
 
 
 class LogFlushHandler:
-    """Writes this process's timings of searches, and deletes those of long ago.
+    """Writes the timings of searches that this process buffers, and deletes those of long ago.
+
+    Every process that searches also flushes its own buffer, every few seconds and at its end: a
+    worker cannot reach the memory of another process.
 
     Args:
         database: Where they are.
-        search_log: What the process buffers, if it searches.
+        search_log: This process's buffer; None where it does not search, as ``pgcorpus worker``.
     """
 
     kind = "log_flush"
-    matching: Mapping[str, Any] = {}
+    corpus = ""
     batch_size = 1
 
     def __init__(self, database: Database, search_log: SearchLog | None = None) -> None:

@@ -34,6 +34,7 @@ from db.errors import (
     TransactionConflict,
     UnknownKind,
 )
+from db.models.jobs import CHANNEL
 from db.repositories.jobs import ClaimedJob
 from db.uow import UnitOfWork
 from services.jobs.circuit import Circuit
@@ -55,10 +56,14 @@ MAX_COLLISIONS: Final = 5
 
 MAX_SECONDS_IN_HAND: Final = 600.0
 """After so long a batch counts as hung, and its lease is no longer extended. The hosted embedder
-gives up sooner by itself: 300 seconds of retries and 60 of a last request."""
+gives up sooner by itself: 300 seconds for a request, its retries included."""
 
 NOBODYS_FAULT: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
 """Failures that lie neither with a job nor with the connection (``TextsRefused`` is the text's)."""
+
+PUT_OFF_PAUSES: Final = 2
+"""What was put off is due after so many of the lane's pauses: the next probe is another job, and
+one that the other side cannot bear does not keep the lane shut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class BatchReport:
     """One batch that was ended.
 
     Attributes:
-        name: The kind of its jobs and what they have in common.
+        name: The kind of its jobs, and their corpus.
         counts: How the jobs ended → how many.
         seconds: From the claim to the end.
     """
@@ -108,7 +113,7 @@ class _Lane:
 
     @property
     def name(self) -> str:
-        return " ".join((self.handler.kind, *map(str, self.handler.matching.values())))
+        return f"{self.handler.kind} {self.handler.corpus}".rstrip()
 
 
 @dataclass(slots=True)
@@ -286,20 +291,31 @@ class Worker:
 
     def _take(self, slot: _Slot, lane: _Lane) -> bool:
         """Claim a batch of the lane's jobs and do it; says whether there was one."""
-        if self.stopping or not lane.circuit.admits():
+        limit = 0 if self.stopping else lane.circuit.admits(lane.handler.batch_size)
+        if not limit:
             return False
+        try:
+            jobs = self._claim(slot, lane.handler, limit)
+            if jobs:
+                self._do_batch(slot, lane, jobs)
+        finally:
+            lane.circuit.pass_on()
+        return bool(jobs)
+
+    def _claim(self, slot: _Slot, handler: Handler, limit: int) -> Sequence[ClaimedJob]:
         with self._database.unit_of_work() as work:
             jobs = work.jobs.claim(
-                lane.handler.kind,
+                handler.kind,
+                corpus=handler.corpus,
                 worker_id=slot.worker_id,
-                limit=lane.handler.batch_size,
+                limit=limit,
                 lease_seconds=self._lease_seconds,
-                matching=lane.handler.matching,
             )
             work.commit()
-        if not jobs:
-            lane.circuit.pass_on()
-            return False
+        return jobs
+
+    def _do_batch(self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob]) -> None:
+        """Do a batch under the eyes of the heartbeat, and report it."""
         began = slot.since = time.monotonic()
         slot.in_hand = [job.id for job in jobs]
         counts: Counter[str] = Counter()
@@ -310,7 +326,6 @@ class Worker:
         finally:
             slot.in_hand, slot.hung = (), False
             self._tell(BatchReport(lane.name, counts, time.monotonic() - began))
-        return True
 
     def _do(
         self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob], counts: Counter[str]
@@ -335,8 +350,15 @@ class Worker:
             lane.circuit.succeeded()
             return
         if isinstance(failure, NOBODYS_FAULT) and not isinstance(failure, TextsRefused):
+            if len(jobs) > 1 and not (lane.circuit.proven or self.stopping):
+                # The provider, or one of the texts? Any of them alone may tell; not always the
+                # same, or a worker that is started again and again could stumble forever.
+                alone = ids.pop(random.randrange(len(ids)))  # noqa: S311 - no secret
+                self._do(slot, lane, [job for job in jobs if job.id == alone], counts)
             self._put_off(slot, lane, ids, str(failure), counts)
-        elif len(jobs) > 1:
+            return
+        lane.circuit.succeeded()  # whoever was asked has answered: it lies with the jobs
+        if len(jobs) > 1:
             middle = len(jobs) // 2
             self._do(slot, lane, jobs[:middle], counts)
             self._do(slot, lane, jobs[middle:], counts)
@@ -385,17 +407,23 @@ class Worker:
     ) -> None:
         """Nothing can be done for now: ask again after a while, and not with every batch.
 
-        Only the first failure counts as an attempt of its jobs. Were those of the probes counted,
-        an outage would use up the attempts; was none counted, a text that the other side cannot
-        bear would come back forever.
+        It counts as an attempt only where the lane had an answer just before, in this process: then
+        a text may be to blame that the other side cannot bear, and that would come back forever.
+        What fails without that (probes, and all that a fresh process tries) counts for nothing: an
+        outage would use up the attempts, one for each process.
         """
-        first, pause = lane.circuit.failed()
+        suspect, pause = lane.circuit.failed()
         logger.warning("%s: again in %.0f s: %s", lane.name, pause, reason)
 
         def give_back(work: UnitOfWork) -> Counter[str]:
-            if first:
+            if suspect:
                 return self._fail(slot, ids, reason, work)
-            work.jobs.release(ids, worker_id=slot.worker_id, reason=reason, delay_seconds=pause)
+            work.jobs.release(
+                ids,
+                worker_id=slot.worker_id,
+                reason=reason,
+                delay_seconds=pause * PUT_OFF_PAUSES,
+            )
             return Counter(put_off=len(ids))
 
         self._commit(slot, give_back, counts)
@@ -473,7 +501,7 @@ class Worker:
             work.commit()
         if reaped.returned or reaped.failed:
             logger.warning(
-                "dead or hung workers had %d jobs that are pending again, and %d that failed",
+                "%d jobs that no living worker had are pending again, %d failed",
                 reaped.returned,
                 reaped.failed,
             )
@@ -484,7 +512,7 @@ class Worker:
         pauses = _pauses()
         while not self.stopping:
             try:
-                with self._database.unit_of_work() as work, work.jobs.listening() as wait:
+                with self._database.listening(CHANNEL) as wait:
                     self._bell.ring()  # for what came while nobody listened
                     while not self.stopping:
                         if wait(LISTEN_SECONDS):

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from db import migrations
 from db.base import Base
 from db.engine import Database
+from db.search.corpora import KNOWLEDGE
+from services import Worker
 from tests import factories
 from tests.migrations.conftest import Alembic, Dump, Programs
 
@@ -84,6 +86,50 @@ def test_the_base_is_an_empty_database(empty: Database, schema_of: Dump) -> None
 
     assert schema_of(empty.url) == nothing
     assert migrations.current(empty) is None
+
+
+def test_passages_of_before_the_queue_are_enqueued_by_the_upgrade(empty: Database) -> None:
+    """Those without a vector of their text by the active model: a worker embeds them all."""
+    migrations.upgrade(empty, "0008")
+    with empty.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE corpus_settings SET active_model = 'hashing' WHERE corpus = 'knowledge'")
+        )
+        rows = connection.execute(
+            text(
+                "INSERT INTO framework_documents (chunk_id, source_file, section, title, content)"
+                " SELECT n, 'a.md', 'all', 'title ' || n, 'text ' || n"
+                " FROM generate_series(1, 4) AS n RETURNING chunk_id, id"
+            )
+        )
+        keys = {row.chunk_id: row.id for row in rows}
+        vectors = text(
+            "INSERT INTO chunk_embeddings (document_id, model_name, embedding, content_hash)"
+            " SELECT id, :model, array_fill(1, ARRAY[:length])::vector,"
+            " sha256(convert_to(title || E'\\n' || :before || content, 'UTF8'))"
+            " FROM framework_documents WHERE chunk_id = :chunk"
+        )
+        for chunk, model, length, before in (
+            ("1", "hashing", 384, ""),
+            ("2", "bge-m3", 1024, ""),
+            ("3", "hashing", 384, "other "),
+        ):
+            connection.execute(
+                vectors, {"chunk": chunk, "model": model, "length": length, "before": before}
+            )
+
+    migrations.upgrade(empty)
+
+    with empty.unit_of_work() as work:
+        found = work.jobs.list_jobs(kind="embed")
+    assert {job.payload["item"] for job in found} == {str(keys[chunk]) for chunk in "234"}
+    assert {job.dedupe_key for job in found} == {
+        f"embed:knowledge:{keys[chunk]}" for chunk in "234"
+    }
+    report = Worker(empty, kinds={"embed"}).run(once=True)
+    assert report.counts == {"completed": 3}
+    with empty.unit_of_work() as work:
+        assert work.embeddings.coverage(KNOWLEDGE, "hashing").embedded == 4
 
 
 @pytest.mark.parametrize("extensions", [("vector",), ("pg_trgm",), ("vector", "pg_trgm")])

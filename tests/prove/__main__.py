@@ -1,12 +1,19 @@
-"""``make prove``: the queue's promises at full size, with processes that are really killed."""
+"""``make prove``: promises at full size, with processes that are really killed and measured.
+
+The memory of imports is measured with an export of 256 MiB; with the 2 GiB that the requirement
+names, which takes long: ``make prove PROVE_MEBIBYTES=2048``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +22,17 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
 from tests.conftest import Databases, settings_for
-from tests.prove import proofs
+from tests.prove import chat_memory, proofs
 from tests.prove.proofs import Proof
+
+LEAST_PER_SECOND: Final = 2000
+"""Jobs that the requirement wants claimed and finished with an instant embedder."""
+
+LEAST_RANDOM_PER_SECOND: Final = 100
+LEAST_HASHED_PER_SECOND: Final = 250
+"""The same into an HNSW index of 384 dimensions, which takes nearly all of the time. On two
+processors that do other work as well, pgvector put in 230 random directions a second, which are the
+hardest to link, and 580 hashed texts."""
 
 
 def main() -> int:
@@ -24,6 +40,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs that are counted")
     parser.add_argument("--workers", type=int, default=8, help="worker processes")
+    parser.add_argument(
+        "--mebibytes",
+        type=int,
+        default=int(os.environ.get("PROVE_MEBIBYTES", "256")),
+        help="length of the export that is imported; by default PROVE_MEBIBYTES, or 256",
+    )
     parser.add_argument("--only", action="append", help="only this proof; can be repeated")
     given = parser.parse_args()
     err = Console(stderr=True)
@@ -40,7 +62,9 @@ def main() -> int:
     once = proofs.each_job_once
     jobs, workers = given.jobs, given.workers
     tried: dict[str, Callable[[Database], Proof]] = {
-        "once": lambda d: once(d, jobs=jobs, workers=workers, batch_size=500),
+        "once": lambda d: once(
+            d, jobs=jobs, workers=workers, batch_size=500, least_per_second=LEAST_PER_SECOND
+        ),
         "killed": lambda d: once(
             d, jobs=jobs, workers=workers, kills=20, batch_size=100, batch_seconds=0.05
         ),
@@ -60,12 +84,23 @@ def main() -> int:
             d, "a text changes while it is embedded", proofs.edits(d), messages=2000
         ),
         "enqueue": lambda d: proofs.enqueue_cost(d, messages=100_000, rounds=3),
-        "embedding": lambda d: proofs.embedding_rate(d, messages=20_000, workers=2),
+        "instant": lambda d: proofs.instant_rate(
+            d, messages=20_000, workers=2, indexed=False, least_per_second=LEAST_PER_SECOND
+        ),
+        "indexed": lambda d: proofs.instant_rate(
+            d, messages=10_000, workers=2, indexed=True, least_per_second=LEAST_RANDOM_PER_SECOND
+        ),
+        "embedding": lambda d: proofs.embedding_rate(
+            d, messages=20_000, workers=2, least_per_second=LEAST_HASHED_PER_SECOND
+        ),
+        "memory": lambda _database: _memory(given.mebibytes),
     }
     if unknown := set(given.only or ()) - tried.keys():
         parser.error(f"no proof {unknown.pop()!r}; there are: {', '.join(tried)}")
 
-    table = Table("proof", "tried", "found", "s", "", title="The job queue", title_justify="left")
+    table = Table(
+        "proof", "tried", "found", "s", "", title="What was promised", title_justify="left"
+    )
     holds = True
     try:
         server.start()
@@ -85,6 +120,18 @@ def main() -> int:
         server.destroy()
     Console(width=150).print(table)
     return 0 if holds else 1
+
+
+def _memory(mebibytes: int) -> Proof:
+    """Imports, each in a process whose memory is measured."""
+    began = time.monotonic()
+    failed = chat_memory.main(["--mebibytes", str(mebibytes)])
+    return Proof(
+        claim=f"exports of {mebibytes} MiB, and of the longest conversations, are imported",
+        found=f"{'not all ' if failed else ''}within {chat_memory.MAX_MEMORY_MIB} MiB of memory",
+        holds=not failed,
+        seconds=time.monotonic() - began,
+    )
 
 
 if __name__ == "__main__":

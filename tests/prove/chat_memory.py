@@ -1,7 +1,9 @@
 """A long export goes in within bounded memory: ``python -m tests.prove.chat_memory``.
 
-It writes a file in ChatGPT's format, imports it with the command that a person would use, into a
-server of its own, and asks the system how much memory that process had at most.
+It writes files in ChatGPT's format, imports each with the command that a person would use, into a
+server of its own, and asks the system how much memory that process had at most: a long file of
+usual conversations, and short files of the longest that are read, one after the other, which come
+a second time with another last message each.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,56 +33,109 @@ MEBIBYTES = 2048
 MAX_MEMORY_MIB = 500
 """What the requirement allows for it."""
 
+NEIGHBOURS = 4
+NEIGHBOUR_MEBIBYTES = 55
+"""Of one conversation; a little more is refused."""
+
+SENTENCES = {
+    "ASCII": ("What a price is worth is what a buyer gives up for it. ", True),
+    "some emoji": (
+        "What a price is worth is what a buyer gives up for it. " * 20 + "\U0001f4b6",
+        False,
+    ),
+    "emoji": ("\U0001f4b6 \U0001f4c8 ", False),
+    "Chinese": ("\u4ef7\u683c\u662f\u4e70\u5bb6\u4ed8\u51fa\u7684\u3002", False),
+}
+"""What the long conversations say, and whether other characters than ASCII are escaped."""
+
 CONVERSATIONS = 100
 """Are generated at a time; each such part has texts and identifiers of its own."""
 
 PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write, import, measure, and show it.
+
+    Args:
+        arguments: In place of those of the process.
 
     Returns:
         The exit code: 0 where everything went in, and the memory stayed below the limit.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mebibytes", type=int, default=MEBIBYTES, help="length of the export")
-    mebibytes = parser.parse_args().mebibytes
+    parser.add_argument("--mebibytes", type=int, default=MEBIBYTES, help="length of the long file")
+    mebibytes = parser.parse_args(arguments).mebibytes
+    failed = False
+    rows = []
     with tempfile.TemporaryDirectory(prefix="pgcorpus-prove-") as folder:
         home = Path(folder)
         home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
-        export = home / "conversations.json"
-        say(f"writing an export of {mebibytes:,} MiB")
-        expected = write_export(export, mebibytes * 1024**2)
         server = EmbeddedServer(home / "server", settings={"fsync": "off"})
         server.start()
         try:
             database = Database(Settings(database_url=server.url))
             upgrade(database)
             database.close()
-            report, seconds, peak_mib = measured(server, export)
+            for name, export, expected in exports_in(home, mebibytes):
+                report, seconds, peak_mib = measured(server, export)
+                length_mib = export.stat().st_size / 1024**2
+                done = report["added"] + report["updated"]
+                rows.append(
+                    (
+                        name,
+                        f"{length_mib:,.0f}",
+                        f"{done:,}",
+                        f"{report['messages']:,}",
+                        f"{seconds:,.0f}",
+                        f"{report['messages'] / seconds:,.0f}",
+                        f"{length_mib / seconds:.1f}",
+                        f"{peak_mib:.0f}",
+                    )
+                )
+                if done != expected:
+                    failed = True
+                    fail(f"{name}: {expected} conversations were written, {done} were imported")
+                if peak_mib >= MAX_MEMORY_MIB:
+                    failed = True
+                    fail(f"{name}: it took {peak_mib:.0f} MiB; allowed are {MAX_MEMORY_MIB}")
         finally:
             server.destroy()
     table(
-        "Import of a long export",
-        ["MiB", "conversations", "messages", "seconds", "messages/s", "MiB/s", "peak MiB"],
-        [
-            (
-                f"{mebibytes:,}",
-                f"{report['added']:,}",
-                f"{report['messages']:,}",
-                f"{seconds:,.0f}",
-                f"{report['messages'] / seconds:,.0f}",
-                f"{mebibytes / seconds:.1f}",
-                f"{peak_mib:.0f}",
-            )
-        ],
+        "Memory of imports",
+        ["export", "MiB", "conversations", "messages", "s", "messages/s", "MiB/s", "peak MiB"],
+        rows,
     )
-    if report["added"] != expected:
-        fail(f"{expected} conversations were written, {report['added']} were imported")
-    if peak_mib >= MAX_MEMORY_MIB:
-        fail(f"the import took {peak_mib:.0f} MiB of memory; allowed are {MAX_MEMORY_MIB}")
-    return int(report["added"] != expected or peak_mib >= MAX_MEMORY_MIB)
+    return int(failed)
+
+
+def exports_in(home: Path, mebibytes: int) -> Iterator[tuple[str, Path, int]]:
+    """Write the exports, each when it is asked for: its name, its path and its conversations."""
+    file = home / "conversations.json"
+    say(f"writing an export of {mebibytes:,} MiB")
+    yield "usual", file, write_export(file, mebibytes * 1024**2)
+    for name, (sentence, escaped) in SENTENCES.items():
+        for coming, end in (("new", ""), ("changed", "!")):
+            write_neighbours(file, name, sentence, end, escaped=escaped)
+            yield f"{name}, {coming}", file, NEIGHBOURS
+
+
+def write_neighbours(file: Path, name: str, sentence: str, end: str, *, escaped: bool) -> None:
+    """Write conversations of ``NEIGHBOUR_MEBIBYTES`` and a hundred turns."""
+    turns = 100
+    length = len(json.dumps(sentence, ensure_ascii=escaped).encode()) - 2
+    said = sentence * (NEIGHBOUR_MEBIBYTES * 1024**2 // turns // length - 1)
+    with file.open("w", encoding="utf-8") as export:
+        for number in range(NEIGHBOURS):
+            (conversation,) = exports.chatgpt(1, turns=turns, words=1, seed=number)
+            conversation["id"] = conversation["conversation_id"] = f"{name} {number}"
+            for n, node in enumerate(conversation["mapping"].values()):
+                if node["message"] and node["message"]["content"]["parts"] != [""]:
+                    node["message"]["content"]["parts"] = [f"{n} {said}"]
+            node["message"]["content"]["parts"][0] += end
+            export.write("[,"[number > 0])
+            json.dump(conversation, export, ensure_ascii=escaped)
+        export.write("]")
 
 
 def write_export(file: Path, size_bytes: int) -> int:

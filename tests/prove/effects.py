@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import text
 
@@ -23,7 +22,7 @@ class EffectHandler:
     """
 
     kind = "effect"
-    matching: Mapping[str, Any] = {}
+    corpus = ""
 
     def __init__(self, *, batch_size: int = 100, batch_seconds: float = 0.0) -> None:
         self.batch_size = batch_size

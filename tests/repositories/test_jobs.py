@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
+from sqlalchemy.exc import ProgrammingError
 
 from db.engine import Database
 from db.errors import LeaseLost, NotFound
@@ -20,9 +22,17 @@ from db.uow import UnitOfWork
 from tests import factories
 
 
-def claim(work: UnitOfWork, *, by: str = "one", limit: int = 10, **more: Any) -> list[int]:  # noqa: ANN401 - any argument
-    """Claim jobs of the factory's kind; returns their ids."""
-    jobs = work.jobs.claim("test", worker_id=by, limit=limit, lease_seconds=60, **more)
+def claim(
+    work: UnitOfWork, kind: str = "test", *, by: str = "one", limit: int = 10, corpus: str = ""
+) -> list[int]:
+    """Claim jobs; returns their ids."""
+    jobs = work.jobs.claim(
+        kind,
+        corpus="chat" if kind == "embed" else corpus,
+        worker_id=by,
+        limit=limit,
+        lease_seconds=60,
+    )
     return [job.id for job in jobs]
 
 
@@ -59,15 +69,14 @@ def test_the_most_urgent_are_claimed_first_and_equals_in_order(work: UnitOfWork)
 
 
 def test_what_is_claimed_is_what_was_asked_for(work: UnitOfWork) -> None:
-    """Kind, payload, time and number are all heeded."""
+    """Kind, corpus, time and number are all heeded."""
     work.jobs.enqueue("other")
     work.jobs.enqueue("test", {"corpus": "knowledge"})
     work.jobs.enqueue("test", {"corpus": "chat"}, delay_seconds=60)
     chat = [work.jobs.enqueue("test", {"corpus": "chat", "item": n}) for n in range(3)]
 
-    jobs = work.jobs.claim(
-        "test", worker_id="one", limit=2, lease_seconds=60, matching={"corpus": "chat"}
-    )
+    work.jobs.enqueue("test", {"item": 9})
+    jobs = work.jobs.claim("test", corpus="chat", worker_id="one", limit=2, lease_seconds=60)
 
     assert [job.id for job in jobs] == chat[:2]
     assert (jobs[1].payload, jobs[1].attempts) == ({"corpus": "chat", "item": 1}, 1)
@@ -269,12 +278,43 @@ def test_a_key_that_a_transaction_has_not_committed_yet_is_waited_for_later(
             work.jobs.fail(jobs, worker_id="one", error="no")
             work.commit()
             assert [work.jobs.get(job).status for job in jobs] == ["pending", "running", "pending"]
+            assert work.jobs.extend(jobs, worker_id="one", lease_seconds=60) == 0
         writer.commit()
 
     with database.unit_of_work() as work:
         work.jobs.reap()
         work.commit()
         assert [work.jobs.get(job).status for job in jobs] == ["pending", "completed", "pending"]
+
+
+@pytest.mark.parametrize("way", ["release", "requeue"])
+def test_a_job_that_waits_for_a_key_in_vain_returns_as_it_was_given_back(
+    database: Database, way: str
+) -> None:
+    """The other transaction rolled back: nobody died, no attempt counts, the delay and why stay."""
+    with database.unit_of_work() as work:
+        job = work.jobs.enqueue("test", dedupe_key="a", max_attempts=1)
+        claim(work)
+        if way == "requeue":
+            work.jobs.fail([job], worker_id="one", error="no")
+        work.commit()
+    with other(database) as writer:
+        writer.jobs.enqueue("test", dedupe_key="a")
+        writer.session.flush()
+        with database.unit_of_work() as work:
+            if way == "requeue":
+                work.jobs.requeue(ids=[job])
+            else:
+                work.jobs.release([job], worker_id="one", reason="busy", delay_seconds=60)
+            work.commit()
+            assert work.jobs.get(job).status == "running"
+
+    with database.unit_of_work() as work:
+        assert (work.jobs.reap().returned, work.jobs.reap().returned) == (1, 0)
+        row = work.jobs.get(job)
+        assert (row.status, row.attempts, row.finished_at) == ("pending", 0, None)
+        assert row.last_error == ("no" if way == "requeue" else "busy")
+        assert claim(work) == ([job] if way == "requeue" else [])
 
 
 def test_a_periodic_job_comes_again_whether_it_was_done_or_failed(work: UnitOfWork) -> None:
@@ -357,7 +397,32 @@ def test_statistics_count_by_kind_and_status(work: UnitOfWork) -> None:
         jobs[1],
         jobs[0],
     ]
-    assert [job.id for job in work.jobs.list_jobs(limit=1, before=jobs[1])] == [jobs[0]]
+
+
+def test_what_was_completed_long_ago_is_not_counted(work: UnitOfWork) -> None:
+    """Nor read: monitoring asks every few seconds, and completed jobs stay for days."""
+    jobs = [work.jobs.enqueue("test") for _ in range(3)]
+    claim(work)
+    work.jobs.complete(jobs[:2], worker_id="one")
+    work.jobs.fail(jobs[2:], worker_id="one", error="no", final=True)
+    past = func.now() - text("interval '2 hours'")
+    work.session.execute(update(Job).where(Job.id.in_(jobs[1:])).values(finished_at=past))
+
+    stats = work.jobs.stats()
+
+    assert stats.depth["test"] == {"completed": 1, "failed": 1}
+    assert (stats.completed_in_hour, stats.failed_in_hour) == (1, 0)
+
+
+def test_the_job_that_failed_last_is_listed_first(work: UnitOfWork) -> None:
+    """However long ago it was enqueued; others by when they were."""
+    old, new = work.jobs.enqueue("test"), work.jobs.enqueue("test")
+    assert [job.id for job in work.jobs.list_jobs(kind="test")] == [new, old]
+    claim(work)
+    for job in (new, old):
+        work.jobs.fail([job], worker_id="one", error="no", final=True)
+
+    assert [job.id for job in work.jobs.list_jobs(kind="test", status="failed")] == [old, new]
 
 
 @pytest.fixture
@@ -387,7 +452,7 @@ def test_a_write_and_its_job_are_one_transaction(database: Database, message: UU
         work.commit()
     assert statuses(database, message) == ["pending"]
     with database.unit_of_work() as work:
-        work.jobs.claim("embed", worker_id="one", limit=10, lease_seconds=60)
+        claim(work, "embed")
         work.commit()
         work.session.execute(update(Message).values(role="user"))
         work.commit()
@@ -417,14 +482,14 @@ def test_a_passage_that_gets_another_key_is_enqueued_under_it(
 def test_a_new_text_forgets_what_failed_with_the_old(database: Database, message: UUID) -> None:
     """It is due at once, with all its attempts."""
     with database.unit_of_work() as work:
-        (job,) = work.jobs.claim("embed", worker_id="one", limit=1, lease_seconds=60)
-        work.jobs.fail([job.id], worker_id="one", error="no")
+        (job,) = claim(work, "embed")
+        work.jobs.fail([job], worker_id="one", error="no")
         work.session.execute(update(Message).values(content="another"))
         work.commit()
 
-        row = work.jobs.get(job.id)
+        row = work.jobs.get(job)
         assert (row.attempts, row.last_error) == (0, None)
-        assert work.jobs.claim("embed", worker_id="one", limit=1, lease_seconds=60)[0].id == job.id
+        assert claim(work, "embed") == [job]
 
 
 def test_writers_with_another_search_path_enqueue_too(database: Database) -> None:
@@ -454,10 +519,10 @@ def test_a_job_whose_writer_has_not_committed_is_not_claimed(
     with other(database) as writer:
         writer.session.execute(update(Message).values(content="new"))
         with database.unit_of_work() as work:
-            assert work.jobs.claim("embed", worker_id="one", limit=9, lease_seconds=60) == []
+            assert claim(work, "embed") == []
         writer.commit()
     with database.unit_of_work() as work:
-        assert work.jobs.claim("embed", worker_id="one", limit=9, lease_seconds=60)
+        assert claim(work, "embed")
 
 
 def store(work: UnitOfWork, item: UUID) -> None:
@@ -495,29 +560,103 @@ def test_settling_leaves_the_job_of_a_text_that_is_being_written(
     assert statuses(database, message) == ["pending"]
 
 
+def plan(work: UnitOfWork, act: Callable[[], object], table: str = "jobs") -> str:
+    """How PostgreSQL runs the one statement on a table that a call sends, whatever its values.
+
+    As after some repetitions, when the driver has prepared it.
+    """
+    sent: list[tuple[str, Any]] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
+        sent.append((statement, parameters))
+
+    connection = work.session.connection()
+    event.listen(connection, "before_cursor_execute", note)
+    act()
+    event.remove(connection, "before_cursor_execute", note)
+    ((statement, parameters),) = [each for each in sent if table in each[0]]
+    work.session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+    driver: Any = connection.connection.driver_connection
+    rows = driver.execute(f"EXPLAIN {statement}", parameters, prepare=True).fetchall()
+    work.session.execute(text("SET LOCAL plan_cache_mode = auto"))
+    return "\n".join(row[0] for row in rows)
+
+
+def crowd(work: UnitOfWork, columns: str, values: str) -> None:
+    """Many jobs that others wait for, or that ended."""
+    made = f"INSERT INTO jobs ({columns}) SELECT {values} FROM generate_series(1, 5000)"  # noqa: S608 - of this file
+    work.session.execute(text(made))
+
+
 def test_a_claim_reads_no_more_of_the_index_than_it_takes(work: UnitOfWork) -> None:
-    """Neither what is done nor what other kinds wait for is in its way."""
-    work.session.execute(
-        text(
-            "INSERT INTO jobs (kind, status, finished_at)"
-            " SELECT 'test', 'completed', now() FROM generate_series(1, 5000)"
-        )
-    )
-    work.session.execute(
-        text("INSERT INTO jobs (kind) SELECT 'other' FROM generate_series(1, 5000)")
-    )
-    work.jobs.enqueue("test")
+    """Neither what is done nor what other kinds and corpora wait for is in its way."""
+    crowd(work, "kind, status, finished_at", "'test', 'completed', now()")
+    crowd(work, "kind", "'other'")
+    crowd(work, "kind, payload", "'test', '{\"corpus\": \"chat\"}'")
+    work.jobs.enqueue("test", {"corpus": "knowledge"})
     work.session.execute(text("ANALYZE jobs"))
-    plan = "\n".join(
-        work.session.scalars(
-            text(
-                "EXPLAIN SELECT id FROM jobs WHERE status = 'pending' AND kind = 'test'"
-                " AND not_before <= statement_timestamp()"
-                " ORDER BY priority DESC, id LIMIT 10 FOR UPDATE SKIP LOCKED"
-            )
-        )
+
+    shown = plan(work, lambda: claim(work, corpus="knowledge"))
+
+    assert "Index Scan using idx_jobs_pending" in shown
+    assert re.search(r"Index Cond: \(\(\(kind\)::text = .* AND \(COALESCE\(", shown), shown
+    assert "Seq Scan" not in shown
+    assert "Sort Key: jobs" not in shown
+
+
+def test_failed_jobs_and_old_ones_are_found_by_their_indexes(work: UnitOfWork) -> None:
+    """Among any number that were completed."""
+    crowd(work, "kind, status, finished_at", "'test', 'completed', now()")
+    work.session.execute(text("ANALYZE jobs"))
+
+    assert "idx_jobs_failed" in plan(work, lambda: work.jobs.list_jobs(status="failed"))
+    assert "idx_jobs_completed" in plan(work, lambda: work.jobs.purge(older_than_seconds=60))
+    assert "idx_jobs_failed" in plan(
+        work, lambda: work.jobs.purge(older_than_seconds=60, status="failed")
     )
 
-    assert "Index Scan using idx_jobs_pending" in plan
-    assert "Index Cond: ((kind)::text = 'test'::text)" in plan
-    assert "Sort" not in plan
+
+def test_who_may_write_texts_needs_no_right_on_jobs(database: Database) -> None:
+    """By INSERT, COPY or UPDATE, its jobs are there; but it cannot forge or complete any."""
+    role = f"{database.url.database}_writer"
+    schema = database.schema_engine()
+    with schema.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role}"))
+        connection.execute(
+            text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON conversations, messages TO {role}")
+        )
+        connection.execute(text(f"GRANT CREATE ON SCHEMA public TO {role}"))
+    try:
+        with schema.begin() as connection:
+            connection.execute(text(f"SET LOCAL ROLE {role}"))
+            key = connection.scalar(text("INSERT INTO conversations DEFAULT VALUES RETURNING id"))
+            connection.execute(
+                text(
+                    "INSERT INTO messages (conversation_id, role, content)"
+                    " VALUES (:key, 'user', 'first')"
+                ),
+                {"key": key},
+            )
+            cursor: Any = connection.connection.cursor()
+            with cursor.copy(
+                "COPY messages (conversation_id, position, role, content) FROM STDIN"
+            ) as copy:
+                copy.write_row((key, 1, "user", "second"))
+            connection.execute(text("UPDATE messages SET content = 'third' WHERE position = 1"))
+        with database.unit_of_work() as work:
+            assert work.jobs.stats().depth["embed"] == {"pending": 2}
+
+        forge = (
+            "CREATE TRIGGER forged AFTER INSERT ON own REFERENCING NEW TABLE AS current"
+            " FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('chat', 'id')"
+        )
+        for forbidden in ("DELETE FROM jobs", forge):
+            with schema.connect() as connection:
+                connection.execute(text(f"SET LOCAL ROLE {role}"))
+                connection.execute(text("CREATE TABLE own (id int)"))
+                with pytest.raises(ProgrammingError, match="permission denied"):
+                    connection.execute(text(forbidden))
+    finally:
+        with schema.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))

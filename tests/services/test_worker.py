@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import numpy as np
 import pytest
 from sqlalchemy import event, func, select, text, update
 
+from db import repositories
 from db.engine import Database
 from db.errors import EmbedderUnavailable, TextsRefused, UnknownKind
 from db.models import Job, Message, QueryPerformance
@@ -32,7 +32,7 @@ class Doing:
     """A handler that calls a function with the numbers in the payloads of its jobs."""
 
     kind = "test"
-    matching: Mapping[str, Any] = {}
+    corpus = ""
     batch_size = 8
 
     def __init__(self, do: Callable[[list[int]], Sequence[Outcome] | None]) -> None:
@@ -126,48 +126,154 @@ def test_each_job_can_end_in_its_own_way(database: Database, jobs: list[int]) ->
     assert [job.status for job in rows(database, "test")][:2] == ["failed", "pending"]
 
 
+def until_completed(database: Database, worker: Worker, *, but: int = 0) -> None:
+    """Let a worker run until all test jobs but so many are completed."""
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    while sum(job.status != "completed" for job in rows(database, "test")) > but:
+        thread.join(0.1)
+    worker.stop()
+    thread.join()
+
+
 def test_an_outage_uses_up_no_attempts_and_is_not_hammered(
     database: Database, jobs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first failure counts; then single probes, and all is done when the provider is back."""
+    """Probes of one job are sent, and all is done, once each, when the provider is back."""
     monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.1)
     answers = iter([False] * 3)
 
-    def do(numbers: list[int]) -> None:
+    def do(_numbers: list[int]) -> None:
         if not next(answers, True):
             raise EmbedderUnavailable("busy")
 
     doing = Doing(do)
     doing.batch_size = 2
-    worker = Worker(database, [doing], concurrency=1, poll_seconds=0.1)
+    until_completed(database, Worker(database, [doing], concurrency=1, poll_seconds=0.1))
 
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    while any(job.status != "completed" for job in rows(database, "test")[2:]):
-        thread.join(0.1)
-    worker.stop()
-    thread.join()
+    assert [len(call) for call in doing.calls[:4]] == [2, 1, 1, 1]
+    assert {job.attempts for job in rows(database, "test")} == {1}
 
-    assert doing.calls[0] == [0, 1]
-    later = rows(database, "test")[2:]
-    assert {job.attempts for job in later} == {1}
+
+def test_no_number_of_fresh_processes_uses_up_attempts_in_an_outage(
+    database: Database, jobs: list[int]
+) -> None:
+    """Such as of a timer, or a service that restarts: none has seen the provider answer."""
+
+    def do(_numbers: list[int]) -> None:
+        raise EmbedderUnavailable("busy")
+
+    for _ in range(6):
+        with database.unit_of_work() as work:
+            # What was put off is due: the hours between the runs.
+            work.session.execute(update(Job).values(not_before=func.now()))
+            work.commit()
+        report = Worker(database, [Doing(do)], concurrency=1).run(once=True)
+        assert report.counts == {"put_off": 8}
+
+    assert {(job.status, job.attempts) for job in rows(database, "test")} == {("pending", 0)}
+
+
+def test_a_text_that_nobody_answers_to_holds_up_no_other_and_fails_alone(
+    database: Database, jobs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others prove that the provider is there: only then does it look like the text's fault."""
+    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(repositories.jobs, "BACKOFF_SECONDS", 0.1)
+    with database.unit_of_work() as work:
+        work.session.execute(update(Job).where(Job.kind == "test").values(max_attempts=99))
+        work.commit()
+
+    def do(numbers: list[int]) -> None:
+        if 0 in numbers:
+            raise EmbedderUnavailable("timed out")
+
+    doing = Doing(do)
+    until_completed(database, Worker(database, [doing], concurrency=1, poll_seconds=0.1), but=1)
+
+    bad, *others = rows(database, "test")
+    assert (bad.status, bad.last_error) == ("pending", "timed out")
+    assert {job.status for job in others} == {"completed"}
+    with database.unit_of_work() as work:
+        work.session.execute(update(Job).where(Job.kind == "test").values(max_attempts=1))
+        ids = [work.jobs.enqueue("test", {"n": n}, priority=9) for n in range(1, 3)]
+        work.jobs.requeue(ids=[bad.id])
+        work.commit()
+    doing.batch_size = 1
+    report = Worker(database, [doing], concurrency=1).run(once=True)
+
+    assert report.counts == {"completed": len(ids), "failed": 1}
+    assert rows(database, "test")[0].status == "failed"
+
+
+def test_a_text_that_nobody_answers_to_stops_no_timer(database: Database, jobs: list[int]) -> None:
+    """Every run is a fresh process, and meets the text first; the others are done nevertheless."""
+
+    def do(numbers: list[int]) -> None:
+        if 0 in numbers:
+            raise EmbedderUnavailable("timed out")
+
+    while sum(job.status == "completed" for job in rows(database, "test")) < 7:
+        Worker(database, [Doing(do)], concurrency=1).run(once=True)
+        with database.unit_of_work() as work:
+            work.session.execute(update(Job).values(not_before=func.now()))
+            work.commit()
+
+    assert rows(database, "test")[0].status == "pending"
+
+
+def test_a_probe_that_fails_by_its_own_fault_opens_the_lane(
+    database: Database, jobs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider has answered: the other jobs need not wait for a minute."""
+    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.1)
+    busy = EmbedderUnavailable("busy")
+    answers = iter([busy, busy, RuntimeError("bad")])
+
+    def do(_numbers: list[int]) -> None:
+        if error := next(answers, None):
+            raise error
+
+    doing = Doing(do)
+    doing.batch_size = 4
+    until_completed(database, Worker(database, [doing], concurrency=1, poll_seconds=0.1), but=1)
+
+    assert [len(call) for call in doing.calls[:3]] == [4, 1, 1]
+    assert len(doing.calls[3]) >= 3
+    assert [job.last_error for job in rows(database, "test")].count("RuntimeError: bad") == 1
 
 
 def test_a_circuit_lets_single_probes_through_until_one_succeeds() -> None:
     """Then everything; a probe that found nothing to do leaves it to the next."""
     one = Circuit()
-    assert one.admits()
-    assert one.failed()[0] is True
-    assert not one.admits()
+    assert one.admits(8) == 8
+    assert one.failed()[0] is False
+    one._closed_until = 0.0
 
+    assert (one.admits(8), one.admits(8)) == (1, 0)
     one.pass_on()
-    assert one.admits()
-    assert not one.admits()
-    first, pause = one.failed()
-    assert (first, 1 <= pause <= 2) == (False, True)
+    assert (one.admits(8), one.admits(8)) == (1, 0)
+    suspect, pause = one.failed()
+    assert (suspect, 1 <= pause <= 2) == (False, True)
+    one.pass_on()
+    assert one.admits(8) == 0
     one.succeeded()
-    assert one.admits()
-    assert one.admits()
+    assert (one.admits(8), one.admits(8)) == (8, 8)
+    assert [one.failed()[0], one.failed()[0]] == [True, False]
+
+
+def test_only_the_thread_that_probes_lets_another_probe() -> None:
+    """One that began before the outage and ends meanwhile does not."""
+    one = Circuit()
+    one.failed()
+    one._closed_until = 0.0
+    assert one.admits(8) == 1
+
+    thread = threading.Thread(target=one.pass_on)
+    thread.start()
+    thread.join()
+
+    assert one.admits(8) == 0
 
 
 def test_once_ends_where_nobody_answers_and_says_that_not_all_is_done(
@@ -180,7 +286,7 @@ def test_once_ends_where_nobody_answers_and_says_that_not_all_is_done(
 
     report = Worker(database, [Doing(do)], concurrency=1).run(once=True)
 
-    assert report.counts == {"retried": 8}
+    assert report.counts == {"put_off": 8}
     assert not report.succeeded
     assert {job.last_error for job in rows(database, "test")} == {"busy"}
 

@@ -80,6 +80,25 @@ def test_workers_outlive_a_restart_of_the_server(server_of_its_own: EmbeddedServ
     assert proof.holds, proof
 
 
+def test_runs_of_a_timer_in_an_outage_lose_no_attempt(
+    database: Database, pgcorpus: Command
+) -> None:
+    """Each is a fresh process, and the provider refuses the key of every one."""
+    proofs.fill(database, 3)
+    refusal = Answer(status=401)
+    with LoopbackAPI(proofs.DIMENSIONS, answers=lambda _number, _request: refusal) as api:
+        for _ in range(3):
+            with proofs.worker(database, api, "--once") as process:
+                _, shown = process.communicate(timeout=60)
+            assert (process.returncode, "3 put off" in shown) == (1, True), shown
+            with database.engine.begin() as connection:
+                connection.execute(text("UPDATE jobs SET not_before = now()"))
+
+    listed = json.loads(pgcorpus("jobs", "list", "--kind", "embed", "--json").stdout)
+    assert {(job["status"], job["attempts"]) for job in listed} == {("pending", 0)}
+    assert "the API key was refused" in listed[0]["last_error"]
+
+
 def test_a_text_that_changes_on_its_way_is_embedded_as_it_is_now(database: Database) -> None:
     """By the command itself, with a hosted model."""
     proof = proofs.embed_all(database, "edited", proofs.edits(database), messages=100)
@@ -163,7 +182,8 @@ def test_a_run_for_scripts_says_in_json_what_it_did(database: Database, pgcorpus
     assert (again.returncode, json.loads(again.stdout)) == (0, {"requeued": 1, "not_requeued": []})
     none = pgcorpus("jobs", "requeue", str(job["id"]))
     assert none.returncode == 1
-    assert f"not there: {job['id']}" in none.stderr
+    assert f"not requeued: {job['id']} is pending (embed)" in none.stderr
+    assert "999999 is not there" in pgcorpus("jobs", "requeue", "999999").stderr
     assert pgcorpus("worker", "--once", "--kinds", "embed").returncode == 1
     everything = pgcorpus("jobs", "requeue", "--failed", "--kind", "embed")
     assert "1 requeued" in everything.stderr
@@ -176,6 +196,7 @@ def test_a_run_for_scripts_says_in_json_what_it_did(database: Database, pgcorpus
     ("arguments", "told"),
     [
         (["worker", "--kinds", "embed,cook"], "'cook'; known: embed, log_flush, maintenance"),
+        (["worker", "--kinds", ","], "names no kind; there are: embed, log_flush, maintenance"),
         (["worker", "--concurrency", "0"], "concurrency"),
         (["jobs", "requeue"], "name jobs, or give --failed"),
         (["jobs", "requeue", "1", "--failed"], "name jobs, or give --failed"),

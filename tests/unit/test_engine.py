@@ -16,7 +16,7 @@ import pytest
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format, Ping
 from sqlalchemy import URL, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 import db.engine
@@ -30,6 +30,7 @@ from tests.conftest import settings_for
 from tests.unit.test_embedded import share_programs
 
 ONE = text("SELECT 1")
+SECRET = text("SELECT 1 / (length(CAST(:words AS text)) - 7)")
 LONG = 3600  # seconds that no test waits: it would be noticed
 
 
@@ -68,6 +69,25 @@ def ask_async(database: Database) -> object:
         try:
             async with database.async_engine.connect() as connection:
                 return await connection.scalar(ONE)
+        finally:
+            await database.aclose()
+
+    return asyncio.run(answer())
+
+
+def ask_secretly(database: Database) -> object:
+    """A statement that fails, with a parameter that is nobody's business."""
+    with database.engine.connect() as connection:
+        return connection.scalar(SECRET, {"words": "private"})
+
+
+def ask_secretly_async(database: Database) -> object:
+    """The same through the pool for asyncio."""
+
+    async def answer() -> object:
+        try:
+            async with database.async_engine.connect() as connection:
+                return await connection.scalar(SECRET, {"words": "private"})
         finally:
             await database.aclose()
 
@@ -331,3 +351,36 @@ def test_a_plain_server_is_refused_where_tls_is_required(administrator: URL) -> 
     assert over(administrator) == (False, None)
     with pytest.raises(DatabaseUnavailable, match="server does not support SSL"):
         over(administrator, SSL_REQUIRE="true", DB_CONNECT_RETRY=str(LONG))
+
+
+@pytest.mark.parametrize("ask_for", [ask_secretly, ask_secretly_async], ids=["sync", "async"])
+def test_a_failing_statement_says_nothing_of_its_parameters(
+    shared: Database, ask_for: Callable[[Database], object]
+) -> None:
+    """They are texts of people, and errors go to logs and into the queue."""
+    with pytest.raises(DBAPIError, match="division by zero") as raised:
+        ask_for(shared)
+
+    assert "private" not in str(raised.value)
+    assert "private" not in repr(raised.value)
+
+
+def test_a_notification_is_heard_once_and_a_lost_connection_is_told(database: Database) -> None:
+    """On a connection of its own: the pool's are not left listening."""
+    with database.listening("news") as wait:
+        assert not wait(0.01)
+        with database.engine.begin() as connection:
+            connection.execute(text("NOTIFY news"))
+        assert wait(30)
+        assert not wait(0.01)
+        with database.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        with pytest.raises(DatabaseUnavailable, match="lost"):
+            wait(30)
+    with database.engine.connect() as connection:
+        assert connection.scalars(text("SELECT pg_listening_channels()")).all() == []
