@@ -218,7 +218,8 @@ MEANINGS = {
     "non_empty_source_type": "a conversation has a source; those written here have native",
     "uq_conversations_source_type_source_id": "a conversation with this source_id is stored "
     "already",
-    "non_empty_message": "a message says something: its content must not be empty",
+    "non_empty_message": "a message says something: its content must not be empty or white space "
+    "alone",
     "valid_role": "role must be user, assistant, system or tool",
     "valid_position": "branches and positions count from 0",
     "valid_version": "versions count from 1",

@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import DatabaseUnavailable, translate
-from db.repositories.chat import ConversationRepository, MessageRepository
 from db.repositories.chat_imports import ChatImportRepository
+from db.repositories.conversations import ConversationRepository
 from db.repositories.diagnosis import DiagnosisRepository
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.imports import ImportRepository
 from db.repositories.jobs import JobRepository
 from db.repositories.knowledge import KnowledgeRepository
+from db.repositories.messages import MessageRepository
 from db.repositories.operations import OperationsRepository
 from db.repositories.search import SearchRepository
 from db.repositories.validation import ValidationRepository

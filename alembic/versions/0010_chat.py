@@ -22,7 +22,7 @@ COMMENTS = {
         "created_at": "when it began, by its source",
         "source_id": "its identifier where it came from",
         "source_type": "chatgpt, claude, openwebui, ...; native: written here",
-        "source_updated_at": "when it last changed there: an older or equal export is not news",
+        "source_updated_at": "when it last changed there: an older export is not news",
         "record_hash": "SHA-256 of the conversation as imported, to know it again",
         "imported_from": "path of the file that last wrote this row",
     },
@@ -89,7 +89,7 @@ def upgrade() -> None:
                 GENERATED ALWAYS AS (to_tsvector(language, left(content, 100000))) STORED,
             CONSTRAINT uq_messages_conversation_id_branch_position
                 UNIQUE (conversation_id, branch, position) DEFERRABLE,
-            CONSTRAINT non_empty_message CHECK (length(trim(content)) > 0),
+            CONSTRAINT non_empty_message CHECK (content ~ '\\S'),
             CONSTRAINT valid_role CHECK (role IN ('user', 'assistant', 'system', 'tool')),
             CONSTRAINT valid_position CHECK (branch >= 0 AND position >= 0),
             CONSTRAINT valid_version CHECK (version > 0)

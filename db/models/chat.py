@@ -57,7 +57,7 @@ class Conversation(Timestamped, Base):
         comment="chatgpt, claude, openwebui, ...; native: written here",
     )
     source_updated_at: Mapped[datetime | None] = mapped_column(
-        comment="when it last changed there: an older or equal export is not news"
+        comment="when it last changed there: an older export is not news"
     )
     is_saved: Mapped[bool] = mapped_column(server_default=text("false"))
     record_hash: Mapped[bytes | None] = mapped_column(
@@ -81,7 +81,7 @@ class Message(Timestamped, Base):
     __tablename__ = "messages"
     __table_args__ = (
         UniqueConstraint("conversation_id", "branch", "position", deferrable=True),
-        CheckConstraint("length(trim(content)) > 0", name="non_empty_message"),
+        CheckConstraint(r"content ~ '\S'", name="non_empty_message"),
         CheckConstraint("role IN ('user', 'assistant', 'system', 'tool')", name="valid_role"),
         CheckConstraint("branch >= 0 AND position >= 0", name="valid_position"),
         CheckConstraint("version > 0", name="valid_version"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
+    LargeBinary,
     Table,
     TableClause,
     Text,
     Uuid,
     and_,
     any_,
+    case,
     delete,
     func,
     insert,
@@ -34,7 +37,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from db.errors import InvalidValue
-from db.models.chat import Conversation, Message, Role
+from db.models.chat import NATIVE, Conversation, Message, Role
 from db.repositories.base import Repository
 
 
@@ -51,6 +54,9 @@ class MessageRecord:
         content: Text, not empty, storable.
         created_at: When it was said, or None where the source does not say.
         details: What goes into the ``metadata`` column: storable JSON.
+        language: The text search configuration, where its source says one.
+        is_native: Whether it was written in an archive like this one: no provider's export takes it
+            away. Where that is this archive, ``source_id`` is its key.
     """
 
     source_id: str
@@ -60,6 +66,8 @@ class MessageRecord:
     content: str
     created_at: datetime | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    language: str | None = None
+    is_native: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +80,10 @@ class ConversationRecord:
         title: Storable text, perhaps empty.
         created_at: When it began, or None where the source does not say.
         source_updated_at: When it last changed there, or None.
-        is_saved: Whether it was pinned, starred or archived for keeping there.
+        is_saved: Whether it was pinned or starred there.
         messages: Ordered by branch and position, not empty.
+        id: The key of one that was written in an archive like this one and has no identifier of a
+            source, or None; ``source_id`` is its text.
     """
 
     source_type: str
@@ -83,6 +93,7 @@ class ConversationRecord:
     source_updated_at: datetime | None
     messages: tuple[MessageRecord, ...]
     is_saved: bool = False
+    id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +201,17 @@ _IDENTITY: Final = frozenset({"id", "source_id", "source_type"})
 
 
 class _Row(NamedTuple):
-    """A message as it is stored, or is to be: the columns of ``_MESSAGE``."""
+    """A message as it is stored, or is to be: the columns of ``_MESSAGE``.
+
+    Of one that is stored, ``content`` is None where what comes says the same.
+    """
 
     id: UUID
     conversation_id: UUID
     branch: int
     position: int
     role: str
-    content: str
+    content: str | None
     details: dict[str, Any]
     created_at: datetime | None
     language: str
@@ -232,7 +246,7 @@ class ChatImportRepository(Repository):
         """What is known of those of the conversations that exist.
 
         Args:
-            keys: Source types and source ids.
+            keys: Source types and source ids; the latter is the key of one that was written here.
         """
         types, ids = zip(*keys, strict=True) if keys else ((), ())
         asked = (
@@ -240,26 +254,30 @@ class ChatImportRepository(Repository):
             .table_valued("source_type", "source_id")
             .render_derived()
         )
-        found = select(
-            Conversation.source_type,
-            Conversation.source_id,
+        columns = (
             Conversation.id,
             Conversation.record_hash,
             Conversation.source_updated_at,
             Conversation.created_at,
             Conversation.imported_from,
             Conversation.title,
-        ).join(
+        )
+        found = select(Conversation.source_type, Conversation.source_id, *columns).join(
             asked,
             and_(
                 Conversation.source_type == asked.c.source_type,
                 Conversation.source_id == asked.c.source_id,
             ),
         )
-        return {
-            (row.source_type, row.source_id or ""): KnownConversation(*row[2:])
-            for row in self.session.execute(found)
-        }
+        written_here = (
+            _uuid(source_id) for source_type, source_id in keys if source_type == NATIVE
+        )
+        own = [each for each in written_here if each is not None]
+        by_key = select(literal(NATIVE), sql_cast(Conversation.id, Text), *columns).where(
+            Conversation.id == any_(literal(own, ARRAY(Uuid())))
+        )
+        rows = [*self.session.execute(found), *(self.session.execute(by_key) if own else ())]
+        return {(row[0], row[1]): KnownConversation(*row[2:]) for row in rows}
 
     def write(self, conversations: Sequence[ConversationWrite]) -> Written:
         """Add conversations, and bring known ones up to date by what differs.
@@ -288,6 +306,8 @@ class ChatImportRepository(Repository):
     def _write_conversations(self, staged: TableClause) -> None:
         values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in _CONVERSATION}
         values["created_at"] = func.coalesce(staged.c.created_at, func.now())
+        # A list of what changed last begins with what was said last, not with what came in last.
+        values["updated_at"] = func.coalesce(staged.c.source_updated_at, func.now())
         merge = upsert(Conversation).from_select(list(values), select(*values.values()))
         renewed: dict[str, ColumnElement[Any]] = {
             name: merge.excluded[name] for name in _CONVERSATION if name not in _IDENTITY
@@ -305,17 +325,32 @@ class ChatImportRepository(Repository):
         if known:
             # The conversations' rows were written to a moment ago, which locks them: whoever
             # appends a message waits for that lock, too.
-            found = select(
-                Message.id,
-                Message.conversation_id,
-                Message.branch,
-                Message.position,
-                Message.role,
-                Message.content,
-                Message.details,
-                Message.created_at,
-                sql_cast(Message.language, Text),
-            ).where(Message.conversation_id == any_(literal(known, ARRAY(Uuid()))))
+            digests = _digests(conversations)
+            coming = (
+                func.unnest(
+                    literal([*digests], ARRAY(Uuid())),
+                    literal([*digests.values()], ARRAY(LargeBinary)),
+                )
+                .table_valued("id", "digest")
+                .render_derived()
+            )
+            # What is the same does not come a second time: a conversation may be long.
+            same = coming.c.digest == func.sha256(func.convert_to(Message.content, "UTF8"))
+            found = (
+                select(
+                    Message.id,
+                    Message.conversation_id,
+                    Message.branch,
+                    Message.position,
+                    Message.role,
+                    case((same, None), else_=Message.content),
+                    Message.details,
+                    Message.created_at,
+                    sql_cast(Message.language, Text),
+                )
+                .outerjoin(coming, coming.c.id == Message.id)
+                .where(Message.conversation_id == any_(literal(known, ARRAY(Uuid()))))
+            )
             for values in self.session.execute(found):
                 row = _Row(*values)
                 stored[row.conversation_id][row.id] = row
@@ -376,6 +411,8 @@ class _Difference:
             if row.branch == 0:
                 end = max(end, row.position + 1)
             there = stored.get(row.id)
+            if there is not None and there.content is None:
+                there = there._replace(content=row.content)
             if there == row:
                 continue
             self.messages += 1
@@ -403,7 +440,7 @@ def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
         conversation.id,
         record.title,
         _begun(conversation),
-        record.source_id,
+        None if record.id is not None else record.source_id,
         record.source_type,
         record.source_updated_at or (known and known.source_updated_at),
         record.is_saved,
@@ -415,7 +452,11 @@ def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
 def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) -> Iterator[_Row]:
     record, begun = conversation.record, _begun(conversation)
     for message, language in zip(record.messages, conversation.languages, strict=True):
-        key = message_id(conversation.id, message.source_id)
+        keys = _keys(conversation.id, message)
+        key = next((key for key in keys if key in stored), keys[0])
+        details = message.details
+        if not message.is_native:
+            details = {SOURCE_ID: message.source_id} | details
         there = stored.get(key)
         yield _Row(
             id=key,
@@ -424,7 +465,7 @@ def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) 
             position=message.position,
             role=message.role,
             content=message.content,
-            details={SOURCE_ID: message.source_id} | message.details,
+            details=details,
             # Where the source does not say, what was made up once stays.
             created_at=message.created_at or (there.created_at if there else begun),
             language=language,
@@ -441,7 +482,34 @@ def _begun(conversation: ConversationWrite) -> datetime | None:
     return min((time for time in times if time is not None), default=None)
 
 
+def _keys(conversation_id: UUID, message: MessageRecord) -> list[UUID]:
+    """The keys under which a message may be stored: that of its import, or of its own writing."""
+    keys = [message_id(conversation_id, message.source_id)]
+    if message.is_native and (own := _uuid(message.source_id)) is not None:
+        keys.append(own)
+    return keys
+
+
+def _digests(conversations: Sequence[ConversationWrite]) -> dict[UUID, bytes]:
+    """SHA-256 of what comes of conversations that are known, by the keys of their messages."""
+    return {
+        key: hashlib.sha256(message.content.encode()).digest()
+        for each in conversations
+        if each.known is not None
+        for message in each.record.messages
+        for key in _keys(each.id, message)
+    }
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def _former(there: _Row, present: str | None) -> Former:
+    assert there.content is not None  # noqa: S101 - what comes says something else, or nothing
     source_id = str(there.details.get(SOURCE_ID, there.id))
     return Former(there.conversation_id, source_id, there.role, there.content, present)
 

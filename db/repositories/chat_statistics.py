@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import ColumnElement, Date, Executable, cast, func, select, text
 from sqlalchemy.orm import Session
 
 from db.models.chat import Conversation, Message
+from db.repositories.embeddings import Coverage
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class StorageBytes:
 
 @dataclass(frozen=True)
 class EmbeddingCoverage:
-    """The archive's row of the view ``embedding_coverage``.
+    """How many messages one model has vectors of.
 
     Attributes:
-        model_name: The model that the archive is set to.
+        model_name: The model.
         total: Messages, of all branches.
         embedded: Those with a vector of their present text.
         stale: Those whose vector is of an older text.
@@ -56,6 +57,13 @@ class EmbeddingCoverage:
     embedded: int
     stale: int
     percent: float
+
+    @classmethod
+    def of(cls, model_name: str, counted: Coverage) -> Self:
+        """What was counted, as the view ``embedding_coverage`` tells it of the active model."""
+        total, embedded = counted.total, counted.embedded
+        percent = round(100 * embedded / total, 1) if total else 100.0
+        return cls(model_name, total, embedded, counted.stale, percent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,7 @@ class ChatStatistics:
         messages_by_day: Day in UTC → messages of all branches, within the range asked for.
         messages_per_conversation: Of the main branch; a conversation without messages counts 0.
         storage_bytes: On disk.
-        coverage: How many messages have vectors.
+        coverage: How many messages have vectors of the model that the archive is set to.
     """
 
     conversations: int

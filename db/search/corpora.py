@@ -9,8 +9,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from db.base import Base
 from db.errors import UnknownCorpus
-from db.models.chat import Conversation, Message, MessageEmbedding
+from db.models.chat import ROLES, Conversation, Message, MessageEmbedding
 from db.models.knowledge import (
+    CHUNK_TYPES,
     ChunkEmbedding,
     DocumentConcept,
     FrameworkDocument,
@@ -49,7 +50,9 @@ KNOWLEDGE: Final = Corpus(
         "section": Filter(column=_documents.c.section),
         "source_file": Filter(column=_documents.c.source_file),
         "created_at": Filter(column=_documents.c.created_at),
-        "chunk_type": Filter(column=_details.c.chunk_type, through=_of_document),
+        "chunk_type": Filter(
+            column=_details.c.chunk_type, through=_of_document, choices=CHUNK_TYPES
+        ),
         "framework_name": Filter(column=_details.c.framework_name, through=_of_document),
         "validation_passed": Filter(column=_details.c.validation_passed, through=_of_document),
         "concept": Filter(
@@ -109,7 +112,7 @@ CHAT: Final = Corpus(
         "branch": Filter(column=_messages.c.branch),
         "conversation": Filter(column=_messages.c.conversation_id),
         "date": Filter(column=_messages.c.created_at),
-        "role": Filter(column=_messages.c.role),
+        "role": Filter(column=_messages.c.role, choices=ROLES),
         "saved": Filter(column=_conversations.c.is_saved, through=_of_message),
         "source_type": Filter(column=_conversations.c.source_type, through=_of_message),
     },

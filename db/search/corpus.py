@@ -30,10 +30,12 @@ class Filter:
     Attributes:
         column: The column that is compared.
         through: How its table belongs to the passage, or None for a column of the passage itself.
+        choices: The only values it has, or None where it may have any.
     """
 
     column: ColumnElement[Any]
     through: ColumnElement[bool] | None = None
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Corpus:
 
         Raises:
             UnknownFilter: The corpus has no filter of that name.
-            InvalidFilter: A value is not of the column's type.
+            InvalidFilter: A value is not of the column's type, or none of its choices.
             MissingScope: A required filter is absent.
         """
         if missing := self.required - asked.keys():
@@ -142,7 +144,7 @@ class Corpus:
         conditions: list[Condition] = []
         values: dict[str, Any] = {}
         for name, value in sorted({**self.defaults, **asked}.items()):
-            comparison, compared = _taken_apart(name, self.filters[name].column, value)
+            comparison, compared = _taken_apart(name, self.filters[name], value)
             conditions.append(Condition(name, comparison))
             values |= {f"{name}_{bound}": limit for bound, limit in compared.items()}
         return tuple(conditions), values
@@ -182,24 +184,32 @@ BOUNDS: Final = ", ".join(COMPARISONS)
 
 def _taken_apart(
     name: str,
-    column: ColumnElement[Any],
+    of: Filter,
     value: Any,  # noqa: ANN401 - what a caller gave
 ) -> tuple[str, dict[str, Any]]:
     """How a value compares, and the values of its parameters."""
     if value is None:
         return "null", {}
     if isinstance(value, Mapping):
-        if column.type.python_type is bool:
+        if of.column.type.python_type is bool:
             raise InvalidFilter(f"{name}: true and false have no range")
         if not value or value.keys() - COMPARISONS.keys():
             given = sorted(map(str, value))
             raise InvalidFilter(f"{name}: a range has the bounds {BOUNDS}, not {given}")
-        bounds = {bound: _as(name, column, limit) for bound, limit in sorted(value.items())}
+        bounds = {bound: _as(name, of.column, limit) for bound, limit in sorted(value.items())}
         return ",".join(bounds), bounds
     if isinstance(value, (list, tuple, set, frozenset)):
-        present = [_as(name, column, each) for each in value if each is not None]
+        present = [_chosen(name, of, each) for each in value if each is not None]
         return ("any_or_null" if len(present) < len(value) else "any"), {"any": present}
-    return "equal", {"equal": _as(name, column, value)}
+    return "equal", {"equal": _chosen(name, of, value)}
+
+
+def _chosen(name: str, of: Filter, value: Any) -> Any:  # noqa: ANN401
+    """The value as the column's Python type, if the column can have it."""
+    converted = _as(name, of.column, value)
+    if of.choices is not None and converted not in of.choices:
+        raise InvalidFilter(f"{name}: {value!r} is none of {', '.join(of.choices)}")
+    return converted
 
 
 def _compared(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:

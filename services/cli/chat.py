@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from db.engine import Database
-from db.models.chat import Conversation
-from db.repositories.chat import Order
+from db.repositories.chat_statistics import EmbeddingCoverage
+from db.repositories.conversations import ConversationSummary, Order
 from db.repositories.pages import MAX_PAGE
+from db.search.corpora import CHAT
 from services.cli.output import AsJson, cut, out, print_json, say, table
+from services.embedding.choice import choose
 from services.export.chat import ChatExporter, as_json
 
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
@@ -106,27 +108,38 @@ def show(reference: Reference, as_json_: AsJson = False) -> None:
 
 
 @app.command()
-def save(reference: Reference) -> None:
+def save(reference: Reference, as_json: AsJson = False) -> None:
     """Put a conversation among the saved ones."""
-    say(f"saved: {_name(_marked(reference, saved=True))}")
+    _mark(reference, saved=True, as_json=as_json)
 
 
 @app.command()
-def unsave(reference: Reference) -> None:
+def unsave(reference: Reference, as_json: AsJson = False) -> None:
     """Take a conversation out of the saved ones; it stays in the archive."""
-    say(f"no longer saved: {_name(_marked(reference, saved=False))}")
+    _mark(reference, saved=False, as_json=as_json)
 
 
 @app.command()
 def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -> None:
-    """Count the archive: by source, role and day, per conversation, on disk, with vectors."""
-    with Database.from_env().unit_of_work() as work:
+    """Count the archive: by source, role and day, per conversation, on disk, with vectors.
+
+    Vectors are those of the model that the archive is set to and, where another is used in its
+    place, of that one too.
+    """
+    database = Database.from_env()
+    with database.unit_of_work() as work:
         found = work.chat.statistics(since=since, before=before)
+        choice = choose(work, CHAT, database.settings)
+        active = used = found.coverage
+        if choice.name != active.model_name:
+            used = EmbeddingCoverage.of(choice.name, work.embeddings.coverage(CHAT, choice.name))
     if as_json:
         days = {day.isoformat(): count for day, count in found.messages_by_day.items()}
-        print_json(asdict(found) | {"messages_by_day": days})
+        in_use = asdict(used) | {"reason": choice.reason}
+        print_json(asdict(found) | {"messages_by_day": days, "coverage_in_use": in_use})
         return
-    spoken, disk, coverage = found.messages_per_conversation, found.storage_bytes, found.coverage
+    spoken, disk = found.messages_per_conversation, found.storage_bytes
+    covered = [active] if used is active else [active, used]
     table(
         "Chat archive",
         ["", ""],
@@ -142,8 +155,10 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
             ("tables, long values, indexes", ", ".join(
                 _megabytes(size) for size in (disk.tables, disk.toast, disk.indexes)
             )),
-            (f"vectors of {coverage.model_name}", f"{coverage.percent:.1f} %"),
-            ("  of older texts", f"{coverage.stale:,}"),
+            *(row for each in covered for row in (
+                (f"vectors of {each.model_name}", f"{each.percent:.1f} %"),
+                ("  of older texts", f"{each.stale:,}"),
+            )),
         ],
     )  # fmt: skip
     table(
@@ -151,7 +166,9 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
         ["day", "messages"],
         [(day, f"{count:,}") for day, count in found.messages_by_day.items()],
     )
-    if coverage.embedded < coverage.total:
+    if choice.reason:
+        out.print(f"  {choice.reason}", markup=False, highlight=False)
+    if used.embedded < used.total:
         out.print("  make the missing vectors with: pgcorpus embed --corpus chat", highlight=False)
 
 
@@ -162,15 +179,22 @@ def _whole(reference: str) -> dict[str, Any]:
     return as_json(conversation, messages)
 
 
-def _marked(reference: str, *, saved: bool) -> Conversation:
+def _mark(reference: str, *, saved: bool, as_json: bool) -> None:
     with Database.from_env().unit_of_work() as work:
-        found = work.chat.get_by_reference(reference).id
-        conversation = work.chat.save(found) if saved else work.chat.unsave(found)
+        key = work.chat.get_by_reference(reference).id
+        if saved:
+            work.chat.save(key)
+        else:
+            work.chat.unsave(key)
+        marked = work.chat.summarize([key])[key]
         work.commit()
-    return conversation
+    if as_json:
+        print_json(asdict(marked))
+    else:
+        say(f"{'saved' if saved else 'no longer saved'}: {_name(marked)}")
 
 
-def _name(conversation: Conversation) -> str:
+def _name(conversation: ConversationSummary) -> str:
     return f"{cut(conversation.title, TITLE_CHARACTERS)} ({conversation.id})"
 
 

@@ -26,7 +26,7 @@ from db.errors import (
     SearchError,
 )
 from db.models.chat import Conversation, Message, Role
-from db.repositories.chat import ConversationSummary
+from db.repositories.conversations import ConversationSummary
 from db.search.corpora import CHAT
 from db.search.page import Hit
 from services.compat.preview import plain, shortened

@@ -32,15 +32,18 @@ def plain(markdown: str) -> str:
 def shortened(text: str, most: int, *, goes_on: bool = False) -> str:
     """The beginning of a text, cut between two words and marked with dots; whole if it fits.
 
+    White space that it begins with is left out: it would push away what is to be read.
+
     Args:
         text: A text without spaces is cut wherever it must be.
         most: Characters, the dots included.
         goes_on: Whether the text was cut already, perhaps within its last word.
     """
+    text = text.lstrip()
     if len(text) <= most and not goes_on:
         return text
     head = text[: most - len(DOTS)]
-    if not text[len(head) :][:1].isspace():
+    if head and not text[len(head) :][:1].isspace():
         head = head.rsplit(maxsplit=1)[0]
     return head.rstrip() + DOTS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -23,16 +22,14 @@ def turns_before(messages: Sequence[Message]) -> dict[UUID, Message | None]:
     Returns:
         Key → the message before, or None for a first one.
     """
-    at: defaultdict[int, list[Message]] = defaultdict(list)
-    for message in sorted(messages, key=lambda each: each.branch):
-        at[message.position].append(message)
-    positions = sorted(at)
-
-    def before(message: Message) -> Message | None:
-        for position in reversed(positions[: bisect_left(positions, message.position)]):
-            standing = [each for each in at[position] if each.branch <= message.branch]
-            if standing:
-                return standing[-1]
-        return None
-
-    return {message.id: before(message) for message in messages}
+    before: dict[UUID, Message | None] = {}
+    # Branch by branch: what was last at a position is of the greatest branch so far.
+    last_at: dict[int, Message] = {}
+    positions: list[int] = []
+    for message in sorted(messages, key=lambda each: (each.branch, each.position)):
+        place = bisect_left(positions, message.position)
+        before[message.id] = last_at[positions[place - 1]] if place else None
+        if message.position not in last_at:
+            positions.insert(place, message.position)
+        last_at[message.position] = message
+    return before

@@ -22,8 +22,9 @@ from db.errors import (
     InvalidReference,
     InvalidValue,
     NotFound,
+    UnknownFilter,
 )
-from db.repositories.chat import ConversationFilters, Order
+from db.repositories.conversations import ConversationFilters, Order
 from db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageEmbeddingFactory, MessageFactory
@@ -90,6 +91,20 @@ def test_a_reference_that_names_nothing_is_refused(work: UnitOfWork, reference: 
     """The message says what would."""
     with pytest.raises(InvalidReference, match="SOURCE_TYPE:SOURCE_ID"):
         work.chat.get_by_reference(reference)
+
+
+@pytest.mark.parametrize("unwritable", ["a\0b", "x\ud800"])
+def test_what_no_text_can_hold_names_no_conversation(work: UnitOfWork, unwritable: str) -> None:
+    """Neither where it is looked for nor where one is begun or lists are narrowed."""
+    for attempt in (
+        lambda: work.chat.find_by_source("chatgpt", unwritable),
+        lambda: work.chat.find_by_source(unwritable, "a"),
+        lambda: work.chat.create(source_type=unwritable),
+        lambda: work.chat.create(source_type="chatgpt", source_id=unwritable),
+        lambda: work.chat.count(source_type=unwritable),
+    ):
+        with pytest.raises(InvalidValue, match="no text can hold"):
+            attempt()
 
 
 def test_a_source_has_each_conversation_once(database: Database) -> None:
@@ -203,9 +218,13 @@ def test_nothing_is_appended_to_what_does_not_exist(work: UnitOfWork) -> None:
     [
         ({"role": "robot"}, "user, assistant, system or tool"),
         ({"content": "  "}, "must not be empty"),
+        ({"content": "\n\t "}, "must not be empty"),
         ({"content": "a\0b"}, "no text can hold"),
         ({"content": "\ud83d"}, "no text can hold"),
         ({"details": {"a": "\0"}}, "Unicode"),
+        ({"details": {"a": object()}}, "details must be a JSON object"),
+        ({"details": {"a": float("nan")}}, "json"),
+        ({"details": ["a"]}, "details must be a JSON object"),
     ],
 )
 def test_a_bad_message_is_refused_in_words(
@@ -325,6 +344,19 @@ def test_filters_narrow_lists_and_counts_alike(
     assert "".join(sorted(each.title for each in listed)) == kept
     assert [each.id for each in summaries] == [each.id for each in listed]
     assert work.chat.count(**filters) == len(kept)
+
+
+@pytest.mark.parametrize("listing", ["list_conversations", "list_summaries", "count"])
+def test_a_filter_that_does_not_exist_is_refused(work: UnitOfWork, listing: str) -> None:
+    """Rather than everything listed; the message names those there are."""
+    with pytest.raises(UnknownFilter, match=r"no filter role; known: before, saved, since, source"):
+        getattr(work.chat, listing)(role="user")
+
+
+def test_an_order_that_does_not_exist_is_refused(work: UnitOfWork) -> None:
+    """On the first page already; the message names those there are."""
+    with pytest.raises(InvalidValue, match="known: created, updated"):
+        work.chat.list_summaries(order="title")  # type: ignore[arg-type]
 
 
 def test_saved_conversations_are_listed(work: UnitOfWork) -> None:

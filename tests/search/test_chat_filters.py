@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,8 @@ from sqlalchemy import URL, text
 from db.engine import Database
 from db.errors import InvalidFilter
 from db.repositories.search import Ask
-from db.search.corpora import CHAT
+from db.search.corpora import CHAT, KNOWLEDGE
+from db.search.corpus import Corpus
 from db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageFactory
@@ -253,3 +255,30 @@ def test_a_conversation_is_named_by_its_id(work: UnitOfWork) -> None:
 
     with pytest.raises(InvalidFilter, match="not a UUID"):
         work.searches.answer(CHAT, asked)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "filters", "known"),
+    [
+        (CHAT, {"role": "bogus"}, "'bogus' is none of user, assistant, system, tool"),
+        (CHAT, {"role": ["user", "bogus"]}, "none of user"),
+        (KNOWLEDGE, {"chunk_type": "bogus"}, "none of atomic_framework, framework_section"),
+    ],
+)
+def test_a_value_that_a_column_never_has_is_refused(
+    work: UnitOfWork, corpus: Corpus, filters: dict[str, Any], known: str
+) -> None:
+    """It would find nothing, and leave unsaid that nothing could be found."""
+    with pytest.raises(InvalidFilter, match=known):
+        work.searches.answer(corpus, ask("price", {"text": 1.0}, filters=filters))
+
+
+def test_every_choice_of_a_filter_is_what_the_database_takes() -> None:
+    """The choices of a filter and the rule of its column are one list."""
+    for corpus, name, rule in (
+        (CHAT, "role", "valid_role"),
+        (KNOWLEDGE, "chunk_type", "valid_chunk_type"),
+    ):
+        of = corpus.filters[name]
+        (check,) = (each for each in of.column.table.constraints if each.name == rule)
+        assert tuple(re.findall("'(.+?)'", str(check.sqltext))) == of.choices

@@ -1,7 +1,8 @@
-"""The chat archive: conversations, their messages, and what can be counted of them."""
+"""Conversations of the chat archive: found, listed, appended to, and counted."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,6 @@ from functools import partial
 from typing import Any, Final, Literal, TypedDict, Unpack
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import (
     Boolean,
     ColumnElement,
@@ -25,31 +25,22 @@ from sqlalchemy import (
     literal,
     select,
     table,
-    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from db.errors import InvalidReference, InvalidValue, NotFound, TransactionConflict
+from db.errors import MEANINGS, InvalidReference, InvalidValue, NotFound, UnknownFilter
 from db.models.chat import NATIVE, Conversation, Message, Role
 from db.repositories.base import Repository
 from db.repositories.chat_statistics import ChatStatistics, count_all
-from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.pages import Page, check_limit, decode, page_of
-from db.repositories.search import Ask, SearchRepository
-from db.search.corpora import CHAT
 from db.search.corpus import storable
-from db.search.page import Hit, LegName
-from db.search.question import Question
 
 Order = Literal["created", "updated"]
 """Newest first: by when conversations began, or by when something of them last changed."""
-
-MAIN: Final = 0
-"""The branch that is the conversation as it stands."""
 
 
 class ConversationFilters(TypedDict, total=False):
@@ -110,19 +101,6 @@ _SUMMARIES: Final = table(
 _CONVERSATION: Final = Conversation.__table__.columns
 _ORDERED_BY: Final[Mapping[Order, str]] = {"created": "created_at", "updated": "updated_at"}
 
-CLOSE_THE_GAP: Final = text("""
-    UPDATE messages SET position = position - 1
-    WHERE conversation_id = :conversation AND position > :position AND branch >= :branch
-      AND branch < coalesce(
-          (SELECT min(other.branch) FROM messages AS other
-           WHERE other.conversation_id = :conversation
-             AND other.branch > :branch AND other.position <= :position),
-          2147483648)
-""")
-"""After a message is deleted, what was said after it moves up. By the numbering of branches (see
-``Message.branch``) those that fork after it are the next ones, up to the first that began earlier:
-what followed the deleted message follows the one before it, on every branch."""
-
 
 class ConversationRepository(Repository):
     """Conversations; what is said in them goes in by ``append``."""
@@ -146,13 +124,13 @@ class ConversationRepository(Repository):
             is_saved: Whether it is among the saved ones.
 
         Raises:
-            InvalidValue: No text can hold the title.
+            InvalidValue: No text can hold the title, or what names the source.
             IntegrityError: The unit of work turns it into ``AlreadyExists`` or ``InvalidValue``.
         """
         conversation = Conversation(
             title=_storable("title", title),
-            source_type=source_type,
-            source_id=source_id,
+            source_type=_storable("source_type", source_type),
+            source_id=source_id if source_id is None else _storable("source_id", source_id),
             created_at=_in_utc(created_at),
             is_saved=is_saved,
         )
@@ -176,10 +154,15 @@ class ConversationRepository(Repository):
         return self.session.get(Conversation, conversation_id)
 
     def find_by_source(self, source_type: str, source_id: str) -> Conversation | None:
-        """The conversation that has this identifier in its source, or None."""
+        """The conversation that has this identifier in its source, or None.
+
+        Raises:
+            InvalidValue: No text can hold what names it.
+        """
         return self.session.scalar(
             select(Conversation).where(
-                Conversation.source_type == source_type, Conversation.source_id == source_id
+                Conversation.source_type == _storable("source_type", source_type),
+                Conversation.source_id == _storable("source_id", source_id),
             )
         )
 
@@ -272,7 +255,7 @@ class ConversationRepository(Repository):
         Args:
             conversation_id: Where.
             role: Who speaks.
-            content: Not empty.
+            content: Not empty, nor white space alone.
             details: For the ``metadata`` column, any JSON object.
             created_at: When it was said, by default now. A time without a zone is in UTC.
 
@@ -281,20 +264,35 @@ class ConversationRepository(Repository):
 
         Raises:
             NotFound: There is no such conversation.
-            InvalidValue: No text can hold the content.
+            InvalidValue: The content is empty, or no text can hold it; the details are no JSON.
             IntegrityError: The unit of work turns it into ``InvalidValue``.
         """
-        _touch(self.session, conversation_id)
+        self.touch(conversation_id)
         message = Message(
             conversation_id=conversation_id,
             role=role,
-            content=_storable("content", content),
-            details=dict(details or {}),
+            content=said(content),
+            details=_json_object("details", details or {}),
             created_at=_in_utc(created_at),
         )
         self.session.add(message)
         self.session.flush()
         return message
+
+    def touch(self, conversation_id: UUID) -> None:
+        """Note that something of a conversation changes; until the transaction ends, others wait.
+
+        Raises:
+            NotFound: There is none of that key.
+        """
+        touched = (
+            update(Conversation)
+            .where(Conversation.id == conversation_id)
+            .values(updated_at=func.now())
+            .returning(Conversation.id)
+        )
+        if self.session.scalar(touched) is None:
+            raise _no_conversation(conversation_id)
 
     def list_conversations(
         self,
@@ -317,7 +315,8 @@ class ConversationRepository(Repository):
 
         Raises:
             InvalidCursor: It is of no page of this list.
-            InvalidValue: The limit is out of range.
+            InvalidValue: The limit is out of range, or there is no such order.
+            UnknownFilter: There is no filter of that name.
         """
         found: Select[Conversation] = _paged(select(Conversation), order, limit, cursor, filters)
         rows = self.session.scalars(found).all()
@@ -350,7 +349,8 @@ class ConversationRepository(Repository):
 
         Raises:
             InvalidCursor: It is of no page of this list.
-            InvalidValue: The limit is out of range.
+            InvalidValue: The limit is out of range, or there is no such order.
+            UnknownFilter: There is no filter of that name.
         """
         shown: Select[Any] = _paged(select(Conversation.id), order, limit, cursor, filters)
         # The view counts messages for each of its rows: those that are passed over are none.
@@ -371,7 +371,11 @@ class ConversationRepository(Repository):
         }
 
     def count(self, **filters: Unpack[ConversationFilters]) -> int:
-        """How many conversations the filters keep."""
+        """How many conversations the filters keep.
+
+        Raises:
+            UnknownFilter: There is no filter of that name.
+        """
         kept = select(func.count()).select_from(Conversation)
         return self.session.scalar(kept.where(*_narrowed(filters))) or 0
 
@@ -399,241 +403,15 @@ class ConversationRepository(Repository):
         return conversation
 
 
-class MessageRepository(Repository):
-    """Messages, one at a time, by the page, and as the best answers to a question."""
+def said(content: str) -> str:
+    """The content of a message, if it says something, as the table's own rule asks.
 
-    def get(self, message_id: UUID) -> Message:
-        """The message of that key.
-
-        Raises:
-            NotFound: There is none.
-        """
-        message = self.find(message_id)
-        if message is None:
-            raise _no_message(message_id)
-        return message
-
-    def find(self, message_id: UUID) -> Message | None:
-        """The message of that key, or None."""
-        return self.session.get(Message, message_id)
-
-    def list_messages(self, conversation_id: UUID, *, branch: int | None = MAIN) -> list[Message]:
-        """What was said in a conversation.
-
-        Args:
-            conversation_id: Which; one that does not exist has no messages.
-            branch: Which branch, from where it forks; None for all.
-
-        Returns:
-            By branch and position.
-        """
-        said: Select[Message] = (
-            select(Message)
-            .where(Message.conversation_id == conversation_id)
-            .order_by(Message.branch, Message.position)
-        )
-        if branch is not None:
-            said = said.where(Message.branch == branch)
-        return list(self.session.scalars(said))
-
-    def list_page(
-        self,
-        conversation_id: UUID,
-        *,
-        branch: int = MAIN,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> Page[Message]:
-        """A long conversation from its beginning, page by page.
-
-        Args:
-            conversation_id: Which.
-            branch: Which branch, from where it forks.
-            limit: At most this many, 1 to 1,000.
-            cursor: ``next_cursor`` of the page before.
-
-        Raises:
-            InvalidCursor: It is of no page of this branch.
-            InvalidValue: The limit is out of range.
-        """
-        listing = f"messages of {conversation_id}, {branch}"
-        said: Select[Message] = (
-            select(Message)
-            .where(Message.conversation_id == conversation_id, Message.branch == branch)
-            .order_by(Message.position)
-            .limit(check_limit(limit) + 1)
-        )
-        if cursor is not None:
-            (position,) = decode(listing, cursor)
-            said = said.where(Message.position > int(position))
-        return page_of(
-            self.session.scalars(said).all(), limit, listing, lambda last: (last.position,)
-        )
-
-    def edit(
-        self, message_id: UUID, content: str, *, expected_version: int | None = None
-    ) -> Message:
-        """Change what a message says; its version is incremented and its embedding enqueued.
-
-        Args:
-            message_id: Which.
-            content: Not empty.
-            expected_version: The version that the change was made to; None overwrites any.
-
-        Raises:
-            NotFound: There is none of that key.
-            TransactionConflict: Someone else changed it in the meantime; read it again.
-            InvalidValue: No text can hold the content.
-            IntegrityError: The unit of work turns it into ``InvalidValue``.
-        """
-        changed = (
-            update(Message)
-            .where(Message.id == message_id)
-            .values(content=_storable("content", content))
-            .returning(Message)
-        )
-        if expected_version is not None:
-            changed = changed.where(Message.version == expected_version)
-        self._touch_conversation_of(message_id)
-        message = self.session.scalar(changed, execution_options={"populate_existing": True})
-        if message is None:
-            raise TransactionConflict(
-                f"the message {message_id} is no longer at version {expected_version}; "
-                "read it again, and edit what it says now"
-            )
-        return message
-
-    def delete(self, message_id: UUID) -> None:
-        """Remove a message; what followed it follows the one before it, on every branch.
-
-        Raises:
-            NotFound: There is none of that key.
-        """
-        self._touch_conversation_of(message_id)
-        gone = self.session.execute(
-            delete(Message)
-            .where(Message.id == message_id)
-            .returning(Message.conversation_id, Message.branch, Message.position)
-        ).one_or_none()
-        if gone is None:  # someone else was faster
-            raise _no_message(message_id)
-        self.session.execute(
-            CLOSE_THE_GAP,
-            {
-                "conversation": gone.conversation_id,
-                "branch": gone.branch,
-                "position": gone.position,
-            },
-        )
-        for each in self.session:
-            if isinstance(each, Message):
-                self.session.expire(each, ["position"])
-
-    def search_words(
-        self,
-        question: str,
-        *,
-        limit: int = 10,
-        offset: int = 0,
-        filters: Mapping[str, Any] | None = None,
-    ) -> tuple[Hit, ...]:
-        """The messages that hold the question's words, best first.
-
-        As ``SearchRepository`` ranks them, and no more: what falls back, embeds the question and
-        explains itself is ``SearchService``.
-
-        Args:
-            question: In the grammar of web searches.
-            limit: Hits, at most.
-            offset: Hits that are passed over.
-            filters: See ``CHAT`` in ``db.search.corpora``; the main branch alone by default.
-
-        Raises:
-            SearchError: The question is empty, or a filter is not known or of the wrong kind.
-        """
-        return self._search("text", question, limit, offset, filters or {})
-
-    def search_trigrams(
-        self,
-        question: str,
-        *,
-        limit: int = 10,
-        offset: int = 0,
-        filters: Mapping[str, Any] | None = None,
-    ) -> tuple[Hit, ...]:
-        """The messages with words spelt like the question's; as ``search_words``."""
-        return self._search("fuzzy", question, limit, offset, filters or {})
-
-    def search_vector(
-        self,
-        vector: np.ndarray,
-        *,
-        model_name: str | None = None,
-        limit: int = 10,
-        offset: int = 0,
-        filters: Mapping[str, Any] | None = None,
-    ) -> tuple[Hit, ...]:
-        """The messages nearest to a vector; see ``EmbeddingRepository.search``."""
-        return self._embeddings.search(
-            CHAT, vector, model_name=model_name, limit=limit, offset=offset, filters=filters
-        )
-
-    def search_hybrid(
-        self,
-        question: str,
-        vector: np.ndarray,
-        *,
-        model_name: str | None = None,
-        limit: int = 10,
-        offset: int = 0,
-        filters: Mapping[str, Any] | None = None,
-    ) -> tuple[Hit, ...]:
-        """The union of words and vector, fused; see ``EmbeddingRepository.search``."""
-        return self._embeddings.search(
-            CHAT,
-            vector,
-            question=question,
-            model_name=model_name,
-            limit=limit,
-            offset=offset,
-            filters=filters,
-        )
-
-    @property
-    def _embeddings(self) -> EmbeddingRepository:
-        return EmbeddingRepository(self.session)
-
-    def _search(
-        self, leg: LegName, question: str, limit: int, offset: int, filters: Mapping[str, Any]
-    ) -> tuple[Hit, ...]:
-        ask = Ask(
-            question=Question.parse(question),
-            legs={leg: 1.0},
-            limit=limit,
-            offset=offset,
-            filters=filters,
-        )
-        return SearchRepository(self.session).answer(CHAT, ask).hits
-
-    def _touch_conversation_of(self, message_id: UUID) -> None:
-        conversation_id = self.session.scalar(
-            select(Message.conversation_id).where(Message.id == message_id)
-        )
-        if conversation_id is None:
-            raise _no_message(message_id)
-        _touch(self.session, conversation_id)
-
-
-def _touch(session: Session, conversation_id: UUID) -> None:
-    """Note that something of a conversation changes, and keep others from changing it meanwhile."""
-    touched = (
-        update(Conversation)
-        .where(Conversation.id == conversation_id)
-        .values(updated_at=func.now())
-        .returning(Conversation.id)
-    )
-    if session.scalar(touched) is None:
-        raise _no_conversation(conversation_id)
+    Raises:
+        InvalidValue: It is empty or white space alone, or no text can hold it.
+    """
+    if not content.strip():
+        raise InvalidValue(MEANINGS["non_empty_message"], constraint="non_empty_message")
+    return _storable("content", content)
 
 
 def _paged(
@@ -644,6 +422,7 @@ def _paged(
     filters: ConversationFilters,
 ) -> Select[Any]:
     """One row more than the page shows; both columns of the order are in one index."""
+    listing = _listing(order, filters)
     found = (
         rows.where(*_narrowed(filters))
         .order_by(*_newest_first(_CONVERSATION, order))
@@ -651,7 +430,7 @@ def _paged(
     )
     if cursor is None:
         return found
-    moment, last = decode(_listing(order, filters), cursor)
+    moment, last = decode(listing, cursor)
     place = tuple_(_CONVERSATION[_ORDERED_BY[order]], Conversation.id)
     return found.where(place < tuple_(datetime.fromisoformat(moment), UUID(last)))
 
@@ -676,9 +455,15 @@ def _listing(order: Order, filters: ConversationFilters) -> str:
 
 
 def _narrowed(filters: ConversationFilters) -> list[ColumnElement[bool]]:
+    known = ConversationFilters.__annotations__
+    if unknown := filters.keys() - known.keys():
+        raise UnknownFilter(
+            f"conversations have no filter {', '.join(sorted(unknown))}; "
+            f"known: {', '.join(sorted(known))}"
+        )
     narrowed = _within(Conversation.created_at, filters.get("since"), filters.get("before"))
     if (source_type := filters.get("source_type")) is not None:
-        narrowed.append(Conversation.source_type == source_type)
+        narrowed.append(Conversation.source_type == _storable("source_type", source_type))
     if (saved := filters.get("saved")) is not None:
         is_saved = _CONVERSATION["is_saved"]
         narrowed.append(is_saved if saved else ~is_saved)
@@ -709,9 +494,14 @@ def _storable(name: str, value: str) -> str:
     return value
 
 
+def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as the driver will write it; what it could not write is refused in words."""
+    try:
+        json.dumps(written := dict(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValue(f"{name} must be a JSON object: {error}") from error
+    return written
+
+
 def _no_conversation(conversation_id: UUID) -> NotFound:
     return NotFound(f"there is no conversation {conversation_id}")
-
-
-def _no_message(message_id: UUID) -> NotFound:
-    return NotFound(f"there is no message {message_id}")
