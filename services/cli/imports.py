@@ -18,7 +18,7 @@ from services.importers.conflicts import OnConflict
 from services.importers.importer import Importer
 from services.importers.knowledge import KnowledgeImporter
 from services.importers.language import AUTO, NAMES
-from services.importers.report import COUNTS, ImportReport, Skipped
+from services.importers.report import COUNTS, FileReport, ImportReport, Skipped
 from services.importers.rules import DEFAULT_LANGUAGE
 
 app = typer.Typer(
@@ -97,9 +97,7 @@ def knowledge(
         embeddings=embeddings,
         embeddings_model=embeddings_model,
     )
-    _finish(import_with_bar(importer, paths), as_json)
-    if dry_run:
-        say("dry run: nothing was written")
+    _finish(import_with_bar(importer, paths), as_json, dry_run=dry_run)
 
 
 @app.command()
@@ -121,13 +119,13 @@ def chat(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import chats from ChatGPT, Claude, OpenWebUI or ChromaDB. Again, only what is new goes in.
+    """Import chats from ChatGPT, Claude, OpenWebUI, ChromaDB or pgcorpus; again, only what is new.
 
     A zip stays packed: give it as the provider sent it. A conversation is known by its identifier
     at its provider; messages that are the same keep their vectors, and what was saved or written
-    here stays. Each change of a value is kept (pgcorpus import history --corpus chat); what cannot
-    be read is rejected and kept (pgcorpus import rejects --corpus chat), and the exit code is 1.
-    Stopped, the same command goes on.
+    here stays. Each change of a value is kept (pgcorpus import history --corpus chat). What cannot
+    be read is rejected and kept (pgcorpus import rejects --corpus chat), and the exit code is 1;
+    conversations in which nobody said anything are skipped. Stopped, the same command goes on.
     """
     importer = ChatImporter(
         Database.from_env(),
@@ -137,9 +135,7 @@ def chat(
         language=language,
         embeddings_model=embeddings_model,
     )
-    _finish(import_with_bar(importer, paths), as_json)
-    if dry_run:
-        say("dry run: nothing was written")
+    _finish(import_with_bar(importer, paths), as_json, dry_run=dry_run)
 
 
 def import_with_bar(importer: Importer, paths: Sequence[Path]) -> ImportReport:
@@ -202,7 +198,7 @@ def history(
                 _short(change.original),
                 _short(change.stored),
                 change.rule,
-                f"{Path(change.file).name} {change.locator}",
+                f"{_end(change.file)} {change.locator}",
             )
             for change in changes
         ],
@@ -242,8 +238,8 @@ def show_report(report: ImportReport) -> None:
         "Import",
         ["file", *COUNTS],
         [
-            (Path(file.file).name, *(getattr(file, count) for count in COUNTS))
-            for file in report.files
+            (name, *(getattr(file, count) for count in COUNTS))
+            for name, file in zip(_names(report.files), report.files, strict=True)
             if file.error is None
         ]
         + [("all", *(report.total(count) for count in COUNTS))],
@@ -258,8 +254,8 @@ def show_report(report: ImportReport) -> None:
         more = len(report.rejects) - MAX_SHOWN
         say(f"and {more} more: pgcorpus import rejects --corpus {corpus}")
     for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
-        names = [skipped.file for skipped in files]
-        say(f"skipped {len(names)} ({names[0]}{', ...' if len(names) > 1 else ''}): {reason}")
+        places = [" ".join(filter(None, (each.file, each.locator))) for each in files]
+        say(f"skipped {len(places)} ({places[0]}{', ...' if len(places) > 1 else ''}): {reason}")
     if report.messages is not None:
         say(f"{report.messages} messages were written")
     if report.embedded:
@@ -272,14 +268,26 @@ def show_left_out(report: ImportReport) -> None:
         say(f"{vectors} vectors were not stored: {reason}")
 
 
-def _finish(report: ImportReport, as_json: bool) -> None:
+def _finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> None:
     if as_json:
         print_json(report.as_json())
     else:
         show_report(report)
     show_left_out(report)
+    if dry_run:
+        say("dry run: nothing was written")
     if report.failed:
         raise typer.Exit(1)
+
+
+def _names(files: Sequence[FileReport]) -> list[str]:
+    """Files by name and what they are in, a zip or a folder; whole where that is not enough."""
+    ends = [_end(each.file) for each in files]
+    return ends if len(set(ends)) == len(ends) else [each.file for each in files]
+
+
+def _end(file: str) -> str:
+    return str(Path(*Path(file).parts[-2:]))
 
 
 def _reason(skipped: Skipped) -> str:

@@ -184,14 +184,23 @@ class Bar:
         self.show(self.done, self.total)
 
 
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """Yield *items*, making the next in a thread while the caller works on the last."""
+def ahead(items: Iterator[T], *, alone: Callable[[T], bool] = lambda _item: False) -> Generator[T]:
+    """Yield *items*, making the next in a thread while the caller works on the last.
+
+    Args:
+        items: What is made one by one.
+        alone: Whether an item is so large that the next is not made before the caller is done.
+    """
     end: Any = object()
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, end)
         while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
-            yield item
+            if alone(item):
+                yield item
+                coming = thread.submit(next, items, end)
+            else:
+                coming = thread.submit(next, items, end)
+                yield item
 
 
 def counted(row: ImportFile, report: FileReport) -> ImportFile:

@@ -26,15 +26,17 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that nobody asked for by name, and that holds nothing to import.
+    """What holds nothing to import: a file that nobody asked for by name, or a conversation.
 
     Attributes:
-        file: Its path, that of its zip before it.
+        file: The file's path, that of its zip before it.
         reason: Why it was left alone.
+        locator: Where in the file a conversation stands, as a JSON path; None for the whole file.
     """
 
     file: str
     reason: str
+    locator: str | None = None
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class ImportReport:
         embedded: How many vectors that came along were stored.
         left_out: How many of them were not, by reason.
         messages: How many messages were written, where conversations are what is counted.
-        skipped: Files that were left alone, where conversations are counted.
+        skipped: What was left alone, where conversations are counted.
     """
 
     files: list[FileReport] = field(default_factory=list)

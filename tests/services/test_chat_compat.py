@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import URL
 
@@ -393,6 +395,9 @@ def test_a_preview_has_no_marks(markdown: str, text: str) -> None:
         ("one twothree", "one..."),
         ("onetwothree", "onetwot..."),
         ("one two  three", "one two..."),
+        ("\n" * 7 + "one two", "one two"),
+        ("\n" * 7 + "one two three", "one two..."),
+        (" " * 11, ""),
         ("", ""),
     ],
 )
@@ -405,3 +410,33 @@ def test_what_was_cut_already_loses_its_last_word() -> None:
     """It may be half of one."""
     assert shortened("one two", 10, goes_on=True) == "one..."
     assert plain(ANSWER).endswith("Not hours.")
+    assert shortened("", 10, goes_on=True) == "..."
+
+
+@given(text=st.text("ab \n\u2003é", max_size=40), most=st.integers(4, 20), goes_on=st.booleans())
+def test_any_text_is_shortened_to_its_beginning(text: str, most: int, goes_on: bool) -> None:
+    """White space included, wherever it stands: no more than asked for, and no word cut in two."""
+    cut, whole = shortened(text, most, goes_on=goes_on), text.lstrip()
+
+    assert len(cut) <= most
+    if len(whole) <= most and not goes_on:
+        assert cut == whole
+        return
+    assert cut.endswith("...")
+    begun = cut.removesuffix("...")
+    assert whole.startswith(begun)
+    first = (whole.split() or [""])[0]
+    assert begun.split() == whole.split()[: len(begun.split())] or first.startswith(begun)
+
+
+def test_a_hit_that_begins_with_empty_lines_is_shown(database: Database) -> None:
+    """By what it says after them, and the search goes on."""
+    with database.unit_of_work() as work:
+        said = "\n" * 297 + "churn and more churn " * 20
+        work.chat.append(work.chat.create().id, role="user", content=said)
+        work.commit()
+
+    status, body = ChatApi(database).search("churn", keyword="true")
+
+    assert status == 200
+    assert [each.content[:9] for each in body.results] == ["churn and"]

@@ -21,8 +21,10 @@ from sqlalchemy.orm import Session
 from db.models.chat import Message
 from db.repositories.chat_imports import MessageRecord
 from services.importers.chat import chatgpt, claude, openwebui
-from services.importers.chat.detect import FORMATS, recognised
+from services.importers.chat.candidates import ChatFormat, Reading
+from services.importers.chat.detect import FORMATS
 from services.importers.chat.rules import MAX_DETAIL, Parsed, Rule
+from services.importers.chat.stream import Element
 from services.importers.rules import UNSTORABLE, Unacceptable
 from tests.factories import ConversationFactory, exports
 
@@ -172,12 +174,22 @@ def test_the_three_formats_give_the_same_turns(name: str) -> None:
         ]
 
 
+def read_as(raw: Any, asked: ChatFormat = "auto") -> str | None:  # noqa: ANN401 - any JSON
+    """The format that a value is read as."""
+    text = json.dumps(raw).encode()
+    reading = Reading(asked, strict=False, language="english")
+    element = Element("$", 0, len(text), text)
+    found = reading.candidate(element).format
+    assert reading.knows(element) == (found is not None)
+    return found
+
+
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_known_by_its_content(name: str) -> None:
-    """Whatever is broken in it."""
+def test_a_format_is_known_by_its_content(name: ChatFormat) -> None:
+    """Whatever is broken in it, and without being asked for."""
     (raw,) = MAKERS[name](1)
 
-    assert recognised(raw) == name
+    assert read_as(raw) == read_as(raw, name) == name
 
 
 @pytest.mark.parametrize(
@@ -187,7 +199,9 @@ def test_a_format_is_known_by_its_content(name: str) -> None:
         ({"chat_messages": 3}, "claude"),
         ({"id": "1", "user_id": "2", "chat": None}, "openwebui"),
         ({"title": "bare", "history": {"messages": {}, "currentId": None}}, "openwebui"),
-        ({"messages": [{"role": "user", "content": "flat"}]}, "openwebui"),
+        ({"id": "1", "chat": {"messages": [{"role": "user", "content": "flat"}]}}, "openwebui"),
+        ({"format": "pgcorpus-chat", "version": 99}, "pgcorpus"),
+        ({"messages": [{"role": "user", "content": "a line of another's"}]}, None),
         ({"messages": [{"from": "human", "value": "another's"}]}, None),
         ({"chunk_id": "price_01", "content": "A chunk of knowledge."}, None),
         ({}, None),
@@ -198,7 +212,34 @@ def test_a_format_is_known_by_its_content(name: str) -> None:
 )
 def test_what_is_of_no_format_is_not_taken_for_one(raw: Any, name: str | None) -> None:  # noqa: ANN401
     """Nor is a broken conversation disowned."""
-    assert recognised(raw) == name
+    assert read_as(raw) == name
+
+
+def test_a_bare_list_of_messages_is_read_where_its_format_is_asked_for() -> None:
+    """Lines for the training of models look the same: nothing in them says that they are chats."""
+    raw = {"messages": [{"role": "user", "content": "flat"}]}
+
+    assert (read_as(raw), read_as(raw, "openwebui"), read_as(raw, "claude")) == (
+        None, "openwebui", None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("read", "raw"),
+    [
+        (chatgpt.read, {"is_archived": True}),
+        (chatgpt.read, {"is_starred": True}),
+        (openwebui.read, {"archived": True}),
+        (openwebui.read, {"pinned": True}),
+    ],
+)
+def test_what_is_starred_or_pinned_is_saved_and_what_is_archived_is_not(
+    read: Callable[[Any], Parsed], raw: dict[str, bool]
+) -> None:
+    """To archive is to put away."""
+    whole = of_chatgpt("a") if read is chatgpt.read else of_openwebui({"content": "a"})
+
+    assert read(whole | raw).record.is_saved == (not any("archived" in key for key in raw))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from sqlalchemy import text
 from db.engine import Database
 from db.errors import UnknownModel
 from db.models.imports import ImportTransformation
+from services.importers.chat.detect import Format
 from services.importers.chat.importer import ChatImporter
+from services.importers.chat.rules import Parsed
 from services.importers.report import ImportReport
 from tests.factories import exports
 
@@ -106,7 +108,9 @@ def test_an_export_goes_in_whole_and_once(
 
 def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> None:
     """That of knowledge, with messages and skipped files beside."""
-    file = write(conversation("a"), {"uuid": "b", "chat_messages": []})
+    file = write(
+        conversation("a"), {"uuid": "b", "chat_messages": 7}, {"uuid": "c", "chat_messages": []}
+    )
 
     report = ChatImporter(database).run([file])
 
@@ -128,11 +132,64 @@ def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> Non
         "rejected": 1,
         "transformed": 0,
         "rejects": [
-            {"file": str(file), "locator": "$[1]", "reason": "it has no messages with text"}
+            {
+                "file": str(file),
+                "locator": "$[1]",
+                "reason": "its chat_messages are not a list",
+            }
         ],
         "messages": 2,
-        "skipped": [],
+        "skipped": [
+            {"file": str(file), "reason": "it has no messages with text", "locator": "$[2]"}
+        ],
     }
+
+
+def test_conversations_in_which_nothing_is_said_are_skipped(
+    database: Database, write: Write
+) -> None:
+    """Every provider's exports have some: they are told, and no run fails for them."""
+    silent = {"uuid": "s", "name": "", "chat_messages": [{"uuid": "m", "text": " "}]}
+    (chatgpt,) = exports.chatgpt(1)
+    file = write(silent, chatgpt | {"mapping": {}}, name="silent.json")
+
+    reports = [ChatImporter(database).run([file]) for _ in range(2)]
+
+    assert [report.failed for report in reports] == [False, False]
+    assert [each.locator for each in reports[0].skipped] == ["$[0]", "$[1]"]
+    assert counts(reports[0]) == (0, 0, 0, 0)
+    assert rows(database, "SELECT count(*) FROM conversations") == [(0,)]
+
+
+def test_a_conversation_whose_messages_cannot_be_read_is_not_skipped(
+    database: Database, write: Write
+) -> None:
+    """Something may have been said in them: it is kept with the rejects."""
+    (chatgpt,) = exports.chatgpt(1)
+
+    report = ChatImporter(database).run([write(chatgpt | {"mapping": {"m": "said"}})])
+
+    assert counts(report) == (0, 0, 0, 1)
+
+
+def test_a_conversation_is_as_new_as_its_source_says(database: Database, write: Write) -> None:
+    """A list of what changed last does not begin with what was imported last; a change here counts.
+
+    Without a time of its source, it is as new as its import.
+    """
+    timeless = conversation("c2", updated_at=None)
+    for message in timeless["chat_messages"]:
+        del message["created_at"]
+    ChatImporter(database).run([write(conversation("c1"), timeless)])
+
+    assert rows(
+        database,
+        "SELECT source_id, updated_at = source_updated_at FROM conversations ORDER BY updated_at",
+    ) == [("c1", True), ("c2", None)]
+    ChatImporter(database).run([write(conversation("c1", "other"))])
+    assert rows(database, "SELECT source_id FROM conversations ORDER BY updated_at") == [
+        ("c2",), ("c1",),
+    ]  # fmt: skip
 
 
 def test_every_new_message_has_a_job(database: Database, write: Write) -> None:
@@ -243,6 +300,24 @@ def test_one_identifier_twice_in_a_run_is_decided_by_time(database: Database, wr
     assert sorted(content for content, *_ in rows(database, MESSAGES)) == ["new", "x"]
 
 
+def test_a_retry_does_not_decide_what_the_import_refused_to(
+    database: Database, write: Write
+) -> None:
+    """Neither is newer, then or later; one whose rival is gone by then goes in."""
+    file = write(
+        *(conversation(*said) for said in (("c1", "x"), ("c1", "y"), ("c2", "x"), ("c2", "y")))
+    )
+    ChatImporter(database).run([file])
+    with database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM conversations WHERE source_id = 'c2'"))
+
+    reports = [ChatImporter(database).retry() for _ in range(2)]
+
+    assert [counts(report) for report in reports] == [(1, 0, 0, 1), (0, 0, 0, 1)]
+    assert reports[0].rejects[0].reason == reports[1].rejects[0].reason
+    assert sorted(content for content, *_ in rows(database, MESSAGES)) == ["x", "y"]
+
+
 def test_one_bad_conversation_does_not_stop_the_others(database: Database, write: Write) -> None:
     """Refused by its reader, or by the database alone: it is kept, and can be tried again."""
     with database.engine.begin() as connection:
@@ -277,14 +352,14 @@ def test_one_bad_conversation_does_not_stop_the_others(database: Database, write
 def test_a_conflict_with_another_transaction_is_tried_again(
     database: Database, write: Write
 ) -> None:
-    """A deadlock ends one of two transactions; nothing is lost but its time."""
+    """Deadlocks end one of two transactions, again and again; nothing is lost but time."""
     with database.engine.begin() as connection:
         connection.execute(text("CREATE SEQUENCE attempts"))
         connection.execute(
             text("""
                 CREATE FUNCTION conflict_once() RETURNS trigger LANGUAGE plpgsql AS $$
                 BEGIN
-                    IF nextval('attempts') = 1 THEN
+                    IF nextval('attempts') < 4 THEN
                         RAISE EXCEPTION 'another was here' USING ERRCODE = 'deadlock_detected';
                     END IF;
                     RETURN NEW;
@@ -308,12 +383,12 @@ def test_what_a_reader_stumbles_over_is_rejected_alone(
 ) -> None:
     """A fault of ours in reading one conversation is no reason to lose the others."""
 
-    def stumble(raw: dict[str, Any], *, strict: bool = False) -> None:
+    def stumble(raw: dict[str, Any], *, strict: bool = False) -> Parsed:
         raise KeyError(raw["uuid"])
 
     monkeypatch.setattr(
         "services.importers.chat.candidates.READERS",
-        {"claude": type("Format", (), {"read": stumble, "recognises": lambda _raw: True})},
+        {"claude": Format(stumble, lambda _raw: True, (b'"chat_messages"',))},
     )
 
     report = ChatImporter(database).run([write(conversation("c1"))])

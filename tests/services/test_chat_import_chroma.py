@@ -181,6 +181,86 @@ def test_the_store_takes_nothing_from_an_export(
     assert [each.rule for each in ChatImporter(database).history()] == ["kept"]
 
 
+@pytest.mark.parametrize("index", ["first", "", "9" * 5000, 1.5])
+def test_a_chunk_without_a_number_stops_nobody(
+    database: Database, store: Make, index: str | float
+) -> None:
+    """Whatever stands in its place; nor does a key that ends in more digits than Python reads."""
+    folder = store(
+        record("a", "user: one", chunk_index=index),
+        record("b-" + "7" * 5000, "user: two", id="b"),
+    )
+
+    report = ChatImporter(database).run([folder])
+
+    assert (counts(report), report.failed) == ((2, 0, 0, 0), False)
+
+
+def test_a_record_that_the_client_stumbles_over_is_rejected_alone(
+    database: Database, store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other conversations of its page go in."""
+    read = chroma._elements
+
+    def stumble(collection: Any, batch: Any, offset: int) -> Any:  # noqa: ANN401 - as in chroma
+        if any("bad" in keys for keys in batch):
+            raise ValueError("no such segment")
+        return read(collection, batch, offset)
+
+    monkeypatch.setattr(chroma, "_elements", stumble)
+    folder = store(*(record(key, "user: one") for key in ("a", "bad", "c")))
+
+    report = ChatImporter(database).run([folder])
+
+    assert counts(report) == (2, 0, 0, 1)
+    assert "no such segment" in report.rejects[0].reason
+
+
+def test_a_page_without_vectors_is_read_for_its_texts(
+    database: Database, store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As old clients left some; they are made again."""
+    get = chromadb.Collection.get
+
+    def without(self: Any, **asked: Any) -> Any:  # noqa: ANN401 - chromadb's
+        return get(self, **asked) | {"embeddings": None}
+
+    monkeypatch.setattr(chromadb.Collection, "get", without)
+
+    report = ChatImporter(database).run([store(record("a", TURNS))])
+
+    assert (counts(report), report.embedded) == ((1, 0, 0, 0), 0)
+
+
+def test_a_vector_of_a_single_turn_is_kept(database: Database, store: Make) -> None:
+    """That the document begins with who speaks does not make it another text."""
+    report = ChatImporter(database).run(
+        [
+            store(
+                record("a", "**You said**:\nWhat is a price? "), record("b", "user: a price\nai: 5")
+            )
+        ]
+    )
+
+    assert report.embedded == 1
+    statement = "SELECT content_hash FROM message_embeddings"
+    with database.engine.connect() as connection:
+        stored = connection.scalars(text(statement)).all()
+    assert stored == [hashlib.sha256(b"What is a price?").digest()]
+
+
+def test_a_store_is_left_alone_where_another_format_is_asked_for(
+    database: Database, store: Make
+) -> None:
+    """As any other file of other conversations."""
+    folder = store(record("a", TURNS))
+
+    report = ChatImporter(database, format="claude").run([folder])
+
+    assert counts(report) == (0, 0, 0, 0)
+    assert [each.file for each in report.files] == [str(folder)]
+
+
 def test_a_refused_conversation_of_a_store_can_be_tried_again(
     database: Database, store: Make
 ) -> None:

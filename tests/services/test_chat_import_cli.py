@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def test_an_import_is_told_to_people_and_to_scripts(pgcorpus: Command, tmp_path:
     assert "a.json" in second.stdout
     assert "skipped 1 (user.json): it holds no conversations" in second.stderr
     assert "0 messages were written" in second.stderr
+
+
+def test_files_of_one_name_are_told_apart(pgcorpus: Command, tmp_path: Path) -> None:
+    """Every zip of a provider has its conversations.json."""
+    for name, export in (("one", exports.chatgpt(1)), ("two", exports.claude(1))):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("conversations.json", json.dumps(list(export)))
+
+    done = pgcorpus("import", "chat", "one.zip", "two.zip")
+
+    assert "one.zip/conversations.json" in done.stdout
+    assert "two.zip/conversations.json" in done.stdout
+
+
+def test_a_folder_without_a_conversation_fails(pgcorpus: Command, tmp_path: Path) -> None:
+    """Who names it expects some; conversations in which nothing is said are some."""
+    (tmp_path / "chunks").mkdir()
+    (tmp_path / "chunks" / "a.json").write_text('[{"chunk_id": "a", "content": "b"}]')
+    (tmp_path / "silent.json").write_text('[{"uuid": "a", "name": "", "chat_messages": []}]')
+
+    chunks = pgcorpus("import", "chat", "chunks")
+    silent = pgcorpus("import", "chat", "silent.json")
+
+    assert (chunks.returncode, silent.returncode) == (1, 0)
+    assert "chunks: it holds no conversations" in chunks.stderr
+    assert "skipped 1 (silent.json $[0]): it has no messages with text" in silent.stderr
 
 
 def test_what_was_rejected_is_shown_and_tried_again(pgcorpus: Command, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import stat
 import struct
 import tracemalloc
 import zipfile
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,8 +19,11 @@ from hypothesis import strategies as st
 from db.engine import Database
 from db.errors import ImportFailed
 from services.importers.chat import stream
+from services.importers.chat.candidates import Batch, Reading, batches
 from services.importers.chat.importer import ChatImporter
+from services.importers.chat.sources import _opened
 from services.importers.chat.stream import Element, elements
+from services.importers.importer import ahead
 from services.importers.report import ImportReport
 from tests.factories import exports
 
@@ -165,6 +169,23 @@ def test_a_value_that_is_too_long_is_skipped_unread(
     assert "MiB" in (found[0].fault or "")
 
 
+@pytest.mark.parametrize(
+    "said", ['caf\u00e9 \\ "quoted"\n' * 40, "word " * 40 + "\U0001f4b6", "\u4ef7\U0001f4b6" * 99]
+)
+@pytest.mark.parametrize("piece", [1, 2, 3, 64])
+def test_a_long_value_says_what_it_says_in_every_script(
+    monkeypatch: pytest.MonkeyPatch, said: str, piece: int
+) -> None:
+    """However it is decoded to take little memory, and wherever a piece of it ends."""
+    monkeypatch.setattr(stream, "CHUNK", 64)
+    monkeypatch.setattr(stream, "PIECE", piece + 3)  # a character at least
+    value = {"text": said, said: [said]}
+
+    found, error = split(json.dumps([value, value], ensure_ascii=False).encode())
+
+    assert ([each for _, each in found], error) == ([value, value], None)
+
+
 class _Repeated(io.RawIOBase):
     """A list of the same value, for ever and ever."""
 
@@ -195,18 +216,99 @@ def test_memory_is_of_the_longest_value_and_not_of_the_file() -> None:
     assert peak_bytes < 10 * len(value)
 
 
-def test_strangers_are_not_read_for_ever(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A long file of something else is given up after its beginning."""
-    monkeypatch.setattr("services.importers.chat.candidates.LOOKED_AT", 3)
+class _Spoken(io.RawIOBase):
+    """A list of long conversations, made as it is read."""
+
+    def __init__(self, conversations: int, size_bytes: int) -> None:
+        begun = (
+            ("[,"[number > 0] + json.dumps(_long(number, size_bytes))).encode()
+            for number in range(conversations)
+        )
+        self._parts = chain(begun, [b"]"])
+        self._left = b""
+
+    def tell(self) -> int:
+        return 0
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._left:
+            self._left = next(self._parts, b"")
+        part, self._left = self._left[:size], self._left[size:]
+        return part
+
+
+def _long(number: int, size_bytes: int) -> dict[str, Any]:
+    said = "\U0001f4b6" + "word " * (size_bytes // 40)
+    messages = [{"uuid": f"m{n}", "sender": "human", "text": f"{n} {said}"} for n in range(8)]
+    return {"uuid": f"c{number}", "name": "", "chat_messages": messages}
+
+
+def test_long_conversations_in_a_row_take_the_memory_of_one() -> None:
+    """Each has been imported, and is forgotten, before the next is read.
+
+    With an emoji in each text one takes four bytes a character, beside its JSON and what is read.
+    """
+    size_bytes = 8 * 1024**2
+    reading = Reading("auto", strict=False, language="english")
+    tracemalloc.start()
+
+    def one() -> IO[bytes]:
+        return _Spoken(4, size_bytes)
+
+    taken = 0
+    with _opened(one) as found:
+        for batch in ahead(batches(map(reading.candidate, found)), alone=Batch.is_long):
+            taken += len(batch.candidates)
+            batch.candidates.clear()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert taken == 4
+    assert peak_bytes < 8 * size_bytes
+
+
+def test_a_conversation_far_behind_strangers_is_found(database: Database, tmp_path: Path) -> None:
+    """However many there are; what comes before it is rejected, as what comes after it is."""
     file = tmp_path / "log.json"
-    file.write_text(json.dumps([{"event": 1}] * 3 + [*exports.claude(1)]))
+    file.write_text(json.dumps([{"id": n} for n in range(500)] + [*exports.claude(1), 5]))
 
     report = ChatImporter(database).run([file])
 
-    assert counts(report) == (0, 0, 0, 0)
-    assert "holds no conversations" in (report.files[0].error or "")
+    assert counts(report) == (1, 0, 0, 501)
+
+
+@pytest.mark.parametrize("name", stream.HOLDERS)
+def test_a_conversation_may_have_a_list_of_any_name(
+    database: Database, tmp_path: Path, name: str
+) -> None:
+    """Before or behind its messages: a list that holds no conversations is none of them."""
+    (conversation,) = exports.claude(1)
+    files = [tmp_path / "before.json", tmp_path / "behind.json"]
+    files[0].write_text(json.dumps({name: [], **conversation, "uuid": "c1"}))
+    files[1].write_text(json.dumps({**conversation, "uuid": "c2", name: [{"id": 1}]}))
+
+    report = ChatImporter(database).run(files)
+
+    assert counts(report) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"conversations": []}', '[{"id": 1}]'])
+def test_a_file_that_is_named_and_holds_nothing_is_an_error(
+    database: Database, tmp_path: Path, content: str
+) -> None:
+    """Alone, or in a folder where nothing else does; beside conversations it is skipped."""
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "empty.json"
+    file.write_text(content)
+
+    named, inside = (ChatImporter(database).run([path]) for path in (file, tmp_path))
+    (tmp_path / "c.json").write_text(json.dumps(list(exports.claude(1))))
+    beside = ChatImporter(database).run([tmp_path])
+
+    assert [each.file for each in named.files if each.error] == [str(file)]
+    assert [each.file for each in inside.files if each.error] == [str(tmp_path)]
+    assert "holds no conversations" in (inside.files[-1].error or "")
+    assert (beside.failed, [each.file for each in beside.skipped]) == (False, [str(file)])
 
 
 def test_conversations_before_the_break_are_imported(database: Database, tmp_path: Path) -> None:
@@ -230,7 +332,7 @@ def test_a_file_of_no_known_format_says_which_are_known(database: Database, tmp_
 
     report = ChatImporter(database).run([tmp_path / name for name in names])
 
-    assert "chatgpt, claude, openwebui, chroma" in (report.files[0].error or "")
+    assert "chatgpt, claude, openwebui, chroma, pgcorpus" in (report.files[0].error or "")
     assert "not JSON" in (report.files[1].error or "")
     assert (report.files[2].error, report.files[2].added) == (None, 1)
 
@@ -295,7 +397,8 @@ def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Pat
         (f"{file}/{name}", 3) for name in parts
     ]
     assert {Path(each.file).name: each.reason for each in report.skipped} == {
-        "user.json": "it holds no conversations; known formats: chatgpt, claude, openwebui, chroma",
+        "user.json": "it holds no conversations; known formats: chatgpt, claude, openwebui, "
+        "chroma, pgcorpus",
         "cat.png": "it is not JSON",
         "old.zip": "a zip within a zip is not opened",
         "no": "it is not JSON",

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from db.engine import Database
 from db.errors import InvalidReference, InvalidValue, NotFound
 from db.models.chat import Conversation, Message
-from services import ChatExporter
+from services import ChatExporter, EmbeddingService
 from services.export.chat import FORMATS
 from services.export.openwebui import as_openwebui
 from services.export.tree import turns_before
@@ -366,13 +366,19 @@ def test_a_conversation_is_shown_saved_and_unsaved(archive: Database, tmp_path: 
     whole = pgcorpus(archive, tmp_path, "chat", "show", "claude:c-2", "--json")
     as_it_was = ChatExporter(archive).export("claude:c-2", "json").text
     saved = pgcorpus(archive, tmp_path, "chat", "save", "claude:c-2")
+    again = pgcorpus(archive, tmp_path, "chat", "save", "claude:c-2", "--json")
     listed = pgcorpus(archive, tmp_path, "chat", "list", "--saved", "--json")
     unsaved = pgcorpus(archive, tmp_path, "chat", "unsave", str(conversation_key(2)))
     left = pgcorpus(archive, tmp_path, "chat", "list", "--saved", "--json")
+    once_more = pgcorpus(archive, tmp_path, "chat", "unsave", "claude:c-2", "--json")
 
     assert shown.stdout == ChatExporter(archive).export("claude:c-2").text
     assert whole.stdout == as_it_was
     assert (saved.returncode, unsaved.returncode) == (0, 0)
+    assert (saved.stdout, unsaved.stdout) == ("", "")
+    assert json.loads(again.stdout) in json.loads(listed.stdout)["conversations"]
+    assert (json.loads(once_more.stdout)["title"], again.stderr) == ("Churn", "")
+    assert json.loads(once_more.stdout)["is_saved"] is False
     titles = [each["title"] for each in json.loads(listed.stdout)["conversations"]]
     assert sorted(titles) == ["Churn", 'Pricing: a *premium* offer/with "quotes"']
     assert len(json.loads(left.stdout)["conversations"]) == 1
@@ -390,3 +396,47 @@ def test_the_archive_is_counted(archive: Database, tmp_path: Path) -> None:
     assert statistics["coverage"]["model_name"] == "hashing"
     assert table.returncode == 0
     assert "pgcorpus embed --corpus chat" in table.stdout
+
+
+def test_coverage_is_told_of_the_model_that_is_used(archive: Database, tmp_path: Path) -> None:
+    """Beside that of the one the archive is set to; nobody is sent to make what is there."""
+    with archive.unit_of_work() as work:
+        work.embeddings.use_model("chat", "text-embedding-3-small")  # and there is no key
+        work.commit()
+    before = json.loads(pgcorpus(archive, tmp_path, "chat", "stats", "--json").stdout)
+    missing = pgcorpus(archive, tmp_path, "chat", "stats").stdout
+    EmbeddingService(archive).embed("chat")
+
+    after = json.loads(pgcorpus(archive, tmp_path, "chat", "stats", "--json").stdout)
+    whole = pgcorpus(archive, tmp_path, "chat", "stats").stdout
+
+    total = before["messages"]
+    assert (before["coverage_in_use"]["embedded"], after["coverage_in_use"]["embedded"]) == (
+        0,
+        total,
+    )
+    assert after["coverage"] == before["coverage"]
+    assert after["coverage"]["model_name"] == "text-embedding-3-small"
+    assert after["coverage_in_use"]["model_name"] == "hashing"
+    assert after["coverage_in_use"]["percent"] == 100
+    assert "OPENAI_API_KEY" in after["coverage_in_use"]["reason"]
+    assert "pgcorpus embed" in missing
+    assert "pgcorpus embed" not in whole
+    assert "stands in for" in whole
+
+
+@given(places=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30, unique=True))
+def test_the_turn_before_is_of_the_greatest_branch_not_above(places: list[tuple[int, int]]) -> None:
+    """At the nearest earlier position, whatever is missing: as the numbering of branches says."""
+    messages = [Message(id=uuid4(), branch=b, position=p) for b, p in places]
+
+    found = turns_before(messages)
+
+    for message in messages:
+        earlier = [
+            each
+            for each in messages
+            if each.position < message.position and each.branch <= message.branch
+        ]
+        nearest = max(earlier, key=lambda each: (each.position, each.branch), default=None)
+        assert found[message.id] is nearest

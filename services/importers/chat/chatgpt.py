@@ -70,7 +70,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
         title=draft.title("title", raw.get("title")),
         created_at=draft.time("create_time", raw.get("create_time")),
         updated_at=draft.time("update_time", raw.get("update_time")),
-        is_saved=raw.get("is_starred") is True or raw.get("is_archived") is True,
+        is_saved=raw.get("is_starred") is True,
         messages=messages(draft, nodes, raw.get("current_node"), FIELDS),
     )
 

@@ -59,6 +59,9 @@ SPEAKERS: Final[dict[str, Role]] = {
     "system": "system",
     "tool": "tool",
 }
+NOBODY: Final[Role] = "user"
+"""Who is taken to say what stands before the first turn, or in a text without turns."""
+
 _SPEAKER = rf"^[ \t]*\**({'|'.join(SPEAKERS)})"
 _TURNS: Final = tuple(
     re.compile(_SPEAKER + said + r"\**[ \t]*:\**", re.IGNORECASE | re.MULTILINE)
@@ -66,7 +69,7 @@ _TURNS: Final = tuple(
 )
 """How a turn begins, the surer way first: a text with one of it is not searched for the other."""
 
-_NUMBER = re.compile(r"(\d+)$")
+_NUMBER = re.compile(r"(\d{1,9})$")
 _CHUNK = re.compile(r"[_:-]+chunk[_:-]*\d+$", re.IGNORECASE)
 
 
@@ -102,20 +105,23 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
 
 
 def _turns(draft: Draft, text: str) -> list[MessageRecord]:
-    """The turns of a text; what stands before the first, or a text without turns, is the user's."""
+    """The turns of a text as messages; that nobody said the first is recorded."""
+    turns = _spoken(text)
+    if turns and turns[0][0] is None:
+        draft.change("documents", None, NOBODY, Rule.ROLE)
+    return [
+        MessageRecord(source_id=str(n), branch=0, position=n, role=role or NOBODY, content=said)
+        for n, (role, said) in enumerate(turns)
+    ]
+
+
+def _spoken(text: str) -> list[tuple[Role | None, str]]:
+    """Who says what in a text, without blanks around it; None says what precedes the first turn."""
     pattern = next((each for each in _TURNS if each.search(text)), _TURNS[0])
     before, *pieces = pattern.split(text)
-    spoken: list[tuple[Role, str]] = [("user", before)]
-    spoken += [
-        (SPEAKERS[who.lower()], said) for who, said in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
-    if before.strip():
-        draft.change("documents", None, "user", Rule.ROLE)
-    filled = [(role, said.strip()) for role, said in spoken if said.strip()]
-    return [
-        MessageRecord(source_id=str(n), branch=0, position=n, role=role, content=said)
-        for n, (role, said) in enumerate(filled)
-    ]
+    speakers = [None, *(SPEAKERS[who.lower()] for who in pieces[::2])]
+    told = zip(speakers, (before, *pieces[1::2]), strict=True)
+    return [(role, said.strip()) for role, said in told if said.strip()]
 
 
 def _source(given: Any) -> str:  # noqa: ANN401 - any JSON
@@ -205,7 +211,7 @@ def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb
     try:
         for collection in client.list_collections():
             for batch in _batches(_groups(collection)):
-                for element in _elements(collection, batch, offset):
+                for element in _readable(collection, batch, offset):
                     yield element
                     offset += element.size_bytes
     except Exception as error:  # whatever a client of another's format meets
@@ -219,10 +225,16 @@ def _groups(collection: Any) -> list[list[str]]:  # noqa: ANN401 - as above
         page = collection.get(limit=RECORDS, offset=start, include=["metadatas"])
         for key, metadata in zip(page["ids"], page["metadatas"], strict=True):
             said = metadata or {}
-            number = _NUMBER.search(key)
-            place = int(said.get("chunk_index") or (number[1] if number else 0))
-            groups[_identifier(key, said)].append((place, key))
+            groups[_identifier(key, said)].append((_place(key, said), key))
     return [[key for _, key in sorted(keys)] for keys in groups.values()]
+
+
+def _place(key: str, metadata: dict[str, Any]) -> int:
+    """Which of its conversation's chunks a record is; the end of its key may say it, too."""
+    for said in (metadata.get("chunk_index"), key):
+        if number := _NUMBER.search(str(said)):
+            return int(number[1])
+    return 0
 
 
 def _identifier(key: str, metadata: dict[str, Any]) -> str:
@@ -243,6 +255,20 @@ def _batches(groups: Sequence[list[str]]) -> Iterator[list[list[str]]]:
         yield batch
 
 
+def _readable(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:  # noqa: ANN401 - as above
+    """The conversations of a batch, one by one where the client stumbles over one of them."""
+    try:
+        yield from list(_elements(collection, batch, offset))
+    except Exception as error:  # noqa: BLE001 - it is kept, and the others go in
+        if len(batch) > 1:
+            for keys in batch:
+                yield from _readable(collection, [keys], offset)
+            return
+        ((key, *_),) = batch
+        fault = f"ChromaDB cannot read it: {error}"
+        yield Element(f"$[{json.dumps(key)}]", offset, 0, text=None, fault=fault)
+
+
 def _elements(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:  # noqa: ANN401 - as above
     asked = [key for keys in batch for key in keys]
     page = collection.get(ids=asked, include=["documents", "metadatas", "embeddings"])
@@ -254,15 +280,34 @@ def _elements(collection: Any, batch: Sequence[list[str]], offset: int) -> Itera
         documents = [page["documents"][row] or "" for row in chosen]
         raw = {"collection": collection.name, "metadata": metadata, "documents": documents}
         text = json.dumps(raw).encode()
-        vectors = np.asarray(page["embeddings"], dtype=np.float32)[chosen]
         yield Element(
             locator=f"$[{json.dumps(metadata['id'])}]",
             offset=offset,
             size_bytes=len(text),
             text=text,
-            vectors=StoredVectors(_model(collection, vectors.shape[1]), documents, vectors),
+            vectors=_vectors(collection, page["embeddings"], chosen, documents),
         )
         offset += len(text)
+
+
+def _vectors(
+    collection: Any,  # noqa: ANN401 - as above
+    embeddings: Any,  # noqa: ANN401 - as above
+    chosen: Sequence[int],
+    documents: Sequence[str],
+) -> StoredVectors | None:
+    """The vectors of a conversation's records, if the store has one for each."""
+    if embeddings is None or any(embeddings[row] is None for row in chosen):
+        return None
+    rows = np.asarray([embeddings[row] for row in chosen], dtype=np.float32)
+    texts = [_only_turn(document) for document in documents]
+    return StoredVectors(_model(collection, rows.shape[1]), texts, rows)
+
+
+def _only_turn(document: str) -> str:
+    """What a message says of which the document is all there is; else the document."""
+    turns = _spoken(document)
+    return turns[0][1] if len(turns) == 1 else document
 
 
 def _model(collection: Any, dimensions: int) -> str | None:  # noqa: ANN401 - as above

@@ -22,12 +22,14 @@ class Decision:
         id: Key of its row, or None where it is rejected.
         changes: What goes into the history.
         reason: Why it is rejected.
+        stands_at: Where the one is that it was rejected for, or None.
     """
 
     outcome: Outcome
     id: UUID | None = None
     changes: list[Change] = field(default_factory=list)
     reason: str = ""
+    stands_at: str | None = None
 
     @property
     def writes(self) -> bool:
@@ -51,12 +53,12 @@ def decide(
         record_hash: SHA-256 of it.
         known: What is stored under its source and identifier, or None.
         file: Full path of the file that it comes from.
-        first: Where this run has met it before, or None. Two of one run, neither newer, do not take
-            turns in replacing each other.
+        first: Where this run, or the one that rejected it, has met it before, or None. Two of one
+            run, neither newer, do not take turns in replacing each other, nor by a retry.
         legacy: Whether a legacy store has it, which knows less than its provider's export.
     """
     if known is None:
-        return Decision("added", uuid4())
+        return Decision("added", record.id or uuid4())
     if known.record_hash == record_hash:
         return Decision("unchanged", known.id)
     there, here = known.source_updated_at, record.source_updated_at
@@ -71,6 +73,7 @@ def decide(
             "rejected",
             reason=f"{record.source_id!r} stands at {first}, too, with another content, and "
             "neither is newer; import the one that is meant alone",
+            stands_at=first,
         )
     changes = []
     if known.title != record.title:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from services.importers.chat import chatgpt, claude, openwebui
+from services.importers.chat import chatgpt, chroma, claude, openwebui, pgcorpus
 from services.importers.chat.rules import Parsed
 
 
@@ -23,18 +23,28 @@ class Format:
     Attributes:
         read: One JSON value → a conversation that can be stored.
         recognises: Whether a JSON value is of this format, perhaps broken.
+        marks: What its JSON has one of: without it, a value need not be parsed to be told apart.
+        accepts: What is taken for it where it alone is asked for; None: what it recognises.
     """
 
     read: Reader
     recognises: Callable[[Any], bool]
+    marks: tuple[bytes, ...]
+    accepts: Callable[[Any], bool] | None = None
 
 
 FORMATS: Final[Mapping[str, Format]] = {
-    each.SOURCE: Format(each.read, each.recognises) for each in (chatgpt, claude, openwebui)
+    chatgpt.SOURCE: Format(chatgpt.read, chatgpt.recognises, (b'"mapping"',)),
+    claude.SOURCE: Format(claude.read, claude.recognises, (b'"chat_messages"',)),
+    openwebui.SOURCE: Format(
+        openwebui.read, openwebui.recognises, (b'"chat"', b'"messages"'), openwebui.accepts
+    ),
 }
-"""Name → format; the names are also the ``source_type`` of conversations."""
+"""Those of the providers; the names are also the ``source_type`` of conversations."""
 
-
-def recognised(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """The name of the format of one conversation, or None where it is of none."""
-    return next((name for name, each in FORMATS.items() if each.recognises(raw)), None)
+READERS: Final[Mapping[str, Format]] = {
+    **FORMATS,
+    chroma.SOURCE: Format(chroma.read, chroma.recognises, (b'"documents"',)),
+    pgcorpus.SOURCE: Format(pgcorpus.read, pgcorpus.recognises, (b'"pgcorpus-chat"',)),
+}
+"""All that is read, by the name that ``--format`` takes."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -19,6 +21,7 @@ from db.repositories.imports import Change, Changed, Refused
 from db.uow import UnitOfWork
 from services.importers.chat.candidates import (
     LEGACY,
+    Batch,
     Candidate,
     ChatFormat,
     Key,
@@ -27,7 +30,7 @@ from services.importers.chat.candidates import (
     batches,
 )
 from services.importers.chat.decisions import Decision, decide, replaced
-from services.importers.chat.sources import Source, find, sources_of
+from services.importers.chat.sources import Opened, Source, find, sources_of
 from services.importers.chat.stream import Element
 from services.importers.chat.vectors import store_vectors
 from services.importers.files import Found, printable
@@ -36,6 +39,11 @@ from services.importers.report import FileReport, ImportReport, Reject, Skipped
 from services.importers.rules import DEFAULT_LANGUAGE, clean
 
 CORPUS: Final = "chat"
+
+TRIES: Final = 6
+FIRST_PAUSE_SECONDS: Final = 0.05
+"""A transaction that is in another's way is tried so often, after pauses of up to 0.1 s, 0.2 s and
+so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
 
 
 class ChatImporter(Importer):
@@ -92,6 +100,7 @@ class ChatImporter(Importer):
         with self._started(paths=[printable(path) for path in paths]) as run:
             for found in files:
                 run.take(found, asked=found.path in paths, bar=bar)
+            run.refuse_barren(paths)
         return run.report
 
     def retry(self) -> ImportReport:
@@ -141,6 +150,7 @@ class _ChatRun:
         self._reading = reading
         self._embeddings_model = embeddings_model
         self._first: dict[Key, str] = {}
+        self._fruitful: list[Path] = []
 
     def take(self, found: Found, *, asked: bool, bar: Bar) -> None:
         """Import a file, or what is in a zip."""
@@ -153,9 +163,23 @@ class _ChatRun:
                 else:
                     self.report.skipped.append(Skipped(source.name, source.skipped))
                 bar.finish(source.size_bytes)
-        if asked and len(self.report.files) == reports:  # a zip of which everything was skipped
+        if len(self.report.files) > reports:
+            self._fruitful.append(found.path)
+        elif asked:  # a zip of which everything was skipped
             self.report.files.append(FileReport(found.name, error=str(NoConversations())))
         bar.finish(end - bar.done)
+
+    def refuse_barren(self, folders: Sequence[Path]) -> None:
+        """Report the folders of which everything was skipped: who names one expects something."""
+        fruits = [fruit for path in self._fruitful for fruit in (path, path.resolve())]
+        for folder in folders:
+            if folder.is_dir() and not any(
+                fruit.is_relative_to(root)
+                for fruit in fruits
+                for root in (folder, folder.resolve())
+            ):
+                error = str(NoConversations())
+                self.report.files.append(FileReport(printable(folder), error=error))
 
     def refused_files(self) -> Sequence[str]:
         """The files of which something is refused."""
@@ -166,8 +190,12 @@ class _ChatRun:
         """Try what was refused of one file again."""
         with self._transaction() as work:
             refused = work.imports.list_refused(CORPUS, file)
-        candidates = (self._reading.candidate(_kept(each)) for each in refused)
-        self._take(file, FileReport(file), candidates, lambda _done: None)
+        self._take(file, FileReport(file), map(self._again, refused), lambda _done: None)
+
+    def _again(self, refused: Refused) -> Candidate:
+        """What was refused, read again, and where the one is that it was refused for."""
+        candidate = self._reading.candidate(_kept(refused))
+        return replace(candidate, stands_at=(refused.context or {}).get("stands_at"))
 
     def _take_source(self, source: Source, bar: Bar) -> None:
         def shown(done: int) -> None:
@@ -175,8 +203,8 @@ class _ChatRun:
 
         report = FileReport(source.name)
         try:
-            with source.open() as elements:
-                self._take(source.key, report, self._reading.candidates(elements), shown)
+            with self._way_into(source)() as elements:
+                self._take(source.key, report, map(self._reading.candidate, elements), shown)
         except NoConversations as error:
             if not source.asked:
                 self.report.skipped.append(Skipped(source.name, str(error)))
@@ -184,6 +212,37 @@ class _ChatRun:
             self._finish(source.key, report, error)
         except ImportFailed as error:  # of what comes before the first conversation
             self._finish(source.key, report, error)
+
+    def _way_into(self, source: Source) -> Opened:
+        """How to open a source so that there is a conversation in it.
+
+        Raises:
+            NoConversations: There is no way.
+            ImportFailed: It cannot be read as far as its first conversation.
+        """
+        if source.format is not None and not self._reading.takes(source.format):
+            raise NoConversations
+        if source.whole is None:
+            return source.open
+        failure = None
+        for opened in (source.open, source.whole):
+            try:
+                with opened() as elements:
+                    # What is too long to be read may be a conversation in a list, but as a whole
+                    # it is only a list of something else.
+                    known = (
+                        self._reading.knows(each)
+                        for each in elements
+                        if each.text is not None or opened is source.open
+                    )
+                    # In a thread, as all is read afterwards: each has memory of its own, which it
+                    # does not give back at once.
+                    with closing(ahead(known, alone=bool)) as answers:
+                        if any(answers):
+                            return opened
+            except ImportFailed as error:
+                failure = failure or error
+        raise failure or NoConversations
 
     def _take(
         self,
@@ -194,14 +253,12 @@ class _ChatRun:
     ) -> None:
         """Import what one file holds; what stands before an error in it is imported."""
         failure: ImportFailed | None = None
-        with closing(ahead(batches(candidates))) as read:
+        with closing(ahead(batches(candidates), alone=Batch.is_long)) as read:
             try:
                 for batch in read:
-                    self._keep(file, report, batch.candidates)
-                    last = batch.candidates[-1].element
-                    shown(last.offset + last.size_bytes)
-            except NoConversations:
-                raise
+                    self._keep_or_skip(file, report, batch.candidates)
+                    batch.candidates.clear()
+                    shown(batch.end)
             except ImportFailed as error:
                 failure = error
         self._finish(file, report, failure)
@@ -215,13 +272,19 @@ class _ChatRun:
             work.imports.add_file(counted(row, report))
         self.report.files.append(report)
 
+    def _keep_or_skip(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
+        self.report.skipped += [
+            Skipped(report.file, each.reason, each.element.locator)
+            for each in candidates
+            if each.is_skipped
+        ]
+        if kept := [each for each in candidates if not each.is_skipped]:
+            self._keep(file, report, kept)
+
     def _keep(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
         """Keep conversations in one transaction; where one of them cannot be, the others alone."""
         try:
-            try:
-                tally = self._merge(file, candidates)
-            except TransactionConflict:  # with a worker, for example; by now it has gone on
-                tally = self._merge(file, candidates)
+            tally = self._merged(file, candidates)
         except ConstraintViolated as error:
             if len(candidates) > 1:
                 middle = len(candidates) // 2
@@ -231,7 +294,7 @@ class _ChatRun:
             (alone,) = candidates
             if alone.record is None:
                 raise
-            tally = self._merge(file, [replace(alone, record=None, reason=str(error))])
+            tally = self._merged(file, [replace(alone, record=None, reason=str(error))])
         for outcome, number in tally.counts.items():
             setattr(report, outcome, getattr(report, outcome) + number)
         self.report.messages = (self.report.messages or 0) + tally.messages
@@ -243,6 +306,19 @@ class _ChatRun:
         for each in candidates:
             if each.key is not None:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
+
+    def _merged(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
+        """Merge, once more after each conflict with another transaction: a worker's, for example.
+
+        Raises:
+            TransactionConflict: After ``TRIES`` there was one again.
+        """
+        for tried in range(1, TRIES):
+            try:
+                return self._merge(file, candidates)
+            except TransactionConflict:
+                time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**tried))  # noqa: S311 - jitter
+        return self._merge(file, candidates)
 
     def _merge(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
         """Decide for each conversation, then write what was decided at once."""
@@ -276,7 +352,9 @@ class _ChatRun:
                 locator = candidate.element.locator
                 if candidate.record is None or decision.id is None:
                     payload = candidate.element.as_json()
-                    tally.refused.append(Refused(locator, clean(decision.reason), payload, None))
+                    context = decision.stands_at and {"stands_at": decision.stands_at}
+                    reason = clean(decision.reason)
+                    tally.refused.append(Refused(locator, reason, payload, context or None))
                     continue
                 own = candidate.changes if decision.writes else ()
                 changes = [*own, *decision.changes, *former[decision.id]]
@@ -312,7 +390,7 @@ class _ChatRun:
             candidate.record_hash,
             known.get(candidate.key),
             file=file,
-            first=self._first.get(candidate.key),
+            first=self._first.get(candidate.key, candidate.stands_at),
             legacy=candidate.format == LEGACY,
         )
 

@@ -35,6 +35,15 @@ def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
         return "user_id" in raw
     if isinstance(history := chat.get("history"), dict):
         return "messages" in history
+    return chat is not raw and _is_list_of_messages(chat)
+
+
+def accepts(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+    """As ``recognises``; a bare list of messages, too, which many programs have and write."""
+    return recognises(raw) or (isinstance(raw, dict) and _is_list_of_messages(raw))
+
+
+def _is_list_of_messages(chat: dict[str, Any]) -> bool:
     listed = chat.get("messages")
     return isinstance(listed, list) and all(
         isinstance(each, dict) and {"role", "content"} <= each.keys() for each in listed
@@ -65,7 +74,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
         title=draft.title("title", titled.get("title")),
         created_at=draft.time(began, when.get(began)),
         updated_at=draft.time("updated_at", raw.get("updated_at")),
-        is_saved=raw.get("pinned") is True or raw.get("archived") is True,
+        is_saved=raw.get("pinned") is True,
         messages=_messages(draft, inside, chat),
     )
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 from db.models.chat import ROLES, Role
 from db.repositories.chat_imports import ConversationRecord, MessageRecord
@@ -74,6 +75,10 @@ class Rule(StrEnum):
     TEXT = "text"
     TIME = "time"
     TITLE = "title"
+
+
+class NothingSaid(Unacceptable):
+    """Nobody said anything in the conversation, as every provider's exports have some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,15 +269,30 @@ class Draft:
         updated_at: datetime | None,
         is_saved: bool,
         messages: Sequence[MessageRecord],
+        id: UUID | None = None,  # noqa: A002 - as the record's field
+        made_up: bool = True,
     ) -> Parsed:
-        """The conversation, done; where it has no times of its own, those of its messages.
+        """The conversation, done.
+
+        Args:
+            source_type: As the fields of ``ConversationRecord``, and all that follow.
+            source_id: As above.
+            title: As above.
+            created_at: As above.
+            updated_at: As above.
+            is_saved: As above.
+            messages: As above.
+            id: As above.
+            made_up: Whether the times that it lacks become those of its messages.
 
         Raises:
-            Unacceptable: It has no messages.
+            NothingSaid: It has no messages.
+            Unacceptable: It has none, and a value that might have held some is unreadable.
         """
         if not messages:
-            raise Unacceptable("it has no messages with text")
-        times = [each.created_at for each in messages if each.created_at is not None]
+            lost = any(each.rule == Rule.SHAPE for each in self.changes)
+            raise (Unacceptable if lost else NothingSaid)("it has no messages with text")
+        times = [each.created_at for each in messages if each.created_at is not None and made_up]
         record = ConversationRecord(
             source_type=source_type,
             source_id=source_id,
@@ -281,6 +301,7 @@ class Draft:
             source_updated_at=updated_at or max(times, default=None),
             messages=tuple(messages),
             is_saved=is_saved,
+            id=id,
         )
         return Parsed(record, self.changes)
 

@@ -8,12 +8,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import IO, Final
 
 from db.errors import ImportFailed
+from services.importers.chat.chroma import SOURCE as LEGACY
 from services.importers.chat.chroma import SQLITE, open_store
 from services.importers.chat.stream import BYTE_ORDER_MARK, Element, elements
 from services.importers.files import Found, find_files, printable
@@ -62,6 +63,9 @@ class Source:
             zip, is skipped where it holds none.
         skipped: Why it is left alone, or None.
         open: Gives its elements while it is open; raises ``ImportFailed`` where it cannot be read.
+        whole: As ``open``, but what may hold conversations is one itself. None where only ``open``
+            makes sense.
+        format: Which format it is of, where that is known without reading it.
     """
 
     name: str
@@ -71,6 +75,8 @@ class Source:
     asked: bool = True
     skipped: str | None = None
     open: Opened
+    whole: Opened | None = None
+    format: str | None = None
 
 
 def find(paths: Sequence[Path]) -> list[Found]:
@@ -93,15 +99,22 @@ def sources_of(found: Found, *, asked: bool) -> Generator[Source]:
     if head.startswith(_ZIP):
         yield from _members(found)
         return
-    file = partial(_opened, lambda: found.path.open("rb"))
-    yield Source(
+    source = partial(
+        Source,
         name=found.name,
         key=found.key,
         size_bytes=found.size_bytes,
         length=found.size_bytes,
         asked=asked,
-        open=partial(open_store, found.path) if head.startswith(SQLITE) else file,
     )
+    if head.startswith(SQLITE):
+        yield source(open=partial(open_store, found.path), format=LEGACY)
+    else:
+
+        def file() -> IO[bytes]:
+            return found.path.open("rb")
+
+        yield source(open=partial(_opened, file), whole=partial(_opened, file, whole=True))
 
 
 def _head(found: Found) -> bytes:
@@ -137,13 +150,15 @@ def _of_archive(found: Found, archive: zipfile.ZipFile) -> Iterator[Source]:
             continue
         unpacked += info.file_size
         skipped = None
-        opened: Opened = partial(_opened, partial(archive.open, info))
+        file = partial(archive.open, info)
+        opened: Opened = partial(_opened, file)
+        whole: Opened | None = partial(_opened, file, whole=True)
         try:
             skipped = _skipped(archive, info)
             if skipped is None:
                 _refuse_bomb(info, unpacked)
         except ImportFailed as error:
-            opened = partial(_refused, str(error))
+            opened, whole = partial(_refused, str(error)), None
         yield Source(
             name=f"{found.name}/{_name(info)}",
             key=f"{found.key}/{_name(info)}",
@@ -152,6 +167,7 @@ def _of_archive(found: Found, archive: zipfile.ZipFile) -> Iterator[Source]:
             asked=False,
             skipped=skipped,
             open=opened,
+            whole=whole,
         )
 
 
@@ -201,17 +217,24 @@ def _refused(error: str) -> AbstractContextManager[Iterator[Element]]:
 
 
 @contextmanager
-def _opened(open_file: Callable[[], IO[bytes]]) -> Iterator[Iterator[Element]]:
+def _opened(
+    open_file: Callable[[], IO[bytes]], *, whole: bool = False
+) -> Iterator[Iterator[Element]]:
     """The elements of a file of JSON, while it is open."""
     with _readable():
         stream = open_file()
-    with stream, closing(_elements(stream)) as told:
+    with stream, closing(_elements(stream, open_file, whole=whole)) as told:
         yield told
 
 
-def _elements(stream: IO[bytes]) -> Generator[Element]:
+def _elements(
+    stream: IO[bytes], open_file: Callable[[], IO[bytes]], *, whole: bool
+) -> Generator[Element]:
+    def reopenable(element: Element) -> Element:
+        return replace(element, reopen=open_file)
+
     with _readable():
-        yield from elements(stream)
+        yield from map(reopenable, elements(stream, whole=whole))
 
 
 @contextmanager

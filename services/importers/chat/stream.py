@@ -7,8 +7,11 @@ too deep or not UTF-8 fails alone, at a known byte, and its neighbours go in.
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import IO, Any, Final, Literal, overload
@@ -18,12 +21,15 @@ import numpy as np
 from db.errors import ImportFailed
 from services.importers.files import MAX_DEPTH, parse_json
 
-MAX_BYTES: Final = 64 * 1024**2
-"""Of one conversation as JSON; images embedded in it may make it that long. Importing one of
-60 MiB took 270 MB of memory, and 460 where every message had emoji: four bytes a character."""
+MAX_BYTES: Final = 56 * 1024**2
+"""Of one conversation as JSON; images embedded in it may make it that long. Where it has emoji it
+takes six times its length in memory, four of them as text; tests/prove/chat_memory.py measures."""
 
 CHUNK: Final = 1024**2
 """Bytes that are read at a time."""
+
+PIECE: Final = 64 * 1024
+"""Bytes that are escaped at a time: a run of characters in between is an object each."""
 
 MAX_SCALAR_BYTES: Final = 10_000
 """Of a number, true, false or null. Python reads numbers of up to 4,300 digits."""
@@ -39,6 +45,9 @@ _TO_DELIMITER = re.compile(rb"[^\s,\[\]{}\"]*+")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _HOLDER = re.compile(rb'"(%s)"[ \t\r\n]*:[ \t\r\n]*\Z' % b"|".join(map(str.encode, HOLDERS)))
 _HOLDER_BYTES: Final = 200
+_FIRST_BYTES: Final = -64
+"""Bytes of UTF-8 that begin no character are below, read with a sign (RFC 3629, section 3)."""
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]++")
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _QUOTE, _COMMA, _LIST, _CLOSE_LIST, _OBJECT = b'",[]{'
@@ -73,7 +82,7 @@ class StoredVectors:
     rows: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Element:
     """One value of a file, as it stands.
 
@@ -81,9 +90,10 @@ class Element:
         locator: Where in the file, as a JSON path.
         offset: Of its first byte in the file, from 0.
         size_bytes: How many they are.
-        text: Its bytes, or None when they are too many.
+        text: Its bytes, or None when they are too many, or were read and can be read again.
         fault: Why it is not read, or None.
         vectors: What a legacy store has beside it, or None.
+        reopen: Opens the file that it stands in, or None where it cannot be read again.
     """
 
     locator: str
@@ -92,6 +102,7 @@ class Element:
     text: bytes | None
     fault: str | None = None
     vectors: StoredVectors | None = None
+    reopen: Callable[[], IO[bytes]] | None = None
 
     def read(self) -> tuple[Any, Damage | None]:
         """The value, and what had to be replaced to read it.
@@ -99,40 +110,54 @@ class Element:
         Raises:
             ImportFailed: It is too long, too deep or not JSON.
         """
-        if self.text is None or self.fault is not None:
+        given = self._again()
+        if given is None or self.fault is not None:
             raise ImportFailed(self.fault)
-        text, damage = self._decoded(self.text)
+        text, damage = self._decoded(given)
+        del given  # and the text: of a long value every copy counts
+        if self.reopen is not None:
+            self.text = None
         return parse_json(text, self._name, finite=False), damage
 
     def as_json(self) -> Any:  # noqa: ANN401 - any JSON
         """What is kept of it when it is refused: the value, or its text where JSON has none."""
-        if self.text is None:
+        if (given := self._again()) is None:
             return None
-        text, _ = self._decoded(self.text)
-        try:
-            return text if self.fault else parse_json(text, self._name)
-        except ImportFailed:
-            return text
+        if self.fault is None:
+            try:
+                return parse_json(self._decoded(given)[0], self._name)
+            except ImportFailed:
+                pass
+        return given.decode(errors="replace")
 
     @property
     def _name(self) -> str:
         return f"it (byte {self.offset:,} of the file)"
 
+    def _again(self) -> bytes | None:
+        """Its bytes, read once more where they are forgotten."""
+        if self.text is not None or self.reopen is None or self.fault is not None:
+            return self.text
+        with self.reopen() as file:
+            file.seek(self.offset)
+            return file.read(self.size_bytes)
+
     def _decoded(self, text: bytes) -> tuple[str, Damage | None]:
         try:
-            return text.decode(), None
+            return _compact(text) if len(text) > CHUNK else text.decode(), None
         except UnicodeDecodeError as error:
             replaced = text.decode(errors="replace")
             count = replaced.count("\ufffd") - text.count("\ufffd".encode())
             return replaced, Damage(self.offset + error.start, count)
 
 
-def elements(stream: IO[bytes]) -> Iterator[Element]:
+def elements(stream: IO[bytes], *, whole: bool = False) -> Iterator[Element]:
     """The values of a file that may be conversations.
 
     Args:
         stream: A list; an object with a list in one of ``HOLDERS``; values one after the other, as
             in JSON lines; or a single value.
+        whole: Take an object as it is, whatever lists it has.
 
     Raises:
         ImportFailed: From here on it is not JSON. What was yielded before stands.
@@ -145,14 +170,14 @@ def elements(stream: IO[bytes]) -> Iterator[Element]:
         yield from file.list_elements("$")
         file.end()
     elif first == _OBJECT:
-        yield from _objects(file)
+        yield from _objects(file, whole=whole)
     else:
         raise ImportFailed(f"the file is not JSON: '[' or '{{' expected at byte {file.offset:,}")
 
 
-def _objects(file: _Reader) -> Iterator[Element]:
+def _objects(file: _Reader, *, whole: bool) -> Iterator[Element]:
     """The values of a file that begins with an object."""
-    begun = file.value("$", holders=True)
+    begun = file.value("$") if whole else file.value("$", holders=True)
     if isinstance(begun, str):
         while isinstance(begun, str):
             yield from file.list_elements(f"$.{begun}")
@@ -161,7 +186,9 @@ def _objects(file: _Reader) -> Iterator[Element]:
         return
     lines = 0
     while file.next_byte() == _OBJECT:
-        yield replace(begun, locator=f"$[{lines}]")
+        line = [replace(begun, locator=f"$[{lines}]")]
+        del begun  # or it would be in memory while the next is read
+        yield line.pop()
         lines += 1
         begun = file.value(f"$[{lines}]")
     yield begun
@@ -315,7 +342,9 @@ class _Reader:
 
     def _more(self, keep: int) -> bool:
         """Read on, forgetting what is before *keep*; False at the end."""
-        read = self._stream.read(max(CHUNK, len(self._data) - keep))
+        # More of what is long already, or it would be copied for every chunk; not much more, for
+        # it would be in memory beside the value while that is imported.
+        read = self._stream.read(max(CHUNK, (len(self._data) - keep) // 4))
         if read:
             self._data = self._data[keep:] + read
             self._behind += keep
@@ -334,6 +363,33 @@ class _Reader:
         if following is None:
             return ImportFailed(f"the file ends at byte {self.offset:,}: {expected}")
         return ImportFailed(f"the file is not JSON: {expected} at byte {self.offset:,}")
+
+
+def _compact(text: bytes) -> str:
+    """UTF-8 of JSON as text that takes little memory.
+
+    One emoji makes a text four bytes a character. Where nearly all of them are ASCII the others are
+    escaped, so that it stays at one.
+
+    Raises:
+        UnicodeDecodeError: It is not UTF-8. ``start`` counts from the beginning of *text*.
+    """
+    characters = np.count_nonzero(np.frombuffer(text, np.int8) >= _FIRST_BYTES)
+    if characters == len(text) or characters < len(text) / 2:
+        return text.decode()
+    escaped = io.StringIO()
+    start = 0
+    while start < len(text):
+        try:
+            piece, read = codecs.utf_8_decode(text[start : start + PIECE], "strict", False)
+        except UnicodeDecodeError as error:
+            error.start += start
+            raise
+        if not read:  # in the middle of a character at the very end
+            raise UnicodeDecodeError("utf-8", text[start:], start, len(text), "unexpected end")
+        escaped.write(_NOT_ASCII.sub(lambda run: json.dumps(run[0])[1:-1], piece))
+        start += read
+    return escaped.getvalue()
 
 
 def _mib(size_bytes: int) -> str:
