@@ -20,7 +20,6 @@ from services.export.chat import ChatExporter, as_json
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
 
 TITLE_CHARACTERS = 40
-PREVIEW_CHARACTERS = 50
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
 Reference = Annotated[
@@ -80,16 +79,15 @@ def list_(
         return
     table(
         "Conversations",
-        ["id", "began", "source", "", "messages", "title", "preview"],
+        ["id", "began", "conversation"],
         [
             (
                 each.id,
                 f"{each.created_at.astimezone(UTC):%Y-%m-%d}",
-                each.source_type,
-                "saved" if each.is_saved else "",
-                each.message_count,
-                cut(each.title, TITLE_CHARACTERS),
-                cut(each.preview, PREVIEW_CHARACTERS),
+                (
+                    f"{cut(each.title or each.preview, TITLE_CHARACTERS)} ({each.source_type}, "
+                    f"{each.message_count} messages{', saved' if each.is_saved else ''})"
+                ),
             )
             for each in page.items
         ],

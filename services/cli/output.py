@@ -55,7 +55,9 @@ def fail(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows; text of users is shown as it is, never read as markup."""
-    grid = Table(*columns, title=Text(title), title_justify="left", header_style="bold")
+    grid = Table(title=Text(title), title_justify="left", header_style="bold")
+    for name in columns:  # an id is there to be copied: the other columns give way
+        grid.add_column(name, no_wrap=name == "id")
     for row in rows:
         grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     out.print(grid)
