@@ -38,8 +38,10 @@ HOLDERS: Final = ("conversations", "chats", "data", "items")
 """Fields of a file's outermost object whose list is one of conversations."""
 
 _PLAIN = rb'[^"\[\]{}]*+'
-_INSIDE = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
-_TO_BRACKET = re.compile(_PLAIN + rb'(?:"' + _INSIDE + rb'"' + _PLAIN + rb")*+", re.DOTALL)
+# Groups are not possessive: before Python 3.11.5 one whose last turn fails stays where it failed
+# (gh-106052).
+_INSIDE = rb'[^"\\]*+(?:\\.[^"\\]*+)*'
+_TO_BRACKET = re.compile(_PLAIN + rb'(?:"' + _INSIDE + rb'"' + _PLAIN + rb")*", re.DOTALL)
 _TO_QUOTE = re.compile(_INSIDE, re.DOTALL)
 _TO_DELIMITER = re.compile(rb"[^\s,\[\]{}\"]*+")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
