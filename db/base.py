@@ -35,6 +35,14 @@ uuid_pk = Annotated[UUID, mapped_column(primary_key=True, server_default=func.ge
 now = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
+def as_uuid(text: str) -> UUID | None:
+    """The key that a text stands for, or None where it stands for none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def owned_by(column: str) -> ForeignKey:
     """A foreign key whose rows live and die with their parent."""
     return ForeignKey(column, ondelete="CASCADE")

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
+from psycopg import sql
 from psycopg.pq import PGconn, Ping
 from sqlalchemy import URL, Dialect, Engine, NullPool, create_engine, event, func, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -135,10 +136,11 @@ class Database:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # from the pool, or whoever got it next would go on listening
             driver.autocommit = True
+            listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
 
             def wait(timeout_seconds: float) -> bool:
                 try:
-                    driver.execute(f"LISTEN {channel}")  # again and again: it proves the connection
+                    driver.execute(listen)  # again and again: it proves the connection
                     return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
                 except psycopg.OperationalError as error:
                     raise DatabaseUnavailable("the connection to the database was lost") from error

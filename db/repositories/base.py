@@ -41,6 +41,24 @@ class Repository:
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def lift_timeout(self) -> None:
+        """Let statements take as long as they take, until the transaction ends.
+
+        The statement timeout is there for questions.
+        """
+        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+
+    def renew_statistics(self, *tables: str, skip_locked: bool = False) -> None:
+        """Renew the planner's statistics, which the ranking of words reads too; without timeout.
+
+        Args:
+            tables: Names, of ours.
+            skip_locked: Pass over a table that is locked instead of waiting for it.
+        """
+        self.lift_timeout()
+        options = "(SKIP_LOCKED) " if skip_locked else ""
+        self.session.execute(text(f"ANALYZE {options}{', '.join(tables)}"))
+
     @contextmanager
     def staged(
         self, name: str, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]

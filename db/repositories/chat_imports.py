@@ -29,13 +29,13 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from db.base import as_uuid
 from db.errors import InvalidValue
 from db.models.chat import NATIVE, Conversation, Message, Role
 from db.repositories.base import Repository
@@ -233,12 +233,8 @@ class ChatImportRepository(Repository):
         return self.session.scalar(select(func.count()).select_from(Message)) or 0
 
     def analyze(self) -> None:
-        """Renew the planner's statistics, which the ranking of words reads too.
-
-        The statement timeout, which is there for questions, is off until the transaction ends.
-        """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
-        self.session.execute(text("ANALYZE conversations, messages"))
+        """Renew the planner's statistics of all that an import fills."""
+        self.renew_statistics(Conversation.__tablename__, Message.__tablename__)
 
     def list_known(
         self, keys: Collection[tuple[str, str]]
@@ -270,7 +266,7 @@ class ChatImportRepository(Repository):
             ),
         )
         written_here = (
-            _uuid(source_id) for source_type, source_id in keys if source_type == NATIVE
+            as_uuid(source_id) for source_type, source_id in keys if source_type == NATIVE
         )
         own = [each for each in written_here if each is not None]
         by_key = select(literal(NATIVE), sql_cast(Conversation.id, Text), *columns).where(
@@ -485,7 +481,7 @@ def _begun(conversation: ConversationWrite) -> datetime | None:
 def _keys(conversation_id: UUID, message: MessageRecord) -> list[UUID]:
     """The keys under which a message may be stored: that of its import, or of its own writing."""
     keys = [message_id(conversation_id, message.source_id)]
-    if message.is_native and (own := _uuid(message.source_id)) is not None:
+    if message.is_native and (own := as_uuid(message.source_id)) is not None:
         keys.append(own)
     return keys
 
@@ -499,13 +495,6 @@ def _digests(conversations: Sequence[ConversationWrite]) -> dict[UUID, bytes]:
         for message in each.record.messages
         for key in _keys(each.id, message)
     }
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
 
 
 def _former(there: _Row, present: str | None) -> Former:

@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from db.base import as_uuid
 from db.errors import MEANINGS, InvalidReference, InvalidValue, NotFound, UnknownFilter
 from db.models.chat import NATIVE, Conversation, Message, Role
 from db.repositories.base import Repository
@@ -176,12 +177,9 @@ class ConversationRepository(Repository):
             InvalidReference: It is neither.
             NotFound: There is none.
         """
-        try:
-            conversation_id = UUID(reference)
-        except ValueError:
-            source_type, _, source_id = reference.partition(":")
-        else:
+        if (conversation_id := as_uuid(reference)) is not None:
             return self.get(conversation_id)
+        source_type, _, source_id = reference.partition(":")
         if not (source_type.strip() and source_id.strip() and storable(reference)):
             raise InvalidReference(
                 f"{reference!r} names no conversation; give its id, or SOURCE_TYPE:SOURCE_ID"
@@ -227,12 +225,12 @@ class ConversationRepository(Repository):
             raise _no_conversation(conversation_id)
 
     def clear(self) -> int:
-        """Remove every conversation. The statement timeout, which is there for questions, is off.
+        """Remove every conversation, however long it takes.
 
         Returns:
             How many there were.
         """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+        self.lift_timeout()
         result = self.session.connection().execute(
             delete(Conversation), execution_options={"preserve_rowcount": True}
         )

@@ -92,10 +92,9 @@ class ImportRepository(Repository):
     def lock(self, corpus: str) -> None:
         """Wait for other imports into the corpus, and keep them waiting until the transaction ends.
 
-        A transaction that imports is long, and so may the wait be: the statement timeout, which
-        is there for questions, is off until the transaction ends.
+        A transaction that imports is long, and so may the wait be: there is no timeout.
         """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+        self.lift_timeout()
         key = func.hashtextextended(literal(f"pgcorpus import {corpus}"), 0)
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 

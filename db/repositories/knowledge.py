@@ -22,7 +22,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT, insert
 
@@ -307,18 +306,8 @@ class KnowledgeRepository(Repository):
             self._write_lines(staged)
 
     def analyze(self) -> None:
-        """Renew the planner's statistics, which the ranking of words reads too.
-
-        It takes as long as it takes: the statement timeout, which is there for questions, is off
-        until the transaction ends.
-        """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
-        self.session.execute(
-            text(
-                "ANALYZE framework_documents, framework_metadata, key_concepts,"
-                " document_concepts, source_lines"
-            )
-        )
+        """Renew the planner's statistics of all that an import fills."""
+        self.renew_statistics(*(table.name for table in _TABLES))
 
     def _write_documents(self, staged: TableClause, expected: int) -> None:
         names = [*_PLAIN, "language"]

@@ -70,14 +70,14 @@ class MessageRepository(Repository):
         Returns:
             By branch and position.
         """
-        said: Select[Message] = (
+        turns: Select[Message] = (
             select(Message)
             .where(Message.conversation_id == conversation_id)
             .order_by(Message.branch, Message.position)
         )
         if branch is not None:
-            said = said.where(Message.branch == branch)
-        return list(self.session.scalars(said))
+            turns = turns.where(Message.branch == branch)
+        return list(self.session.scalars(turns))
 
     def list_page(
         self,
@@ -100,7 +100,7 @@ class MessageRepository(Repository):
             InvalidValue: The limit is out of range.
         """
         listing = f"messages of {conversation_id}, {branch}"
-        said: Select[Message] = (
+        turns: Select[Message] = (
             select(Message)
             .where(Message.conversation_id == conversation_id, Message.branch == branch)
             .order_by(Message.position)
@@ -108,9 +108,9 @@ class MessageRepository(Repository):
         )
         if cursor is not None:
             (position,) = decode(listing, cursor)
-            said = said.where(Message.position > int(position))
+            turns = turns.where(Message.position > int(position))
         return page_of(
-            self.session.scalars(said).all(), limit, listing, lambda last: (last.position,)
+            self.session.scalars(turns).all(), limit, listing, lambda last: (last.position,)
         )
 
     def edit(

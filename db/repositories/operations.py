@@ -72,10 +72,7 @@ class OperationsRepository(Repository):
     def analyze(self, table: str) -> None:
         """Renew the statistics of a table; a role that does not own it is passed over.
 
-        It may take longer than a statement may: the timeout is off until the transaction ends.
-
         Args:
             table: One of ``list_outdated_statistics``.
         """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
-        self.session.execute(text(f"ANALYZE (SKIP_LOCKED) {Base.metadata.tables[table].name}"))
+        self.renew_statistics(Base.metadata.tables[table].name, skip_locked=True)

@@ -84,7 +84,7 @@ class ValidationRepository(Repository):
         100,000 chunks may take longer than a request is allowed to.
         """
         self.session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+        self.lift_timeout()
 
     def count_added(self, corpus: Corpus) -> int:
         """How many chunks the import history says were added."""

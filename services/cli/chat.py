@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from db.repositories.pages import MAX_PAGE
 from db.search.corpora import CHAT
 from services.cli.output import AsJson, cut, out, print_json, say, table
 from services.embedding.choice import choose
-from services.export.chat import ChatExporter, as_json
+from services.export.chat import ChatExporter
 
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
 
@@ -97,12 +97,12 @@ def list_(
 
 
 @app.command()
-def show(reference: Reference, as_json_: AsJson = False) -> None:
+def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a conversation: what was said, in order, and what was abandoned."""
-    if as_json_:
-        print_json(_whole(reference))
-    else:
-        typer.echo(ChatExporter(Database.from_env()).export(reference).text, nl=False)
+    exported = ChatExporter(Database.from_env()).export(
+        reference, "json" if as_json else "markdown"
+    )
+    typer.echo(exported.text, nl=False)
 
 
 @app.command()
@@ -168,13 +168,6 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
         out.print(f"  {choice.reason}", markup=False, highlight=False)
     if used.embedded < used.total:
         out.print("  make the missing vectors with: pgcorpus embed --corpus chat", highlight=False)
-
-
-def _whole(reference: str) -> dict[str, Any]:
-    with Database.from_env().unit_of_work() as work:
-        conversation = work.chat.get_by_reference(reference)
-        messages = work.messages.list_messages(conversation.id, branch=None)
-    return as_json(conversation, messages)
 
 
 def _mark(reference: str, *, saved: bool, as_json: bool) -> None:

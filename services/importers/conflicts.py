@@ -7,10 +7,10 @@ from typing import Any, Final, Literal
 
 from db.repositories.imports import Change
 from db.repositories.knowledge import ChunkRecord, Known
+from services.importers.report import Outcome
 from services.importers.rules import Normalised, Rule
 
 OnConflict = Literal["reject", "keep", "update"]
-Outcome = Literal["added", "updated", "unchanged", "rejected"]
 
 FIELDS: Final = tuple(field.name for field in fields(ChunkRecord))
 

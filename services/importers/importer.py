@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
 from db.models.imports import ImportFile, ImportTransformation
+from db.repositories.imports import Refused
 from db.uow import UnitOfWork, raise_translated
 from services.importers.files import key_of
 from services.importers.language import AUTO, configuration_of, postgresql_of
@@ -48,15 +49,33 @@ class Run:
 
     Attributes:
         id: Its key.
+        corpus: What is filled.
         transaction: Makes transactions that are kept when they end without an error.
         language: The configuration of passages that name none, or what finds it.
         report: What was done so far.
     """
 
     id: UUID
+    corpus: str
     transaction: Transaction
     language: Language
     report: ImportReport
+
+    def refused(self) -> Iterator[tuple[str, list[Refused]]]:
+        """Each file of which something is refused, with that."""
+        with self.transaction() as work:
+            files = work.imports.list_refused_files(self.corpus)
+        for file in files:
+            with self.transaction() as work:
+                refused = work.imports.list_refused(self.corpus, file)
+            yield file, refused
+
+
+class Filling(Protocol):
+    """A run as its corpus is filled."""
+
+    def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
+        """Try what was refused of one file again."""
 
 
 class Importer(ABC):
@@ -86,9 +105,18 @@ class Importer(ABC):
             progress: Called with the bytes done and the bytes in all. What it raises ends the run.
         """
 
-    @abstractmethod
     def retry(self) -> ImportReport:
-        """Try what was rejected again, from the payloads that were kept."""
+        """Try what was rejected again, from the payloads that were kept.
+
+        What goes in now is no longer among the rejects; the rest stays.
+
+        Returns:
+            What was done, by the full paths of the files that it came from.
+        """
+        with self._started(retry=True) as (run, filling):
+            for file, refused in run.refused():
+                filling.take_refused(file, refused)
+        return run.report
 
     def history(
         self,
@@ -115,6 +143,10 @@ class Importer(ABC):
             )
 
     @abstractmethod
+    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
+        """A run in the history, and what fills the corpus."""
+
+    @abstractmethod
     def _passages(self, work: UnitOfWork) -> Passages:
         """The repository of what is filled."""
 
@@ -126,7 +158,7 @@ class Importer(ABC):
             with transaction() as work:
                 run_id = work.imports.start_run(self.corpus, options)
                 language = self._language_on(work)
-            run = Run(run_id, transaction, language, ImportReport())
+            run = Run(run_id, self.corpus, transaction, language, ImportReport())
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)

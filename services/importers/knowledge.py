@@ -96,27 +96,14 @@ class KnowledgeImporter(Importer):
         bar = Bar(
             progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
         )
-        with self._started(paths=[printable(path) for path in paths]) as run:
+        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
             with closing(ahead(_read(found) for found in files)) as contents:
                 for content in contents:
                     with frozen():
-                        run.take(content, bar)
+                        filling.take(content, bar)
                     bar.finish(content.found.size_bytes)
             if vectors:
-                run.store(vectors)
-        return run.report
-
-    def retry(self) -> ImportReport:
-        """Try what was rejected again, from the payloads that were kept.
-
-        A chunk that goes in now is no longer among the rejects; the others stay.
-
-        Returns:
-            What was done, by the full paths of the files that the chunks came from.
-        """
-        with self._started(retry=True) as run:
-            for file in run.refused_files():
-                run.take_refused(file)
+                filling.store(vectors)
         return run.report
 
     def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
@@ -136,13 +123,13 @@ class KnowledgeImporter(Importer):
         return work.knowledge
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[_Run]:  # noqa: ANN401 - any JSON
+    def _started(self, **options: Any) -> Iterator[tuple[Run, _Run]]:  # noqa: ANN401 - any JSON
         options |= {
             "on_conflict": self._on_conflict,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
         with self._recorded(**options) as run:
-            yield _Run(run, strict=self._strict, on_conflict=self._on_conflict)
+            yield run, _Run(run, strict=self._strict, on_conflict=self._on_conflict)
 
 
 class _Content(NamedTuple):
@@ -205,15 +192,8 @@ class _Run:
             shown,
         )
 
-    def refused_files(self) -> Sequence[str]:
-        """The files of which something is refused."""
-        with self._transaction() as work:
-            return work.imports.list_refused_files(CORPUS)
-
-    def take_refused(self, file: str) -> None:
+    def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
         """Try what was refused of one file again."""
-        with self._transaction() as work:
-            refused = work.imports.list_refused(CORPUS, file)
         places = [
             Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
         ]

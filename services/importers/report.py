@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+Outcome = Literal["added", "updated", "unchanged", "rejected"]
+"""What becomes of a passage: it is in exactly one of these counts."""
 
 COUNTS: Final = ("added", "updated", "unchanged", "rejected", "transformed")
 

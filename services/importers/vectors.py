@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 
+from db.base import as_uuid
 from db.errors import ImportFailed, InvalidValue
 from db.repositories.embeddings import refuse_unusable
 from db.search.corpora import KNOWLEDGE
@@ -173,7 +174,7 @@ def store_vectors(
 
 def resolved(work: UnitOfWork, keys: Collection[str]) -> dict[str, UUID]:
     """The database's keys of those of the chunks that exist, by what the file calls them."""
-    uuids = {key: uuid for key in keys if (uuid := _uuid(key)) is not None}
+    uuids = {key: uuid for key in keys if (uuid := as_uuid(key)) is not None}
     existing = set(work.knowledge.list_existing(list(uuids.values())))
     return {key: uuid for key, uuid in uuids.items() if uuid in existing} | {
         chunk_id: known.id for chunk_id, known in work.knowledge.list_known(keys).items()
@@ -225,10 +226,3 @@ def _matrix(path: Path, model: str, vectors: Sequence[np.ndarray]) -> np.ndarray
             f"{printable(path)}: the vectors of {model} have different lengths: {sorted(lengths)}"
         )
     return np.stack(vectors)
-
-
-def _uuid(key: str) -> UUID | None:
-    try:
-        return UUID(key)
-    except ValueError:
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -140,7 +140,7 @@ class EmbedHandler:
 
 
 class MaintenanceHandler:
-    """Takes back the jobs of dead workers, purges, and renews statistics.
+    """Purges, and renews statistics. Jobs of dead workers are taken back by every heartbeat.
 
     Args:
         database: What is maintained.
@@ -155,14 +155,10 @@ class MaintenanceHandler:
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
         """Do it, each part in transactions of its own."""
-        with self._database.unit_of_work() as work:
-            work.jobs.reap()
-            work.commit()
-        purged = 1
-        while purged:
-            with self._database.unit_of_work() as work:
-                purged = work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS)
-                work.commit()
+        _delete_all(
+            self._database,
+            lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
+        )
         self._analyze()
         return lambda _work: [COMPLETED] * len(jobs)
 
@@ -207,9 +203,17 @@ class LogFlushHandler:
         """Do it, in transactions of its own."""
         if self._search_log is not None:
             self._search_log.flush()
-        deleted = 1
-        while deleted:
-            with self._database.unit_of_work() as work:
-                deleted = work.operations.delete_searches(older_than_seconds=SEARCHES_KEPT_SECONDS)
-                work.commit()
+        _delete_all(
+            self._database,
+            lambda work: work.operations.delete_searches(older_than_seconds=SEARCHES_KEPT_SECONDS),
+        )
         return lambda _work: [COMPLETED] * len(jobs)
+
+
+def _delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> None:
+    """Delete some, in a transaction of its own, again and again until nothing is left."""
+    deleted = 1
+    while deleted:
+        with database.unit_of_work() as work:
+            deleted = delete(work)
+            work.commit()

@@ -97,7 +97,6 @@ class Batch:
     keys: set[Key] = field(default_factory=set)
     messages: int = 0
     size_bytes: int = 0
-
     end: int = 0
 
     @property

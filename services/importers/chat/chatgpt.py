@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from services.importers.chat.parts import Kind, Spoken
-from services.importers.chat.rules import Draft, Parsed, Rule, compact
+from services.importers.chat.rules import Draft, Parsed, Rule, compact, worded
 from services.importers.chat.tree import Fields, Node, Turn, messages
 from services.importers.rules import Unacceptable
 
@@ -78,10 +78,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
 def _node(draft: Draft, id_: str, raw: Any) -> Node:  # noqa: ANN401 - any JSON
     name = f"mapping.{id_}"
     node = draft.as_object(name, raw)
-    parent = node.get("parent")
-    if parent is not None and not isinstance(parent, str):
-        draft.change(f"{name}.parent", parent, None, Rule.SHAPE)
-        parent = None
+    parent = draft.as_link(f"{name}.parent", node.get("parent"))
     message = draft.as_object(f"{name}.message", node.get("message"))
     if not message and parent is not None:
         draft.change(f"{name}.message", None, None, Rule.SPLICED)
@@ -127,8 +124,7 @@ def _attachments(draft: Draft, name: str, given: Any) -> dict[str, str]:  # noqa
     found = {}
     for index, each in enumerate(draft.as_list(name, given)):
         attachment = draft.as_object(f"{name}[{index}]", each)
-        title = attachment.get("name")
-        if isinstance(title, str) and title.strip():
+        if (title := worded(attachment.get("name"))) is not None:
             found[str(attachment.get("id", index))] = title
     return found
 

@@ -18,14 +18,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
-from uuid import UUID
 
 import numpy as np
 
+from db.base import as_uuid
 from db.errors import ImportFailed
 from db.models.chat import Role
 from db.repositories.chat_imports import MessageRecord
-from services.importers.chat.rules import Draft, Parsed, Rule
+from services.importers.chat.rules import MAX_SOURCE, Draft, Parsed, Rule
 from services.importers.chat.stream import Element, StoredVectors
 
 SOURCE: Final = "chroma"
@@ -44,9 +44,6 @@ DEFAULT_MODELS: Final = {384: "all-MiniLM-L6-v2"}
 
 MODEL_KEYS: Final = ("embedding_model", "model_name", "model")
 """Where the metadata of a collection may name its model."""
-
-MAX_SOURCE: Final = 50
-"""Characters of ``conversations.source_type``."""
 
 SPEAKERS: Final[dict[str, Role]] = {
     "you": "user",
@@ -193,16 +190,8 @@ def _copy(path: Path, folder: Path) -> None:
     for beside in path.parent.iterdir():
         if beside.name.startswith(path.name):
             shutil.copy(beside, folder / beside.name.replace(path.name, "chroma.sqlite3", 1))
-        elif beside.is_dir() and _is_uuid(beside.name):
+        elif beside.is_dir() and as_uuid(beside.name) is not None:
             shutil.copytree(beside, folder / beside.name)
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        UUID(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb is an extra

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.importers.chat.parts import Kind, Spoken
-from services.importers.chat.rules import Draft, Parsed, Rule, compact
+from services.importers.chat.rules import Draft, Parsed, Rule, compact, worded
 from services.importers.chat.tree import Fields, Node, Turn, messages
 from services.importers.rules import Unacceptable
 
@@ -81,11 +81,10 @@ def _nodes(draft: Draft, listed: Sequence[Any]) -> list[Node]:
         id_ = draft.once(name, "uuid", index, message, seen)
         if id_ is None:
             continue
-        parent = message.get("parent_message_uuid")
-        if not isinstance(parent, str):
-            if parent is not None:
-                draft.change(f"{name}.parent_message_uuid", parent, None, Rule.SHAPE)
-            parent = nodes[-1].id if nodes else None
+        given = message.get("parent_message_uuid")
+        parent = draft.as_link(f"{name}.parent_message_uuid", given)
+        if parent is None and nodes:
+            parent = nodes[-1].id
         nodes.append(Node(id_, None if parent == NOBODY else parent, _turn(draft, name, message)))
     return nodes
 
@@ -132,11 +131,9 @@ def _files(draft: Draft, name: str, given: Any, spoken: Spoken) -> list[str]:  #
     names = []
     for index, each in enumerate(draft.as_list(name, given)):
         file = draft.as_object(f"{name}[{index}]", each)
-        title = file.get("file_name")
-        title = title if isinstance(title, str) and title.strip() else None
+        title = worded(file.get("file_name"))
         spoken.mention("image" if file.get("file_kind") == "image" else "file", [title])
-        text = file.get("extracted_content")
-        if isinstance(text, str) and text.strip():
+        if (text := worded(file.get("extracted_content"))) is not None:
             spoken.texts[-1] += f"\n{text}"
         if title is not None:
             names.append(title)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 from uuid import UUID, uuid4
 
 from db.repositories.chat_imports import ConversationRecord, Former, KnownConversation
 from db.repositories.imports import Change
 from services.importers.chat.rules import Rule
-
-Outcome = Literal["added", "updated", "unchanged", "rejected"]
+from services.importers.report import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,28 +97,17 @@ class ChatImporter(Importer):
         """
         files = find(paths)
         bar = Bar(progress or (lambda _done, _total: None), sum(each.size_bytes for each in files))
-        with self._started(paths=[printable(path) for path in paths]) as run:
+        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
-                run.take(found, asked=found.path in paths, bar=bar)
-            run.refuse_barren(paths)
-        return run.report
-
-    def retry(self) -> ImportReport:
-        """Try what was rejected again, from the payloads that were kept.
-
-        Returns:
-            What was done, by the full paths of the files that the conversations came from.
-        """
-        with self._started(retry=True) as run:
-            for file in run.refused_files():
-                run.take_refused(file)
+                filling.take(found, asked=found.path in paths, bar=bar)
+            filling.refuse_barren(paths)
         return run.report
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.chat_imports
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[_ChatRun]:  # noqa: ANN401 - any JSON
+    def _started(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:  # noqa: ANN401 - any JSON
         if self._embeddings_model is not None:
             with self._database.unit_of_work() as work:
                 work.embeddings.get_model(self._embeddings_model)
@@ -126,7 +115,7 @@ class ChatImporter(Importer):
         with self._recorded(**options) as run:
             run.report.messages = 0
             reading = Reading(self._format, strict=self._strict, language=run.language)
-            yield _ChatRun(run, reading, self._embeddings_model)
+            yield run, _ChatRun(run, reading, self._embeddings_model)
 
 
 @dataclass
@@ -181,15 +170,8 @@ class _ChatRun:
                 error = str(NoConversations())
                 self.report.files.append(FileReport(printable(folder), error=error))
 
-    def refused_files(self) -> Sequence[str]:
-        """The files of which something is refused."""
-        with self._transaction() as work:
-            return work.imports.list_refused_files(CORPUS)
-
-    def take_refused(self, file: str) -> None:
+    def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
         """Try what was refused of one file again."""
-        with self._transaction() as work:
-            refused = work.imports.list_refused(CORPUS, file)
         self._take(file, FileReport(file), map(self._again, refused), lambda _done: None)
 
     def _again(self, refused: Refused) -> Candidate:

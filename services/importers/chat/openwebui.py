@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from db.repositories.chat_imports import MessageRecord
 from services.importers.chat.parts import Kind, Spoken
-from services.importers.chat.rules import Draft, Parsed, Rule, compact
+from services.importers.chat.rules import Draft, Parsed, Rule, compact, worded
 from services.importers.chat.tree import Fields, Node, Turn, messages
 from services.importers.rules import Unacceptable
 
@@ -97,10 +97,7 @@ def _node(draft: Draft, name: str, id_: str, raw: Any) -> Node:  # noqa: ANN401 
     message = draft.as_object(name, raw)
     if message.get("id") not in (None, id_):
         draft.change(f"{name}.id", message["id"], id_, Rule.IDENTIFIER)
-    parent = message.get("parentId")
-    if parent is not None and not isinstance(parent, str):
-        draft.change(f"{name}.parentId", parent, None, Rule.SHAPE)
-        parent = None
+    parent = draft.as_link(f"{name}.parentId", message.get("parentId"))
     children = None
     if "childrenIds" in message:
         children = draft.as_links(f"{name}.childrenIds", message["childrenIds"])
@@ -148,8 +145,7 @@ def _files(draft: Draft, name: str, given: Any, spoken: Spoken) -> list[str]:  #
     for index, each in enumerate(draft.as_list(name, given)):
         file = draft.as_object(f"{name}[{index}]", each)
         kind = "image" if file.get("type") == "image" else "file"
-        title = file.get("name")
-        title = title if isinstance(title, str) and title.strip() else None
+        title = worded(file.get("name"))
         spoken.mention(kind, [title])
         if title is not None:
             names.append(title)

@@ -9,8 +9,7 @@ from uuid import UUID
 from db.models.chat import NATIVE, ROLES, Role
 from db.repositories.chat_imports import SOURCE_ID, MessageRecord
 from services.export.chat import JSON_FORMAT, JSON_VERSION
-from services.importers.chat.chroma import MAX_SOURCE
-from services.importers.chat.rules import Draft, Parsed
+from services.importers.chat.rules import MAX_SOURCE, Draft, Parsed
 from services.importers.language import NAMES
 from services.importers.rules import MAX_NAME, Unacceptable, shown
 

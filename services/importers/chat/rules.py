@@ -35,6 +35,9 @@ UNITS: Final = (
 """A time below the first number is in the second's parts of a second since 1970. Seconds reach
 1e11 in the year 5138, and milliseconds are past it since 1973."""
 
+MAX_SOURCE: Final = 50
+"""Characters of ``conversations.source_type``."""
+
 MAX_DETAIL: Final = 10_000
 """Characters of one text in a message's details: more is not description but a file's content."""
 
@@ -148,6 +151,13 @@ class Draft:
         if value is not None:
             self.change(name, value, None, Rule.SHAPE)
         return []
+
+    def as_link(self, name: str, value: Any) -> str | None:  # noqa: ANN401 - any JSON
+        """The value if it is an identifier; None in place of anything else."""
+        if value is None or isinstance(value, str):
+            return value
+        self.change(name, value, None, Rule.SHAPE)
+        return None
 
     def as_links(self, name: str, value: Any) -> Sequence[str]:  # noqa: ANN401 - any JSON
         """The identifiers in a list of them."""
@@ -338,6 +348,11 @@ class Draft:
 
 def _identifies(value: Any) -> bool:  # noqa: ANN401 - any JSON
     return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_NAME
+
+
+def worded(value: Any) -> str | None:  # noqa: ANN401 - any JSON
+    """The value if it is a text that says something."""
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def compact(details: Mapping[str, Any]) -> dict[str, Any]:
