@@ -15,14 +15,26 @@ import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import sql
 from psycopg.pq import PGconn, Ping
-from sqlalchemy import URL, Dialect, Engine, NullPool, create_engine, event, func, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only
 
 from db.embedded import EmbeddedServer
 from db.errors import DatabaseUnavailable, TransactionConflict
+from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
 
@@ -43,6 +55,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._safe = False
 
     @classmethod
     def from_env(cls) -> Self:
@@ -65,6 +78,7 @@ class Database:
             engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
         )
         event.listen(engine, "connect", _register_vector)
+        event.listen(engine, "checkout", _forget_session)
         return engine
 
     @cached_property
@@ -76,6 +90,7 @@ class Database:
         )
         event.listen(engine.sync_engine, "do_connect", _connector(self.settings, _in_thread))
         event.listen(engine.sync_engine, "connect", _register_vector_async)
+        event.listen(engine.sync_engine, "checkout", _forget_session)
         return engine
 
     def schema_engine(self) -> Engine:
@@ -92,13 +107,21 @@ class Database:
         )
         return engine
 
-    def unit_of_work(self) -> UnitOfWork:
-        """A transaction and the repositories that work in it; kept only by ``commit()``."""
-        return UnitOfWork(self._sessions)
+    def unit_of_work(self, scope: Scope | None = None, *, actor: str | None = None) -> UnitOfWork:
+        """A transaction and the repositories that work in it; kept only by ``commit()``.
 
-    def async_unit_of_work(self) -> AsyncUnitOfWork:
+        Args:
+            scope: Whose memories it reads and writes. Its first statement raises ``UnsafeRole``
+                when the login passes over row security.
+            actor: Who is behind it: the audit log has it beside the login.
+        """
+        return UnitOfWork(self._sessions, scope=scope, actor=actor, guard=self._guard)
+
+    def async_unit_of_work(
+        self, scope: Scope | None = None, *, actor: str | None = None
+    ) -> AsyncUnitOfWork:
         """The same for asyncio."""
-        return AsyncUnitOfWork(self._async_sessions)
+        return AsyncUnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
 
     @contextmanager
     def exclusively(self, doing: str) -> Iterator[None]:
@@ -166,13 +189,21 @@ class Database:
     def _async_sessions(self) -> async_sessionmaker[Any]:
         return async_sessionmaker(self.async_engine, expire_on_commit=False)
 
+    def _guard(self, connection: Connection) -> str | None:
+        """The role of a transaction with a scope, where it is not that of the login."""
+        if self.settings.database_url is None:  # the embedded server has its superuser alone
+            return APPLICATION_ROLE
+        if not self._safe:
+            refuse_unsafe(connection)
+            self._safe = True
+        return None
+
     def _pool(self) -> dict[str, Any]:
         return {
             "pool_size": self.settings.pool_size,
             "max_overflow": self.settings.max_overflow,
             "pool_timeout": self.settings.pool_timeout_seconds,
             "pool_recycle": self.settings.pool_recycle_seconds,
-            "pool_pre_ping": True,
         }
 
     def _connect_args(self, statement_timeout_ms: int) -> dict[str, Any]:
@@ -225,6 +256,22 @@ def _connector(settings: Settings, run: Callable[..., Any]) -> Callable[..., DBA
         raise AssertionError  # count() does not end
 
     return connect
+
+
+def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
+    """Let nothing that was SET for the session reach the next user of a pooled connection.
+
+    A scope above all: ours are of the transaction alone, but anybody may run a SET. One round trip,
+    which proves the connection as pool_pre_ping would; the pool is made anew when it is lost.
+    """
+    try:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("RESET ALL; RESET ROLE")
+        cursor.close()
+        connection.autocommit = False
+    except psycopg.OperationalError as error:
+        raise InvalidatePoolError from error
 
 
 def _ping(parameters: dict[str, Any]) -> Ping:

@@ -8,6 +8,7 @@
   x StatementTimeout         a statement was cancelled, or took longer than it may
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
+  x UnsafeRole               the database role passes over row security
   x NotFound
   x InvalidReference           what a person gave names no conversation
   x InvalidCursor              a page is asked for that no page of this list led to
@@ -91,6 +92,10 @@ class NotPermitted(DataLayerError):
     """The database role has no right to do this."""
 
 
+class UnsafeRole(DataLayerError):
+    """The database role passes over row security, so one tenant could see what is another's."""
+
+
 class NotFound(DataLayerError):
     """There is no such row."""
 
@@ -148,7 +153,7 @@ class InvalidFilter(SearchError):
 
 
 class MissingScope(SearchError):
-    """The corpus may be searched only within a scope."""
+    """What is a tenant's or a user's is read and written only within their scope."""
 
 
 class InvalidSearch(SearchError):
@@ -228,6 +233,36 @@ MEANINGS = {
     "valid_job_status": "a job's status must be pending, running, completed or failed",
     "valid_attempts": "attempts count from 0, and at least one is allowed",
     "valid_lease": "a job has a worker and a lease while it is running, and only then",
+    "uq_tenants_slug": "there is a tenant with this slug already",
+    "non_empty_tenant_name": "a tenant has a name",
+    "valid_slug": "a slug has lower-case letters, digits and single hyphens between them only",
+    "uq_users_auth_provider_external_id": "the auth_provider has a user with this external_id "
+    "already",
+    "non_empty_identity": "a user has an auth_provider and an external_id there",
+    "valid_email": "an email address has one @ and no spaces",
+    "fk_users_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_memory_nodes_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_memory_nodes_scope_user_id": "there is no such user, or not in this tenant; see: "
+    "pgcorpus users list",
+    "uq_memory_nodes_scope_id": "there is a memory with this id already",
+    "user_or_tenant": "a memory is a user's or a tenant's",
+    "non_empty_node": "a memory has what was said or what was answered",
+    "valid_sequence_index": "exchanges of a conversation count from 0",
+    "valid_intent_type": "intent_type must be question, request, statement, complaint or "
+    "celebration",
+    "valid_complexity": "complexity must be simple, moderate or complex",
+    "valid_technical_depth": "technical_depth must be between 0 and 10",
+    "valid_emotional_valence": "emotional_valence must be positive, neutral or negative",
+    "valid_urgency": "urgency must be low, medium or high",
+    "valid_conversation_mode": "conversation_mode must be chat, debug, brainstorm or review",
+    "valid_tags": "domains, topics, entities and processes must be lists",
+    "valid_cluster_id": "cluster_id must be -1 (noise) or more",
+    "valid_cluster_confidence": "cluster_confidence must be between 0 and 1",
+    "fk_episodic_memories_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_episodic_memories_scope_user_id": "there is no such user, or not in this tenant; see: "
+    "pgcorpus users list",
+    "uq_episodic_memories_scope_id": "there is an episode with this id already",
+    "valid_messages": "messages must be a list",
     "valid_repetition": "a job is repeated after some time, not at once",
 }
 

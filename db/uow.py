@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, translate
 from db.repositories.chat_imports import ChatImportRepository
@@ -24,6 +26,7 @@ from db.repositories.messages import MessageRepository
 from db.repositories.operations import OperationsRepository
 from db.repositories.search import SearchRepository
 from db.repositories.validation import ValidationRepository
+from db.scope import SCOPE, Guard, Scope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +36,12 @@ class UnitOfWork:
     """One transaction. Nothing is kept unless ``commit()`` is called.
 
     Errors of the database leave it as the errors of ``db.errors``.
+
+    Args:
+        sessions: Makes the session.
+        scope: In whose name it reads and writes, or None: then no memory is anybody's.
+        actor: Who is behind it, for the audit log.
+        guard: Looks at the login of a transaction with a scope, before it begins.
     """
 
     session: Session
@@ -48,8 +57,16 @@ class UnitOfWork:
     validation: ValidationRepository
     diagnosis: DiagnosisRepository
 
-    def __init__(self, sessions: sessionmaker[Session]) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        *,
+        scope: Scope | None = None,
+        actor: str | None = None,
+        guard: Guard | None = None,
+    ) -> None:
         self._sessions = sessions
+        self._named = _Named(scope, actor, guard)
 
     def __enter__(self) -> Self:
         self._begin(self._sessions())
@@ -75,8 +92,28 @@ class UnitOfWork:
         """Forget what was done since the last commit."""
         self.session.rollback()
 
+    def enter(self, scope: Scope) -> None:
+        """Work within another scope from here on, as whatever role one has logged in.
+
+        For what operators run over the scopes of many: imports, workers. A service asks
+        ``Database.unit_of_work`` for a scope, which refuses a role that sees everything.
+        """
+        self._named = replace(self._named, scope=scope, guard=None)
+        self._name(self.session)
+
+    def _name(self, session: Session) -> None:
+        """Tell the database of each transaction of the session in whose name it is."""
+        session.info[_Named] = self._named
+        session.info[SCOPE] = self._named.scope
+        if not event.contains(session, "after_begin", _at_begin):
+            event.listen(session, "after_begin", _at_begin)
+            event.listen(session, "after_soft_rollback", _after_rollback)
+        if session.in_transaction():
+            self._named.announce(session.connection())
+
     def _begin(self, session: Session) -> None:
         self.session = session
+        self._name(session)
         self.knowledge = KnowledgeRepository(session)
         self.chat = ConversationRepository(session)
         self.messages = MessageRepository(session)
@@ -97,12 +134,21 @@ class AsyncUnitOfWork:
     statements are awaited behind the scenes, so that nothing is written twice.
     """
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+    def __init__(
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        *,
+        scope: Scope | None = None,
+        actor: str | None = None,
+        guard: Guard | None = None,
+    ) -> None:
         self._sessions = sessions
+        self._named = _Named(scope, actor, guard)
 
     async def __aenter__(self) -> Self:
         self._session = self._sessions()
         self._work = UnitOfWork.__new__(UnitOfWork)
+        self._work._named = self._named  # noqa: SLF001 - the other half of this class
         self._work._begin(self._session.sync_session)  # noqa: SLF001 - the other half of this class
         return self
 
@@ -132,6 +178,34 @@ class AsyncUnitOfWork:
     async def rollback(self) -> None:
         """Forget what was done since the last commit."""
         await self._session.rollback()
+
+
+@dataclass(frozen=True)
+class _Named:
+    """In whose name a unit of work is."""
+
+    scope: Scope | None
+    actor: str | None
+    guard: Guard | None
+
+    def announce(self, connection: Connection) -> None:
+        """Say it to the database, until the transaction ends."""
+        settings = {} if self.actor is None else {"app.actor": self.actor}
+        if self.scope is not None:
+            role = None if self.guard is None else self.guard(connection)
+            settings |= self.scope.settings | ({} if role is None else {"role": role})
+        if settings:
+            connection.execute(select(*(func.set_config(*each, True) for each in settings.items())))
+
+
+def _at_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    session.info[_Named].announce(connection)
+
+
+def _after_rollback(session: Session, _before: SessionTransaction) -> None:
+    """What was said since a savepoint was taken back with it."""
+    if session.is_active and session.in_transaction():
+        session.info[_Named].announce(session.connection())
 
 
 def raise_translated(error: BaseException | None) -> None:

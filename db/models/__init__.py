@@ -12,6 +12,15 @@ from db.models.knowledge import (
     KeyConcept,
     SourceLines,
 )
+from db.models.memory import (
+    EpisodeEmbedding,
+    EpisodicMemory,
+    MemoryEmbedding,
+    MemoryNode,
+    Tenant,
+    User,
+    memory_id,
+)
 from db.models.operations import QueryPerformance
 
 __all__ = [
@@ -21,6 +30,8 @@ __all__ = [
     "CorpusSetting",
     "DocumentConcept",
     "EmbeddingModel",
+    "EpisodeEmbedding",
+    "EpisodicMemory",
     "FrameworkDocument",
     "FrameworkMetadata",
     "ImportFile",
@@ -29,8 +40,13 @@ __all__ = [
     "ImportTransformation",
     "Job",
     "KeyConcept",
+    "MemoryEmbedding",
+    "MemoryNode",
     "Message",
     "MessageEmbedding",
     "QueryPerformance",
     "SourceLines",
+    "Tenant",
+    "User",
+    "memory_id",
 ]

@@ -58,6 +58,7 @@ class Job(Timestamped, Base):
         ),
         Index("idx_jobs_running", "lease_expires_at", postgresql_where=text("status = 'running'")),
         Index("idx_jobs_completed", "finished_at", postgresql_where=text("status = 'completed'")),
+        Index("idx_jobs_scope", "scope", "dedupe_key", postgresql_where=text("scope IS NOT NULL")),
         Index("idx_jobs_failed", "finished_at", "id", postgresql_where=text("status = 'failed'")),
     )
 
@@ -96,3 +97,6 @@ class Job(Timestamped, Base):
     started_at: Mapped[datetime | None] = mapped_column(comment="of the last attempt")
     finished_at: Mapped[datetime | None]
     last_error: Mapped[str | None] = mapped_column(Text, comment="why the last attempt failed")
+    scope: Mapped[str | None] = mapped_column(
+        Text, comment="whose row it is about, as app_scope() has it, or null"
+    )

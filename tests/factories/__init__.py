@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from uuid import uuid4
 
 import factory
 import numpy as np
@@ -245,6 +246,109 @@ class MessageEmbeddingFactory(_Factory):
     )
 
 
+class TenantFactory(_Factory):
+    """An enterprise."""
+
+    class Meta:
+        model = models.Tenant
+
+    name = factory.Sequence(lambda n: f"Tenant {n}")
+    slug = factory.Sequence(lambda n: f"tenant-{n}")
+
+
+class UserFactory(_Factory):
+    """Somebody on their own; ``tenant=`` makes them somebody of an enterprise."""
+
+    class Meta:
+        model = models.User
+
+    class Params:
+        tenant = None
+
+    tenant_id = factory.LazyAttribute(lambda row: row.tenant.id if row.tenant else None)
+    auth_provider = "test"
+    external_id = factory.LazyFunction(lambda: uuid4().hex)
+
+
+class _ScopedFactory(_Factory):
+    """A tenant's, unless a ``user`` is given."""
+
+    class Meta:
+        abstract = True
+
+    class Params:
+        user = None
+        tenant = factory.Maybe("user", None, factory.SubFactory(TenantFactory))
+
+    user_id = factory.LazyAttribute(lambda row: row.user.id if row.user else None)
+    tenant_id = factory.LazyAttribute(lambda row: row.tenant.id if row.tenant else None)
+    source = "anthropic"
+
+
+class MemoryNodeFactory(_ScopedFactory):
+    """One exchange of a conversation."""
+
+    class Meta:
+        model = models.MemoryNode
+
+    conversation_id = "conversation"
+    sequence_index = factory.Sequence(lambda n: n)
+    human_content = factory.Sequence(lambda n: f"How is price number {n} set?")
+    assistant_content = "By what it is worth."
+    id = factory.LazyAttribute(
+        lambda row: models.memory_id(row.conversation_id, row.sequence_index, row.human_content)
+    )
+
+
+class EpisodicMemoryFactory(_ScopedFactory):
+    """A conversation of one exchange."""
+
+    class Meta:
+        model = models.EpisodicMemory
+
+    id = factory.Sequence(lambda n: f"ep_{n:016x}")
+    title = factory.Sequence(lambda n: f"Episode {n}")
+    messages = factory.LazyFunction(
+        lambda: [
+            {"role": "user", "content": "How is a price set?"},
+            {"role": "assistant", "content": "By what it is worth."},
+        ]
+    )
+    message_count = factory.LazyAttribute(lambda row: len(row.messages))
+
+
+class MemoryEmbeddingFactory(_Factory):
+    """A vector of the hashing model for a memory."""
+
+    class Meta:
+        model = models.MemoryEmbedding
+
+    class Params:
+        node = factory.SubFactory(MemoryNodeFactory)
+
+    node_key = factory.LazyAttribute(lambda row: row.node.key)
+    scope = factory.LazyAttribute(lambda row: row.node.scope)
+    model_name = "hashing"
+    embedding = factory.Sequence(lambda n: axis(n % 384, length=384))
+    content_hash = b"of the text"
+
+
+class EpisodeEmbeddingFactory(_Factory):
+    """A vector of the hashing model for an episode."""
+
+    class Meta:
+        model = models.EpisodeEmbedding
+
+    class Params:
+        episode = factory.SubFactory(EpisodicMemoryFactory)
+
+    episode_key = factory.LazyAttribute(lambda row: row.episode.key)
+    scope = factory.LazyAttribute(lambda row: row.episode.scope)
+    model_name = "hashing"
+    embedding = factory.Sequence(lambda n: axis(n % 384, length=384))
+    content_hash = b"of the text"
+
+
 class JobFactory(_Factory):
     """A job that no handler knows."""
 
@@ -254,7 +358,11 @@ class JobFactory(_Factory):
     kind = "test"
 
 
-ALL = _Factory.__subclasses__()
+ALL = [
+    each
+    for each in (*_Factory.__subclasses__(), *_ScopedFactory.__subclasses__())
+    if not each._meta.abstract
+]
 
 
 def bind(session: Session) -> None:

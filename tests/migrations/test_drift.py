@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from db import migrations
 from db.base import Base
-from db.embedded import EmbeddedServer
 from db.engine import Database
 from tests.conftest import Databases, settings_for
 
@@ -28,7 +27,7 @@ CATALOG = {
     """,
     "indexes": """
         SELECT tablename AS table, indexname, indexdef
-        FROM pg_indexes JOIN pg_class ON pg_class.oid = tablename::regclass
+        FROM pg_indexes JOIN pg_class ON relname = tablename
         WHERE schemaname = 'public' AND {ours}
     """,
     "comments": """
@@ -74,13 +73,18 @@ def catalog(connection: Connection, kind: str) -> set[Row]:
 
 
 @pytest.fixture(scope="module")
-def made_by_models(databases: Databases, server: EmbeddedServer) -> Iterator[Database]:
-    """A database whose tables the models made, without any revision."""
+def made_by_models(databases: Databases, shared: Database) -> Iterator[Database]:
+    """A database whose tables the models made, without any revision but for a function."""
+    with shared.engine.connect() as connection:
+        of_generated_column = connection.scalar(
+            text("SELECT pg_get_functiondef('episode_text'::regproc)")
+        )
     url = databases.make()
     database = Database(settings_for(url))
     with database.engine.begin() as connection:
         connection.execute(text("CREATE EXTENSION vector"))
         connection.execute(text("CREATE EXTENSION pg_trgm"))
+        connection.exec_driver_sql(of_generated_column)
         Base.metadata.create_all(connection)
     yield database
     database.close()

@@ -122,7 +122,6 @@ def test_the_pool_has_the_specification_s_figures() -> None:
     assert pool == {
         "pool_size": 20,
         "max_overflow": 30,
-        "pool_pre_ping": True,
         "pool_recycle": 3600,
         "pool_timeout": 30,
     }

@@ -1,0 +1,564 @@
+"""Agent memory: tenants, users, memories, episodes, their vectors, and row security over them."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+VECTOR_INDEXES = {
+    "text-embedding-3-large": 3072,
+    "text-embedding-3-small": 1536,
+    "bge-m3": 1024,
+    "all-MiniLM-L6-v2": 384,
+    "hashing": 384,
+}
+
+# Who may see a row, in one text column: what is compared with app_scope().
+SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
+
+SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
+
+# As for the words of the other corpora: 2,000 lists some 13,000 lexemes.
+SEARCH_STATISTICS = 2000
+
+# Of so many tenants the planner knows the size of each.
+SCOPE_STATISTICS = 2000
+
+# What row security would keep from an index: see _leakproof().
+SEARCHED_BY = ("ts_match_vq(tsvector, tsquery)", "word_similarity_op(text, text)")
+
+GUARDED = "WHERE NOT relrowsecurity AND attrelid"
+
+# Corpus, passages, vectors, their passage, its key, what is embedded.
+COVERED = (
+    ("knowledge", "framework_documents", "chunk_embeddings", "document_id", "id",
+     "title || E'\\n' || content"),
+    ("chat", "messages", "message_embeddings", "message_id", "id", "content"),
+)  # fmt: skip
+COVERED_BY_SCOPE = (
+    ("memory", "memory_nodes", "memory_embeddings", "node_key", "key",
+     "human_content || E'\\n' || assistant_content"),
+    ("episodes", "episodic_memories", "episode_embeddings", "episode_key", "key",
+     "title || E'\\n' || content"),
+)  # fmt: skip
+
+OF_SCOPED = {
+    "user_id": "whose personal memory it is, or who wrote",
+    "tenant_id": "whose enterprise memory it is",
+    "scope": "who may see it, as app_scope() has it",
+}
+OF_EMBEDDINGS = {
+    "model_name": "which model made the vector",
+    "embedding": "compared by cosine distance",
+    "dimensions": "length of the vector",
+    "content_hash": "SHA-256 of the text that was embedded",
+}
+COMMENTS = {
+    "tenants": {"slug": "short name for addresses and files"},
+    "users": {
+        "tenant_id": "the enterprise, or null for a user on their own",
+        "external_id": "the user's key at the auth_provider",
+        "scope": "whose memories the user sees, as app_scope() has it",
+    },
+    "memory_nodes": OF_SCOPED
+    | {
+        "id": "mem_ and 16 hex digits of the SHA-256 of conversation_id:sequence_index:the "
+        "first 100 characters of human_content; one of each within a scope",
+        "conversation_id": "where it was said",
+        "sequence_index": "which exchange of it, from 0",
+        "human_content": "what the human said",
+        "assistant_content": "what was answered",
+        "source": "whose assistant: anthropic, openai, grok, gemini, ...",
+        "created_at": "when it was said",
+        "intent_type": "what the human wanted",
+        "technical_depth": "0 (none) to 10",
+        "tags": "domains, topics, entities, processes: a list of names each",
+        "cluster_id": "-1: noise, of no cluster; null: not yet clustered",
+        "cluster_confidence": "0 to 1",
+        "access_count": "how often it was recalled",
+        "last_accessed": "when it last was",
+        "duplicate_of": "id of the memory that says the same, where it was linked",
+        "language": "text search configuration of this memory",
+        "memory_search": "the words a search reads; what the human said counts like a title",
+    },
+    "episodic_memories": OF_SCOPED
+    | {
+        "id": "ep_...; one of each within a scope",
+        "messages": "its turns in their order: role and content each",
+        "source": "as of memory_nodes",
+        "created_at": "when it began",
+        "updated_at": "when it ended",
+        "llm_tags": "summary, primary_intent, outcome, interruption_reason, key_entities, "
+        "emotional_arc, domains, time_context: what a model said of it",
+        "avg_complexity": "mean over its memories: simple 1, moderate 2, complex 3",
+        "avg_technical_depth": "0 to 10",
+        "emotional_arc": "how the mood went",
+        "memory_node_ids": "the memories it is made of",
+        "access_count": "how often it was recalled",
+        "last_accessed": "when it last was",
+        "language": "text search configuration of this episode",
+        "content": "the summary and what was said, as a search reads it",
+        "episode_search": "the words a search reads, of the first 90,000 characters",
+    },
+    "memory_embeddings": OF_EMBEDDINGS | {"scope": "of its memory"},
+    "episode_embeddings": OF_EMBEDDINGS | {"scope": "of its episode"},
+}
+
+
+def upgrade() -> None:
+    _scope()
+    _people()
+    _nodes()
+    _episodes()
+    _embeddings("memory_embeddings", "node_key", "memory_nodes")
+    _embeddings("episode_embeddings", "episode_key", "episodic_memories")
+    for table, comments in COMMENTS.items():
+        for column, said in comments.items():
+            quoted = said.replace("'", "''")
+            op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{quoted}'")
+    _row_security()
+    _leakproof("LEAKPROOF")
+    _jobs()
+    _statistics_of_words()
+    _outbox()
+    _views()
+    op.execute("INSERT INTO corpus_settings (corpus, active_model) VALUES ('episodes', 'bge-m3')")
+
+
+def _scope() -> None:
+    """The one place that says in whose name a transaction reads and writes."""
+    op.execute("""
+        CREATE FUNCTION app_scope() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN coalesce('tenant:' || nullif(current_setting('app.tenant_id', true), ''),
+                        'user:' || nullif(current_setting('app.user_id', true), ''))
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION app_scope() IS
+            'whose rows this transaction sees: of app.tenant_id, else of app.user_id, else nobody'
+    """)
+
+
+def _people() -> None:
+    op.execute("""
+        CREATE TABLE tenants (
+            id uuid CONSTRAINT pk_tenants PRIMARY KEY DEFAULT gen_random_uuid(),
+            name varchar(255) NOT NULL,
+            slug varchar(100) NOT NULL CONSTRAINT uq_tenants_slug UNIQUE,
+            settings jsonb NOT NULL DEFAULT '{}',
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT non_empty_tenant_name CHECK (name ~ '\\S'),
+            CONSTRAINT valid_slug CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
+            CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object')
+        )
+    """)
+    op.execute("""
+        CREATE TABLE users (
+            id uuid CONSTRAINT pk_users PRIMARY KEY DEFAULT gen_random_uuid(),
+            tenant_id uuid CONSTRAINT fk_users_tenant_id
+                REFERENCES tenants (id) ON DELETE CASCADE,
+            auth_provider varchar(50) NOT NULL,
+            external_id varchar(255) NOT NULL,
+            email varchar(320),
+            display_name varchar(255),
+            created_at timestamptz NOT NULL DEFAULT now(),
+            scope text NOT NULL GENERATED ALWAYS AS
+                (coalesce('tenant:' || tenant_id::text, 'user:' || id::text)) STORED,
+            CONSTRAINT uq_users_auth_provider_external_id UNIQUE (auth_provider, external_id),
+            CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
+            CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
+            CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$')
+        )
+    """)
+    op.create_index("idx_users_tenant_id", "users", ["tenant_id"])
+
+
+def _nodes() -> None:
+    """The key is a surrogate: the same id in two scopes must neither collide nor tell of itself."""
+    op.execute(f"""
+        CREATE TABLE memory_nodes (
+            key uuid CONSTRAINT pk_memory_nodes PRIMARY KEY DEFAULT gen_random_uuid(),
+            id varchar(255) NOT NULL,
+            user_id uuid,
+            tenant_id uuid CONSTRAINT fk_memory_nodes_tenant_id
+                REFERENCES tenants (id) ON DELETE CASCADE,
+            scope text NOT NULL GENERATED ALWAYS AS ({SCOPE}) STORED,
+            conversation_id varchar(255) NOT NULL,
+            sequence_index integer NOT NULL,
+            human_content text NOT NULL,
+            assistant_content text NOT NULL DEFAULT '',
+            source varchar(50) NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            intent_type varchar(20) NOT NULL DEFAULT 'statement',
+            complexity varchar(20) NOT NULL DEFAULT 'simple',
+            technical_depth smallint NOT NULL DEFAULT 0,
+            emotional_valence varchar(20) NOT NULL DEFAULT 'neutral',
+            urgency varchar(20) NOT NULL DEFAULT 'low',
+            conversation_mode varchar(20) NOT NULL DEFAULT 'chat',
+            action_required boolean NOT NULL DEFAULT false,
+            has_code boolean NOT NULL DEFAULT false,
+            has_error boolean NOT NULL DEFAULT false,
+            tags jsonb NOT NULL DEFAULT '{{}}',
+            cluster_id integer,
+            cluster_label varchar(255),
+            cluster_confidence double precision,
+            access_count integer NOT NULL DEFAULT 0,
+            last_accessed timestamptz,
+            duplicate_of varchar(255),
+            language regconfig NOT NULL DEFAULT 'english',
+            memory_search tsvector NOT NULL GENERATED ALWAYS AS (
+                setweight(to_tsvector(language, left(human_content, 30000)), 'A')
+                || to_tsvector(language, left(assistant_content, 70000))) STORED,
+            CONSTRAINT uq_memory_nodes_scope_id UNIQUE (scope, id),
+            CONSTRAINT uq_memory_nodes_key_scope UNIQUE (key, scope),
+            CONSTRAINT fk_memory_nodes_scope_user_id
+                FOREIGN KEY (scope, user_id) REFERENCES users (scope, id) ON DELETE CASCADE,
+            CONSTRAINT user_or_tenant CHECK (user_id IS NOT NULL OR tenant_id IS NOT NULL),
+            CONSTRAINT non_empty_node CHECK (human_content ~ '\\S' OR assistant_content ~ '\\S'),
+            CONSTRAINT valid_sequence_index CHECK (sequence_index >= 0),
+            CONSTRAINT valid_intent_type CHECK (intent_type IN (
+                'question', 'request', 'statement', 'complaint', 'celebration')),
+            CONSTRAINT valid_complexity CHECK (complexity IN ('simple', 'moderate', 'complex')),
+            CONSTRAINT valid_technical_depth CHECK (technical_depth BETWEEN 0 AND 10),
+            CONSTRAINT valid_emotional_valence CHECK (emotional_valence IN (
+                'positive', 'neutral', 'negative')),
+            CONSTRAINT valid_urgency CHECK (urgency IN ('low', 'medium', 'high')),
+            CONSTRAINT valid_conversation_mode CHECK (conversation_mode IN (
+                'chat', 'debug', 'brainstorm', 'review')),
+            CONSTRAINT valid_tags CHECK ({_lists("tags", "domains topics entities processes")}),
+            CONSTRAINT valid_cluster_id CHECK (cluster_id >= -1),
+            CONSTRAINT valid_cluster_confidence CHECK (cluster_confidence BETWEEN 0 AND 1),
+            CONSTRAINT valid_access_count CHECK (access_count >= 0)
+        ) WITH (fillfactor = 85)
+    """)
+    for name, columns in {
+        "user_created": ["user_id", "created_at"],
+        "tenant_created": ["tenant_id", "created_at"],
+        "scope_created": ["scope", "created_at", "key"],
+        "scope_conversation": ["scope", "conversation_id", "sequence_index"],
+        "scope_cluster": ["scope", "cluster_id"],
+    }.items():
+        op.create_index(f"idx_memory_nodes_{name}", "memory_nodes", columns)
+    op.execute("""
+        CREATE INDEX idx_memory_nodes_scope_said
+        ON memory_nodes (scope, hashtextextended(human_content, 0))
+    """)
+    _searchable(
+        "memory_nodes", words="memory_search", shown="human_content || ' ' || assistant_content"
+    )
+
+
+def _episodes() -> None:
+    # Turns without a role or a content are read as what they are: nothing.
+    op.execute("""
+        CREATE FUNCTION episode_text(llm_tags jsonb, messages jsonb) RETURNS text
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE
+        RETURN concat_ws(E'\\n', llm_tags ->> 'summary', (
+            SELECT string_agg(
+                CASE jsonb_typeof(turn)
+                    WHEN 'object' THEN concat_ws(': ', turn ->> 'role', turn ->> 'content')
+                    ELSE turn #>> '{}'
+                END, E'\\n' ORDER BY place)
+            FROM jsonb_array_elements(messages) WITH ORDINALITY AS each (turn, place)))
+    """)
+    op.execute(f"""
+        CREATE TABLE episodic_memories (
+            key uuid CONSTRAINT pk_episodic_memories PRIMARY KEY DEFAULT gen_random_uuid(),
+            id varchar(255) NOT NULL,
+            user_id uuid,
+            tenant_id uuid CONSTRAINT fk_episodic_memories_tenant_id
+                REFERENCES tenants (id) ON DELETE CASCADE,
+            scope text NOT NULL GENERATED ALWAYS AS ({SCOPE}) STORED,
+            title text NOT NULL DEFAULT '',
+            messages jsonb NOT NULL,
+            message_count integer NOT NULL,
+            source varchar(50) NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            duration_minutes double precision,
+            llm_tags jsonb NOT NULL DEFAULT '{{}}',
+            dominant_intent varchar(20),
+            avg_complexity double precision,
+            avg_technical_depth double precision,
+            emotional_arc text,
+            has_code boolean NOT NULL DEFAULT false,
+            has_errors boolean NOT NULL DEFAULT false,
+            urgency_max varchar(20),
+            memory_node_ids text[] NOT NULL DEFAULT '{{}}',
+            related_episode_ids text[] NOT NULL DEFAULT '{{}}',
+            access_count integer NOT NULL DEFAULT 0,
+            last_accessed timestamptz,
+            language regconfig NOT NULL DEFAULT 'english',
+            content text NOT NULL GENERATED ALWAYS AS (episode_text(llm_tags, messages)) STORED,
+            episode_search tsvector NOT NULL GENERATED ALWAYS AS (
+                setweight(to_tsvector(language, left(title, 10000)), 'A')
+                || to_tsvector(language, left(episode_text(llm_tags, messages), 90000))) STORED,
+            CONSTRAINT uq_episodic_memories_scope_id UNIQUE (scope, id),
+            CONSTRAINT uq_episodic_memories_key_scope UNIQUE (key, scope),
+            CONSTRAINT fk_episodic_memories_scope_user_id
+                FOREIGN KEY (scope, user_id) REFERENCES users (scope, id) ON DELETE CASCADE,
+            CONSTRAINT user_or_tenant CHECK (user_id IS NOT NULL OR tenant_id IS NOT NULL),
+            CONSTRAINT valid_messages CHECK (jsonb_typeof(messages) = 'array'),
+            CONSTRAINT valid_message_count CHECK (message_count >= 0),
+            CONSTRAINT valid_duration CHECK (duration_minutes >= 0),
+            CONSTRAINT valid_llm_tags CHECK ({_lists("llm_tags", "key_entities domains")}),
+            CONSTRAINT valid_dominant_intent CHECK (dominant_intent IN (
+                'question', 'request', 'statement', 'complaint', 'celebration')),
+            CONSTRAINT valid_avg_technical_depth CHECK (avg_technical_depth BETWEEN 0 AND 10),
+            CONSTRAINT valid_urgency_max CHECK (urgency_max IN ('low', 'medium', 'high')),
+            CONSTRAINT valid_access_count CHECK (access_count >= 0)
+        ) WITH (fillfactor = 85)
+    """)
+    for name, columns in {
+        "user_created": ["user_id", "created_at"],
+        "tenant_created": ["tenant_id", "created_at"],
+        "scope_created": ["scope", "created_at", "key"],
+    }.items():
+        op.create_index(f"idx_episodic_memories_{name}", "episodic_memories", columns)
+    _searchable("episodic_memories", words="episode_search", shown="title || ' ' || content")
+
+
+def _lists(column: str, names: str) -> str:
+    """That these keys of a JSON object are lists, where there are such."""
+    return " AND ".join(
+        [f"jsonb_typeof({column}) = 'object'"]
+        + [
+            f"coalesce(jsonb_typeof({column} -> '{name}'), 'array') = 'array'"
+            for name in names.split()
+        ]
+    )
+
+
+def _searchable(table: str, *, words: str, shown: str) -> None:
+    name = words.removesuffix("_search")
+    short = {"memory": "memory_nodes", "episode": "episodic_memories"}[name]
+    op.execute(f"ALTER TABLE {table} ALTER COLUMN {words} SET STATISTICS {SEARCH_STATISTICS}")
+    op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
+    op.execute(f"CREATE INDEX idx_{short}_search ON {table} USING gin ({words})")
+    op.execute(f"""
+        CREATE INDEX idx_{short}_content_trgm ON {table} USING gin (({shown}) gin_trgm_ops)
+    """)
+
+
+def _embeddings(table: str, item: str, passages: str) -> None:
+    op.execute(f"""
+        CREATE TABLE {table} (
+            id uuid CONSTRAINT pk_{table} PRIMARY KEY DEFAULT gen_random_uuid(),
+            {item} uuid NOT NULL,
+            scope text NOT NULL,
+            model_name varchar(100) NOT NULL,
+            embedding vector NOT NULL,
+            dimensions integer NOT NULL GENERATED ALWAYS AS (vector_dims(embedding)) STORED,
+            content_hash bytea NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT uq_{table}_{item}_model_name UNIQUE ({item}, model_name),
+            CONSTRAINT fk_{table}_{item}_scope FOREIGN KEY ({item}, scope)
+                REFERENCES {passages} (key, scope) ON DELETE CASCADE,
+            CONSTRAINT valid_model_name
+                FOREIGN KEY (model_name) REFERENCES embedding_models (name),
+            CONSTRAINT valid_embedding_dimensions
+                FOREIGN KEY (model_name, dimensions) REFERENCES embedding_models (name, dimensions),
+            CONSTRAINT nonzero_embedding CHECK (vector_norm(embedding) > 0)
+        )
+    """)
+    op.execute(f"ALTER TABLE {table} ALTER COLUMN embedding SET STATISTICS 0")
+    op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
+    for model, dimensions in VECTOR_INDEXES.items():
+        slug = "".join(c if c.isalnum() else "_" for c in model.lower())
+        op.execute(f"""
+            CREATE INDEX {table}_hnsw_{slug} ON {table}
+            USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
+            WITH (m = 16, ef_construction = 64) WHERE model_name = '{model}'
+        """)
+    op.create_index(f"idx_{table}_scope", table, ["scope", "model_name"])
+    op.execute(f"""
+        CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table}
+        FOR EACH ROW EXECUTE FUNCTION set_updated_at()
+    """)
+
+
+def _row_security() -> None:
+    """For the owner too. Without a scope app_scope() is null, and no row is anybody's."""
+    for table in SCOPED:
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(f"""
+            CREATE POLICY own_scope ON {table}
+            USING (scope = app_scope()) WITH CHECK (scope = app_scope())
+        """)
+    # Whoever signs somebody in knows the identity and not yet the scope.
+    identity = "auth_provider || ':' || external_id = current_setting('app.identity', true)"
+    own = {"tenants": "'tenant:' || id::text = app_scope()"}
+    own["users"] = f"scope = app_scope() OR {identity}"
+    for table, condition in own.items():
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
+        # A slug that is taken would tell of another tenant: only administrators make tenants.
+        kind = "FOR SELECT" if table == "tenants" else "FOR ALL"
+        op.execute(f"CREATE POLICY own_scope ON {table} {kind} USING ({condition})")
+
+
+def _leakproof(marked: str) -> None:
+    """Let an index find words under row security.
+
+    A condition of the caller's is asked only of rows that the policy lets through, unless its
+    function is known to tell nothing of what it is given: else it could be a function that prints
+    it. These two compare and raise no error that quotes a text. Only a superuser may say so;
+    elsewhere words are looked for in all rows of the scope, and ``pgcorpus doctor`` says it.
+    """
+    statements = " ".join(f"ALTER FUNCTION {function} {marked};" for function in SEARCHED_BY)
+    op.execute(f"""
+        DO $$ BEGIN
+            IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN {statements}
+            END IF;
+        END $$
+    """)
+
+
+def _jobs() -> None:
+    """A job of a scope is seen in that scope, and by those who work for all of them."""
+    op.execute("ALTER TABLE jobs ADD COLUMN scope text")
+    op.execute("""
+        COMMENT ON COLUMN jobs.scope IS 'whose row it is about, as app_scope() has it, or null'
+    """)
+    op.execute("""
+        CREATE INDEX idx_jobs_scope ON jobs (scope, dedupe_key) WHERE scope IS NOT NULL
+    """)
+    op.execute("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY")
+    op.execute("""
+        CREATE POLICY own_scope ON jobs USING (scope IS NULL OR scope = app_scope())
+    """)
+    op.execute("CREATE POLICY administration ON jobs TO rag_admin USING (true)")
+
+
+def _statistics_of_words(found: str = "WHERE attrelid", now: str = GUARDED) -> None:
+    """What ANALYZE knows of words it knows of everybody's: under row security nobody is told.
+
+    The function of 0008, with one condition more or, in a downgrade, less.
+    """
+    op.execute(f"""
+        DO $$ BEGIN
+            EXECUTE replace(pg_get_functiondef('lexeme_statistics'::regproc), '{found}', '{now}');
+        END $$
+    """)
+
+
+def _outbox() -> None:
+    """As of the other corpora, by scope: no transaction touches a job of another scope."""
+    op.execute("""
+        CREATE FUNCTION enqueue_scoped_embedding() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            changed text := 'current';
+        BEGIN
+            IF TG_OP = 'UPDATE' THEN
+                changed := 'current LEFT JOIN former USING (key) WHERE ROW('
+                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'current.\\1', 'g')
+                    || ') IS DISTINCT FROM ROW('
+                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'former.\\1', 'g') || ')';
+            END IF;
+            EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs'
+                || ' (kind, payload, dedupe_key, scope) SELECT ''embed'','
+                || ' jsonb_build_object(''corpus'', $1, ''item'', key),'
+                || ' concat_ws('':'', ''embed'', $1, current.scope, key), current.scope'
+                || ' FROM ' || changed || ' ORDER BY key'
+                || ' ON CONFLICT (dedupe_key) WHERE status = ''pending'''
+                || ' DO UPDATE SET not_before = now(), attempts = 0, last_error = NULL'
+                USING TG_ARGV[0];
+            RETURN NULL;
+        END $$
+    """)
+    # A job is about what is forgotten: it goes with it, whatever its state.
+    op.execute("""
+        CREATE FUNCTION forget_jobs() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        BEGIN
+            EXECUTE 'DELETE FROM ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs USING former'
+                || ' WHERE jobs.scope = former.scope'
+                || ' AND dedupe_key = concat_ws('':'', ''embed'', $1, former.scope, former.key)'
+                USING TG_ARGV[0];
+            RETURN NULL;
+        END $$
+    """)
+    for function in ("enqueue_scoped_embedding", "forget_jobs"):
+        op.execute(f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC")
+    for table, corpus, embedded in (
+        ("memory_nodes", "memory", "human_content, assistant_content"),
+        ("episodic_memories", "episodes", "title, content"),
+    ):
+        enqueue = f"EXECUTE FUNCTION enqueue_scoped_embedding('{corpus}', '{embedded}')"
+        op.execute(f"""
+            CREATE TRIGGER enqueue_embedding_of_new AFTER INSERT ON {table}
+            REFERENCING NEW TABLE AS current FOR EACH STATEMENT {enqueue}
+        """)
+        op.execute(f"""
+            CREATE TRIGGER enqueue_embedding_of_changed AFTER UPDATE ON {table}
+            REFERENCING OLD TABLE AS former NEW TABLE AS current FOR EACH STATEMENT {enqueue}
+        """)
+        op.execute(f"""
+            CREATE TRIGGER forget_jobs AFTER DELETE ON {table} REFERENCING OLD TABLE AS former
+            FOR EACH STATEMENT EXECUTE FUNCTION forget_jobs('{corpus}')
+        """)
+
+
+def _views() -> None:
+    """With the rights, and the scope, of whoever asks: a view takes its owner's otherwise."""
+    op.execute("""
+        CREATE VIEW memory_nodes_with_embedding WITH (security_invoker = true) AS
+        SELECT memory_nodes.*, model_name, embedding
+        FROM memory_nodes
+        JOIN corpus_settings ON corpus = 'memory'
+        LEFT JOIN memory_embeddings ON node_key = key AND model_name = active_model
+    """)
+    _coverage(*COVERED, *COVERED_BY_SCOPE, options="WITH (security_invoker = true)")
+
+
+def _coverage(*corpora: tuple[str, str, str, str, str, str], options: str = "") -> None:
+    """The view of 0010 over these corpora."""
+    parts = (
+        f"""
+        SELECT corpus, active_model AS model_name, total, embedded,
+               CASE total WHEN 0 THEN 100 ELSE round(100.0 * embedded / total, 1) END AS percent,
+               stale
+        FROM corpus_settings CROSS JOIN LATERAL (
+            SELECT count(*) AS total, count(*) FILTER (WHERE fresh) AS embedded,
+                   count(*) FILTER (WHERE NOT fresh) AS stale
+            FROM (
+                SELECT content_hash = sha256(convert_to({embedded}, 'UTF8')) AS fresh
+                FROM {passages} AS passage LEFT JOIN {vectors} AS vector
+                    ON {item} = passage.{key} AND model_name = active_model
+            ) AS compared
+        ) AS counted
+        WHERE corpus = '{corpus}'
+        """
+        for corpus, passages, vectors, item, key, embedded in corpora
+    )
+    op.execute(f"""
+        CREATE OR REPLACE VIEW embedding_coverage {options} AS {" UNION ALL ".join(parts)}
+    """)
+
+
+def downgrade() -> None:
+    op.execute("DROP VIEW memory_nodes_with_embedding")
+    _coverage(*COVERED)
+    for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):
+        op.execute(f"DROP TABLE {table}")
+    op.execute("DROP FUNCTION episode_text")
+    for table in ("users", "tenants"):
+        op.execute(f"DROP TABLE {table}")
+    op.execute("DROP FUNCTION enqueue_scoped_embedding")
+    op.execute("DROP FUNCTION forget_jobs")
+    op.execute("DELETE FROM jobs WHERE scope IS NOT NULL")
+    for policy in ("own_scope", "administration"):
+        op.execute(f"DROP POLICY {policy} ON jobs")
+    op.execute("ALTER TABLE jobs DISABLE ROW LEVEL SECURITY")
+    op.execute("ALTER TABLE jobs DROP COLUMN scope")
+    op.execute("DROP FUNCTION app_scope")
+    _leakproof("NOT LEAKPROOF")
+    _statistics_of_words(GUARDED, "WHERE attrelid")
+    op.execute("DELETE FROM corpus_settings WHERE corpus = 'episodes'")

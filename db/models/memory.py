@@ -1,0 +1,374 @@
+"""Agent memory: single exchanges, whole episodes, and whose they are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final, Literal, get_args
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Computed,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.base import Base, now, owned_by, uuid_pk
+from db.mixins import Embedded, embedding_constraints
+from db.models.embeddings import vector_indexes
+
+IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
+Complexity = Literal["simple", "moderate", "complex"]
+EmotionalValence = Literal["positive", "neutral", "negative"]
+Urgency = Literal["low", "medium", "high"]
+ConversationMode = Literal["chat", "debug", "brainstorm", "review"]
+
+INTENT_TYPES: Final = get_args(IntentType)
+COMPLEXITIES: Final = get_args(Complexity)
+EMOTIONAL_VALENCES: Final = get_args(EmotionalValence)
+URGENCIES: Final = get_args(Urgency)
+CONVERSATION_MODES: Final = get_args(ConversationMode)
+
+TAGS: Final = ("domains", "topics", "entities", "processes")
+"""What a memory is tagged with: each a list of names."""
+
+NOISE: Final = -1
+"""The cluster of what belongs to no cluster, as HDBSCAN numbers it."""
+
+MAX_DEPTH: Final = 10
+"""Of ``technical_depth``."""
+
+SCOPE: Final = "COALESCE('tenant:' || tenant_id::text, 'user:' || user_id::text)"
+"""Of a row, as ``app_scope()`` says it of a transaction."""
+
+
+def memory_id(conversation_id: str, sequence_index: int, human_content: str) -> str:
+    """The id of a memory, as the systems before this one made it."""
+    said = f"{conversation_id}:{sequence_index}:{human_content[:100]}"
+    return f"mem_{sha256(said.encode()).hexdigest()[:16]}"
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=f"valid_{column}")
+
+
+def _lists(column: str, names: tuple[str, ...]) -> str:
+    """That these keys of a JSON object are lists, where there are such."""
+    return " AND ".join(
+        [f"jsonb_typeof({column}) = 'object'"]
+        + [f"COALESCE(jsonb_typeof({column} -> '{name}'), 'array') = 'array'" for name in names]
+    )
+
+
+class Scoped:
+    """A row that is a user's or a tenant's, and whose it is in one column."""
+
+    user_id: Mapped[UUID | None] = mapped_column(
+        comment="whose personal memory it is, or who wrote"
+    )
+    tenant_id: Mapped[UUID | None] = mapped_column(
+        owned_by("tenants.id"), comment="whose enterprise memory it is"
+    )
+    scope: Mapped[str] = mapped_column(
+        Text,
+        Computed(SCOPE, persisted=True),
+        nullable=False,
+        comment="who may see it, as app_scope() has it",
+    )
+
+
+def _of_its_user() -> ForeignKeyConstraint:
+    """The user is of the row's tenant, or has none where the row has none."""
+    return ForeignKeyConstraint(
+        ["scope", "user_id"], ["users.scope", "users.id"], ondelete="CASCADE"
+    )
+
+
+class Tenant(Base):
+    """An enterprise whose users share their memories."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (
+        UniqueConstraint("slug"),
+        CheckConstraint(r"name ~ '\S'", name="non_empty_tenant_name"),
+        CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'", name="valid_slug"),
+        CheckConstraint("jsonb_typeof(settings) = 'object'", name="valid_settings"),
+    )
+
+    id: Mapped[uuid_pk]
+    name: Mapped[str] = mapped_column(String(255))
+    slug: Mapped[str] = mapped_column(String(100), comment="short name for addresses and files")
+    settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    created_at: Mapped[now]
+
+
+class User(Base):
+    """Somebody who has memories, as an identity provider knows them."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        UniqueConstraint("auth_provider", "external_id"),
+        UniqueConstraint("scope", "id"),
+        CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),
+        CheckConstraint("email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="valid_email"),
+        Index("idx_users_tenant_id", "tenant_id"),
+    )
+
+    id: Mapped[uuid_pk]
+    tenant_id: Mapped[UUID | None] = mapped_column(
+        owned_by("tenants.id"), comment="the enterprise, or null for a user on their own"
+    )
+    auth_provider: Mapped[str] = mapped_column(String(50))
+    external_id: Mapped[str] = mapped_column(
+        String(255), comment="the user's key at the auth_provider"
+    )
+    email: Mapped[str | None] = mapped_column(String(320))
+    display_name: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[now]
+    scope: Mapped[str] = mapped_column(
+        Text,
+        Computed("COALESCE('tenant:' || tenant_id::text, 'user:' || id::text)", persisted=True),
+        nullable=False,
+        comment="whose memories the user sees, as app_scope() has it",
+    )
+
+
+class MemoryNode(Scoped, Base):
+    """One exchange: what somebody said, and what was answered."""
+
+    __tablename__ = "memory_nodes"
+    __table_args__ = (
+        UniqueConstraint("scope", "id"),
+        UniqueConstraint("key", "scope"),
+        _of_its_user(),
+        CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
+        CheckConstraint(r"human_content ~ '\S' OR assistant_content ~ '\S'", name="non_empty_node"),
+        CheckConstraint("sequence_index >= 0", name="valid_sequence_index"),
+        _one_of("intent_type", INTENT_TYPES),
+        _one_of("complexity", COMPLEXITIES),
+        CheckConstraint("technical_depth BETWEEN 0 AND 10", name="valid_technical_depth"),
+        _one_of("emotional_valence", EMOTIONAL_VALENCES),
+        _one_of("urgency", URGENCIES),
+        _one_of("conversation_mode", CONVERSATION_MODES),
+        CheckConstraint(_lists("tags", TAGS), name="valid_tags"),
+        CheckConstraint("cluster_id >= -1", name="valid_cluster_id"),
+        CheckConstraint("cluster_confidence BETWEEN 0 AND 1", name="valid_cluster_confidence"),
+        CheckConstraint("access_count >= 0", name="valid_access_count"),
+        Index("idx_memory_nodes_user_created", "user_id", "created_at"),
+        Index("idx_memory_nodes_tenant_created", "tenant_id", "created_at"),
+        Index("idx_memory_nodes_scope_created", "scope", "created_at", "key"),
+        Index("idx_memory_nodes_scope_conversation", "scope", "conversation_id", "sequence_index"),
+        Index("idx_memory_nodes_scope_cluster", "scope", "cluster_id"),
+        Index("idx_memory_nodes_scope_said", "scope", text("hashtextextended(human_content, 0)")),
+        Index("idx_memory_nodes_search", "memory_search", postgresql_using="gin"),
+        Index(
+            "idx_memory_nodes_content_trgm",
+            literal_column("((human_content || ' '::text) || assistant_content)").label("shown"),
+            postgresql_using="gin",
+            postgresql_ops={"shown": "gin_trgm_ops"},
+        ),
+        {"postgresql_with": {"fillfactor": 85}},
+    )
+
+    key: Mapped[uuid_pk]
+    id: Mapped[str] = mapped_column(
+        String(255),
+        comment="mem_ and 16 hex digits of the SHA-256 of conversation_id:sequence_index:the "
+        "first 100 characters of human_content; one of each within a scope",
+    )
+    conversation_id: Mapped[str] = mapped_column(String(255), comment="where it was said")
+    sequence_index: Mapped[int] = mapped_column(comment="which exchange of it, from 0")
+    human_content: Mapped[str] = mapped_column(Text, comment="what the human said")
+    assistant_content: Mapped[str] = mapped_column(
+        Text, server_default="", comment="what was answered"
+    )
+    source: Mapped[str] = mapped_column(
+        String(50), comment="whose assistant: anthropic, openai, grok, gemini, ..."
+    )
+    created_at: Mapped[now] = mapped_column(comment="when it was said")
+    intent_type: Mapped[IntentType] = mapped_column(
+        String(20), server_default="statement", comment="what the human wanted"
+    )
+    complexity: Mapped[Complexity] = mapped_column(String(20), server_default="simple")
+    technical_depth: Mapped[int] = mapped_column(
+        SmallInteger, server_default=text("0"), comment="0 (none) to 10"
+    )
+    emotional_valence: Mapped[EmotionalValence] = mapped_column(
+        String(20), server_default="neutral"
+    )
+    urgency: Mapped[Urgency] = mapped_column(String(20), server_default="low")
+    conversation_mode: Mapped[ConversationMode] = mapped_column(String(20), server_default="chat")
+    action_required: Mapped[bool] = mapped_column(server_default=text("false"))
+    has_code: Mapped[bool] = mapped_column(server_default=text("false"))
+    has_error: Mapped[bool] = mapped_column(server_default=text("false"))
+    tags: Mapped[dict[str, Any]] = mapped_column(
+        JSONB,
+        server_default=text("'{}'"),
+        comment="domains, topics, entities, processes: a list of names each",
+    )
+    cluster_id: Mapped[int | None] = mapped_column(
+        comment="-1: noise, of no cluster; null: not yet clustered"
+    )
+    cluster_label: Mapped[str | None] = mapped_column(String(255))
+    cluster_confidence: Mapped[float | None] = mapped_column(Double, comment="0 to 1")
+    access_count: Mapped[int] = mapped_column(
+        server_default=text("0"), comment="how often it was recalled"
+    )
+    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
+    duplicate_of: Mapped[str | None] = mapped_column(
+        String(255), comment="id of the memory that says the same, where it was linked"
+    )
+    language: Mapped[str] = mapped_column(
+        REGCONFIG,
+        server_default=text("'english'::regconfig"),
+        comment="text search configuration of this memory",
+    )
+    memory_search: Mapped[str] = mapped_column(
+        TSVECTOR,
+        Computed(
+            "setweight(to_tsvector(language, left(human_content, 30000)), 'A')"
+            " || to_tsvector(language, left(assistant_content, 70000))",
+            persisted=True,
+        ),
+        nullable=False,
+        deferred=True,
+        comment="the words a search reads; what the human said counts like a title",
+    )
+
+
+class EpisodicMemory(Scoped, Base):
+    """A whole conversation, and what came of it."""
+
+    __tablename__ = "episodic_memories"
+    __table_args__ = (
+        UniqueConstraint("scope", "id"),
+        UniqueConstraint("key", "scope"),
+        _of_its_user(),
+        CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
+        CheckConstraint("jsonb_typeof(messages) = 'array'", name="valid_messages"),
+        CheckConstraint("message_count >= 0", name="valid_message_count"),
+        CheckConstraint("duration_minutes >= 0", name="valid_duration"),
+        CheckConstraint(_lists("llm_tags", ("key_entities", "domains")), name="valid_llm_tags"),
+        _one_of("dominant_intent", INTENT_TYPES),
+        CheckConstraint("avg_technical_depth BETWEEN 0 AND 10", name="valid_avg_technical_depth"),
+        _one_of("urgency_max", URGENCIES),
+        CheckConstraint("access_count >= 0", name="valid_access_count"),
+        Index("idx_episodic_memories_user_created", "user_id", "created_at"),
+        Index("idx_episodic_memories_tenant_created", "tenant_id", "created_at"),
+        Index("idx_episodic_memories_scope_created", "scope", "created_at", "key"),
+        Index("idx_episodic_memories_search", "episode_search", postgresql_using="gin"),
+        Index(
+            "idx_episodic_memories_content_trgm",
+            literal_column("((title || ' '::text) || content)").label("shown"),
+            postgresql_using="gin",
+            postgresql_ops={"shown": "gin_trgm_ops"},
+        ),
+        {"postgresql_with": {"fillfactor": 85}},
+    )
+
+    key: Mapped[uuid_pk]
+    id: Mapped[str] = mapped_column(String(255), comment="ep_...; one of each within a scope")
+    title: Mapped[str] = mapped_column(Text, server_default="")
+    messages: Mapped[list[Any]] = mapped_column(
+        JSONB, comment="its turns in their order: role and content each"
+    )
+    message_count: Mapped[int]
+    source: Mapped[str] = mapped_column(String(50), comment="as of memory_nodes")
+    created_at: Mapped[now] = mapped_column(comment="when it began")
+    updated_at: Mapped[now] = mapped_column(comment="when it ended")
+    duration_minutes: Mapped[float | None] = mapped_column(Double)
+    llm_tags: Mapped[dict[str, Any]] = mapped_column(
+        JSONB,
+        server_default=text("'{}'"),
+        comment="summary, primary_intent, outcome, interruption_reason, key_entities, "
+        "emotional_arc, domains, time_context: what a model said of it",
+    )
+    dominant_intent: Mapped[IntentType | None] = mapped_column(String(20))
+    avg_complexity: Mapped[float | None] = mapped_column(
+        Double, comment="mean over its memories: simple 1, moderate 2, complex 3"
+    )
+    avg_technical_depth: Mapped[float | None] = mapped_column(Double, comment="0 to 10")
+    emotional_arc: Mapped[str | None] = mapped_column(Text, comment="how the mood went")
+    has_code: Mapped[bool] = mapped_column(server_default=text("false"))
+    has_errors: Mapped[bool] = mapped_column(server_default=text("false"))
+    urgency_max: Mapped[Urgency | None] = mapped_column(String(20))
+    memory_node_ids: Mapped[list[str]] = mapped_column(
+        ARRAY(Text), server_default=text("'{}'"), comment="the memories it is made of"
+    )
+    related_episode_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    access_count: Mapped[int] = mapped_column(
+        server_default=text("0"), comment="how often it was recalled"
+    )
+    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
+    language: Mapped[str] = mapped_column(
+        REGCONFIG,
+        server_default=text("'english'::regconfig"),
+        comment="text search configuration of this episode",
+    )
+    content: Mapped[str] = mapped_column(
+        Text,
+        Computed("episode_text(llm_tags, messages)", persisted=True),
+        nullable=False,
+        comment="the summary and what was said, as a search reads it",
+    )
+    episode_search: Mapped[str] = mapped_column(
+        TSVECTOR,
+        Computed(
+            "setweight(to_tsvector(language, left(title, 10000)), 'A')"
+            " || to_tsvector(language, left(episode_text(llm_tags, messages), 90000))",
+            persisted=True,
+        ),
+        nullable=False,
+        deferred=True,
+        comment="the words a search reads, of the first 90,000 characters",
+    )
+
+
+class MemoryEmbedding(Embedded, Base):
+    """The vector of a memory; its scope is copied, so that a search needs no join to ask for it."""
+
+    __tablename__ = "memory_embeddings"
+    __table_args__ = (
+        *embedding_constraints("node_key"),
+        ForeignKeyConstraint(
+            ["node_key", "scope"], ["memory_nodes.key", "memory_nodes.scope"], ondelete="CASCADE"
+        ),
+        *vector_indexes("memory_embeddings"),
+        Index("idx_memory_embeddings_scope", "scope", "model_name"),
+    )
+
+    id: Mapped[uuid_pk]
+    node_key: Mapped[UUID]
+    scope: Mapped[str] = mapped_column(Text, comment="of its memory")
+
+
+class EpisodeEmbedding(Embedded, Base):
+    """The vector of an episode, with its scope."""
+
+    __tablename__ = "episode_embeddings"
+    __table_args__ = (
+        *embedding_constraints("episode_key"),
+        ForeignKeyConstraint(
+            ["episode_key", "scope"],
+            ["episodic_memories.key", "episodic_memories.scope"],
+            ondelete="CASCADE",
+        ),
+        *vector_indexes("episode_embeddings"),
+        Index("idx_episode_embeddings_scope", "scope", "model_name"),
+    )
+
+    id: Mapped[uuid_pk]
+    episode_key: Mapped[UUID]
+    scope: Mapped[str] = mapped_column(Text, comment="of its episode")

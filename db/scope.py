@@ -1,0 +1,107 @@
+"""In whose name a unit of work reads and writes: a tenant's, or a single user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Self
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from db.base import as_uuid
+from db.errors import MissingScope, UnsafeRole
+
+SCOPE: Final = "scope"
+"""Under this key a session's ``info`` has the scope of its unit of work."""
+
+APPLICATION_ROLE: Final = "rag_read_write"
+
+Guard = Callable[[Connection], str | None]
+"""Looks at a login; gives the role to work as instead, or None."""
+
+LOGIN: Final = text("""
+    SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypasses,
+           (SELECT min(relname::text) FROM pg_class
+            WHERE relforcerowsecurity AND relnamespace = current_schema()::regnamespace
+              AND pg_has_role(current_user, relowner, 'MEMBER')) AS owned
+    FROM pg_roles WHERE rolname = current_user
+""")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose memories are seen, by row security and by every statement of ours.
+
+    An enterprise's users share what is the tenant's; anybody else sees what is their own.
+
+    Attributes:
+        tenant_id: The tenant, or None for a user without one.
+        user_id: The user; beside a tenant, who of it writes.
+    """
+
+    tenant_id: UUID | None
+    user_id: UUID | None
+
+    def __post_init__(self) -> None:
+        for value in (self.tenant_id, self.user_id):
+            if not isinstance(value, UUID | None):
+                raise MissingScope(f"a scope has the UUID of a tenant or a user, not {value!r}")
+        if self.tenant_id is None and self.user_id is None:
+            raise MissingScope("a scope names a tenant or a user")
+
+    @classmethod
+    def tenant(cls, tenant_id: UUID, *, user_id: UUID | None = None) -> Self:
+        """All that is a tenant's; *user_id* is who of it writes."""
+        return cls(tenant_id, user_id)
+
+    @classmethod
+    def user(cls, user_id: UUID) -> Self:
+        """What is a single user's."""
+        return cls(None, user_id)
+
+    @classmethod
+    def parse(cls, written: str) -> Self:
+        """A scope as the database writes it: ``tenant:<uuid>`` or ``user:<uuid>``.
+
+        Raises:
+            MissingScope: It is neither.
+        """
+        kind, _, key = written.partition(":")
+        uuid = as_uuid(key)
+        if uuid is None or kind not in {"tenant", "user"}:
+            raise MissingScope(f"{written!r} is no scope; it is tenant:UUID or user:UUID")
+        return cls.tenant(uuid) if kind == "tenant" else cls.user(uuid)
+
+    def __str__(self) -> str:
+        return f"user:{self.user_id}" if self.tenant_id is None else f"tenant:{self.tenant_id}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What row security reads, for one transaction."""
+        return {
+            "app.tenant_id": "" if self.tenant_id is None else str(self.tenant_id),
+            "app.user_id": "" if self.user_id is None else str(self.user_id),
+        }
+
+
+def refuse_unsafe(connection: Connection) -> None:
+    """Make sure that row security holds for whoever has logged in.
+
+    Raises:
+        UnsafeRole: It does not, or they could switch it off.
+    """
+    login = connection.execute(LOGIN).one()
+    if login.superuser:
+        why = "it is a superuser"
+    elif login.bypasses:
+        why = "it has BYPASSRLS"
+    elif login.owned is not None:
+        why = f"it owns {login.owned}, or may act as its owner"
+    else:
+        return
+    raise UnsafeRole(
+        f"the role {login.name} passes over row security: {why}. A service that works for tenants "
+        f"logs in as a member of {APPLICATION_ROLE}; make one with: pgcorpus roles create-user "
+        f"NAME --role {APPLICATION_ROLE}"
+    )
