@@ -15,6 +15,9 @@ from db.errors import MissingScope, UnsafeRole
 SCOPE: Final = "scope"
 """Under this key a session's ``info`` has the scope of its unit of work."""
 
+SETTINGS: Final = ("app.tenant_id", "app.user_id")
+"""What row security reads."""
+
 APPLICATION_ROLE: Final = "rag_read_write"
 
 Guard = Callable[[Connection], str | None]
@@ -22,6 +25,9 @@ Guard = Callable[[Connection], str | None]
 
 LOGIN: Final = text("""
     SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypasses,
+           (SELECT min(able.rolname::text) FROM pg_roles AS able
+            WHERE (able.rolsuper OR able.rolbypassrls)
+              AND pg_has_role(current_user, able.oid, 'MEMBER')) AS could_be,
            (SELECT min(relname::text) FROM pg_class
             WHERE relforcerowsecurity AND relnamespace = current_schema()::regnamespace
               AND pg_has_role(current_user, relowner, 'MEMBER')) AS owned
@@ -79,9 +85,10 @@ class Scope:
     @property
     def settings(self) -> dict[str, str]:
         """What row security reads, for one transaction."""
+        ids = (self.tenant_id, self.user_id)
         return {
-            "app.tenant_id": "" if self.tenant_id is None else str(self.tenant_id),
-            "app.user_id": "" if self.user_id is None else str(self.user_id),
+            setting: "" if each is None else str(each)
+            for setting, each in zip(SETTINGS, ids, strict=True)
         }
 
 
@@ -96,6 +103,8 @@ def refuse_unsafe(connection: Connection) -> None:
         why = "it is a superuser"
     elif login.bypasses:
         why = "it has BYPASSRLS"
+    elif login.could_be is not None:
+        why = f"it may become {login.could_be}, which does"
     elif login.owned is not None:
         why = f"it owns {login.owned}, or may act as its owner"
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import DBAPIError
@@ -19,17 +19,24 @@ from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.conversations import ConversationRepository
 from db.repositories.diagnosis import DiagnosisRepository
 from db.repositories.embeddings import EmbeddingRepository
+from db.repositories.episodes import EpisodeRepository
 from db.repositories.imports import ImportRepository
 from db.repositories.jobs import JobRepository
 from db.repositories.knowledge import KnowledgeRepository
+from db.repositories.memory import MemoryRepository
 from db.repositories.messages import MessageRepository
 from db.repositories.operations import OperationsRepository
+from db.repositories.roles import RoleRepository
 from db.repositories.search import SearchRepository
+from db.repositories.tenancy import TenancyRepository
 from db.repositories.validation import ValidationRepository
-from db.scope import SCOPE, Guard, Scope
+from db.scope import SCOPE, SETTINGS, Guard, Scope
+from db.search.corpus import Corpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NOBODY: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
 
 
 class UnitOfWork:
@@ -48,12 +55,16 @@ class UnitOfWork:
     knowledge: KnowledgeRepository
     chat: ConversationRepository
     messages: MessageRepository
+    memory: MemoryRepository
+    episodes: EpisodeRepository
     embeddings: EmbeddingRepository
     imports: ImportRepository
     chat_imports: ChatImportRepository
     jobs: JobRepository
     operations: OperationsRepository
+    roles: RoleRepository
     searches: SearchRepository
+    tenancy: TenancyRepository
     validation: ValidationRepository
     diagnosis: DiagnosisRepository
 
@@ -101,6 +112,30 @@ class UnitOfWork:
         self._named = replace(self._named, scope=scope, guard=None)
         self._name(self.session)
 
+    def leave(self) -> None:
+        """Work in nobody's name from here on."""
+        self._named = replace(self._named, scope=None)
+        self._name(self.session)
+        if self.session.in_transaction():
+            self.session.execute(NOBODY)
+
+    def scopes_of(self, corpus: Corpus) -> Iterator[Scope | None]:
+        """Work within each scope that passages of a corpus may be of, one after the other.
+
+        Yields:
+            Each scope, entered; None, once, where passages are nobody's.
+
+        Raises:
+            NotPermitted: Row security hides from the role which scopes there are.
+        """
+        if corpus.scope is None or self._named.scope is not None:
+            yield self._named.scope
+            return
+        for scope in self.tenancy.list_scopes():
+            self.enter(scope)
+            yield scope
+        self.leave()
+
     def _name(self, session: Session) -> None:
         """Tell the database of each transaction of the session in whose name it is."""
         session.info[_Named] = self._named
@@ -117,12 +152,16 @@ class UnitOfWork:
         self.knowledge = KnowledgeRepository(session)
         self.chat = ConversationRepository(session)
         self.messages = MessageRepository(session)
+        self.memory = MemoryRepository(session)
+        self.episodes = EpisodeRepository(session)
         self.embeddings = EmbeddingRepository(session)
         self.imports = ImportRepository(session)
         self.chat_imports = ChatImportRepository(session)
         self.jobs = JobRepository(session)
         self.operations = OperationsRepository(session)
+        self.roles = RoleRepository(session)
         self.searches = SearchRepository(session)
+        self.tenancy = TenancyRepository(session)
         self.validation = ValidationRepository(session)
         self.diagnosis = DiagnosisRepository(session)
 
@@ -202,10 +241,15 @@ def _at_begin(session: Session, _transaction: SessionTransaction, connection: Co
     session.info[_Named].announce(connection)
 
 
-def _after_rollback(session: Session, _before: SessionTransaction) -> None:
+def _after_rollback(session: Session, ended: SessionTransaction) -> None:
     """What was said since a savepoint was taken back with it."""
-    if session.is_active and session.in_transaction():
-        session.info[_Named].announce(session.connection())
+    if session.is_active and ended.nested and ended.parent is not None:
+        # Not the session's own: inside of "with begin_nested()" it gives none any more.
+        connection = ended.parent.connection(None)
+        named: _Named = session.info[_Named]
+        if named.scope is None:  # left since the savepoint
+            connection.execute(NOBODY)
+        named.announce(connection)
 
 
 def raise_translated(error: BaseException | None) -> None:

@@ -25,6 +25,7 @@ from db.errors import (
     translate,
 )
 from db.repositories.search import DEPTHS, Answer, Ask, ModelState
+from db.scope import Scope
 from db.search.legs import AskedModel
 from db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
 from db.uow import UnitOfWork
@@ -134,6 +135,8 @@ class _Searching:
             limit=limit,
             offset=offset,
             filters=request.filters,
+            boost=request.boost,
+            half_life_days=request.half_life_days,
         )
         prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
         if "vector" not in legs:
@@ -171,7 +174,7 @@ class _Searching:
         prepared, answer = self._without_quotes(work, prepared, answer)
         prepared, answer = self._with_words(work, prepared, answer)
         prepared, answer = self._with_more_groups(work, prepared, answer)
-        explainer = Explainer(partial(self._explain, answer))
+        explainer = Explainer(partial(self._explain, answer, prepared.request.scope))
         return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
 
     def _with_words(
@@ -263,8 +266,8 @@ class _Searching:
             return prepared, answer
         return relaxed, by_words
 
-    def _explain(self, answer: Answer) -> Explanation:
-        with self._database.unit_of_work() as work:
+    def _explain(self, answer: Answer, scope: Scope | None) -> Explanation:
+        with self._database.unit_of_work(scope) as work:
             plan = work.searches.explain(answer.statement)
         statement = answer.statement
         return Explanation(
@@ -368,7 +371,7 @@ class SearchService(_Searching):
                     refused = self._choose(work, request)
             prepared = self._prepare(request, refused)
             try:
-                with self._database.unit_of_work() as work:
+                with self._database.unit_of_work(request.scope) as work:
                     page = self._run(work, prepared)
                     work.commit()  # a rollback would make psycopg forget prepared statements
             except _ModelChanged:
@@ -386,6 +389,7 @@ class SearchService(_Searching):
         before: int = 2,
         after: int = 2,
         max_tokens: int | None = None,
+        scope: Scope | None = None,
     ) -> Context:
         """What stands around hits, ready for a prompt.
 
@@ -395,6 +399,7 @@ class SearchService(_Searching):
             after: Turns after each hit, 0 to 1,000.
             max_tokens: Of ``Context.text``, at most, as ``services.embedding.tokens`` estimates
                 them. Hits come first, then the turns nearest to one.
+            scope: As of the search.
 
         Returns:
             Windows that overlap or touch are one; hits that are gone meanwhile are named.
@@ -402,10 +407,11 @@ class SearchService(_Searching):
         Raises:
             InvalidSearch: The corpus's passages do not follow one another, hits are of several
                 corpora, or a number is not allowed.
+            MissingScope: Its passages are somebody's, and there is no scope.
             DatabaseUnavailable: The database did not answer.
         """
         request = ContextRequest.of(hits, before, after, max_tokens)
-        with self._database.unit_of_work() as work:
+        with self._database.unit_of_work(scope) as work:
             context = request.answered(work)
             work.commit()  # as above: what psycopg has prepared stays
         return context
@@ -427,7 +433,7 @@ class AsyncSearchService(_Searching):
                     refused = await work.run(self._choose, request)
             prepared = await asyncio.to_thread(self._prepare, request, refused)
             try:
-                async with self._database.async_unit_of_work() as work:
+                async with self._database.async_unit_of_work(request.scope) as work:
                     page = await work.run(self._run, prepared)
                     await work.commit()
             except _ModelChanged:
@@ -445,10 +451,11 @@ class AsyncSearchService(_Searching):
         before: int = 2,
         after: int = 2,
         max_tokens: int | None = None,
+        scope: Scope | None = None,
     ) -> Context:
         """As ``SearchService.context``."""
         request = ContextRequest.of(hits, before, after, max_tokens)
-        async with self._database.async_unit_of_work() as work:
+        async with self._database.async_unit_of_work(scope) as work:
             context = await work.run(request.answered)
             await work.commit()
         return context

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 
 from db.errors import InvalidFilter, InvalidSearch
-from db.repositories.search import DEPTHS, Ask, ModelState
+from db.repositories.search import DEPTHS, HALF_LIFE_DAYS, Ask, ModelState
+from db.scope import Scope
 from db.search import corpora
 from db.search.corpus import Corpus
 from db.search.page import Hit, Leg, LegName
@@ -46,6 +47,8 @@ MAX_OFFSET: Final = 10_000
 
 MAX_GROUP_SIZE: Final = 100
 
+MAX_HALF_LIFE_DAYS: Final = 100_000
+
 Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
 
 RERANKED: Final = DEPTHS[0]
@@ -75,6 +78,10 @@ class SearchOptions(TypedDict, total=False):
         group_by: A column of the hits' metadata: the page has its values with their hits, that of
             the best hit first, and ``limit`` and ``offset`` count values.
         group_size: Hits of each value, 1 to 100; by default 3.
+        scope: Whose passages are searched; a corpus whose passages are somebody's needs it.
+        boost: 0 (the default) to 1: by which share of its score what speaks for a passage by itself
+            may raise it, where a corpus has such: how new it is, and how often it was recalled.
+        half_life_days: After so many days half as much speaks for a passage; by default 30.
     """
 
     mode: Mode
@@ -87,6 +94,9 @@ class SearchOptions(TypedDict, total=False):
     rerank: Reranker | None
     group_by: str | None
     group_size: int
+    scope: Scope | None
+    boost: float
+    half_life_days: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +116,9 @@ class Request:
     rerank: Reranker | None = None
     group_by: str | None = None
     group_size: int = 3
+    scope: Scope | None = None
+    boost: float = 0.0
+    half_life_days: float = HALF_LIFE_DAYS
 
     @classmethod
     def of(cls, question: str, corpus: str, options: SearchOptions) -> Self:
@@ -120,6 +133,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self._refuse_wrong_types()
+        self.corpus.refuse_without(self.scope)
+        self._refuse_impossible_boost()
         if self.mode not in MODES:
             raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
@@ -148,7 +163,20 @@ class Request:
             raise InvalidSearch(f"a group has 1 to {MAX_GROUP_SIZE} hits, not {self.group_size!r}")
         self.corpus.narrowed(self.filters)
 
+    def _refuse_impossible_boost(self) -> None:
+        if not _number(self.boost) or not 0 <= self.boost <= 1:
+            raise InvalidSearch(f"boost must be a number from 0 to 1, not {self.boost!r}")
+        if self.boost and self.corpus.boost is None:
+            raise InvalidSearch(f"nothing speaks for a passage of {self.corpus.name} by itself")
+        if not _number(self.half_life_days) or not 0 < self.half_life_days <= MAX_HALF_LIFE_DAYS:
+            raise InvalidSearch(
+                f"half_life_days must be above 0 and at most {MAX_HALF_LIFE_DAYS:,}, "
+                f"not {self.half_life_days!r}"
+            )
+
     def _refuse_wrong_types(self) -> None:
+        if not isinstance(self.scope, Scope | None):
+            raise InvalidSearch(f"a scope is a db.scope.Scope, not {self.scope!r}")
         if not isinstance(self.filters, Mapping):
             raise InvalidFilter(f"filters are name → value, not {self.filters!r}")
         if not isinstance(self.weights, Mapping):

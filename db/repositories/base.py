@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Table, TableClause, column, exists, func, select, table, text
+from sqlalchemy import ColumnElement, Table, TableClause, column, exists, func, select, table, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
+
+from db.scope import SCOPE, Scope
+from db.search.corpus import Corpus
 
 INDEX_BUILD_MEMORY: Final = "256MB"
 """The engineering specification's ``maintenance_work_mem``."""
@@ -40,6 +43,16 @@ class Repository:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+    @property
+    def scope(self) -> Scope | None:
+        """In whose name the unit of work reads and writes."""
+        scope: Scope | None = self.session.info.get(SCOPE)
+        return scope
+
+    def seen_of(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
+        """That rows are of the scope, where there is one; else all that the role may see."""
+        return () if self.scope is None else corpus.own(table)
 
     def lift_timeout(self) -> None:
         """Let statements take as long as they take, until the transaction ends.

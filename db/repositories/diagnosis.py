@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from sqlalchemy import Index, Table, func, select, text
+from sqlalchemy import Column, Index, Table, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
@@ -22,6 +22,7 @@ from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
 from db.repositories.embeddings import EmbeddingRepository, IndexState, index_of
 from db.repositories.search import SearchRepository, Statement
+from db.scope import Scope
 from db.search.corpus import Corpus
 
 APPLICATION_ROLE: Final = "pgcorpus_app"
@@ -385,13 +386,20 @@ class DiagnosisRepository(Repository):
         one = select(corpus.key).limit(1)
         return self.session.execute(one).first() is not None
 
+    def find_scope(self, corpus: Corpus) -> Scope | None:
+        """Somebody who has passages of the corpus, as far as the role may see them."""
+        scope = self.session.scalar(select(corpus.vectors.c.scope).limit(1))
+        return None if scope is None else Scope.parse(scope)
+
     def list_examples(self, corpus: Corpus) -> list[Example]:
         """Values of the text filters, from the planner's statistics; the broadest first."""
         examples = []
         for name, each in corpus.filters.items():
-            if each.column.type.python_type is not str and name not in corpus.required:
-                continue  # how other types are written is a setting's business
             column: Any = each.column
+            if not isinstance(column, Column) or not isinstance(column.table, Table):
+                continue  # of an expression there are no statistics
+            if column.type.python_type is not str:
+                continue  # how other types are written is a setting's business
             row = self.session.execute(
                 COMMON_VALUES, {"table": column.table.name, "column": column.name}
             ).first()

@@ -129,6 +129,11 @@ class Coverage:
     embedded: int
     stale: int
 
+    def __add__(self, other: Coverage) -> Coverage:
+        return Coverage(
+            self.total + other.total, self.embedded + other.embedded, self.stale + other.stale
+        )
+
     @property
     def missing(self) -> int:
         """Passages without any vector."""
@@ -443,6 +448,7 @@ class EmbeddingRepository(Repository):
             select(func.greatest(1 - distance, 0, type_=Double))
             .join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
             .where(corpus.vectors.c.model_name == model_name, *shown)
+            .where(*self.seen_of(corpus, corpus.vectors))
             .order_by(distance)
             .limit(limit)
         )
@@ -504,6 +510,7 @@ class EmbeddingRepository(Repository):
         """What is embedded of some passages: the same ones each time, from all over the corpus."""
         shown, values = _shown(corpus)
         scattered = func.hashtextextended(cast(corpus.key, Text), 0)
+        shown += self.seen_of(corpus, corpus.passages)
         some = select(corpus.text).where(*shown).order_by(scattered).limit(limit)
         return list(self.session.scalars(some, values))
 
@@ -535,7 +542,7 @@ class EmbeddingRepository(Repository):
                 stored.is_not(None).label("stale"),
             )
             .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
-            .where(or_(stored.is_(None), stored != current))
+            .where(or_(stored.is_(None), stored != current), *corpus.own(corpus.passages))
             .order_by(corpus.key)
             .limit(limit)
         )
@@ -555,14 +562,23 @@ class EmbeddingRepository(Repository):
                 func.count(),
                 func.count().filter(stored == current),
                 func.count().filter(stored != current),
-            ).outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
+            )
+            .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
+            .where(*self.seen_of(corpus, corpus.passages))
         ).one()
         return Coverage(*row)
 
+    def sees_all(self, corpus: Corpus) -> bool:
+        """Whether row security hides none of the corpus's passages from the role."""
+        hidden = func.row_security_active(corpus.passages.name)
+        return not self.session.scalar(select(hidden))
+
     def has_vectors(self, corpus: Corpus, model_name: str) -> bool:
         """Whether any passage has a vector of the model."""
-        one = select(literal(1)).where(corpus.vectors.c.model_name == model_name).limit(1)
-        return self.session.scalar(one) is not None
+        one = select(literal(1)).where(
+            corpus.vectors.c.model_name == model_name, *self.seen_of(corpus, corpus.vectors)
+        )
+        return self.session.scalar(one.limit(1)) is not None
 
     def store(
         self,
@@ -589,6 +605,7 @@ class EmbeddingRepository(Repository):
             UnknownModel: The model is not registered.
             InvalidValue: A vector is of the wrong length, not finite or all zeros.
         """
+        corpus.refuse_without(self.scope)
         model = self.get_model(model_name)
         refuse_unusable(vectors, model.dimensions)
         current = text_hash(corpus)
@@ -604,13 +621,20 @@ class EmbeddingRepository(Repository):
             strict=True,
         )
         with self.staged("staged_vectors", columns, rows) as staged:
-            fresh = select(
-                staged.c.item, literal(model_name), staged.c.embedding, current
-            ).join_from(staged, corpus.passages, corpus.key == staged.c.item)
+            scope = () if corpus.scope is None else (corpus.scope,)
+            fresh = (
+                select(staged.c.item, literal(model_name), staged.c.embedding, current, *scope)
+                .join_from(staged, corpus.passages, corpus.key == staged.c.item)
+                .where(*corpus.own(corpus.passages))
+            )
             if hashes is not None:
                 fresh = fresh.where(staged.c.content_hash == current)
             merge = insert(corpus.vectors).from_select(
-                [corpus.item.name, "model_name", "embedding", "content_hash"], fresh
+                [
+                    *(corpus.item.name, "model_name", "embedding", "content_hash"),
+                    *(each.name for each in scope),
+                ],
+                fresh,
             )
             result = self.session.connection().execute(
                 merge.on_conflict_do_update(

@@ -41,6 +41,7 @@ from db.errors import LeaseLost, NotFound
 from db.models.jobs import Job, JobStatus
 from db.repositories.base import Repository
 from db.repositories.embeddings import text_hash
+from db.scope import Scope
 from db.search.corpus import Corpus
 
 STATUSES: Final[Mapping[JobStatus, ColumnElement[str]]] = {
@@ -124,12 +125,14 @@ class ClaimedJob:
         kind: Which handler does it.
         payload: What the handler needs to know.
         attempts: How often it was begun, this time included.
+        scope: Whose row it is about, or None.
     """
 
     id: int
     kind: str
     payload: Mapping[str, Any]
     attempts: int
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +279,19 @@ class JobRepository(Repository):
                 started_at=func.clock_timestamp(),
                 lease_expires_at=_later(lease_seconds),
             )
-            .returning(batch.c.place, Job.id, Job.kind, Job.payload, Job.attempts)
+            .returning(batch.c.place, Job.id, Job.kind, Job.payload, Job.attempts, Job.scope)
         )
         rows = sorted(self._run(begun).all(), key=attrgetter("place"))
-        return [ClaimedJob(row.id, row.kind, row.payload, row.attempts) for row in rows]
+        return [
+            ClaimedJob(
+                id=row.id,
+                kind=row.kind,
+                payload=row.payload,
+                attempts=row.attempts,
+                scope=None if row.scope is None else Scope.parse(row.scope),
+            )
+            for row in rows
+        ]
 
     def extend(self, ids: Sequence[int], *, worker_id: str, lease_seconds: float) -> int:
         """Keep jobs in hand from being taken for those of a dead worker.
@@ -412,7 +424,7 @@ class JobRepository(Repository):
         Returns:
             How many jobs were completed.
         """
-        keys = {embed_key(corpus.name, item): item for item in item_ids}
+        keys = {embed_key(corpus, self.scope, item): item for item in item_ids}
         locked = self.session.execute(
             select(Job.id, Job.dedupe_key)
             .where(Job.status == PENDING, Job.dedupe_key == any_(_array(keys, Text())))
@@ -627,9 +639,10 @@ class JobRepository(Repository):
         return {row.id for row in rows}
 
 
-def embed_key(corpus: str, item: object) -> str:
+def embed_key(corpus: Corpus, scope: Scope | None, item: object) -> str:
     """The key under which the outbox enqueues a passage."""
-    return f"{EMBED}:{corpus}:{item}"
+    whose = () if corpus.scope is None else (str(scope),)
+    return ":".join((EMBED, corpus.name, *whose, str(item)))
 
 
 def _storable(error: str) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from db.repositories.base import Repository
+from db.scope import Scope
 from db.search.context import Turn, Window, surroundings
 from db.search.corpus import Corpus
 from db.search.legs import (
@@ -27,7 +28,13 @@ from db.search.legs import (
     AskedModel,
 )
 from db.search.page import Hit
-from db.search.prelude import SURELY_LARGE, Prelude, compiled_narrowed, compiled_prelude
+from db.search.prelude import (
+    SAMPLED_OF_SCOPE,
+    SURELY_LARGE,
+    Prelude,
+    compiled_narrowed,
+    compiled_prelude,
+)
 from db.search.question import Question
 from db.search.ranking import Fusion, Shape, compiled
 from db.search.words import MAX_WORDS, Lexicon, LookUp, look_up
@@ -40,6 +47,16 @@ that fusion sees what a second leg finds late."""
 FEW: Final = 2000
 """So few passages are compared one by one: that is exact, and cheaper than an index that passes
 over what a filter refuses."""
+
+MOST_EXACT: Final = {480: 40_000, 16_000: 6000}
+"""Dimensions up to which → passages of a scope up to which all its vectors are compared. An index
+scan passes over what is others': for 100 candidates of a scope with a share s it looks at 100 / s.
+A vector of more than 480 dimensions is stored apart from its row, and takes longer to fetch."""
+
+HALF_LIFE_DAYS: Final = 30.0
+
+MAX_KNOWN: Final = 10_000
+"""Scopes of which an engine remembers the languages."""
 
 MAX_EF_SEARCH: Final = 1000
 """pgvector's own bound of ``hnsw.ef_search``."""
@@ -73,6 +90,8 @@ class Ask:
         limit: Hits, at most.
         offset: Hits that are passed over.
         filters: As ``Corpus.narrowed`` takes them.
+        boost: How much what speaks for a passage by itself may add to its score, as a share of it.
+        half_life_days: After so many days half as much speaks for a passage.
     """
 
     question: Question
@@ -84,6 +103,8 @@ class Ask:
     limit: int = 10
     offset: int = 0
     filters: Mapping[str, Any] = field(default_factory=dict)
+    boost: float = 0.0
+    half_life_days: float = HALF_LIFE_DAYS
 
     @property
     def depth(self) -> int:
@@ -200,7 +221,7 @@ class _Known(NamedTuple):
         )
 
 
-_known: WeakKeyDictionary[Engine, dict[str, _Known]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Engine, dict[tuple[str, Scope | None], _Known]] = WeakKeyDictionary()
 
 
 class SearchRepository(Repository):
@@ -212,7 +233,7 @@ class SearchRepository(Repository):
         Raises:
             UnknownFilter: The corpus has no such filter.
             InvalidFilter: A filter's value is of the wrong kind.
-            MissingScope: The corpus needs a scope that *ask* does not name.
+            MissingScope: The corpus has a scope, and the unit of work has none.
         """
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
@@ -250,6 +271,7 @@ class SearchRepository(Repository):
             everything: Score all passages that hold a word, whatever it costs.
             counted: Count what is left to search even where the corpus's defaults alone narrow.
         """
+        corpus.refuse_without(self.scope)
         conditions, values = corpus.narrowed(ask.filters)
         shape = Shape(
             corpus=corpus,
@@ -258,21 +280,26 @@ class SearchRepository(Repository):
             depth=ask.depth,
             model=ask.model if "vector" in ask.legs else None,
             conditions=conditions,
+            boosted=ask.boost > 0,
         )
         prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         kept = prelude.kept if prelude.kept <= FEW else None
-        narrows = counted or known.narrows(ask)
+        narrows = counted or corpus.scope is not None or known.narrows(ask)
         passages = max(prelude.passages, float(kept or 0), 1.0)
         share = self._share(shape, values, passages) if narrows and kept is None else 1.0
+        if corpus.scope is not None:  # of its own words and passages alone
+            searched, of_searched = max(share * passages, 1.0), 1.0
+        else:
+            searched, of_searched = passages, share
         found: LookUp | None = None
         if "text" in ask.legs:
             found = look_up(
                 prelude.asked,
                 known.lexicon,
-                passages,
-                share=share,
+                searched,
+                share=of_searched,
                 everything=everything or kept is not None,
             )
             if found is None:
@@ -283,7 +310,7 @@ class SearchRepository(Repository):
         thresholds: Sequence[float] = ()
         compared = ask.question.words
         if "fuzzy" in shape.legs:
-            thresholds = _thresholds(ask.question, prelude.passages, few=kept is not None)
+            thresholds = _thresholds(ask.question, searched, few=kept is not None)
             if _stop_early(thresholds) and len(compared) > LONG_FOR_FUZZY:
                 compared = self._rarest_word(ask.question, known)
         values |= {
@@ -291,10 +318,16 @@ class SearchRepository(Repository):
             "page_offset": ask.offset,
             "question_vector": ask.vector,
             "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
+            "boost": ask.boost,
+            "half_life_days": ask.half_life_days,
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
         return Statement(
-            shape=replace(shape, few=kept is not None),
+            shape=replace(
+                shape,
+                few=kept is not None,
+                exact=kept is None and self._compares_all(shape, prelude, passages),
+            ),
             values=values,
             thresholds=thresholds,
             settings=_PLANNED[_planning(shape, narrows=narrows)]
@@ -305,6 +338,16 @@ class SearchRepository(Repository):
             known=known.lexicon.known,
             counted=narrows,
         )
+
+    def _compares_all(self, shape: Shape, prelude: Prelude, passages: float) -> bool:
+        """Whether a scope is so small that comparing all its vectors beats the index of all."""
+        if shape.corpus.scope is None or shape.model is None:
+            return False
+        most = next(n for bound, n in MOST_EXACT.items() if shape.model.dimensions <= bound)
+        if prelude.sampled < SAMPLED_OF_SCOPE:
+            return True
+        whole = replace(shape, conditions=(), demanding=False)
+        return self._share(whole, {}, passages) * passages <= most
 
     def surroundings(
         self, corpus: Corpus, hits: Sequence[Any], *, before: int, after: int
@@ -322,7 +365,9 @@ class SearchRepository(Repository):
 
         Raises:
             InvalidSearch: The corpus has no order.
+            MissingScope: The corpus has a scope, and the unit of work has none.
         """
+        corpus.refuse_without(self.scope)
         asked = {"hits": list(hits), "before": before, "after": after}
         windows: dict[Any, dict[int, Turn]] = {}
         for row in self.session.execute(surroundings(corpus), asked).mappings():
@@ -335,8 +380,9 @@ class SearchRepository(Repository):
         return {hit: windows[hit] for hit in hits if hit in windows}
 
     def count(self, corpus: Corpus) -> int:
-        """How many passages the corpus has."""
-        return self.session.scalar(select(func.count()).select_from(corpus.passages)) or 0
+        """How many passages the corpus has, within the scope."""
+        counted = select(func.count()).select_from(corpus.passages)
+        return self.session.scalar(counted.where(*self.seen_of(corpus, corpus.passages))) or 0
 
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
         """The plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
@@ -365,7 +411,11 @@ class SearchRepository(Repository):
             )
         report = rows[0]["report"] or {}
         return Answer(
-            hits=tuple(_hit(row, statement.shape.corpus) for row in rows if row["id"] is not None),
+            hits=tuple(
+                _hit(row, statement.shape.corpus, boosted=statement.shape.boosted)
+                for row in rows
+                if row["id"] is not None
+            ),
             candidates={leg: done["candidates"] for leg, done in report.items()},
             durations_ms=_durations(report),
             model=ModelState(*rows[0]["model"]) if rows[0]["model"] else None,
@@ -378,14 +428,16 @@ class SearchRepository(Repository):
     ) -> tuple[Prelude, _Known]:
         """How many passages are left to search, if few, and what is known of the words."""
         of_engine = _known.setdefault(self.session.connection().engine, {})
-        known = of_engine.get(shape.corpus.name, _Known())
-        narrows = counted or known.narrows(ask)
+        scoped = shape.corpus.scope is not None
+        place = (shape.corpus.name, self.scope if scoped else None)
+        known = of_engine.get(place, _Known())
+        narrows = counted or scoped or known.narrows(ask)
         if shape.legs == ("vector",) and not narrows and known.surely_large:
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1), known
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            narrows = counted or known.narrows(ask)
+            narrows = counted or scoped or known.narrows(ask)
             row = self._exchange(
                 [
                     _set(_PLANNED[_planning(shape, narrows=narrows)]),
@@ -405,19 +457,22 @@ class SearchRepository(Repository):
                     ),
                 ]
             )[0]
-            same = row["version"] == known.lexicon.version
+            same = row["version"] == known.lexicon.version and not scoped
             known = known._replace(
                 lexicon=known.lexicon if same else _lexicon(row),
                 languages=tuple(row["languages"][:MAX_LANGUAGES]),
                 passages=row["passages"],
             )
-            stale = not same or known.default_share is None
+            stale = not scoped and (not same or known.default_share is None)
             if stale and shape.corpus.defaults and not ask.filters:
                 share = self._share(shape, values, max(known.passages, 1.0))
                 known = known._replace(default_share=share)
-            of_engine[shape.corpus.name] = known
+            if len(of_engine) >= MAX_KNOWN:
+                of_engine.clear()
+            # The words of a scope are counted for each question, and kept from the next.
+            of_engine[place] = known._replace(lexicon=Lexicon()) if scoped else known
             read_in = (ask.language,) if ask.language else known.languages
-            if asked_in == read_in and narrows == (counted or known.narrows(ask)):
+            if asked_in == read_in and narrows == (counted or scoped or known.narrows(ask)):
                 break
         return Prelude.of(row), known._replace(languages=asked_in)
 
@@ -549,17 +604,20 @@ def _lexicon(row: Mapping[str, Any]) -> Lexicon:
         return Lexicon(version=row["version"])
     return Lexicon(
         version=row["version"],
+        mean_length=row.get("mean_length"),
         # after those of the elements follow the smallest and the largest
         frequencies=dict(zip(row["elements"], row["frequencies"], strict=False)),
     )
 
 
-def _hit(row: Mapping[str, Any], corpus: Corpus) -> Hit:
+def _hit(row: Mapping[str, Any], corpus: Corpus, *, boosted: bool) -> Hit:
     ranks, scores, contributions = {}, {}, {}
     for leg, place, score, gain in row["why"]:
         scores[leg], contributions[leg] = score, gain
         if place is not None:
             ranks[leg] = place
+    if boosted:
+        contributions["boost"] = row["score"] - sum(contributions.values())
     return Hit(
         id=row["id"],
         corpus=corpus.name,

@@ -100,7 +100,7 @@ def surroundings(corpus: Corpus) -> Select[Any]:
         order.place.label("place"),
         branch.label("branch"),
         true().label("own"),
-    ).where(corpus.key == keys)
+    ).where(corpus.key == keys, *corpus.own(corpus.passages))
     path = _paths(paths, order)
     near = _near(corpus, path, order)
     distance = func.row_number().over(
@@ -159,7 +159,7 @@ def _near(corpus: Corpus, path: CTE, order: Order) -> Any:  # noqa: ANN401 - a s
     As many as asked for of every branch are enough: at a place that several branches have, the
     greatest of them is the path's.
     """
-    of_branch = [order.within == path.c.within]
+    of_branch = [order.within == path.c.within, *corpus.own(corpus.passages)]
     if order.branch is not None:
         of_branch.append(order.branch == path.c.branch)
     columns = (corpus.key.label("id"), order.place.label("place"))

@@ -13,14 +13,17 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Table,
+    Text,
     and_,
     any_,
     bindparam,
     exists,
+    func,
     or_,
 )
 
 from db.errors import InvalidFilter, MissingScope, UnknownFilter
+from db.scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,10 @@ class Corpus:
         defaults: Filters that hold unless the caller names them.
         hits: A SELECT with one row per passage: ``id``, ``title``, ``content``; every further
             column is metadata of the hit. It runs only for the passages that won.
-        required: Names of filters without which no search may run.
+        scope: Whose a passage is, or None where all are everybody's; ``vectors`` has a column of
+            the same name. Such a corpus is searched only within a scope.
+        boost: What speaks for a passage whatever was asked, in [0, 1], or None; it has the
+            parameter ``half_life_days``.
         order: How passages follow one another, or None where each stands alone.
     """
 
@@ -108,7 +114,8 @@ class Corpus:
     filters: Mapping[str, Filter]
     hits: Select[Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    required: frozenset[str] = frozenset()
+    scope: Column[Any] | None = None
+    boost: ColumnElement[float] | None = None
     order: Order | None = None
 
     @property
@@ -130,12 +137,7 @@ class Corpus:
         Raises:
             UnknownFilter: The corpus has no filter of that name.
             InvalidFilter: A value is not of the column's type, or none of its choices.
-            MissingScope: A required filter is absent.
         """
-        if missing := self.required - asked.keys():
-            raise MissingScope(
-                f"{self.name} is searched only within a scope; name {', '.join(sorted(missing))}"
-            )
         if unknown := asked.keys() - self.filters.keys():
             raise UnknownFilter(
                 f"{self.name} has no filter {', '.join(sorted(map(str, unknown)))}; "
@@ -161,6 +163,25 @@ class Corpus:
         some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
         held = exists().where(and_(of.through, _compared(of.column, some)))
         return or_(held, none) if some != condition else held
+
+    def own(self, of: Table) -> tuple[ColumnElement[bool], ...]:
+        """That rows of the passages' or vectors' table are of the transaction's scope.
+
+        Row security says the same again; here it also holds for roles that pass over that.
+        """
+        return () if self.scope is None else (of.c[self.scope.key] == func.app_scope(type_=Text),)
+
+    def refuse_without(self, scope: Scope | None) -> None:
+        """Refuse to read or write without a scope what is somebody's.
+
+        Raises:
+            MissingScope: *scope* is None, and passages of the corpus are somebody's.
+        """
+        if self.scope is not None and scope is None:
+            raise MissingScope(
+                f"{self.name} is searched only within a scope: name the tenant or the user whose "
+                "it is"
+            )
 
     def is_direct(self, condition: Condition) -> bool:
         """Whether the passage's own row answers it."""

@@ -108,11 +108,14 @@ class Narrowing:
             enough passages meet them.
         few: Whether so few passages meet them that all are compared: an index would have to be
             read far to find enough of them.
+        exact: Whether all vectors of the scope are compared, and the conditions asked of the
+            nearest first.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
     distant: Sequence[ColumnElement[bool]] = ()
     few: bool = False
+    exact: bool = False
 
 
 class VectorLeg:
@@ -132,7 +135,12 @@ class VectorLeg:
         """The nearest *depth* of (passage_id, score)."""
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
-        near = near.where(self._is_of_model())
+        near = near.where(self._is_of_model(), *corpus.own(corpus.vectors))
+        if narrowing.exact:
+            compared = near.cte("vector_near").prefix_with("MATERIALIZED")
+            cosine = self._cosine(compared.c.embedding)
+            conditions = (*narrowing.direct, *narrowing.distant)
+            return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
         if narrowing.direct or narrowing.distant:
             near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
             near = near.where(*narrowing.direct, *narrowing.distant)
@@ -199,6 +207,7 @@ class TextLeg:
         corpus = self._corpus
         matching = select(corpus.key.label("passage_id"), self._words()).where(
             corpus.words.op("@@")(bindparam("words_candidates", type_=TsQuery())),
+            *corpus.own(corpus.passages),
             *narrowing.direct,
         )
         if narrowing.few:
@@ -279,7 +288,7 @@ class FuzzyLeg:
         """The most alike *depth* of (passage_id, score), of those above the threshold."""
         corpus = self._corpus
         alike = select(corpus.key.label("passage_id"), self._score.label("score"))
-        alike = alike.where(*narrowing.direct)
+        alike = alike.where(*corpus.own(corpus.passages), *narrowing.direct)
         if narrowing.few:  # without the operator that the index serves
             found = alike.where(*narrowing.distant).subquery()
             least = func.current_setting(THRESHOLD_SETTING).cast(Double)

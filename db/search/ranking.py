@@ -72,6 +72,8 @@ class Shape:
         conditions: What the filters ask of a passage.
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
+        exact: Whether the vectors of all of the scope are.
+        boosted: Whether what speaks for a passage by itself counts.
     """
 
     corpus: Corpus
@@ -83,6 +85,8 @@ class Shape:
     conditions: tuple[Condition, ...] = ()
     demanding: bool = False
     few: bool = False
+    exact: bool = False
+    boosted: bool = False
 
     def narrowing(self) -> Narrowing:
         """The conditions as SQL."""
@@ -94,6 +98,7 @@ class Shape:
             direct=direct,
             distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
             few=self.few,
+            exact=self.exact,
         )
 
     def search_legs(self) -> list[SearchLeg]:
@@ -121,6 +126,7 @@ def ranked(shape: Shape) -> Select[Any]:
     ``weighted`` and ``rrf`` add weight · score and weight / (60 + place) for each leg that found a
     passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is scored by
     the others too, so that a passage is not judged by what a leg's depth happened to cut off.
+    Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost.
 
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
@@ -137,10 +143,13 @@ def ranked(shape: Shape) -> Select[Any]:
         rows += [_completed(leg, found) for leg in legs]
     candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
     gain = _gain(candidates, shape)
+    summed = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
+        candidates.c.passage_id
+    )
+    scored = (_boosted(summed, corpus) if shape.boosted else summed).subquery("scored")
     fused = (
-        select(candidates.c.passage_id, func.sum(gain).label("score"))
-        .group_by(candidates.c.passage_id)
-        .order_by(func.sum(gain).desc(), candidates.c.passage_id)
+        select(scored)
+        .order_by(scored.c.score.desc(), scored.c.passage_id)
         .limit(bindparam("page_limit", type_=Integer()))
         .offset(bindparam("page_offset", type_=Integer()))
         .cte("fused")
@@ -177,7 +186,17 @@ def ranked(shape: Shape) -> Select[Any]:
 def narrowed(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
     """The passages that meet the filters and the question's demands, to be counted."""
     some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
-    return some.where(*narrowing.direct, *narrowing.distant)
+    return some.where(*corpus.own(corpus.passages), *narrowing.direct, *narrowing.distant)
+
+
+def _boosted(summed: Select[Any], corpus: Corpus) -> Select[Any]:
+    """Scores, raised by what speaks for each passage whatever was asked."""
+    each = summed.subquery("summed")
+    weight: ColumnElement[float] = bindparam("boost", type_=Double())
+    boost = weight * corpus.boost
+    return select(each.c.passage_id, (each.c.score * (1 + boost)).label("score")).join_from(
+        each, corpus.passages, corpus.key == each.c.passage_id
+    )
 
 
 def _placed(leg: SearchLeg, depth: int, narrowing: Narrowing) -> CTE:
@@ -277,10 +296,11 @@ def _awaited(shape: Shape) -> ColumnElement[bool]:
     if shape.model is None:
         return literal_column("false", Boolean)
     corpus = shape.corpus
+    jobs_of: ColumnElement[str] = literal(corpus.name, String())
+    if corpus.scope is not None:
+        jobs_of = func.concat(jobs_of, ":", func.app_scope(type_=Text), type_=Text)
     pending = (
-        func.passages_to_embed(
-            literal(corpus.name, String()), literal(AWAITED_LOOKED_AT, Integer())
-        )
+        func.passages_to_embed(jobs_of, literal(AWAITED_LOOKED_AT, Integer()))
         .table_valued(column("item", Text))
         .render_derived("pending")
     )

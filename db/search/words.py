@@ -59,10 +59,12 @@ class Lexicon:
     Attributes:
         version: Changes with every ANALYZE; None before the first.
         frequencies: Lexeme → share of the passages that hold it, of the common ones.
+        mean_length: Distinct lexemes of the average passage, where that was counted.
     """
 
     version: str | None = None
     frequencies: Mapping[str, float] = field(default_factory=dict, repr=False)
+    mean_length: float | None = None
 
     @property
     def known(self) -> bool:
@@ -76,7 +78,7 @@ class Lexicon:
     @cached_property
     def average_length(self) -> float:
         """Distinct lexemes of the average passage."""
-        return sum(self.frequencies.values())
+        return sum(self.frequencies.values()) if self.mean_length is None else self.mean_length
 
     @cached_property
     def _rarest(self) -> float:

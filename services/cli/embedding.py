@@ -28,7 +28,7 @@ from services.cli.output import (
     warn,
 )
 from services.embedding.choice import Choice
-from services.embedding.embed import EmbeddingService, EmbedReport
+from services.embedding.embed import EmbeddingService, EmbedReport, covered
 from services.embedding.embedder import PROVIDERS
 from services.embedding.switch import GRACE_SECONDS, ModelSwitch, Switch
 from services.embedding.verify import LEAST_RECALL, ModelVerifier, Verification
@@ -126,7 +126,7 @@ def list_models(as_json: AsJson = False) -> None:
                 "active_for": [n for n, used in active.items() if used and used.name == model.name],
                 "previous_for": [name for name, was in previous.items() if was == model.name],
                 "coverage": {
-                    name: vars(work.embeddings.coverage(corpus, model.name))
+                    name: vars(covered(work, corpus, model.name))
                     for name, corpus in CORPORA.items()
                 },
             }

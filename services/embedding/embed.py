@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from db.engine import Database
 from db.errors import NotPermitted, TextsRefused
 from db.repositories.embeddings import Coverage, Pending
+from db.scope import Scope
 from db.search import corpora
 from db.search.corpus import Corpus
+from db.uow import UnitOfWork
 from services.embedding.choice import Choice, choose
 from services.embedding.embedder import Embedder, embedder_for
 
@@ -99,15 +101,17 @@ class EmbeddingService:
         # Two runs would find the same passages, and pay for their vectors twice.
         with self._database.exclusively(f"embedding {corpus} with {choice.name}"):
             with self._database.unit_of_work() as work:
-                coverage = work.embeddings.coverage(of, choice.name)
+                coverage = covered(work, of, choice.name)
+                scopes = list(work.scopes_of(of))
             if on_start is not None:
                 on_start(choice, coverage.total - coverage.embedded)
-            after = None
-            while batch := self._pending(of, choice, embedder.batch_size, after):
-                self._embed(of, embedder, batch, report)
-                if on_progress is not None:
-                    on_progress(len(batch))
-                after = batch[-1].id
+            for scope in scopes:
+                after = None
+                while batch := self._pending(of, choice, embedder.batch_size, after, scope):
+                    self._embed(of, embedder, batch, report, scope)
+                    if on_progress is not None:
+                        on_progress(len(batch))
+                    after = batch[-1].id
             with self._database.unit_of_work() as work:
                 if report.embedded:
                     work.embeddings.analyze_vectors(of)
@@ -124,14 +128,28 @@ class EmbeddingService:
         of = corpora.named(corpus)
         with self._database.unit_of_work() as work:
             choice = choose(work, of, self._database.settings, model)
-            return choice, work.embeddings.coverage(of, choice.name)
+            return choice, covered(work, of, choice.name)
 
-    def _pending(self, corpus: Corpus, choice: Choice, limit: int, after: object) -> list[Pending]:
+    @contextmanager
+    def _within(self, scope: Scope | None) -> Iterator[UnitOfWork]:
         with self._database.unit_of_work() as work:
+            if scope is not None:
+                work.enter(scope)
+            yield work
+
+    def _pending(
+        self, corpus: Corpus, choice: Choice, limit: int, after: object, scope: Scope | None
+    ) -> list[Pending]:
+        with self._within(scope) as work:
             return work.embeddings.list_pending(corpus, choice.name, limit=limit, after=after)
 
     def _embed(
-        self, corpus: Corpus, embedder: Embedder, batch: Sequence[Pending], report: EmbedReport
+        self,
+        corpus: Corpus,
+        embedder: Embedder,
+        batch: Sequence[Pending],
+        report: EmbedReport,
+        scope: Scope | None,
     ) -> None:
         """Embed and store a batch; one that fails is halved until the bad text is alone."""
         try:
@@ -142,25 +160,38 @@ class EmbeddingService:
                 report.failures.append((str(batch[0].id), str(error)))
                 return
             middle = len(batch) // 2
-            self._embed(corpus, embedder, batch[:middle], report)
-            self._embed(corpus, embedder, batch[middle:], report)
+            self._embed(corpus, embedder, batch[:middle], report, scope)
+            self._embed(corpus, embedder, batch[middle:], report, scope)
             return
-        report.embedded += self._store(corpus, embedder.model_name, batch, vectors)
+        report.embedded += self._store(corpus, embedder.model_name, batch, vectors, scope)
         report.stale += sum(pending.stale for pending in batch)
 
     def _store(
-        self, corpus: Corpus, model: str, batch: Sequence[Pending], vectors: np.ndarray
+        self,
+        corpus: Corpus,
+        model: str,
+        batch: Sequence[Pending],
+        vectors: np.ndarray,
+        scope: Scope | None,
     ) -> int:
         ids = [pending.id for pending in batch]
-        with self._database.unit_of_work() as work:
+        with self._within(scope) as work:
             stored = work.embeddings.store(
                 corpus, model, ids, vectors, [pending.content_hash for pending in batch]
             )
             work.commit()
         # A role that may store vectors need not be one that may end jobs: a worker then finds the
         # vectors there. The jobs are for the model that is chosen where none is named.
-        with suppress(NotPermitted), self._database.unit_of_work() as work:
+        with suppress(NotPermitted), self._within(scope) as work:
             if choose(work, corpus, self._database.settings).name == model:
                 work.jobs.settle(corpus, model, ids)
             work.commit()
         return stored
+
+
+def covered(work: UnitOfWork, corpus: Corpus, model: str) -> Coverage:
+    """How much of a corpus has vectors of a model, over all scopes."""
+    if corpus.scope is None or work.embeddings.sees_all(corpus):
+        return work.embeddings.coverage(corpus, model)
+    scopes = work.scopes_of(corpus)
+    return sum((work.embeddings.coverage(corpus, model) for _ in scopes), Coverage(0, 0, 0))

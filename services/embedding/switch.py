@@ -21,7 +21,7 @@ from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 from db.uow import UnitOfWork
 from services.embedding.choice import list_in_use
-from services.embedding.embed import EmbeddingService, EmbedReport
+from services.embedding.embed import EmbeddingService, EmbedReport, covered
 from services.embedding.embedder import Embedder, embedder_for
 
 BULK_PASSAGES: Final = 5_000
@@ -247,7 +247,7 @@ class ModelSwitch:
             work.embeddings.keep_model(name)
             model = work.embeddings.get_model(name)
             work.embeddings.lock_setting(of.name)
-            coverage = work.embeddings.coverage(of, name)
+            coverage = covered(work, of, name)
             if not force:
                 _refuse_unready(work, of, model, coverage)
             work.embeddings.measure_spread(of, name)  # vectors may have come with an import
@@ -269,7 +269,7 @@ class ModelSwitch:
         with self._database.unit_of_work() as work:
             name = work.embeddings.roll_back(of.name)
             work.commit()
-            return Switch(of.name, name, work.embeddings.coverage(of, name))
+            return Switch(of.name, name, covered(work, of, name))
 
     def count_droppable(self, name: str) -> int:
         """How many vectors a drop would delete.
@@ -410,7 +410,7 @@ class ModelSwitch:
     ) -> bool:
         if self._searches(work, corpus, model.name):
             return False  # they need it
-        coverage = work.embeddings.coverage(corpus, model.name)
+        coverage = covered(work, corpus, model.name)
         return coverage.missing == coverage.total >= BULK_PASSAGES
 
 
@@ -422,7 +422,7 @@ def chosen_corpora(work: UnitOfWork, model: EmbeddingModel, among: Sequence[str]
     """
     if among:
         return [corpora.named(name) for name in dict.fromkeys(among)]
-    return [each for each in CORPORA.values() if work.embeddings.coverage(each, model.name).total]
+    return [each for each in CORPORA.values() if covered(work, each, model.name).total]
 
 
 def _refuse_unready(

@@ -18,6 +18,7 @@ from db.search.corpus import Corpus
 from db.search.page import Hit
 from db.search.question import Question
 from services.embedding.choice import choose
+from services.embedding.embed import covered
 from services.embedding.embedder import Embedder, embedder_for
 from services.embedding.switch import chosen_corpora
 from services.search import SearchService
@@ -188,7 +189,7 @@ class ModelVerifier:
         on_progress: Callable[[int], None] | None,
     ) -> Verification:
         with self._database.unit_of_work() as work:
-            coverage = work.embeddings.coverage(corpus, model.name)
+            coverage = covered(work, corpus, model.name)
             index = work.embeddings.index_state(corpus, model)
             indexes = work.embeddings.list_indexes(corpus, model)
             now = choose(work, corpus, self._database.settings).name
@@ -203,7 +204,8 @@ class ModelVerifier:
         )
         overlaps: list[float] = []
         recalls: list[float] = []
-        for question in questions if coverage.embedded else ():
+        # Within a scope only a service's login searches, and this is an operator's.
+        for question in questions if coverage.embedded and corpus.scope is None else ():
             hits = _hits(service, corpus, question)
             with self._database.unit_of_work() as work:
                 exact = work.embeddings.list_nearest(corpus, model.name, embedder.last, limit=DEPTH)

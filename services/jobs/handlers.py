@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from db.engine import Database
 from db.errors import NotPermitted
 from db.repositories.embeddings import Pending
 from db.repositories.jobs import EMBED, ClaimedJob
+from db.scope import Scope
 from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 from db.uow import UnitOfWork
@@ -83,25 +84,58 @@ class EmbedHandler:
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
         """Embed the texts whose vectors are missing or of an older text."""
         items = [self._item(job) for job in jobs]
-        named = [item for item in items if item is not None]
+        named: dict[Scope | None, list[Any]] = {}
+        for job, item in zip(jobs, items, strict=True):
+            if item is not None:
+                named.setdefault(job.scope, []).append(item)
         with self._database.unit_of_work() as work:
             choice = self._choose(work)
-            pending = work.embeddings.list_pending(
-                self._of, choice.name, limit=len(items), among=named
-            )
+            pending = {scope: self._pending(work, choice, scope, named[scope]) for scope in named}
+        texts = [each.text for some in pending.values() for each in some]
         vectors = np.empty((0, choice.dimensions), dtype=np.float32)
-        if pending:
-            embedder = self._embedder_of(choice)
-            vectors = embedder.embed_documents([each.text for each in pending])
+        if texts:
+            vectors = self._embedder_of(choice).embed_documents(texts)
 
         def finish(work: UnitOfWork) -> Sequence[Outcome]:
-            switched = self._choose(work).name != choice.name
-            changed = named if switched else self._store(work, choice, pending, vectors)
+            if self._choose(work).name != choice.name:
+                changed = items
+            else:
+                changed = self._store_all(work, choice, pending, vectors)
             outcomes = {None: Outcome("failed", NO_PASSAGE)}
             outcomes |= dict.fromkeys(changed, Outcome("released", CHANGED))
             return [outcomes.get(item, COMPLETED) for item in items]
 
         return finish
+
+    def _pending(
+        self, work: UnitOfWork, choice: Choice, scope: Scope | None, among: Sequence[Any]
+    ) -> Sequence[Pending]:
+        """What is to be embedded of a scope's passages."""
+        self._enter(work, scope)
+        return work.embeddings.list_pending(self._of, choice.name, limit=len(among), among=among)
+
+    def _store_all(
+        self,
+        work: UnitOfWork,
+        choice: Choice,
+        pending: Mapping[Scope | None, Sequence[Pending]],
+        vectors: np.ndarray,
+    ) -> list[Any]:
+        """Store the vectors of each scope within it; returns the passages that changed."""
+        changed: list[Any] = []
+        done = 0
+        for scope, some in pending.items():
+            self._enter(work, scope)
+            changed += self._store(work, choice, some, vectors[done : done + len(some)])
+            done += len(some)
+        if self._of.scope is not None:
+            work.leave()
+        return changed
+
+    def _enter(self, work: UnitOfWork, scope: Scope | None) -> None:
+        self._of.refuse_without(scope)
+        if scope is not None:
+            work.enter(scope)
 
     def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
         """The passage, or None where somebody enqueued nonsense."""

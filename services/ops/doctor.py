@@ -145,8 +145,11 @@ class DoctorService:
             "unused_index": partial(_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
+        if corpus.scope is not None and (scope := work.diagnosis.find_scope(corpus)) is not None:
+            work.enter(scope)
         for name, check in checks.items():
             yield from _guarded(work, name, corpus, check)
+        work.leave()
 
     def _indexes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
         needed = list(
@@ -177,16 +180,6 @@ class DoctorService:
                 remedy=f"pgcorpus embed --corpus {corpus.name}",
             )
         examples = work.diagnosis.list_examples(corpus)
-        scope = {e.name: e.value for e in reversed(examples) if e.name in corpus.required}
-        if scope.keys() != corpus.required:
-            yield Finding(
-                check="plan",
-                corpus=corpus.name,
-                subject="searches",
-                status="warning",
-                detail="searched only within a scope, and the statistics name none",
-            )
-            return
         words = [word for word in work.diagnosis.sample_words(corpus) if word.isalnum()]
         asked = Ask(
             question=Question.parse(" ".join(islice(words, WORDS_ASKED)) or corpus.name),
@@ -198,12 +191,12 @@ class DoctorService:
         for mode, legs in LEGS_OF.items():
             if vector is None and "vector" in legs:
                 continue
-            for narrowing in _narrowings(examples, corpus):
+            for narrowing in _narrowings(examples):
                 ask = replace(
                     asked,
                     legs=dict.fromkeys(legs, 1.0),
                     model=compared if "vector" in legs else None,
-                    filters=scope | narrowing,
+                    filters=narrowing,
                 )
                 subject = ", ".join([mode, *(f"{n}={v}" for n, v in narrowing.items())])
                 yield guard.check(subject, ask)
@@ -295,11 +288,10 @@ class _PlanGuard:
         return {}
 
 
-def _narrowings(examples: list[Example], corpus: Corpus) -> Iterator[dict[str, str]]:
+def _narrowings(examples: list[Example]) -> Iterator[dict[str, str]]:
     """No filter, the broadest one, and the narrowest one, as far as values are known."""
     yield {}
-    optional = [each for each in examples if each.name not in corpus.required]
-    for example in dict.fromkeys([*optional[:1], *optional[-1:]]):
+    for example in dict.fromkeys([*examples[:1], *examples[-1:]]):
         yield {example.name: example.value}
 
 

@@ -438,8 +438,8 @@ def message(database: Database) -> UUID:
 def statuses(database: Database, item: UUID) -> list[str]:
     """Of the jobs of a message, in order."""
     with database.unit_of_work() as work:
-        jobs = select(Job.status).where(Job.dedupe_key == embed_key("chat", item)).order_by(Job.id)
-        return list(work.session.scalars(jobs))
+        of_item = Job.dedupe_key == embed_key(CHAT, None, item)
+        return list(work.session.scalars(select(Job.status).where(of_item).order_by(Job.id)))
 
 
 def test_a_write_and_its_job_are_one_transaction(database: Database, message: UUID) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import numpy as np
 
-from db.models import KeyConcept
-from db.search.corpora import CHAT, KNOWLEDGE
+from db.models import KeyConcept, Tenant
+from db.scope import Scope
+from db.search.corpora import CHAT, EPISODES, KNOWLEDGE, MEMORY
 from db.search.corpus import Corpus
 from db.uow import UnitOfWork
 from tests import factories
@@ -37,14 +38,23 @@ class Shelf:
         corpus: What is searched.
         make: Inserts a passage, and returns its key.
         filters: For every filter of the corpus, a value that every made passage has.
+        own_name: A filter of which every made passage has a value of its own.
+        changed: A passage's columns with another text.
     """
 
     corpus: Corpus
     make: Callable[[Passage], Any]
     filters: dict[str, Any]
+    own_name: str
+    changed: dict[str, Any]
 
     def fill(self, work: UnitOfWork, passages: Sequence[Passage]) -> list[Any]:
-        """Insert passages and their vectors; the keys, in the same order."""
+        """Insert passages and their vectors; the keys, in the same order.
+
+        Where passages are somebody's, the unit of work is within the scope from then on.
+        """
+        if self.corpus.scope is not None:
+            work.enter(Scope.tenant(_tenant().id))
         keys = [self.make(passage) for passage in passages]
         placed = [
             (k, p.vector) for k, p in zip(keys, passages, strict=True) if p.vector is not None
@@ -80,6 +90,42 @@ def _chat(passage: Passage) -> UUID:
     ).id
 
 
+def _tenant() -> Tenant:
+    """Whose memories are made."""
+    session = factories.TenantFactory._meta.sqlalchemy_session
+    tenant = session.merge(Tenant(id=UUID(int=1), name="Shelf", slug="shelf"))
+    session.flush()
+    return tenant
+
+
+TAGGED = {"domains": ["pricing"], "topics": ["anchors"], "entities": ["Ada"], "processes": ["sale"]}
+
+
+def _memory(passage: Passage) -> UUID:
+    return factories.MemoryNodeFactory(
+        tenant=_tenant(),
+        human_content=passage.title,
+        assistant_content=passage.content,
+        language=passage.language,
+        conversation_id=f"talk {uuid4()}",
+        cluster_id=3,
+        cluster_label="prices",
+        tags=TAGGED,
+    ).key
+
+
+def _episode(passage: Passage) -> UUID:
+    return factories.EpisodicMemoryFactory(
+        tenant=_tenant(),
+        title=passage.title,
+        messages=[{"content": passage.content}],
+        language=passage.language,
+        llm_tags={"domains": ["pricing"], "key_entities": ["Ada"], "outcome": "sold"},
+        dominant_intent="question",
+        urgency_max="low",
+    ).key
+
+
 SHELVES = (
     Shelf(
         corpus=KNOWLEDGE,
@@ -94,6 +140,8 @@ SHELVES = (
             "validation_passed": True,
             "chunk_id": {"gte": "chunk_"},
         },
+        own_name="chunk_id",
+        changed={"content": "Quite another text."},
     ),
     Shelf(
         corpus=CHAT,
@@ -106,5 +154,53 @@ SHELVES = (
             "saved": True,
             "source_type": "chatgpt",
         },
+        own_name="conversation",
+        changed={"content": "Quite another text."},
+    ),
+    Shelf(
+        corpus=MEMORY,
+        make=_memory,
+        filters={
+            "action_required": False,
+            "cluster_id": 3,
+            "cluster_label": "prices",
+            "complexity": "simple",
+            "conversation": {"gte": "0"},
+            "conversation_mode": "chat",
+            "date": {"gte": "2020-01-01"},
+            "domain": "pricing",
+            "emotional_valence": "neutral",
+            "entity": "Ada",
+            "has_code": False,
+            "has_error": False,
+            "intent_type": "statement",
+            "memory_id": {"gte": "mem_"},
+            "noise": False,
+            "process": "sale",
+            "source": "anthropic",
+            "technical_depth": 0,
+            "topic": "anchors",
+            "urgency": "low",
+        },
+        own_name="conversation",
+        changed={"assistant_content": "Quite another text."},
+    ),
+    Shelf(
+        corpus=EPISODES,
+        make=_episode,
+        filters={
+            "date": {"gte": "2020-01-01"},
+            "domain": "pricing",
+            "dominant_intent": "question",
+            "entity": "Ada",
+            "episode_id": {"gte": "ep_"},
+            "has_code": False,
+            "has_errors": False,
+            "outcome": "sold",
+            "source": "anthropic",
+            "urgency_max": "low",
+        },
+        own_name="episode_id",
+        changed={"messages": [{"content": "Quite another text."}]},
     ),
 )

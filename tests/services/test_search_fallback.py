@@ -22,7 +22,11 @@ from tests.services.test_search_limits import READ_BY_SEARCHES, guest
 MESSAGES = ("The kettle costs nine coins.", "A refund moves the risk.", "Nobody asked.")
 AWAITED = "vectors of some passages are still being made"
 
-every_shelf = pytest.mark.parametrize("shelf", SHELVES, ids=lambda shelf: shelf.corpus.name)
+every_shelf = pytest.mark.parametrize(
+    "shelf",
+    [shelf for shelf in SHELVES if shelf.corpus.scope is None],  # a superuser has no scope
+    ids=lambda shelf: shelf.corpus.name,
+)
 
 
 def fill(database: Database, shelf: Shelf, *, vectors: bool = False) -> list[Any]:
