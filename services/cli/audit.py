@@ -1,0 +1,244 @@
+"""pgcorpus audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from db.engine import Database
+from db.models.audit import SecurityAuditLog
+from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.ops.audit import AuditService, Progress, Remembered, Verification
+
+app = typer.Typer(
+    help=(
+        "The audit log: who changed what, and the proof that nobody has touched it since.\n\n"
+        "The database writes it itself, whoever changes a row, the schema, a right or a role. "
+        "Members of rag_admin may read it, and nobody may change it."
+    ),
+    no_args_is_help=True,
+)
+
+VALUES_CHARACTERS: Final = 100
+VALUE_CHARACTERS: Final = 30
+SHA256_DIGITS: Final = 64
+
+
+def moment(value: str) -> datetime:
+    """A date or a time; in UTC where it does not say."""
+    try:
+        found = datetime.fromisoformat(value.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{value!r} is no time; such as 2026-11-21 or 2026-11-21T13:45:00+01:00"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def remembered(value: str) -> Remembered:
+    """A seal as ``audit seal`` and ``audit verify`` print it."""
+    number, _, digest = value.strip().lower().partition(":")
+    if not number.isdecimal() or len(digest) != SHA256_DIGITS:
+        raise typer.BadParameter(f"{value!r} is no seal; it is NUMBER:HASH, as it was printed")
+    return Remembered(int(number), digest)
+
+
+@app.command()
+def show(
+    of_table: Annotated[
+        str | None, typer.Option("--table", "-t", help="Only changes of this table.")
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            "--record",
+            "-r",
+            help="Only changes of the row with this key, or of a memory or episode with this id.",
+        ),
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option("--actor", "-a", help="Only changes for this actor.")
+    ] = None,
+    login: Annotated[
+        str | None, typer.Option(help="Only changes by this login; faster with --since.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(parser=moment, metavar="WHEN", help="From then on, in UTC."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was changed, by whom and from where, the newest first.
+
+    Of an update the values that changed are shown, before and after. Vectors and the texts of
+    users are keyed hashes: equal ones were equal.
+
+    Example: pgcorpus audit show --table users --since 2026-11-01
+    """
+    with Database.from_env().unit_of_work() as work:
+        entries = work.audit.list_entries(
+            table=of_table, record=record, actor=actor, login=login, since=since, limit=limit
+        )
+        rows = [_fields(each) for each in entries]
+    if as_json:
+        print_json(rows)
+        return
+    table(
+        "Audit log",
+        ["time", "who", "action", "table", "record", "values"],
+        [
+            (
+                f"{row['timestamp']:%Y-%m-%d %H:%M:%S}",
+                row["user_name"] + (f" for {row['actor']}" if row["actor"] else ""),
+                row["action"],
+                row["table_name"],
+                row["record_id"],
+                _values(row["old_values"], row["new_values"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def seal(
+    trust_unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--trust-unsigned",
+            help="Begin to sign with PGCORPUS_AUDIT_KEY, though the seals so far were made without "
+            "it: verify first.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Seal what was written since the last time: from then on nobody can change it unnoticed.
+
+    A worker does so every hour. Entries of transactions that are still open are sealed the next
+    time. The last seal is printed as NUMBER:HASH: kept outside of the database, it is what
+    pgcorpus audit verify --remembered compares with.
+    """
+    made = AuditService(Database.from_env()).seal(trust_unsigned=trust_unsigned)
+    entries = sum(month["rows"] for each in made for month in each.months.values())
+    last = Remembered(made[-1].number, made[-1].hash.hex()) if made else None
+    if as_json:
+        print_json({"seals": len(made), "entries": entries, "last_seal": last and last._asdict()})
+        return
+    say(f"{entries} entries sealed, {len(made)} seals")
+    if last is not None:
+        typer.echo(f"{last.number}:{last.hash}")
+
+
+@app.command()
+def verify(
+    seal_before: Annotated[
+        Remembered | None,
+        typer.Option(
+            "--remembered",
+            parser=remembered,
+            metavar="NUMBER:HASH",
+            help="A seal that was noted elsewhere, and must be there as it was.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that the log is as it was sealed: nothing changed, removed or inserted, by anybody.
+
+    With PGCORPUS_AUDIT_KEY signatures are checked, too: without one, a superuser who rewrites the
+    log can make new seals for it. The newest seals can be cut off with the entries under them:
+    --remembered tells. Months that retention dropped are listed, and are no fault.
+
+    Exit code 1 if anything is not as it was. What is not sealed yet is counted.
+    """
+    with _reading() as progress:
+        found = AuditService(Database.from_env()).verify(remembered=seal_before, progress=progress)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _show(found)
+    if not found.intact:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retain(
+    months: Annotated[
+        int, typer.Option(min=1, max=1200, help="How many are kept beside the current one.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop the months of the log that are older, after verifying it; for its owner.
+
+    What is dropped must be sealed. A seal says which month it was, how many entries it had and who
+    dropped it: pgcorpus audit verify goes on finding everything else.
+
+    Example: pgcorpus audit retain --months 24
+    """
+    service = AuditService(Database.from_env())
+    droppable = [f"{month:%Y-%m}" for month in service.list_droppable(months)]
+    if droppable and not yes:
+        typer.confirm(
+            f"Drop {', '.join(droppable)} from the audit log for good?", abort=True, err=True
+        )
+    with _reading() as progress:
+        dropped = service.retain(months, progress)
+    if as_json:
+        print_json({"dropped": [asdict(each) for each in dropped]})
+        return
+    for each in dropped:
+        say(f"{each.month}: {each.rows} entries dropped")
+    if not dropped:
+        say("no month is old enough")
+
+
+@contextmanager
+def _reading() -> Iterator[Progress]:
+    """A bar for what reads the whole log, partition by partition."""
+    with progress_bar("reading the log") as bar:
+        yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+
+def _show(found: Verification) -> None:
+    if found.dropped:
+        table(
+            "Dropped by retention",
+            ["month", "entries", "by", "at"],
+            [
+                (each.month, each.rows, each.dropped_by, f"{each.dropped_at:%Y-%m-%d %H:%M:%S}")
+                for each in found.dropped
+            ],
+        )
+    for each in found.tampering:
+        fail(each.detail)
+    if found.signatures == "unchecked":
+        say("signatures were not checked: PGCORPUS_AUDIT_KEY is not set")
+    say(f"{found.sealed} entries under {found.seals} seals, {found.unsealed} not sealed yet")
+    if found.intact:
+        say("the log is as it was sealed" if found.seals else "nothing is sealed yet")
+    if found.last_seal is not None:
+        typer.echo(f"{found.last_seal.number}:{found.last_seal.hash}")
+
+
+def _values(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """What a row had or has; of one that was changed both."""
+    if before is None or after is None:
+        pairs = [f"{name}: {_plain(value)}" for name, value in (before or after or {}).items()]
+    else:
+        pairs = [f"{name}: {_plain(before[name])} → {_plain(after[name])}" for name in after]
+    return cut(", ".join(pairs), VALUES_CHARACTERS)
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON
+    return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)
+
+
+def _fields(entry: SecurityAuditLog) -> dict[str, Any]:
+    return {column.key: getattr(entry, column.key) for column in entry.__table__.columns}
