@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import random
-import threading
-import weakref
 from collections import deque
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.engine import Database
-from db.errors import DataLayerError
+from db.errors import DataLayerError, NotPermitted
 from db.search.page import SearchPage
+from services.write_behind import MAX_BUFFERED, WriteBehind
 
 logger = logging.getLogger(__name__)
 
-BATCH: Final = 200
-FLUSH_SECONDS: Final = 5.0
-MAX_BUFFERED: Final = 10_000
-"""Searches that are kept while the database does not take them; older ones are dropped."""
 
-
-class SearchLog:
+class SearchLog(WriteBehind):
     """Buffers timings of searches and writes them in batches, from a thread of its own.
 
     A search never waits for its log, and a log that cannot be written is a warning, not an error.
@@ -35,16 +28,15 @@ class SearchLog:
     """
 
     def __init__(self, database: Database) -> None:
+        super().__init__("search-log")
         self._database = database
         self._buffer: deque[dict[str, Any]] = deque(maxlen=MAX_BUFFERED)
-        self._wake = threading.Event()
-        self._lock = threading.Lock()
-        self._writer: threading.Thread | None = None
+        self._refused = False
 
     def note(self, page: SearchPage, duration_ms: float) -> None:
         """Note one search."""
         settings = self._database.settings
-        if not settings.metrics_enabled:
+        if not settings.metrics_enabled or self._refused:
             return
         if random.uniform(0, 100) >= settings.metrics_sample_percent:  # noqa: S311 - a sample
             return
@@ -58,10 +50,7 @@ class SearchLog:
                 "degraded": page.degraded,
             }
         )
-        if self._writer is None:
-            self._start()
-        if len(self._buffer) >= BATCH:
-            self._wake.set()
+        self._noted(len(self._buffer))
 
     def flush(self) -> None:
         """Write what is buffered, now."""
@@ -73,29 +62,8 @@ class SearchLog:
                 with self._database.unit_of_work() as work:
                     work.operations.log_searches(batch)
                     work.commit()
+            except NotPermitted as error:  # a login that only reads: said once, not every flush
+                self._refused = True
+                logger.warning("searches are not timed: %s", error)
             except (DataLayerError, SQLAlchemyError) as error:
                 logger.warning("%d searches were not logged: %s", len(batch), error)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._writer is None:
-                # Neither the thread nor the exit hook keeps a service alive that nobody uses.
-                log = weakref.ref(self)
-                self._writer = threading.Thread(
-                    target=_write, args=(log, self._wake), name="search-log", daemon=True
-                )
-                self._writer.start()
-                atexit.register(_flush, log)
-                weakref.finalize(self, self._wake.set)
-
-
-def _write(log: weakref.ref[SearchLog], wake: threading.Event) -> None:
-    while log() is not None:
-        wake.wait(FLUSH_SECONDS)
-        wake.clear()
-        _flush(log)
-
-
-def _flush(log: weakref.ref[SearchLog]) -> None:
-    if (found := log()) is not None:
-        found.flush()

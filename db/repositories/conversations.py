@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, TypedDict, Unpack
 from uuid import UUID
@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from db.base import as_uuid
+from db.base import as_uuid, in_utc
 from db.errors import MEANINGS, InvalidReference, InvalidValue, NotFound, UnknownFilter
 from db.models.chat import NATIVE, Conversation, Message, Role
 from db.repositories.base import Repository
@@ -132,7 +132,7 @@ class ConversationRepository(Repository):
             title=_storable("title", title),
             source_type=_storable("source_type", source_type),
             source_id=source_id if source_id is None else _storable("source_id", source_id),
-            created_at=_in_utc(created_at),
+            created_at=in_utc(created_at),
             is_saved=is_saved,
         )
         self.session.add(conversation)
@@ -271,7 +271,7 @@ class ConversationRepository(Repository):
             role=role,
             content=said(content),
             details=_json_object("details", details or {}),
-            created_at=_in_utc(created_at),
+            created_at=in_utc(created_at),
         )
         self.session.add(message)
         self.session.flush()
@@ -475,15 +475,10 @@ def _within(
 ) -> list[ColumnElement[bool]]:
     within = []
     if since is not None:
-        within.append(moment >= _in_utc(since))
+        within.append(moment >= in_utc(since))
     if before is not None:
-        within.append(moment < _in_utc(before))
+        within.append(moment < in_utc(before))
     return within
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    """The moment with a zone: PostgreSQL would read one without in the session's."""
-    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
 def _storable(name: str, value: str) -> str:

@@ -1,0 +1,295 @@
+"""Tenants and users: who there is, and whose memories they see."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from sqlalchemy import Select, delete, func, select, text, tuple_, union
+
+from db.errors import InvalidValue, NotFound, NotPermitted
+from db.models.memory import Tenant, User
+from db.repositories.base import Repository
+from db.scope import Scope
+
+MAX_SLUG: Final = 100
+"""Characters of ``tenants.slug``."""
+
+ADMINISTRATION_ROLE: Final = "rag_admin"
+
+SEES_EVERYBODY: Final = text("""
+    SELECT NOT row_security_active('users') OR EXISTS (
+        SELECT FROM pg_roles
+        WHERE rolname = :role AND pg_has_role(current_user, oid, 'USAGE'))
+""").bindparams(role=ADMINISTRATION_ROLE)
+
+
+class TenancyRepository(Repository):
+    """Tenants, users and their scopes.
+
+    Tenants are made and listed by members of ``rag_admin``. Anybody else sees, within a scope, its
+    tenant and its users; without one, whom ``sign_in`` has named.
+    """
+
+    def create_tenant(
+        self,
+        name: str,
+        *,
+        slug: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        tenant_id: UUID | None = None,
+    ) -> Tenant:
+        """Add an enterprise.
+
+        Args:
+            name: As people say it.
+            slug: Its short name; by default as ``slug_of`` makes it of the name.
+            settings: JSON object.
+            tenant_id: Its key; by default a random one.
+
+        Raises:
+            InvalidValue: The name gives no slug.
+            IntegrityError: The unit of work turns it into ``AlreadyExists`` or ``InvalidValue``.
+        """
+        tenant = Tenant(
+            id=tenant_id or uuid4(),
+            name=name,
+            slug=slug_of(name) if slug is None else slug,
+            settings=dict(settings or {}),
+        )
+        self.session.add(tenant)
+        self.session.flush()
+        return tenant
+
+    def create_user(
+        self,
+        *,
+        auth_provider: str,
+        external_id: str,
+        email: str | None = None,
+        display_name: str | None = None,
+        tenant_id: UUID | None = None,
+        user_id: UUID | None = None,
+    ) -> User:
+        """Add somebody, of an enterprise or on their own.
+
+        A service adds whom it has just signed in, or a user of the tenant in whose scope it works.
+
+        Args:
+            auth_provider: Who knows them, without a colon.
+            external_id: Their key there.
+            email: Their address, or None.
+            display_name: As people say it, or None.
+            tenant_id: Their enterprise, or None.
+            user_id: Their key; by default a random one.
+
+        Raises:
+            InvalidValue: The provider has a colon.
+            IntegrityError: The unit of work turns it into ``AlreadyExists``, ``MissingReference``
+                or ``InvalidValue``.
+        """
+        _identity(auth_provider, external_id)
+        user = User(
+            id=user_id or uuid4(),
+            tenant_id=tenant_id,
+            auth_provider=auth_provider,
+            external_id=external_id,
+            email=email,
+            display_name=display_name,
+        )
+        self.session.add(user)
+        self.session.flush()
+        return user
+
+    def sign_in(self, auth_provider: str, external_id: str) -> User | None:
+        """Find whoever has proved to a provider who they are.
+
+        Until the transaction ends row security shows this user's row, and lets it be added where
+        there is none. Whose memories they see is ``scope_of`` the user.
+
+        Raises:
+            InvalidValue: The provider has a colon.
+        """
+        identity = _identity(auth_provider, external_id)
+        self.session.execute(select(func.set_config("app.identity", identity, True)))
+        return self.find_identity(auth_provider, external_id)
+
+    def get_tenant(self, tenant_id: UUID) -> Tenant:
+        """The tenant of that key.
+
+        Raises:
+            NotFound: There is none.
+        """
+        tenant = self.session.get(Tenant, tenant_id)
+        if tenant is None:
+            raise NotFound(f"there is no tenant {tenant_id}; see: pgcorpus tenants list")
+        return tenant
+
+    def find_tenant(self, slug: str) -> Tenant | None:
+        """The tenant of that slug, or None."""
+        return self.session.scalar(select(Tenant).where(Tenant.slug == slug))
+
+    def get_user(self, user_id: UUID) -> User:
+        """The user of that key.
+
+        Raises:
+            NotFound: There is none.
+        """
+        user = self.session.get(User, user_id)
+        if user is None:
+            raise NotFound(f"there is no user {user_id}; see: pgcorpus users list")
+        return user
+
+    def find_identity(self, auth_provider: str, external_id: str) -> User | None:
+        """Whoever has that key at that provider, or None."""
+        return self.session.scalar(
+            select(User).where(User.auth_provider == auth_provider, User.external_id == external_id)
+        )
+
+    def list_tenants(self, *, limit: int = 100, after: str | None = None) -> Sequence[Tenant]:
+        """Tenants by slug, page by page.
+
+        Args:
+            limit: At most this many.
+            after: The last slug of the page before.
+        """
+        tenants: Select[Tenant] = select(Tenant).order_by(Tenant.slug).limit(limit)
+        if after is not None:
+            tenants = tenants.where(Tenant.slug > after)
+        return self.session.scalars(tenants).all()
+
+    def list_users(
+        self, *, tenant_id: UUID | None = None, limit: int = 100, after: User | None = None
+    ) -> Sequence[User]:
+        """Users in the order in which they came, page by page.
+
+        Args:
+            tenant_id: Only those of this tenant.
+            limit: At most this many.
+            after: The last user of the page before.
+        """
+        order = (User.created_at, User.id)
+        users: Select[User] = select(User).order_by(*order).limit(limit)
+        if tenant_id is not None:
+            users = users.where(User.tenant_id == tenant_id)
+        if after is not None:
+            users = users.where(tuple_(*order) > (after.created_at, after.id))
+        return self.session.scalars(users).all()
+
+    def list_scopes(self) -> list[Scope]:
+        """Every scope that has or may have rows: of tenants, and of users without one.
+
+        Raises:
+            NotPermitted: Row security would hide some.
+        """
+        self.require_administrator()
+        of_tenants = select(func.concat("tenant:", Tenant.id).label("scope"))
+        of_users = select(User.scope).where(User.tenant_id.is_(None))
+        scopes = union(of_tenants, of_users).subquery()
+        found = self.session.scalars(select(scopes.c.scope).order_by(scopes.c.scope))
+        return [Scope.parse(scope) for scope in found]
+
+    def require_administrator(self) -> None:
+        """Refuse to work for all tenants where row security would hide most of them.
+
+        Raises:
+            NotPermitted: The login is neither a superuser nor a member of ``rag_admin``.
+        """
+        if not self.session.scalar(SEES_EVERYBODY):
+            raise NotPermitted(
+                f"only a member of {ADMINISTRATION_ROLE} sees all tenants and users; log in as "
+                f"one, or make one with: pgcorpus roles create-user NAME --role "
+                f"{ADMINISTRATION_ROLE}"
+            )
+
+    def delete_tenant(self, tenant_id: UUID) -> None:
+        """Erase a tenant with its users, memories, episodes, vectors and jobs.
+
+        Raises:
+            NotFound: There is none.
+        """
+        erased = delete(Tenant).where(Tenant.id == tenant_id).returning(Tenant.id)
+        if self.session.scalar(erased) is None:
+            raise NotFound(f"there is no tenant {tenant_id}; see: pgcorpus tenants list")
+
+    def delete_user(self, user_id: UUID) -> None:
+        """Erase a user with what they wrote: memories, episodes, their vectors and jobs.
+
+        Raises:
+            NotFound: There is none.
+        """
+        erased = delete(User).where(User.id == user_id).returning(User.id)
+        if self.session.scalar(erased) is None:
+            raise NotFound(f"there is no user {user_id}; see: pgcorpus users list")
+
+
+def scope_of(user: User) -> Scope:
+    """Whose memories a user sees: those of the tenant, or else their own."""
+    if user.tenant_id is None:
+        return Scope.user(user.id)
+    return Scope.tenant(user.tenant_id, user_id=user.id)
+
+
+def slug_of(name: str) -> str:
+    """A short name for addresses and files.
+
+    Raises:
+        InvalidValue: The name has no letter or digit that one could be made of.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub("[^a-z0-9]+", "-", plain).strip("-")[:MAX_SLUG].rstrip("-")
+    if not slug:
+        raise InvalidValue(f"the name {name!r} gives no slug; choose one", constraint="valid_slug")
+    return slug
+
+
+def tenant_sql(tenant: Tenant) -> str:
+    """The statement that adds a tenant, for whoever runs it elsewhere."""
+    return _insert_sql(tenant)
+
+
+def user_sql(user: User, *, tenant_slug: str | None = None) -> str:
+    """The statement that adds a user, for whoever runs it elsewhere.
+
+    Args:
+        user: The user.
+        tenant_slug: Their tenant, where its key is not known: without such a tenant the statement
+            adds nobody.
+    """
+    return _insert_sql(user, tenant_slug=tenant_slug)
+
+
+def _identity(auth_provider: str, external_id: str) -> str:
+    """Who somebody is to row security."""
+    if ":" in auth_provider:  # or two identities could be written alike
+        raise InvalidValue(f"the auth_provider {auth_provider!r} has a colon")
+    return f"{auth_provider}:{external_id}"
+
+
+def _insert_sql(row: Tenant | User, *, tenant_slug: str | None = None) -> str:
+    values: dict[str, sql.Composable] = {
+        column.name: sql.Literal(Jsonb(value) if isinstance(value, dict) else str(value))
+        for column in row.__table__.columns
+        if (value := getattr(row, column.name)) is not None
+    }
+    if tenant_slug is None:
+        source = sql.SQL("VALUES ({values})")
+    else:
+        values["tenant_id"] = sql.Identifier("tenants", "id")
+        source = sql.SQL("SELECT {values} FROM tenants WHERE slug = {slug}")
+    return (
+        sql.SQL("INSERT INTO {table} ({columns}) {source};")
+        .format(
+            table=sql.Identifier(row.__tablename__),
+            columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+            source=source.format(
+                values=sql.SQL(", ").join(values.values()), slug=sql.Literal(tenant_slug)
+            ),
+        )
+        .as_string(None)
+    )

@@ -1,0 +1,1 @@
+"""Memory as agents use it: remembered, recalled, touched, forgotten, and told as a context."""

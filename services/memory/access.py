@@ -1,0 +1,71 @@
+"""Which memories were recalled, noted off the request path."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.engine import Database
+from db.errors import DataLayerError
+from db.scope import Scope
+from db.search.corpus import Corpus
+from services.write_behind import MAX_BUFFERED, WriteBehind
+
+logger = logging.getLogger(__name__)
+
+MOST_TOUCHED: Final = 1000
+"""Rows that one statement touches."""
+
+
+class AccessLog(WriteBehind):
+    """Buffers which memories were recalled; one UPDATE for each scope and corpus writes it.
+
+    What was recalled often in the meantime is one row to write. A flush that fails loses counts and
+    nothing else.
+
+    Args:
+        database: Where the memories are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__("memory-access")
+        self._database = database
+        self._noting = threading.Lock()
+        self._recalled: dict[tuple[Scope, Corpus], Counter[UUID]] = defaultdict(Counter)
+
+    def note(self, scope: Scope, corpus: Corpus, keys: Iterable[UUID]) -> None:
+        """Note that memories or episodes were recalled.
+
+        Args:
+            scope: Whose they are.
+            corpus: ``MEMORY`` or ``EPISODES``.
+            keys: Their primary keys.
+        """
+        with self._noting:
+            buffered = sum(map(len, self._recalled.values()))
+            if buffered < MAX_BUFFERED:
+                self._recalled[scope, corpus].update(keys)
+        self._noted(buffered)
+
+    def flush(self) -> None:
+        """Write what is buffered, now."""
+        with self._noting:
+            recalled, self._recalled = self._recalled, defaultdict(Counter)
+        moment = datetime.now(UTC)
+        for (scope, corpus), times in recalled.items():
+            counted = iter(times.items())
+            try:
+                while some := dict(islice(counted, MOST_TOUCHED)):
+                    with self._database.unit_of_work(scope) as work:
+                        work.memory.touch(corpus, some, moment)
+                        work.commit()
+            except (DataLayerError, SQLAlchemyError) as error:
+                logger.warning("%d recalled memories were not counted: %s", len(times), error)

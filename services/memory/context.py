@@ -1,0 +1,273 @@
+"""What an agent should know before it answers: memories and episodes within a number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import chain, zip_longest
+from operator import itemgetter
+from typing import Any, Final, Literal
+
+from db.errors import InvalidValue
+from db.search.page import SearchPage
+from services.context import APART, MOST_TOKENS, OMITTED, UNTITLED
+from services.embedding.tokens import cut, estimate
+from services.memory.records import Episode, EpisodeRecall, Memory, Recall
+from services.search_request import is_whole
+
+EPISODE_TOKENS: Final = 400
+"""Of what is told of an episode, so that a long one leaves room for others."""
+
+QUOTABLE: Final = 40
+"""Characters; that less stands in an episode may be chance, unless it is part of it."""
+
+LEAST_TOKENS: Final = 16
+"""What is cut to less says nothing."""
+
+TOLD: Final = {
+    "outcome": "Outcome",
+    "interruption_reason": "Interrupted",
+    "time_context": "When",
+}
+"""What is told of an episode beside its summary: key of ``llm_tags`` → label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A memory or an episode, as a prompt has it.
+
+    Attributes:
+        kind: ``memory``: what was said, and how; ``episode``: what came of it, why and when.
+        id: ``mem_...`` or ``ep_...``.
+        source: Where it is from: id, date, and the conversation or the episode's title.
+        content: What is told of it.
+        score: Of the search; those of memories and of episodes cannot be compared.
+        episode_id: Of the episode above, which this memory is part of, or None.
+        is_cut: Whether the content ends early.
+    """
+
+    kind: Literal["memory", "episode"]
+    id: str
+    source: str
+    content: str
+    score: float | None
+    episode_id: str | None = None
+    is_cut: bool = False
+
+    @property
+    def text(self) -> str:
+        """The line with its source, and below it the content."""
+        return f"[{self.source}]\n{self.content}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryContext:
+    """Memories and episodes that answer a question.
+
+    Attributes:
+        parts: In the order of the text: the best first, and the memories of an episode below it.
+        tokens: Of ``text``, estimated.
+        left_out: Ids of what was found and ``max_tokens`` left no room for, best first.
+        repeated: Ids of memories that another part tells already.
+        note: What a reader should know of what is not there.
+        pages: The searches, of memories and of episodes.
+    """
+
+    parts: tuple[Part, ...] = ()
+    tokens: int = 0
+    left_out: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    note: str | None = None
+    pages: tuple[SearchPage, ...] = field(default=(), repr=False)
+
+    @property
+    def text(self) -> str:
+        """All parts, ready for a prompt."""
+        return APART.join(part.text for part in self.parts)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a leg of a search did not answer, so that something may not have been found."""
+        return any(page.degraded for page in self.pages)
+
+    def as_json(self) -> dict[str, Any]:
+        """The context as the command line prints it."""
+        shown = asdict(replace(self, pages=()))
+        del shown["pages"]
+        return shown | {"degraded": self.degraded, "text": self.text}
+
+
+def check_tokens(max_tokens: int) -> int:
+    """The bound of a context, if it can be one.
+
+    Raises:
+        InvalidValue: It is not 1 to ``MOST_TOKENS``.
+    """
+    if not is_whole(max_tokens, 1, MOST_TOKENS):
+        raise InvalidValue(f"max_tokens must be 1 to {MOST_TOKENS:,}, not {max_tokens!r}")
+    return max_tokens
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A part, and what decides whether another tells it already."""
+
+    part: Part
+    words: tuple[str, ...] = ()
+    duplicate_of: str | None = None
+    memory_ids: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return estimate(self.part.text + APART)
+
+    def tells(self, memory: _Found) -> bool:
+        """Whether who reads this need not read the memory."""
+        if self.part.kind == "memory":
+            return self.words == memory.words or self.part.id == memory.duplicate_of
+        content = _line(self.part.content)
+        quotable = memory.part.id in self.memory_ids or sum(map(len, memory.words)) >= QUOTABLE
+        return quotable and all(words in content for words in memory.words)
+
+
+def assembled(recall: Recall, episodes: EpisodeRecall, *, max_tokens: int) -> MemoryContext:
+    """What was found, merged and within the number of tokens.
+
+    Memories and episodes take turns, by their ranks, a memory first. What does not fit is passed
+    over for what does; the best of all is cut where it alone is too long. A memory is not told
+    again where an episode or a memory that is told says the same. The same question to the same
+    memories gives the same text.
+
+    Args:
+        recall: The memories.
+        episodes: The episodes.
+        max_tokens: Of the text, at most.
+    """
+    turns = zip_longest(map(_of_memory, recall.memories), map(_of_episode, episodes.episodes))
+    found = [each for each in chain.from_iterable(turns) if each is not None]
+    kept = _fitting(found, max_tokens)
+    told = {each.part.id for each in kept}
+    left = [each for each in found if each.part.id not in told]
+    repeated = [each for each in left if _is_told(each, kept)]
+    context = MemoryContext(
+        parts=_grouped(kept),
+        left_out=tuple(each.part.id for each in left if each not in repeated),
+        repeated=tuple(each.part.id for each in repeated),
+        pages=(recall.page, episodes.page),
+    )
+    return replace(context, tokens=estimate(context.text), note=_note(context))
+
+
+def _is_told(found: _Found, kept: Sequence[_Found]) -> bool:
+    return found.part.kind == "memory" and any(other.tells(found) for other in kept)
+
+
+def _fitting(found: Sequence[_Found], max_tokens: int) -> list[_Found]:
+    """Those that fit and that none of them tells already, in their order."""
+    kept: list[_Found] = []
+    for each in found:
+        if _is_told(each, kept):
+            continue
+        # An episode makes room by what it quotes.
+        is_episode = each.part.kind == "episode"
+        others = [o for o in kept if not (is_episode and _is_told(o, [each]))]
+        if each.tokens + sum(other.tokens for other in others) <= max_tokens:
+            kept = [*others, each]
+    if not kept and found and (part := _shortened(found[0].part, max_tokens)) is not None:
+        kept = [replace(found[0], part=part)]
+    return kept
+
+
+def _grouped(kept: Sequence[_Found]) -> tuple[Part, ...]:
+    """Memories below the episode that they are part of, in its order; else as they were found."""
+    of: dict[str, tuple[str, int]] = {}
+    for each in kept:
+        for place, memory_id in enumerate(each.memory_ids):
+            of.setdefault(memory_id, (each.part.id, place))
+    groups: dict[str, list[tuple[int, Part]]] = {}
+    for each in kept:
+        episode_id, place = of.get(each.part.id, (None, -1))
+        part = replace(each.part, episode_id=episode_id)
+        groups.setdefault(episode_id or part.id, []).append((place, part))
+    by_place = (sorted(group, key=itemgetter(0)) for group in groups.values())
+    return tuple(part for group in by_place for _, part in group)
+
+
+def _of_memory(memory: Memory) -> _Found:
+    place = f"conversation {_line(memory.conversation_id)}, exchange {memory.sequence_index}"
+    said = (("human", memory.human), ("assistant", memory.assistant))
+    part = Part(
+        kind="memory",
+        id=memory.id,
+        source=f"{memory.id}, {_time(memory.created_at)}, {place}, {_line(memory.source)}",
+        content="\n".join(f"{speaker}: {words}" for speaker, words in said if words.strip()),
+        score=memory.score,
+    )
+    return _Found(part, tuple(_line(words) for _, words in said), memory.duplicate_of)
+
+
+def _of_episode(episode: Episode) -> _Found:
+    title = _line(episode.title) or UNTITLED
+    content, is_cut = _cut("\n".join(_told_of(episode)), EPISODE_TOKENS)
+    part = Part(
+        kind="episode",
+        id=episode.id,
+        source=f"{episode.id}, {_time(episode.created_at)}, episode {title}, "
+        f"{_line(episode.source)}",
+        content=content,
+        score=episode.score,
+        is_cut=is_cut,
+    )
+    return _Found(part, memory_ids=episode.memory_ids)
+
+
+def _told_of(episode: Episode) -> Iterator[str]:
+    """What a model said of it; where nobody summed it up, what was said."""
+    tags = episode.llm_tags
+    yield str(tags["summary"]) if tags.get("summary") else episode.content
+    for key, label in TOLD.items():
+        if value := tags.get(key):
+            yield f"{label}: {value}"
+
+
+def _shortened(part: Part, max_tokens: int) -> Part | None:
+    room = max_tokens - estimate(replace(part, content="").text)
+    if room < LEAST_TOKENS:
+        return None
+    content, _ = _cut(part.content, room)
+    return replace(part, content=content, is_cut=True)
+
+
+def _cut(text: str, most_tokens: int) -> tuple[str, bool]:
+    """The text within so many tokens, between words where it has such; whether it was cut."""
+    if estimate(text) <= most_tokens:
+        return text, False
+    kept, _ = cut(text, most_tokens - estimate(f" {OMITTED}"))
+    words = kept.rsplit(maxsplit=1)
+    if len(words) > 1 and 2 * len(words[0]) > len(kept):
+        kept = words[0]
+    return f"{kept.rstrip()} {OMITTED}", True
+
+
+def _note(context: MemoryContext) -> str | None:
+    notes = []
+    if context.left_out:
+        notes.append(f"max_tokens left no room for {', '.join(context.left_out)}")
+    if any(part.is_cut and part.kind == "memory" for part in context.parts):
+        notes.append("the best memory alone was too long, and is cut")
+    notes += [
+        f"{page.corpus}: the {leg.name} leg did not answer ({leg.reason or leg.status})"
+        for page in context.pages
+        for leg in page.legs
+        if leg.status != "ok" and page.degraded
+    ]
+    return "; ".join(notes) or None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,103 @@
+"""Vectors of what is remembered: made outside of any transaction, stored inside of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+
+from db.engine import Database
+from db.errors import EmbeddingError, InvalidValue, TextsRefused
+from db.repositories.embeddings import refuse_unusable
+from db.search.corpus import Corpus
+from db.uow import UnitOfWork
+from services.embedding.choice import Choice, choose
+from services.embedding.embedder import Embedder, embedder_for
+
+
+class Encoded(NamedTuple):
+    """Vectors of some texts.
+
+    Attributes:
+        vectors: Of each text float32 of shape ``(dimensions,)``, or None where there is none.
+        reasons: Of each text why there is none, or None.
+    """
+
+    vectors: list[np.ndarray | None]
+    reasons: list[str | None]
+
+
+class Encoder:
+    """Makes vectors with the model that a corpus is set to; what it cannot do a worker does later.
+
+    Args:
+        database: For the registry and the settings.
+        embedder: Makes the vectors; by default that of the corpus's model.
+    """
+
+    def __init__(self, database: Database, embedder: Embedder | None = None) -> None:
+        self._database = database
+        self._given = embedder
+        self._embedders: dict[str, Embedder] = {}
+
+    def choose(self, work: UnitOfWork, corpus: Corpus) -> Choice:
+        """The model that vectors are made with now."""
+        named = None if self._given is None else self._given.model_name
+        return choose(work, corpus, self._database.settings, named)
+
+    def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
+        """Make vectors; a text that is refused leaves the others theirs."""
+        try:
+            vectors = self._embedder(choice).embed_documents(texts)
+            refuse_unusable(vectors, choice.dimensions)
+        except TextsRefused as error:
+            if len(texts) == 1:
+                return Encoded([None], [str(error)])
+            middle = len(texts) // 2
+            first, second = (self.encode(choice, half) for half in (texts[:middle], texts[middle:]))
+            return Encoded(first.vectors + second.vectors, first.reasons + second.reasons)
+        except (EmbeddingError, InvalidValue) as error:
+            return Encoded([None] * len(texts), [str(error)] * len(texts))
+        return Encoded(list(vectors), [None] * len(texts))
+
+    def store(
+        self,
+        work: UnitOfWork,
+        corpus: Corpus,
+        choice: Choice,
+        vectors: Mapping[UUID, np.ndarray],
+        hashes: Sequence[bytes] | None = None,
+    ) -> int:
+        """Keep vectors of what this transaction wrote; the jobs that would make them are done.
+
+        Args:
+            work: The transaction.
+            corpus: Whose passages.
+            choice: The model that made the vectors.
+            vectors: Primary key → vector.
+            hashes: SHA-256 of each embedded text, or None for the present texts.
+
+        Returns:
+            How many were stored; with *hashes* the others are of texts that have changed.
+        """
+        if not vectors:
+            return 0
+        keys = list(vectors)
+        stored = work.embeddings.store(
+            corpus, choice.name, keys, np.stack(list(vectors.values())), hashes
+        )
+        # The jobs are for the model that is chosen where none is named.
+        if choose(work, corpus, self._database.settings).name == choice.name:
+            work.jobs.settle(corpus, choice.name, keys)
+        return stored
+
+    def _embedder(self, choice: Choice) -> Embedder:
+        if self._given is not None:
+            return self._given
+        if choice.name not in self._embedders:
+            self._embedders[choice.name] = embedder_for(
+                choice.name, choice.dimensions, choice.provider, self._database.settings
+            )
+        return self._embedders[choice.name]

@@ -1,0 +1,149 @@
+"""What is forgotten is erased: batch by batch, each in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from db.errors import InvalidValue
+from db.repositories.memory import Forgotten
+from db.scope import Scope
+from db.search.corpora import EPISODES, MEMORY
+from db.search.corpus import Corpus
+from db.uow import UnitOfWork
+from services.memory.options import Choosing, Progress
+from services.memory.records import Erasure
+from services.memory.steps import Steps, Transact
+
+MOST_FORGOTTEN: Final = 1000
+"""Memories that one transaction erases."""
+
+ALL_OF: Final = {"memory": MEMORY, "episodes": EPISODES}
+
+Chosen = Sequence[tuple[Corpus, Mapping[str, Any]]]
+
+EVERYTHING: Final[Chosen] = ((EPISODES, {}), (MEMORY, {}))
+"""Episodes first: then none is left that would have to be changed."""
+
+
+def chosen(choosing: Choosing) -> Chosen:
+    """Corpora and filters of what is to be forgotten.
+
+    Raises:
+        InvalidValue: Not exactly one of ids, filters and everything is given.
+    """
+    ids, filters = choosing.get("ids"), choosing.get("filters")
+    everything = choosing.get("everything", False)
+    if [ids is not None, bool(filters), everything].count(True) != 1:
+        raise InvalidValue("name what to forget: ids, filters or everything")
+    corpus = choosing.get("corpus", "memory")
+    if corpus not in ALL_OF:
+        raise InvalidValue(f"there is nothing to forget in {corpus!r}; name {' or '.join(ALL_OF)}")
+    if everything:
+        return EVERYTHING
+    if ids is not None:
+        return [(MEMORY, {"memory_id": list(ids)}), (EPISODES, {"episode_id": list(ids)})]
+    return [(ALL_OF[corpus], dict(filters or {}))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasing:
+    """An erasure under way.
+
+    What is stopped has forgotten whole memories, each with its vector, its job and what refers to
+    it; repeated, it goes on.
+
+    Attributes:
+        scope: Whose memories.
+        actor: Who is behind it.
+        user_id: Only what this user wrote, or None.
+        with_episodes: Forget episodes that were made of the memories, too.
+        dry_run: Count, and write nothing.
+        on_progress: Called with the number forgotten since the last call.
+    """
+
+    scope: Scope
+    actor: str | None
+    user_id: UUID | None = None
+    with_episodes: bool = False
+    dry_run: bool = False
+    on_progress: Progress | None = None
+
+    def erase(self, what: Chosen) -> Steps[Erasure]:
+        """Forget it."""
+        erasure = Erasure(dry_run=self.dry_run)
+        for corpus, filters in what:
+            if self.dry_run:
+                erasure = yield from self._count(erasure, corpus, filters, dict(what))
+                continue
+            forget = self._transact(partial(self._forget, corpus, filters))
+            while (gone := (yield forget))[0].ids:
+                for of, forgotten in zip((corpus, EPISODES), gone, strict=False):
+                    erasure = _counted(erasure, of, len(forgotten.ids), forgotten)
+                if self.on_progress is not None:
+                    self.on_progress(len(gone[0].ids))
+        if erasure.told_by and not self.dry_run:  # some may have been forgotten later
+            left = yield self._transact(
+                lambda work: work.memory.list_keys(EPISODES, erasure.told_by)
+            )
+            erasure = replace(erasure, told_by=tuple(sorted(left)))
+        return erasure
+
+    def _transact(self, function: Callable[[UnitOfWork], Any]) -> Transact:
+        return Transact(self.scope, self.actor, function)
+
+    def _count(
+        self,
+        erasure: Erasure,
+        corpus: Corpus,
+        filters: Mapping[str, Any],
+        what: Mapping[Corpus, Mapping[str, Any]],
+    ) -> Steps[Erasure]:
+        """What would be forgotten; episodes that tell of it are either, or are told."""
+        user_id = self.user_id
+        number = yield self._transact(
+            lambda work: work.memory.count(corpus, filters, user_id=user_id)
+        )
+        erasure = _counted(erasure, corpus, number)
+        if corpus is EPISODES or not (filters or user_id):
+            return erasure
+        telling = yield self._transact(
+            lambda work: work.memory.list_telling(filters, user_id=user_id)
+        )
+        others = tuple(set(telling) - set(what.get(EPISODES, {}).get("episode_id", ())))
+        if self.with_episodes:
+            return _counted(erasure, EPISODES, len(others))
+        return _counted(erasure, corpus, 0, Forgotten(told_by=others))
+
+    def _forget(
+        self, corpus: Corpus, filters: Mapping[str, Any], work: UnitOfWork
+    ) -> list[Forgotten]:
+        """One batch, and the episodes that tell of it where they are to be forgotten, too."""
+        gone = work.memory.forget(corpus, filters, limit=MOST_FORGOTTEN, user_id=self.user_id)
+        if not (self.with_episodes and gone.told_by):
+            return [gone]
+        told_by = {"episode_id": list(gone.told_by)}
+        return [gone, work.memory.forget(EPISODES, told_by, limit=len(gone.told_by))]
+
+
+def missing(ids: Sequence[str], work: UnitOfWork) -> tuple[str, ...]:
+    """Those of the ids that are neither a memory's nor an episode's."""
+    there = {each for corpus in ALL_OF.values() for each in work.memory.list_keys(corpus, ids)}
+    return tuple(each for each in dict.fromkeys(ids) if each not in there)
+
+
+def _counted(
+    erasure: Erasure, corpus: Corpus, number: int, gone: Forgotten | None = None
+) -> Erasure:
+    gone = gone or Forgotten()
+    of = "memories" if corpus is MEMORY else "episodes"
+    return replace(
+        erasure,
+        vectors=erasure.vectors + gone.vectors,
+        jobs=erasure.jobs + gone.jobs,
+        told_by=tuple(sorted({*erasure.told_by, *gone.told_by})),
+        **{of: getattr(erasure, of) + number},
+    )

@@ -1,0 +1,193 @@
+"""An exchange becomes a memory, unless one says the same already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple, get_args
+from uuid import UUID
+
+import numpy as np
+
+from db.errors import AlreadyExists, InvalidValue
+from db.models.memory import MemoryNode
+from db.repositories.memory import Exchange
+from db.search.corpora import MEMORY
+from db.uow import UnitOfWork
+from services.embedding.choice import Choice
+from services.memory.encoder import Encoded, Encoder
+from services.memory.records import Remembered
+
+Handling = Literal["keep", "merge", "link", "refuse"]
+HANDLINGS: Final = get_args(Handling)
+
+THRESHOLD: Final = 0.95
+"""Cosine from which on two memories say the same."""
+
+WITH_NOISE: Final[Mapping[str, object]] = {"noise": [True, False]}
+"""Memories of no cluster, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What is done about exchanges that say what is remembered already.
+
+    Attributes:
+        handling: ``link`` keeps both, and the new memory names the older; ``merge`` has the older
+            stand for both; ``refuse`` is an error; ``keep`` does not look.
+        threshold: Cosine from which on two say the same, above 0 and at most 1.
+    """
+
+    handling: Handling = "link"
+    threshold: float = THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.handling not in HANDLINGS:
+            raise InvalidValue(
+                f"there is no handling {self.handling!r} of duplicates; known: "
+                f"{', '.join(HANDLINGS)}"
+            )
+        if not 0 < self.threshold <= 1:
+            raise InvalidValue(f"threshold must be above 0 and at most 1, not {self.threshold!r}")
+
+
+class Like(NamedTuple):
+    """A memory that says the same, and how alike it is: None where that was not compared."""
+
+    node: MemoryNode
+    similarity: float | None
+
+
+@dataclass(kw_only=True)
+class Remembering:
+    """A batch of exchanges on their way into memory, in one transaction.
+
+    Args:
+        work: The transaction.
+        encoder: Stores the vectors.
+        choice: The model that made them.
+        duplicates: What is done about what is remembered already.
+    """
+
+    work: UnitOfWork
+    encoder: Encoder
+    choice: Choice
+    duplicates: Duplicates
+    _vectors: dict[UUID, np.ndarray] = field(default_factory=dict)
+
+    def remember(self, exchanges: Sequence[Exchange], encoded: Encoded) -> list[Remembered]:
+        """Remember exchanges with their vectors.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            AlreadyExists: A memory says the same, and duplicates are refused; or the place in the
+                conversation is taken by other words. Nothing of the batch is kept.
+        """
+        looks = self.duplicates.handling != "keep"
+        if looks or any(each.sequence_index is None for each in exchanges):
+            self.work.memory.take_turns()
+        results = [
+            self._remember(exchange, vector, reason)
+            for exchange, vector, reason in zip(exchanges, *encoded, strict=True)
+        ]
+        # All at once: a memory of this batch was compared with the others from here.
+        self.encoder.store(self.work, MEMORY, self.choice, self._vectors)
+        return results
+
+    def _remember(
+        self, exchange: Exchange, vector: np.ndarray | None, reason: str | None
+    ) -> Remembered:
+        memory, handling = self.work.memory, self.duplicates.handling
+        if exchange.sequence_index is None:
+            place = memory.next_index(exchange.conversation_id)
+            exchange = replace(exchange, sequence_index=place)
+        like = None
+        if handling != "keep":
+            if (there := memory.find(exchange.id)) is not None:
+                return self._again(there, exchange, vector, reason)
+            like = self._like(exchange, vector)
+        if like is not None and handling == "refuse":
+            raise AlreadyExists(
+                f"the memory {like.node.id} says the same (similarity {like.similarity:.3f}); to "
+                "keep both, let duplicates be linked"
+            )
+        if like is not None and handling == "merge":
+            return self._merged(like, exchange, vector, reason)
+        original = None if like is None else like.node.duplicate_of or like.node.id
+        node = memory.add(exchange, duplicate_of=original)
+        if node is None:  # it was there, or somebody who does not look was faster
+            return self._again(memory.get(exchange.id), exchange, vector, reason)
+        if vector is not None:
+            self._vectors[node.key] = vector
+        return Remembered(
+            id=node.id,
+            outcome="new" if like is None else "linked",
+            like=original,
+            similarity=None if like is None else like.similarity,
+            embedded=vector is not None,
+            note=self._note(reason),
+        )
+
+    def _again(
+        self, there: MemoryNode, exchange: Exchange, vector: np.ndarray | None, reason: str | None
+    ) -> Remembered:
+        """Its place, and the beginning of what was said, are remembered already."""
+        if self.duplicates.handling == "refuse":
+            raise AlreadyExists(f"the memory {there.id} is there already")
+        if exchange.said_by(there):
+            return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0)
+        if self.duplicates.handling == "merge":
+            return self._merged(Like(there, None), exchange, vector, reason)
+        raise AlreadyExists(
+            f"exchange {exchange.sequence_index} of the conversation {exchange.conversation_id!r} "
+            f"is the memory {there.id}, which goes on otherwise; let duplicates be merged, or give "
+            "no sequence_index for the next place"
+        )
+
+    def _like(self, exchange: Exchange, vector: np.ndarray | None) -> Like | None:
+        """The memory that says the same, or None."""
+        said = self.work.memory.find_said(exchange)
+        if said is not None:
+            return Like(said, 1.0)
+        if vector is None:
+            return None
+        key, similarity = max(
+            (*self._nearest_of_batch(vector), *self._nearest_stored(vector)),
+            key=lambda each: each[1],
+            default=(None, 0.0),
+        )
+        if key is None or similarity < self.duplicates.threshold:
+            return None
+        return Like(self.work.memory.get_by_key(key), similarity)
+
+    def _nearest_of_batch(self, vector: np.ndarray) -> list[tuple[UUID, float]]:
+        return [(key, float(other @ vector)) for key, other in self._vectors.items()]
+
+    def _nearest_stored(self, vector: np.ndarray) -> list[tuple[UUID, float]]:
+        hits = self.work.embeddings.search(
+            MEMORY, vector, model_name=self.choice.name, limit=1, filters=WITH_NOISE
+        )
+        return [(hit.id, hit.scores["vector"]) for hit in hits if hit.id not in self._vectors]
+
+    def _merged(
+        self, like: Like, exchange: Exchange, vector: np.ndarray | None, reason: str | None
+    ) -> Remembered:
+        replaced = self.work.memory.merge(like.node, exchange)
+        if replaced and vector is not None:
+            self._vectors[like.node.key] = vector
+        return Remembered(
+            id=like.node.id,
+            outcome="merged",
+            like=like.node.id,
+            similarity=like.similarity,
+            replaced=replaced,
+            embedded=not replaced or vector is not None,
+            note=self._note(reason) if replaced else None,
+        )
+
+    def _note(self, reason: str | None) -> str | None:
+        if reason is None:
+            return self.choice.reason
+        return f"found by its words until a worker has made its vector: {reason}"

@@ -1,0 +1,65 @@
+"""What is noted in passing and written in batches, off the request path."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from typing import Final
+
+BATCH: Final = 200
+FLUSH_SECONDS: Final = 5.0
+MAX_BUFFERED: Final = 10_000
+"""Notes that are kept while the database does not take them; then some are dropped."""
+
+
+class WriteBehind(ABC):
+    """Calls ``flush`` every few seconds from a thread of its own, once something was noted.
+
+    Whoever notes never waits, and notes that cannot be written are a warning, not an error. Neither
+    the thread nor the hook at the exit keeps a service alive that nobody uses.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._writer: threading.Thread | None = None
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what was noted, now."""
+
+    def _noted(self, buffered: int) -> None:
+        """See to it that what was noted is written, at once where there is a batch of it."""
+        if self._writer is None:
+            self._start()
+        if buffered >= BATCH:
+            self._wake.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._writer is None:
+                log = weakref.ref(self)
+                self._writer = threading.Thread(
+                    target=_write, args=(log, self._wake), name=self._name, daemon=True
+                )
+                self._writer.start()
+                atexit.register(_flush, log)
+                weakref.finalize(self, self._wake.set)
+
+
+def _write(log: weakref.ref[WriteBehind], wake: threading.Event) -> None:
+    while log() is not None:
+        wake.wait(FLUSH_SECONDS)
+        wake.clear()
+        _flush(log)
+
+
+def _flush(log: weakref.ref[WriteBehind]) -> None:
+    if (found := log()) is not None:
+        found.flush()

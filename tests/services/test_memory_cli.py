@@ -1,0 +1,205 @@
+"""pgcorpus memory, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from db.errors import UnsafeRole
+from services.memory.service import MemoryService
+from tests.services.memory_setting import Setting, setting
+from tests.services.test_cli import PGCORPUS, WAITS_FOR_A_LOCK
+
+__all__ = ["setting"]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SAID = "We deploy on Tuesdays at noon."
+
+
+def environment(setting: Setting) -> dict[str, str]:
+    """Of a person who logs in as the application."""
+    address = setting.application.url.render_as_string(hide_password=False)
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
+    return kept | {"DATABASE_URL": address, "COLUMNS": "160"}
+
+
+@pytest.fixture
+def memory(setting: Setting, tmp_path: Path) -> Command:
+    """Runs ``pgcorpus memory`` in the scope of our tenant, unless told otherwise."""
+
+    def run(
+        *arguments: str, scope: tuple[str, ...] | None = None, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        ours = ("--tenant-id", str(setting.ours.tenant_id))
+        return subprocess.run(
+            [PGCORPUS, "memory", *arguments, *(ours if scope is None else scope)],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment(setting) | more,
+            cwd=tmp_path,
+            timeout=120,
+            input=more.get("stdin", ""),
+        )
+
+    return run
+
+
+def test_a_memory_is_remembered_recalled_told_and_forgotten(memory: Command) -> None:
+    """Each command has its shape in JSON, and only that on stdout."""
+    kept = memory("remember", SAID, "--answer", "Noted.", "--tag", "topics=deploys", "--json")
+    made = json.loads(kept.stdout)
+    recalled = memory("recall", "when do we deploy?", "--filter", "topic=deploys", "--json")
+    page = json.loads(recalled.stdout)
+    stored = memory("episodes", "store", "notes", "--title", "Deploys", "--outcome", "Agreed.",
+                    "--json")  # fmt: skip
+    told = memory("context", "deploy")
+    as_json = json.loads(memory("context", "deploy", "--json").stdout)
+    shown = json.loads(memory("show", made["id"], "--json").stdout)
+    gone = memory("forget", made["id"], "--yes", "--json")
+
+    assert made.keys() == {
+        "id", "outcome", "like", "similarity", "replaced", "embedded", "note"
+    }  # fmt: skip
+    assert (made["outcome"], made["embedded"]) == ("new", True)
+    assert [each["id"] for each in page["memories"]] == [made["id"]]
+    assert page.keys() == {
+        "corpus", "mode", "fusion", "question", "degraded", "legs", "note", "memories"
+    }  # fmt: skip
+    assert json.loads(stored.stdout)["memory_ids"] == [made["id"]]
+    assert told.stdout == as_json["text"] + "\n"
+    assert SAID in told.stdout
+    assert [part["kind"] for part in as_json["parts"]] == ["episode"]  # which quotes the memory
+    assert shown["episode_ids"] == [json.loads(stored.stdout)["id"]]
+    assert shown["access_count"] == 3  # one recall, and two contexts that told it
+    assert json.loads(gone.stdout) == {
+        "memories": 1, "episodes": 0, "vectors": 1, "jobs": 1, "dry_run": False, "user": False,
+        "missing": [], "told_by": shown["episode_ids"],
+    }  # fmt: skip
+
+
+def test_a_person_reads_tables_and_sentences(memory: Command) -> None:
+    """What was done on stderr, what was found on stdout."""
+    kept = memory("remember", "-", stdin=SAID)
+    again = memory("remember", SAID, "--conversation", "other")
+    memory("episodes", "store", "notes", "--title", "How we deploy")
+    found = memory("recall", "deploy")
+    listed = memory("episodes", "list")
+    touched = memory("touch", "mem_none")
+    (episode,) = json.loads(memory("episodes", "list", "--json").stdout)["episodes"]
+    shown = memory("episodes", "show", episode["id"])
+
+    assert ": remembered\n" in kept.stderr
+    assert "linked to mem_" in again.stderr
+    assert "(similarity 1.000)" in again.stderr
+    assert "notes #0" in found.stdout
+    assert "How we deploy (native, 1 messages)" in listed.stdout
+    assert f"user: {SAID}" in shown.stdout
+    assert touched.returncode == 1
+
+
+def test_forgetting_asks_first_and_says_how_much(setting: Setting, memory: Command) -> None:
+    """Who does not say yes forgets nothing; a dry run neither asks nor forgets."""
+    for words in ("One.", "Two."):
+        memory("remember", words, "--source", "openai")
+    counted = memory("forget", "--filter", "source=openai", "--dry-run")
+    refused = memory("forget", "--filter", "source=openai", stdin="n\n")
+    unanswered = memory("forget", "--everything")
+    before = setting.counts(setting.ours)["memory_nodes"]
+    agreed = memory("forget", "--filter", "source=openai", stdin="y\n")
+
+    assert "2 memories and 0 episodes would be forgotten" in counted.stderr
+    assert "Forget 2 memories and 0 episodes for good?" in refused.stderr
+    assert (counted.returncode, refused.returncode, unanswered.returncode) == (0, 1, 1)
+    assert before == 2
+    assert (agreed.returncode, setting.rows("memory_nodes")) == (0, [])
+    assert "2 memories and 0 episodes forgotten" in agreed.stderr
+
+
+def test_a_user_is_forgotten_with_their_account(setting: Setting, memory: Command) -> None:
+    """Of a tenant: what colleagues wrote stays."""
+    tenant = ("--tenant-id", str(setting.ours.tenant_id))
+    for words, user in (("Ann's.", setting.ann), ("Bob's.", setting.bob)):
+        memory("remember", words, scope=(*tenant, "--user-id", str(user)))
+    gone = memory("forget", "--all-of", str(setting.ann), "--account", "--yes")
+
+    assert "1 memory and 0 episodes and the user forgotten" in gone.stderr
+    assert [row["human_content"] for row in setting.rows("memory_nodes")] == ["Bob's."]
+
+
+MISTAKES: list[tuple[list[str], tuple[str, ...] | None, int, str]] = [
+    (["recall", "x"], (), 2, "name --user-id UUID or --tenant-id UUID"),
+    (["recall", "x"], ("--user-id", "me"), 2, "Invalid UUID format: 'me'"),
+    (["recall", "x", "--filter", "colour=red"], None, 2, "no filter colour; known:"),
+    (["remember", "x", "--tag", "colours=red"], None, 2, "is not KIND=NAME"),
+    (["remember", " "], None, 1, "what was said or what was answered"),
+    (["remember", "x"], ("--user-id", "1" * 32), 1, "pgcorpus users list"),
+    (["forget", "mem_0", "--everything"], None, 2, "and one of them"),
+    (["forget", "mem_0", "--account"], None, 2, "--account goes with --all-of"),
+    (["forget", "mem_0", "--yes"], None, 1, "not in this scope: mem_0"),
+    (["episodes", "show", "ep_0"], None, 1, "there is no episode ep_0 in this scope"),
+    (["episodes", "store", "nowhere"], None, 1, "no memories to take them from"),
+]
+"""Arguments, scope (ours, where None), exit code, what is told."""
+
+
+def test_what_cannot_be_done_is_told_in_a_sentence(memory: Command) -> None:
+    """With the exit code that scripts go by, nothing on stdout and no trace."""
+    for arguments, scope, code, told in MISTAKES:
+        result = memory(*arguments, scope=scope)
+
+        said = " ".join(result.stderr.replace("│", " ").split())
+        assert result.returncode == code, result.stderr
+        assert told in said
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+
+
+def test_a_login_that_sees_everything_is_told_how_to_make_another(
+    setting: Setting, memory: Command
+) -> None:
+    """Before anything is read."""
+    address = setting.owner.url.render_as_string(hide_password=False)
+    result = memory("recall", "x", DATABASE_URL=address)
+
+    assert result.returncode == 1
+    assert "pgcorpus roles create-user" in " ".join(result.stderr.split())
+    with pytest.raises(UnsafeRole):
+        MemoryService(setting.owner).recall("x", scope=setting.ours)
+
+
+def test_ctrl_c_leaves_whole_memories_and_the_same_command_goes_on(
+    setting: Setting, memory: Command, tmp_path: Path
+) -> None:
+    """A batch that waits is taken back, and nothing of it is gone."""
+    memory("remember", SAID)
+    (row,) = setting.rows("memory_nodes")
+    with setting.owner.engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT FROM memory_nodes FOR UPDATE"))
+        process = subprocess.Popen(
+            [PGCORPUS, "memory", "forget", "--everything", "--yes", "--tenant-id",
+             str(setting.ours.tenant_id)],
+            env=environment(setting),
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        with setting.owner.engine.connect() as watching:
+            while not watching.scalar(WAITS_FOR_A_LOCK):
+                watching.rollback()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "run the same command again to finish" in told
+    assert setting.counts(setting.ours)["memory_embeddings"] == 1
+    assert setting.node(row["id"]) == row
+    assert memory("forget", "--everything", "--yes").returncode == 0
+    assert setting.rows("memory_nodes") == []
