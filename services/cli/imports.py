@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from db.engine import Database
+from db.errors import SettingsError
+from db.models.memory import NOISE
+from db.scope import Scope
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.cli.scope import TenantId, UserId
+from services.cli.tenancy import uuid_of
 from services.importers.chat.candidates import ChatFormat
 from services.importers.chat.importer import ChatImporter
 from services.importers.conflicts import OnConflict
+from services.importers.files import key_of
 from services.importers.importer import Importer
 from services.importers.knowledge import KnowledgeImporter
 from services.importers.language import AUTO, NAMES
-from services.importers.report import COUNTS, FileReport, ImportReport, Skipped
+from services.importers.memory.importer import MODEL, MemoryImporter
+from services.importers.memory.importer import OnConflict as MemoryConflict
+from services.importers.report import (
+    COUNTS,
+    FileReport,
+    ImportReport,
+    MemoryStatistics,
+    Outcome,
+    Skipped,
+)
 from services.importers.rules import DEFAULT_LANGUAGE
 
 app = typer.Typer(
@@ -26,12 +42,22 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+DATA = Path("data")
 MAX_SHOWN = 50
+MAX_GROUPS = 10
 VALUE_CHARACTERS = 60
 
 
 Imported = Annotated[
-    Literal["knowledge", "chat"], typer.Option("--corpus", "-c", help="Of which corpus.")
+    Literal["knowledge", "chat", "memory"], typer.Option("--corpus", "-c", help="Of which corpus.")
+]
+Kept = Annotated[
+    Literal["knowledge", "chat"],
+    typer.Option(
+        "--corpus",
+        "-c",
+        help="Of which corpus. Of a rejected memory nothing is kept: mend its file and import it.",
+    ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Reject what would have to be changed.")]
 OnConflictOption = Annotated[
@@ -148,8 +174,83 @@ def import_with_bar(importer: Importer, paths: Sequence[Path]) -> ImportReport:
 
 
 @app.command()
+def memory(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder with corpus/nodes.json, vectors/nodes.npy, corpus/episodes.json and "
+            "vectors/episodes.npy; each is optional.  [default: data]",
+            show_default=False,
+        ),
+    ] = None,
+    user_id: UserId = None,
+    tenant_id: TenantId = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Another way to name the folder.")
+    ] = None,
+    on_conflict: Annotated[
+        MemoryConflict,
+        typer.Option(
+            help="What becomes of an id that is stored: skip leaves it, update makes it what the "
+            "file says."
+        ),
+    ] = "skip",
+    strict: Strict = False,
+    dry_run: DryRun = False,
+    language: LanguageOption = DEFAULT_LANGUAGE,
+    embeddings_model: Annotated[str, typer.Option(help="The model that made the vectors.")] = MODEL,
+    require_database_url: Annotated[
+        bool,
+        typer.Option("--require-database-url", help="Never use the embedded server."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import an agent's memories for a user or a tenant; again, only what is new.
+
+    All files are looked through before anything is written, and stay as they are. Vectors come
+    along, so that nothing has to be embedded again. What breaks a rule is made valid where
+    docs/reference/import-rules.md says how, or rejected (pgcorpus import rejects --corpus memory);
+    the exit code is then 1. Stopped, the same command goes on.
+
+    Example: pgcorpus import memory data --user-id 11111111-1111-1111-1111-111111111111
+    """
+    user, tenant = uuid_of(user_id), uuid_of(tenant_id)
+    if user is None and tenant is None:
+        raise typer.BadParameter(
+            "whose memories are they? give --user-id or --tenant-id; see: pgcorpus users list, "
+            "pgcorpus tenants list"
+        )
+    if directory is not None and data_dir is not None:
+        raise typer.BadParameter("the folder is given twice", param_hint="--data-dir")
+    database = Database.from_env()
+    if require_database_url and database.settings.database_url is None:
+        raise SettingsError(
+            "DATABASE_URL environment variable not set: export "
+            "DATABASE_URL=postgresql://user:password@host:port/database"
+        )
+    importer = MemoryImporter(
+        database,
+        Scope(tenant, user),
+        on_conflict=on_conflict,
+        strict=strict,
+        dry_run=dry_run,
+        language=language,
+        embeddings_model=embeddings_model,
+    )
+    with progress_bar("importing") as bar:
+        task = bar.task_ids[0]
+        report = importer.run(
+            [directory or data_dir or DATA],
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_build=lambda: bar.add_task("building the indexes", total=None),
+        )
+    _finish(report, as_json, dry_run=dry_run)
+
+
+@app.command()
 def retry(
-    corpus: Imported = "knowledge",
+    corpus: Kept = "knowledge",
     strict: Strict = False,
     on_conflict: OnConflictOption = "reject",
     language: LanguageOption = DEFAULT_LANGUAGE,
@@ -174,7 +275,9 @@ def history(
     corpus: Imported = "knowledge",
     item: Annotated[
         str | None,
-        typer.Option(help="Only those of this chunk_id, or conversation by its provider's id."),
+        typer.Option(
+            help="Only those of this chunk_id, memory, or conversation by its provider's id."
+        ),
     ] = None,
     file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
@@ -182,8 +285,9 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show every change that imports made to a value, the newest first."""
-    importer = ChatImporter if corpus == "chat" else KnowledgeImporter
-    changes = importer(Database.from_env()).history(item=item, file=file, rule=rule, limit=limit)
+    file = None if file is None else key_of(Path(file))
+    with Database.from_env().unit_of_work() as work:
+        changes = work.imports.list_changes(corpus, item=item, file=file, rule=rule, limit=limit)
     shown = ("id", "file", "locator", "item", "field", "original", "stored", "rule", "created_at")
     if as_json:
         print_json([{name: getattr(change, name) for name in shown} for change in changes])
@@ -250,7 +354,8 @@ def show_report(report: ImportReport) -> None:
     for reject in report.rejects[:MAX_SHOWN]:
         fail(f"{reject.file} {reject.locator}: {reject.reason}")
     if len(report.rejects) > MAX_SHOWN:
-        corpus = "knowledge" if report.messages is None else "chat"
+        chat = "knowledge" if report.messages is None else "chat"
+        corpus = chat if report.memory is None else "memory"
         more = len(report.rejects) - MAX_SHOWN
         say(f"and {more} more: pgcorpus import rejects --corpus {corpus}")
     for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
@@ -260,6 +365,33 @@ def show_report(report: ImportReport) -> None:
         say(f"{report.messages} messages were written")
     if report.embedded:
         say(f"{report.embedded} vectors came along")
+    if report.memory is not None:
+        _show_memory(report, report.memory)
+
+
+def _show_memory(report: ImportReport, found: MemoryStatistics) -> None:
+    """What the memories are, and why some of them were left alone."""
+    for of, counts in (
+        ("source", found.nodes_by_source),
+        ("intent", found.nodes_by_intent),
+        ("cluster", {_cluster(key): count for key, count in found.nodes_by_cluster.items()}),
+    ):
+        ranked = Counter[object](counts).most_common()
+        if others := sum(count for _, count in ranked[MAX_GROUPS:]):
+            ranked[MAX_GROUPS:] = [(f"{len(ranked) - MAX_GROUPS} others", others)]
+        if ranked:
+            table(f"Nodes by {of}", [of, "nodes"], ranked)
+    for reason, count in found.left_alone.items():
+        say(f"{count} left as they were: {reason}")
+    for name, count in found.unknown_fields.most_common(MAX_GROUPS):
+        say(f"the field {cut(name, VALUE_CHARACTERS)!r} is not stored; {count} records have it")
+    records = sum(report.total(outcome) for outcome in get_args(Outcome))
+    rate = records / found.duration_s if found.duration_s else 0
+    say(f"{records} records in {found.duration_s:.1f} s, {rate:.0f}/s")
+
+
+def _cluster(number: int | None) -> object:
+    return {NOISE: "noise", None: "not clustered"}.get(number, number)
 
 
 def show_left_out(report: ImportReport) -> None:

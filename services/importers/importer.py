@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,10 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
+from db.errors import TransactionConflict
 from db.models.imports import ImportFile, ImportTransformation
 from db.repositories.imports import Refused
+from db.scope import Scope
 from db.uow import UnitOfWork, raise_translated
 from services.importers.files import key_of
 from services.importers.language import AUTO, configuration_of, postgresql_of
@@ -27,6 +31,11 @@ MANY: Final = 1000
 SHARE: Final = 10
 """The statistics are renewed at once, not when autovacuum finds time, when a run stored ``MANY``
 passages or one in ``SHARE`` of all: plans, and the ranking of words, follow them."""
+
+TRIES: Final = 6
+FIRST_PAUSE_SECONDS: Final = 0.05
+"""A transaction that is in another's way is tried so often, after pauses of up to 0.1 s, 0.2 s and
+so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -89,6 +98,8 @@ class Importer(ABC):
     """
 
     corpus: ClassVar[str]
+    scope: Scope | None = None
+    """Whose what is imported is to be; of most corpora it is nobody's."""
 
     def __init__(self, database: Database, *, strict: bool, dry_run: bool, language: str) -> None:
         self._database = database
@@ -104,19 +115,6 @@ class Importer(ABC):
             paths: Files and folders.
             progress: Called with the bytes done and the bytes in all. What it raises ends the run.
         """
-
-    def retry(self) -> ImportReport:
-        """Try what was rejected again, from the payloads that were kept.
-
-        What goes in now is no longer among the rejects; the rest stays.
-
-        Returns:
-            What was done, by the full paths of the files that it came from.
-        """
-        with self._started(retry=True) as (run, filling):
-            for file, refused in run.refused():
-                filling.take_refused(file, refused)
-        return run.report
 
     def history(
         self,
@@ -143,10 +141,6 @@ class Importer(ABC):
             )
 
     @abstractmethod
-    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
-        """A run in the history, and what fills the corpus."""
-
-    @abstractmethod
     def _passages(self, work: UnitOfWork) -> Passages:
         """The repository of what is filled."""
 
@@ -165,6 +159,7 @@ class Importer(ABC):
             # ANALYZE writes past the transaction that a dry run rolls back.
             if (stored := run.report.stored) and not self._dry_run:
                 with transaction() as work:
+                    work.leave()  # the statistics are of everybody's
                     passages = self._passages(work)
                     if stored >= MANY or stored * SHARE >= passages.count():
                         passages.analyze()
@@ -182,14 +177,42 @@ class Importer(ABC):
         if not self._dry_run:
             yield self._committed
             return
-        with self._database.unit_of_work() as work:
-            yield lambda: _savepoint(work)
+        with self._entered() as work:
+            yield lambda: savepoint(work)
 
     @contextmanager
     def _committed(self) -> Iterator[UnitOfWork]:
-        with self._database.unit_of_work() as work:
+        with self._entered() as work:
             yield work
             work.commit()
+
+    @contextmanager
+    def _entered(self) -> Iterator[UnitOfWork]:
+        with self._database.unit_of_work() as work:
+            if self.scope is not None:
+                work.enter(self.scope)
+            yield work
+
+
+class RetryingImporter(Importer):
+    """An importer that keeps what it refuses, whole."""
+
+    def retry(self) -> ImportReport:
+        """Try what was rejected again, from the payloads that were kept.
+
+        What goes in now is no longer among the rejects; the rest stays.
+
+        Returns:
+            What was done, by the full paths of the files that it came from.
+        """
+        with self._started(retry=True) as (run, filling):
+            for file, refused in run.refused():
+                filling.take_refused(file, refused)
+        return run.report
+
+    @abstractmethod
+    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
+        """A run in the history, and what fills the corpus."""
 
 
 @dataclass
@@ -235,6 +258,20 @@ def ahead(items: Iterator[T], *, alone: Callable[[T], bool] = lambda _item: Fals
                 yield item
 
 
+def persisted(transaction: Callable[[], T]) -> T:
+    """Run a transaction, once more after each conflict with another: a worker's, for example.
+
+    Raises:
+        TransactionConflict: After ``TRIES`` there was one again.
+    """
+    for tried in range(1, TRIES):
+        try:
+            return transaction()
+        except TransactionConflict:
+            time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**tried))  # noqa: S311 - jitter
+    return transaction()
+
+
 def counted(row: ImportFile, report: FileReport) -> ImportFile:
     """The row of a file, with what became of it."""
     row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
@@ -243,7 +280,7 @@ def counted(row: ImportFile, report: FileReport) -> ImportFile:
 
 
 @contextmanager
-def _savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
+def savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
     """A part of a transaction that can fail alone."""
     try:
         with work.session.begin_nested():

@@ -20,7 +20,15 @@ from db.uow import UnitOfWork
 from services.importers.chunks import Context, Layout, Place, layout_of
 from services.importers.conflicts import OnConflict, Stored, decide
 from services.importers.files import Found, find_files, printable, read_json
-from services.importers.importer import Bar, Importer, Passages, Progress, Run, ahead, counted
+from services.importers.importer import (
+    Bar,
+    Passages,
+    Progress,
+    RetryingImporter,
+    Run,
+    ahead,
+    counted,
+)
 from services.importers.report import FileReport, ImportReport, Reject
 from services.importers.rules import (
     DEFAULT_LANGUAGE,
@@ -43,7 +51,7 @@ BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
 
 
-class KnowledgeImporter(Importer):
+class KnowledgeImporter(RetryingImporter):
     """Imports files of chunks.
 
     Args:

@@ -68,6 +68,39 @@ class FileReport:
 
 
 @dataclass(slots=True)
+class MemoryStatistics:
+    """What an import of memories found, beside what it counted file by file.
+
+    Attributes:
+        nodes_by_source: Memories that were accepted, by whose assistant it was.
+        nodes_by_intent: The same, by what the human wanted.
+        nodes_by_cluster: The same, by cluster; -1 is noise, None not clustered.
+        left_alone: Why what is counted as unchanged is so.
+        unknown_fields: Names of fields that are not stored, and in how many records each was.
+        duration_s: Seconds from start to end.
+    """
+
+    nodes_by_source: Counter[str] = field(default_factory=Counter)
+    nodes_by_intent: Counter[str] = field(default_factory=Counter)
+    nodes_by_cluster: Counter[int | None] = field(default_factory=Counter)
+    left_alone: Counter[str] = field(default_factory=Counter)
+    unknown_fields: Counter[str] = field(default_factory=Counter)
+    duration_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The statistics for scripts; clusters are keys of text there, and null is ``none``."""
+        counts = ("nodes_by_source", "nodes_by_intent", "left_alone", "unknown_fields")
+        clusters = {
+            "none" if cluster is None else str(cluster): count
+            for cluster, count in self.nodes_by_cluster.most_common()
+        }
+        return {name: dict(getattr(self, name).most_common()) for name in counts} | {
+            "nodes_by_cluster": clusters,
+            "duration_s": self.duration_s,
+        }
+
+
+@dataclass(slots=True)
 class ImportReport:
     """What one call of an importer did.
 
@@ -78,6 +111,7 @@ class ImportReport:
         left_out: How many of them were not, by reason.
         messages: How many messages were written, where conversations are what is counted.
         skipped: What was left alone, where conversations are counted.
+        memory: What else is said of memories, where these are counted.
     """
 
     files: list[FileReport] = field(default_factory=list)
@@ -86,6 +120,7 @@ class ImportReport:
     left_out: Counter[str] = field(default_factory=Counter)
     messages: int | None = None
     skipped: list[Skipped] = field(default_factory=list)
+    memory: MemoryStatistics | None = None
 
     def total(self, count: str) -> int:
         """The sum of one of ``COUNTS`` over all files."""
@@ -109,9 +144,11 @@ class ImportReport:
             "messages": self.messages,
             "skipped": [asdict(skipped) for skipped in self.skipped],
         }
+        of_memory = {"embedded": self.embedded, "left_out": dict(self.left_out)}
         return (
             {"files": [asdict(file) for file in self.files]}
             | {count: self.total(count) for count in COUNTS}
             | {"rejects": [asdict(reject) for reject in self.rejects]}
             | (of_chat if self.messages is not None else {})
+            | (of_memory | self.memory.as_json() if self.memory is not None else {})
         )

@@ -3,6 +3,8 @@
 Those of the knowledge base come in every shape that occurs in the wild, and are deliberately
 untidy: wrong counts, an unknown chunk type, punctuation in concepts, a chunk that occurs twice.
 Those of the chat archive are exports of two providers, with a photo and an abandoned answer.
+Those of agent memory are twelve memories, of which some are noise and some break a rule, and two
+episodes that are made of them; they come without vectors.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def make(folder: Path, *, rows: int, dimensions: int) -> None:
     """
     rng = np.random.default_rng(SEED)
     topics = rng.integers(TOPICS, size=rows)
-    passages = [_passage(number, words) for number, words in enumerate(_texts(rng, topics))]
+    passages = [_passage(number, words) for number, words in enumerate(texts(rng, topics))]
     _write_json(folder / "passages.json", passages)
     (folder / "chunks").mkdir()
     for start in range(0, rows, CHUNKS_PER_FILE):
@@ -84,7 +84,7 @@ def make(folder: Path, *, rows: int, dimensions: int) -> None:
     asked = rng.choice(rows, size=min(QUESTIONS, rows // 10), replace=False)
     _write_json(folder / "questions.json", [_question(rng, passages[row]) for row in asked])
     _write_json(folder / "sources.json", [passages[row]["chunk_id"] for row in asked])
-    questions = _vectors(folder / "vectors.npy", rng, topics, dimensions, asked)
+    questions = vectors(folder / "vectors.npy", rng, topics, dimensions, asked)
     np.save(folder / "question_vectors.npy", questions)
     _write_json(folder / "answers.json", _answers(folder / "vectors.npy", questions))
 
@@ -134,7 +134,7 @@ def _vocabulary(rng: np.random.Generator) -> np.ndarray:
     return np.array(list(words)[:VOCABULARY], dtype=object)
 
 
-def _texts(rng: np.random.Generator, topics: np.ndarray) -> list[np.ndarray]:
+def texts(rng: np.random.Generator, topics: np.ndarray) -> list[np.ndarray]:
     """The words of each passage."""
     vocabulary = _vocabulary(rng)
     lengths = np.clip(rng.normal(WORDS, WORDS / 5, len(topics)), 20, 120).astype(int)
@@ -159,7 +159,7 @@ def _question(rng: np.random.Generator, passage: dict[str, str]) -> str:
     return " ".join(words[place] for place in sorted({rng.choice(telling), *others}))
 
 
-def _vectors(
+def vectors(
     path: Path, rng: np.random.Generator, topics: np.ndarray, dimensions: int, asked: np.ndarray
 ) -> np.ndarray:
     """Write the passages' vectors, a batch at a time, and return the questions'."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from db.engine import Database
-from db.errors import ConstraintViolated, ImportFailed, TransactionConflict
+from db.errors import ConstraintViolated, ImportFailed
 from db.models.imports import ImportFile
 from db.repositories.chat_imports import ConversationWrite, KnownConversation
 from db.repositories.imports import Change, Changed, Refused
@@ -34,19 +32,23 @@ from services.importers.chat.sources import Opened, Source, find, sources_of
 from services.importers.chat.stream import Element
 from services.importers.chat.vectors import store_vectors
 from services.importers.files import Found, printable
-from services.importers.importer import Bar, Importer, Passages, Progress, Run, ahead, counted
+from services.importers.importer import (
+    Bar,
+    Passages,
+    Progress,
+    RetryingImporter,
+    Run,
+    ahead,
+    counted,
+    persisted,
+)
 from services.importers.report import FileReport, ImportReport, Reject, Skipped
 from services.importers.rules import DEFAULT_LANGUAGE, clean
 
 CORPUS: Final = "chat"
 
-TRIES: Final = 6
-FIRST_PAUSE_SECONDS: Final = 0.05
-"""A transaction that is in another's way is tried so often, after pauses of up to 0.1 s, 0.2 s and
-so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
 
-
-class ChatImporter(Importer):
+class ChatImporter(RetryingImporter):
     """Imports exports of conversations.
 
     Args:
@@ -290,17 +292,7 @@ class _ChatRun:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
 
     def _merged(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
-        """Merge, once more after each conflict with another transaction: a worker's, for example.
-
-        Raises:
-            TransactionConflict: After ``TRIES`` there was one again.
-        """
-        for tried in range(1, TRIES):
-            try:
-                return self._merge(file, candidates)
-            except TransactionConflict:
-                time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**tried))  # noqa: S311 - jitter
-        return self._merge(file, candidates)
+        return persisted(lambda: self._merge(file, candidates))
 
     def _merge(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
         """Decide for each conversation, then write what was decided at once."""

@@ -34,6 +34,9 @@ PIECE: Final = 64 * 1024
 MAX_SCALAR_BYTES: Final = 10_000
 """Of a number, true, false or null. Python reads numbers of up to 4,300 digits."""
 
+MAX_LOCATED: Final = 255
+"""Characters of a member's name in a locator."""
+
 HOLDERS: Final = ("conversations", "chats", "data", "items")
 """Fields of a file's outermost object whose list is one of conversations."""
 
@@ -52,7 +55,7 @@ _FIRST_BYTES: Final = -64
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]++")
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
-_QUOTE, _COMMA, _LIST, _CLOSE_LIST, _OBJECT = b'",[]{'
+_QUOTE, _COMMA, _COLON, _LIST, _CLOSE_LIST, _OBJECT, _CLOSE_OBJECT = b'",:[]{}'
 _BRACKETS_OPEN = frozenset(b"[{")
 
 
@@ -177,6 +180,51 @@ def elements(stream: IO[bytes], *, whole: bool = False) -> Iterator[Element]:
         raise ImportFailed(f"the file is not JSON: '[' or '{{' expected at byte {file.offset:,}")
 
 
+class Records:
+    """The values of a file that may be records of one kind.
+
+    Args:
+        stream: A list; an object with a list under *holder*; or an object whose members are the
+            records, each under its name.
+        holder: Of the list.
+
+    Attributes:
+        listed: Whether a list was met: what else the object has is then no record.
+    """
+
+    def __init__(self, stream: IO[bytes], holder: str) -> None:
+        self._stream = stream
+        self._holder = holder
+        self.listed = False
+
+    def __iter__(self) -> Iterator[tuple[str | None, Element]]:
+        """Each value in its order, with its name where it is a member of the object.
+
+        Raises:
+            ImportFailed: From here on it is not JSON. What was yielded before stands.
+        """
+        file = _Reader(self._stream)
+        first = file.next_byte()
+        if first is None:
+            raise ImportFailed("the file is empty")
+        if first == _LIST:
+            yield from self._list(file, "$")
+        elif first == _OBJECT:
+            for name in file.members():
+                if name == self._holder and file.next_byte() == _LIST:
+                    yield from self._list(file, f"$.{name}")
+                else:
+                    yield name, file.value(f"$.{name[:MAX_LOCATED]}")
+        else:
+            raise ImportFailed(f"the file is not JSON: '[' or '{{' expected at byte {file.offset}")
+        file.end()
+
+    def _list(self, file: _Reader, path: str) -> Iterator[tuple[None, Element]]:
+        self.listed = True
+        for element in file.list_elements(path):
+            yield None, element
+
+
 def _objects(file: _Reader, *, whole: bool) -> Iterator[Element]:
     """The values of a file that begins with an object."""
     begun = file.value("$") if whole else file.value("$", holders=True)
@@ -242,6 +290,25 @@ class _Reader:
                 raise self._broken("',' or ']' expected", following)
             self._at += 1
             if following == _CLOSE_LIST:
+                return
+
+    def members(self) -> Iterator[str]:
+        """The names in the object that begins here; the caller takes the value behind each."""
+        self._at += 1
+        if self.next_byte() == _CLOSE_OBJECT:
+            self._at += 1
+            return
+        while True:
+            self._expect(_QUOTE, "a name expected")
+            name = self._scalar("$").read()[0]
+            self._expect(_COLON, "':' expected")
+            self._at += 1
+            yield name
+            following = self.next_byte()
+            if following not in {_COMMA, _CLOSE_OBJECT}:
+                raise self._broken("',' or '}' expected", following)
+            self._at += 1
+            if following == _CLOSE_OBJECT:
                 return
 
     @overload
@@ -360,6 +427,10 @@ class _Reader:
     def _holder(self, start: int) -> str | None:
         found = _HOLDER.search(self._data, max(start, self._at - _HOLDER_BYTES), self._at)
         return found[1].decode() if found else None
+
+    def _expect(self, byte: int, expected: str) -> None:
+        if (following := self.next_byte()) != byte:
+            raise self._broken(expected, following)
 
     def _broken(self, expected: str, following: int | None) -> ImportFailed:
         if following is None:

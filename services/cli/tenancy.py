@@ -1,0 +1,273 @@
+"""pgcorpus tenants, pgcorpus users: whose memories there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+from uuid import UUID, uuid4
+
+import typer
+
+from db.base import as_uuid
+from db.engine import Database
+from db.errors import MEANINGS, InvalidValue, NotFound
+from db.models.memory import Tenant, User
+from db.repositories.tenancy import slug_of, tenant_sql, user_sql
+from db.uow import UnitOfWork
+from services.cli.output import AsJson, print_json, say, table
+
+tenants = typer.Typer(
+    help="Enterprises: users of one share its memories, and nobody else sees them.",
+    no_args_is_help=True,
+)
+users = typer.Typer(
+    help="Whoever has memories: those of their own, or of the tenant they belong to.",
+    no_args_is_help=True,
+)
+
+MAX_LISTED: Final = 50
+LOCAL: Final = "local"
+"""The auth_provider of who is known to no other."""
+
+SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
+EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
+"""As the constraints ``valid_slug`` and ``valid_email`` have them."""
+
+TENANT_FIELDS: Final = ("id", "name", "slug", "created_at")
+USER_FIELDS: Final = (
+    *("id", "tenant_id", "auth_provider", "external_id"),
+    *("email", "display_name", "created_at"),
+)
+
+
+def uuid_of(value: str | None) -> UUID | None:
+    """A key, for options that take one."""
+    if value is None:
+        return None
+    uuid = as_uuid(value)
+    if uuid is None:
+        raise typer.BadParameter(
+            f"Invalid UUID format: {value!r}; it looks like 11111111-1111-1111-1111-111111111111"
+        )
+    return uuid
+
+
+def _shaped(pattern: re.Pattern[str], constraint: str) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        if value is not None and not pattern.fullmatch(value):
+            raise typer.BadParameter(MEANINGS[constraint])
+        return value
+
+    return check
+
+
+def _filled(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is blank")
+    return value
+
+
+def _provider(value: str) -> str:
+    if not value.strip() or ":" in value:
+        raise typer.BadParameter("an auth_provider is not blank and has no colon")
+    return value
+
+
+Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
+AsSql = Annotated[
+    bool, typer.Option("--sql", help="Print the statement instead of running it; no database.")
+]
+Key = Annotated[
+    str | None, typer.Option("--id", metavar="UUID", help="Its key; by default a random one.")
+]
+
+
+@tenants.command("create")
+def create_tenant(
+    name: Annotated[str, typer.Argument(callback=_filled, help="As people say it.")],
+    slug: Annotated[
+        str | None,
+        typer.Option(
+            callback=_shaped(SLUG, "valid_slug"),
+            help="Short name, unique; by default made of the name.",
+        ),
+    ] = None,
+    key: Key = None,
+    as_sql: AsSql = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a tenant.
+
+    Example: pgcorpus tenants create "Driscoll Ltd" --slug driscoll
+    """
+    tenant = Tenant(id=uuid_of(key) or uuid4(), name=name, slug=slug or _slug(name), settings={})
+    if as_sql:
+        _refuse_both(as_json)
+        typer.echo(tenant_sql(tenant))
+    else:
+        with _administering() as work:
+            tenant = work.tenancy.create_tenant(name, slug=tenant.slug, tenant_id=tenant.id)
+            work.commit()
+    if as_json:
+        print_json(_fields(tenant, TENANT_FIELDS))
+        return
+    say(f"tenant {tenant.slug}: {tenant.id}")
+    say(f"add its users with: pgcorpus users create --email E --tenant {tenant.slug}")
+    say(f"import its memories with: pgcorpus import memory DIR --tenant-id {tenant.id}")
+
+
+@tenants.command("list")
+def list_tenants(
+    limit: Limit = MAX_LISTED,
+    after: Annotated[
+        str | None, typer.Option(metavar="SLUG", help="Go on behind this slug.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the tenants, by slug."""
+    with _administering() as work:
+        found = work.tenancy.list_tenants(limit=limit + 1, after=after)
+    shown = [_fields(tenant, TENANT_FIELDS) for tenant in found[:limit]]
+    more = f"pgcorpus tenants list --after {shown[-1]['slug']}" if len(found) > limit else None
+    _show("tenants", TENANT_FIELDS, shown, as_json, more)
+
+
+@users.command("create")
+def create_user(
+    email: Annotated[
+        str | None, typer.Option(callback=_shaped(EMAIL, "valid_email"), help="Their address.")
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(metavar="SLUG|UUID", help="Whom they belong to; else they are on their own."),
+    ] = None,
+    provider: Annotated[
+        str, typer.Option(callback=_provider, help="The auth_provider that knows them.")
+    ] = LOCAL,
+    external_id: Annotated[
+        str | None,
+        typer.Option(callback=_filled, help="Their key there; by default their address."),
+    ] = None,
+    display_name: Annotated[str | None, typer.Option(help="As people say it.")] = None,
+    key: Key = None,
+    as_sql: AsSql = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a user.
+
+    Examples: pgcorpus users create --email ann@example.com
+
+    pgcorpus users create --email bob@driscoll.com --tenant driscoll --sql | psql "$DATABASE_URL"
+    """
+    identity = external_id or email
+    if identity is None:
+        raise typer.BadParameter("who is it? give --email or --external-id", param_hint="--email")
+    user_id, tenant_id = uuid_of(key) or uuid4(), None if tenant is None else as_uuid(tenant)
+    if as_sql:
+        _refuse_both(as_json)
+        user = User(
+            id=user_id,
+            tenant_id=tenant_id,
+            auth_provider=provider,
+            external_id=identity,
+            email=email,
+            display_name=display_name,
+        )
+        typer.echo(user_sql(user, tenant_slug=tenant if tenant_id is None else None))
+    else:
+        with _administering() as work:
+            user = work.tenancy.create_user(
+                auth_provider=provider,
+                external_id=identity,
+                email=email,
+                display_name=display_name,
+                tenant_id=None if tenant is None else _tenant_of(work, tenant),
+                user_id=user_id,
+            )
+            work.commit()
+    if as_json:
+        print_json(_fields(user, USER_FIELDS))
+        return
+    say(f"user {user.external_id}: {user.id}")
+    if tenant is None:
+        say(f"import their memories with: pgcorpus import memory DIR --user-id {user.id}")
+    else:
+        of = user.tenant_id or "UUID"
+        say(f"import the tenant's memories with: pgcorpus import memory DIR --tenant-id {of}")
+
+
+@users.command("list")
+def list_users(
+    tenant: Annotated[
+        str | None, typer.Option(metavar="SLUG|UUID", help="Only those of this tenant.")
+    ] = None,
+    limit: Limit = MAX_LISTED,
+    after: Annotated[
+        str | None, typer.Option(metavar="UUID", help="Go on behind this user.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the users, in the order in which they came."""
+    last = uuid_of(after)
+    with _administering() as work:
+        found = work.tenancy.list_users(
+            tenant_id=None if tenant is None else _tenant_of(work, tenant),
+            limit=limit + 1,
+            after=None if last is None else work.tenancy.get_user(last),
+        )
+    shown = [_fields(user, USER_FIELDS) for user in found[:limit]]
+    more = None
+    if len(found) > limit:
+        of = "" if tenant is None else f" --tenant {tenant}"
+        more = f"pgcorpus users list{of} --after {shown[-1]['id']}"
+    _show("users", USER_FIELDS, shown, as_json, more)
+
+
+@contextmanager
+def _administering() -> Iterator[UnitOfWork]:
+    """A unit of work that sees all tenants and users."""
+    with Database.from_env().unit_of_work() as work:
+        work.tenancy.require_administrator()
+        yield work
+
+
+def _tenant_of(work: UnitOfWork, name: str) -> UUID:
+    """The tenant of a slug or a key."""
+    key = as_uuid(name)
+    found = work.tenancy.find_tenant(name) if key is None else work.tenancy.get_tenant(key)
+    if found is None:
+        raise NotFound(f"there is no tenant {name!r}; see: pgcorpus tenants list")
+    return found.id
+
+
+def _slug(name: str) -> str:
+    try:
+        return slug_of(name)
+    except InvalidValue as error:
+        raise typer.BadParameter(str(error), param_hint="--slug") from error
+
+
+def _refuse_both(as_json: bool) -> None:
+    if as_json:
+        raise typer.BadParameter("a statement is not JSON; give one of the two", param_hint="--sql")
+
+
+def _fields(row: Tenant | User, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _show(
+    what: str,
+    columns: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    more: str | None,
+) -> None:
+    if as_json:
+        print_json(rows)
+    else:
+        table(f"{len(rows)} {what}", columns, [tuple(row.values()) for row in rows])
+    if more is not None:
+        say(f"there are more: {more}")

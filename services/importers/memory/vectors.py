@@ -1,0 +1,143 @@
+"""Vectors that come along with memories: files of NumPy, mapped only after they proved harmless."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tokenize import TokenError
+from typing import Final
+
+import numpy as np
+from numpy.lib import format as npy
+
+from db.errors import ImportFailed
+from services.importers.files import printable, refuse_special
+
+MAX_HEADER_BYTES: Final = 10_000
+"""NumPy's own limit on what it evaluates of a header (``numpy.lib.format``, "max_header_size")."""
+
+PREFIX_BYTES: Final = 12
+"""What stands before the header: magic string, version and length (NEP 1)."""
+
+CHUNK_ROWS: Final = 4096
+"""Vectors that are checked at a time: 16 MiB of 1,024 dimensions."""
+
+LARGEST: Final = 65_504.0
+SMALLEST: Final = 2.0**-24
+"""Of half precision, in which vectors are indexed (IEEE 754, binary16)."""
+
+HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+"""Version → what reads its header. Version 3 only adds names of fields that are not ASCII."""
+
+
+def map_vectors(path: Path, *, dimensions: int, model_name: str) -> np.ndarray:
+    """Map a file of vectors, of which nothing is believed before it is checked.
+
+    Args:
+        path: A ``.npy`` file.
+        dimensions: Those of the model.
+        model_name: The model, for messages.
+
+    Returns:
+        float32 of shape ``(n, dimensions)``, read only, still on disk.
+
+    Raises:
+        ImportFailed: It is something else. Nothing was mapped.
+    """
+    name = printable(path)
+    try:
+        refuse_special(path)
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = io.BytesIO(file.read(PREFIX_BYTES + MAX_HEADER_BYTES))
+    except OSError as error:
+        raise ImportFailed(f"{name} cannot be read: {error.strerror}") from error
+    except ImportFailed as error:
+        raise ImportFailed(f"{name}: {error}") from error
+    shape, is_fortran, dtype = _header(name, header)
+    if dtype.kind != "f" or dtype.itemsize != 4:  # noqa: PLR2004 - bytes of a float32
+        raise ImportFailed(
+            f"{name} holds {dtype}, but vectors must be float32; write it anew with: "
+            "np.save(path, vectors.astype(np.float32))"
+        )
+    if is_fortran:
+        raise ImportFailed(
+            f"{name} is in Fortran order, column by column; write it anew with: "
+            "np.save(path, np.ascontiguousarray(vectors))"
+        )
+    if len(shape) != 2 or min(shape) < 0:  # noqa: PLR2004 - rows and columns
+        raise ImportFailed(f"{name} has shape {shape}, but vectors are a table, one row for each")
+    if shape[1] != dimensions:
+        raise ImportFailed(
+            f"{name} has vectors of {shape[1]} dimensions, but those of {model_name} have "
+            f"{dimensions}; name the model that made them with --embeddings-model"
+        )
+    offset = header.tell()
+    needed, there = shape[0] * shape[1] * 4, size - offset
+    if needed != there:
+        raise ImportFailed(
+            f"{name} claims shape {shape}, which takes {needed} bytes, but {there} follow its "
+            "header: it is cut short or damaged"
+        )
+    if not shape[0]:  # there is nothing to map
+        return np.empty(shape, np.float32)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+
+
+def check_vectors(path: Path, vectors: np.ndarray) -> Iterator[int]:
+    """Look at every vector, a chunk at a time.
+
+    Args:
+        path: Where they are, for messages.
+        vectors: float32 of shape ``(n, dimensions)``.
+
+    Yields:
+        How many bytes the chunk had that is done.
+
+    Raises:
+        ImportFailed: One of them cannot be stored and compared. The message names the first.
+    """
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        chunk = vectors[start : start + CHUNK_ROWS]
+        largest = np.abs(chunk).max(axis=1)
+        for fault, rows in {
+            "holds NaN or infinity": ~np.isfinite(largest),
+            "is all zeros and has no direction": largest == 0,
+            f"holds a number beyond {LARGEST:.0f}, and the index is in half precision": (
+                largest > LARGEST
+            ),
+            "is all zeros in half precision, in which the index is": largest < SMALLEST,
+        }.items():
+            if rows.any():
+                raise ImportFailed(
+                    f"{printable(path)}: vector {start + int(rows.argmax())} {fault}. Make the "
+                    "file anew, or move it away: pgcorpus embed makes vectors, too"
+                )
+        yield chunk.nbytes
+
+
+def _header(name: str, file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of what follows; the file is then where it begins."""
+    try:
+        with warnings.catch_warnings():  # of what a header of another age looks like
+            warnings.simplefilter("ignore")
+            version = npy.read_magic(file)
+            if version not in HEADERS:
+                raise ImportFailed(f"{name} is of version {version} of the format; 1 or 2 is read")
+            header: tuple[tuple[int, ...], bool, np.dtype] = HEADERS[version](
+                file, max_header_size=MAX_HEADER_BYTES
+            )
+            return header
+    # It is a Python literal, which can be wrong in all ways that a program can.
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+        MemoryError,
+        RecursionError,
+    ) as error:
+        raise ImportFailed(f"{name} is not a .npy array: its header cannot be read") from error
