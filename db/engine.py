@@ -44,6 +44,12 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 HIDE_PARAMETERS: Final = True
 """Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
 
+FORGET: Final = (
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *;"
+    " SELECT pg_advisory_unlock_all(); DISCARD TEMPORARY; DISCARD SEQUENCES"
+)
+"""DISCARD ALL but for the statements that psycopg has prepared and counts on."""
+
 
 class Database:
     """One database and the pools of connections to it.
@@ -261,13 +267,15 @@ def _connector(settings: Settings, run: Callable[..., Any]) -> Callable[..., DBA
 def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
     """Let nothing that was SET for the session reach the next user of a pooled connection.
 
-    A scope above all: ours are of the transaction alone, but anybody may run a SET. One round trip,
-    which proves the connection as pool_pre_ping would; the pool is made anew when it is lost.
+    A scope above all: ours are of the transaction alone, but anybody may run a SET. And what was
+    read within one: a cursor WITH HOLD outlives its transaction, a temporary table even hides the
+    table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
+    is made anew when it is lost.
     """
     try:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute("RESET ALL; RESET ROLE")
+        cursor.execute(FORGET)
         cursor.close()
         connection.autocommit = False
     except psycopg.OperationalError as error:

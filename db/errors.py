@@ -9,6 +9,7 @@
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
   x UnsafeRole               the database role passes over row security
+  x RoleInUse                something needs the login that is to be dropped
   x NotFound
   x InvalidReference           what a person gave names no conversation
   x InvalidCursor              a page is asked for that no page of this list led to
@@ -28,6 +29,9 @@
   x JobError
     + LeaseLost                the job is in other hands by now
     + UnknownKind              no handler does jobs of this kind
+  x AuditError
+    + LogTampered              the audit log or its seals are not as they were sealed
+    + LogNotSealed             entries must be sealed, or seals signed, first
   x ImportFailed               a file that cannot be read as what it should be
 
 Each class's docstring is the first sentence of its message unless one is given.
@@ -94,6 +98,10 @@ class NotPermitted(DataLayerError):
 
 class UnsafeRole(DataLayerError):
     """The database role passes over row security, so one tenant could see what is another's."""
+
+
+class RoleInUse(DataLayerError):
+    """Something on the server needs the role."""
 
 
 class NotFound(DataLayerError):
@@ -198,6 +206,18 @@ class LeaseLost(JobError):
 
 class UnknownKind(JobError):
     """No handler does jobs of this kind."""
+
+
+class AuditError(DataLayerError):
+    """The audit log could not be dealt with as asked."""
+
+
+class LogTampered(AuditError):
+    """The audit log or its seals are not as they were sealed; see pgcorpus audit verify."""
+
+
+class LogNotSealed(AuditError):
+    """Entries of the audit log are not sealed yet."""
 
 
 class ImportFailed(DataLayerError):

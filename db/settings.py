@@ -54,6 +54,7 @@ class Settings:
         log_level: Threshold of the loggers of ``db`` and ``services``.
         metrics_enabled: Whether searches are timed into ``query_performance_log``.
         metrics_sample_percent: Which share of them.
+        audit_key: Secret; signs the seals of the audit log. Never printed.
     """
 
     database_url: URL | None = field(default=None, repr=False)
@@ -76,6 +77,7 @@ class Settings:
     log_level: str = "INFO"
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
+    audit_key: str | None = field(default=None, repr=False)
 
     @property
     def production(self) -> bool:
@@ -110,6 +112,7 @@ class Settings:
         settings = cls(**(values | {"database_url": url, "ssl_mode": mode}))
         if settings.production and url is None:
             raise SettingsError(
+                "DATABASE_URL environment variable not set. "
                 "DATABASE_URL must be set when ENVIRONMENT is production: "
                 "the embedded server is for development"
             )
@@ -183,6 +186,20 @@ def http_url(variable: str, value: str) -> str:
     return value
 
 
+def secret(least: int) -> Callable[[str, str], str]:
+    """A text that nobody guesses, and no message shows."""
+
+    def parse(variable: str, value: str) -> str:
+        if len(value) < least:
+            raise SettingsError(
+                f"{variable} is too short to keep a secret; allowed: {least} characters or more, "
+                "as from: openssl rand -hex 32"
+            )
+        return value
+
+    return parse
+
+
 MAX_PORT: Final = 65_535
 PORT = integer(1, MAX_PORT)
 POSTGRES_VARIABLES: Final = (
@@ -212,6 +229,7 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "LOG_LEVEL": ("log_level", choice(LOG_LEVELS)),
     "METRICS_ENABLED": ("metrics_enabled", boolean),
     "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
+    "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
 }
 """Variable → the setting it fills and how its value is read.
 

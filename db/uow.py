@@ -15,15 +15,18 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from db.errors import DatabaseUnavailable, translate
+from db.repositories.audit import AuditRepository
 from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.conversations import ConversationRepository
 from db.repositories.diagnosis import DiagnosisRepository
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.episodes import EpisodeRepository
 from db.repositories.imports import ImportRepository
+from db.repositories.isolation import IsolationRepository
 from db.repositories.jobs import JobRepository
 from db.repositories.knowledge import KnowledgeRepository
 from db.repositories.memory import MemoryRepository
+from db.repositories.memory_imports import MemoryImportRepository
 from db.repositories.messages import MessageRepository
 from db.repositories.operations import OperationsRepository
 from db.repositories.roles import RoleRepository
@@ -60,6 +63,7 @@ class UnitOfWork:
     embeddings: EmbeddingRepository
     imports: ImportRepository
     chat_imports: ChatImportRepository
+    memory_imports: MemoryImportRepository
     jobs: JobRepository
     operations: OperationsRepository
     roles: RoleRepository
@@ -67,6 +71,8 @@ class UnitOfWork:
     tenancy: TenancyRepository
     validation: ValidationRepository
     diagnosis: DiagnosisRepository
+    isolation: IsolationRepository
+    audit: AuditRepository
 
     def __init__(
         self,
@@ -109,13 +115,11 @@ class UnitOfWork:
         For what operators run over the scopes of many: imports, workers. A service asks
         ``Database.unit_of_work`` for a scope, which refuses a role that sees everything.
         """
-        self._named = replace(self._named, scope=scope, guard=None)
-        self._name(self.session)
+        self._rename(replace(self._named, scope=scope, guard=None))
 
     def leave(self) -> None:
         """Work in nobody's name from here on."""
-        self._named = replace(self._named, scope=None)
-        self._name(self.session)
+        self._rename(replace(self._named, scope=None))
         if self.session.in_transaction():
             self.session.execute(NOBODY)
 
@@ -135,6 +139,13 @@ class UnitOfWork:
             self.enter(scope)
             yield scope
         self.leave()
+
+    def _rename(self, named: _Named) -> None:
+        """Go on in another name. Rows that are loaded are asked for again: who may see them?"""
+        self.session.flush()  # what was added before is of the name before
+        self.session.expire_all()
+        self._named = named
+        self._name(self.session)
 
     def _name(self, session: Session) -> None:
         """Tell the database of each transaction of the session in whose name it is."""
@@ -157,6 +168,7 @@ class UnitOfWork:
         self.embeddings = EmbeddingRepository(session)
         self.imports = ImportRepository(session)
         self.chat_imports = ChatImportRepository(session)
+        self.memory_imports = MemoryImportRepository(session)
         self.jobs = JobRepository(session)
         self.operations = OperationsRepository(session)
         self.roles = RoleRepository(session)
@@ -164,6 +176,8 @@ class UnitOfWork:
         self.tenancy = TenancyRepository(session)
         self.validation = ValidationRepository(session)
         self.diagnosis = DiagnosisRepository(session)
+        self.isolation = IsolationRepository(session)
+        self.audit = AuditRepository(session)
 
 
 class AsyncUnitOfWork:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from db.engine import Database
-from db.errors import DataLayerError, NotPermitted
 from db.search.page import SearchPage
 from services.write_behind import MAX_BUFFERED, WriteBehind
-
-logger = logging.getLogger(__name__)
 
 
 class SearchLog(WriteBehind):
@@ -31,7 +25,6 @@ class SearchLog(WriteBehind):
         super().__init__("search-log")
         self._database = database
         self._buffer: deque[dict[str, Any]] = deque(maxlen=MAX_BUFFERED)
-        self._refused = False
 
     def note(self, page: SearchPage, duration_ms: float) -> None:
         """Note one search."""
@@ -58,12 +51,7 @@ class SearchLog(WriteBehind):
             batch = [self._buffer.popleft() for _ in range(len(self._buffer))]
             if not batch:
                 return
-            try:
-                with self._database.unit_of_work() as work:
-                    work.operations.log_searches(batch)
-                    work.commit()
-            except NotPermitted as error:  # a login that only reads: said once, not every flush
-                self._refused = True
-                logger.warning("searches are not timed: %s", error)
-            except (DataLayerError, SQLAlchemyError) as error:
-                logger.warning("%d searches were not logged: %s", len(batch), error)
+            lost = f"{len(batch)} searches were not logged"
+            with self._warning(lost), self._database.unit_of_work() as work:
+                work.operations.log_searches(batch)
+                work.commit()

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.errors import DataLayerError, NotPermitted
+
+logger = logging.getLogger(__name__)
 
 BATCH: Final = 200
 FLUSH_SECONDS: Final = 5.0
@@ -17,8 +26,9 @@ MAX_BUFFERED: Final = 10_000
 class WriteBehind(ABC):
     """Calls ``flush`` every few seconds from a thread of its own, once something was noted.
 
-    Whoever notes never waits, and notes that cannot be written are a warning, not an error. Neither
-    the thread nor the hook at the exit keeps a service alive that nobody uses.
+    Whoever notes never waits, and notes that cannot be written are a warning, not an error. A login
+    that may not write them is told so once, and nothing is noted from then on. Neither the thread
+    nor the hook at the exit keeps a service alive that nobody uses.
 
     Args:
         name: Of the thread.
@@ -29,10 +39,27 @@ class WriteBehind(ABC):
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
+        self._refused = False
 
     @abstractmethod
     def flush(self) -> None:
         """Write what was noted, now."""
+
+    @contextmanager
+    def _warning(self, lost: str) -> Iterator[None]:
+        """Write some notes within this, so that a failure is a warning.
+
+        Args:
+            lost: What is not written then: "3 searches were not logged".
+        """
+        try:
+            yield
+        except NotPermitted as error:  # a login that only reads: said once, not every flush
+            if not self._refused:
+                logger.warning("%s, nor will any more be: %s", lost, error)
+            self._refused = True
+        except (DataLayerError, SQLAlchemyError) as error:
+            logger.warning("%s: %s", lost, error)
 
     def _noted(self, buffered: int) -> None:
         """See to it that what was noted is written, at once where there is a batch of it."""

@@ -22,16 +22,36 @@ SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
-# As for the words of the other corpora: 2,000 lists some 13,000 lexemes.
-SEARCH_STATISTICS = 2000
-
 # Of so many tenants the planner knows the size of each.
 SCOPE_STATISTICS = 2000
 
-# What row security would keep from an index: see _leakproof().
-SEARCHED_BY = ("ts_match_vq(tsvector, tsquery)", "word_similarity_op(text, text)")
+# Nothing is sampled of what somebody said or is called. Row security does not bind the planner, and
+# EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
+UNSAMPLED = {
+    "users": ("external_id", "email", "display_name"),
+    "memory_nodes": (
+        "id", "conversation_id", "source", "human_content", "human_hash", "assistant_content",
+        "tags", "cluster_label", "duplicate_of", "memory_search",
+    ),
+    "episodic_memories": (
+        "id", "source", "title", "messages", "llm_tags", "content", "emotional_arc",
+        "memory_node_ids", "related_episode_ids", "episode_search",
+    ),
+}  # fmt: skip
 
-GUARDED = "WHERE NOT relrowsecurity AND attrelid"
+# What row security would keep from an index: see _leakproof().
+SEARCHED_BY = (
+    "ts_match_vq(tsvector, tsquery)",
+    "word_similarity_op(text, text)",
+    "textcat(text, text)",  # of the two texts that trigrams are looked for in
+)
+
+REFUSED = "corpus, file, locator"
+
+# Beside rows of no scope they have rows of every scope.
+SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
+
+GUARDED = "WHERE NOT relforcerowsecurity AND attrelid"
 
 # Corpus, passages, vectors, their passage, its key, what is embedded.
 COVERED = (
@@ -83,6 +103,8 @@ COMMENTS = {
         "last_accessed": "when it last was",
         "duplicate_of": "id of the memory that says the same, where it was linked",
         "language": "text search configuration of this memory",
+        "human_hash": "finds what the human said word for word; an index on the expression would "
+        "not serve under row security",
         "memory_search": "the words a search reads; what the human said counts like a title",
     },
     "episodic_memories": OF_SCOPED
@@ -120,9 +142,12 @@ def upgrade() -> None:
         for column, said in comments.items():
             quoted = said.replace("'", "''")
             op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{quoted}'")
+    for table, columns in UNSAMPLED.items():
+        for column in columns:
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STATISTICS 0")
     _row_security()
     _leakproof("LEAKPROOF")
-    _jobs()
+    _shared()
     _statistics_of_words()
     _outbox()
     _views()
@@ -209,6 +234,8 @@ def _nodes() -> None:
             last_accessed timestamptz,
             duplicate_of varchar(255),
             language regconfig NOT NULL DEFAULT 'english',
+            human_hash bigint NOT NULL GENERATED ALWAYS AS
+                (hashtextextended(human_content, 0)) STORED,
             memory_search tsvector NOT NULL GENERATED ALWAYS AS (
                 setweight(to_tsvector(language, left(human_content, 30000)), 'A')
                 || to_tsvector(language, left(assistant_content, 70000))) STORED,
@@ -240,12 +267,9 @@ def _nodes() -> None:
         "scope_created": ["scope", "created_at", "key"],
         "scope_conversation": ["scope", "conversation_id", "sequence_index"],
         "scope_cluster": ["scope", "cluster_id"],
+        "scope_said": ["scope", "human_hash"],
     }.items():
         op.create_index(f"idx_memory_nodes_{name}", "memory_nodes", columns)
-    op.execute("""
-        CREATE INDEX idx_memory_nodes_scope_said
-        ON memory_nodes (scope, hashtextextended(human_content, 0))
-    """)
     _searchable(
         "memory_nodes", words="memory_search", shown="human_content || ' ' || assistant_content"
     )
@@ -335,12 +359,13 @@ def _lists(column: str, names: str) -> str:
 def _searchable(table: str, *, words: str, shown: str) -> None:
     name = words.removesuffix("_search")
     short = {"memory": "memory_nodes", "episode": "episodic_memories"}[name]
-    op.execute(f"ALTER TABLE {table} ALTER COLUMN {words} SET STATISTICS {SEARCH_STATISTICS}")
     op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
     op.execute(f"CREATE INDEX idx_{short}_search ON {table} USING gin ({words})")
     op.execute(f"""
         CREATE INDEX idx_{short}_content_trgm ON {table} USING gin (({shown}) gin_trgm_ops)
     """)
+    # Of an expression that is indexed a sample is kept as of a column.
+    op.execute(f"ALTER INDEX idx_{short}_content_trgm ALTER COLUMN 1 SET STATISTICS 0")
 
 
 def _embeddings(table: str, item: str, passages: str) -> None:
@@ -392,15 +417,21 @@ def _row_security() -> None:
         """)
     # Whoever signs somebody in knows the identity and not yet the scope.
     identity = "auth_provider || ':' || external_id = current_setting('app.identity', true)"
-    own = {"tenants": "'tenant:' || id::text = app_scope()"}
-    own["users"] = f"scope = app_scope() OR {identity}"
-    for table, condition in own.items():
+    # Who is new has no tenant yet. A slug that is taken would tell of another tenant: only
+    # administrators make tenants.
+    for table, policies in {
+        "tenants": ("own_scope ON {} FOR SELECT USING ('tenant:' || id::text = app_scope())",),
+        "users": (
+            "own_scope ON {} USING (scope = app_scope())",
+            f"own_identity ON {{}} FOR SELECT USING ({identity})",
+            f"new_identity ON {{}} FOR INSERT WITH CHECK (tenant_id IS NULL AND {identity})",
+        ),
+    }.items():
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
-        # A slug that is taken would tell of another tenant: only administrators make tenants.
-        kind = "FOR SELECT" if table == "tenants" else "FOR ALL"
-        op.execute(f"CREATE POLICY own_scope ON {table} {kind} USING ({condition})")
+        for policy in policies:
+            op.execute(f"CREATE POLICY {policy.format(table)}")
 
 
 def _leakproof(marked: str) -> None:
@@ -420,24 +451,38 @@ def _leakproof(marked: str) -> None:
     """)
 
 
-def _jobs() -> None:
-    """A job of a scope is seen in that scope, and by those who work for all of them."""
-    op.execute("ALTER TABLE jobs ADD COLUMN scope text")
-    op.execute("""
-        COMMENT ON COLUMN jobs.scope IS 'whose row it is about, as app_scope() has it, or null'
-    """)
-    op.execute("""
-        CREATE INDEX idx_jobs_scope ON jobs (scope, dedupe_key) WHERE scope IS NOT NULL
-    """)
-    op.execute("ALTER TABLE jobs ENABLE ROW LEVEL SECURITY")
-    op.execute("""
-        CREATE POLICY own_scope ON jobs USING (scope IS NULL OR scope = app_scope())
-    """)
-    op.execute("CREATE POLICY administration ON jobs TO rag_admin USING (true)")
+def _shared() -> None:
+    """A row of a scope is seen in that scope, and by those who work for all of them."""
+    for table in SHARED:
+        op.execute(f"ALTER TABLE {table} ADD COLUMN scope text")
+        op.execute(f"""
+            COMMENT ON COLUMN {table}.scope IS
+                'whose row it is about, as app_scope() has it, or null'
+        """)
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"""
+            CREATE POLICY own_scope ON {table} USING (scope IS NULL OR scope = app_scope())
+        """)
+        op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
+    for name, indexed in {
+        "jobs_scope": "jobs (scope, dedupe_key)",
+        "import_transformations_scope_item": "import_transformations (scope, item)",
+        "import_rejects_scope_item": "import_rejects (scope, (payload ->> 'id'))",
+    }.items():
+        op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
+    op.execute("ALTER INDEX idx_import_rejects_scope_item ALTER COLUMN 2 SET STATISTICS 0")
+    _refused_once("scope, corpus, file, locator", "NULLS NOT DISTINCT", former=REFUSED)
+
+
+def _refused_once(columns: str, nulls: str = "", *, former: str) -> None:
+    """Of a place in a file one refusal is kept, since 0012 in each scope."""
+    was, now = (f"uq_import_rejects_{each.replace(', ', '_')}" for each in (former, columns))
+    op.execute(f"ALTER TABLE import_rejects DROP CONSTRAINT {was}")
+    op.execute(f"ALTER TABLE import_rejects ADD CONSTRAINT {now} UNIQUE {nulls} ({columns})")
 
 
 def _statistics_of_words(found: str = "WHERE attrelid", now: str = GUARDED) -> None:
-    """What ANALYZE knows of words it knows of everybody's: under row security nobody is told.
+    """What ANALYZE knows of words it knows of everybody's: what is kept apart is not told.
 
     The function of 0008, with one condition more or, in a downgrade, less.
     """
@@ -473,19 +518,26 @@ def _outbox() -> None:
             RETURN NULL;
         END $$
     """)
-    # A job is about what is forgotten: it goes with it, whatever its state.
+    # A job is about what is forgotten: it goes with it, whatever its state, and so does what
+    # imports noted of it.
     op.execute("""
-        CREATE FUNCTION forget_jobs() RETURNS trigger LANGUAGE plpgsql
+        CREATE FUNCTION forget_traces() RETURNS trigger LANGUAGE plpgsql
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            schema CONSTANT text := quote_ident(TG_TABLE_SCHEMA);
         BEGIN
-            EXECUTE 'DELETE FROM ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs USING former'
+            EXECUTE 'DELETE FROM ' || schema || '.jobs USING former'
                 || ' WHERE jobs.scope = former.scope'
                 || ' AND dedupe_key = concat_ws('':'', ''embed'', $1, former.scope, former.key)'
                 USING TG_ARGV[0];
+            EXECUTE 'DELETE FROM ' || schema || '.import_transformations AS told USING former'
+                || ' WHERE told.scope = former.scope AND told.item = former.id';
+            EXECUTE 'DELETE FROM ' || schema || '.import_rejects AS refused USING former'
+                || ' WHERE refused.scope = former.scope AND refused.payload ->> ''id'' = former.id';
             RETURN NULL;
         END $$
     """)
-    for function in ("enqueue_scoped_embedding", "forget_jobs"):
+    for function in ("enqueue_scoped_embedding", "forget_traces"):
         op.execute(f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC")
     for table, corpus, embedded in (
         ("memory_nodes", "memory", "human_content, assistant_content"),
@@ -501,8 +553,8 @@ def _outbox() -> None:
             REFERENCING OLD TABLE AS former NEW TABLE AS current FOR EACH STATEMENT {enqueue}
         """)
         op.execute(f"""
-            CREATE TRIGGER forget_jobs AFTER DELETE ON {table} REFERENCING OLD TABLE AS former
-            FOR EACH STATEMENT EXECUTE FUNCTION forget_jobs('{corpus}')
+            CREATE TRIGGER forget_traces AFTER DELETE ON {table} REFERENCING OLD TABLE AS former
+            FOR EACH STATEMENT EXECUTE FUNCTION forget_traces('{corpus}')
         """)
 
 
@@ -552,12 +604,15 @@ def downgrade() -> None:
     for table in ("users", "tenants"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION enqueue_scoped_embedding")
-    op.execute("DROP FUNCTION forget_jobs")
-    op.execute("DELETE FROM jobs WHERE scope IS NOT NULL")
-    for policy in ("own_scope", "administration"):
-        op.execute(f"DROP POLICY {policy} ON jobs")
-    op.execute("ALTER TABLE jobs DISABLE ROW LEVEL SECURITY")
-    op.execute("ALTER TABLE jobs DROP COLUMN scope")
+    op.execute("DROP FUNCTION forget_traces")
+    for table in SHARED:
+        op.execute(f"DELETE FROM {table} WHERE scope IS NOT NULL")
+    _refused_once(REFUSED, former="scope, corpus, file, locator")
+    for table in SHARED:
+        for policy in ("own_scope", "administration"):
+            op.execute(f"DROP POLICY {policy} ON {table}")
+        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
     op.execute("DROP FUNCTION app_scope")
     _leakproof("NOT LEAKPROOF")
     _statistics_of_words(GUARDED, "WHERE attrelid")

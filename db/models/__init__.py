@@ -1,5 +1,6 @@
 """The tables, one module per corpus."""
 
+from db.models.audit import AuditSeal, SecurityAuditLog
 from db.models.chat import Conversation, Message, MessageEmbedding
 from db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
 from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
@@ -25,6 +26,7 @@ from db.models.operations import QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
+    "AuditSeal",
     "ChunkEmbedding",
     "Conversation",
     "CorpusSetting",
@@ -45,6 +47,7 @@ __all__ = [
     "Message",
     "MessageEmbedding",
     "QueryPerformance",
+    "SecurityAuditLog",
     "SourceLines",
     "Tenant",
     "User",

@@ -24,7 +24,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from db.base import Base, now, owned_by, uuid_pk
 
 
-class ImportRun(Base):
+class Scoped:
+    """What memories leave behind is as much a scope's as they are."""
+
+    scope: Mapped[str | None] = mapped_column(
+        Text, comment="whose row it is about, as app_scope() has it, or null"
+    )
+
+
+class ImportRun(Scoped, Base):
     """One call of an importer."""
 
     __tablename__ = "import_runs"
@@ -36,7 +44,7 @@ class ImportRun(Base):
     finished_at: Mapped[datetime | None] = mapped_column(comment="null: it was stopped")
 
 
-class ImportFile(Base):
+class ImportFile(Scoped, Base):
     """One file of a run, with what it says of itself beside its chunks."""
 
     __tablename__ = "import_files"
@@ -63,7 +71,7 @@ class ImportFile(Base):
     created_at: Mapped[now]
 
 
-class ImportTransformation(Base):
+class ImportTransformation(Scoped, Base):
     """One value that was stored otherwise than it stood in its file, and by which rule.
 
     JSON and not JSONB: an original may hold what JSONB cannot, such as a NUL character.
@@ -73,6 +81,12 @@ class ImportTransformation(Base):
     __table_args__ = (
         Index("ix_import_transformations_run_id", "run_id"),
         Index("ix_import_transformations_item", "item"),
+        Index(
+            "idx_import_transformations_scope_item",
+            "scope",
+            "item",
+            postgresql_where=text("scope IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -87,11 +101,19 @@ class ImportTransformation(Base):
     created_at: Mapped[now]
 
 
-class ImportReject(Base):
+class ImportReject(Scoped, Base):
     """A passage that was refused whole, kept so that it can be mended and tried again."""
 
     __tablename__ = "import_rejects"
-    __table_args__ = (UniqueConstraint("corpus", "file", "locator"),)
+    __table_args__ = (
+        UniqueConstraint("scope", "corpus", "file", "locator", postgresql_nulls_not_distinct=True),
+        Index(
+            "idx_import_rejects_scope_item",
+            "scope",
+            text("(payload ->> 'id')"),
+            postgresql_where=text("scope IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[uuid_pk]
     run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))

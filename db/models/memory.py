@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     CheckConstraint,
     Computed,
     Double,
@@ -171,7 +172,7 @@ class MemoryNode(Scoped, Base):
         Index("idx_memory_nodes_scope_created", "scope", "created_at", "key"),
         Index("idx_memory_nodes_scope_conversation", "scope", "conversation_id", "sequence_index"),
         Index("idx_memory_nodes_scope_cluster", "scope", "cluster_id"),
-        Index("idx_memory_nodes_scope_said", "scope", text("hashtextextended(human_content, 0)")),
+        Index("idx_memory_nodes_scope_said", "scope", "human_hash"),
         Index("idx_memory_nodes_search", "memory_search", postgresql_using="gin"),
         Index(
             "idx_memory_nodes_content_trgm",
@@ -234,6 +235,14 @@ class MemoryNode(Scoped, Base):
         REGCONFIG,
         server_default=text("'english'::regconfig"),
         comment="text search configuration of this memory",
+    )
+    human_hash: Mapped[int] = mapped_column(
+        BigInteger,
+        Computed("hashtextextended(human_content, (0)::bigint)", persisted=True),
+        nullable=False,
+        deferred=True,
+        comment="finds what the human said word for word; an index on the expression would not "
+        "serve under row security",
     )
     memory_search: Mapped[str] = mapped_column(
         TSVECTOR,

@@ -9,19 +9,37 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from sqlalchemy import Column, Index, Table, func, select, text
+from sqlalchemy import (
+    Column,
+    Index,
+    MetaData,
+    Table,
+    and_,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from db.base import Base
+from db.mixins import hnsw
+from db.models.audit import LOG_TABLES, NOT_AUDITED
 from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
-from db.repositories.embeddings import EmbeddingRepository, IndexState, index_of
-from db.repositories.search import SearchRepository, Statement
+from db.repositories.embeddings import (
+    MAX_IDENTIFIER,
+    EmbeddingRepository,
+    IndexState,
+    index_of,
+)
+from db.repositories.search import SearchRepository, Statement, most_exact
 from db.scope import Scope
 from db.search.corpus import Corpus
 
@@ -100,6 +118,58 @@ COMMON_VALUES: Final = text("""
       AND attname = :column AND NOT inherited
 """)
 
+LEAKPROOF: Final = (
+    "ts_match_vq(tsvector, tsquery)",
+    "word_similarity_op(text, text)",
+    "textcat(text, text)",
+)
+"""What searches ask of words: under row security an index serves only what is known not to leak."""
+
+LEAKY: Final = text("""
+    SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS each (name, place)
+    JOIN pg_proc ON oid = to_regprocedure(name) WHERE NOT proleakproof ORDER BY place
+""")
+
+SCOPES: Final = text("""
+    WITH known AS (
+        SELECT attname, value, share FROM pg_stats
+        CROSS JOIN unnest(most_common_vals::text::text[], most_common_freqs) AS of (value, share)
+        WHERE schemaname = current_schema() AND tablename = :table AND NOT inherited
+    )
+    SELECT scope.value, scope.share * model.share * reltuples AS vectors
+    FROM known AS scope, known AS model, pg_class
+    WHERE scope.attname = :column AND model.attname = 'model_name' AND model.value = :model
+        AND pg_class.oid = to_regclass(:table)
+        AND scope.share * model.share * reltuples > :least AND scope.share < :most
+    ORDER BY 2 DESC
+""")
+
+MOST_SHARED: Final = 0.2
+"""A scope that has more of all vectors is served well by the index of all."""
+
+AUDIT_EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+DDL_EVENTS: Final = ("ddl_command_end", "sql_drop")
+
+UNRECORDED: Final = text("""
+    SELECT audited, event, tgname IS NOT NULL AS disabled
+    FROM unnest(CAST(:tables AS text[])) AS audited
+    CROSS JOIN unnest(CAST(:events AS text[])) AS event
+    LEFT JOIN pg_trigger ON tgrelid = to_regclass(audited)
+        AND tgfoid = to_regproc('audit_rows') AND tgname = 'audit_' || lower(event)
+    WHERE tgname IS NULL OR tgenabled = 'D' ORDER BY 1, 2
+""")
+
+DDL_UNRECORDED: Final = text("""
+    SELECT event, evtname IS NOT NULL AS disabled FROM unnest(CAST(:events AS text[])) AS event
+    LEFT JOIN pg_event_trigger ON evtname = 'pgcorpus_audit_' || event
+    WHERE evtname IS NULL OR evtenabled = 'D' ORDER BY 1
+""")
+
+AHEAD: Final = text("""
+    SELECT to_regclass('security_audit_log_' || to_char(
+        (now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')) IS NOT NULL
+""")
+
 NeededState = IndexState | Literal["building"]
 
 
@@ -165,7 +235,7 @@ class Role(NamedTuple):
         """What gives the application a role of the right kind."""
         if not self.superuser and not self.owns:
             return f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;"
-        tables = ", ".join(sorted(Base.metadata.tables))
+        tables = ", ".join(sorted(Base.metadata.tables.keys() - LOG_TABLES))
         make = "" if self.has_application else f"CREATE ROLE {APPLICATION_ROLE} LOGIN;\n"
         return (
             f"{make}"
@@ -193,6 +263,72 @@ class TableStatistics(NamedTuple):
     def remedy(self) -> str:
         """What renews the statistics."""
         return f"ANALYZE {_quoted(self.name)};"
+
+
+class Unrecorded(NamedTuple):
+    """What happens without an entry in the audit log.
+
+    Attributes:
+        table: Of which table; None for changes of the schema.
+        event: On what a trigger should fire.
+        disabled: Whether the trigger is there, and switched off; else it is gone.
+    """
+
+    table: str | None
+    event: str
+    disabled: bool
+
+    @property
+    def remedy(self) -> str | None:
+        """What makes the log have it again, where that can be said."""
+        if self.table is None:
+            name = f"pgcorpus_audit_{self.event}"
+            if self.disabled:
+                return f"ALTER EVENT TRIGGER {name} ENABLE;"
+            return f"CREATE EVENT TRIGGER {name} ON {self.event} EXECUTE FUNCTION audit_ddl();"
+        if self.disabled:
+            return f"ALTER TABLE {_quoted(self.table)} ENABLE TRIGGER audit_{self.event.lower()};"
+        return None
+
+
+@dataclass(frozen=True)
+class LargeScope:
+    """A scope that needs an index of its own.
+
+    Attributes:
+        scope: Whose.
+        vectors: How many it has, about.
+        corpus: Of what.
+        model: Of which model.
+    """
+
+    scope: Scope
+    vectors: int
+    corpus: Corpus
+    model: EmbeddingModel
+
+    @property
+    def index(self) -> Index:
+        """That of the model, for the vectors of this scope alone; the planner finds it."""
+        model = self.model
+        name = str(index_of(self.corpus, model).name)
+        unique = "_" + sha256(str(self.scope).encode()).hexdigest()[:8]
+        index = hnsw(
+            name[: MAX_IDENTIFIER - len(unique)] + unique,
+            model.name,
+            model.dimensions,
+            model.index_kind,
+        )
+        options = index.dialect_options["postgresql"]
+        options["where"] = and_(options["where"], literal_column(f"scope = '{self.scope}'"))
+        options["concurrently"] = True
+        Table(self.corpus.vectors.name, MetaData(), index)
+        return index
+
+    @property
+    def remedy(self) -> str:
+        """What makes it."""
+        return f"{_created(self.index)};"
 
 
 class StoredIndex(NamedTuple):
@@ -315,6 +451,42 @@ class DiagnosisRepository(Repository):
         """The role that is connected, and what it may do too much."""
         named = {"tables": sorted(Base.metadata.tables), "application": APPLICATION_ROLE}
         return Role(*self.session.execute(ROLE, named).one())
+
+    def list_leaky(self) -> list[str]:
+        """Functions of searches that keep an index from serving under row security."""
+        return list(self.session.scalars(LEAKY, {"names": list(LEAKPROOF)}))
+
+    def list_unindexed_scopes(self, corpus: Corpus, model: EmbeddingModel) -> list[LargeScope]:
+        """Scopes that are too large to be compared one by one, and have no index of their own.
+
+        From the planner's statistics, which row security shows to superusers alone.
+        """
+        if corpus.scope is None:
+            return []
+        found = self.session.execute(
+            SCOPES,
+            {
+                "table": corpus.vectors.name,
+                "column": corpus.scope.name,
+                "model": model.name,
+                "least": most_exact(model.dimensions),
+                "most": MOST_SHARED,
+            },
+        )
+        there = {each.name for each in self.list_indexes(corpus) if each.valid}
+        large = (LargeScope(Scope.parse(value), round(n), corpus, model) for value, n in found)
+        return [each for each in large if each.index.name not in there]
+
+    def list_unrecorded(self) -> list[Unrecorded]:
+        """What happens without an entry in the audit log."""
+        tables = sorted(Base.metadata.tables.keys() - NOT_AUDITED)
+        rows = self.session.execute(UNRECORDED, {"tables": tables, "events": [*AUDIT_EVENTS]})
+        ddl = self.session.execute(DDL_UNRECORDED, {"events": [*DDL_EVENTS]})
+        return [*(Unrecorded(*row) for row in rows), *(Unrecorded(None, *row) for row in ddl)]
+
+    def has_partition_ahead(self) -> bool:
+        """Whether the audit log has a partition for the next month."""
+        return bool(self.session.scalar(AHEAD))
 
     def list_missing_tables(self) -> list[str]:
         """Tables of the project that the database lacks."""

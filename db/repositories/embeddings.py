@@ -26,6 +26,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -404,7 +405,8 @@ class EmbeddingRepository(Repository):
     def count_vectors(self, corpus: Corpus, model_name: str) -> int:
         """How many vectors of the model the corpus has."""
         of_model = corpus.vectors.c.model_name == model_name
-        counted = select(func.count()).select_from(corpus.vectors).where(of_model)
+        own = self.seen_of(corpus, corpus.vectors)
+        counted = select(func.count()).select_from(corpus.vectors).where(of_model, *own)
         return self.session.scalar(counted) or 0
 
     def delete_vectors(self, corpus: Corpus, model_name: str, *, limit: int) -> int:
@@ -419,7 +421,8 @@ class EmbeddingRepository(Repository):
             How many were deleted; 0 when none is left.
         """
         of_model = corpus.vectors.c.model_name == model_name
-        some = select(corpus.item).where(of_model).limit(limit)
+        own = self.seen_of(corpus, corpus.vectors)
+        some = select(corpus.item).where(of_model, *own).limit(limit)
         result = self.session.connection().execute(
             delete(corpus.vectors).where(of_model, corpus.item.in_(some)),
             execution_options={"preserve_rowcount": True},
@@ -622,13 +625,19 @@ class EmbeddingRepository(Repository):
         )
         with self.staged("staged_vectors", columns, rows) as staged:
             scope = () if corpus.scope is None else (corpus.scope,)
-            fresh = (
-                select(staged.c.item, literal(model_name), staged.c.embedding, current, *scope)
-                .join_from(staged, corpus.passages, corpus.key == staged.c.item)
-                .where(*corpus.own(corpus.passages))
+            # Looked up one by one: where the statistics do not know the scope yet, a join would
+            # read all that is in it, for every batch.
+            passage = (
+                select(current.label("content_hash"), *scope)
+                .where(corpus.key == staged.c.item, *corpus.own(corpus.passages))
+                .limit(1)
+                .lateral("passage")
             )
+            fresh = select(
+                staged.c.item, literal(model_name), staged.c.embedding, *passage.c
+            ).join_from(staged, passage, true())
             if hashes is not None:
-                fresh = fresh.where(staged.c.content_hash == current)
+                fresh = fresh.where(staged.c.content_hash == passage.c.content_hash)
             merge = insert(corpus.vectors).from_select(
                 [
                     *(corpus.item.name, "model_name", "embedding", "content_hash"),

@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, Select, Text, any_, literal, or_, select, 
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from db.base import in_utc
-from db.errors import MEANINGS, InvalidValue, NotFound
+from db.errors import MEANINGS, AlreadyExists, InvalidValue, NotFound
 from db.models.memory import COMPLEXITIES, URGENCIES, EpisodicMemory, IntentType, MemoryNode
 from db.repositories.base import Repository
-from db.repositories.memory import NATIVE
+from db.repositories.memory import NATIVE, refuse_too_long
 from db.repositories.pages import Page, check_limit, decode, page_of
 from db.scope import Scope
 from db.search.corpora import EPISODES
@@ -64,6 +64,7 @@ class Told:
     def __post_init__(self) -> None:
         if not self.id.startswith("ep_"):
             raise InvalidValue(f"an episode's id begins with ep_, unlike {self.id!r}")
+        refuse_too_long(EpisodicMemory, id=self.id, source=self.source)
         for name in ("key_entities", "domains"):
             if not isinstance(self.llm_tags.get(name, []), list | tuple):
                 raise InvalidValue(f"llm_tags: {name} must be a list", constraint="valid_llm_tags")
@@ -115,7 +116,11 @@ class EpisodeRepository(Repository):
     def put(self, told: Told) -> EpisodicMemory:
         """Keep an episode, in place of the one of its id; the outbox enqueues its embedding.
 
+        Only whose it is replaces it: what somebody else of the tenant wrote would outlive their
+        erasure, or go with that of another.
+
         Raises:
+            AlreadyExists: Somebody else of the tenant keeps one of this id.
             IntegrityError: The unit of work turns it into ``MissingReference`` where there is no
                 such tenant or user, else into ``InvalidValue``.
         """
@@ -126,10 +131,16 @@ class EpisodeRepository(Repository):
         kept = new.on_conflict_do_update(
             index_elements=["scope", "id"],
             set_={name: new.excluded[name] for name in told.columns},
+            where=EpisodicMemory.user_id.is_not_distinct_from(new.excluded.user_id),
         ).returning(EpisodicMemory)
-        episode: EpisodicMemory = self.session.scalars(
+        episode: EpisodicMemory | None = self.session.scalars(
             kept, execution_options={"populate_existing": True}
-        ).one()
+        ).one_or_none()
+        if episode is None:
+            raise AlreadyExists(
+                f"the episode {told.id} is somebody else's of the tenant, and only they replace "
+                "it; give yours an id of its own (ep_...)"
+            )
         return episode
 
     def get(self, episode_id: str) -> EpisodicMemory:
@@ -220,9 +231,14 @@ def episode_id(conversation_id: str) -> str:
 
 
 def _summed_up(members: Sequence[MemoryNode]) -> dict[str, Any]:
-    """What the memories of an episode say of it."""
+    """What the memories of an episode say of it; without any, what the columns have by default."""
     if not members:
-        return {}
+        return {
+            **dict.fromkeys(("dominant_intent", "avg_complexity", "avg_technical_depth")),
+            **dict.fromkeys(("emotional_arc", "urgency_max")),
+            "has_code": False,
+            "has_errors": False,
+        }
     intents: Counter[IntentType] = Counter(node.intent_type for node in members)
     valences = [valence for valence, _ in groupby(node.emotional_valence for node in members)]
     complexities = [COMPLEXITIES.index(node.complexity) + 1 for node in members]

@@ -9,10 +9,24 @@ from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Json
-from sqlalchemy import Select, Text, and_, cast, delete, exists, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
-from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
+from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation, Scoped
 from db.repositories.base import Repository
 
 
@@ -87,7 +101,10 @@ _STAGED_REFUSALS: Final = {
 
 
 class ImportRepository(Repository):
-    """The history of imports."""
+    """The history of imports.
+
+    What is written within a scope is that scope's, and anything else nobody's.
+    """
 
     def lock(self, corpus: str) -> None:
         """Wait for other imports into the corpus, and keep them waiting until the transaction ends.
@@ -104,7 +121,7 @@ class ImportRepository(Repository):
         Returns:
             The run's key.
         """
-        run = ImportRun(corpus=corpus, options=options)
+        run = ImportRun(corpus=corpus, options=options, scope=self._scope)
         self.session.add(run)
         self.session.flush()
         return run.id
@@ -117,6 +134,7 @@ class ImportRepository(Repository):
 
     def add_file(self, file: ImportFile) -> None:
         """Note what became of one file."""
+        file.scope = self._scope
         self.session.add(file)
         self.session.flush()
 
@@ -134,6 +152,7 @@ class ImportRepository(Repository):
         with self.staged("staged_changes", _STAGED_CHANGES, _change_rows(changed)) as staged:
             told = ImportTransformation
             already = exists().where(
+                self._own(told),
                 told.item == staged.c.item,
                 told.file == file,
                 told.field == staged.c.field,
@@ -143,13 +162,18 @@ class ImportRepository(Repository):
             )
             names = ["locator", "item", "field", "original", "stored", "rule"]
             fresh = (
-                select(literal(run_id), literal(file), *(staged.c[name] for name in names))
+                select(
+                    literal(run_id),
+                    literal(file),
+                    literal(self._scope, Text),
+                    *(staged.c[name] for name in names),
+                )
                 .where(~and_(staged.c.once, already))
                 .order_by(staged.c.place)
             )
             written = (
                 insert(told)
-                .from_select(["run_id", "file", *names], fresh)
+                .from_select(["run_id", "file", "scope", *names], fresh)
                 .returning(told.locator)
                 .cte("written")
             )
@@ -165,17 +189,18 @@ class ImportRepository(Repository):
         )
         with self.staged("staged_refusals", _STAGED_REFUSALS, rows) as staged:
             merge = insert(ImportReject).from_select(
-                ["run_id", "corpus", "file", *_STAGED_REFUSALS],
+                ["run_id", "corpus", "file", "scope", *_STAGED_REFUSALS],
                 select(
                     literal(run_id),
                     literal(corpus),
                     literal(file),
+                    literal(self._scope, Text),
                     *(staged.c[name] for name in _STAGED_REFUSALS),
                 ),
             )
             self.session.execute(
                 merge.on_conflict_do_update(
-                    index_elements=["corpus", "file", "locator"],
+                    index_elements=["scope", "corpus", "file", "locator"],
                     set_={
                         name: merge.excluded[name]
                         for name in ("run_id", "reason", "payload", "context")
@@ -187,6 +212,7 @@ class ImportRepository(Repository):
         """Drop what earlier runs refused of the file and this one did not."""
         self.session.execute(
             delete(ImportReject).where(
+                self._own(ImportReject),
                 ImportReject.corpus == corpus,
                 ImportReject.file == file,
                 ImportReject.run_id != run_id,
@@ -198,7 +224,9 @@ class ImportRepository(Repository):
         """What is refused of one file, in the order of the file."""
         found = (
             select(ImportReject)
-            .where(ImportReject.corpus == corpus, ImportReject.file == file)
+            .where(
+                self._own(ImportReject), ImportReject.corpus == corpus, ImportReject.file == file
+            )
             .order_by(func.length(ImportReject.locator), ImportReject.locator)
         )
         return [
@@ -210,7 +238,7 @@ class ImportRepository(Repository):
         """The files of which something is refused, by name."""
         return self.session.scalars(
             select(ImportReject.file)
-            .where(ImportReject.corpus == corpus)
+            .where(self._own(ImportReject), ImportReject.corpus == corpus)
             .distinct()
             .order_by(ImportReject.file)
         ).all()
@@ -239,7 +267,7 @@ class ImportRepository(Repository):
         changes: Select[ImportTransformation] = (
             select(told)
             .join(ImportRun, ImportRun.id == told.run_id)
-            .where(ImportRun.corpus == corpus)
+            .where(ImportRun.corpus == corpus, self._seen(told))
             .order_by(told.id.desc())
             .limit(limit)
         )
@@ -257,7 +285,7 @@ class ImportRepository(Repository):
         """Calls of the importer, the newest first."""
         return self.session.scalars(
             select(ImportRun)
-            .where(ImportRun.corpus == corpus)
+            .where(ImportRun.corpus == corpus, self._seen(ImportRun))
             .order_by(ImportRun.started_at.desc(), ImportRun.id)
             .limit(limit)
         ).all()
@@ -266,7 +294,7 @@ class ImportRepository(Repository):
         """What became of the files of one run, in their order."""
         return self.session.scalars(
             select(ImportFile)
-            .where(ImportFile.run_id == run_id)
+            .where(ImportFile.run_id == run_id, self._seen(ImportFile))
             .order_by(ImportFile.created_at, ImportFile.file)
         ).all()
 
@@ -274,10 +302,25 @@ class ImportRepository(Repository):
         """What is refused and can be tried again, by file."""
         return self.session.scalars(
             select(ImportReject)
-            .where(ImportReject.corpus == corpus)
+            .where(ImportReject.corpus == corpus, self._seen(ImportReject))
             .order_by(ImportReject.file, func.length(ImportReject.locator), ImportReject.locator)
             .limit(limit)
         ).all()
+
+    @property
+    def _scope(self) -> str | None:
+        """As the column has it."""
+        return None if self.scope is None else str(self.scope)
+
+    def _own(self, table: type[Scoped]) -> ColumnElement[bool]:
+        """That a row is of the scope or, without one, of none: what may be written anew."""
+        return table.scope.is_not_distinct_from(self._scope)
+
+    def _seen(self, table: type[Scoped]) -> ColumnElement[bool]:
+        """What row security shows within a scope; without one, all that the role may see."""
+        if self.scope is None:
+            return true()
+        return or_(table.scope.is_(None), table.scope == self._scope)
 
 
 def _change_rows(changed: Iterable[Changed]) -> Iterator[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
+    String,
     Text,
     Uuid,
     any_,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from db.base import in_utc
+from db.base import Base, in_utc
 from db.errors import MEANINGS, InvalidValue, NotFound
 from db.models.jobs import Job
 from db.models.memory import (
@@ -100,7 +101,7 @@ class Exchange:
         language: Text search configuration; by default english.
 
     Raises:
-        InvalidValue: The table would refuse it.
+        InvalidValue: The table would refuse it; the message names the field.
     """
 
     human: str
@@ -129,6 +130,12 @@ class Exchange:
             value = getattr(self, each.name)
             if isinstance(value, str) and not storable(value):
                 raise InvalidValue(f"{each.name} holds a character that no text can hold")
+        refuse_too_long(
+            MemoryNode,
+            conversation_id=self.conversation_id,
+            source=self.source,
+            cluster_label=self.cluster_label,
+        )
         if not (self.human.strip() or self.assistant.strip()):
             raise _refused("non_empty_node")
         for name, choices in CHOICES.items():
@@ -242,8 +249,15 @@ class MemoryRepository(Repository):
             raise NotFound(f"there is no memory with the key {key} in this scope")
         return node
 
+    def is_own(self, node: MemoryNode) -> bool:
+        """Whether whoever writes in this scope wrote the memory, too: the same user, or nobody."""
+        return node.user_id == self.owner.user_id
+
     def find_said(self, exchange: Exchange) -> MemoryNode | None:
-        """The memory that says the same word for word, or None; of several the original."""
+        """The memory that says the same word for word, or None.
+
+        Of several one of the same user, then the original.
+        """
         return self.session.scalar(
             self._nodes()
             .where(
@@ -251,7 +265,12 @@ class MemoryRepository(Repository):
                 MemoryNode.human_content == exchange.human,
                 MemoryNode.assistant_content == exchange.assistant,
             )
-            .order_by(MemoryNode.duplicate_of.is_not(None), MemoryNode.created_at, MemoryNode.key)
+            .order_by(
+                MemoryNode.user_id.is_distinct_from(self.owner.user_id),
+                MemoryNode.duplicate_of.is_not(None),
+                MemoryNode.created_at,
+                MemoryNode.key,
+            )
             .limit(1)
         )
 
@@ -311,7 +330,12 @@ class MemoryRepository(Repository):
 
         Returns:
             Whether it took the text; its vector is then of the text before.
+
+        Raises:
+            InvalidValue: Somebody else wrote it; it would outlive the erasure of who says this.
         """
+        if not self.is_own(node):
+            raise InvalidValue(f"somebody else wrote the memory {node.id}: it is not merged into")
         node.tags = {
             name: list(dict.fromkeys([*node.tags.get(name, ()), *exchange.tags.get(name, ())]))
             for name in TAGS
@@ -437,7 +461,7 @@ class MemoryRepository(Repository):
             & (Job.scope == str(self.owner)),
             Job.__table__,
         )
-        # The trigger forget_jobs takes the jobs away, and foreign keys the vectors.
+        # The trigger forget_traces takes the jobs away, and foreign keys the vectors.
         table = corpus.passages
         erased = delete(table).where(corpus.key.in_(keys)).returning(table.c.id)
         ids = tuple(self.session.scalars(erased))
@@ -491,6 +515,21 @@ class MemoryRepository(Repository):
         """That rows are of the scope, for roles that pass over row security, too."""
         corpus.refuse_without(self.scope)
         return corpus.own(corpus.passages)
+
+
+def refuse_too_long(table: type[Base], **values: str | None) -> None:
+    """Refuse strings that are longer than their columns.
+
+    Raises:
+        InvalidValue: One is; it is named, with its limit.
+    """
+    for name, value in values.items():
+        kind = table.__table__.c[name].type
+        most = kind.length if isinstance(kind, String) else None
+        if value is not None and most is not None and len(value) > most:
+            raise InvalidValue(
+                f"{name} is too long: {len(value)} characters, and {most} are the most"
+            )
 
 
 def _among(column: Any, values: Sequence[str]) -> ColumnElement[bool]:  # noqa: ANN401 - of any kind

@@ -48,10 +48,15 @@ FEW: Final = 2000
 """So few passages are compared one by one: that is exact, and cheaper than an index that passes
 over what a filter refuses."""
 
-MOST_EXACT: Final = {480: 40_000, 16_000: 6000}
-"""Dimensions up to which → passages of a scope up to which all its vectors are compared. An index
-scan passes over what is others': for 100 candidates of a scope with a share s it looks at 100 / s.
+MOST_EXACT: Final = {480: 10_000, 16_000: 6000}
+"""Dimensions up to which → passages of a scope up to which all its vectors are compared, in 3 µs
+each. Larger scopes use an index of their own, which ``pgcorpus doctor`` asks for, or that of all,
+which passes over what is others': for 100 candidates of a scope with a share s, 100 / s and more.
 A vector of more than 480 dimensions is stored apart from its row, and takes longer to fetch."""
+
+MOST_READ: Final = 40_000
+"""Passages of a scope up to which all their words are read, in 0.2 µs each. The planner cannot
+choose: it knows no word's frequency where knowing one would tell of others' texts."""
 
 HALF_LIFE_DAYS: Final = 30.0
 
@@ -273,6 +278,7 @@ class SearchRepository(Repository):
         """
         corpus.refuse_without(self.scope)
         conditions, values = corpus.narrowed(ask.filters)
+        values["scope"] = str(self.scope)
         shape = Shape(
             corpus=corpus,
             legs=tuple(ask.legs),
@@ -289,17 +295,15 @@ class SearchRepository(Repository):
         narrows = counted or corpus.scope is not None or known.narrows(ask)
         passages = max(prelude.passages, float(kept or 0), 1.0)
         share = self._share(shape, values, passages) if narrows and kept is None else 1.0
-        if corpus.scope is not None:  # of its own words and passages alone
-            searched, of_searched = max(share * passages, 1.0), 1.0
-        else:
-            searched, of_searched = passages, share
+        # Words are weighed, and looked up, among what the transaction may see.
+        searched = self._visible(shape, prelude, passages)
         found: LookUp | None = None
         if "text" in ask.legs:
             found = look_up(
                 prelude.asked,
                 known.lexicon,
                 searched,
-                share=of_searched,
+                share=min(1.0, share * passages / searched),
                 everything=everything or kept is not None,
             )
             if found is None:
@@ -326,7 +330,8 @@ class SearchRepository(Repository):
             shape=replace(
                 shape,
                 few=kept is not None,
-                exact=kept is None and self._compares_all(shape, prelude, passages),
+                exact=kept is None and _compares_all(shape, searched),
+                read=corpus.scope is not None and searched <= MOST_READ,
             ),
             values=values,
             thresholds=thresholds,
@@ -339,15 +344,14 @@ class SearchRepository(Repository):
             counted=narrows,
         )
 
-    def _compares_all(self, shape: Shape, prelude: Prelude, passages: float) -> bool:
-        """Whether a scope is so small that comparing all its vectors beats the index of all."""
-        if shape.corpus.scope is None or shape.model is None:
-            return False
-        most = next(n for bound, n in MOST_EXACT.items() if shape.model.dimensions <= bound)
+    def _visible(self, shape: Shape, prelude: Prelude, passages: float) -> float:
+        """How many passages there are, within the scope where there is one."""
+        if shape.corpus.scope is None:
+            return passages
         if prelude.sampled < SAMPLED_OF_SCOPE:
-            return True
+            return max(float(prelude.sampled), 1.0)
         whole = replace(shape, conditions=(), demanding=False)
-        return self._share(whole, {}, passages) * passages <= most
+        return max(self._share(whole, {"scope": str(self.scope)}, passages) * passages, 1.0)
 
     def surroundings(
         self, corpus: Corpus, hits: Sequence[Any], *, before: int, after: int
@@ -538,6 +542,18 @@ SETTINGS: Final = (
 RANKING: Final = frozenset(
     ("report", "model", "awaited", "passage_id", "score", "why", "id", "title", "content")
 )
+
+
+def _compares_all(shape: Shape, visible: float) -> bool:
+    """Whether a scope is so small that comparing all its vectors beats the index of all."""
+    if shape.corpus.scope is None or shape.model is None:
+        return False
+    return visible <= most_exact(shape.model.dimensions)
+
+
+def most_exact(dimensions: int) -> int:
+    """Up to how many vectors of that length a scope is searched without an index."""
+    return next(most for longest, most in MOST_EXACT.items() if dimensions <= longest)
 
 
 def _set(settings: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:

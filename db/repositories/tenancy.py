@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import Select, delete, func, select, text, tuple_, union
 
-from db.errors import InvalidValue, NotFound, NotPermitted
+from db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
+from db.models.imports import ImportRun
 from db.models.memory import Tenant, User
 from db.repositories.base import Repository
 from db.scope import Scope
@@ -194,6 +195,38 @@ class TenancyRepository(Repository):
         found = self.session.scalars(select(scopes.c.scope).order_by(scopes.c.scope))
         return [Scope.parse(scope) for scope in found]
 
+    def require_scope(self) -> None:
+        """Make sure that the scope in which one works is somebody's.
+
+        Row security shows a scope its own tenant and users. Whose a user of another scope is, only
+        those learn who see them all.
+
+        Raises:
+            NotFound: There is no such tenant, or it has no such user; or there is nobody on their
+                own of that key, as far as the role sees.
+            MissingScope: The user belongs to a tenant, which is not named.
+        """
+        if self.scope is None:
+            return
+        tenant_id, user_id = self.scope.tenant_id, self.scope.user_id
+        if tenant_id is not None:
+            self.get_tenant(tenant_id)
+        user = None if user_id is None else self.session.get(User, user_id)
+        if tenant_id is None and user is None:
+            raise NotFound(
+                f"there is no user {user_id} on their own; the memories of who belongs to a tenant "
+                "are the tenant's: use --tenant-id; see: pgcorpus users list"
+            )
+        if tenant_id is None and user is not None and user.tenant_id is not None:
+            raise MissingScope(
+                f"the user {user.id} belongs to a tenant, and so do their memories; use "
+                f"--tenant-id {user.tenant_id}"
+            )
+        if user_id is not None and (user is None or user.tenant_id != tenant_id):
+            raise NotFound(
+                f"the tenant {tenant_id} has no user {user_id}; see: pgcorpus users list"
+            )
+
     def require_administrator(self) -> None:
         """Refuse to work for all tenants where row security would hide most of them.
 
@@ -208,7 +241,7 @@ class TenancyRepository(Repository):
             )
 
     def delete_tenant(self, tenant_id: UUID) -> None:
-        """Erase a tenant with its users, memories, episodes, vectors and jobs.
+        """Erase a tenant with its users, memories, episodes, vectors, jobs and imports.
 
         Raises:
             NotFound: There is none.
@@ -216,9 +249,12 @@ class TenancyRepository(Repository):
         erased = delete(Tenant).where(Tenant.id == tenant_id).returning(Tenant.id)
         if self.session.scalar(erased) is None:
             raise NotFound(f"there is no tenant {tenant_id}; see: pgcorpus tenants list")
+        self._forget_imports(Scope.tenant(tenant_id))
 
     def delete_user(self, user_id: UUID) -> None:
         """Erase a user with what they wrote: memories, episodes, their vectors and jobs.
+
+        Of a user on their own, imports too; those of a tenant stay with it.
 
         Raises:
             NotFound: There is none.
@@ -226,6 +262,14 @@ class TenancyRepository(Repository):
         erased = delete(User).where(User.id == user_id).returning(User.id)
         if self.session.scalar(erased) is None:
             raise NotFound(f"there is no user {user_id}; see: pgcorpus users list")
+        self._forget_imports(Scope.user(user_id))
+
+    def _forget_imports(self, scope: Scope) -> None:
+        """Erase what imports noted for a scope: files, changes and refusals go with their runs."""
+        self.session.execute(
+            delete(ImportRun).where(ImportRun.scope == str(scope)),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def scope_of(user: User) -> Scope:

@@ -110,12 +110,15 @@ class Narrowing:
             read far to find enough of them.
         exact: Whether all vectors of the scope are compared, and the conditions asked of the
             nearest first.
+        read: Whether the words of all passages of the scope are read, and no index: that one is of
+            everybody's.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
     distant: Sequence[ColumnElement[bool]] = ()
     few: bool = False
     exact: bool = False
+    read: bool = False
 
 
 class VectorLeg:
@@ -135,9 +138,9 @@ class VectorLeg:
         """The nearest *depth* of (passage_id, score)."""
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
-        near = near.where(self._is_of_model(), *corpus.own(corpus.vectors))
+        near = near.where(self._is_of_model(), *corpus.asked_of(corpus.vectors))
         if narrowing.exact:
-            compared = near.cte("vector_near").prefix_with("MATERIALIZED")
+            compared = near.subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
             conditions = (*narrowing.direct, *narrowing.distant)
             return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
@@ -205,13 +208,18 @@ class TextLeg:
     def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
         """The best *depth* of (passage_id, score) among the candidates of the look-up."""
         corpus = self._corpus
-        matching = select(corpus.key.label("passage_id"), self._words()).where(
-            corpus.words.op("@@")(bindparam("words_candidates", type_=TsQuery())),
-            *corpus.own(corpus.passages),
+        passages = select(corpus.key.label("passage_id"), corpus.words.label("words")).where(
+            *corpus.asked_of(corpus.passages),
             *narrowing.direct,
+            *(narrowing.distant if narrowing.few else ()),
+        )
+        if narrowing.read:  # first those of the scope, then their words
+            passages = passages.offset(literal_column("0", Integer))
+        asked = passages.subquery("asked")
+        matching = select(asked.c.passage_id, self._unpacked(asked.c.words)).where(
+            asked.c.words.op("@@")(bindparam("words_candidates", type_=TsQuery()))
         )
         if narrowing.few:
-            matching = matching.where(*narrowing.distant)
             return _best(*self._scored(matching), depth)
         return _best(*self._scored(matching), depth, corpus, narrowing.distant)
 
@@ -219,16 +227,16 @@ class TextLeg:
         """(passage_id, score) of given passages, those that hold none of the words left out."""
         corpus, given = self._corpus, passages.subquery()
         matching = (
-            select(given.c.passage_id, self._words())
+            select(given.c.passage_id, self._unpacked(corpus.words))
             .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
             .where(corpus.words.op("@@")(bindparam("words_all", type_=TsQuery())))
         )
         passage_id, score = self._scored(matching)
         return select(passage_id, score.label("score"))
 
-    def _words(self) -> ColumnElement[Any]:
-        """The passage's words, those of a long text unpacked: each rank would do it anew."""
-        words = self._corpus.words
+    @staticmethod
+    def _unpacked(words: ColumnElement[Any]) -> ColumnElement[Any]:
+        """A passage's words, those of a long text unpacked: each rank would do it anew."""
         unpacked = words.op("||")(literal_column("''::tsvector"))
         long = func.pg_column_size(words) > MAX_PLAIN_BYTES
         return case((long, unpacked), else_=words).label("words")
@@ -288,7 +296,7 @@ class FuzzyLeg:
         """The most alike *depth* of (passage_id, score), of those above the threshold."""
         corpus = self._corpus
         alike = select(corpus.key.label("passage_id"), self._score.label("score"))
-        alike = alike.where(*corpus.own(corpus.passages), *narrowing.direct)
+        alike = alike.where(*corpus.asked_of(corpus.passages), *narrowing.direct)
         if narrowing.few:  # without the operator that the index serves
             found = alike.where(*narrowing.distant).subquery()
             least = func.current_setting(THRESHOLD_SETTING).cast(Double)

@@ -157,7 +157,7 @@ def _of_scope(corpus: Corpus) -> FromClause:
     """
     sample = (
         select(corpus.words.label("words"))
-        .where(*corpus.own(corpus.passages))
+        .where(*corpus.asked_of(corpus.passages))
         .limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
         .cte("sample")
         .prefix_with("MATERIALIZED")
@@ -170,7 +170,8 @@ def _of_scope(corpus: Corpus) -> FromClause:
         .correlate(lexemes)
         .scalar_subquery()
     )
-    known = select(lexemes.c.lexeme, cast(held, Double).label("frequency")).subquery("known")
+    share = cast(func.coalesce(held, 0), Double)  # of no passages there is no mean
+    known = select(lexemes.c.lexeme, share.label("frequency")).subquery("known")
     length = select(cast(func.avg(func.length(sample.c.words)), Double)).scalar_subquery()
     return select(
         cast(null(), Text).label("version"),
@@ -214,7 +215,7 @@ def _languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]
     """Those that the statistics list, the most frequent first, and then those of some passages."""
     none = cast(literal_column("'{}'"), ARRAY(Text))
     first = func.coalesce(listed, none)
-    of_scope = corpus.own(corpus.passages)
+    of_scope = corpus.asked_of(corpus.passages)
     some = select(corpus.language).where(*of_scope).limit(SAMPLED_FOR_LANGUAGES).subquery()
     name = cast(some.c[0], Text)
     counted = select(name.label("name"), func.count().label("passages")).group_by(name).subquery()

@@ -73,6 +73,7 @@ class Shape:
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
         exact: Whether the vectors of all of the scope are.
+        read: Whether the words of all of the scope are read, without an index.
         boosted: Whether what speaks for a passage by itself counts.
     """
 
@@ -86,6 +87,7 @@ class Shape:
     demanding: bool = False
     few: bool = False
     exact: bool = False
+    read: bool = False
     boosted: bool = False
 
     def narrowing(self) -> Narrowing:
@@ -99,6 +101,7 @@ class Shape:
             distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
             few=self.few,
             exact=self.exact,
+            read=self.read,
         )
 
     def search_legs(self) -> list[SearchLeg]:
@@ -186,7 +189,7 @@ def ranked(shape: Shape) -> Select[Any]:
 def narrowed(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
     """The passages that meet the filters and the question's demands, to be counted."""
     some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
-    return some.where(*corpus.own(corpus.passages), *narrowing.direct, *narrowing.distant)
+    return some.where(*corpus.asked_of(corpus.passages), *narrowing.direct, *narrowing.distant)
 
 
 def _boosted(summed: Select[Any], corpus: Corpus) -> Select[Any]:

@@ -25,6 +25,7 @@ from db.errors import (
 )
 from db.settings import Settings
 from services.cli import (
+    audit,
     chat,
     database,
     demo,
@@ -33,9 +34,13 @@ from services.cli import (
     evaluate,
     export,
     imports,
+    isolation,
     jobs,
+    memory,
+    roles,
     search,
     server,
+    tenancy,
     validate,
 )
 from services.cli.output import fail, say
@@ -74,13 +79,19 @@ app.command("search")(search.search)
 app.add_typer(imports.app, name="import")
 app.add_typer(export.app, name="export")
 app.add_typer(chat.app, name="chat")
+app.add_typer(memory.app, name="memory")
 app.command("embed")(embedding.embed)
 app.add_typer(embedding.models, name="models")
 app.command("worker")(jobs.worker)
 app.add_typer(jobs.app, name="jobs")
 app.command("validate")(validate.validate)
 app.command("doctor")(doctor.doctor)
+app.command("verify-isolation")(isolation.verify_isolation)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(tenancy.tenants, name="tenants")
+app.add_typer(tenancy.users, name="users")
+app.add_typer(roles.app, name="roles")
+app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")
 app.add_typer(server.app, name="server")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from db.engine import Database
+from db.errors import InvalidValue
 from db.models.memory import (
     TAGS,
     Complexity,
@@ -22,16 +23,17 @@ from db.models.memory import (
     IntentType,
     Urgency,
 )
-from db.repositories.memory import NATIVE
+from db.repositories.memory import NATIVE, Exchange
 from db.repositories.pages import MAX_PAGE
 from services.cli.output import AsJson, cut, fail, out, print_json, progress_bar, say, table
 from services.cli.scope import TenantId, UserId, named_scope
 from services.cli.search import could_not_answer, read_filters
 from services.cli.tenancy import uuid_of
+from services.context import MOST_TOKENS
 from services.memory.operations import BOOST
 from services.memory.options import Choosing, EpisodeDetails
 from services.memory.records import Episode, Erasure, Memory
-from services.memory.remembering import THRESHOLD, Handling
+from services.memory.remembering import THRESHOLD, Duplicates, Handling
 from services.memory.service import MemoryService
 from services.search import Mode
 
@@ -99,7 +101,8 @@ def remember(
         ),
     ] = "link",
     threshold: Annotated[
-        float, typer.Option(help="Cosine from which on two say the same, above 0 and at most 1.")
+        float,
+        typer.Option(max=1, help="Cosine from which on two say the same, above 0 and at most 1."),
     ] = THRESHOLD,
     as_json: AsJson = False,
 ) -> None:
@@ -107,26 +110,29 @@ def remember(
 
     Example: pgcorpus memory remember "We deploy on Tuesdays." --user-id UUID --tag topics=deploys
     """
-    scope = named_scope(tenant_id, user_id)
-    tags = _read_tags(tag or [])
-    service = MemoryService(Database.from_env())
-    kept = service.remember(
-        sys.stdin.read() if human == STDIN else human,
-        answer,
-        scope=scope,
-        conversation_id=conversation,
-        duplicates=duplicates,
-        threshold=threshold,
-        sequence_index=place,
-        source=source,
-        created_at=at,
-        intent_type=intent,
-        complexity=complexity,
-        technical_depth=depth,
-        emotional_valence=valence,
-        urgency=urgency,
-        conversation_mode=mode,
-        tags=tags,
+    database = Database.from_env()
+    scope = named_scope(database, tenant_id, user_id)
+    try:
+        Duplicates(handling=duplicates, threshold=threshold)
+        exchange = Exchange(
+            human=sys.stdin.read() if human == STDIN else human,
+            assistant=answer,
+            conversation_id=conversation,
+            sequence_index=place,
+            source=source,
+            created_at=at,
+            intent_type=intent,
+            complexity=complexity,
+            technical_depth=depth,
+            emotional_valence=valence,
+            urgency=urgency,
+            conversation_mode=mode,
+            tags=_read_tags(tag or []),
+        )
+    except InvalidValue as error:
+        raise typer.BadParameter(str(error)) from error
+    (kept,) = MemoryService(database).remember_many(
+        [exchange], scope=scope, duplicates=duplicates, threshold=threshold
     )
     if as_json:
         print_json(asdict(kept))
@@ -170,10 +176,11 @@ def recall(
 
     Example: pgcorpus memory recall "when do we deploy?" --user-id UUID --filter urgency=high
     """
-    service = MemoryService(Database.from_env())
+    database = Database.from_env()
+    service = MemoryService(database)
     found = service.recall(
         question,
-        scope=named_scope(tenant_id, user_id),
+        scope=named_scope(database, tenant_id, user_id),
         limit=limit,
         mode=mode,
         filters=read_filters(narrow or []),
@@ -201,7 +208,9 @@ def context(
     question: Annotated[str, typer.Argument(help="What a model is to answer.")],
     tenant_id: TenantId = None,
     user_id: UserId = None,
-    max_tokens: Annotated[int, typer.Option(help="Of the text, at most.")] = 2000,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=MOST_TOKENS, help="Of the text, at most.")
+    ] = 2000,
     memories: Annotated[int, typer.Option(help="Memories that are looked for.")] = 20,
     told: Annotated[int, typer.Option("--episodes", help="Episodes that are looked for.")] = 3,
     narrow: Filters = None,
@@ -215,10 +224,11 @@ def context(
 
     Example: pgcorpus memory context "when do we deploy?" --tenant-id UUID --max-tokens 500
     """
-    service = MemoryService(Database.from_env())
+    database = Database.from_env()
+    service = MemoryService(database)
     found = service.context(
         question,
-        scope=named_scope(tenant_id, user_id),
+        scope=named_scope(database, tenant_id, user_id),
         max_tokens=max_tokens,
         memories=memories,
         episodes=told,
@@ -247,8 +257,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show all there is to know of one memory, and the episodes that it is part of."""
-    scope = named_scope(tenant_id, user_id)
-    service = MemoryService(Database.from_env())
+    database = Database.from_env()
+    scope = named_scope(database, tenant_id, user_id)
+    service = MemoryService(database)
     fields = asdict(service.get(memory_id, scope=scope))
     del fields["score"]
     fields["episode_ids"] = [each.id for each in service.episodes_of(memory_id, scope=scope)]
@@ -264,7 +275,9 @@ def touch(
 ) -> None:
     """Count memories and episodes as recalled. The exit code is 1 where one is not there."""
     given = tuple(dict.fromkeys(ids))
-    touched = MemoryService(Database.from_env()).touch(given, scope=named_scope(tenant_id, user_id))
+    database = Database.from_env()
+    scope = named_scope(database, tenant_id, user_id)
+    touched = MemoryService(database).touch(given, scope=scope)
     if as_json:
         print_json({"touched": touched})
     else:
@@ -301,7 +314,8 @@ def forget(
         bool,
         typer.Option(
             "--with-episodes",
-            help="Episodes that were made of the memories, too: they may quote them.",
+            help="Episodes that were made of the memories, too, whoever made them: they may quote "
+            "them.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and forget nothing.")] = False,
@@ -321,7 +335,8 @@ def forget(
 
     pgcorpus memory forget --all-of UUID --account --tenant-id UUID
     """
-    scope, user = named_scope(tenant_id, user_id), uuid_of(all_of)
+    user, database = uuid_of(all_of), Database.from_env()
+    scope = named_scope(database, tenant_id, user_id)
     choosing: Choosing = {
         **_chosen(ids or [], read_filters(narrow or []), everything, user),
         "corpus": corpus,
@@ -329,21 +344,28 @@ def forget(
     }
     if account and user is None:
         raise typer.BadParameter("--account goes with --all-of")
-    service = MemoryService(Database.from_env())
+    service = MemoryService(database)
     forget_it: Callable[..., Erasure] = (
         partial(service.forget, scope=scope, **choosing)
         if user is None
-        else partial(service.forget_user, user, scope=scope, account=account)
+        else partial(
+            service.forget_user, user, scope=scope, account=account, with_episodes=with_episodes
+        )
     )
     erasure = forget_it(dry_run=True)
-    if not (yes or dry_run):
+    nothing = not (erasure.memories or erasure.episodes or erasure.user)
+    if not (yes or dry_run or nothing):
         typer.confirm(f"Forget {_counted(erasure)} for good?", abort=True, err=True)
-    if not dry_run:
+    if nothing:  # nor is what may have come since: nobody was asked for that
+        erasure = replace(erasure, dry_run=dry_run)
+    elif not dry_run:
         with progress_bar("forgetting") as bar:
             bar.update(bar.task_ids[0], total=erasure.memories + erasure.episodes)
             erasure = forget_it(on_progress=partial(bar.advance, bar.task_ids[0]))
     if as_json:
         print_json(asdict(erasure))
+    elif nothing:
+        say("there is nothing to forget")
     else:
         say(f"{_counted(erasure)} {'would be forgotten' if dry_run else 'forgotten'}")
         if erasure.told_by:
@@ -371,8 +393,9 @@ def list_(
 
     Example: pgcorpus memory episodes list --tenant-id UUID --filter outcome=Solved.
     """
-    page = MemoryService(Database.from_env()).episodes(
-        scope=named_scope(tenant_id, user_id),
+    database = Database.from_env()
+    page = MemoryService(database).episodes(
+        scope=named_scope(database, tenant_id, user_id),
         filters=read_filters(narrow or []),
         limit=limit,
         cursor=cursor,
@@ -395,8 +418,9 @@ def show_episode(
     as_json: AsJson = False,
 ) -> None:
     """Show what was said in an episode, what came of it, and which others have to do with it."""
-    scope = named_scope(tenant_id, user_id)
-    service = MemoryService(Database.from_env())
+    database = Database.from_env()
+    scope = named_scope(database, tenant_id, user_id)
+    service = MemoryService(database)
     episode = service.episode(episode_id, scope=scope)
     related = service.related_episodes(episode_id, scope=scope)
     if as_json:
@@ -420,19 +444,31 @@ def store(
     title: Annotated[str, typer.Option(help="What it was about.")] = "",
     summary: Annotated[str | None, typer.Option(help="What happened, in a few words.")] = None,
     outcome: Annotated[str | None, typer.Option(help="What came of it.")] = None,
+    named: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="ID", help="ep_...; by default one of the conversation's, for all."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an episode of a conversation's memories; again, it is replaced.
+    """Make an episode of a conversation's memories; again, it is replaced by who made it.
+
+    What somebody else of the tenant made stays theirs: yours needs an --id of its own.
 
     Example: pgcorpus memory episodes store notes --user-id UUID --title "How we deploy"
     """
+    if named is not None and not named.startswith("ep_"):
+        raise typer.BadParameter(f"an id begins with ep_, unlike {named!r}", param_hint="--id")
     said = {"summary": summary, "outcome": outcome}
     details: EpisodeDetails = {
+        "id": named,
         "title": title,
         "llm_tags": {key: value for key, value in said.items() if value is not None},
     }
-    episode = MemoryService(Database.from_env()).store_episode(
-        conversation, scope=named_scope(tenant_id, user_id), **details
+    database = Database.from_env()
+    episode = MemoryService(database).store_episode(
+        conversation, scope=named_scope(database, tenant_id, user_id), **details
     )
     if as_json:
         print_json(_fields(episode))

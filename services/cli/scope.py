@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from db.base import as_uuid
+from db.engine import Database
 from db.errors import MissingScope
 from db.scope import Scope
 
@@ -23,11 +24,12 @@ UserId = Annotated[
 ]
 
 
-def find_scope(tenant_id: str | None, user_id: str | None) -> Scope | None:
+def find_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope | None:
     """The scope that the options name, or None where there are none.
 
     Raises:
-        MissingScope: One of them is no UUID.
+        MissingScope: One of them is no UUID, or the user's memories are a tenant's.
+        NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
     ids = {}
     for option, given in (("tenant_id", tenant_id), ("user_id", user_id)):
@@ -37,16 +39,23 @@ def find_scope(tenant_id: str | None, user_id: str | None) -> Scope | None:
                 f"Invalid UUID format: {given!r}; "
                 "one looks like 11111111-1111-1111-1111-111111111111"
             )
-    return Scope(**ids) if any(ids.values()) else None
+    if not any(ids.values()):
+        return None
+    scope = Scope(**ids)
+    with database.unit_of_work() as work:
+        work.enter(scope)
+        work.tenancy.require_scope()
+    return scope
 
 
-def named_scope(tenant_id: str | None, user_id: str | None) -> Scope:
+def named_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope:
     """The scope that the options name.
 
     Raises:
-        MissingScope: They name none, or one of them is no UUID.
+        MissingScope: They name none, one of them is no UUID, or the user's memories are a tenant's.
+        NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
-    scope = find_scope(tenant_id, user_id)
+    scope = find_scope(database, tenant_id, user_id)
     if scope is None:
         raise MissingScope("say whose memories: name --user-id UUID or --tenant-id UUID")
     return scope

@@ -16,6 +16,7 @@ from db.search.page import Hit, Leg, SearchPage
 from db.search.ranking import Fusion
 from services.cli.explanation import told, tree
 from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
+from services.cli.scope import TenantId, UserId, find_scope
 from services.context import MAX_NEIGHBOURS, Context
 from services.search import Mode, SearchService
 
@@ -75,6 +76,17 @@ def search(
             min=1, help="Of the context, at most: hits first, then the turns nearest to them."
         ),
     ] = None,
+    tenant_id: TenantId = None,
+    user_id: UserId = None,
+    boost: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="By which share of its score a memory may be raised for being new or often "
+            "recalled.",
+        ),
+    ] = 0.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the statement, its plan and each leg's part.")
     ] = False,
@@ -91,12 +103,16 @@ def search(
     --group-by conversation
 
     pgcorpus search "premium offer" --corpus chat --limit 3 --context 2 --max-tokens 2000 --json
+
+    pgcorpus search "premium offer" --corpus memory --tenant-id UUID --boost 0.2
     """
     if max_tokens is not None and neighbours is None:
         raise typer.BadParameter("it bounds the context: name --context", param_hint="--max-tokens")
     if neighbours is not None:
         order_of(corpora.named(corpus))  # refused before anything is searched
-    service = SearchService(Database.from_env())
+    database = Database.from_env()
+    scope = find_scope(database, tenant_id, user_id)
+    service = SearchService(database)
     page = service.search(
         question,
         corpus=corpus,
@@ -108,11 +124,13 @@ def search(
         language=language,
         group_by=group_by,
         group_size=group_size,
+        scope=scope,
+        boost=boost,
     )
     context = None
     if neighbours is not None:
         context = service.context(
-            page.hits, before=neighbours, after=neighbours, max_tokens=max_tokens
+            page.hits, before=neighbours, after=neighbours, max_tokens=max_tokens, scope=scope
         )
     explained = page.explain() if explain and page.explainer else None
     if as_json:

@@ -281,7 +281,7 @@ class ModelSwitch:
         with self._database.unit_of_work() as work:
             work.embeddings.get_model(name)
             self._refuse_used(work, name)
-            return sum(work.embeddings.count_vectors(each, name) for each in CORPORA.values())
+            return _count_vectors(work, name)
 
     def drop(
         self,
@@ -330,7 +330,7 @@ class ModelSwitch:
                 for corpus in CORPORA.values():
                     for index in work.embeddings.list_indexes(corpus, model):
                         work.embeddings.drop_index(index)
-            vectors = _delete_vectors(work, name, on_start, on_progress)
+            vectors = self._delete_vectors(name, on_start, on_progress)
             if not model.seeded:
                 work.embeddings.delete_model(name)
             return Drop(name, vectors, registered=model.seeded)
@@ -391,6 +391,26 @@ class ModelSwitch:
             ended.set()
             watcher.join()
 
+    def _delete_vectors(
+        self,
+        name: str,
+        on_start: Callable[[int], None] | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> int:
+        """Delete the vectors of a model, each batch in a transaction; how many there were."""
+        with self._database.unit_of_work() as work:
+            if on_start is not None:
+                on_start(_count_vectors(work, name))
+            deleted = 0
+            for corpus in CORPORA.values():
+                for _ in work.scopes_of(corpus):
+                    while n := work.embeddings.delete_vectors(corpus, name, limit=DELETED_AT_ONCE):
+                        work.commit()
+                        deleted += n
+                        if on_progress is not None:
+                            on_progress(n)
+        return deleted
+
     def _refuse_used(self, work: UnitOfWork, name: str) -> None:
         """Refuse a model that searches need."""
         using = [corpus.name for corpus in CORPORA.values() if self._searches(work, corpus, name)]
@@ -444,22 +464,13 @@ def _refuse_unready(
         )
 
 
-def _delete_vectors(
-    work: UnitOfWork,
-    name: str,
-    on_start: Callable[[int], None] | None,
-    on_progress: Callable[[int], None] | None,
-) -> int:
-    """Delete the vectors of a model, in batches; how many there were."""
-    if on_start is not None:
-        on_start(sum(work.embeddings.count_vectors(each, name) for each in CORPORA.values()))
-    deleted = 0
-    for corpus in CORPORA.values():
-        while count := work.embeddings.delete_vectors(corpus, name, limit=DELETED_AT_ONCE):
-            deleted += count
-            if on_progress is not None:
-                on_progress(count)
-    return deleted
+def _count_vectors(work: UnitOfWork, name: str) -> int:
+    """How many vectors a model has, over all corpora and scopes."""
+    return sum(
+        work.embeddings.count_vectors(corpus, name)
+        for corpus in CORPORA.values()
+        for _ in work.scopes_of(corpus)
+    )
 
 
 def _seconds_retired(work: UnitOfWork, name: str) -> float:

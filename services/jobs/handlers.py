@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from db.engine import Database
-from db.errors import NotPermitted
+from db.errors import AuditError, NotPermitted
 from db.repositories.embeddings import Pending
 from db.repositories.jobs import EMBED, ClaimedJob
 from db.scope import Scope
@@ -21,6 +21,7 @@ from db.uow import UnitOfWork
 from services.embedding.choice import Choice, choose
 from services.embedding.embedder import Embedder, embedder_for
 from services.jobs.handler import COMPLETED, Finish, Handler, Outcome
+from services.ops.audit import AuditService
 from services.search_log import SearchLog
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ class EmbedHandler:
 
     def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
         """The passage, or None where somebody enqueued nonsense."""
+        if self._of.scope is not None and job.scope is None:
+            return None
         try:
             return self._of.key.type.python_type(job.payload["item"])
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -174,7 +177,9 @@ class EmbedHandler:
 
 
 class MaintenanceHandler:
-    """Purges, and renews statistics. Jobs of dead workers are taken back by every heartbeat.
+    """Purges, renews statistics, seals the audit log.
+
+    Jobs of dead workers are taken back by every heartbeat.
 
     Args:
         database: What is maintained.
@@ -194,6 +199,7 @@ class MaintenanceHandler:
             lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
         )
         self._analyze()
+        self._audit()
         return lambda _work: [COMPLETED] * len(jobs)
 
     def _analyze(self) -> None:
@@ -212,6 +218,13 @@ class MaintenanceHandler:
                 choice = choose(work, corpus, self._database.settings)
                 work.embeddings.measure_spread(corpus, choice.name)
                 work.commit()
+
+    def _audit(self) -> None:
+        """A worker need not be one that may seal; but then it is not silent about it."""
+        try:
+            AuditService(self._database).maintain()
+        except (AuditError, NotPermitted) as error:
+            logger.error("the audit log was not sealed: %s", error)  # noqa: TRY400 - no trace
 
 
 class LogFlushHandler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -11,15 +10,10 @@ from itertools import islice
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from db.engine import Database
-from db.errors import DataLayerError
 from db.scope import Scope
 from db.search.corpus import Corpus
 from services.write_behind import MAX_BUFFERED, WriteBehind
-
-logger = logging.getLogger(__name__)
 
 MOST_TOUCHED: Final = 1000
 """Rows that one statement touches."""
@@ -49,6 +43,8 @@ class AccessLog(WriteBehind):
             corpus: ``MEMORY`` or ``EPISODES``.
             keys: Their primary keys.
         """
+        if self._refused:
+            return
         with self._noting:
             buffered = sum(map(len, self._recalled.values()))
             if buffered < MAX_BUFFERED:
@@ -62,10 +58,8 @@ class AccessLog(WriteBehind):
         moment = datetime.now(UTC)
         for (scope, corpus), times in recalled.items():
             counted = iter(times.items())
-            try:
+            with self._warning(f"{len(times)} recalled memories were not counted"):
                 while some := dict(islice(counted, MOST_TOUCHED)):
                     with self._database.unit_of_work(scope) as work:
                         work.memory.touch(corpus, some, moment)
                         work.commit()
-            except (DataLayerError, SQLAlchemyError) as error:
-                logger.warning("%d recalled memories were not counted: %s", len(times), error)

@@ -219,6 +219,7 @@ class Operations:
         actor: str | None,
         *,
         account: bool,
+        with_episodes: bool,
         dry_run: bool,
         on_progress: Progress | None,
     ) -> Steps[Erasure]:
@@ -230,7 +231,12 @@ class Operations:
 
         yield Transact(within, actor, refuse_others)
         erasing = Erasing(
-            scope=within, actor=actor, user_id=user_id, dry_run=dry_run, on_progress=on_progress
+            scope=within,
+            actor=actor,
+            user_id=user_id,
+            with_episodes=with_episodes,
+            dry_run=dry_run,
+            on_progress=on_progress,
         )
         erasure = yield from erasing.erase(EVERYTHING)
         if account and not dry_run:  # at last: a foreign key would take all the rest at once

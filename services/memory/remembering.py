@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import itemgetter
 from typing import Final, Literal, NamedTuple, get_args
 from uuid import UUID
 
@@ -24,6 +26,9 @@ HANDLINGS: Final = get_args(Handling)
 THRESHOLD: Final = 0.95
 """Cosine from which on two memories say the same."""
 
+NEAREST: Final = 10
+"""Memories that are looked at for one that may be merged into; others may be another user's."""
+
 WITH_NOISE: Final[Mapping[str, object]] = {"noise": [True, False]}
 """Memories of no cluster, too."""
 
@@ -34,7 +39,8 @@ class Duplicates:
 
     Attributes:
         handling: ``link`` keeps both, and the new memory names the older; ``merge`` has the older
-            stand for both; ``refuse`` is an error; ``keep`` does not look.
+            stand for both, if the same user wrote it, and else links; ``refuse`` is an error;
+            ``keep`` does not look.
         threshold: Cosine from which on two say the same, above 0 and at most 1.
     """
 
@@ -113,8 +119,11 @@ class Remembering:
                 f"the memory {like.node.id} says the same (similarity {like.similarity:.3f}); to "
                 "keep both, let duplicates be linked"
             )
+        apart = None
         if like is not None and handling == "merge":
-            return self._merged(like, exchange, vector, reason)
+            if memory.is_own(like.node):
+                return self._merged(like, exchange, vector, reason)
+            apart = f"linked, not merged: somebody else wrote {like.node.id}"
         original = None if like is None else like.node.duplicate_of or like.node.id
         node = memory.add(exchange, duplicate_of=original)
         if node is None:  # it was there, or somebody who does not look was faster
@@ -127,7 +136,7 @@ class Remembering:
             like=original,
             similarity=None if like is None else like.similarity,
             embedded=vector is not None,
-            note=self._note(reason),
+            note="; ".join(filter(None, (apart, self._note(reason)))) or None,
         )
 
     def _again(
@@ -136,38 +145,43 @@ class Remembering:
         """Its place, and the beginning of what was said, are remembered already."""
         if self.duplicates.handling == "refuse":
             raise AlreadyExists(f"the memory {there.id} is there already")
+        own = self.work.memory.is_own(there)
         if exchange.said_by(there):
-            return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0)
-        if self.duplicates.handling == "merge":
+            note = None if own else "somebody else remembered it first, and it is theirs"
+            return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0, note=note)
+        if own and self.duplicates.handling == "merge":
             return self._merged(Like(there, None), exchange, vector, reason)
+        merge = "let duplicates be merged, or " if own else "somebody else wrote that: "
         raise AlreadyExists(
             f"exchange {exchange.sequence_index} of the conversation {exchange.conversation_id!r} "
-            f"is the memory {there.id}, which goes on otherwise; let duplicates be merged, or give "
-            "no sequence_index for the next place"
+            f"is the memory {there.id}, which goes on otherwise; {merge}give no sequence_index for "
+            "the next place"
         )
 
     def _like(self, exchange: Exchange, vector: np.ndarray | None) -> Like | None:
-        """The memory that says the same, or None."""
+        """The memory that says the same, or None; to merge into, one of the same user if any."""
         said = self.work.memory.find_said(exchange)
         if said is not None:
             return Like(said, 1.0)
         if vector is None:
             return None
-        key, similarity = max(
-            (*self._nearest_of_batch(vector), *self._nearest_stored(vector)),
-            key=lambda each: each[1],
-            default=(None, 0.0),
-        )
-        if key is None or similarity < self.duplicates.threshold:
-            return None
-        return Like(self.work.memory.get_by_key(key), similarity)
+        memory, merges = self.work.memory, self.duplicates.handling == "merge"
+        most = NEAREST if merges else 1
+        near = [*self._nearest_of_batch(vector), *self._nearest_stored(vector, most)]
+        alike = [
+            Like(memory.get_by_key(key), similarity)
+            for key, similarity in sorted(near, key=itemgetter(1), reverse=True)[:most]
+            if similarity >= self.duplicates.threshold
+        ]
+        own = (like for like in alike if merges and memory.is_own(like.node))
+        return next(chain(own, alike), None)
 
     def _nearest_of_batch(self, vector: np.ndarray) -> list[tuple[UUID, float]]:
         return [(key, float(other @ vector)) for key, other in self._vectors.items()]
 
-    def _nearest_stored(self, vector: np.ndarray) -> list[tuple[UUID, float]]:
+    def _nearest_stored(self, vector: np.ndarray, most: int) -> list[tuple[UUID, float]]:
         hits = self.work.embeddings.search(
-            MEMORY, vector, model_name=self.choice.name, limit=1, filters=WITH_NOISE
+            MEMORY, vector, model_name=self.choice.name, limit=most, filters=WITH_NOISE
         )
         return [(hit.id, hit.scores["vector"]) for hit in hits if hit.id not in self._vectors]
 

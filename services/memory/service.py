@@ -179,7 +179,7 @@ class MemoryService(Operations):
         actor: str | None = None,
         **details: Unpack[EpisodeDetails],
     ) -> Episode:
-        """Keep a whole conversation as an episode; again, it is replaced.
+        """Keep a whole conversation as an episode; again, it is replaced by who keeps it.
 
         Args:
             conversation_id: Of memories; what is not given is taken from these.
@@ -190,6 +190,7 @@ class MemoryService(Operations):
         Raises:
             MissingScope: There is no scope.
             NotFound: Neither are there memories of the conversation nor messages.
+            AlreadyExists: Somebody else of the tenant keeps one of this id.
             InvalidValue: A value is not allowed.
         """
         return self._run(self._store_episode(conversation_id, scope, actor, details))
@@ -250,6 +251,7 @@ class MemoryService(Operations):
         scope: Scope,
         actor: str | None = None,
         account: bool = False,
+        with_episodes: bool = False,
         dry_run: bool = False,
         on_progress: Progress | None = None,
     ) -> Erasure:
@@ -260,6 +262,8 @@ class MemoryService(Operations):
             scope: Of the user: their tenant's, or their own.
             actor: Who is behind it.
             account: Erase the user's own row, too, when nothing else is left.
+            with_episodes: Erase others' episodes that were made of these memories, too: they may
+                quote them.
             dry_run: Count, and write nothing.
             on_progress: Called with the number forgotten since the last call.
 
@@ -268,7 +272,13 @@ class MemoryService(Operations):
             NotFound: There is no such user in the scope.
         """
         steps = self._forget_user(
-            user_id, scope, actor, account=account, dry_run=dry_run, on_progress=on_progress
+            user_id,
+            scope,
+            actor,
+            account=account,
+            with_episodes=with_episodes,
+            dry_run=dry_run,
+            on_progress=on_progress,
         )
         return self._run(steps)
 
@@ -418,12 +428,19 @@ class AsyncMemoryService(Operations):
         scope: Scope,
         actor: str | None = None,
         account: bool = False,
+        with_episodes: bool = False,
         dry_run: bool = False,
         on_progress: Progress | None = None,
     ) -> Erasure:
         """As ``MemoryService.forget_user``."""
         steps = self._forget_user(
-            user_id, scope, actor, account=account, dry_run=dry_run, on_progress=on_progress
+            user_id,
+            scope,
+            actor,
+            account=account,
+            with_episodes=with_episodes,
+            dry_run=dry_run,
+            on_progress=on_progress,
         )
         return await self._run(steps)
 

@@ -131,6 +131,9 @@ class DoctorService:
             findings += _schema(work)
             if findings[-1].status == "ok":
                 findings += _guarded(work, "role", None, partial(_role, work, embedded))
+                findings += _guarded(work, "row_security", None, partial(_row_security, work))
+                findings += _guarded(work, "leakproof", None, partial(_leakproof, work))
+                findings += _guarded(work, "audit", None, partial(_audit, work))
                 for corpus in CORPORA.values():
                     findings += self._examine_corpus(work, server, corpus)
         return Diagnosis(tuple(findings))
@@ -142,6 +145,7 @@ class DoctorService:
             "corpus": partial(_passages, work, corpus),
             "statistics": partial(_statistics, work, corpus),
             "index": partial(self._indexes, work, corpus),
+            "scope_index": partial(self._scopes, work, corpus),
             "unused_index": partial(_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
@@ -161,6 +165,31 @@ class DoctorService:
         for stored in work.diagnosis.list_indexes(corpus):
             if not stored.valid and stored.name not in told:
                 yield _invalid(corpus, stored, owned=stored.name in owned)
+
+    def _scopes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+        """Large scopes whose vectors are found only among those of all."""
+        if corpus.scope is None:
+            return
+        found = partial(Finding, check="scope_index", corpus=corpus.name)
+        large = [
+            each
+            for model in list_in_use(work, corpus, self._database.settings)
+            for each in work.diagnosis.list_unindexed_scopes(corpus, model)
+        ]
+        for each in large:
+            yield found(
+                subject=str(each.scope),
+                status="warning",
+                detail=f"about {each.vectors:,} vectors of {each.model.name}: too many to be "
+                "compared one by one, and few among those of all",
+                remedy=each.remedy,
+            )
+        if not large:
+            yield found(
+                subject=corpus.vectors.name,
+                status="ok",
+                detail="no scope that this role knows the size of needs an index of its own",
+            )
 
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
         if not work.diagnosis.has_passages(corpus):
@@ -396,6 +425,76 @@ def _role(work: UnitOfWork, embedded: bool) -> Iterator[Finding]:
             status="failure",
             detail=f"{' and '.join(faults)}: row security and grants do not bind it",
             remedy=role.remedy,
+        )
+
+
+def _row_security(work: UnitOfWork) -> Iterator[Finding]:
+    """Whether every table whose rows are somebody's is guarded, for its owner, too."""
+    for table in work.isolation.list_guarded():
+        yield Finding(
+            check="row_security",
+            subject=table.name,
+            status="failure" if table.fault else "ok",
+            detail=table.fault or "shows a scope its own rows",
+            remedy=table.remedy if table.fault else None,
+        )
+
+
+def _leakproof(work: UnitOfWork) -> Iterator[Finding]:
+    """Whether words are found by an index under row security."""
+    leaky = work.diagnosis.list_leaky()
+    for function in leaky:
+        yield Finding(
+            check="leakproof",
+            subject=function,
+            status="warning",
+            detail="is not LEAKPROOF: under row security it is asked of every row of the scope, "
+            "and no index serves",
+            remedy=f"ALTER FUNCTION {function} LEAKPROOF; -- as a superuser",
+        )
+    if not leaky:
+        yield Finding(
+            check="leakproof",
+            subject="searches by words",
+            status="ok",
+            detail="use their index under row security",
+        )
+
+
+def _audit(work: UnitOfWork) -> Iterator[Finding]:
+    """What happens unrecorded, and whether the log has room for the next month."""
+    unrecorded = work.diagnosis.list_unrecorded()
+    for each in unrecorded:
+        state = "is switched off" if each.disabled else "is missing"
+        if each.table is None:
+            yield Finding(
+                check="audit",
+                subject=each.event,
+                status="warning",
+                detail=f"its event trigger {state}: changes of the schema and of rights are not "
+                "recorded; only a superuser makes it, or whom a hosted server lets",
+                remedy=each.remedy,
+            )
+        else:
+            yield Finding(
+                check="audit",
+                subject=each.table,
+                status="failure",
+                detail=f"the trigger audit_{each.event.lower()} {state}: {each.event} is not "
+                "recorded" + ("" if each.disabled else "; it is in alembic/versions/0013_audit.py"),
+                remedy=each.remedy,
+            )
+    if not work.diagnosis.has_partition_ahead():
+        yield Finding(
+            check="audit",
+            subject="security_audit_log",
+            status="warning",
+            detail="there is no partition for the next month: maintenance has not run for long",
+            remedy="pgcorpus worker --once --kinds maintenance",
+        )
+    elif not unrecorded:
+        yield Finding(
+            check="audit", subject="security_audit_log", status="ok", detail="records everything"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
+from db.errors import UnknownCorpus
 from db.repositories.validation import Tally
 from db.search import corpora
 from db.search.corpus import Corpus
@@ -101,10 +102,14 @@ class ValidationService:
                 as imports have added.
 
         Raises:
-            UnknownCorpus: There is no such corpus.
+            UnknownCorpus: There is no such corpus, or there are no checks of it.
             UnknownModel: There is no such model.
         """
         of = corpora.named(corpus)
+        if corpus not in CHECKS:
+            raise UnknownCorpus(
+                f"there are no checks of {corpus}; known: {', '.join(sorted(CHECKS))}"
+            )
         with self._database.unit_of_work() as work:
             work.validation.begin_report()
             choice = choose(work, of, self._database.settings, model)

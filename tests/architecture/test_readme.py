@@ -11,6 +11,7 @@ from typer.main import get_command
 from db.engine import Database
 from db.settings import VARIABLES
 from services.cli.main import app
+from tests.logins import logged_in
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -19,9 +20,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 def test_the_code_of_the_readme_runs(
     empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As it stands, on a new database: import, embed, search, write, find again."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """As it stands, on a new database: import, embed, search, write, find again; and remember."""
+    code, of_memory = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     monkeypatch.setenv("DATABASE_URL", empty.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("DB_CONNECT_RETRY", "0")  # what is still to be logged when all is over
     monkeypatch.chdir(ROOT)
 
     names: dict[str, object] = {}
@@ -30,6 +34,11 @@ def test_the_code_of_the_readme_runs(
     assert isinstance(database, Database)
     with database.unit_of_work() as work:
         (talk,) = work.chat.list_summaries().items
+    with logged_in(database, "rag_read_write") as service:
+        url = service.url.render_as_string(hide_password=False)
+        monkeypatch.setenv("DATABASE_URL", url)
+        exec(of_memory, names)  # noqa: S102 - as above
+        names["database"].close()  # type: ignore[attr-defined]
     database.close()
 
     shown = capsys.readouterr().out.splitlines()
@@ -37,6 +46,8 @@ def test_the_code_of_the_readme_runs(
     assert all(re.match(r"0\.\d{3} ", line) for line in shown[1:4])
     assert "Keep the plain loaf as your anchor." in "\n".join(shown[4:])
     assert talk.message_count == 2
+    assert "I take my coffee without sugar." in shown
+    assert shown[-1] == "1 forgotten: rows, vectors and jobs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -358,6 +358,33 @@ class JobFactory(_Factory):
     kind = "test"
 
 
+class SecurityAuditLogFactory(_Factory):
+    """An entry that no trigger wrote; those of the other factories write their own."""
+
+    class Meta:
+        model = models.SecurityAuditLog
+
+    user_name = "postgres"
+    action = "INSERT"
+    transaction_id = 1
+
+
+class AuditSealFactory(_Factory):
+    """The first seal, over nothing."""
+
+    class Meta:
+        model = models.AuditSeal
+
+    number = factory.Sequence(lambda n: n + 1)
+    sealed_by = "postgres"
+    kind = "rows"
+    last_position = 0
+    oldest_transaction = 1
+    next_transaction = 1
+    months = factory.LazyFunction(dict)
+    hash = b"not made by audit_seal()"
+
+
 ALL = [
     each
     for each in (*_Factory.__subclasses__(), *_ScopedFactory.__subclasses__())

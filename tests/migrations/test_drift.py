@@ -19,7 +19,7 @@ CATALOG = {
                attnotnull, attgenerated, attidentity, pg_get_expr(adbin, adrelid) AS default
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND {ours}
+        WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND {ours}
     """,
     "constraints": """
         SELECT conrelid::regclass::text AS table, conname, pg_get_constraintdef(pg_constraint.oid)
@@ -37,7 +37,10 @@ CATALOG = {
         WHERE classoid = 'pg_class'::regclass AND {ours}
     """,
 }
-OURS = f"relnamespace = 'public'::regnamespace AND relname <> '{migrations.VERSION_TABLE}'"
+OURS = (
+    f"relnamespace = 'public'::regnamespace AND relname <> '{migrations.VERSION_TABLE}'"
+    " AND NOT relispartition"
+)
 
 DRIFTS = {
     "an added column": "ALTER TABLE framework_documents ADD COLUMN stray integer",

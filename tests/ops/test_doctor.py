@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sqlalchemy import URL, create_engine, text
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
+from db.repositories import diagnosis
 from db.repositories.diagnosis import APPLICATION_ROLE, Server
 from db.search.corpora import CORPORA, KNOWLEDGE
 from db.settings import Settings
@@ -552,6 +554,76 @@ def test_an_empty_corpus_is_told_and_passes(blank: Patient) -> None:
     assert diagnosis.healthy
 
 
+@pytest.mark.parametrize(
+    ("taken_away", "detail"),
+    [
+        ("ALTER TABLE memory_nodes DISABLE ROW LEVEL SECURITY", "has no row security"),
+        ("ALTER TABLE users NO FORCE ROW LEVEL SECURITY", "does not hold for its owner"),
+        ("CREATE POLICY open ON memory_nodes USING (true)", "do not ask for the scope: open"),
+        ("CREATE TABLE drafts (id uuid PRIMARY KEY, tenant_id uuid)", "has no row security"),
+    ],
+)
+def test_a_table_without_its_guard_is_found(blank: Patient, taken_away: str, detail: str) -> None:
+    """Whosever rows anybody could read."""
+    blank.run(taken_away)
+
+    (failure,) = blank.failures()
+
+    assert failure.check == "row_security"
+    assert detail in failure.detail
+
+    blank.mend()
+
+    assert blank.failures() == []
+
+
+@pytest.mark.parametrize("function", diagnosis.LEAKPROOF)
+def test_a_function_that_keeps_an_index_from_serving_is_found(
+    blank: Patient, function: str
+) -> None:
+    """As where the schema was not made by a superuser: a warning, for the answers are right."""
+    blank.run(f"ALTER FUNCTION {function} NOT LEAKPROOF")
+
+    (fault,) = blank.faults()
+
+    assert (fault.check, fault.subject, fault.status) == ("leakproof", function, "warning")
+
+    blank.run(str(fault.remedy))
+
+    assert blank.faults() == []
+
+
+def test_a_large_scope_is_given_an_index_of_its_own(
+    blank: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as its size is known, which is shown to a superuser; the largest is served by all."""
+    monkeypatch.setattr(diagnosis, "most_exact", lambda _: 50)
+    blank.run("""
+        INSERT INTO tenants (id, name, slug)
+        SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;
+        INSERT INTO memory_nodes
+            (id, tenant_id, conversation_id, sequence_index, human_content, source)
+        SELECT 'mem_' || n, CAST(lpad(t::text, 32, '0') AS uuid), 'c', n, 'said', 'test'
+        FROM generate_series(1, 9) t,
+             generate_series(1, CASE t WHEN 1 THEN 400 WHEN 2 THEN 100 ELSE 20 END) n;
+        INSERT INTO memory_embeddings (node_key, scope, model_name, embedding, content_hash)
+        SELECT key, scope, 'hashing', array_fill(1.0, ARRAY[384])::vector, '' FROM memory_nodes;
+        ANALYZE
+    """)
+    blank.database.close()
+    blank.database = Database(replace(blank.database.settings, database_url=blank.url))
+
+    found = of(blank.faults(), "scope_index")
+
+    scope = "tenant:00000000-0000-0000-0000-000000000002"
+    assert [(each.subject, each.status) for each in found] == [(scope, "warning")]
+    assert "about 100 vectors of hashing" in found[0].detail
+
+    blank.run(str(found[0].remedy))
+
+    assert of(blank.faults(), "scope_index") == []
+
+
 def test_passages_without_vectors_are_a_warning(patient: Patient) -> None:
     """The other legs answer."""
     patient.run("TRUNCATE chunk_embeddings")
@@ -569,7 +641,7 @@ def test_what_the_role_may_not_read_is_a_finding(blank: Patient) -> None:
 
     failures = blank.failures()
 
-    assert {each.check for each in failures} == {"index", "unused_index"}
+    assert {each.check for each in failures} == {"index", "scope_index", "unused_index"}
     assert all("permission denied for table embedding_models" in each.detail for each in failures)
 
 
@@ -624,5 +696,5 @@ def test_every_check_is_in_the_reference(patient: Patient) -> None:
 
     names = {each.check for each in patient.diagnosis().findings}
 
-    assert len(names) == 10
+    assert len(names) == 14
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
+from db.base import Base
 from db.engine import Database
 from db.models import FrameworkDocument, FrameworkMetadata
 from db.repositories.base import Repository
@@ -15,13 +16,11 @@ from tests import factories
 TABLE = FrameworkDocument.__table__
 
 
-def indexes(work: UnitOfWork) -> list[tuple[str, str]]:
-    """The definitions of all indexes on documents."""
+def indexes(work: UnitOfWork, table: str = "framework_documents") -> list[tuple[str, str]]:
+    """The definitions of all indexes on a table."""
     rows = work.session.execute(
-        text(
-            "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'framework_documents'"
-            " ORDER BY 1"
-        )
+        text("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = :table ORDER BY 1"),
+        {"table": table},
     )
     return [tuple(row) for row in rows]
 
@@ -114,6 +113,52 @@ def test_a_table_of_another_role_keeps_its_indexes(database: Database) -> None:
                 assert indexes(work) == before
         finally:
             work.rollback()
+
+
+def test_a_table_of_which_row_security_shows_nothing_keeps_its_indexes(work: UnitOfWork) -> None:
+    """Who owns it and is bound all the same must not take another tenant's rows for none."""
+    table = Base.metadata.tables["memory_nodes"]
+    factories.MemoryNodeFactory()
+    work.session.execute(text("CREATE ROLE first_load_owner"))
+    work.session.execute(text("GRANT CREATE ON SCHEMA public TO first_load_owner"))
+    work.session.execute(text("ALTER TABLE memory_nodes OWNER TO first_load_owner"))
+    work.session.execute(text("SET LOCAL ROLE first_load_owner"))
+    before = indexes(work, "memory_nodes")
+
+    assert work.session.scalar(select(func.count()).select_from(table)) == 0
+    assert not Repository(work.session).are_empty(table)
+    with Repository(work.session).first_load(table):
+        assert indexes(work, "memory_nodes") == before
+
+
+def test_a_table_that_takes_no_space_is_empty_for_whoever_asks(work: UnitOfWork) -> None:
+    """Its owner, whom row security binds, loads it without indexes."""
+    work.session.execute(text("TRUNCATE memory_nodes CASCADE"))
+    work.session.execute(text("SET LOCAL ROLE rag_read_write"))
+
+    assert Repository(work.session).are_empty(Base.metadata.tables["memory_nodes"])
+
+
+def test_rows_that_were_taken_back_do_not_count(work: UnitOfWork) -> None:
+    """A load that was stopped leaves space behind; the next is a first load again."""
+    factories.FrameworkDocumentFactory(details=False)
+    work.session.execute(text("DELETE FROM framework_documents"))
+
+    assert Repository(work.session).are_empty(TABLE)
+    assert work.session.scalar(text("SHOW row_security")) == "on"
+
+
+def test_where_processes_cannot_share_memory_one_builds_alone(work: UnitOfWork) -> None:
+    """Containers keep 64 MB for it."""
+    build = """DO $$ BEGIN
+        IF current_setting('max_parallel_maintenance_workers') <> '0' THEN RAISE disk_full;
+        END IF;
+        CREATE INDEX built ON framework_documents (section);
+    END $$"""
+
+    Repository(work.session)._build(build)
+
+    assert "built" in names(work)
 
 
 def test_a_load_that_fails_leaves_the_indexes(database: Database) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Barrier
 from uuid import uuid4
@@ -13,7 +14,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from db.errors import MissingScope, NotFound
+from db.errors import InvalidValue, MissingScope, NotFound
 from db.repositories.episodes import Told
 from db.repositories.memory import Exchange
 from db.scope import Scope
@@ -97,6 +98,23 @@ def test_an_id_that_is_taken_adds_nothing(setting: Setting) -> None:
     assert second is None
     with setting.application.unit_of_work(setting.ours) as work, pytest.raises(NotFound):
         work.memory.get("mem_none")
+
+
+def test_a_memory_of_somebody_else_is_not_merged_into(setting: Setting) -> None:
+    """Whoever asks for it: the text would be erased with the wrong user."""
+    tenant = setting.ours.tenant_id
+    assert tenant is not None
+    longer = replace(SAID, human="We deploy on Tuesdays, mostly.")
+    with setting.application.unit_of_work(Scope.tenant(tenant, user_id=setting.ann)) as work:
+        work.memory.add(SAID)
+        work.commit()
+    with setting.application.unit_of_work(setting.ours) as work:
+        with pytest.raises(InvalidValue, match="somebody else wrote the memory"):
+            work.memory.merge(work.memory.get(SAID.id), longer)
+        work.commit()
+
+    (row,) = setting.rows("memory_nodes")
+    assert (row["human_content"], row["access_count"]) == (SAID.human, 0)
 
 
 def test_many_who_touch_the_same_memories_lose_no_count(setting: Setting) -> None:

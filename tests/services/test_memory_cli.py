@@ -1,18 +1,26 @@
-"""pgcorpus memory, as a person and as a script use it."""
+"""pgcorpus memory, as a person and as a script use it.
+
+The command runs within the test's process, but where what counts is that it is one of its own: a
+signal, an environment.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from db.engine import Database
 from db.errors import UnsafeRole
+from services.cli import main, output
 from services.memory.service import MemoryService
 from tests.services.memory_setting import Setting, setting
 from tests.services.test_cli import PGCORPUS, WAITS_FOR_A_LOCK
@@ -31,22 +39,33 @@ def environment(setting: Setting) -> dict[str, str]:
 
 
 @pytest.fixture
-def memory(setting: Setting, tmp_path: Path) -> Command:
+def memory(
+    setting: Setting,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
     """Runs ``pgcorpus memory`` in the scope of our tenant, unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    for console in (output.out, output.err):
+        monkeypatch.setattr(console, "_width", 160)  # which is read when the module is
+    monkeypatch.setitem(main.__globals__, "_log", id)  # levels of loggers outlive a test
+    monkeypatch.setattr(Database, "from_env", lambda: setting.application)  # which is closed
 
     def run(
-        *arguments: str, scope: tuple[str, ...] | None = None, **more: str
+        *arguments: str, scope: tuple[str, ...] | None = None, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         ours = ("--tenant-id", str(setting.ours.tenant_id))
-        return subprocess.run(
-            [PGCORPUS, "memory", *arguments, *(ours if scope is None else scope)],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment(setting) | more,
-            cwd=tmp_path,
-            timeout=120,
-            input=more.get("stdin", ""),
+        called = ["pgcorpus", "memory", *arguments, *(ours if scope is None else scope)]
+        monkeypatch.setattr(sys, "argv", called)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return subprocess.CompletedProcess(
+            called, code if isinstance(code, int) else int(code is not None), *capsys.readouterr()
         )
 
     return run
@@ -123,6 +142,47 @@ def test_forgetting_asks_first_and_says_how_much(setting: Setting, memory: Comma
     assert "2 memories and 0 episodes forgotten" in agreed.stderr
 
 
+def test_where_nothing_would_be_forgotten_nobody_is_asked(
+    setting: Setting, memory: Command
+) -> None:
+    """An id that is not there is named, and an error; a filter that finds nothing is none."""
+    memory("remember", SAID)
+    named = memory("forget", "mem_nope")
+    as_json = memory("forget", "mem_nope", "--json")
+    filtered = memory("forget", "--filter", "source=grok")
+
+    for asked in (named, as_json, filtered):
+        assert "for good?" not in asked.stderr
+    assert (named.returncode, as_json.returncode, filtered.returncode) == (1, 1, 0)
+    assert "not in this scope: mem_nope" in named.stderr
+    assert "there is nothing to forget" in filtered.stderr
+    assert json.loads(as_json.stdout) == {
+        "memories": 0, "episodes": 0, "vectors": 0, "jobs": 0, "dry_run": False, "user": False,
+        "missing": ["mem_nope"], "told_by": [],
+    }  # fmt: skip
+    assert setting.counts(setting.ours)["memory_nodes"] == 1
+
+
+def test_an_episode_of_another_user_is_kept_beside_ones_own(
+    setting: Setting, memory: Command
+) -> None:
+    """The error says how."""
+    ann, bob = (
+        ("--tenant-id", str(setting.ours.tenant_id), "--user-id", str(user))
+        for user in (setting.ann, setting.bob)
+    )
+    memory("remember", SAID, scope=ann)
+    first = memory("episodes", "store", "notes", scope=ann)
+    refused = memory("episodes", "store", "notes", scope=bob)
+    beside = memory("episodes", "store", "notes", "--id", "ep_bob", scope=bob)
+
+    assert (first.returncode, refused.returncode, beside.returncode) == (0, 1, 0)
+    assert "give yours an id of its own" in " ".join(refused.stderr.split())
+    assert {row["user_id"] for row in setting.rows("episodic_memories")} == {
+        setting.ann, setting.bob
+    }  # fmt: skip
+
+
 def test_a_user_is_forgotten_with_their_account(setting: Setting, memory: Command) -> None:
     """Of a tenant: what colleagues wrote stays."""
     tenant = ("--tenant-id", str(setting.ours.tenant_id))
@@ -139,7 +199,14 @@ MISTAKES: list[tuple[list[str], tuple[str, ...] | None, int, str]] = [
     (["recall", "x"], ("--user-id", "me"), 2, "Invalid UUID format: 'me'"),
     (["recall", "x", "--filter", "colour=red"], None, 2, "no filter colour; known:"),
     (["remember", "x", "--tag", "colours=red"], None, 2, "is not KIND=NAME"),
-    (["remember", " "], None, 1, "what was said or what was answered"),
+    (["remember", " "], None, 2, "what was said or what was answered"),
+    (["remember", ""], None, 2, "what was said or what was answered"),
+    (["remember", "x", "--threshold", "2"], None, 2, "--threshold"),
+    (["remember", "x", "--threshold", "0"], None, 2, "threshold must be above 0"),
+    (["remember", "x", "--source", "s" * 60], None, 2, "source is too long: 60 characters, and 50"),
+    (["remember", "x", "--conversation", "c" * 256], None, 2, "conversation_id is too long"),
+    (["context", "x", "--max-tokens", "0"], None, 2, "--max-tokens"),
+    (["episodes", "store", "notes", "--id", "mem_0"], None, 2, "an id begins with ep_"),
     (["remember", "x"], ("--user-id", "1" * 32), 1, "pgcorpus users list"),
     (["forget", "mem_0", "--everything"], None, 2, "and one of them"),
     (["forget", "mem_0", "--account"], None, 2, "--account goes with --all-of"),
@@ -162,12 +229,50 @@ def test_what_cannot_be_done_is_told_in_a_sentence(memory: Command) -> None:
         assert result.stdout == ""
 
 
+def test_a_scope_that_is_nobodys_is_told(setting: Setting, memory: Command) -> None:
+    """An empty table would say that there is nothing to recall."""
+    ours, person = setting.ours.tenant_id, setting.person.user_id
+    for scope, told in (
+        (("--tenant-id", "1" * 32), "there is no tenant 1111"),
+        (("--tenant-id", str(ours), "--user-id", str(person)), f"{ours} has no user {person}"),
+        (("--user-id", "1" * 32), "there is no user 1111"),
+        (("--user-id", str(setting.ann)), "the tenant's: use --tenant-id"),
+    ):
+        answer = memory("recall", "x", scope=scope)
+
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert told in " ".join(answer.stderr.split())
+
+
+def test_a_search_for_nobody_is_refused(setting: Setting) -> None:
+    """As the commands of memory are."""
+    done = subprocess.run(
+        [PGCORPUS, "search", "x", "--corpus", "memory", "--user-id", "1" * 32],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(setting),
+        timeout=120,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no user 1111" in done.stderr
+
+
 def test_a_login_that_sees_everything_is_told_how_to_make_another(
-    setting: Setting, memory: Command
+    setting: Setting, tmp_path: Path
 ) -> None:
     """Before anything is read."""
     address = setting.owner.url.render_as_string(hide_password=False)
-    result = memory("recall", "x", DATABASE_URL=address)
+    result = subprocess.run(
+        [PGCORPUS, "memory", "recall", "x", "--tenant-id", str(setting.ours.tenant_id)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(setting) | {"DATABASE_URL": address},
+        cwd=tmp_path,
+        timeout=120,
+    )
 
     assert result.returncode == 1
     assert "pgcorpus roles create-user" in " ".join(result.stderr.split())

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from db.errors import InvalidCursor, InvalidValue, NotFound, UnknownFilter
+from db.errors import AlreadyExists, InvalidCursor, InvalidValue, NotFound, UnknownFilter
 from db.models.memory import EpisodicMemory
 from db.repositories.episodes import episode_id
 from db.repositories.memory import Exchange
+from db.scope import Scope
 from services.jobs.worker import Worker
 from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
@@ -141,6 +142,45 @@ def test_an_episode_can_be_of_messages_alone_and_of_named_memories(setting: Sett
     assert named.content.startswith("user: I take it!")
 
 
+def test_an_episode_that_is_replaced_keeps_nothing_of_the_old_sums(setting: Setting) -> None:
+    """Without memories it has the defaults, as if it were new."""
+    talk(setting)
+    setting.service.store_episode("kettles", scope=setting.ours)
+    again = setting.service.store_episode(
+        scope=setting.ours,
+        id=episode_id("kettles"),
+        messages=[{"role": "user", "content": "Hello."}],
+        created_at=NOON,
+    )
+
+    (row,) = setting.rows("episodic_memories")
+    assert (again.dominant_intent, again.emotional_arc, again.urgency_max) == (None, None, None)
+    assert (row["avg_complexity"], row["avg_technical_depth"]) == (None, None)
+    assert (again.has_code, again.has_errors, again.memory_ids) == (False, False, ())
+
+
+def test_only_whose_episode_it_is_replaces_it(setting: Setting) -> None:
+    """Another user of the tenant keeps their own beside it, under an id of their own."""
+    tenant = setting.ours.tenant_id
+    assert tenant is not None
+    talk(setting)
+    ann, bob = (Scope.tenant(tenant, user_id=user) for user in (setting.ann, setting.bob))
+    kept = setting.service.store_episode("kettles", scope=ann, title="Ann's")
+
+    for scope in (bob, setting.ours):
+        with pytest.raises(AlreadyExists, match=f"{kept.id} is somebody else's of the tenant"):
+            setting.service.store_episode("kettles", scope=scope, title="Bob's")
+    beside = setting.service.store_episode("kettles", scope=bob, id="ep_bob", title="Bob's")
+    again = setting.service.store_episode("kettles", scope=ann, title="Ann's, again")
+
+    titles = {
+        row["id"]: (row["user_id"], row["title"]) for row in setting.rows("episodic_memories")
+    }
+    assert titles == {
+        again.id: (setting.ann, "Ann's, again"), beside.id: (setting.bob, "Bob's")
+    }  # fmt: skip
+
+
 def test_episodes_are_listed_page_by_page_and_narrowed(setting: Setting) -> None:
     """Those that began last first; a cursor is of its list alone."""
     for number in range(5):
@@ -205,6 +245,8 @@ IMPOSSIBLE: list[tuple[dict[str, Any], type[Exception]]] = [
     ({"id": "mem_0", "messages": [{"role": "user", "content": "x"}]}, InvalidValue),
     ({"id": "ep_0", "memory_ids": ["mem_none"]}, NotFound),
     ({"id": "ep_0", "messages": ["x"]}, InvalidValue),
+    ({"id": "ep_" + "0" * 255, "messages": [{"content": "x"}]}, InvalidValue),
+    ({"id": "ep_0", "messages": [{"content": "x"}], "source": "s" * 60}, InvalidValue),
     ({"id": "ep_0", "messages": [{"role": "user", "content": "a\0b"}]}, InvalidValue),
     ({"id": "ep_0", "messages": [{"content": {1, 2}}]}, InvalidValue),
     (

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db.errors import InvalidFilter, InvalidValue, NotFound, UnknownFilter
+from db.errors import AlreadyExists, InvalidFilter, InvalidValue, NotFound, UnknownFilter
 from db.repositories.memory import Exchange
 from db.scope import Scope
 from services.memory import erasing
 from services.memory.records import Erasure
-from tests.services.memory_setting import Setting, setting
+from tests.factories import axis
+from tests.services.memory_setting import SCOPED, Setting, setting
 
 __all__ = ["setting"]
 
@@ -244,6 +245,58 @@ def test_a_user_of_a_tenant_is_forgotten_and_colleagues_are_not(setting: Setting
         assert trace not in everywhere(setting)
     with pytest.raises(NotFound):
         setting.service.forget_user(setting.ann, scope=setting.ours)
+
+
+def test_of_two_who_said_the_same_each_is_forgotten_alone(setting: Setting) -> None:
+    """Whatever was merged, linked or told again: the words of one go, and the other's all stay."""
+    tenant = setting.ours.tenant_id
+    assert tenant is not None
+    ann, bob = (Scope.tenant(tenant, user_id=user) for user in (setting.ann, setting.bob))
+    words = "The kettle is of copper."
+    setting.embedder.vectors = {
+        words: axis(0, length=384),
+        f"{words} Bobsaid.": axis(1, length=384, lean=0.99),
+        f"{words} Bobsaid, too.": axis(2, length=384, lean=0.98),
+    }
+    setting.service.remember(words, scope=ann, conversation_id="kettles")
+    setting.service.store_episode("kettles", scope=ann, title="Ann's")
+    hers = {table: setting.rows(table) for table in SCOPED}
+    for conversation, more in (("kettles", " Bobsaid."), ("later", " Bobsaid, too.")):
+        setting.service.remember(
+            words + more, scope=bob, conversation_id=conversation, duplicates="merge",
+            tags={"topics": ["bobsaid"]},
+        )  # fmt: skip
+    with pytest.raises(AlreadyExists):
+        setting.service.store_episode("kettles", scope=bob, title="Bobsaid")
+    setting.service.store_episode("kettles", scope=bob, id="ep_bob", title="Bobsaid")
+
+    erasure = setting.service.forget_user(setting.bob, scope=setting.ours)
+
+    assert (erasure.memories, erasure.episodes, erasure.told_by) == (1, 1, ())
+    assert "bobsaid" not in everywhere(setting, audit=True).lower()
+    assert {table: setting.rows(table) for table in SCOPED} == hers
+
+
+def test_an_episode_of_a_colleague_that_quotes_a_user_is_named_or_forgotten(
+    setting: Setting,
+) -> None:
+    """It is the colleague's; whoever wants the last quotation gone says so."""
+    tenant = setting.ours.tenant_id
+    assert tenant is not None
+    ann, bob = (Scope.tenant(tenant, user_id=user) for user in (setting.ann, setting.bob))
+    setting.service.remember("Bobsaid.", scope=bob, conversation_id="kettles")
+    told = setting.service.store_episode("kettles", scope=ann)
+
+    counted = setting.service.forget_user(setting.bob, scope=setting.ours, dry_run=True)
+    with_it = setting.service.forget_user(
+        setting.bob, scope=setting.ours, with_episodes=True, dry_run=True
+    )
+    erasure = setting.service.forget_user(setting.bob, scope=setting.ours, with_episodes=True)
+
+    assert (counted.memories, counted.episodes, counted.told_by) == (1, 0, (told.id,))
+    for each in (with_it, erasure):
+        assert (each.memories, each.episodes, each.told_by) == (1, 1, ())
+    assert "Bobsaid" not in everywhere(setting, audit=True)
 
 
 def test_somebody_on_their_own_is_forgotten_with_their_account(setting: Setting) -> None:

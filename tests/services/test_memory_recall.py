@@ -18,6 +18,7 @@ from services.memory.options import Recalling
 from services.memory.service import MemoryService
 from services.search import MODES, Mode
 from tests.factories import axis
+from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
 
 __all__ = ["setting"]
@@ -196,12 +197,28 @@ def test_a_flush_that_fails_is_a_warning(filled: Setting, caplog: pytest.LogCapt
     """It loses counts and nothing else; the next one is written."""
     log = AccessLog(filled.owner)  # a login that is refused
     (key,) = (row["key"] for row in filled.rows("memory_nodes", filled.theirs))
-    with caplog.at_level(logging.WARNING, "services.memory.access"):
+    with caplog.at_level(logging.WARNING, "services.write_behind"):
         log.note(filled.theirs, MEMORY, [key])
         log.flush()
 
     assert "1 recalled memories were not counted" in caplog.text
     assert filled.rows("memory_nodes", filled.theirs)[0]["access_count"] == 0
+
+
+def test_a_login_that_only_reads_is_told_once_that_nothing_is_counted(
+    filled: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then nothing is noted any more; its recalls are answered all the same."""
+    with logged_in(filled.owner, "rag_read_only") as reader:
+        service = MemoryService(reader, filled.embedder)
+        for _ in range(3):
+            assert service.recall("sings", scope=filled.ours, mode="text").memories
+            service.flush()
+
+    counts = [r.message for r in caplog.records if "recalled memories were not" in r.message]
+    assert len(counts) == 1
+    assert "no right" in counts[0]
+    assert set(accesses(filled).values()) == {0}
 
 
 def test_touching_rewrites_no_index(filled: Setting) -> None:

@@ -211,6 +211,66 @@ def test_a_merge_takes_the_newer_text_where_it_says_no_less(setting: Setting) ->
     assert {job["status"] for job in setting.rows("jobs")} == {"completed"}
 
 
+def of_tenant(setting: Setting) -> tuple[Scope, Scope]:
+    """Ann and Bob, who write for one tenant."""
+    tenant = setting.ours.tenant_id
+    assert tenant is not None
+    return Scope.tenant(tenant, user_id=setting.ann), Scope.tenant(tenant, user_id=setting.bob)
+
+
+def test_what_two_users_of_a_tenant_say_is_linked_and_never_merged(setting: Setting) -> None:
+    """Merged, the words of one would be erased with the other, or not at all."""
+    longer = "We deploy on Tuesdays at noon, after the release notes are out."
+    setting.embedder.vectors = alike(longer, 0.97)
+    ann, bob = of_tenant(setting)
+    first = setting.service.remember(SAID, scope=ann, conversation_id="a")
+    second = setting.service.remember(longer, scope=bob, conversation_id="b", duplicates="merge")
+    nobody = setting.service.remember(
+        SAID, scope=setting.ours, conversation_id="c", duplicates="merge"
+    )
+
+    for kept in (second, nobody):
+        assert (kept.outcome, kept.like) == ("linked", first.id)
+        assert f"not merged: somebody else wrote {first.id}" in (kept.note or "")
+    assert setting.node(first.id)["human_content"] == SAID
+    assert [setting.node(each.id)["user_id"] for each in (first, second, nobody)] == [
+        setting.ann, setting.bob, None
+    ]  # fmt: skip
+
+
+def test_a_merge_prefers_what_the_same_user_wrote(setting: Setting) -> None:
+    """By words as by meaning, though another's is older or more alike."""
+    ann, bob = of_tenant(setting)
+    setting.embedder.vectors = alike("Tuesday noon it is.", 0.97)
+    setting.service.remember(SAID, scope=ann, conversation_id="a")
+    own = setting.service.remember("Tuesday noon it is.", scope=bob, conversation_id="b")
+    setting.embedder.vectors = {**alike("Tuesday noon it is.", 0.97), "Noon.": axis(0, length=384)}
+
+    by_meaning = setting.service.remember(
+        "Noon.", scope=bob, conversation_id="c", duplicates="merge"
+    )
+    said = setting.service.remember(SAID, scope=bob, conversation_id="d")
+    by_words = setting.service.remember(SAID, scope=bob, conversation_id="e", duplicates="merge")
+
+    assert (by_meaning.outcome, by_meaning.id) == ("merged", own.id)
+    assert (by_words.outcome, by_words.id) == ("merged", said.id)
+
+
+def test_a_place_that_another_user_took_is_not_merged_into(setting: Setting) -> None:
+    """The same words are the same memory, and whose it is is told."""
+    ann, bob = of_tenant(setting)
+    place: Any = {"conversation_id": "c", "sequence_index": 0, "duplicates": "merge"}
+    first = setting.service.remember(SAID, "Noted.", scope=ann, **place)
+
+    again = setting.service.remember(SAID, "Noted.", scope=bob, **place)
+    with pytest.raises(AlreadyExists, match="somebody else wrote that: give no sequence_index"):
+        setting.service.remember(SAID, "Noted, and announced.", scope=bob, **place)
+
+    assert (again.id, again.outcome) == (first.id, "same")
+    assert "it is theirs" in (again.note or "")
+    assert setting.node(first.id)["assistant_content"] == "Noted."
+
+
 def test_a_duplicate_can_be_refused_and_is_not_looked_for_where_all_are_kept(
     setting: Setting,
 ) -> None:
@@ -430,7 +490,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tags": {"colours": ["red"]}}, "there are no tags colours; known: domains"),
     ({"tags": {"topics": "red"}}, "must be lists"),
     ({"language": "klingon"}, "no text search configuration 'klingon'"),
-    ({"conversation_id": "c" * 300}, "too long"),
+    ({"conversation_id": "c" * 300}, "conversation_id is too long: 300 characters, and 255 are"),
+    ({"source": "s" * 60}, "source is too long: 60 characters, and 50 are the most"),
+    ({"cluster_label": "l" * 256}, "cluster_label is too long"),
     ({"duplicates": "drop"}, "no handling 'drop' of duplicates; known: keep"),
     ({"threshold": 0}, "threshold must be above 0"),
 ]

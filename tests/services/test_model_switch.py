@@ -299,7 +299,8 @@ def test_a_model_that_searches_use_is_not_dropped(
 def test_of_a_seeded_model_only_the_vectors_are_dropped(filled: Database) -> None:
     """Its row and its index are the revisions': the schema does not drift."""
     ModelSwitch(filled).backfill("hashing")
-    ModelSwitch(filled).use("chat", "old")  # else hashing stands in there
+    for corpus in ("chat", "memory", "episodes"):  # else hashing stands in there
+        ModelSwitch(filled).use(corpus, "old")
 
     dropped = ModelSwitch(filled).drop("hashing")
 
@@ -761,12 +762,12 @@ def test_a_person_is_told_what_to_do_next(models: Command) -> None:
     ("arguments", "code", "says"),
     [
         (["drop", "old", "--yes"], 1, "pgcorpus models use knowledge NAME"),
-        (["drop", "bge-m3"], 2, "--yes"),
+        (["drop", "text-embedding-3-small"], 2, "--yes"),
         (["drop", "gpt", "--yes"], 2, "known:"),
         (["use", "knowledge", "hashing"], 1, "pgcorpus models backfill hashing"),
-        (["use", "recipes", "hashing"], 2, "known: chat, knowledge"),
+        (["use", "recipes", "hashing"], 2, "known: chat, episodes, knowledge, memory"),
         (["backfill", "gpt"], 2, "known:"),
-        (["backfill", "hashing", "--corpus", "recipes"], 2, "known: chat, knowledge"),
+        (["backfill", "hashing", "--corpus", "recipes"], 2, "known: chat, episodes, knowledge"),
         (["backfill", "bge-m3"], 1, "OPENAI_API_KEY"),
         (["verify", "old", "--questions", "nowhere.txt"], 2, "nowhere.txt"),
         (["verify", "old", "--questions", os.devnull], 2, "no question"),

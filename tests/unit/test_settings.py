@@ -59,6 +59,7 @@ CASES = {
     "LOG_LEVEL": ("INFO", "debug", "DEBUG", "LOUD", "allowed: DEBUG, INFO, WARNING, ERROR, CRIT"),
     "METRICS_ENABLED": (True, "off", False, "maybe", "not a boolean; allowed: true, false"),
     "METRICS_SAMPLE_PERCENT": (100, "1", 1, "0", "not a usable whole number; allowed: 1 to 100"),
+    "PGCORPUS_AUDIT_KEY": (None, "k" * 32, "k" * 32, "k" * 31, "32 characters or more"),
 }
 
 
