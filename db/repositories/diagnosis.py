@@ -13,23 +13,12 @@ from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from sqlalchemy import (
-    Column,
-    Index,
-    MetaData,
-    Table,
-    and_,
-    func,
-    literal_column,
-    select,
-    text,
-)
+from sqlalchemy import Column, Index, Table, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from db.base import Base
-from db.mixins import hnsw
 from db.models.audit import LOG_TABLES, NOT_AUDITED
 from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
@@ -39,7 +28,7 @@ from db.repositories.embeddings import (
     IndexState,
     index_of,
 )
-from db.repositories.search import SearchRepository, Statement, most_exact
+from db.repositories.search import MOST_COMPARED, SearchRepository, Statement
 from db.scope import Scope
 from db.search.corpus import Corpus
 
@@ -293,42 +282,24 @@ class Unrecorded(NamedTuple):
 
 @dataclass(frozen=True)
 class LargeScope:
-    """A scope that needs an index of its own.
+    """A scope that needs indexes of its own.
 
     Attributes:
         scope: Whose.
         vectors: How many it has, about.
-        corpus: Of what.
         model: Of which model.
+        missing: Their names, and what makes them; the planner finds them.
     """
 
     scope: Scope
     vectors: int
-    corpus: Corpus
     model: EmbeddingModel
-
-    @property
-    def index(self) -> Index:
-        """That of the model, for the vectors of this scope alone; the planner finds it."""
-        model = self.model
-        name = str(index_of(self.corpus, model).name)
-        unique = "_" + sha256(str(self.scope).encode()).hexdigest()[:8]
-        index = hnsw(
-            name[: MAX_IDENTIFIER - len(unique)] + unique,
-            model.name,
-            model.dimensions,
-            model.index_kind,
-        )
-        options = index.dialect_options["postgresql"]
-        options["where"] = and_(options["where"], literal_column(f"scope = '{self.scope}'"))
-        options["concurrently"] = True
-        Table(self.corpus.vectors.name, MetaData(), index)
-        return index
+    missing: Mapping[str, str]
 
     @property
     def remedy(self) -> str:
-        """What makes it."""
-        return f"{_created(self.index)};"
+        """What makes them."""
+        return "\n".join(self.missing.values())
 
 
 class StoredIndex(NamedTuple):
@@ -469,13 +440,18 @@ class DiagnosisRepository(Repository):
                 "table": corpus.vectors.name,
                 "column": corpus.scope.name,
                 "model": model.name,
-                "least": most_exact(model.dimensions),
+                "least": MOST_COMPARED,
                 "most": MOST_SHARED,
             },
         )
         there = {each.name for each in self.list_indexes(corpus) if each.valid}
-        large = (LargeScope(Scope.parse(value), round(n), corpus, model) for value, n in found)
-        return [each for each in large if each.index.name not in there]
+        large = []
+        for written, vectors in found:
+            scope = Scope.parse(written)
+            own = _own_indexes(corpus, model, scope)
+            if missing := {name: own[name] for name in own if name not in there}:
+                large.append(LargeScope(scope, round(vectors), model, missing))
+        return large
 
     def list_unrecorded(self) -> list[Unrecorded]:
         """What happens without an entry in the audit log."""
@@ -637,6 +613,22 @@ def _declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
             yield "text", index
         elif "gin_trgm_ops" in options["ops"].values():
             yield "fuzzy", index
+
+
+def _own_indexes(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> dict[str, str]:
+    """Name → statement of the indexes of vectors and of words, each for the rows of a scope alone.
+
+    They are those of all, with one condition more.
+    """
+    of_words = next(index for leg, index in _declared(corpus) if leg == "text")
+    mark = "_" + sha256(str(scope).encode()).hexdigest()[:8]
+    made = {}
+    for index in (index_of(corpus, model), of_words):
+        name = str(index.name)[: MAX_IDENTIFIER - len(mark)] + mark
+        statement = _created(index).replace(str(index.name), name, 1)
+        joined = "AND" if " WHERE " in statement else "WHERE"
+        made[name] = f"{statement} {joined} scope = '{scope}';"
+    return made
 
 
 def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededIndex:

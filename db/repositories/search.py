@@ -48,15 +48,12 @@ FEW: Final = 2000
 """So few passages are compared one by one: that is exact, and cheaper than an index that passes
 over what a filter refuses."""
 
-MOST_EXACT: Final = {480: 10_000, 16_000: 6000}
-"""Dimensions up to which → passages of a scope up to which all its vectors are compared, in 3 µs
-each. Larger scopes use an index of their own, which ``pgcorpus doctor`` asks for, or that of all,
-which passes over what is others': for 100 candidates of a scope with a share s, 100 / s and more.
-A vector of more than 480 dimensions is stored apart from its row, and takes longer to fetch."""
-
-MOST_READ: Final = 40_000
-"""Passages of a scope up to which all their words are read, in 0.2 µs each. The planner cannot
-choose: it knows no word's frequency where knowing one would tell of others' texts."""
+MOST_COMPARED: Final = 6000
+"""Passages of a scope up to which all its vectors are compared, and all its words read: in 4 and
+2 µs each where others' lie between them. Larger scopes use indexes of their own, which ``pgcorpus
+doctor`` asks for, or those of all, which pass over what is others': for 100 candidates of a scope
+with a share s, 100 / s and more. The planner cannot choose: it knows no word's frequency where
+knowing one would tell of others' texts."""
 
 HALF_LIFE_DAYS: Final = 30.0
 
@@ -326,12 +323,13 @@ class SearchRepository(Repository):
             "half_life_days": ask.half_life_days,
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
+        compared_whole = corpus.scope is not None and searched <= MOST_COMPARED
         return Statement(
             shape=replace(
                 shape,
                 few=kept is not None,
-                exact=kept is None and _compares_all(shape, searched),
-                read=corpus.scope is not None and searched <= MOST_READ,
+                exact=kept is None and compared_whole and shape.model is not None,
+                read=compared_whole,
             ),
             values=values,
             thresholds=thresholds,
@@ -542,18 +540,6 @@ SETTINGS: Final = (
 RANKING: Final = frozenset(
     ("report", "model", "awaited", "passage_id", "score", "why", "id", "title", "content")
 )
-
-
-def _compares_all(shape: Shape, visible: float) -> bool:
-    """Whether a scope is so small that comparing all its vectors beats the index of all."""
-    if shape.corpus.scope is None or shape.model is None:
-        return False
-    return visible <= most_exact(shape.model.dimensions)
-
-
-def most_exact(dimensions: int) -> int:
-    """Up to how many vectors of that length a scope is searched without an index."""
-    return next(most for longest, most in MOST_EXACT.items() if dimensions <= longest)
 
 
 def _set(settings: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:

@@ -181,7 +181,8 @@ class DoctorService:
                 subject=str(each.scope),
                 status="warning",
                 detail=f"about {each.vectors:,} vectors of {each.model.name}: too many to be "
-                "compared one by one, and few among those of all",
+                "compared one by one, and few among those of all; it lacks "
+                + " and ".join(each.missing),
                 remedy=each.remedy,
             )
         if not large:

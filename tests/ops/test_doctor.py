@@ -597,7 +597,7 @@ def test_a_large_scope_is_given_an_index_of_its_own(
     blank: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as its size is known, which is shown to a superuser; the largest is served by all."""
-    monkeypatch.setattr(diagnosis, "most_exact", lambda _: 50)
+    monkeypatch.setattr(diagnosis, "MOST_COMPARED", 50)
     blank.run("""
         INSERT INTO tenants (id, name, slug)
         SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;

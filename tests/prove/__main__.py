@@ -1,7 +1,8 @@
 """``make prove``: promises at full size, with processes that are really killed and measured.
 
 The memory of imports is measured with an export of 256 MiB; with the 2 GiB that the requirement
-names, which takes long: ``make prove PROVE_MEBIBYTES=2048``.
+names, which takes long: ``make prove PROVE_MEBIBYTES=2048``. Tenants search
+a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
 from tests.conftest import Databases, settings_for
-from tests.prove import chat_memory, proofs
+from tests.prove import chat_memory, isolation, proofs
 from tests.prove.proofs import Proof
 
 LEAST_PER_SECOND: Final = 2000
@@ -45,6 +46,12 @@ def main() -> int:
         type=int,
         default=int(os.environ.get("PROVE_MEBIBYTES", "256")),
         help="length of the export that is imported; by default PROVE_MEBIBYTES, or 256",
+    )
+    parser.add_argument(
+        "--memories",
+        type=int,
+        default=int(os.environ.get("PROVE_MEMORIES", "100000")),
+        help="memories of a thousand tenants; by default PROVE_MEMORIES, or 100,000",
     )
     parser.add_argument("--only", action="append", help="only this proof; can be repeated")
     given = parser.parse_args()
@@ -94,6 +101,7 @@ def main() -> int:
             d, messages=20_000, workers=2, least_per_second=LEAST_HASHED_PER_SECOND
         ),
         "memory": lambda _database: _memory(given.mebibytes),
+        "tenants": lambda _database: _tenants(given.memories),
     }
     if unknown := set(given.only or ()) - tried.keys():
         parser.error(f"no proof {unknown.pop()!r}; there are: {', '.join(tried)}")
@@ -129,6 +137,20 @@ def _memory(mebibytes: int) -> Proof:
     return Proof(
         claim=f"exports of {mebibytes} MiB, and of the longest conversations, are imported",
         found=f"{'not all ' if failed else ''}within {chat_memory.MAX_MEMORY_MIB} MiB of memory",
+        holds=not failed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _tenants(memories: int) -> Proof:
+    """Searches of small and large tenants, each of whom must find what is its own."""
+    began = time.monotonic()
+    failed = isolation.main(["--memories", str(memories)])
+    return Proof(
+        claim=f"a thousand tenants search {memories:,} memories",
+        found="not all hits, or not soon enough"
+        if failed
+        else f"all hits, the nearest with recall {isolation.LEAST_RECALL}",
         holds=not failed,
         seconds=time.monotonic() - began,
     )

@@ -1,0 +1,55 @@
+"""A database for trying things out: one transaction, of which nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import sessionmaker
+
+from db.engine import Database
+
+
+class Rehearsal(Database):
+    """A database whose units of work all take place within one transaction.
+
+    They see what earlier ones did, and their commits are savepoints. They work as the role that the
+    transaction has, whatever that is: nobody is refused.
+
+    Args:
+        database: Which.
+        connection: In the transaction.
+    """
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        # Timings of what did not happen are nobody's.
+        super().__init__(replace(database.settings, metrics_enabled=False))
+        self.connection = connection
+
+    @cached_property
+    def _sessions(self) -> sessionmaker[Any]:
+        return sessionmaker(
+            self.connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+        )
+
+    def _guard(self, _connection: Connection) -> str | None:
+        return None
+
+
+@contextmanager
+def rehearsal(database: Database) -> Iterator[Rehearsal]:
+    """Do anything to a live database, and take it back at the end, however that comes.
+
+    All statements see one snapshot and what was done here, not what others do meanwhile. Rows that
+    are written stay locked until the end.
+    """
+    engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
+    with engine.connect() as connection, connection.begin() as transaction:
+        try:
+            yield Rehearsal(database, connection)
+        finally:
+            transaction.rollback()

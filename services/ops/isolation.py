@@ -1,0 +1,446 @@
+"""Whether tenants are isolated: a live database's scoped tables and searches, all attacked.
+
+All of it happens in one transaction that is rolled back. docs/explanation/isolation.md tells what
+is tried, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import Database
+from db.errors import MissingScope, NotFound, NotPermitted, UnsafeRole, translate
+from db.rehearsal import Rehearsal, rehearsal
+from db.repositories.isolation import (
+    ATTACKS,
+    NOBODY,
+    SAID,
+    SOURCE,
+    Attempt,
+    Guarded,
+    Intruder,
+    Party,
+    party,
+)
+from db.scope import APPLICATION_ROLE, refuse_unsafe
+from db.search.corpora import CORPORA
+from db.search.page import SearchPage
+from db.uow import UnitOfWork
+from services.embedding.hashing import HashingEmbedder
+from services.search import MODES, SearchService
+
+Status = Literal["ok", "failure"]
+Tell = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """Attacks of one kind on one target.
+
+    Attributes:
+        target: A table, a view, a function, or a corpus.
+        kind: Of statement, or of search.
+        tried: How often.
+        refused: How often the database, or the builder, answered with an error.
+        crossed: How many rows were reached, or written, that are others'.
+        by: Who came through first, or None.
+    """
+
+    target: str
+    kind: str
+    tried: int
+    refused: int
+    crossed: int
+    by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Whether a guard stands.
+
+    Attributes:
+        layer: ``role``, ``table``, ``view``, ``function``, ``rows`` or ``search``.
+        subject: What was looked at.
+        status: ``failure`` where it is missing.
+        detail: What was found.
+        remedy: SQL that mends it, or None.
+    """
+
+    layer: str
+    subject: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsolationReport:
+    """What was tried, and what came of it.
+
+    Attributes:
+        role: Who attacked.
+        attacks: By target and kind.
+        layers: The guards.
+    """
+
+    role: str
+    attacks: tuple[Tried, ...]
+    layers: tuple[Layer, ...]
+
+    @property
+    def tried(self) -> int:
+        """All attacks."""
+        return sum(each.tried for each in self.attacks)
+
+    @property
+    def crossed(self) -> int:
+        """All rows that were reached, or written, and are others'."""
+        return sum(each.crossed for each in self.attacks)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether no row crossed, and every guard stands."""
+        return self.crossed == 0 and all(each.status == "ok" for each in self.layers)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as the command line prints it."""
+        return {
+            "isolated": self.isolated,
+            "role": self.role,
+            "tried": self.tried,
+            "crossed": self.crossed,
+            "attacks": [asdict(each) for each in self.attacks],
+            "layers": [asdict(each) for each in self.layers],
+        }
+
+
+@dataclass(frozen=True)
+class _Parties:
+    """Who is in the rehearsal; the last two must not be reached."""
+
+    ours: Party
+    stranger: Party
+    theirs: Party
+    person: Party
+
+    @property
+    def all(self) -> tuple[Party, ...]:
+        return self.ours, self.stranger, self.theirs, self.person
+
+    @property
+    def victims(self) -> tuple[Party, Party]:
+        return self.theirs, self.person
+
+    def intruders(self) -> Iterator[Intruder]:
+        """Everybody that tries, and what they say who they are."""
+        tenant, user = "app.tenant_id", "app.user_id"
+        their_id, person_id = str(self.theirs.scope.tenant_id), str(self.person.user_id)
+        yield NOBODY
+        yield _as_they_are(self.ours)
+        yield _as_they_are(self.stranger)
+        yield Intruder("a tenant's user as a person", {user: str(self.theirs.user_id)})
+        yield Intruder("a tenant's id as a person's", {user: their_id})
+        yield Intruder("a person's id as a tenant's", {tenant: person_id})
+        own_id = str(self.ours.scope.tenant_id)
+        yield Intruder("own tenant and another's user", {tenant: own_id, user: person_id})
+        yield Intruder("upper case", {tenant: their_id.upper()})
+        yield Intruder("braces", {tenant: f"{{{their_id}}}"})
+        yield Intruder("spaces", {tenant: " ", user: f" {person_id} "})
+        yield Intruder("the whole scope", {tenant: str(self.theirs.scope)})
+        yield Intruder("a pattern", {tenant: "%", user: "%"})
+        yield Intruder("a fragment of SQL", {tenant: f"{their_id}' OR true --", user: "' OR true"})
+        yield Intruder("another identity", {"app.identity": f"rehearsal:{self.ours.user_id}"})
+
+
+class IsolationService:
+    """Proves on a live database that no row crosses from one scope into another.
+
+    Args:
+        database: As a superuser, or as a login that may become ``rag_admin`` and the application's
+            role. Nothing is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def verify(self, role: str = APPLICATION_ROLE, tell: Tell | None = None) -> IsolationReport:
+        """Attack every scoped table and every search.
+
+        Args:
+            role: Who attacks: the group that applications are in, or the login of one.
+            tell: Called with what is being done, for a progress bar.
+
+        Raises:
+            NotFound: There is no such role.
+            NotPermitted: The login may not do what is needed.
+            DatabaseNotReady: The schema is missing or older than this release.
+            DatabaseUnavailable: The database did not answer.
+        """
+        with rehearsal(self._database) as rehearsed, rehearsed.unit_of_work() as work:
+            work.isolation.lift_timeout()
+            if not work.isolation.has_role(role):
+                raise NotFound(f"there is no role {role!r}; see: pgcorpus roles show")
+            return _Verification(rehearsed, work, role, tell or (lambda *_: None)).report()
+
+
+class _Verification:
+    """One run, as one role."""
+
+    def __init__(self, rehearsed: Rehearsal, work: UnitOfWork, role: str, tell: Tell) -> None:
+        self._rehearsed = rehearsed
+        self._work = work
+        self._isolation = work.isolation
+        self._role = role
+        self._tell = tell
+        self._embedder = HashingEmbedder()
+        self._parties = _Parties(
+            ours=party("another tenant", tenant=True),
+            stranger=party("another person", tenant=False),
+            theirs=party("a tenant", tenant=True),
+            person=party("a person", tenant=False),
+        )
+        self._tables = work.isolation.list_guarded()
+        self._layers: list[Layer] = []
+        self._attacks: list[Tried] = []
+
+    def report(self) -> IsolationReport:
+        """All of it."""
+        self._look_at_guards()
+        try:
+            self._told_the_same()
+        except DBAPIError as error:
+            if isinstance(error.orig, InsufficientPrivilege):
+                raise NotPermitted(
+                    "rows of two tenants are written, and taken back: log in as a superuser, or as "
+                    f"a member of rag_admin ({error.orig.diag.message_primary})"
+                ) from error
+            why = str(translate(error) or error.orig)
+            self._fail("rows", "rehearsal", f"rows of two tenants could not be written: {why}")
+        else:
+            attackable = [each for each in self._tables if each.key is not None]
+            for number, table in enumerate(attackable):
+                self._tell(table.name, number, len(attackable) + 1)
+                self._attack(table)
+            self._tell("searches", len(attackable), len(attackable) + 1)
+            self._search()
+            self._tell("searches", len(attackable) + 1, len(attackable) + 1)
+        return IsolationReport(
+            role=self._role, attacks=tuple(self._attacks), layers=tuple(self._layers)
+        )
+
+    # The guards.
+
+    def _look_at_guards(self) -> None:
+        self._isolation.as_application(self._role)
+        try:
+            refuse_unsafe(self._work.session.connection())
+        except UnsafeRole as error:
+            self._fail("role", self._role, str(error))
+        else:
+            self._pass("role", self._role, "owns no table, and row security binds it")
+        for table in self._tables:
+            self._look_at_table(table)
+        guarded = [table.name for table in self._tables]
+        for view in self._isolation.list_views(guarded):
+            if view.as_invoker:
+                self._pass("view", view.name, "asks with the rights of who reads it")
+            else:
+                self._fail(
+                    "view",
+                    view.name,
+                    "asks with the rights of its owner",
+                    f"ALTER VIEW {view.name} SET (security_invoker = true);",
+                )
+        for function in self._isolation.list_functions():
+            if function.leakproof:
+                self._fail(
+                    "function",
+                    function.name,
+                    "is LEAKPROOF: it is given rows before policies are asked",
+                    f"ALTER FUNCTION {function.name} NOT LEAKPROOF;",
+                )
+            elif function.as_owner and not function.pinned:
+                self._fail(
+                    "function",
+                    function.name,
+                    "runs with the rights of its owner, in the search_path of the caller",
+                    f"ALTER FUNCTION {function.name} SET search_path = pg_catalog, pg_temp;",
+                )
+            elif function.as_owner:
+                self._pass(
+                    "function", function.name, "runs as its owner, in a search_path of its own"
+                )
+
+    def _look_at_table(self, table: Guarded) -> None:
+        if table.fault is not None:
+            self._fail("table", table.name, table.fault, table.remedy)
+        elif table.key is None:
+            self._fail("table", table.name, "has no primary key of one column: it was not attacked")
+        else:
+            how = "forced" if table.forced else "enabled; its owner works for all"
+            self._pass("table", table.name, f"row security is {how}")
+
+    # The attacks.
+
+    def _told_the_same(self) -> None:
+        """Whether what others write changes what somebody is told, by whatever can be asked.
+
+        So counts, sums and statistics are found out as well as rows. What answers differently each
+        time it is asked (a random key, the time) is not compared.
+        """
+        (vector,) = self._embedder.embed_documents([SAID])
+        own = (self._parties.ours, self._parties.stranger)
+        watchers = [NOBODY, *map(_as_they_are, own)]
+        for each in own:
+            self._isolation.populate(each, vector)
+        look = partial(self._isolation.look_around, role=self._role, parties=self._parties.all)
+        before = [look(who) for who in watchers]
+        for each in self._parties.victims:
+            self._isolation.populate(each, vector)
+        attempts: dict[str, list[tuple[str, Attempt]]] = {}
+        for who, answers in zip(watchers, before, strict=True):
+            now = look(who)
+            changed = {asked for asked, answer in answers.items() if now[asked] != answer}
+            again = look(who, only=changed)
+            always = {asked for asked in changed if again[asked] != now[asked]}
+            for asked in answers.keys() - always:
+                crossed = Attempt(int(asked in changed), now[asked].refusal)
+                attempts.setdefault(asked.partition("()")[0], []).append((who.name, crossed))
+        for target, told in sorted(attempts.items()):
+            self._count(target, "told the same", told)
+        for name in self._isolation.list_open(self._role):
+            self._fail(
+                "table",
+                name,
+                f"is written to when somebody remembers something, and {self._role} may read it",
+                f"REVOKE SELECT ON {name} FROM {self._role};",  # noqa: S608 - shown, not run
+            )
+
+    def _attack(self, table: Guarded) -> None:
+        """Every kind of statement, by every intruder."""
+        isolation, role = self._isolation, self._role
+        for who in self._parties.all:
+            isolation.note_rows(who, table)
+        victims = [each for each in self._parties.victims if each.keys[table.name]]
+        own = (self._parties.ours, self._parties.stranger)
+        if not victims or not any(each.keys[table.name] for each in own):
+            self._fail("rows", table.name, "no row of it was written: it was not attacked")
+            return
+        marks = [mark for victim in victims for mark in victim.marks]
+        kinds: dict[str, Callable[[Intruder], Iterable[Attempt]]] = {
+            kind: lambda who, kind=kind: [  # type: ignore[misc]
+                isolation.try_statement(kind, table, who, role, victims)
+            ]
+            for kind in ATTACKS
+        }
+        kinds |= {
+            "INSERT": lambda who: [isolation.try_insert(table, who, role, v) for v in victims],
+            "prepared": lambda who: [isolation.try_prepared(table, who, role, v) for v in victims],
+            "function": lambda who: [isolation.try_listening(table, who, role, marks)],
+            "COPY TO": lambda who: [isolation.try_copy(table, who, role, marks)],
+            "COPY FROM": lambda who: [isolation.try_copy_from(table, who, role)],
+        }
+        for kind, attempts in kinds.items():
+            self._count(
+                table.name,
+                kind,
+                ((w.name, each) for w in self._parties.intruders() for each in attempts(w)),
+            )
+        given = (
+            (who.name, isolation.try_giving(table, who, role, victim))
+            for who in own
+            for victim in victims
+        )
+        self._count(table.name, "give away", ((n, each) for n, each in given if each is not None))
+        self._count(table.name, "TRUNCATE", [(role, isolation.try_truncate(table, role))])
+        for who in own:
+            if who.keys[table.name]:
+                seen = isolation.try_statement("SELECT", table, _as_they_are(who), role, [who])
+                if seen.rows != len(who.keys[table.name]):
+                    self._fail(
+                        "rows", table.name, f"{who.name} does not see own rows: nothing proven"
+                    )
+
+    def _search(self) -> None:
+        """Every mode of search in every scoped corpus, with and without filters."""
+        search = SearchService(self._rehearsed, embedder=self._embedder)
+        own, victims = (self._parties.ours, self._parties.stranger), self._parties.victims
+        self._isolation.as_application(self._role)
+        for corpus in (each for each in CORPORA.values() if each.scope is not None):
+            table = corpus.passages.name
+            theirs = {key for victim in victims for key in victim.keys[table]}
+            for mode in MODES:
+                attempts = []
+                for filters in ({}, {"source": SOURCE}):
+                    ask = partial(
+                        search.search,
+                        SAID,
+                        corpus=corpus.name,
+                        mode=mode,
+                        filters=filters,
+                        limit=100,
+                    )
+                    attempts.append((NOBODY.name, _unscoped(ask)))
+                    for who in own:
+                        hits = {hit.id for hit in ask(scope=who.scope).hits}
+                        attempts.append((who.name, Attempt(len(hits & theirs))))
+                        if not hits >= set(who.keys[table]):
+                            self._fail(
+                                "search",
+                                f"{corpus.name}, {mode}",
+                                f"{who.name} does not find own rows: nothing was proven",
+                            )
+                self._count(corpus.name, f"{mode} search", attempts)
+            if corpus.order is not None:
+                windows = []
+                for who in own:
+                    self._work.enter(who.scope)
+                    around = self._work.searches.surroundings(
+                        corpus, list(theirs), before=9, after=9
+                    )
+                    windows.append((who.name, Attempt(len(around))))
+                self._work.leave()
+                self._count(corpus.name, "context", windows)
+
+    # What came of it.
+
+    def _count(self, target: str, kind: str, attempts: Iterable[tuple[str, Attempt]]) -> None:
+        made = list(attempts)
+        if made:
+            self._attacks.append(
+                Tried(
+                    target=target,
+                    kind=kind,
+                    tried=len(made),
+                    refused=sum(each.refusal is not None for _, each in made),
+                    crossed=sum(each.rows for _, each in made),
+                    by=next((name for name, each in made if each.rows), None),
+                )
+            )
+
+    def _pass(self, layer: str, subject: str, detail: str) -> None:
+        self._layers.append(Layer(layer=layer, subject=subject, status="ok", detail=detail))
+
+    def _fail(self, layer: str, subject: str, detail: str, remedy: str | None = None) -> None:
+        self._layers.append(
+            Layer(layer=layer, subject=subject, status="failure", detail=detail, remedy=remedy)
+        )
+
+
+def _as_they_are(who: Party) -> Intruder:
+    return Intruder(who.name, who.scope.settings)
+
+
+def _unscoped(search: Callable[[], SearchPage]) -> Attempt:
+    """A search in nobody's name, which the builder must refuse."""
+    try:
+        return Attempt(rows=max(1, len(search().hits)))
+    except MissingScope:
+        return Attempt(refusal=MissingScope.__name__)

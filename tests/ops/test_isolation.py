@@ -1,0 +1,274 @@
+"""Verifying isolation: nothing crosses, and whatever guard is taken away is missed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, text
+
+from db.engine import Database
+from db.errors import NotFound, NotPermitted
+from services.ops import isolation
+from services.ops.isolation import IsolationReport, IsolationService
+from tests.conftest import Databases
+from tests.logins import logged_in
+from tests.tenancy import KEYS, Tenancy, settled
+
+PGCORPUS = Path(sys.executable).with_name("pgcorpus")
+
+
+@pytest.fixture(scope="module")
+def tenancy(databases: Databases, migrated: URL) -> Iterator[Tenancy]:
+    """A database with rows of tenants, which stay as they are."""
+    with databases.opened(migrated.database or "") as database, settled(database) as tenancy:
+        yield tenancy
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer intruders and calls: what guard is missed does not depend on how many there are."""
+    intruders, few = isolation._Parties.intruders, {"nobody", "another tenant", "another person"}
+    monkeypatch.setattr(
+        isolation._Parties, "intruders", lambda p: (e for e in intruders(p) if e.name in few)
+    )
+    monkeypatch.setattr("db.repositories.isolation.MOST_CALLS", 4)
+
+
+def broken(
+    database: Database, script: str, monkeypatch: pytest.MonkeyPatch, *concerned: str
+) -> IsolationReport:
+    """Verify after a script has taken a guard away, in the same transaction.
+
+    Args:
+        database: Which.
+        script: Statements, between two semicolons each.
+        monkeypatch: For the script, and for what is not concerned.
+        concerned: Tables that are attacked, and ``searches``.
+    """
+    run = isolation._Verification
+    guards, attack, search = run._look_at_guards, run._attack, run._search
+
+    def break_first(verification: isolation._Verification) -> None:
+        for statement in script.split(";;"):
+            verification._isolation.session.execute(text(statement))
+        verification._tables = verification._isolation.list_guarded()
+        guards(verification)
+
+    monkeypatch.setattr(run, "_look_at_guards", break_first)
+    monkeypatch.setattr(run, "_attack", lambda v, t: t.name in concerned and attack(v, t))
+    monkeypatch.setattr(run, "_search", lambda v: "searches" in concerned and search(v))
+    return IsolationService(database).verify()
+
+
+def crossed(report: IsolationReport) -> set[tuple[str, str]]:
+    """Where rows crossed."""
+    return {(each.target, each.kind) for each in report.attacks if each.crossed}
+
+
+def missing(report: IsolationReport) -> set[tuple[str, str]]:
+    """Which guards are missing."""
+    return {(each.layer, each.subject) for each in report.layers if each.status == "failure"}
+
+
+def test_no_row_crosses_and_nothing_is_kept(tenancy: Tenancy) -> None:
+    """Every table is attacked in every way, every corpus searched in every mode."""
+    before = tenancy.contents()
+    told: list[tuple[str, int, int]] = []
+
+    report = IsolationService(tenancy.owner).verify(tell=lambda *each: told.append(each))
+
+    assert report.isolated
+    assert (crossed(report), missing(report)) == (set(), set())
+    assert report.tried > 1500
+    kinds = {each.kind for each in report.attacks}
+    attacked = {(each.target, each.kind) for each in report.attacks}
+    statements = kinds - {"told the same", "context", *(k for k in kinds if k.endswith(" search"))}
+    assert {"SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "COPY TO", "TRUNCATE"} <= statements
+    assert attacked >= {(t, k) for t in KEYS for k in statements} - {("tenants", "give away")}
+    for corpus in ("memory", "episodes"):
+        for mode in ("vector", "text", "fuzzy", "hybrid"):
+            assert (corpus, f"{mode} search") in attacked
+    assert told[-1][1] == told[-1][2]
+    assert tenancy.contents() == before
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_login_is_verified_as_itself(tenancy: Tenancy) -> None:
+    """With its own rights and memberships, not those of its group."""
+    login = tenancy.application.url.username or ""
+
+    report = IsolationService(tenancy.owner).verify(login)
+
+    assert (report.role, report.isolated) == (login, True)
+
+
+BREAKS = {
+    "ALTER TABLE memory_nodes DISABLE ROW LEVEL SECURITY": (
+        {("memory_nodes", "SELECT"), ("memory_nodes", "INSERT"), ("memory_nodes", "COPY FROM")},
+        {("table", "memory_nodes")},
+    ),
+    "ALTER TABLE users NO FORCE ROW LEVEL SECURITY": (set(), {("table", "users")}),
+    "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY": ({("jobs", "DELETE")}, {("table", "jobs")}),
+    "DROP POLICY own_scope ON memory_embeddings;;"
+    "CREATE POLICY own_scope ON memory_embeddings USING (true)": (
+        {("memory_embeddings", "UPDATE"), ("memory_embeddings", "COPY TO")},
+        {("table", "memory_embeddings")},
+    ),
+    "DROP POLICY own_scope ON episodic_memories": (set(), {("rows", "episodic_memories")}),
+    "CREATE POLICY more ON episodic_memories FOR SELECT USING (app_scope() IS NOT NULL)": (
+        {("episodic_memories", "SELECT"), ("episodic_memories", "function")},
+        set(),
+    ),
+    "CREATE POLICY more ON memory_nodes FOR INSERT WITH CHECK (app_scope() IS NOT NULL)": (
+        {("memory_nodes", "INSERT")},
+        set(),
+    ),
+    "ALTER VIEW memory_nodes_with_embedding SET (security_invoker = false)": (
+        {("memory_nodes_with_embedding", "told the same")},
+        {("view", "memory_nodes_with_embedding")},
+    ),
+    "CREATE VIEW counted AS SELECT count(*) FROM memory_nodes;;GRANT SELECT ON counted TO PUBLIC": (
+        {("counted", "told the same")},
+        {("view", "counted")},
+    ),
+    "CREATE FUNCTION leak() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+    " AS 'SELECT count(*) FROM memory_nodes'": (
+        {("leak", "told the same")},
+        {("function", "leak")},
+    ),
+    "CREATE FUNCTION leak(t regclass) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = public AS $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT count(*) FROM ' || t"
+    " INTO n; RETURN n; END $$": ({("leak", "told the same")}, set()),
+    "CREATE FUNCTION cheap(text) RETURNS boolean LANGUAGE sql IMMUTABLE LEAKPROOF"
+    " AS 'SELECT true'": (set(), {("function", "cheap")}),
+    "CREATE OR REPLACE FUNCTION app_scope() RETURNS text LANGUAGE sql STABLE"
+    " AS 'SELECT scope FROM users ORDER BY created_at DESC, scope LIMIT 1'": (None, None),
+    "ALTER TABLE memory_nodes ALTER COLUMN scope SET EXPRESSION AS"
+    " (coalesce('user:' || user_id::text, 'tenant:' || tenant_id::text))": (None, None),
+    "CREATE TABLE drafts (id uuid PRIMARY KEY, tenant_id uuid, said text)": (
+        set(),
+        {("table", "drafts"), ("rows", "drafts")},
+    ),
+    "CREATE TABLE said (words text);;GRANT SELECT ON said TO rag_read_write;;"
+    "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = public AS $$ BEGIN INSERT INTO said VALUES (NEW.human_content);"
+    " RETURN NULL; END $$;;"
+    "CREATE TRIGGER note AFTER INSERT ON memory_nodes FOR EACH ROW EXECUTE FUNCTION note()": (
+        set(),
+        {("table", "said")},
+    ),
+    "GRANT TRUNCATE ON memory_nodes TO rag_read_write": ({("memory_nodes", "TRUNCATE")}, set()),
+    "ALTER ROLE rag_read_write BYPASSRLS": (
+        {("memory_nodes", "SELECT"), ("users", "DELETE")},
+        {("role", "rag_read_write")},
+    ),
+    "GRANT rag_admin TO rag_read_write": ({("users", "SELECT"), ("tenants", "UPDATE")}, set()),
+    "ALTER TABLE memory_nodes OWNER TO rag_read_write": (set(), {("role", "rag_read_write")}),
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("script", BREAKS, ids=lambda script: script[:60])
+def test_a_guard_that_is_taken_away_is_missed(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """By what crosses, by its absence, or by both."""
+    through, guards = BREAKS[script]
+    before = tenancy.contents()
+
+    concerned = {target for target, _ in through or ()} | {subject for _, subject in guards or ()}
+    report = broken(tenancy.owner, script, monkeypatch, *(concerned or {"memory_nodes"}))
+
+    assert not report.isolated
+    assert crossed(report) >= (through or set())
+    assert missing(report) >= (guards or set())
+    assert tenancy.contents() == before
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_search_that_forgets_to_ask_is_found(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row security still holds; that the builder does not refuse is a row too many."""
+    monkeypatch.setattr("db.search.corpus.Corpus.refuse_without", lambda *_: None)
+
+    report = broken(tenancy.owner, "SELECT 1", monkeypatch, "searches")
+
+    assert {k for t, k in crossed(report) if t == "memory"} == {
+        f"{mode} search" for mode in ("vector", "text", "fuzzy", "hybrid")
+    }
+    assert missing(report) == set()
+
+
+def test_whoever_may_not_verify_is_told_what_is_needed(tenancy: Tenancy) -> None:
+    """An application cannot write tenants; a role that is not there is named."""
+    with pytest.raises(NotPermitted, match="member of rag_admin"):
+        IsolationService(tenancy.application).verify(tenancy.application.url.username or "")
+    with pytest.raises(NotPermitted, match="GRANT rag_read_only TO the login"):
+        IsolationService(tenancy.application).verify("rag_read_only")
+    with pytest.raises(NotFound, match="there is no role 'nobody'"):
+        IsolationService(tenancy.owner).verify("nobody")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_administrator_can_verify(tenancy: Tenancy) -> None:
+    """A superuser is not needed."""
+    with logged_in(tenancy.owner, "rag_admin") as administrator:
+        name = administrator.url.username
+        with tenancy.owner.engine.begin() as connection:
+            connection.execute(text(f"GRANT rag_read_write TO {name}"))
+        report = IsolationService(administrator).verify()
+
+    assert (crossed(report), missing(report)) == (set(), set())
+
+
+def run_command(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, as a process of its own."""
+    return subprocess.run(
+        [PGCORPUS, "verify-isolation", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": os.defpath,
+            "COLUMNS": "160",
+            "DATABASE_URL": url.render_as_string(hide_password=False),
+        },
+        cwd=folder,
+        timeout=120,
+    )
+
+
+def test_the_command_tells_scripts_and_people(
+    tenancy: Tenancy, databases: Databases, migrated: URL, tmp_path: Path
+) -> None:
+    """Only JSON on stdout, counts for people, and exit codes 0, 1 and 2."""
+    with databases.opened(migrated.database or "") as leaking, ThreadPoolExecutor() as threads:
+        with leaking.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE memory_nodes DISABLE ROW LEVEL SECURITY"))
+        healthy, shown, nobody, misused = threads.map(
+            lambda run: run_command(run[0], tmp_path, *run[1:]),
+            [
+                (tenancy.owner.url, "--json"),
+                (leaking.url,),
+                (leaking.url, "--as", "nobody"),
+                (leaking.url, "--nonsense"),
+            ],
+        )
+
+    assert [each.returncode for each in (healthy, shown, nobody, misused)] == [0, 1, 1, 2]
+    report = json.loads(healthy.stdout)
+    assert (report["isolated"], report["crossed"], report["role"]) == (True, 0, "rag_read_write")
+    assert report["tried"] == sum(each["tried"] for each in report["attacks"]) > 1500
+    assert report["attacks"][0].keys() == {"target", "kind", "tried", "refused", "crossed", "by"}
+    assert "ALTER TABLE memory_nodes ENABLE ROW LEVEL SECURITY;" in shown.stdout.splitlines()
+    assert "CROSSED: SELECT on memory_nodes" in shown.stderr
+    assert "Traceback" not in nobody.stderr
+    assert "no role 'nobody'" in nobody.stderr

@@ -1,0 +1,113 @@
+"""Sixty tenants of very different size: each finds what it would find alone, by the right plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import URL, text
+
+from db.engine import Database
+from db.repositories import diagnosis
+from db.repositories import search as search_repository
+from db.search.corpora import MEMORY
+from db.search.legs import AskedModel
+from tests.conftest import Databases
+from tests.logins import logged_in
+from tests.prove.isolation import LEGS, Population, fill, index_large_scopes, measure
+
+POPULATION = Population(30_000, 60, AskedModel("tenants", 64))
+"""Vectors that are short make a graph that is soon made."""
+
+QUESTIONS = 20
+LARGE, MIDDLING, SMALL, SMALLEST = 0, 1, 10, 59
+OWN_WORDS = "idx_memory_nodes_scope_"
+OWN_VECTORS = "idx_memory_embeddings_scope"
+
+
+@pytest.fixture(scope="module")
+def owner(databases: Databases, migrated: URL) -> Iterator[Database]:
+    """The population, as a superuser."""
+    with databases.opened(migrated.database or "") as owner:
+        model = POPULATION.model
+        with owner.unit_of_work() as work:
+            work.embeddings.add_model(model.name, dimensions=model.dimensions, provider="hashing")
+            work.session.execute(
+                text("""
+                    CREATE INDEX memory_embeddings_hnsw_tenants ON memory_embeddings
+                    USING hnsw ((embedding::halfvec(64)) halfvec_cosine_ops)
+                    WITH (m = 16, ef_construction = 64) WHERE model_name = 'tenants'
+                """)
+            )
+            work.commit()
+        fill(owner, POPULATION)
+        yield owner
+
+
+@pytest.fixture(scope="module")
+def application(owner: Database) -> Iterator[Database]:
+    """The same, as an application's login."""
+    with logged_in(owner, "rag_read_write") as application:
+        yield application
+
+
+def test_sizes_fall_as_those_of_customers_do() -> None:
+    """One has half of all, the others follow Zipf's law, and nothing is lost."""
+    sizes = Population(1_000_000, 1000).sizes
+
+    assert sizes.sum() == 1_000_000
+    assert [int(sizes[n]) for n in (1, 999)] == [38_547, 77]
+    assert 500_000 <= sizes[0] < 501_000
+
+
+@pytest.mark.parametrize("tenant", [LARGE, MIDDLING, SMALL, SMALLEST])
+@pytest.mark.parametrize("mode", LEGS)
+def test_every_tenant_finds_what_it_would_find_alone(
+    application: Database, tenant: int, mode: str
+) -> None:
+    """All hits there are, and the ten nearest of its own, whatever is nearer and others'."""
+    found = measure(application, POPULATION, tenant, mode, questions=QUESTIONS)
+
+    assert found.full == QUESTIONS
+    assert found.recall is None or found.recall >= 0.95
+    assert "all of" not in found.plan, "reads what is others'"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "mode", "index"),
+    [
+        (LARGE, "vector", "memory_embeddings_hnsw_tenants"),
+        (MIDDLING, "vector", OWN_VECTORS),
+        (SMALL, "vector", OWN_VECTORS),
+        (SMALLEST, "vector", OWN_VECTORS),
+        (LARGE, "text", "idx_memory_nodes_search"),
+        (MIDDLING, "text", OWN_WORDS),
+        (SMALLEST, "text", OWN_WORDS),
+    ],
+)
+def test_row_security_keeps_no_search_from_its_index(
+    application: Database, tenant: int, mode: str, index: str
+) -> None:
+    """A large scope uses the index of all, a small one reads its own rows alone."""
+    found = measure(application, POPULATION, tenant, mode, questions=1)
+
+    assert index in found.plan
+
+
+def test_a_large_scope_uses_the_index_of_its_own(
+    owner: Database, application: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``pgcorpus doctor`` asks for: the planner finds it, and passes over nothing of others'."""
+    for module in (search_repository, diagnosis):
+        monkeypatch.setattr(module, "MOST_COMPARED", 2_000)
+    made = index_large_scopes(owner, POPULATION)
+    with owner.unit_of_work() as work:
+        model = next(m for m in work.embeddings.list_models() if m.name == POPULATION.model.name)
+        assert work.diagnosis.list_unindexed_scopes(MEMORY, model) == []
+
+    assert len(made) == 2
+    for mode, name in (("vector", "memory_embeddings_hnsw_tenants_"), ("text", "search_")):
+        found = measure(application, POPULATION, MIDDLING, mode, questions=QUESTIONS)
+        assert found.full == QUESTIONS
+        assert found.recall is None or found.recall >= 0.95
+        assert name in found.plan

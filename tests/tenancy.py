@@ -1,0 +1,133 @@
+"""Two tenants and somebody on their own, who have remembered the same things under the same ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, text
+
+from db.engine import Database
+from db.scope import Scope
+from db.uow import UnitOfWork
+from tests import factories
+from tests.logins import logged_in
+
+MEMORIES: Final = 3
+"""Of each scope, all with the same ids."""
+
+KEYS: Final = {
+    "tenants": "id",
+    "users": "id",
+    "memory_nodes": "key",
+    "episodic_memories": "key",
+    "memory_embeddings": "id",
+    "episode_embeddings": "id",
+    "jobs": "id",
+    "import_runs": "id",
+    "import_files": "id",
+    "import_transformations": "id",
+    "import_rejects": "id",
+}
+"""Every scoped table and its primary key."""
+
+SHARED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
+"""Those that have rows of no scope, too, which everybody sees; their owner sees all."""
+
+
+@dataclass(frozen=True)
+class Tenancy:
+    """A database with the rows of three scopes.
+
+    Attributes:
+        owner: As the superuser, who sees everything.
+        application: As a login of the application.
+        ours: A tenant.
+        theirs: Another, whose rows nobody else may see.
+        person: Somebody on their own, the same.
+        user_ids: Of each scope, one of its users.
+    """
+
+    owner: Database
+    application: Database
+    ours: Scope
+    theirs: Scope
+    person: Scope
+    user_ids: dict[Scope, UUID]
+
+    def keys(self, table: str, scope: Scope) -> list[Any]:
+        """Primary keys of the rows that are a scope's, in a table of ``KEYS``."""
+        whose = "'tenant:' || id" if table == "tenants" else "scope"
+        found = text(f"SELECT {KEYS[table]} FROM {table} WHERE {whose} = :scope ORDER BY 1")  # noqa: S608 - names from above
+        with self.owner.engine.connect() as connection:
+            return list(connection.scalars(found, {"scope": str(scope)}))
+
+    def contents(self) -> dict[str, list[str]]:
+        """Every row of every scoped table as text, whoever may see it."""
+        with self.owner.engine.connect() as connection:
+            rows = "SELECT CAST(t AS text) FROM {} AS t ORDER BY 1"
+            return {each: list(connection.scalars(text(rows.format(each)))) for each in KEYS}
+
+
+MEMORY_VECTOR: Final = text("""
+    INSERT INTO memory_embeddings (node_key, scope, model_name, embedding, content_hash)
+    VALUES (:key, :scope, 'hashing', :vector, '')
+""")
+
+
+def make_scope(work: UnitOfWork, *, tenant: bool) -> Scope:
+    """A tenant without a user, or somebody on their own."""
+    factories.bind(work.session)
+    if tenant:
+        return Scope.tenant(factories.TenantFactory().id)
+    return Scope.user(factories.UserFactory().id)
+
+
+def secret(scope: Scope) -> str:
+    """A word that only the memories of a scope hold."""
+    return f"secret{(scope.tenant_id or scope.user_id).hex}"  # type: ignore[union-attr]
+
+
+@contextmanager
+def settled(database: Database) -> Iterator[Tenancy]:
+    """Fill a database of the newest schema, and log in as an application."""
+    scopes, user_ids = [], {}
+    with database.unit_of_work() as work:
+        factories.bind(work.session)
+        for of_tenant in (True, True, False):
+            tenant = factories.TenantFactory() if of_tenant else None
+            user = factories.UserFactory(tenant=tenant, email=f"{uuid4().hex}@example.com")
+            scope = Scope.tenant(tenant.id) if tenant else Scope.user(user.id)
+            owned = {"tenant": tenant} if tenant else {"user": user}
+            for number in range(MEMORIES):
+                node = factories.MemoryNodeFactory(
+                    id=f"mem_{number}", human_content=f"{secret(scope)} {number}", **owned
+                )
+                factories.MemoryEmbeddingFactory(node=node)
+            episode = factories.EpisodicMemoryFactory(id="ep_0", title=secret(scope), **owned)
+            factories.EpisodeEmbeddingFactory(episode=episode)
+            run = factories.ImportRunFactory(scope=str(scope))
+            of_run = {"run": run, "scope": str(scope)}
+            factories.ImportFileFactory(**of_run)
+            factories.ImportTransformationFactory(item=secret(scope), **of_run)
+            factories.ImportRejectFactory(payload={"said": secret(scope)}, **of_run)
+            scopes.append(scope)
+            user_ids[scope] = user.id
+        work.commit()
+    with database.engine.begin() as connection:
+        connection.execute(text("ANALYZE"))
+    with logged_in(database, "rag_read_write") as application:
+        yield Tenancy(database, application, *scopes, user_ids)
+
+
+def enter(connection: Connection, scope: Scope | None, *, session: bool = False) -> None:
+    """Set a scope by SQL alone."""
+    settings = {"app.tenant_id": "", "app.user_id": ""} if scope is None else scope.settings
+    for name, value in settings.items():
+        connection.execute(
+            text("SELECT set_config(:name, :value, :local)"),
+            {"name": name, "value": value, "local": not session},
+        )
