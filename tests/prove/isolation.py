@@ -407,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sampled(tenants: int) -> list[int]:
     """Tenants from the largest to the smallest."""
-    places = (0, 1, 2, 5, 10, 20, 50, 100, 300, 600, tenants - 1)
+    places = (0, 1, 2, 5, 10, 12, 20, 50, 100, 300, 600, tenants - 1)
     return [tenant for tenant in places if tenant < tenants]
 
 

@@ -34,6 +34,8 @@ def record(work: UnitOfWork) -> None:
 def tenancy(database: Database) -> Iterator[Tenancy]:
     """Two scopes for which the same file was imported, by a login of the application."""
     with settled(database) as tenancy:
+        with database.engine.begin() as connection:  # what everybody has there already
+            connection.execute(text(f"TRUNCATE {', '.join(TABLES)}"))
         for scope in (tenancy.ours, tenancy.theirs):
             with tenancy.application.unit_of_work(scope) as work:
                 record(work)

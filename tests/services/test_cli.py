@@ -200,7 +200,12 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
 
     assert (len(page["hits"]), page["note"]) == (10, None)
     active = {corpus: m["name"] for m in listed for corpus in m["active_for"]}
-    assert active == {"knowledge": "hashing-64", "chat": "all-MiniLM-L6-v2"}
+    assert active == {
+        "knowledge": "hashing-64",
+        "chat": "all-MiniLM-L6-v2",
+        "memory": "bge-m3",
+        "episodes": "bge-m3",
+    }
     again = filled(*add)
     assert (again.returncode, "there is a model" in again.stderr) == (1, True)
 
