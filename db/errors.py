@@ -259,6 +259,7 @@ MEANINGS = {
     "uq_users_auth_provider_external_id": "the auth_provider has a user with this external_id "
     "already",
     "non_empty_identity": "a user has an auth_provider and an external_id there",
+    "valid_auth_provider": "an auth_provider has no colon, which divides it from the external_id",
     "valid_email": "an email address has one @ and no spaces",
     "fk_users_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
     "fk_memory_nodes_tenant_id": "there is no such tenant; see: pgcorpus tenants list",

@@ -195,6 +195,7 @@ def _people() -> None:
             CONSTRAINT uq_users_auth_provider_external_id UNIQUE (auth_provider, external_id),
             CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
             CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
+            CONSTRAINT valid_auth_provider CHECK (auth_provider !~ ':'),
             CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$')
         )
     """)

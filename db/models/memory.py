@@ -123,6 +123,7 @@ class User(Base):
         UniqueConstraint("auth_provider", "external_id"),
         UniqueConstraint("scope", "id"),
         CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),
+        CheckConstraint("auth_provider !~ ':'", name="valid_auth_provider"),
         CheckConstraint("email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="valid_email"),
         Index("idx_users_tenant_id", "tenant_id"),
     )
