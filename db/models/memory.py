@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
 
 from db.base import Base, now, owned_by, uuid_pk
 from db.mixins import Embedded, embedding_constraints
@@ -76,6 +77,7 @@ def _lists(column: str, names: tuple[str, ...]) -> str:
 class Scoped:
     """A row that is a user's or a tenant's, and whose it is in one column."""
 
+    key: Mapped[uuid_pk]
     user_id: Mapped[UUID | None] = mapped_column(
         comment="whose personal memory it is, or who wrote"
     )
@@ -88,12 +90,41 @@ class Scoped:
         nullable=False,
         comment="who may see it, as app_scope() has it",
     )
+    access_count: Mapped[int] = mapped_column(
+        server_default=text("0"), comment="how often it was recalled"
+    )
+    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
 
 
-def _of_its_user() -> ForeignKeyConstraint:
-    """The user is of the row's tenant, or has none where the row has none."""
-    return ForeignKeyConstraint(
-        ["scope", "user_id"], ["users.scope", "users.id"], ondelete="CASCADE"
+STORAGE: Final = {"postgresql_with": {"fillfactor": 85}}
+"""Room on each page: a recalled row is counted where it stands, and no index is written."""
+
+
+def _scoped(table: str, *, words: str, shown: tuple[str, str]) -> tuple[SchemaItem, ...]:
+    """The rules and indexes that memories and episodes share.
+
+    Args:
+        table: Which of them.
+        words: The ``tsvector`` column.
+        shown: The two columns that trigrams are looked for in.
+    """
+    return (
+        UniqueConstraint("scope", "id"),
+        UniqueConstraint("key", "scope"),
+        # The user is of the row's tenant, or has none where the row has none.
+        ForeignKeyConstraint(["scope", "user_id"], ["users.scope", "users.id"], ondelete="CASCADE"),
+        CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
+        CheckConstraint("access_count >= 0", name="valid_access_count"),
+        Index(f"idx_{table}_user_created", "user_id", "created_at"),
+        Index(f"idx_{table}_tenant_created", "tenant_id", "created_at"),
+        Index(f"idx_{table}_scope_created", "scope", "created_at", "key"),
+        Index(f"idx_{table}_search", words, postgresql_using="gin"),
+        Index(
+            f"idx_{table}_content_trgm",
+            literal_column(f"(({shown[0]} || ' '::text) || {shown[1]})").label("shown"),
+            postgresql_using="gin",
+            postgresql_ops={"shown": "gin_trgm_ops"},
+        ),
     )
 
 
@@ -152,10 +183,9 @@ class MemoryNode(Scoped, Base):
 
     __tablename__ = "memory_nodes"
     __table_args__ = (
-        UniqueConstraint("scope", "id"),
-        UniqueConstraint("key", "scope"),
-        _of_its_user(),
-        CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
+        *_scoped(
+            "memory_nodes", words="memory_search", shown=("human_content", "assistant_content")
+        ),
         CheckConstraint(r"human_content ~ '\S' OR assistant_content ~ '\S'", name="non_empty_node"),
         CheckConstraint("sequence_index >= 0", name="valid_sequence_index"),
         _one_of("intent_type", INTENT_TYPES),
@@ -167,24 +197,12 @@ class MemoryNode(Scoped, Base):
         CheckConstraint(_lists("tags", TAGS), name="valid_tags"),
         CheckConstraint("cluster_id >= -1", name="valid_cluster_id"),
         CheckConstraint("cluster_confidence BETWEEN 0 AND 1", name="valid_cluster_confidence"),
-        CheckConstraint("access_count >= 0", name="valid_access_count"),
-        Index("idx_memory_nodes_user_created", "user_id", "created_at"),
-        Index("idx_memory_nodes_tenant_created", "tenant_id", "created_at"),
-        Index("idx_memory_nodes_scope_created", "scope", "created_at", "key"),
         Index("idx_memory_nodes_scope_conversation", "scope", "conversation_id", "sequence_index"),
         Index("idx_memory_nodes_scope_cluster", "scope", "cluster_id"),
         Index("idx_memory_nodes_scope_said", "scope", "human_hash"),
-        Index("idx_memory_nodes_search", "memory_search", postgresql_using="gin"),
-        Index(
-            "idx_memory_nodes_content_trgm",
-            literal_column("((human_content || ' '::text) || assistant_content)").label("shown"),
-            postgresql_using="gin",
-            postgresql_ops={"shown": "gin_trgm_ops"},
-        ),
-        {"postgresql_with": {"fillfactor": 85}},
+        STORAGE,
     )
 
-    key: Mapped[uuid_pk]
     id: Mapped[str] = mapped_column(
         String(255),
         comment="mem_ and 16 hex digits of the SHA-256 of conversation_id:sequence_index:the "
@@ -225,10 +243,6 @@ class MemoryNode(Scoped, Base):
     )
     cluster_label: Mapped[str | None] = mapped_column(String(255))
     cluster_confidence: Mapped[float | None] = mapped_column(Double, comment="0 to 1")
-    access_count: Mapped[int] = mapped_column(
-        server_default=text("0"), comment="how often it was recalled"
-    )
-    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
     duplicate_of: Mapped[str | None] = mapped_column(
         String(255), comment="id of the memory that says the same, where it was linked"
     )
@@ -263,10 +277,7 @@ class EpisodicMemory(Scoped, Base):
 
     __tablename__ = "episodic_memories"
     __table_args__ = (
-        UniqueConstraint("scope", "id"),
-        UniqueConstraint("key", "scope"),
-        _of_its_user(),
-        CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
+        *_scoped("episodic_memories", words="episode_search", shown=("title", "content")),
         CheckConstraint("jsonb_typeof(messages) = 'array'", name="valid_messages"),
         CheckConstraint("message_count >= 0", name="valid_message_count"),
         CheckConstraint("duration_minutes >= 0", name="valid_duration"),
@@ -274,21 +285,9 @@ class EpisodicMemory(Scoped, Base):
         _one_of("dominant_intent", INTENT_TYPES),
         CheckConstraint("avg_technical_depth BETWEEN 0 AND 10", name="valid_avg_technical_depth"),
         _one_of("urgency_max", URGENCIES),
-        CheckConstraint("access_count >= 0", name="valid_access_count"),
-        Index("idx_episodic_memories_user_created", "user_id", "created_at"),
-        Index("idx_episodic_memories_tenant_created", "tenant_id", "created_at"),
-        Index("idx_episodic_memories_scope_created", "scope", "created_at", "key"),
-        Index("idx_episodic_memories_search", "episode_search", postgresql_using="gin"),
-        Index(
-            "idx_episodic_memories_content_trgm",
-            literal_column("((title || ' '::text) || content)").label("shown"),
-            postgresql_using="gin",
-            postgresql_ops={"shown": "gin_trgm_ops"},
-        ),
-        {"postgresql_with": {"fillfactor": 85}},
+        STORAGE,
     )
 
-    key: Mapped[uuid_pk]
     id: Mapped[str] = mapped_column(String(255), comment="ep_...; one of each within a scope")
     title: Mapped[str] = mapped_column(Text, server_default="")
     messages: Mapped[list[Any]] = mapped_column(
@@ -318,10 +317,6 @@ class EpisodicMemory(Scoped, Base):
         ARRAY(Text), server_default=text("'{}'"), comment="the memories it is made of"
     )
     related_episode_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    access_count: Mapped[int] = mapped_column(
-        server_default=text("0"), comment="how often it was recalled"
-    )
-    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
     language: Mapped[str] = mapped_column(
         REGCONFIG,
         server_default=text("'english'::regconfig"),

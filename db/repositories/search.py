@@ -323,13 +323,11 @@ class SearchRepository(Repository):
             "half_life_days": ask.half_life_days,
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
-        compared_whole = corpus.scope is not None and searched <= MOST_COMPARED
         return Statement(
             shape=replace(
                 shape,
                 few=kept is not None,
-                exact=kept is None and compared_whole and shape.model is not None,
-                read=compared_whole,
+                whole=corpus.scope is not None and searched <= MOST_COMPARED,
             ),
             values=values,
             thresholds=thresholds,

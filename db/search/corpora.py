@@ -193,12 +193,13 @@ def _listed(of: Column[Any], name: str) -> Filter:
 
 _nodes = _table(MemoryNode)
 _node_vectors = _table(MemoryEmbedding)
+_exchange = _nodes.c.human_content + literal_column("E'\\n'") + _nodes.c.assistant_content
 
 MEMORY: Final = Corpus(
     name="memory",
     passages=_nodes,
     key=_nodes.c.key,
-    text=_nodes.c.human_content + literal_column("E'\\n'") + _nodes.c.assistant_content,
+    text=_exchange,
     words=_nodes.c.memory_search,
     language=_nodes.c.language,
     shown=_nodes.c.human_content + literal_column("' '") + _nodes.c.assistant_content,
@@ -232,9 +233,7 @@ MEMORY: Final = Corpus(
     hits=select(
         _nodes.c.key.label("id"),
         func.left(_nodes.c.human_content, 100).label("title"),
-        (_nodes.c.human_content + literal_column("E'\\n'") + _nodes.c.assistant_content).label(
-            "content"
-        ),
+        _exchange.label("content"),
         _nodes.c.id.label("memory_id"),
         _nodes.c.conversation_id.label("conversation"),
         _nodes.c.sequence_index.label("position"),

@@ -108,17 +108,14 @@ class Narrowing:
             enough passages meet them.
         few: Whether so few passages meet them that all are compared: an index would have to be
             read far to find enough of them.
-        exact: Whether all vectors of the scope are compared, and the conditions asked of the
-            nearest first.
-        read: Whether the words of all passages of the scope are read, and no index: that one is of
-            everybody's.
+        whole: Whether all passages of the scope are compared, and no index: that one is of
+            everybody's. Of vectors the conditions are asked of the nearest first.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
     distant: Sequence[ColumnElement[bool]] = ()
     few: bool = False
-    exact: bool = False
-    read: bool = False
+    whole: bool = False
 
 
 class VectorLeg:
@@ -139,7 +136,7 @@ class VectorLeg:
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
         near = near.where(self._is_of_model(), *corpus.asked_of(corpus.vectors))
-        if narrowing.exact:
+        if narrowing.whole and not narrowing.few:
             compared = near.subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
             conditions = (*narrowing.direct, *narrowing.distant)
@@ -213,7 +210,7 @@ class TextLeg:
             *narrowing.direct,
             *(narrowing.distant if narrowing.few else ()),
         )
-        if narrowing.read:  # first those of the scope, then their words
+        if narrowing.whole:  # first those of the scope, then their words
             passages = passages.offset(literal_column("0", Integer))
         asked = passages.subquery("asked")
         matching = select(asked.c.passage_id, self._unpacked(asked.c.words)).where(

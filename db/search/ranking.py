@@ -72,8 +72,7 @@ class Shape:
         conditions: What the filters ask of a passage.
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
-        exact: Whether the vectors of all of the scope are.
-        read: Whether the words of all of the scope are read, without an index.
+        whole: Whether all of the scope are, without an index.
         boosted: Whether what speaks for a passage by itself counts.
     """
 
@@ -86,8 +85,7 @@ class Shape:
     conditions: tuple[Condition, ...] = ()
     demanding: bool = False
     few: bool = False
-    exact: bool = False
-    read: bool = False
+    whole: bool = False
     boosted: bool = False
 
     def narrowing(self) -> Narrowing:
@@ -100,8 +98,7 @@ class Shape:
             direct=direct,
             distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
             few=self.few,
-            exact=self.exact,
-            read=self.read,
+            whole=self.whole,
         )
 
     def search_legs(self) -> list[SearchLeg]:
