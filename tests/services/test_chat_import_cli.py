@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from db.engine import Database
 from tests.factories import exports
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
-
-
-@pytest.fixture
-def pgcorpus(database: Database, tmp_path: Path) -> Command:
-    """Runs the installed command on a database of the test's own."""
-    address = database.url.render_as_string(hide_password=False)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"DATABASE_URL": address, "COLUMNS": "160"},
-            cwd=tmp_path,
-            timeout=120,
-        )
-
-    return run
+from tests.services.command import Command
 
 
 def test_an_import_is_told_to_people_and_to_scripts(pgcorpus: Command, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -18,36 +17,14 @@ from sqlalchemy import text
 import db
 from db.engine import Database
 from services import samples
+from tests.services.command import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 PROJECT = Path(db.__file__).parents[1]
 WAITS_FOR_A_LOCK = text(
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
     " AND wait_event_type = 'Lock')"
 )
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 ADD_MODEL = ["models", "add", "--dimensions", "8", "--provider", "hashing"]
-
-
-@pytest.fixture
-def pgcorpus(database: Database, tmp_path: Path) -> Command:
-    """Runs the installed command on a database of the test's own."""
-    environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    environment["DATABASE_URL"] = database.url.render_as_string(hide_password=False)
-    environment["COLUMNS"] = "160"
-
-    def run(*arguments: str | bytes, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment | more,
-            cwd=tmp_path,
-            timeout=120,
-        )
-
-    return run
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +17,10 @@ from db.engine import Database
 from db.models import MemoryEmbedding, MemoryNode
 from services import samples
 from tests.benchmarks.memory_import import make
+from tests.services.command import PGCORPUS, Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 NOBODY = "11111111-1111-1111-1111-111111111111"
 SAMPLES = str(samples.folder("memory"))
-
-
-@pytest.fixture
-def variables(database: Database) -> Mapping[str, str]:
-    """The environment of the commands."""
-    address = database.url.render_as_string(hide_password=False)
-    return os.environ | {"DATABASE_URL": address, "COLUMNS": "200"}
-
-
-@pytest.fixture
-def pgcorpus(variables: Mapping[str, str], tmp_path: Path) -> Command:
-    """Runs the installed command on a database of the test's own."""
-
-    def run(*arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={**variables, **others},
-            cwd=tmp_path,
-            timeout=120,
-        )
-
-    return run
 
 
 @pytest.fixture

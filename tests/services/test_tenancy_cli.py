@@ -5,37 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from db.engine import Database
+from tests.services.command import PGCORPUS, Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 NOBODY = "11111111-1111-1111-1111-111111111111"
-
-
-@pytest.fixture
-def pgcorpus(database: Database, tmp_path: Path) -> Command:
-    """Runs the installed command on a database of the test's own."""
-    address = database.url.render_as_string(hide_password=False)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"DATABASE_URL": address, "COLUMNS": "200"},
-            cwd=tmp_path,
-            timeout=120,
-        )
-
-    return run
 
 
 def test_a_tenant_and_its_users_are_made_and_listed(pgcorpus: Command) -> None:

@@ -1,0 +1,39 @@
+"""What the tests of services share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from db.engine import Database
+from tests.services.command import PGCORPUS, Command
+
+
+@pytest.fixture
+def variables(database: Database) -> Mapping[str, str]:
+    """The environment of the command: a wide terminal, and a database of the test's own."""
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
+    address = database.url.render_as_string(hide_password=False)
+    return kept | {"DATABASE_URL": address, "COLUMNS": "200"}
+
+
+@pytest.fixture
+def pgcorpus(variables: Mapping[str, str], tmp_path: Path) -> Command:
+    """Runs the installed command; keywords are further variables of its environment."""
+
+    def run(*arguments: str | bytes, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PGCORPUS, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**variables, **more},
+            cwd=tmp_path,
+            timeout=120,
+        )
+
+    return run
