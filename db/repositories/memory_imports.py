@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -46,6 +46,7 @@ from db.models.jobs import Job
 from db.models.memory import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
 from db.repositories.base import Repository
 from db.repositories.embeddings import BUILD_MEMORY_KB, GRAPH_BYTES, text_hash
+from db.repositories.imports import fresh_ids
 from db.repositories.jobs import PENDING, embed_key
 from db.search import corpora
 from db.search.corpus import Corpus
@@ -281,7 +282,8 @@ class MemoryImportRepository(Repository):
             IntegrityError: The unit of work turns it into ``ConstraintViolated``.
         """
         columns = {"place": "int4", "key": "uuid"} | kind.columns
-        rows = ((place, uuid4(), *kind.row(record)) for place, record in enumerate(records))
+        keyed = zip(fresh_ids(len(records)), records, strict=True)
+        rows = ((place, key, *kind.row(record)) for place, (key, record) in enumerate(keyed))
         try:
             with self.staged(f"staged_{kind.corpus.name}", columns, rows) as staged:
                 written = self._write(kind, staged, replace=replace)

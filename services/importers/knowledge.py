@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from db.engine import Database
 from db.errors import ConstraintViolated, ImportFailed
 from db.models.imports import ImportFile
-from db.repositories.imports import Changed, Refused
+from db.repositories.imports import Changed, Refused, fresh_ids
 from db.repositories.knowledge import Known, Write
 from db.uow import UnitOfWork
 from services.importers.chunks import Context, Layout, Place, layout_of
@@ -345,16 +343,6 @@ def frozen() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def fresh_ids(count: int) -> Iterator[UUID]:
-    """Random keys, from one read of the system's randomness.
-
-    ``uuid4()`` gives the interpreter's lock away each time, and then waits for the thread that
-    makes the next batch: 40 µs a key.
-    """
-    randomness = os.urandom(16 * count)
-    return (UUID(bytes=randomness[n : n + 16], version=4) for n in range(0, len(randomness), 16))
 
 
 def _read(found: Found) -> _Content:
