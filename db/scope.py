@@ -30,7 +30,11 @@ LOGIN: Final = text("""
               AND pg_has_role(current_user, able.oid, 'MEMBER')) AS could_be,
            (SELECT min(relname::text) FROM pg_class
             WHERE relforcerowsecurity AND relnamespace = current_schema()::regnamespace
-              AND pg_has_role(current_user, relowner, 'MEMBER')) AS owned
+              AND pg_has_role(current_user, relowner, 'MEMBER')) AS owned,
+           (SELECT min(relname::text) FROM pg_class, pg_roles AS able
+            WHERE relforcerowsecurity AND relnamespace = current_schema()::regnamespace
+              AND pg_has_role(current_user, able.oid, 'MEMBER')
+              AND has_table_privilege(able.oid, pg_class.oid, 'TRUNCATE, TRIGGER')) AS administered
     FROM pg_roles WHERE rolname = current_user
 """)
 
@@ -107,6 +111,8 @@ def refuse_unsafe(connection: Connection) -> None:
         why = f"it may become {login.could_be}, which does"
     elif login.owned is not None:
         why = f"it owns {login.owned}, or may act as its owner"
+    elif login.administered is not None:
+        why = f"it may TRUNCATE {login.administered}, or put a trigger on it, as administrators may"
     else:
         return
     raise UnsafeRole(

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from db.base import Base
-from db.models.audit import LOG_TABLES, NOT_AUDITED
+from db.models.audit import NOT_AUDITED
 from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
 from db.repositories.embeddings import (
@@ -29,11 +29,8 @@ from db.repositories.embeddings import (
     index_of,
 )
 from db.repositories.search import MOST_COMPARED, SearchRepository, Statement
-from db.scope import Scope
+from db.scope import APPLICATION_ROLE, Scope
 from db.search.corpus import Corpus
-
-APPLICATION_ROLE: Final = "pgcorpus_app"
-"""The role that a remedy makes for the application."""
 
 DISABLED_COST: Final = 1e10
 """``disable_cost``: what PostgreSQL before 18 adds to a node that a setting forbids."""
@@ -51,8 +48,7 @@ ROLE: Final = text("""
     SELECT rolname AS name, rolsuper AS superuser, rolbypassrls AS bypasses_security,
            ARRAY(SELECT relname::text FROM pg_class
                  WHERE oid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))
-                   AND pg_has_role(relowner, 'USAGE') ORDER BY 1) AS owns,
-           EXISTS (SELECT FROM pg_roles WHERE rolname = :application) AS has_application
+                   AND pg_has_role(relowner, 'USAGE') ORDER BY 1) AS owns
     FROM pg_roles WHERE rolname = current_user
 """)
 
@@ -210,27 +206,19 @@ class Role(NamedTuple):
         superuser: Whether nothing is forbidden to it.
         bypasses_security: Whether row security does not bind it.
         owns: Tables of the project that it owns, itself or as a member of their owner.
-        has_application: Whether ``APPLICATION_ROLE`` exists.
     """
 
     name: str
     superuser: bool
     bypasses_security: bool
     owns: Sequence[str]
-    has_application: bool
 
     @property
     def remedy(self) -> str:
         """What gives the application a role of the right kind."""
         if not self.superuser and not self.owns:
             return f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;"
-        tables = ", ".join(sorted(Base.metadata.tables.keys() - LOG_TABLES))
-        make = "" if self.has_application else f"CREATE ROLE {APPLICATION_ROLE} LOGIN;\n"
-        return (
-            f"{make}"
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {APPLICATION_ROLE};\n"
-            f"-- then, in psql: \\password {APPLICATION_ROLE}, and let DATABASE_URL name that role"
-        )
+        return f"pgcorpus roles create-user NAME --role {APPLICATION_ROLE}"
 
 
 class TableStatistics(NamedTuple):
@@ -420,8 +408,8 @@ class DiagnosisRepository(Repository):
 
     def get_role(self) -> Role:
         """The role that is connected, and what it may do too much."""
-        named = {"tables": sorted(Base.metadata.tables), "application": APPLICATION_ROLE}
-        return Role(*self.session.execute(ROLE, named).one())
+        tables = sorted(Base.metadata.tables)
+        return Role(*self.session.execute(ROLE, {"tables": tables}).one())
 
     def list_leaky(self) -> list[str]:
         """Functions of searches that keep an index from serving under row security."""

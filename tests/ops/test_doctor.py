@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,12 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
 from db.repositories import diagnosis
-from db.repositories.diagnosis import APPLICATION_ROLE, Server
+from db.repositories.diagnosis import Server
 from db.search.corpora import CORPORA, KNOWLEDGE
 from db.settings import Settings
 from services.ops import doctor
 from services.ops.doctor import Diagnosis, DoctorService, Finding
+from tests.command import PGCORPUS
 from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Programs
 from tests.search.shelves import DIMENSIONS, MODEL
@@ -33,7 +33,6 @@ from tests.search.shelves import DIMENSIONS, MODEL
 ROWS = 10_500
 """More than are compared one by one."""
 
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "doctor.md"
 HNSW = "chunk_embeddings_hnsw_hashing"
 HNSW_OF = (
@@ -98,8 +97,7 @@ def application(administrator: URL) -> Iterator[str]:
     with engine.connect() as connection:
         connection.execute(text(f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{PASSWORD}'"))
         yield APPLICATION
-        for role in (APPLICATION, APPLICATION_ROLE):
-            connection.execute(text(f"DROP ROLE IF EXISTS {role}"))
+        connection.execute(text(f"DROP ROLE {APPLICATION}"))
     engine.dispose()
 
 
@@ -449,7 +447,7 @@ def test_a_role_that_nothing_binds_is_found(
     blank: Patient, administrator: URL, attribute: str, fault: str
 ) -> None:
     """Logged in as such a role; its remedy makes one that passes."""
-    role = "test_doctor_privileged"
+    role, application = "test_doctor_privileged", "test_doctor_bound"
     blank.run(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' {attribute}")
     blank.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     if not attribute:
@@ -461,14 +459,21 @@ def test_a_role_that_nothing_binds_is_found(
     assert (failure.check, failure.subject) == ("role", role)
     assert fault in failure.detail
 
-    blank.mend()
-    if attribute != "BYPASSRLS":
-        blank.run(f"ALTER ROLE {APPLICATION_ROLE} PASSWORD '{PASSWORD}'")
-        blank.log_in(APPLICATION_ROLE)
+    if attribute == "BYPASSRLS":
+        blank.mend()
+    else:
+        assert failure.remedy is not None
+        program, *arguments = failure.remedy.replace("NAME", application).split()
+        assert program == PGCORPUS.name
+        address = blank.url.render_as_string(hide_password=False)
+        variables = {"DATABASE_URL": address, "PGCORPUS_NEW_PASSWORD": PASSWORD}
+        subprocess.run([PGCORPUS, *arguments], check=True, env=variables)
+        blank.log_in(application)
 
     assert blank.failures() == []
 
     blank.log_in(APPLICATION)
+    blank.run(f"DROP ROLE IF EXISTS {application}")
     blank.run(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 

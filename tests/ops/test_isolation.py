@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +16,10 @@ from db.engine import Database
 from db.errors import NotFound, NotPermitted
 from services.ops import isolation
 from services.ops.isolation import IsolationReport, IsolationService
+from tests.command import PGCORPUS
 from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import KEYS, Tenancy, settled
-
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from db.engine import Database
 from db.migrations import upgrade
 from db.settings import Settings
 from services.cli.output import fail, say, table
+from tests.command import PGCORPUS
 from tests.factories import exports
 
 MEBIBYTES = 2048
@@ -50,8 +51,6 @@ SENTENCES = {
 
 CONVERSATIONS = 100
 """Are generated at a time; each such part has texts and identifiers of its own."""
-
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,11 +22,11 @@ import db
 from db.engine import Database
 from db.models import Message
 from db.search.corpora import CHAT
+from tests.command import PGCORPUS
 from tests.prove.effects import count_effects, enqueue_effects
 from tests.services.loopback_api import Answer, LoopbackAPI, Request
 
 PROJECT = Path(db.__file__).parents[1]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 LEASE_SECONDS = 2.0
 PATIENCE_SECONDS = 900.0
 MODEL = "loopback"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from db.engine import Database
-from tests.services.command import PGCORPUS, Command
+from tests.command import PGCORPUS, Command
 
 
 @pytest.fixture

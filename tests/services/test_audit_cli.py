@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +17,9 @@ from db.engine import Database
 from services.ops.audit import AuditService
 from services.ops.doctor import DoctorService
 from tests import factories
+from tests.command import PGCORPUS
 from tests.logins import logged_in
 
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 KEY = "0123456789abcdef0123456789abcdef"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

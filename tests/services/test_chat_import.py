@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,9 +22,8 @@ from services.importers.chat.detect import Format
 from services.importers.chat.importer import ChatImporter
 from services.importers.chat.rules import Parsed
 from services.importers.report import ImportReport
+from tests.command import PGCORPUS
 from tests.factories import exports
-
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 Write = Callable[..., Path]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import Command
 from tests.factories import exports
-from tests.services.command import Command
 
 
 def test_an_import_is_told_to_people_and_to_scripts(pgcorpus: Command, tmp_path: Path) -> None:

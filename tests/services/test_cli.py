@@ -17,7 +17,7 @@ from sqlalchemy import text
 import db
 from db.engine import Database
 from services import samples
-from tests.services.command import Command
+from tests.command import Command
 
 PROJECT = Path(db.__file__).parents[1]
 WAITS_FOR_A_LOCK = text(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from services.export.chat import FORMATS
 from services.export.openwebui import as_openwebui
 from services.export.tree import turns_before
 from services.importers.chat.openwebui import read
+from tests.command import PGCORPUS
 from tests.services.chat_archive import (
     ANSWER,
     BEGAN,
@@ -33,8 +33,6 @@ from tests.services.chat_archive import (
     fill,
     turn_key,
 )
-
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -24,6 +23,7 @@ from db.engine import Database
 from services.importers.conflicts import OnConflict
 from services.importers.knowledge import BATCH, KnowledgeImporter
 from services.importers.report import ImportReport
+from tests.command import PGCORPUS
 
 SAMPLES = Path(__file__).parents[2] / "services" / "samples" / "knowledge"
 TABLES = (
@@ -483,7 +483,7 @@ def test_the_command_that_retries_takes_the_options(
 
     def retry(*options: str) -> dict[str, Any]:
         done = subprocess.run(
-            [Path(sys.executable).with_name("pgcorpus"), "import", "retry", "--json", *options],
+            [PGCORPUS, "import", "retry", "--json", *options],
             check=False,
             capture_output=True,
             env={"DATABASE_URL": address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},

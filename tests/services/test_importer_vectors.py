@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from db.errors import ImportFailed, UnknownModel
 from services.importers.conflicts import OnConflict
 from services.importers.knowledge import KnowledgeImporter
 from services.importers.vectors import OTHER_TEXT
+from tests.command import PGCORPUS
 from tests.factories import axis
 
 CONTENTS = {"a": "The first text.", "b": "The second text.", "c": "a b c d"}
@@ -161,10 +161,9 @@ def test_the_command_says_which_vectors_were_left_out(
     """On stderr, so that what scripts read keeps its shape."""
     address = short.url.render_as_string(hide_password=False)
     vectors = as_json(tmp_path, entry("a"), entry("c"))
-    pgcorpus = Path(sys.executable).with_name("pgcorpus")
 
     done = subprocess.run(
-        [pgcorpus, "import", "knowledge", "--json", "--embeddings", vectors, chunks],
+        [PGCORPUS, "import", "knowledge", "--json", "--embeddings", vectors, chunks],
         check=False,
         capture_output=True,
         text=True,

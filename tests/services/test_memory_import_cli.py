@@ -17,7 +17,7 @@ from db.engine import Database
 from db.models import MemoryEmbedding, MemoryNode
 from services import samples
 from tests.benchmarks.memory_import import make
-from tests.services.command import PGCORPUS, Command
+from tests.command import PGCORPUS, Command
 
 NOBODY = "11111111-1111-1111-1111-111111111111"
 SAMPLES = str(samples.folder("memory"))

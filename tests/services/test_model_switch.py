@@ -42,9 +42,9 @@ from services.embedding.hashing import HashingEmbedder
 from services.embedding.switch import ModelSwitch
 from services.embedding.verify import ModelVerifier
 from services.search import SearchService
+from tests.command import PGCORPUS
 
 PROJECT = Path(db.__file__).parents[1]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 PATIENCE_SECONDS = 60
 PASSAGES = 120
 OLD, NEW = ("old", 96), ("new", 64)

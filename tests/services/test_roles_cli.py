@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +17,10 @@ from sqlalchemy import text
 
 from db.engine import Database
 from db.errors import DatabaseUnavailable
+from tests.command import PGCORPUS
 from tests.logins import logged_in
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-PGCORPUS = Path(sys.executable).with_name("pgcorpus")
 TYPED = b"typed twice"
 
 

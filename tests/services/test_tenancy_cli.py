@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import Database
-from tests.services.command import PGCORPUS, Command
+from tests.command import PGCORPUS, Command
 
 NOBODY = "11111111-1111-1111-1111-111111111111"
 

@@ -211,8 +211,13 @@ def test_the_builder_narrows_even_where_row_security_does_not_bind(tenancy: Tena
             "CREATE ROLE test_scope_dumper BYPASSRLS; GRANT test_scope_dumper TO {role}",
             "may become test_scope_dumper",
         ),
+        ("GRANT rag_admin TO {role} WITH INHERIT FALSE", "may TRUNCATE episode_embeddings"),
+        ("GRANT TRIGGER ON memory_nodes TO {role}", "memory_nodes, or put a trigger on it"),
     ],
-    ids=["superuser", "bypassrls", "owner", "member of owner", "member of superuser", "of bypass"],
+    ids=[
+        *("superuser", "bypassrls", "owner", "member of owner", "member of superuser", "of bypass"),
+        *("administrator", "trigger"),
+    ],
 )
 def test_a_login_that_row_security_does_not_bind_is_refused(
     tenancy: Tenancy, pool: Database, make: str, why: str
