@@ -14,9 +14,11 @@ import typer
 from rich.progress import Progress
 
 from db.engine import Database
-from db.errors import MEANINGS
+from db.errors import MEANINGS, NotPermitted
 from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from db.search.corpora import CORPORA
+from db.search.corpus import Corpus
+from db.uow import UnitOfWork
 from services.cli.output import (
     AsJson,
     CorpusName,
@@ -126,8 +128,7 @@ def list_models(as_json: AsJson = False) -> None:
                 "active_for": [n for n, used in active.items() if used and used.name == model.name],
                 "previous_for": [name for name, was in previous.items() if was == model.name],
                 "coverage": {
-                    name: vars(covered(work, corpus, model.name))
-                    for name, corpus in CORPORA.items()
+                    name: _coverage(work, corpus, model.name) for name, corpus in CORPORA.items()
                 },
             }
             for model in work.embeddings.list_models()
@@ -145,11 +146,22 @@ def list_models(as_json: AsJson = False) -> None:
                 row["provider"],
                 row["index"],
                 ", ".join(row["active_for"]),
-                *(f"{done['embedded']} of {done['total']}" for done in row["coverage"].values()),
+                *(
+                    "not shown" if done is None else f"{done['embedded']} of {done['total']}"
+                    for done in row["coverage"].values()
+                ),
             )
             for row in rows
         ],
     )
+
+
+def _coverage(work: UnitOfWork, corpus: Corpus, model: str) -> dict[str, int] | None:
+    """How much of a corpus has vectors, or None where the login does not see whose there are."""
+    try:
+        return vars(covered(work, corpus, model))
+    except NotPermitted:
+        return None
 
 
 @models.command("add")

@@ -157,7 +157,13 @@ class AuditService:
             work.commit()
         if made:
             logger.info("partitions of the audit log were made: %s", ", ".join(made))
-        self.seal()
+        # In a log file elsewhere the hash of a seal proves what was sealed, even against whoever owns
+        # the database.
+        if sealed := self.seal():
+            logger.info(
+                "seals of the audit log: %d, the last %d:%s",
+                len(sealed), sealed[-1].number, sealed[-1].hash.hex(),
+            )  # fmt: skip
 
     def seal(self, *, trust_unsigned: bool = False) -> Sequence[AuditSeal]:
         """Seal the entries of all transactions that have ended, and sign the seals with the key.
@@ -166,8 +172,7 @@ class AuditService:
             trust_unsigned: Begin to sign though the seals before were made without the key.
 
         Returns:
-            The seals that were made. Their hashes are logged, too: in a log file elsewhere they
-            prove what was sealed even against whoever owns the database.
+            The seals that were made.
 
         Raises:
             LogTampered: The signature of the last seal is not of this key.
@@ -183,11 +188,6 @@ class AuditService:
             for seal in made or ([last] if last is not None and trust_unsigned else []):
                 self._sign(work, seal)
             work.commit()
-        if made:
-            logger.info(
-                "seals of the audit log: %d, the last %d:%s",
-                len(made), made[-1].number, made[-1].hash.hex(),
-            )  # fmt: skip
         return made
 
     def verify(

@@ -18,6 +18,7 @@ import db
 from db.engine import Database
 from services import samples
 from tests.command import Command
+from tests.logins import logged_in
 
 PROJECT = Path(db.__file__).parents[1]
 WAITS_FOR_A_LOCK = text(
@@ -185,6 +186,24 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
     }
     again = filled(*add)
     assert (again.returncode, "there is a model" in again.stderr) == (1, True)
+
+
+def test_an_applications_login_lists_models_without_what_it_may_not_count(
+    filled: Command, database: Database
+) -> None:
+    """Whose memories there are it does not see; all else is listed."""
+    with logged_in(database, "rag_read_write") as own:
+        address = own.url.render_as_string(hide_password=False)
+        done = filled("models", "list", "--json", DATABASE_URL=address)
+        shown = filled("models", "list", DATABASE_URL=address)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    (coverage,) = (
+        each["coverage"] for each in json.loads(done.stdout) if each["name"] == "hashing"
+    )
+    assert coverage["knowledge"] == {"total": 27, "embedded": 27, "stale": 0}
+    assert (coverage["memory"], coverage["episodes"]) == (None, None)
+    assert "not shown" in shown.stdout
 
 
 def test_a_rollback_to_a_model_without_vectors_warns_scripts_too(filled: Command) -> None:
