@@ -28,6 +28,7 @@ SCOPE_STATISTICS = 2000
 # Nothing is sampled of what somebody said or is called. Row security does not bind the planner, and
 # EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
 UNSAMPLED = {
+    "tenants": ("name", "slug", "settings"),
     "users": ("external_id", "email", "display_name"),
     "memory_nodes": (
         "id", "conversation_id", "source", "human_content", "human_hash", "assistant_content",
@@ -37,7 +38,15 @@ UNSAMPLED = {
         "id", "source", "title", "messages", "llm_tags", "content", "emotional_arc",
         "memory_node_ids", "related_episode_ids", "episode_search",
     ),
+    "memory_embeddings": ("embedding", "content_hash"),
+    "episode_embeddings": ("embedding", "content_hash"),
 }  # fmt: skip
+UNSAMPLED_OF_SHARED = {
+    "jobs": ("payload", "dedupe_key", "last_error"),
+    "import_files": ("file", "sha256", "error"),
+    "import_transformations": ("file", "item", "locator"),
+    "import_rejects": ("file", "locator", "reason"),
+}
 
 # What row security would keep from an index: see _leakproof().
 SEARCHED_BY = (
@@ -142,9 +151,7 @@ def upgrade() -> None:
         for column, said in comments.items():
             quoted = said.replace("'", "''")
             op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{quoted}'")
-    for table, columns in UNSAMPLED.items():
-        for column in columns:
-            op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STATISTICS 0")
+    _sample(0, UNSAMPLED | UNSAMPLED_OF_SHARED)
     _row_security()
     _leakproof("LEAKPROOF")
     _shared()
@@ -152,6 +159,12 @@ def upgrade() -> None:
     _outbox()
     _views()
     op.execute("INSERT INTO corpus_settings (corpus, active_model) VALUES ('episodes', 'bge-m3')")
+
+
+def _sample(target: int, columns: dict[str, tuple[str, ...]]) -> None:
+    for table, names in columns.items():
+        for name in names:
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN {name} SET STATISTICS {target}")
 
 
 def _scope() -> None:
@@ -391,7 +404,6 @@ def _embeddings(table: str, item: str, passages: str) -> None:
             CONSTRAINT nonzero_embedding CHECK (vector_norm(embedding) > 0)
         )
     """)
-    op.execute(f"ALTER TABLE {table} ALTER COLUMN embedding SET STATISTICS 0")
     op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
     for model, dimensions in VECTOR_INDEXES.items():
         slug = "".join(c if c.isalnum() else "_" for c in model.lower())
@@ -597,6 +609,7 @@ def _coverage(*corpora: tuple[str, str, str, str, str, str], options: str = "") 
 
 
 def downgrade() -> None:
+    _sample(-1, UNSAMPLED_OF_SHARED)
     op.execute("DROP VIEW memory_nodes_with_embedding")
     _coverage(*COVERED)
     for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):

@@ -32,7 +32,10 @@ NO_PAGES: Final = text("""
 REBUILT: Final = text("""
     WITH filled AS (SELECT CAST(CAST(:tables AS text[]) AS regclass[]) AS tables)
     SELECT format('DROP INDEX %s', indexrelid::regclass) AS leave,
-           pg_get_indexdef(indexrelid) AS build
+           concat_ws('; ', pg_get_indexdef(indexrelid), (
+               SELECT string_agg(format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s',
+                                        indexrelid::regclass, attnum, attstattarget), '; ')
+               FROM pg_attribute WHERE attrelid = indexrelid AND attstattarget >= 0)) AS build
     FROM pg_index, filled
     WHERE indrelid = ANY (tables)
       AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
@@ -45,7 +48,8 @@ REBUILT: Final = text("""
     ORDER BY 2
 """)
 """Indexes that no constraint needs, and foreign keys among the tables: how to leave and build them.
-``ALTER`` sorts before ``CREATE``: the keys are checked before the indexes are built."""
+``ALTER`` sorts before ``CREATE``: the keys are checked before the indexes are built. What an index
+samples of its expressions is no part of its definition: see ``UNSAMPLED`` of revision 0012."""
 
 
 class Repository:

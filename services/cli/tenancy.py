@@ -129,9 +129,14 @@ def list_tenants(
     """Show the tenants, by slug."""
     with _administering() as work:
         found = work.tenancy.list_tenants(limit=limit + 1, after=after)
-    shown = [_fields(tenant, TENANT_FIELDS) for tenant in found[:limit]]
-    more = f"pgcorpus tenants list --after {shown[-1]['slug']}" if len(found) > limit else None
-    _show("tenants", TENANT_FIELDS, shown, as_json, more)
+    shown = found[:limit]
+    if as_json:
+        print_json([_fields(tenant, TENANT_FIELDS) for tenant in shown])
+    else:
+        rows = [(each.id, each.slug, each.name, f"{each.created_at:%Y-%m-%d}") for each in shown]
+        table(f"{len(rows)} tenants", ["id", "slug", "name", "since"], rows)
+    if len(found) > limit:
+        say(f"there are more: pgcorpus tenants list --after {shown[-1].slug}")
 
 
 @users.command("create")
@@ -217,12 +222,19 @@ def list_users(
             limit=limit + 1,
             after=None if last is None else work.tenancy.get_user(last),
         )
-    shown = [_fields(user, USER_FIELDS) for user in found[:limit]]
-    more = None
+        shown = found[:limit]
+        keys = {each.tenant_id for each in shown}
+        slugs = {key: work.tenancy.get_tenant(key).slug for key in keys if key is not None}
+    if as_json:
+        print_json([_fields(user, USER_FIELDS) for user in shown])
+    else:
+        rows = [
+            (each.id, each.tenant_id and slugs[each.tenant_id], _known_as(each)) for each in shown
+        ]
+        table(f"{len(rows)} users", ["id", "tenant", "known as"], rows)
     if len(found) > limit:
         of = "" if tenant is None else f" --tenant {tenant}"
-        more = f"pgcorpus users list{of} --after {shown[-1]['id']}"
-    _show("users", USER_FIELDS, shown, as_json, more)
+        say(f"there are more: pgcorpus users list{of} --after {shown[-1].id}")
 
 
 @contextmanager
@@ -258,16 +270,10 @@ def _fields(row: Tenant | User, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
-def _show(
-    what: str,
-    columns: tuple[str, ...],
-    rows: list[dict[str, Any]],
-    as_json: bool,
-    more: str | None,
-) -> None:
-    if as_json:
-        print_json(rows)
-    else:
-        table(f"{len(rows)} {what}", columns, [tuple(row.values()) for row in rows])
-    if more is not None:
-        say(f"there are more: {more}")
+def _known_as(user: User) -> str:
+    """Name, address and identity of a user, each once."""
+    identity = user.external_id
+    if user.auth_provider != LOCAL:
+        identity = f"{user.auth_provider}:{identity}"
+    names = (user.display_name, user.email, identity)
+    return ", ".join(dict.fromkeys(name for name in names if name))

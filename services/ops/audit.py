@@ -157,8 +157,8 @@ class AuditService:
             work.commit()
         if made:
             logger.info("partitions of the audit log were made: %s", ", ".join(made))
-        # In a log file elsewhere the hash of a seal proves what was sealed, even against whoever owns
-        # the database.
+        # In a log file elsewhere the hash of a seal proves what was sealed, even against the owner
+        # of the database.
         if sealed := self.seal():
             logger.info(
                 "seals of the audit log: %d, the last %d:%s",

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from db.base import Base
 from db.engine import Database
 from db.models import FrameworkDocument, FrameworkMetadata
+from db.models.memory import MemoryNode
 from db.repositories.base import Repository
 from db.uow import UnitOfWork
 from tests import factories
@@ -67,6 +68,22 @@ def test_the_foreign_keys_are_the_same_afterwards(work: UnitOfWork) -> None:
     gone = {name for name, _ in before} - {name for name, _ in during}
     assert gone == {"fk_framework_metadata_document_id"}
     assert keys(work) == before
+
+
+def test_what_indexes_sample_is_the_same_afterwards(work: UnitOfWork) -> None:
+    """Of an expression over what somebody said: nothing. It is no part of the definition."""
+    targets = text("""
+        SELECT attrelid::regclass::text, attname, attstattarget
+        FROM pg_attribute JOIN pg_index ON indexrelid = attrelid
+        WHERE indrelid = 'memory_nodes'::regclass AND attstattarget >= 0
+    """)
+    before = work.session.execute(targets).all()
+
+    with Repository(work.session).first_load(MemoryNode.__table__):
+        assert work.session.execute(targets).all() == []
+
+    assert before == [("idx_memory_nodes_content_trgm", "expr", 0)]
+    assert work.session.execute(targets).all() == before
 
 
 def test_a_row_without_its_parent_fails_the_load(work: UnitOfWork) -> None:

@@ -78,6 +78,9 @@ def test_show_answers_who_changed_what(pgcorpus: Command, concept: UUID) -> None
     assert actions("--record", str(concept)) == ["UPDATE", "INSERT"]
     assert actions("--actor", "ada") == ["UPDATE"]
     assert actions("--login", "nobody") == []
+    unknown = pgcorpus("show", "--table", "memory")
+    assert "no table 'memory' is audited; those that are: " in unknown.stderr
+    assert "memory_nodes" in unknown.stderr
     assert actions("--limit", "1") == ["UPDATE"]
     assert actions("--since", "2020-01-01T00:00:00+02:00") == actions()
     assert actions("--since", tomorrow) == []

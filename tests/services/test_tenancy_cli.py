@@ -36,6 +36,23 @@ def test_a_tenant_and_its_users_are_made_and_listed(pgcorpus: Command) -> None:
     assert "driscoll-sohne" in pgcorpus("tenants", "list").stdout
 
 
+def test_who_is_listed_is_read_on_a_narrow_terminal(pgcorpus: Command) -> None:
+    """A row each in 80 columns: the key to copy, the tenant's slug, and each name once."""
+    pgcorpus("tenants", "create", "Driscoll", "--slug", "driscoll")
+    known = ("--provider", "google", "--external-id", "g-1", "--display-name", "Ann")
+    pgcorpus("users", "create", "--email", "a@x.org", "--tenant", "driscoll", *known)
+    pgcorpus("users", "create", "--email", "b@x.org")
+
+    shown = pgcorpus("users", "list", COLUMNS="80").stdout
+    ann, bob = (line for line in shown.splitlines() if "@" in line)
+
+    keys = [user["id"] for user in json.loads(pgcorpus("users", "list", "--json").stdout)]
+    assert [each.split() for each in (ann, bob)] == [
+        ["│", keys[0], "│", "driscoll", "│", "Ann,", "a@x.org,", "google:g-1", "│"],
+        ["│", keys[1], "│", "│", "b@x.org", "│"],
+    ]
+
+
 def test_a_user_on_their_own_is_told_how_to_import(pgcorpus: Command) -> None:
     """The identity is the address unless another is given."""
     made = pgcorpus("users", "create", "--email", "a@x.org", "--provider", "azure")
