@@ -524,8 +524,11 @@ class DiagnosisRepository(Repository):
 
     def find_scope(self, corpus: Corpus) -> Scope | None:
         """Somebody who has passages of the corpus, as far as the role may see them."""
-        scope = self.session.scalar(select(corpus.vectors.c.scope).limit(1))
-        return None if scope is None else Scope.parse(scope)
+        for table in (corpus.vectors, corpus.passages):  # those of who has vectors tell more
+            scope = self.session.scalar(select(table.c.scope).limit(1))
+            if scope is not None:
+                return Scope.parse(scope)
+        return None
 
     def list_examples(self, corpus: Corpus) -> list[Example]:
         """Values of the text filters, from the planner's statistics; the broadest first."""

@@ -1,4 +1,7 @@
-"""How results and long work are shown: results on stdout, everything else on stderr."""
+"""How results and long work are shown: results on stdout, everything else on stderr.
+
+Sentences are not broken into lines: a command in one can be copied, and a script can search for it.
+"""
 
 from __future__ import annotations
 
@@ -40,17 +43,17 @@ def _plain(value: object) -> str:
 
 def say(message: str) -> None:
     """Tell a person what is going on."""
-    err.print(Text(message))
+    err.print(Text(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Tell a person what was done but may not be what they want."""
-    err.print(Text.assemble(("warning: ", "bold yellow"), message))
+    err.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
 
 
 def fail(message: str) -> None:
     """Tell a person what went wrong."""
-    err.print(Text.assemble(("error: ", "bold red"), message))
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -17,11 +16,10 @@ from db.engine import Database
 from services.ops.audit import AuditService
 from services.ops.doctor import DoctorService
 from tests import factories
-from tests.command import PGCORPUS
+from tests.command import PGCORPUS, Command
 from tests.logins import logged_in
 
 KEY = "0123456789abcdef0123456789abcdef"
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

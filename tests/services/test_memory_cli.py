@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,12 @@ from db.engine import Database
 from db.errors import UnsafeRole
 from services.cli import main, output
 from services.memory.service import MemoryService
+from tests.command import PGCORPUS, Command
 from tests.services.memory_setting import Setting, setting
-from tests.services.test_cli import PGCORPUS, WAITS_FOR_A_LOCK
+from tests.services.test_cli import WAITS_FOR_A_LOCK
 
 __all__ = ["setting"]
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SAID = "We deploy on Tuesdays at noon."
 
 

@@ -42,7 +42,7 @@ from services.embedding.hashing import HashingEmbedder
 from services.embedding.switch import ModelSwitch
 from services.embedding.verify import ModelVerifier
 from services.search import SearchService
-from tests.command import PGCORPUS
+from tests.command import PGCORPUS, Command
 
 PROJECT = Path(db.__file__).parents[1]
 PATIENCE_SECONDS = 60
@@ -681,9 +681,6 @@ def test_an_index_that_misses_passages_fails_the_verification(database: Database
     assert found.recall is not None
     assert found.recall < 0.5
     assert f"REINDEX INDEX CONCURRENTLY {found.index_name}" in found.problems[0]
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

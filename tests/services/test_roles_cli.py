@@ -7,7 +7,7 @@ import os
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -17,10 +17,9 @@ from sqlalchemy import text
 
 from db.engine import Database
 from db.errors import DatabaseUnavailable
-from tests.command import PGCORPUS
+from tests.command import PGCORPUS, Command
 from tests.logins import logged_in
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 TYPED = b"typed twice"
 
 

@@ -23,11 +23,9 @@ from services.context import OMITTED, Context, assembled
 from services.embedding.tokens import cut, estimate
 from services.search import AsyncSearchService, SearchService
 from tests import factories
+from tests.command import Command
 from tests.factories import ConversationFactory, FrameworkDocumentFactory, MessageFactory
-from tests.services.test_cli import Command, pgcorpus
 from tests.services.test_search import AxisEmbedder
-
-__all__ = ["pgcorpus"]
 
 NOON: Final = datetime(2025, 1, 31, 12, tzinfo=UTC)
 TALK: Final = (

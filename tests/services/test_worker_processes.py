@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,10 @@ from sqlalchemy import text
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
+from tests.command import Command
 from tests.conftest import Databases, settings_for
 from tests.prove import proofs
 from tests.services.loopback_api import Answer, LoopbackAPI
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
