@@ -14,7 +14,7 @@ import typer
 from db.base import Base
 from db.engine import Database
 from db.models.audit import NOT_AUDITED, SecurityAuditLog
-from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from services.cli.output import AsJson, cut, fail, print_json, progress_bar, put, say, table
 from services.ops.audit import AuditService, Progress, Remembered, Verification
 
 app = typer.Typer(
@@ -94,21 +94,13 @@ def show(
     if as_json:
         print_json(rows)
         return
-    table(
-        "Audit log",
-        ["time", "who", "action", "table", "record", "values"],
-        [
-            (
-                f"{row['timestamp']:%Y-%m-%d %H:%M:%S}",
-                row["user_name"] + (f" for {row['actor']}" if row["actor"] else ""),
-                row["action"],
-                row["table_name"],
-                row["record_id"],
-                _values(row["old_values"], row["new_values"]),
-            )
-            for row in rows
-        ],
-    )
+    for row in rows:
+        about = " ".join(row[name] for name in ("action", "table_name", "record_id") if row[name])
+        who = row["user_name"] + (f" for {row['actor']}" if row["actor"] else "")
+        put(f"{row['timestamp']:%Y-%m-%d %H:%M:%S}  {' '.join(about.split())}  by {who}")
+        put(f"    {_values(row['old_values'], row['new_values'])}")
+    if not rows:
+        say("no entry is as asked for")
 
 
 @app.command()
@@ -135,7 +127,7 @@ def seal(
     if as_json:
         print_json({"seals": len(made), "entries": entries, "last_seal": last and last._asdict()})
         return
-    say(f"{entries} entries sealed, {len(made)} seals")
+    say(f"{entries:,} entries sealed; new seals: {len(made)}")
     if last is not None:
         typer.echo(f"{last.number}:{last.hash}")
 

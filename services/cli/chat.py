@@ -13,7 +13,7 @@ from db.repositories.chat_statistics import EmbeddingCoverage
 from db.repositories.conversations import ConversationSummary, Order
 from db.repositories.pages import MAX_PAGE
 from db.search.corpora import CHAT
-from services.cli.output import AsJson, cut, out, print_json, say, table
+from services.cli.output import AsJson, cut, print_json, put, say, table
 from services.embedding.choice import choose
 from services.export.chat import ChatExporter
 
@@ -165,9 +165,9 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
         [(day, f"{count:,}") for day, count in found.messages_by_day.items()],
     )
     if choice.reason:
-        out.print(f"  {choice.reason}", markup=False, highlight=False)
+        put(f"  {choice.reason}")
     if used.embedded < used.total:
-        out.print("  make the missing vectors with: pgcorpus embed --corpus chat", highlight=False)
+        put("  make the missing vectors with: pgcorpus embed --corpus chat")
 
 
 def _mark(reference: str, *, saved: bool, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from db import migrations
 from db.engine import Database
-from services.cli.output import AsJson, out, print_json, say, table
+from services.cli.output import AsJson, print_json, put, say, table
 
 app = typer.Typer(help="Upgrade, roll back and inspect the schema.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def current(as_json: AsJson = False) -> None:
             {"revision": version and version.revision, "subject": version and version.subject}
         )
     else:
-        out.print(f"{version.revision}  {version.subject}" if version else "no revision: empty")
+        put(f"{version.revision}  {version.subject}" if version else "no revision: empty")
 
 
 @app.command()
@@ -73,7 +73,7 @@ def check(as_json: AsJson = False) -> None:
         print_json({"passed": not differences, "differences": differences})
     elif differences:
         for difference in differences:
-            out.print(difference, markup=False, highlight=False, soft_wrap=True)
+            put(difference)
     else:
         say("the schema is the one that the models describe")
     if differences:

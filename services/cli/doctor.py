@@ -7,7 +7,7 @@ from collections import Counter
 import typer
 
 from db.engine import Database
-from services.cli.output import AsJson, out, print_json, say, table
+from services.cli.output import AsJson, out, print_json, put, say, table
 from services.ops.doctor import Diagnosis, DoctorService
 
 SHOWN: dict[str, str] = {"ok": "ok", "warning": "warning", "failure": "FAIL"}
@@ -43,7 +43,7 @@ def show(diagnosis: Diagnosis) -> None:
     if diagnosis.remedies:
         out.print("\nWhat mends it (SQL is for the owner of the tables, outside a transaction):\n")
         for remedy in diagnosis.remedies:
-            out.print(remedy, markup=False, highlight=False, soft_wrap=True)
+            put(remedy)
         out.print()
     count = Counter(finding.status for finding in diagnosis.findings)
     say(f"failures: {count['failure']}, warnings: {count['warning']}, ok: {count['ok']}")

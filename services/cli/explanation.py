@@ -9,19 +9,22 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from db.search.page import Explanation, Leg, SearchPage
+from services.cli.output import visible
 
 MAX_VALUE_CHARACTERS = 100
 
 
 def tree(page: SearchPage, explanation: Explanation) -> Tree:
     """The legs, what each gave to each hit, the plan, and the statement with its parameters."""
-    root = Tree(f"[bold]{escape(page.question)}[/] ({page.corpus}, {page.mode}, {page.fusion})")
+    root = Tree(
+        f"[bold]{escape(visible(page.question))}[/] ({page.corpus}, {page.mode}, {page.fusion})"
+    )
     legs = root.add("legs")
     for leg in page.legs:
         legs.add(told(leg))
     hits = root.add("hits")
     for place, hit in enumerate(page.hits, start=1):
-        shown = hits.add(f"{place}. [bold]{escape(hit.title)}[/] {hit.score:.4f}")
+        shown = hits.add(f"{place}. [bold]{escape(visible(hit.title))}[/] {hit.score:.4f}")
         for name, gain in hit.contributions.items():
             rank = f"#{hit.ranks[name]}" if name in hit.ranks else "not among its best"
             shown.add(f"{name} gave {gain:.4f} (score {hit.scores[name]:.4f}, {rank})")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from db.engine import Database
 from db.scope import APPLICATION_ROLE
-from services.cli.output import AsJson, out, print_json, progress_bar, say, table
+from services.cli.output import AsJson, print_json, progress_bar, put, say, table
 from services.ops.isolation import IsolationReport, IsolationService, Tried
 
 
@@ -50,23 +48,23 @@ def verify_isolation(
 
 
 def show(report: IsolationReport) -> None:
-    """Attacks by kind and table, those on all else, the guards that are missing, and the sum."""
-    tables = sorted({e.target for e in report.attacks if e.kind == "TRUNCATE"})
-    grid = Table(title="Statements tried", title_justify="left", header_style="bold")
-    grid.add_column("")
-    for name in tables:
-        grid.add_column(name, justify="right", overflow="fold")
-    for kind in dict.fromkeys(each.kind for each in report.attacks if each.target in tables):
-        of_kind = {each.target: each for each in report.attacks if each.kind == kind}
-        grid.add_row(kind, *(_cell(of_kind.get(name)) for name in tables))
-    out.print(grid)
+    """What was attacked, the guards that are missing, what came through, and the sum."""
+    targets: dict[str, list[Tried]] = {}
+    for each in report.attacks:
+        targets.setdefault(each.target, []).append(each)
     table(
-        "Searches, views, functions and statistics",
-        ["target", "kind", "tried", "crossed"],
+        "Attacks",
+        ["target", "by", "tried", "refused", "crossed"],
         [
-            (each.target, each.kind, each.tried, each.crossed)
-            for each in report.attacks
-            if each.target not in tables
+            (
+                target,
+                tried[0].kind if len(tried) == 1 else f"{len(tried)} kinds",
+                *(
+                    f"{sum(getattr(each, count) for each in tried):,}"
+                    for count in ("tried", "refused", "crossed")
+                ),
+            )
+            for target, tried in targets.items()
         ],
     )
     missing = [each for each in report.layers if each.status != "ok"]
@@ -77,7 +75,7 @@ def show(report: IsolationReport) -> None:
             [(each.layer, each.subject, each.detail) for each in missing],
         )
         for remedy in dict.fromkeys(each.remedy for each in missing if each.remedy):
-            out.print(remedy, markup=False, highlight=False, soft_wrap=True)
+            put(remedy)
     for each in report.attacks:
         if each.crossed:
             say(f"CROSSED: {each.kind} on {each.target}, as {each.by}: {each.crossed} rows")
@@ -85,11 +83,3 @@ def show(report: IsolationReport) -> None:
         f"as {report.role}: tried {report.tried:,}, crossed {report.crossed:,}; "
         f"guards: {len(report.layers) - len(missing)} stand, {len(missing)} are missing"
     )
-
-
-def _cell(tried: Tried | None) -> Text:
-    if tried is None:
-        return Text("")
-    if tried.crossed:
-        return Text(f"{tried.crossed} of {tried.tried}", "bold red")
-    return Text(str(tried.tried))

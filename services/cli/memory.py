@@ -25,7 +25,17 @@ from db.models.memory import (
 )
 from db.repositories.memory import NATIVE, Exchange
 from db.repositories.pages import MAX_PAGE
-from services.cli.output import AsJson, cut, fail, out, print_json, progress_bar, say, table
+from services.cli.output import (
+    AsJson,
+    cut,
+    fail,
+    out,
+    print_json,
+    progress_bar,
+    say,
+    table,
+    visible,
+)
 from services.cli.scope import TenantId, UserId, named_scope
 from services.cli.search import could_not_answer, read_filters
 from services.cli.tenancy import uuid_of
@@ -429,7 +439,7 @@ def show_episode(
     fields = _fields(episode)
     content = fields.pop("content")
     table(episode.title or episode.id, ["", ""], list(fields.items()))
-    out.print(Text(content))
+    out.print(Text(visible(content)))
     if related:
         _show_episodes("Related", related)
 

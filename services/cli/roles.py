@@ -15,7 +15,7 @@ from rich.text import Text
 
 from db.engine import Database
 from db.repositories.roles import GROUPS, PUBLIC, Group, Rights
-from services.cli.output import AsJson, out, print_json, say, table, warn
+from services.cli.output import AsJson, out, print_json, put, say, table, warn
 
 app = typer.Typer(
     help=(
@@ -76,7 +76,7 @@ def create_user(
     else:
         say(f"{name} can log in, and is in {role}; let the program's DATABASE_URL name it")
         if generate:
-            out.print(password, markup=False, highlight=False, soft_wrap=True)
+            put(password)
 
 
 @app.command("drop-user")

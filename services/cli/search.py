@@ -15,7 +15,7 @@ from db.search.context import order_of
 from db.search.page import Hit, Leg, SearchPage
 from db.search.ranking import Fusion
 from services.cli.explanation import told, tree
-from services.cli.output import AsJson, CorpusName, cut, out, print_json, say, table
+from services.cli.output import AsJson, CorpusName, cut, out, print_json, put, say, table, visible
 from services.cli.scope import TenantId, UserId, find_scope
 from services.context import MAX_NEIGHBOURS, Context
 from services.search import Mode, SearchService
@@ -197,7 +197,7 @@ def show(page: SearchPage, offset: int = 0) -> None:
     )
     for leg in page.legs:
         reason = f" ({leg.reason})" if leg.reason else ""
-        out.print(f"  {told(leg)}{reason}", markup=False, highlight=False)
+        put(f"  {told(leg)}{reason}")
     if page.note:
         say(f"  note: {page.note}")
 
@@ -207,7 +207,7 @@ def show_context(context: Context) -> None:
     for excerpt in context.excerpts:
         for turn, block in excerpt.blocks():
             out.print()
-            out.print(Text(block, style="bold" if turn is None or turn.is_hit else ""))
+            out.print(Text(visible(block), style="bold" if turn is None or turn.is_hit else ""))
     say(f"  context: about {context.tokens} tokens")
     if context.note:
         say(f"  note: {context.note}")

@@ -629,6 +629,26 @@ def test_a_large_scope_is_given_an_index_of_its_own(
     assert of(blank.faults(), "scope_index") == []
 
 
+def test_memories_without_vectors_are_looked_at_in_their_scope(blank: Patient) -> None:
+    """Nobody's question finds them: each plan is that of somebody who has some."""
+    blank.run("""
+        INSERT INTO tenants (name, slug) VALUES ('t', 't');
+        INSERT INTO memory_nodes
+            (id, tenant_id, conversation_id, sequence_index, human_content, source)
+        SELECT 'mem_' || n, tenants.id, 'c', n, 'said', 'test'
+        FROM tenants, generate_series(1, 3) n;
+        ANALYZE
+    """)
+    blank.database.close()
+    blank.database = Database(replace(blank.database.settings, database_url=blank.url))
+
+    plans = [each for each in of(list(blank.diagnosis().findings), "plan") if each.corpus]
+
+    told = {each.subject: (each.status, each.detail) for each in plans if each.corpus == "memory"}
+    assert told["text"] == ("ok", "3 passages are compared one by one")
+    assert told["vector"][0] == "warning"
+
+
 def test_passages_without_vectors_are_a_warning(patient: Patient) -> None:
     """The other legs answer."""
     patient.run("TRUNCATE chunk_embeddings")

@@ -103,6 +103,25 @@ def test_a_memory_is_remembered_recalled_told_and_forgotten(memory: Command) -> 
     }  # fmt: skip
 
 
+def test_what_somebody_said_commands_no_terminal(memory: Command) -> None:
+    """An escape sequence in a memory, a title or an id is shown, and not obeyed."""
+    hostile = "deploy \x1b]0;title\x07 \x1b[2J \x9b31m now"
+    kept = json.loads(memory("remember", hostile, "--json").stdout)
+    memory("episodes", "store", "notes", "--title", hostile)
+    (episode,) = json.loads(memory("episodes", "list", "--json").stdout)["episodes"]
+    told = [
+        memory("recall", "deploy"),
+        memory("show", kept["id"]),
+        memory("episodes", "list"),
+        memory("episodes", "show", episode["id"]),
+        memory("forget", "\x1b[2J", "--yes"),
+    ]
+
+    for each in told:
+        assert not {"\x1b", "\x07", "\x9b"} & set(each.stdout + each.stderr)
+        assert "\\x1b[2J" in each.stdout + each.stderr
+
+
 def test_a_person_reads_tables_and_sentences(memory: Command) -> None:
     """What was done on stderr, what was found on stdout."""
     kept = memory("remember", "-", stdin=SAID)
