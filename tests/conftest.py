@@ -68,9 +68,11 @@ class Databases:
         """A new database, dropped at the end."""
         url = self.make(template)
         database = Database(settings_for(url))
-        yield database
-        database.close()
-        self.drop(url)
+        try:
+            yield database
+        finally:
+            database.close()
+            self.drop(url)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -98,7 +100,9 @@ def settings_for(url: URL) -> Settings:
 def migrated(databases: Databases) -> Iterator[URL]:
     """A database with the newest schema, copied by others: nobody else connects to it."""
     url = databases.make()
-    upgrade(Database(settings_for(url)))
+    database = Database(settings_for(url))
+    upgrade(database)
+    database.close()
     yield url
     databases.drop(url)
 
