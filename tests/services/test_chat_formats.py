@@ -641,7 +641,7 @@ def test_times_are_read_as_iso_8601(given: str, moment: datetime) -> None:
         "9999-12-31T23:59:59-23:59",
         True,
         [2024],
-        (datetime.now(UTC) + timedelta(days=3)).isoformat(),
+        f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}",  # the same in every process
     ],
 )
 def test_an_absurd_time_is_none(absurd: Any) -> None:  # noqa: ANN401 - any JSON
