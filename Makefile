@@ -23,7 +23,7 @@ demo: $(VENV)/.run ## Import, embed, search and validate the samples on the embe
 	@$(BIN)/pgcorpus demo
 
 test: lint types layers ## Everything CI runs: lint, types, layers, schema drift, tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.dev ## ruff, all rules
 	$(BIN)/ruff check .

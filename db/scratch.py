@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from traceback import clear_frames
 from typing import Final
 
 from psycopg.errors import InsufficientPrivilege
@@ -50,6 +51,11 @@ def scratch_database(database: Database) -> Iterator[Database]:
         _create(database, name)
         migrations.upgrade(scratch)
         yield scratch
+    except BaseException as error:
+        # A Ctrl-C may come while a connection is being made. Its traceback keeps the socket open;
+        # the server would wait a minute for the client's next word, and the drop for the server.
+        clear_frames(error.__traceback__)
+        raise
     finally:
         scratch.close()
         # In a thread, which a second Ctrl-C does not stop.

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, nDCG
-from sqlalchemy import text
+from psycopg.pq import ConnStatus, PGconn
+from sqlalchemy import URL, text
 
 import db
 from db.engine import Database
@@ -710,3 +711,21 @@ def test_a_signal_ends_it_without_a_trace_and_without_its_database(
     assert (process.returncode, answer) == (code, "")
     assert "Traceback" not in complaint
     assert scratch_databases(database) == 0
+
+
+def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database: Database) -> None:
+    """The server waits for who has begun to log in, for a minute, unless they hang up."""
+
+    def interrupted(url: URL) -> None:
+        address = f"host={url.host} port={url.port} user={url.username} dbname=postgres"
+        held = PGconn.connect_start(address.encode())
+        while held.status != ConnStatus.AWAITING_RESPONSE:
+            held.connect_poll()
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), scratch_database(database) as scratch:
+        interrupted(scratch.url)
+
+    assert scratch_databases(database) == 0
+    assert time.monotonic() - began < 30, "of 60 seconds that the server has patience"
