@@ -43,6 +43,11 @@ NOT_AUDITED: Final = LOG_TABLES | {
 """Tables of which changes are not recorded: logs themselves, and work under way."""
 
 
+def audited() -> list[str]:
+    """The names of all other tables, in order: every change of a row of theirs is recorded."""
+    return sorted(Base.metadata.tables.keys() - NOT_AUDITED)
+
+
 class SecurityAuditLog(Base):
     """One change: of a row, the schema, a right or a role. Partitioned by month, in UTC."""
 

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from db.base import Base
-from db.models.audit import NOT_AUDITED
+from db.models.audit import audited
 from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
 from db.repositories.embeddings import (
@@ -443,8 +443,7 @@ class DiagnosisRepository(Repository):
 
     def list_unrecorded(self) -> list[Unrecorded]:
         """What happens without an entry in the audit log."""
-        tables = sorted(Base.metadata.tables.keys() - NOT_AUDITED)
-        rows = self.session.execute(UNRECORDED, {"tables": tables, "events": [*AUDIT_EVENTS]})
+        rows = self.session.execute(UNRECORDED, {"tables": audited(), "events": [*AUDIT_EVENTS]})
         ddl = self.session.execute(DDL_UNRECORDED, {"events": [*DDL_EVENTS]})
         return [*(Unrecorded(*row) for row in rows), *(Unrecorded(None, *row) for row in ddl)]
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from db.base import Base
 from db.engine import Database
-from db.models.audit import NOT_AUDITED, SecurityAuditLog
+from db.models.audit import SecurityAuditLog, audited
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, put, say, table
 from services.ops.audit import AuditService, Progress, Remembered, Verification
 
@@ -29,7 +28,6 @@ app = typer.Typer(
 VALUES_CHARACTERS: Final = 100
 VALUE_CHARACTERS: Final = 30
 SHA256_DIGITS: Final = 64
-AUDITED: Final = frozenset(Base.metadata.tables) - NOT_AUDITED
 
 
 def moment(value: str) -> datetime:
@@ -89,8 +87,8 @@ def show(
             table=of_table, record=record, actor=actor, login=login, since=since, limit=limit
         )
         rows = [_fields(each) for each in entries]
-    if not rows and of_table is not None and of_table not in AUDITED:
-        say(f"no table {of_table!r} is audited; those that are: {', '.join(sorted(AUDITED))}")
+    if not rows and of_table is not None and of_table not in audited():
+        say(f"no table {of_table!r} is audited; those that are: {', '.join(audited())}")
     if as_json:
         print_json(rows)
         return

@@ -25,7 +25,7 @@ from db.search.corpora import CORPORA, KNOWLEDGE
 from db.settings import Settings
 from services.ops import doctor
 from services.ops.doctor import Diagnosis, DoctorService, Finding
-from tests.command import PGCORPUS
+from tests.command import PGCORPUS, run_command
 from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Programs
 from tests.search.shelves import DIMENSIONS, MODEL
@@ -670,31 +670,21 @@ def test_what_the_role_may_not_read_is_a_finding(blank: Patient) -> None:
     assert all("permission denied for table embedding_models" in each.detail for each in failures)
 
 
-def run_command(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, as a process of its own."""
-    return subprocess.run(
-        [PGCORPUS, "doctor", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            "PATH": os.defpath,
-            "COLUMNS": "160",
-            "DATABASE_URL": url.render_as_string(hide_password=False),
-        },
-        cwd=folder,
-        timeout=60,
-    )
+def run_doctor(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command on a database."""
+    address = url.render_as_string(hide_password=False)
+    environment = {"PATH": os.defpath, "COLUMNS": "160", "DATABASE_URL": address}
+    return run_command(environment, folder, "doctor", *arguments, timeout=60)
 
 
 def test_the_command_tells_scripts_and_people(blank: Patient, tmp_path: Path) -> None:
     """Exit code 0 and 1; only JSON on stdout; remedies that can be copied whole."""
     as_application = blank.database.url
-    healthy = run_command(as_application, tmp_path, "--json")
+    healthy = run_doctor(as_application, tmp_path, "--json")
     blank.run("DROP INDEX idx_documents_trigram")
-    failing = run_command(as_application, tmp_path, "--json")
-    shown = run_command(as_application, tmp_path)
-    misused = run_command(as_application, tmp_path, "--nonsense")
+    failing = run_doctor(as_application, tmp_path, "--json")
+    shown = run_doctor(as_application, tmp_path)
+    misused = run_doctor(as_application, tmp_path, "--nonsense")
 
     assert [each.returncode for each in (healthy, failing, shown, misused)] == [0, 1, 1, 2]
     assert json.loads(healthy.stdout)["healthy"] is True
@@ -708,7 +698,7 @@ def test_the_command_tells_scripts_and_people(blank: Patient, tmp_path: Path) ->
 
 def test_a_server_that_is_away_is_no_diagnosis(blank: Patient, tmp_path: Path) -> None:
     """A sentence on stderr, and exit code 1."""
-    result = run_command(blank.database.url.set(database="test_doctor_nowhere"), tmp_path, "--json")
+    result = run_doctor(blank.database.url.set(database="test_doctor_nowhere"), tmp_path, "--json")
 
     assert (result.returncode, result.stdout) == (1, "")
     assert "DATABASE_URL" in result.stderr

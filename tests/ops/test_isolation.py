@@ -16,7 +16,7 @@ from db.engine import Database
 from db.errors import NotFound, NotPermitted
 from services.ops import isolation
 from services.ops.isolation import IsolationReport, IsolationService
-from tests.command import PGCORPUS
+from tests.command import run_command
 from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import KEYS, Tenancy, settled
@@ -227,21 +227,11 @@ def test_an_administrator_can_verify(tenancy: Tenancy) -> None:
     assert (crossed(report), missing(report)) == (set(), set())
 
 
-def run_command(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, as a process of its own."""
-    return subprocess.run(
-        [PGCORPUS, "verify-isolation", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            "PATH": os.defpath,
-            "COLUMNS": "160",
-            "DATABASE_URL": url.render_as_string(hide_password=False),
-        },
-        cwd=folder,
-        timeout=120,
-    )
+def run_verifier(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command on a database."""
+    address = url.render_as_string(hide_password=False)
+    environment = {"PATH": os.defpath, "COLUMNS": "160", "DATABASE_URL": address}
+    return run_command(environment, folder, "verify-isolation", *arguments)
 
 
 def test_the_command_tells_scripts_and_people(
@@ -252,7 +242,7 @@ def test_the_command_tells_scripts_and_people(
         with leaking.engine.begin() as connection:
             connection.execute(text("ALTER TABLE memory_nodes DISABLE ROW LEVEL SECURITY"))
         healthy, shown, nobody, misused = threads.map(
-            lambda run: run_command(run[0], tmp_path, *run[1:]),
+            lambda run: run_verifier(run[0], tmp_path, *run[1:]),
             [
                 (tenancy.owner.url, "--json"),
                 (leaking.url,),

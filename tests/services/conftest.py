@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from db.engine import Database
-from tests.command import PGCORPUS, Command
+from tests.command import Command, run_command
 
 
 @pytest.fixture
@@ -26,14 +26,6 @@ def pgcorpus(variables: Mapping[str, str], tmp_path: Path) -> Command:
     """Runs the installed command; keywords are further variables of its environment."""
 
     def run(*arguments: str | bytes, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={**variables, **more},
-            cwd=tmp_path,
-            timeout=120,
-        )
+        return run_command({**variables, **more}, tmp_path, *arguments)
 
     return run

@@ -16,7 +16,7 @@ from db.engine import Database
 from services.ops.audit import AuditService
 from services.ops.doctor import DoctorService
 from tests import factories
-from tests.command import PGCORPUS, Command
+from tests.command import Command, run_command
 from tests.logins import logged_in
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -29,21 +29,9 @@ def pgcorpus(database: Database, tmp_path: Path) -> Command:
     def run(
         *arguments: str, of: Database = database, typed: str = "", **more: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, "audit", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={
-                "PATH": os.defpath,
-                "COLUMNS": "200",
-                "DATABASE_URL": of.url.render_as_string(hide_password=False),
-                **more,
-            },
-            input=typed,
-            cwd=tmp_path,
-            timeout=60,
-        )
+        address = of.url.render_as_string(hide_password=False)
+        environment = {"PATH": os.defpath, "COLUMNS": "200", "DATABASE_URL": address, **more}
+        return run_command(environment, tmp_path, "audit", *arguments, typed=typed, timeout=60)
 
     return run
 

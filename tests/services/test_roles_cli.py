@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from db.engine import Database
 from db.errors import DatabaseUnavailable
-from tests.command import PGCORPUS, Command
+from tests.command import PGCORPUS, Command, run_command
 from tests.logins import logged_in
 
 TYPED = b"typed twice"
@@ -35,16 +35,7 @@ def pgcorpus(environment: dict[str, str], tmp_path: Path) -> Command:
     """Runs the installed command on a database of the test's own; nobody is there to be asked."""
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PGCORPUS, "roles", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment | more,
-            stdin=subprocess.DEVNULL,
-            cwd=tmp_path,
-            timeout=60,
-        )
+        return run_command(environment | more, tmp_path, "roles", *arguments, timeout=60)
 
     return run
 
