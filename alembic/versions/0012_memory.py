@@ -465,16 +465,23 @@ def _leakproof(marked: str) -> None:
 
 
 def _shared() -> None:
-    """A row of a scope is seen in that scope, and by those who work for all of them."""
+    """A row of a scope is seen in that scope, and by those who work for all of them.
+
+    The owner is one of those: triggers write into the queue in its name, also where a tenant is
+    deleted with all that is its own. Whoever becomes the owner later is meant, too.
+    """
     for table in SHARED:
+        owner = f"(SELECT relowner FROM pg_class WHERE oid = '{table}'::regclass)"
         op.execute(f"ALTER TABLE {table} ADD COLUMN scope text")
         op.execute(f"""
             COMMENT ON COLUMN {table}.scope IS
                 'whose row it is about, as app_scope() has it, or null'
         """)
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"""
-            CREATE POLICY own_scope ON {table} USING (scope IS NULL OR scope = app_scope())
+            CREATE POLICY own_scope ON {table} USING (
+                scope IS NULL OR scope = app_scope() OR current_user = pg_get_userbyid({owner}))
         """)
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
     for name, indexed in {
@@ -626,6 +633,7 @@ def downgrade() -> None:
         for policy in ("own_scope", "administration"):
             op.execute(f"DROP POLICY {policy} ON {table}")
         op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
     op.execute("DROP FUNCTION app_scope")
     _leakproof("NOT LEAKPROOF")

@@ -46,12 +46,6 @@ MEMORIES: Final = 3
 CHOSEN: Final = frozenset(("app.identity", *SETTINGS))
 """Settings that say who is asking."""
 
-WITHOUT_FORCE: Final = frozenset(
-    ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
-)
-"""Tables that have rows of no scope, too, and whose owner passes over row security: the triggers
-that write into the queue, and take what is forgotten out of it, run as the owner in any scope."""
-
 SCOPE_COLUMNS: Final = ("scope", "tenant_id", "user_id")
 
 ATTACKS: Final[Mapping[str, str]] = {
@@ -209,7 +203,7 @@ class Guarded(NamedTuple):
         """Which guard is missing."""
         if not self.enabled:
             return "says whose its rows are, and has no row security"
-        if not self.forced and self.name not in WITHOUT_FORCE:
+        if not self.forced:
             return "has row security that does not hold for its owner"
         if self.strange:
             named = ", ".join(self.strange)
@@ -220,13 +214,11 @@ class Guarded(NamedTuple):
     def remedy(self) -> str:
         """What puts the guard up again; a policy of whose rows they are is for its author."""
         name = _quoted(self.name)
-        force = (
-            [] if self.name in WITHOUT_FORCE else [f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"]
-        )
+        force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
         if not self.enabled:
-            return "\n".join([f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;", *force])
-        if not self.forced and force:
-            return force[0]
+            return f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;\n{force}"
+        if not self.forced:
+            return force
         return "\n".join(f"DROP POLICY {_quoted(each)} ON {name};" for each in self.strange)
 
 

@@ -49,8 +49,8 @@ FEW: Final = 2000
 over what a filter refuses."""
 
 MOST_COMPARED: Final = 6000
-"""Passages of a scope up to which all its vectors are compared, and all its words read: in 4 and
-2 µs each where others' lie between them. Larger scopes use indexes of their own, which ``pgcorpus
+"""Passages of a scope up to which all its vectors are compared, and all its words read: in 2 µs
+each where others' lie between them. Larger scopes use indexes of their own, which ``pgcorpus
 doctor`` asks for, or those of all, which pass over what is others': for 100 candidates of a scope
 with a share s, 100 / s and more. The planner cannot choose: it knows no word's frequency where
 knowing one would tell of others' texts."""
@@ -65,6 +65,10 @@ MAX_EF_SEARCH: Final = 1000
 
 EF_HEADROOM: Final = 1.25
 """An HNSW scan keeps more than it gives: recall@10 at 100,000 x 3072 was 0.989 without."""
+
+INDEX_TUPLE_COST: Final = "0.02"
+"""``cpu_index_tuple_cost``. By PostgreSQL's 0.005 it reads an index of half a million passages of a
+scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
 
 MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
@@ -443,7 +447,10 @@ class SearchRepository(Repository):
                     _set(_PLANNED[_planning(shape, narrows=narrows)]),
                     (
                         compiled_prelude(
-                            shape.corpus, shape.conditions, bool(ask.question.demands)
+                            shape.corpus,
+                            shape.conditions,
+                            demanding=bool(ask.question.demands),
+                            by_words=bool(ask.question.demands) or shape.legs != ("vector",),
                         ),
                         {
                             **values,
@@ -592,6 +599,7 @@ _PLANNED: Final[Mapping[str, dict[str, str]]] = {
         "plan_cache_mode": planning,
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
+        "cpu_index_tuple_cost": INDEX_TUPLE_COST,
         "jit": "off",  # compiling costs more than a search
     }
     for planning in ("auto", "force_generic_plan", "force_custom_plan")

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    true,
 )
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.sql.type_api import UserDefinedType
@@ -326,12 +327,13 @@ def _best(
     best = best.order_by(literal_column("score").desc(), literal_column("passage_id"))
     if corpus is None or not distant:
         return best.limit(limit)
-    # In their order and one by one: most conditions on other tables keep most passages.
+    # In their order and one by one: most conditions keep most passages. A join would be made of
+    # all of them, where the planner doubts that the best are enough.
     ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
+    met = select(true()).where(corpus.key == ordered.c.passage_id, *distant)
     return (
         select(ordered.c.passage_id, ordered.c.score)
-        .join_from(ordered, corpus.passages, corpus.key == ordered.c.passage_id)
-        .where(*distant)
+        .where(met.correlate(ordered).scalar_subquery())
         .order_by(ordered.c.score.desc(), ordered.c.passage_id)
         .limit(limit)
     )

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     Boolean,
     ColumnElement,
     Double,
@@ -47,6 +48,9 @@ SAMPLED_FOR_LANGUAGES = 1000
 SAMPLED_OF_SCOPE = 2000
 """Passages of a scope in which words are counted: about 0.2 µs for each passage and word."""
 
+ENGLISH = cast(literal_column("'{english}'"), ARRAY(Text))
+"""What questions are read as where no passage tells its language."""
+
 ANYTHING = "'!''no lexeme has spaces'''"
 """A ``tsquery`` that every passage meets."""
 
@@ -79,11 +83,19 @@ class Prelude:
 
 
 @lru_cache(maxsize=512)
-def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
+def compiled_prelude(
+    corpus: Corpus, conditions: tuple[Condition, ...], *, demanding: bool, by_words: bool
+) -> str:
     """The prelude of searches that narrow so, in the driver's words.
 
     Parameters beside those of the filters and demands: ``words``, ``languages`` (empty at first),
     ``known_version`` (of the statistics the caller has), ``few`` and ``counted``.
+
+    Args:
+        corpus: What is searched.
+        conditions: Its filters.
+        demanding: Whether the question demands something of a passage.
+        by_words: Whether words matter; else those of a scope are not counted.
 
     Returns:
         One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
@@ -92,7 +104,10 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demandin
         there are ``mean_length``, in lexemes, and ``sampled``: how many passages were looked at.
     """
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
-    statistics = _of_table(corpus, relation) if corpus.scope is None else _of_scope(corpus)
+    if corpus.scope is None:
+        statistics = _of_table(corpus, relation)
+    else:
+        statistics = _of_scope(corpus) if by_words else _of_scope_without_words(corpus)
     few = bindparam("few", type_=Integer())
     nothing: Select[Any] = select(cast(null(), Text).label("demanded"))
     read = (demanded() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
@@ -109,7 +124,7 @@ def compiled_prelude(corpus: Corpus, conditions: tuple[Condition, ...], demandin
     )
     languages = case(
         (statistics.c.all_languages, statistics.c.languages),
-        else_=_languages(corpus, statistics.c.languages),
+        else_=_some_languages(corpus, statistics.c.languages),
     )
     statement = select(
         _asked().label("asked"),
@@ -155,13 +170,8 @@ def _of_scope(corpus: Corpus) -> FromClause:
     What ANALYZE knows of words it knows of everybody's: it would tell, and rank, by what others
     say.
     """
-    sample = (
-        select(corpus.words.label("words"))
-        .where(*corpus.asked_of(corpus.passages))
-        .limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
-        .cte("sample")
-        .prefix_with("MATERIALIZED")
-    )
+    language = cast(corpus.language, Text).label("language")
+    sample = _sampled(corpus, corpus.words.label("words"), language)
     lexemes = select(_read_question().c.lexeme).distinct().subquery("lexemes")
     escaped = func.replace(func.replace(lexemes.c.lexeme, "\\", "\\\\"), "'", "''")
     as_query = cast(func.concat("'", escaped, "'"), TSQUERY)
@@ -175,13 +185,33 @@ def _of_scope(corpus: Corpus) -> FromClause:
     length = select(cast(func.avg(func.length(sample.c.words)), Double)).scalar_subquery()
     return select(
         cast(null(), Text).label("version"),
-        cast(null(), ARRAY(Text)).label("languages"),
-        literal_column("false", Boolean).label("all_languages"),
+        func.coalesce(_by_frequency(sample.c.language), ENGLISH).label("languages"),
+        literal_column("true", Boolean).label("all_languages"),
         func.array_agg(known.c.lexeme).label("elements"),
         func.array_agg(known.c.frequency).label("frequencies"),
         length.label("mean_length"),
         select(func.count()).select_from(sample).scalar_subquery().label("sampled"),
     ).subquery("statistics")
+
+
+def _of_scope_without_words(corpus: Corpus) -> FromClause:
+    """How many passages a sample of the scope has, which an index tells."""
+    sample = _sampled(corpus, literal_column("1").label("one"))
+    return select(
+        cast(null(), Text).label("version"),
+        cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
+        literal_column("true", Boolean).label("all_languages"),
+        cast(null(), ARRAY(Text)).label("elements"),
+        cast(null(), ARRAY(Double)).label("frequencies"),
+        select(func.count()).select_from(sample).scalar_subquery().label("sampled"),
+    ).subquery("statistics")
+
+
+def _sampled(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
+    """Of some passages of the scope."""
+    some = select(*columns).where(*corpus.asked_of(corpus.passages))
+    some = some.limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
+    return some.cte("sample").prefix_with("MATERIALIZED")
 
 
 def _read_question() -> FromClause:
@@ -211,20 +241,26 @@ def _asked() -> ColumnElement[Any]:
     return select(func.jsonb_agg(triple)).scalar_subquery()
 
 
-def _languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]:
+def _some_languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]:
     """Those that the statistics list, the most frequent first, and then those of some passages."""
     none = cast(literal_column("'{}'"), ARRAY(Text))
     first = func.coalesce(listed, none)
-    of_scope = corpus.asked_of(corpus.passages)
-    some = select(corpus.language).where(*of_scope).limit(SAMPLED_FOR_LANGUAGES).subquery()
-    name = cast(some.c[0], Text)
-    counted = select(name.label("name"), func.count().label("passages")).group_by(name).subquery()
-    by_frequency = aggregate_order_by(counted.c.name, counted.c.passages.desc(), counted.c.name)
-    others = (
-        select(func.array_agg(by_frequency)).where(counted.c.name != all_(first)).scalar_subquery()
-    )
+    some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
+    others = _by_frequency(cast(some.c[0], Text), but=first)
     every = func.array_cat(first, func.coalesce(others, none))
-    return func.coalesce(func.nullif(every, none), cast(literal_column("'{english}'"), ARRAY(Text)))
+    return func.coalesce(func.nullif(every, none), ENGLISH)
+
+
+def _by_frequency(
+    language: ColumnElement[str], but: ColumnElement[Any] | None = None
+) -> ColumnElement[Any]:
+    """Names of languages, the most frequent first; null where there are none."""
+    counted = (
+        select(language.label("name"), func.count().label("passages")).group_by(language).subquery()
+    )
+    ordered = aggregate_order_by(counted.c.name, counted.c.passages.desc(), counted.c.name)
+    names = select(func.array_agg(ordered))
+    return (names if but is None else names.where(counted.c.name != all_(but))).scalar_subquery()
 
 
 def _estimated_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:

@@ -48,6 +48,10 @@ TOGETHER: Final = 2
 MAX_PAIRED: Final = 12
 """Of so many frequent words, pairs are looked up."""
 
+ENOUGH_PAIRED: Final = 300
+"""Where even the rarest word is too frequent, passages with two words that will do without those
+with one: three times what a leg gives."""
+
 SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, MAX_WORDS)
 """Statements exist for so many words; a question is filled up with words that nothing holds."""
 
@@ -152,7 +156,8 @@ def look_up(
 
     All that hold a word, when they are few enough for ``BUDGET``. Else those that hold one of the
     rarest words, and those that hold two of the others, each until half of the budget is spent: a
-    passage with only one frequent word of the question is hardly ever among the best.
+    passage with only one frequent word of the question is hardly ever among the best. The rarest
+    word is left to the pairs only where these are enough.
 
     Args:
         asked: Language → lexeme → how often the question has it.
@@ -186,7 +191,7 @@ def look_up(
     budget = inf if everything or not lexicon.known else BUDGET / (FETCH + share * len(words))
     found = sum(word.passages for word in words)
     every = [quoted(word.lexeme) for word in words]
-    queries = every if found <= budget else _cheap(words, passages, budget)
+    queries = every if found <= budget else _cheap(words, passages, budget, share)
     return LookUp(
         words=words,
         total=total,
@@ -197,26 +202,35 @@ def look_up(
     )
 
 
-def _cheap(words: Sequence[Word], passages: float, budget: float) -> list[str]:
+def _cheap(words: Sequence[Word], passages: float, budget: float, share: float) -> list[str]:
     """Queries of the rarest words, and of pairs of the others, within half of the budget each."""
     single, spent = 0, 0.0
     for word in words:
-        if single and spent + word.passages > budget / 2:
+        if spent + word.passages > budget / 2:
             break
         single, spent = single + 1, spent + word.passages
-    queries = [quoted(word.lexeme) for word in words[:single]]
-    rest = words[single : single + MAX_PAIRED]
+    if not single:
+        paired, found = _paired(words, passages, budget)
+        if found * share >= ENOUGH_PAIRED:
+            return paired
+        single = 1
+    paired, _ = _paired(words[single:], passages, budget / 2)
+    return [quoted(word.lexeme) for word in words[:single]] + paired
+
+
+def _paired(words: Sequence[Word], passages: float, budget: float) -> tuple[list[str], float]:
+    """Queries of the rarest pairs, and how many passages these have if words meet by chance."""
     pairs: dict[str, list[str]] = {}
-    spent = 0.0
+    found = 0.0
     for expected, one, other in sorted(
         (one.passages * other.passages / passages, one.lexeme, other.lexeme)
-        for one, other in combinations(rest, 2)
+        for one, other in combinations(words[:MAX_PAIRED], 2)
     ):
-        spent += TOGETHER * expected
-        if spent > budget / 2:
+        if TOGETHER * (found + expected) > budget:
             break
+        found += expected
         pairs.setdefault(one, []).append(quoted(other))
-    return queries + [f"{quoted(one)} & ({' | '.join(others)})" for one, others in pairs.items()]
+    return [f"{quoted(one)} & ({' | '.join(others)})" for one, others in pairs.items()], found
 
 
 def quoted(lexeme: str) -> str:

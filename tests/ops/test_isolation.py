@@ -113,6 +113,7 @@ BREAKS = {
         {("table", "memory_nodes")},
     ),
     "ALTER TABLE users NO FORCE ROW LEVEL SECURITY": (set(), {("table", "users")}),
+    "ALTER TABLE import_runs NO FORCE ROW LEVEL SECURITY": (set(), {("table", "import_runs")}),
     "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY": ({("jobs", "DELETE")}, {("table", "jobs")}),
     "DROP POLICY own_scope ON memory_embeddings;;"
     "CREATE POLICY own_scope ON memory_embeddings USING (true)": (

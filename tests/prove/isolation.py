@@ -52,8 +52,8 @@ HITS: Final = 10
 WARMING: Final = 5
 """Questions before those that are timed."""
 
-SERVER: Final = {"fsync": "off", "shared_buffers": "4GB"}
-"""Memory for the vectors twice, as in docs/reference/benchmarks.md."""
+SERVER: Final = {"fsync": "off", "shared_buffers": "6GB"}
+"""Memory for all that searches read."""
 
 LEAST_RECALL: Final = 0.95
 MOST_MS: Final = 50.0
@@ -295,11 +295,9 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as promised: all hits, and the nearest soon."""
-        if self.recall is None:
-            return self.full == self.questions
-        near = self.recall >= LEAST_RECALL and self.p95_ms <= MOST_MS
-        return near and self.full == self.questions
+        """Whether it is as promised: all hits, the nearest among them, and soon."""
+        near = self.recall is None or self.recall >= LEAST_RECALL
+        return near and self.p95_ms <= MOST_MS and self.full == self.questions
 
 
 def measure(

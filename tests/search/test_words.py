@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.search.words import BUDGET, FETCH, MAX_WORDS, SIZES, Lexicon, look_up, quoted
+from db.search.words import (
+    BUDGET,
+    ENOUGH_PAIRED,
+    FETCH,
+    MAX_WORDS,
+    SIZES,
+    Lexicon,
+    look_up,
+    quoted,
+)
 from tests.search.crowd import ROWS, WORD, Crowd
 
 lexemes = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -94,6 +103,22 @@ def test_of_frequent_words_the_rarest_is_looked_up_and_the_others_together() -> 
     assert len(found.words) == 4
 
 
+def test_where_the_rarest_word_is_frequent_pairs_do_without_it() -> None:
+    """A passage that holds but one of them cannot be among the best of so many."""
+    known = lexicon(rarest=0.03, often=0.04)
+    asked = {"english": dict.fromkeys(known.frequencies, 1)}
+
+    many = look_up(asked, known, 500_000)
+    few_kept = look_up(asked, known, 500_000, share=0.2)
+    fewer = look_up(asked, known, 150_000)
+
+    assert many is not None
+    assert few_kept is not None
+    assert fewer is not None
+    assert (many.candidates, many.complete) == ("'rarest' & ('often')", False)
+    assert (few_kept.candidates, fewer.candidates) == ("'rarest'", "'rarest'")
+
+
 def test_filters_that_keep_little_leave_more_of_the_budget() -> None:
     """What they refuse is not scored."""
     known = lexicon(often=0.2, everywhere=0.9)
@@ -161,7 +186,7 @@ def test_a_question_is_filled_up_to_a_size_that_has_a_statement(
     ids=["all frequent", "mixed", "many", "one rare", "sixty"],
 )
 def test_what_is_looked_up_stays_within_the_budget(crowd: Crowd, numbers: tuple[int, ...]) -> None:
-    """Counted, not estimated: half for the rarest words, or the rarest alone, half for pairs."""
+    """Counted, not estimated: half for the rarest words, half for pairs, or all for pairs."""
     frequencies = dict(zip(WORD, (crowd.holding / ROWS).tolist(), strict=True))
     known = Lexicon(version="1", frequencies=frequencies)
     found = look_up({"simple": {WORD[n]: 1 for n in numbers}}, known, ROWS)
@@ -178,7 +203,7 @@ def test_what_is_looked_up_stays_within_the_budget(crowd: Crowd, numbers: tuple[
 
     half = BUDGET / (FETCH + len(numbers)) / 2
     rarest = min(crowd.holding[n] for n in numbers)
-    assert rarest <= looked_up <= max(half, rarest) + half
+    assert min(rarest, ENOUGH_PAIRED) <= looked_up <= max(half, rarest) + half
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
