@@ -164,20 +164,24 @@ class Repository:
         except (OperationalError, ProgrammingError):  # in use, or another role's
             rebuilt = []
         yield
-        self.session.execute(
-            select(
-                func.set_config("maintenance_work_mem", build_memory, True),
-                func.set_config("min_parallel_table_scan_size", LEAST_SHARED, True),
-            )
-        )
         for each in rebuilt:
-            self._build(each.build)
+            self.build(each.build, memory=build_memory)
 
-    def _build(self, statement: str) -> None:
+    def build(self, statement: str, *, memory: str) -> None:
         """Build with as many processes as the server has to spare, or else with one.
 
         Several share their memory in ``/dev/shm``, which containers keep at 64 MB.
+
+        Args:
+            statement: Makes an index or a foreign key.
+            memory: ``maintenance_work_mem``.
         """
+        self.session.execute(
+            select(
+                func.set_config("maintenance_work_mem", memory, True),
+                func.set_config("min_parallel_table_scan_size", LEAST_SHARED, True),
+            )
+        )
         try:
             with self.session.begin_nested():
                 self.session.connection().exec_driver_sql(statement)

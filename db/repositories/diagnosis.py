@@ -335,7 +335,7 @@ class NeededIndex:
         state: ``mismatched``: there is one of another kind, operator class or length.
         wanted: Its definition, from the access method on.
         found: Those there are on the same, usable ones alone if there is any.
-        create: The statement that makes it while others read and write.
+        create: What makes it while others read and write.
     """
 
     leg: str
@@ -344,6 +344,11 @@ class NeededIndex:
     wanted: str
     found: Sequence[StoredIndex]
     create: str
+
+    @property
+    def create_at_once(self) -> str:
+        """The same within a transaction, while others only read."""
+        return self.create.replace(" CONCURRENTLY", "", 1)
 
     @property
     def serving(self) -> frozenset[str]:
@@ -486,7 +491,12 @@ class DiagnosisRepository(Repository):
         """
         stored = self.list_indexes(corpus)
         for leg, index in _declared(corpus):
-            yield _needed(leg, index, stored)
+            needed = _needed(leg, index, stored)
+            if leg == "fuzzy" and corpus.scope is not None:
+                # Of an expression an index keeps samples, which are of everybody's.
+                unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
+                needed = replace(needed, create=f"{needed.create}\n{unsampled}")
+            yield needed
         embeddings = EmbeddingRepository(self.session)
         of_name = {each.identifier: each for each in stored}
         for model in models:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
@@ -38,13 +37,16 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, insert
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.sql.selectable import LateralFromClause
 from sqlalchemy.types import TypeEngine
 
 from db.errors import DatabaseNotReady, InvalidValue, TransactionConflict
+from db.models.embeddings import EmbeddingModel
 from db.models.jobs import Job
 from db.models.memory import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
 from db.repositories.base import Repository
+from db.repositories.diagnosis import DiagnosisRepository, NeededIndex
 from db.repositories.embeddings import BUILD_MEMORY_KB, GRAPH_BYTES, text_hash
 from db.repositories.imports import fresh_ids
 from db.repositories.jobs import PENDING, embed_key
@@ -194,6 +196,15 @@ TABLES: Final = tuple(
     table for kind in (NODES, EPISODES) for table in (kind.corpus.passages, kind.corpus.vectors)
 )
 
+OWNED: Final = text("""
+    SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class
+    WHERE oid = ANY (CAST(:tables AS regclass[]))
+""").bindparams(tables=[table.name for table in TABLES])
+
+SIZE_OF_VECTORS: Final = text("""
+    SELECT max(pg_table_size(filled)) FROM unnest(CAST(:tables AS regclass[])) AS filled
+""").bindparams(tables=[kind.corpus.vectors.name for kind in (NODES, EPISODES)])
+
 EXISTS: Final = text("SELECT to_regclass('memory_nodes') IS NOT NULL")
 
 Outcome = Literal["added", "updated", "unchanged"]
@@ -248,17 +259,49 @@ class MemoryImportRepository(Repository):
         """Whether nobody has a memory yet."""
         return self.are_empty(*TABLES)
 
-    def loading(self, records: int, dimensions: int) -> AbstractContextManager[None]:
-        """What makes room for a first load: it is made without indexes.
+    def drop_search_indexes(self, model: EmbeddingModel) -> None:
+        """Make room for a first load: without the indexes that nothing but searches needs.
+
+        Searches find the same without them, later. Where somebody has a memory, the tables belong
+        to another role or are in use at this moment, nothing is dropped.
 
         Args:
-            records: How many are coming.
-            dimensions: Of their vectors.
+            model: Whose vectors are coming.
         """
-        # Of halfvec, which has two bytes a number.
-        needed = records * (dimensions * 2 + GRAPH_BYTES) // 1024
+        if not self.is_first():
+            return
+        try:
+            with self.session.begin_nested():
+                names = ", ".join(each.name for each in TABLES)
+                self.session.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT"))
+                for needed in self._search_indexes(model):
+                    for each in needed.found:
+                        self.session.execute(text(f"DROP INDEX {each.identifier}"))
+        except (OperationalError, ProgrammingError):  # in use, or another role's
+            return
+
+    def list_unbuilt(self, model: EmbeddingModel) -> list[NeededIndex]:
+        """The indexes that a first load left out, this one or one that was stopped.
+
+        None where the tables belong to another role, who alone can build them.
+        """
+        if not self.session.scalar(OWNED):
+            return []
+        return [each for each in self._search_indexes(model) if each.state == "missing"]
+
+    def build_search_index(self, index: NeededIndex, model: EmbeddingModel) -> None:
+        """Build one; until the transaction ends others can only read."""
+        self.lift_timeout()
+        # Counting would count those of the scope. A number has four bytes, and two in the index.
+        vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
+        needed = vectors * (2 * model.dimensions + GRAPH_BYTES) // 1024
         least, most = BUILD_MEMORY_KB
-        return self.first_load(*TABLES, build_memory=f"{min(max(needed, least), most)}kB")
+        self.build(index.create_at_once, memory=f"{min(max(needed, least), most)}kB")
+
+    def _search_indexes(self, model: EmbeddingModel) -> Iterator[NeededIndex]:
+        diagnosis = DiagnosisRepository(self.session)
+        for kind in (NODES, EPISODES):
+            yield from diagnosis.list_needed(kind.corpus, [model])
 
     def merge(
         self, kind: Kind, records: Sequence[Record], *, model_name: str, replace: bool

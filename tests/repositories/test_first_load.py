@@ -173,7 +173,7 @@ def test_where_processes_cannot_share_memory_one_builds_alone(work: UnitOfWork) 
         CREATE INDEX built ON framework_documents (section);
     END $$"""
 
-    Repository(work.session)._build(build)
+    Repository(work.session).build(build, memory="64MB")
 
     assert "built" in names(work)
 

@@ -29,11 +29,16 @@ from db.models import (
 )
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.memory_imports import MemoryImportRepository
+from db.repositories.search import Ask
 from db.scope import Scope
+from db.search.corpora import MEMORY
+from db.search.legs import AskedModel
+from db.search.question import Question
 from services.importers.importer import Importer
 from services.importers.memory import importer as module
 from services.importers.memory.importer import MemoryImporter
 from services.importers.report import ImportReport
+from tests.logins import logged_in
 
 DIMENSIONS = 1024
 
@@ -578,6 +583,75 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
     assert len(seen) == 3
     assert indexes(database) == before
     assert pending(database) == 0
+
+
+def test_a_first_load_that_is_stopped_is_finished_by_the_next(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept is found meanwhile, without indexes; these are built by the one that ends."""
+    monkeypatch.setattr(module, "BULK", 3)
+    monkeypatch.setattr(module, "BATCH", 4)
+    before, sampled = indexes(database), targets(database)
+    folder.nodes([a_node(n) for n in range(10)], vectors(10))
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:  # the first half is looking through the files
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        MemoryImporter(database, tenant).run([folder.path], progress=stop)
+    kept, left = len(rows(database, MemoryNode)), indexes(database)
+    question = Ask(
+        question=Question.parse("price number"),
+        legs={"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
+        model=AskedModel("bge-m3", 1024),
+        vector=vectors(10)[1],
+        filters={"noise": True},
+    )
+    with database.unit_of_work() as work:
+        work.enter(tenant)
+        answer = work.searches.answer(MEMORY, question)
+    report = imported(database, tenant, folder)
+
+    assert kept == 4
+    assert {each for each in before if each not in left} == {
+        each for each in before if " gin " in each or "bge-m3" in each
+    }
+    assert answer.candidates == {"vector": 4, "text": 4, "fuzzy": 4}
+    assert (counts(report), report.embedded) == ((6, 0, 4, 0), 6)
+    assert (indexes(database), targets(database)) == (before, sampled)
+
+
+def test_who_owns_nothing_leaves_the_indexes_to_the_owner(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application can neither drop nor build them; its import goes in all the same."""
+    monkeypatch.setattr(module, "BULK", 3)
+    before = indexes(database)
+    folder.nodes([a_node(n) for n in range(5)], vectors(5))
+
+    with logged_in(database, "rag_admin") as administrator:
+        first = imported(administrator, tenant, folder)
+        kept = indexes(database)
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP INDEX idx_memory_nodes_search"))
+        second = imported(administrator, tenant, folder)
+
+    assert (counts(first), counts(second)) == ((5, 0, 0, 0), (0, 0, 5, 0))
+    assert kept == before
+    assert len(indexes(database)) == len(before) - 1
+
+
+def targets(database: Database) -> list[tuple[str, int]]:
+    """What indexes on memories keep samples of, or do not."""
+    found = text(
+        "SELECT attrelid::regclass::text, attstattarget FROM pg_attribute"
+        " JOIN pg_index ON indexrelid = attrelid JOIN pg_class ON pg_class.oid = indrelid"
+        " WHERE attstattarget >= 0 AND (relname LIKE 'memory_%' OR relname LIKE 'episod%')"
+        " ORDER BY 1"
+    )
+    with database.unit_of_work() as work:
+        return [(name, target) for name, target in work.session.execute(found)]
 
 
 def test_the_import_of_a_second_tenant_never_drops_an_index(

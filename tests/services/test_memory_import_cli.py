@@ -154,6 +154,7 @@ def test_what_is_rejected_is_listed_and_cannot_be_tried_again(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("before", [0, 12], ids=["first load", "later load"])
 def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0917 - fixtures
     database: Database,
     pgcorpus: Command,
@@ -161,27 +162,32 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
     variables: Mapping[str, str],
     tmp_path: Path,
     how: signal.Signals,
+    before: int,
 ) -> None:
-    """No memory is without its vector, whenever it was stopped."""
+    """No memory is without its vector, whenever it was stopped; in the end no index is missing."""
     (tmp_path / "data").mkdir()
     make(tmp_path / "data", nodes=4500, dimensions=384)
-    first = pgcorpus("import", "memory", SAMPLES, "--tenant-id", tenant)  # no first load after it
+    indexes = _indexes(database)
+    if before:
+        assert pgcorpus("import", "memory", SAMPLES, "--tenant-id", tenant).returncode == 0
     command = [PGCORPUS, "import", "memory", "--tenant-id", tenant, "--json"]
     command += ["--embeddings-model", "hashing"]
     with subprocess.Popen(
         command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        while _count(database) <= 12 and running.poll() is None:
+        while _count(database, before) <= before and running.poll() is None:
             time.sleep(0.05)
         running.send_signal(how)
         running.communicate(timeout=120)
     _wait_for_nobody(database)
-    kept = _count(database) - 12
+    kept = _count(database, before) - before
+    left = _indexes(database)
 
     again = json.loads(pgcorpus(*map(str, command[1:])).stdout)
 
-    assert first.returncode == 0
     assert kept in {2000, 4000}
+    assert (left == indexes) == bool(before)
+    assert _indexes(database) == indexes
     assert (again["added"], again["unchanged"], again["embedded"]) == (
         4500 - kept,
         kept,
@@ -189,7 +195,15 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
     )
 
 
-def _count(database: Database) -> int:
+def _indexes(database: Database) -> list[str]:
+    """The definitions of all indexes on the tables of memories."""
+    tables = "tablename LIKE 'memory_%' OR tablename LIKE 'episod%'"
+    with database.unit_of_work() as work:
+        found = text(f"SELECT indexdef FROM pg_indexes WHERE {tables} ORDER BY 1")  # noqa: S608 - from above
+        return list(work.session.scalars(found))
+
+
+def _count(database: Database, before: int) -> int:
     """Memories; as many of the imported ones have vectors."""
     counts = (
         select(func.count()).select_from(model).scalar_subquery()
@@ -197,7 +211,7 @@ def _count(database: Database) -> int:
     )
     with database.unit_of_work() as work:
         nodes, vectors = work.session.execute(select(*counts)).one()
-    assert nodes == vectors + 12
+    assert nodes == vectors + before
     return int(nodes)
 
 

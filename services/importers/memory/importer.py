@@ -14,6 +14,7 @@ import numpy as np
 
 from db.engine import Database
 from db.errors import ConstraintViolated, ImportFailed
+from db.models.embeddings import EmbeddingModel
 from db.models.imports import ImportFile
 from db.repositories.imports import Change, Changed, Refused
 from db.repositories.memory_imports import (
@@ -35,11 +36,9 @@ from services.importers.importer import (
     Passages,
     Progress,
     Run,
-    Transaction,
     ahead,
     counted,
     persisted,
-    savepoint,
 )
 from services.importers.memory.rules import Normalised, Rule, episode, node
 from services.importers.memory.vectors import check_vectors, map_vectors
@@ -220,7 +219,7 @@ class MemoryImporter(Importer):
 
         All files are looked through before anything is written. Then some thousand records at a
         time are kept, with their vectors: a run that is stopped is finished by the next. The first
-        load of an empty database is one transaction, and made without indexes.
+        load of an empty database is made without the indexes that only searches use.
 
         Args:
             paths: The folders; each file in them is optional, but not all are.
@@ -239,11 +238,11 @@ class MemoryImporter(Importer):
             UnknownModel: The model is not registered.
         """
         started = time.monotonic()
-        dimensions = self._check_database()
+        model = self._check_database()
         found = [each for path in paths for each in _find(path)]
         total = sum(_size(path) for _, records, vectors in found for path in (records, vectors))
         bar = Bar(progress or (lambda _done, _total: None), 2 * total)
-        sources = [self._look_through(*each, dimensions, bar) for each in found]
+        sources = [self._look_through(*each, model.dimensions, bar) for each in found]
         with self._recorded(
             paths=[printable(path) for path in paths],
             scope=str(self._options.scope),
@@ -251,19 +250,19 @@ class MemoryImporter(Importer):
             embeddings_model=self._options.embeddings_model,
         ) as run:
             statistics = run.report.memory = MemoryStatistics()
-            with self._room(run, sources, dimensions, on_build) as transaction:
-                filling = _MemoryRun(run, transaction, self._options, statistics)
+            filling = _MemoryRun(run, self._options, statistics)
+            with self._room(run, sources, model, on_build):
                 for source in sources:
                     filling.take(source, bar)
         statistics.duration_s = round(time.monotonic() - started, 3)
         return run.report
 
-    def _check_database(self) -> int:
-        """Make sure that there is somewhere to import to; gives the dimensions of the vectors."""
+    def _check_database(self) -> EmbeddingModel:
+        """Make sure that there is somewhere to import to; gives the model of the vectors."""
         with self._entered() as work:
             work.memory_imports.require_tables()
             work.tenancy.require_scope()
-            return work.embeddings.get_model(self._options.embeddings_model).dimensions
+            return work.embeddings.get_model(self._options.embeddings_model)
 
     def _look_through(
         self, part: _Part, path: Path, vectors_path: Path, dimensions: int, bar: Bar
@@ -300,25 +299,28 @@ class MemoryImporter(Importer):
         self,
         run: Run,
         sources: Sequence[_Source],
-        dimensions: int,
+        model: EmbeddingModel,
         on_build: Callable[[], object] | None,
-    ) -> Iterator[Transaction]:
-        """What makes the transactions of batches: parts of one for the first load of all."""
-        coming = sum(source.count for source in sources)
-        is_first = False
-        if coming >= BULK and not self._dry_run:
-            with run.transaction() as work:
-                work.imports.lock(CORPUS)  # waits for another first load
-                is_first = work.memory_imports.is_first()
-        if not is_first:
-            yield run.transaction
+    ) -> Iterator[None]:
+        """Load without the indexes of searches where that is faster, and build them at the end.
+
+        They are what a run that is stopped leaves to the next: searches do without them, slowly.
+        """
+        if self._dry_run or sum(source.count for source in sources) < BULK:
+            yield
             return
-        with run.transaction() as work:
-            work.imports.lock(CORPUS)
-            with work.memory_imports.loading(coming, dimensions):
-                yield lambda: savepoint(work)
-                if on_build is not None:
-                    on_build()
+        with run.transaction() as alone:
+            alone.imports.lock(CORPUS)  # who brings as much waits until all is built
+            with run.transaction() as work:
+                work.memory_imports.drop_search_indexes(model)
+            yield
+            with run.transaction() as work:
+                unbuilt = work.memory_imports.list_unbuilt(model)
+            if unbuilt and on_build is not None:
+                on_build()
+            for index in unbuilt:
+                with run.transaction() as work:
+                    work.memory_imports.build_search_index(index, model)
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.memory_imports
@@ -329,7 +331,6 @@ class _MemoryRun:
 
     Args:
         run: As it is recorded.
-        transaction: Makes transactions within the scope.
         options: What was asked for.
         statistics: What was found so far.
     """
@@ -337,12 +338,10 @@ class _MemoryRun:
     def __init__(
         self,
         run: Run,
-        transaction: Transaction,
         options: _Options,
         statistics: MemoryStatistics,
     ) -> None:
         self._run = run
-        self._transaction = transaction
         self._options = options
         self._statistics = statistics
 
@@ -360,7 +359,7 @@ class _MemoryRun:
                 records = len(batch.candidates) + batch.twice
                 vectors = source.vectors_bytes * records // max(source.count, 1)
                 bar.finish(min(batch.size_bytes + vectors, end - bar.done))
-        with self._transaction() as work:
+        with self._run.transaction() as work:
             work.imports.forget_refusals(self._run.id, CORPUS, file)
             work.imports.add_file(counted(ImportFile(run_id=self._run.id, file=file), report))
         self._run.report.files.append(report)
@@ -446,7 +445,7 @@ class _MemoryRun:
         kind = source.part.kind
         accepted = [each for each in candidates if each.record is not None]
         tally = _Tally([each for each in candidates if each.record is None])
-        with self._transaction() as work:
+        with self._run.transaction() as work:
             work.imports.lock(f"{CORPUS} of {self._options.scope}")
             merged = work.memory_imports.merge(
                 kind,
