@@ -16,8 +16,7 @@ from db.errors import SettingsError
 from db.models.memory import NOISE
 from db.scope import Scope
 from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
-from services.cli.scope import TenantId, UserId
-from services.cli.tenancy import uuid_of
+from services.cli.scope import TenantId, UserId, uuid_of
 from services.importers.chat.candidates import ChatFormat
 from services.importers.chat.importer import ChatImporter
 from services.importers.conflicts import OnConflict

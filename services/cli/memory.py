@@ -36,9 +36,8 @@ from services.cli.output import (
     table,
     visible,
 )
-from services.cli.scope import TenantId, UserId, named_scope
+from services.cli.scope import TenantId, UserId, named_scope, uuid_of
 from services.cli.search import could_not_answer, read_filters
-from services.cli.tenancy import uuid_of
 from services.context import MOST_TOKENS
 from services.memory.operations import BOOST
 from services.memory.options import Choosing, EpisodeDetails

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -24,24 +25,34 @@ UserId = Annotated[
 ]
 
 
+def uuid_of(value: str | None) -> UUID | None:
+    """A key, for options that take one.
+
+    Raises:
+        BadParameter: It is no UUID.
+    """
+    if value is None:
+        return None
+    uuid = as_uuid(value)
+    if uuid is None:
+        raise typer.BadParameter(
+            f"Invalid UUID format: {value!r}; it looks like 11111111-1111-1111-1111-111111111111"
+        )
+    return uuid
+
+
 def find_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope | None:
     """The scope that the options name, or None where there are none.
 
     Raises:
-        MissingScope: One of them is no UUID, or the user's memories are a tenant's.
+        BadParameter: One of them is no UUID.
+        MissingScope: The user's memories are a tenant's.
         NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
-    ids = {}
-    for option, given in (("tenant_id", tenant_id), ("user_id", user_id)):
-        ids[option] = None if given is None else as_uuid(given)
-        if given is not None and ids[option] is None:
-            raise MissingScope(
-                f"Invalid UUID format: {given!r}; "
-                "one looks like 11111111-1111-1111-1111-111111111111"
-            )
-    if not any(ids.values()):
+    tenant, user = uuid_of(tenant_id), uuid_of(user_id)
+    if tenant is None and user is None:
         return None
-    scope = Scope(**ids)
+    scope = Scope(tenant, user)
     with database.unit_of_work() as work:
         work.enter(scope)
         work.tenancy.require_scope()
@@ -52,7 +63,8 @@ def named_scope(database: Database, tenant_id: str | None, user_id: str | None) 
     """The scope that the options name.
 
     Raises:
-        MissingScope: They name none, one of them is no UUID, or the user's memories are a tenant's.
+        BadParameter: One of them is no UUID.
+        MissingScope: They name none, or the user's memories are a tenant's.
         NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
     scope = find_scope(database, tenant_id, user_id)

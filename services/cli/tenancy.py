@@ -17,6 +17,7 @@ from db.models.memory import Tenant, User
 from db.repositories.tenancy import slug_of, tenant_sql, user_sql
 from db.uow import UnitOfWork
 from services.cli.output import AsJson, print_json, say, table
+from services.cli.scope import uuid_of
 
 tenants = typer.Typer(
     help="Enterprises: users of one share its memories, and nobody else sees them.",
@@ -40,18 +41,6 @@ USER_FIELDS: Final = (
     *("id", "tenant_id", "auth_provider", "external_id"),
     *("email", "display_name", "created_at"),
 )
-
-
-def uuid_of(value: str | None) -> UUID | None:
-    """A key, for options that take one."""
-    if value is None:
-        return None
-    uuid = as_uuid(value)
-    if uuid is None:
-        raise typer.BadParameter(
-            f"Invalid UUID format: {value!r}; it looks like 11111111-1111-1111-1111-111111111111"
-        )
-    return uuid
 
 
 def _shaped(pattern: re.Pattern[str], constraint: str) -> Callable[[str | None], str | None]:

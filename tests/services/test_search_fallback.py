@@ -259,3 +259,12 @@ def test_async_searches_fall_back_too(database: Database, service: SearchService
 
     assert page.hits == chat(service).hits != ()
     assert page.note == chat(service).note
+
+
+@every_shelf
+def test_an_empty_corpus_is_called_empty(service: SearchService, shelf: Shelf) -> None:
+    """And nobody is sent to make vectors of nothing."""
+    page = service.search("kettle", corpus=shelf.corpus.name, mode="hybrid")
+
+    assert (page.hits, leg(page, "vector").status) == ((), "skipped")
+    assert leg(page, "vector").reason == f"nothing is stored in {shelf.corpus.name} yet"
