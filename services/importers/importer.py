@@ -52,7 +52,7 @@ class Passages(Protocol):
         """Renew the planner's statistics."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """One call of an importer, under way.
 
@@ -62,6 +62,7 @@ class Run:
         transaction: Makes transactions that are kept when they end without an error.
         language: The configuration of passages that name none, or what finds it.
         report: What was done so far.
+        is_analyzed: Whether statistics are renewed at the end, however little was stored.
     """
 
     id: UUID
@@ -69,6 +70,7 @@ class Run:
     transaction: Transaction
     language: Language
     report: ImportReport
+    is_analyzed: bool = False
 
     def refused(self) -> Iterator[tuple[str, list[Refused]]]:
         """Each file of which something is refused, with that."""
@@ -157,11 +159,13 @@ class Importer(ABC):
             with transaction() as work:
                 work.imports.finish_run(run_id)
             # ANALYZE writes past the transaction that a dry run rolls back.
-            if (stored := run.report.stored) and not self._dry_run:
+            stored = run.report.stored
+            if (stored or run.is_analyzed) and not self._dry_run:
                 with transaction() as work:
                     work.leave()  # the statistics are of everybody's
                     passages = self._passages(work)
-                    if stored >= MANY or stored * SHARE >= passages.count():
+                    many = stored >= MANY or run.is_analyzed
+                    if many or stored * SHARE >= passages.count():
                         passages.analyze()
 
     def _language_on(self, work: UnitOfWork) -> Language:

@@ -378,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.prove.isolation", description=__doc__)
     parser.add_argument("--memories", type=int, default=1_000_000)
     parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument("--questions", type=int, default=50, help="of each tenant")
+    parser.add_argument("--questions", type=int, default=200, help="of each tenant")
     given = parser.parse_args(arguments)
     population = Population(given.memories, given.tenants)
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-prove-"))

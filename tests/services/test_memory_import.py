@@ -642,6 +642,24 @@ def test_who_owns_nothing_leaves_the_indexes_to_the_owner(
     assert len(indexes(database)) == len(before) - 1
 
 
+def test_who_builds_what_another_left_renews_the_statistics_as_well(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that stored all was stopped before it came to them."""
+    monkeypatch.setattr(module, "BULK", 3)
+    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+    renewed: list[None] = []
+    monkeypatch.setattr(MemoryImportRepository, "analyze", lambda _: renewed.append(None))
+
+    imported(database, tenant, folder)
+    nothing_left = len(renewed)
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP INDEX idx_memory_nodes_search"))
+    imported(database, tenant, folder)
+
+    assert (nothing_left, len(renewed)) == (0, 1)
+
+
 def targets(database: Database) -> list[tuple[str, int]]:
     """What indexes on memories keep samples of, or do not."""
     found = text(

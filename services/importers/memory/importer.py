@@ -318,6 +318,7 @@ class MemoryImporter(Importer):
                 unbuilt = work.memory_imports.list_unbuilt(model)
             if unbuilt and on_build is not None:
                 on_build()
+            run.is_analyzed = bool(unbuilt)  # by the run that was stopped they were not
             for index in unbuilt:
                 with run.transaction() as work:
                     work.memory_imports.build_search_index(index, model)
