@@ -601,7 +601,7 @@ def test_a_function_that_keeps_an_index_from_serving_is_found(
 def test_a_large_scope_is_given_an_index_of_its_own(
     blank: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as its size is known, which is shown to a superuser; the largest is served by all."""
+    """As far as its size is known, which is shown to a superuser; who has nearly all needs none."""
     monkeypatch.setattr(diagnosis, "MOST_COMPARED", 50)
     blank.run("""
         INSERT INTO tenants (id, name, slug)
@@ -610,7 +610,7 @@ def test_a_large_scope_is_given_an_index_of_its_own(
             (id, tenant_id, conversation_id, sequence_index, human_content, source)
         SELECT 'mem_' || n, CAST(lpad(t::text, 32, '0') AS uuid), 'c', n, 'said', 'test'
         FROM generate_series(1, 9) t,
-             generate_series(1, CASE t WHEN 1 THEN 400 WHEN 2 THEN 100 ELSE 20 END) n;
+             generate_series(1, CASE t WHEN 1 THEN 2000 WHEN 2 THEN 100 ELSE 20 END) n;
         INSERT INTO memory_embeddings (node_key, scope, model_name, embedding, content_hash)
         SELECT key, scope, 'hashing', array_fill(1.0, ARRAY[384])::vector, '' FROM memory_nodes;
         ANALYZE

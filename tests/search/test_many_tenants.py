@@ -105,7 +105,7 @@ def test_a_large_scope_uses_the_index_of_its_own(
         model = next(m for m in work.embeddings.list_models() if m.name == POPULATION.model.name)
         assert work.diagnosis.list_unindexed_scopes(MEMORY, model) == []
 
-    assert len(made) == 2
+    assert len(made) == 4  # of vectors and of words, for the largest two
     for mode, name in (("vector", "memory_embeddings_hnsw_tenants_"), ("text", "search_")):
         found = measure(application, POPULATION, MIDDLING, mode, questions=QUESTIONS)
         assert found.full == QUESTIONS
