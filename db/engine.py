@@ -51,6 +51,10 @@ FORGET: Final = (
 """DISCARD ALL but for the statements that psycopg has prepared and counts on."""
 
 
+POLL_SECONDS: Final = 0.2
+"""Until a lock that somebody holds is asked for again."""
+
+
 class Database:
     """One database and the pools of connections to it.
 
@@ -130,20 +134,27 @@ class Database:
         return AsyncUnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
 
     @contextmanager
-    def exclusively(self, doing: str) -> Iterator[None]:
+    def exclusively(self, doing: str, *, wait: bool = False) -> Iterator[None]:
         """Do something that two processes must not do at once, outside of any transaction.
 
         Args:
             doing: What, in words; the same words exclude each other.
+            wait: Wait until nobody else does it. The lock is polled for: who waits for a lock in a
+                statement holds a snapshot, for which any CREATE INDEX CONCURRENTLY waits.
 
         Raises:
             TransactionConflict: Another process is doing it.
         """
         key = func.hashtextextended(doing, 0)
-        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        with connection:
-            if not connection.scalar(select(func.pg_try_advisory_lock(key))):
-                raise TransactionConflict(f"another process is {doing}; wait until it has ended")
+        # Outside of the pool, which may be of one connection, for what is done.
+        connection = self.schema_engine().connect()
+        with connection.execution_options(isolation_level="AUTOCOMMIT"):
+            while not connection.scalar(select(func.pg_try_advisory_lock(key))):
+                if not wait:
+                    raise TransactionConflict(
+                        f"another process is {doing}; wait until it has ended"
+                    )
+                time.sleep(POLL_SECONDS)
             try:
                 yield
             finally:

@@ -235,13 +235,12 @@ class _Searching:
         name, corpus = prepared.chosen.choice.name, prepared.request.corpus
         if answer.candidates.get("vector") or work.embeddings.has_vectors(corpus, name):
             return prepared, answer
-        if work.searches.count(corpus):
-            reason = (
-                f"there are no vectors of the model {name!r}; "
-                f"make them with: pgcorpus embed --corpus {corpus.name}; "
-                "from then on they are made as texts are written, by: pgcorpus worker"
-            )
-        else:
+        reason = (
+            f"there are no vectors of the model {name!r}; "
+            f"make them with: pgcorpus embed --corpus {corpus.name}; "
+            "from then on they are made as texts are written, by: pgcorpus worker"
+        )
+        if work.searches.is_empty(corpus):
             reason = f"nothing is stored in {corpus.name} yet"
         prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
         if not prepared.ask.legs:

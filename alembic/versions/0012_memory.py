@@ -471,7 +471,7 @@ def _shared() -> None:
     deleted with all that is its own. Whoever becomes the owner later is meant, too.
     """
     for table in SHARED:
-        owner = f"(SELECT relowner FROM pg_class WHERE oid = '{table}'::regclass)"
+        is_owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
         op.execute(f"ALTER TABLE {table} ADD COLUMN scope text")
         op.execute(f"""
             COMMENT ON COLUMN {table}.scope IS
@@ -481,7 +481,8 @@ def _shared() -> None:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"""
             CREATE POLICY own_scope ON {table} USING (
-                scope IS NULL OR scope = app_scope() OR current_user = pg_get_userbyid({owner}))
+                scope IS NULL OR scope = app_scope()
+                OR ({is_owner} WHERE oid = '{table}'::regclass))
         """)
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
     for name, indexed in {
@@ -627,13 +628,13 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION enqueue_scoped_embedding")
     op.execute("DROP FUNCTION forget_traces")
     for table in SHARED:
+        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         op.execute(f"DELETE FROM {table} WHERE scope IS NOT NULL")
     _refused_once(REFUSED, former="scope, corpus, file, locator")
     for table in SHARED:
         for policy in ("own_scope", "administration"):
             op.execute(f"DROP POLICY {policy} ON {table}")
-        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
     op.execute("DROP FUNCTION app_scope")
     _leakproof("NOT LEAKPROOF")

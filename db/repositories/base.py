@@ -136,7 +136,7 @@ class Repository:
             asking.rollback()
 
     @contextmanager
-    def first_load(self, *tables: Table, build_memory: str = INDEX_BUILD_MEMORY) -> Iterator[None]:
+    def first_load(self, *tables: Table) -> Iterator[None]:
         """Fill empty tables without indexes and foreign keys, and build these at the end.
 
         Building an index costs a third of keeping it up row by row, and one join checks a foreign
@@ -147,7 +147,6 @@ class Repository:
 
         Args:
             tables: Those that are about to be filled.
-            build_memory: ``maintenance_work_mem`` of a build.
         """
         if not self.are_empty(*tables):
             yield
@@ -165,9 +164,9 @@ class Repository:
             rebuilt = []
         yield
         for each in rebuilt:
-            self.build(each.build, memory=build_memory)
+            self.build(each.build)
 
-    def build(self, statement: str, *, memory: str) -> None:
+    def build(self, statement: str, *, memory: str = INDEX_BUILD_MEMORY) -> None:
         """Build with as many processes as the server has to spare, or else with one.
 
         Several share their memory in ``/dev/shm``, which containers keep at 64 MB.

@@ -355,6 +355,10 @@ class NeededIndex:
         """The same within a transaction, while others only read."""
         return self.create.replace(" CONCURRENTLY", "", 1)
 
+    def is_restored(self, stored: StoredIndex) -> bool:
+        """Whether ``create`` would make this very index, by name and storage parameters."""
+        return (stored.name, _storage(stored.definition)) == (self.name, _storage(self.wanted))
+
     @property
     def serving(self) -> frozenset[str]:
         """Names of the indexes that a plan may use for it."""
@@ -650,7 +654,9 @@ def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededInde
         return _stated(leg, index, "ready", ready)
     if same:
         return _stated(leg, index, "invalid", same)
-    if alike := [e for e in stored if e.name == index.name or key in _form(e.definition)]:
+    # One of some rows alone, as a large scope has it, is none of all.
+    whole = [each for each in stored if " WHERE " not in each.definition]
+    if alike := [e for e in whole if e.name == index.name or key in _form(e.definition)]:
         return _stated(leg, index, "mismatched", alike)
     return _stated(leg, index, "missing", [])
 
@@ -679,6 +685,12 @@ def _definition(index: Index) -> str:
 def _form(definition: str) -> str:
     """A definition without storage parameters, and what PostgreSQL adds when it writes one."""
     return re.sub(r" WITH \([^)]*\)|[()\s]", "", definition)
+
+
+def _storage(definition: str) -> set[str]:
+    """The storage parameters of a definition."""
+    found = re.search(r" WITH \(([^)]*)\)", definition)
+    return set(re.sub(r"['\s]", "", found[1]).split(",")) if found else set()
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

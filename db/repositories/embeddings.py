@@ -259,12 +259,8 @@ class EmbeddingRepository(Repository):
 
         A build that fails leaves an invalid index of the same name: drop it first.
         """
-        node = model.dimensions // 8 if model.index_kind == "binary" else model.dimensions * 2
-        needed = self.count_vectors(corpus, model.name) * (node + GRAPH_BYTES) // 1024
-        least, most = BUILD_MEMORY_KB
-        self.session.execute(
-            ALLOW_BUILD_MEMORY, {"kilobytes": min(max(needed, least), most)}
-        ).close()
+        kilobytes = build_memory_kb(model, self.count_vectors(corpus, model.name))
+        self.session.execute(ALLOW_BUILD_MEMORY, {"kilobytes": kilobytes}).close()
         self.session.execute(CreateIndex(index_of(corpus, model)))
 
     def analyze_vectors(self, corpus: Corpus) -> None:
@@ -674,6 +670,13 @@ def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
     index.dialect_options["postgresql"]["concurrently"] = True
     Table(corpus.vectors.name, MetaData(), index)  # apart from the metadata of the models
     return index
+
+
+def build_memory_kb(model: EmbeddingModel, vectors: int) -> int:
+    """The ``maintenance_work_mem``, in kB, in which so many vectors of a model are indexed."""
+    node = model.dimensions // 8 if model.index_kind == "binary" else model.dimensions * 2
+    least, most = BUILD_MEMORY_KB
+    return min(max(vectors * (node + GRAPH_BYTES) // 1024, least), most)
 
 
 def text_hash(corpus: Corpus) -> ColumnElement[bytes]:

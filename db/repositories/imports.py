@@ -110,13 +110,9 @@ class ImportRepository(Repository):
     def lock(self, corpus: str) -> None:
         """Wait for other imports into the corpus, and keep them waiting until the transaction ends.
 
-        A transaction that imports is long, and so may the wait be: there is no timeout, nor for one
-        that does nothing else than hold the lock.
+        A transaction that imports is long, and so may the wait be: there is no timeout.
         """
         self.lift_timeout()
-        self.session.execute(
-            select(func.set_config("idle_in_transaction_session_timeout", "0", True))
-        )
         key = func.hashtextextended(literal(f"pgcorpus import {corpus}"), 0)
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 

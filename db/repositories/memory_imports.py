@@ -37,7 +37,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, insert
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql.selectable import LateralFromClause
 from sqlalchemy.types import TypeEngine
 
@@ -47,7 +47,7 @@ from db.models.jobs import Job
 from db.models.memory import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
 from db.repositories.base import Repository
 from db.repositories.diagnosis import DiagnosisRepository, NeededIndex
-from db.repositories.embeddings import BUILD_MEMORY_KB, GRAPH_BYTES, text_hash
+from db.repositories.embeddings import build_memory_kb, text_hash
 from db.repositories.imports import fresh_ids
 from db.repositories.jobs import PENDING, embed_key
 from db.search import corpora
@@ -197,7 +197,8 @@ TABLES: Final = tuple(
 )
 
 OWNED: Final = text("""
-    SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class
+    SELECT bool_and(pg_has_role(relowner, 'USAGE')
+                    AND has_schema_privilege(relnamespace, 'CREATE')) FROM pg_class
     WHERE oid = ANY (CAST(:tables AS regclass[]))
 """).bindparams(tables=[table.name for table in TABLES])
 
@@ -259,14 +260,23 @@ class MemoryImportRepository(Repository):
         """Whether nobody has a memory yet."""
         return self.are_empty(*TABLES)
 
-    def drop_search_indexes(self, model: EmbeddingModel) -> None:
-        """Make room for a first load: without the indexes that nothing but searches needs.
+    def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
+        """Whether a load goes in without indexes and builds them: the first, or after it stopped.
 
-        Searches find the same without them, later. Where somebody has a memory, the tables belong
-        to another role or are in use at this moment, nothing is dropped.
+        Only who owns the tables can do so, and may make anything in their schema.
 
         Args:
             model: Whose vectors are coming.
+        """
+        if not self.session.scalar(OWNED):
+            return False
+        return self.is_first() or bool(self.list_unbuilt(model))
+
+    def drop_search_indexes(self, model: EmbeddingModel) -> None:
+        """Make room for a first load: without the indexes that nothing but searches needs.
+
+        Searches find the same without them, later. Where somebody has a memory, or uses the tables
+        at this moment, nothing is dropped; nor is an index that was made otherwise than here.
         """
         if not self.is_first():
             return
@@ -276,27 +286,21 @@ class MemoryImportRepository(Repository):
                 self.session.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT"))
                 for needed in self._search_indexes(model):
                     for each in needed.found:
-                        self.session.execute(text(f"DROP INDEX {each.identifier}"))
-        except (OperationalError, ProgrammingError):  # in use, or another role's
+                        if needed.is_restored(each):
+                            self.session.execute(text(f"DROP INDEX {each.identifier}"))
+        except OperationalError:  # in use
             return
 
     def list_unbuilt(self, model: EmbeddingModel) -> list[NeededIndex]:
-        """The indexes that a first load left out, this one or one that was stopped.
-
-        None where the tables belong to another role, who alone can build them.
-        """
-        if not self.session.scalar(OWNED):
-            return []
+        """The indexes that a first load left out, this one or one that was stopped."""
         return [each for each in self._search_indexes(model) if each.state == "missing"]
 
     def build_search_index(self, index: NeededIndex, model: EmbeddingModel) -> None:
         """Build one; until the transaction ends others can only read."""
         self.lift_timeout()
-        # Counting would count those of the scope. A number has four bytes, and two in the index.
+        # Counting would count those of the scope. A number has four bytes.
         vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
-        needed = vectors * (2 * model.dimensions + GRAPH_BYTES) // 1024
-        least, most = BUILD_MEMORY_KB
-        self.build(index.create_at_once, memory=f"{min(max(needed, least), most)}kB")
+        self.build(index.create_at_once, memory=f"{build_memory_kb(model, vectors)}kB")
 
     def _search_indexes(self, model: EmbeddingModel) -> Iterator[NeededIndex]:
         diagnosis = DiagnosisRepository(self.session)

@@ -305,6 +305,7 @@ class SearchRepository(Repository):
                 known.lexicon,
                 searched,
                 share=min(1.0, share * passages / searched),
+                depth=ask.depth,
                 everything=everything or kept is not None,
             )
             if found is None:
@@ -382,6 +383,11 @@ class SearchRepository(Repository):
             for hit in row["hits"]:
                 windows.setdefault(hit, {})[turn.place] = turn
         return {hit: windows[hit] for hit in hits if hit in windows}
+
+    def is_empty(self, corpus: Corpus) -> bool:
+        """Whether the corpus has no passage, within the scope."""
+        some = select(corpus.key).where(*self.seen_of(corpus, corpus.passages)).limit(1)
+        return self.session.scalar(some) is None
 
     def count(self, corpus: Corpus) -> int:
         """How many passages the corpus has, within the scope."""

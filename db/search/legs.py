@@ -224,10 +224,15 @@ class TextLeg:
     def scored(self, passages: Select[Any]) -> Select[Any]:
         """(passage_id, score) of given passages, those that hold none of the words left out."""
         corpus, given = self._corpus, passages.subquery()
-        matching = (
-            select(given.c.passage_id, self._unpacked(corpus.words))
+        # First the passages, then their words: an index has those of all others, too.
+        held = (
+            select(given.c.passage_id, corpus.words.label("words"))
             .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
-            .where(corpus.words.op("@@")(bindparam("words_all", type_=TsQuery())))
+            .offset(literal_column("0", Integer))
+            .subquery("held")
+        )
+        matching = select(held.c.passage_id, self._unpacked(held.c.words)).where(
+            held.c.words.op("@@")(bindparam("words_all", type_=TsQuery()))
         )
         passage_id, score = self._scored(matching)
         return select(passage_id, score.label("score"))

@@ -48,9 +48,9 @@ TOGETHER: Final = 2
 MAX_PAIRED: Final = 12
 """Of so many frequent words, pairs are looked up."""
 
-ENOUGH_PAIRED: Final = 300
-"""Where even the rarest word is too frequent, passages with two words that will do without those
-with one: three times what a leg gives."""
+ENOUGH_PAIRED: Final = 3
+"""Where even the rarest word is too frequent, passages with two words do without those with one, if
+there are so many times as many as the leg gives."""
 
 SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, MAX_WORDS)
 """Statements exist for so many words; a question is filled up with words that nothing holds."""
@@ -150,6 +150,7 @@ def look_up(
     passages: float,
     *,
     share: float = 1.0,
+    depth: int = 100,
     everything: bool = False,
 ) -> LookUp | None:
     """Decide which passages are scored.
@@ -164,6 +165,7 @@ def look_up(
         lexicon: How rare they are.
         passages: How many there are.
         share: Of the passages, how many the filters keep.
+        depth: How many candidates the leg gives.
         everything: Look up all that hold a word, whatever it costs.
 
     Returns:
@@ -191,7 +193,10 @@ def look_up(
     budget = inf if everything or not lexicon.known else BUDGET / (FETCH + share * len(words))
     found = sum(word.passages for word in words)
     every = [quoted(word.lexeme) for word in words]
-    queries = every if found <= budget else _cheap(words, passages, budget, share)
+    queries = every
+    if found > budget:
+        enough = ENOUGH_PAIRED * depth / share if share else inf
+        queries = _cheap(words, asked, passages, budget, enough)
     return LookUp(
         words=words,
         total=total,
@@ -202,7 +207,13 @@ def look_up(
     )
 
 
-def _cheap(words: Sequence[Word], passages: float, budget: float, share: float) -> list[str]:
+def _cheap(
+    words: Sequence[Word],
+    asked: Mapping[str, Mapping[str, int]],
+    passages: float,
+    budget: float,
+    enough: float,
+) -> list[str]:
     """Queries of the rarest words, and of pairs of the others, within half of the budget each."""
     single, spent = 0, 0.0
     for word in words:
@@ -210,21 +221,25 @@ def _cheap(words: Sequence[Word], passages: float, budget: float, share: float) 
             break
         single, spent = single + 1, spent + word.passages
     if not single:
-        paired, found = _paired(words, passages, budget)
-        if found * share >= ENOUGH_PAIRED:
+        paired, found = _paired(words, asked, passages, budget)
+        if found >= enough:
             return paired
         single = 1
-    paired, _ = _paired(words[single:], passages, budget / 2)
+    paired, _ = _paired(words[single:], asked, passages, budget / 2)
     return [quoted(word.lexeme) for word in words[:single]] + paired
 
 
-def _paired(words: Sequence[Word], passages: float, budget: float) -> tuple[list[str], float]:
+def _paired(
+    words: Sequence[Word], asked: Mapping[str, Mapping[str, int]], passages: float, budget: float
+) -> tuple[list[str], float]:
     """Queries of the rarest pairs, and how many passages these have if words meet by chance."""
     pairs: dict[str, list[str]] = {}
     found = 0.0
     for expected, one, other in sorted(
         (one.passages * other.passages / passages, one.lexeme, other.lexeme)
         for one, other in combinations(words[:MAX_PAIRED], 2)
+        # A passage is in one language, and so has no words of two.
+        if any(one.lexeme in of and other.lexeme in of for of in asked.values())
     ):
         if TOGETHER * (found + expected) > budget:
             break

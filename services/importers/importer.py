@@ -62,7 +62,7 @@ class Run:
         transaction: Makes transactions that are kept when they end without an error.
         language: The configuration of passages that name none, or what finds it.
         report: What was done so far.
-        is_analyzed: Whether statistics are renewed at the end, however little was stored.
+        renews_statistics: Whether they are renewed at the end, however little was stored.
     """
 
     id: UUID
@@ -70,7 +70,7 @@ class Run:
     transaction: Transaction
     language: Language
     report: ImportReport
-    is_analyzed: bool = False
+    renews_statistics: bool = False
 
     def refused(self) -> Iterator[tuple[str, list[Refused]]]:
         """Each file of which something is refused, with that."""
@@ -160,11 +160,11 @@ class Importer(ABC):
                 work.imports.finish_run(run_id)
             # ANALYZE writes past the transaction that a dry run rolls back.
             stored = run.report.stored
-            if (stored or run.is_analyzed) and not self._dry_run:
+            if (stored or run.renews_statistics) and not self._dry_run:
                 with transaction() as work:
                     work.leave()  # the statistics are of everybody's
                     passages = self._passages(work)
-                    many = stored >= MANY or run.is_analyzed
+                    many = stored >= MANY or run.renews_statistics
                     if many or stored * SHARE >= passages.count():
                         passages.analyze()
 

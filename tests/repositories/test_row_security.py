@@ -252,10 +252,12 @@ def test_the_owner_is_bound_as_well(tenancy: Tenancy, administrator: URL) -> Non
         connection.execute(text("GRANT ALL ON SCHEMA public TO test_owner_of_memories"))
         for table in KEYS:
             connection.execute(text(f"ALTER TABLE {table} OWNER TO test_owner_of_memories"))
-        connection.execute(text("SET LOCAL ROLE test_owner_of_memories"))
-        for table in KEYS:
-            seen = connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
-            assert seen == rows.get(table, 0), table
+        connection.execute(text("CREATE ROLE test_deputy IN ROLE test_owner_of_memories"))
+        for role in ("test_deputy", "test_owner_of_memories"):
+            connection.execute(text(f"SET LOCAL ROLE {role}"))
+            for table in KEYS:
+                seen = connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
+                assert seen == rows.get(table, 0), table
         enter(connection, tenancy.ours)
         assert connection.scalar(text("SELECT count(*) FROM memory_nodes")) == MEMORIES
 

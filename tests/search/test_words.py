@@ -119,6 +119,27 @@ def test_where_the_rarest_word_is_frequent_pairs_do_without_it() -> None:
     assert (few_kept.candidates, fewer.candidates) == ("'rarest'", "'rarest'")
 
 
+def test_no_passage_is_looked_up_by_words_of_two_languages() -> None:
+    """It is read in one: together they are in none."""
+    known = lexicon(kubernet=0.03, kubernetes=0.03)
+
+    found = look_up({"english": {"kubernet": 1}, "german": {"kubernetes": 1}}, known, 500_000)
+
+    assert found is not None
+    assert found.candidates == "'kubernet'"
+
+
+def test_who_wants_more_candidates_is_not_given_pairs_alone() -> None:
+    """A page far down would run out of them."""
+    known = lexicon(rarest=0.03, often=0.04)
+    asked = {"english": dict.fromkeys(known.frequencies, 1)}
+
+    found = look_up(asked, known, 500_000, depth=1000)
+
+    assert found is not None
+    assert found.candidates == "'rarest'"
+
+
 def test_filters_that_keep_little_leave_more_of_the_budget() -> None:
     """What they refuse is not scored."""
     known = lexicon(often=0.2, everywhere=0.9)
@@ -203,7 +224,7 @@ def test_what_is_looked_up_stays_within_the_budget(crowd: Crowd, numbers: tuple[
 
     half = BUDGET / (FETCH + len(numbers)) / 2
     rarest = min(crowd.holding[n] for n in numbers)
-    assert min(rarest, ENOUGH_PAIRED) <= looked_up <= max(half, rarest) + half
+    assert min(rarest, ENOUGH_PAIRED * 100) <= looked_up <= max(half, rarest) + half
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -620,6 +622,71 @@ def test_a_first_load_that_is_stopped_is_finished_by_the_next(
     assert answer.candidates == {"vector": 4, "text": 4, "fuzzy": 4}
     assert (counts(report), report.embedded) == ((6, 0, 4, 0), 6)
     assert (indexes(database), targets(database)) == (before, sampled)
+
+
+def test_indexes_that_were_made_otherwise_stay_and_hide_none(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denser graph would come back as the usual one; words of one scope are not those of all."""
+    monkeypatch.setattr(module, "BULK", 3)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("""
+            DROP INDEX memory_embeddings_hnsw_bge_m3;
+            CREATE INDEX memory_embeddings_hnsw_bge_m3 ON memory_embeddings
+            USING hnsw ((embedding::halfvec(1024)) halfvec_cosine_ops)
+            WITH (m = 32, ef_construction = 200) WHERE model_name = 'bge-m3';
+            CREATE INDEX of_one ON memory_nodes USING gin (memory_search) WHERE scope = 'tenant:x'
+        """)
+    before = indexes(database)
+
+    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+
+    assert indexes(database) == before
+
+
+def test_a_first_load_needs_one_connection_of_the_pool(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps others out is held by one outside of it."""
+    monkeypatch.setattr(module, "BULK", 3)
+    folder.nodes([a_node(n) for n in range(5)], vectors(5))
+    narrow = Database(replace(database.settings, pool_size=1, max_overflow=0))
+
+    try:
+        report = imported(narrow, tenant, folder)
+    finally:
+        narrow.close()
+
+    assert counts(report) == (5, 0, 0, 0)
+
+
+def test_a_load_beside_the_first_waits_until_its_indexes_are_built(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would build them under the rows that are still to come; later ones do not wait."""
+    monkeypatch.setattr(module, "BULK", 3)
+    other = a_tenant(database, "other")
+    folder.nodes([a_node(n) for n in range(5)], vectors(5))
+    order: list[str] = []
+    beside: list[Thread] = []
+
+    def load() -> None:
+        imported(database, other, folder)
+        order.append("other")
+
+    def begin(done: int, total: int) -> None:
+        if done > total / 2 and not beside:  # as above
+            beside.append(Thread(target=load))
+            beside[0].start()
+            beside[0].join(timeout=1)
+
+    MemoryImporter(database, tenant).run(
+        [folder.path], progress=begin, on_build=lambda: order.append("first")
+    )
+    beside[0].join()
+
+    assert order == ["first", "other"]
+    assert len(rows(database, MemoryNode)) == 10
 
 
 def test_who_owns_nothing_leaves_the_indexes_to_the_owner(

@@ -306,11 +306,15 @@ class MemoryImporter(Importer):
 
         They are what a run that is stopped leaves to the next: searches do without them, slowly.
         """
-        if self._dry_run or sum(source.count for source in sources) < BULK:
+        leaves_out = False
+        if not self._dry_run and sum(source.count for source in sources) >= BULK:
+            with run.transaction() as work:
+                leaves_out = work.memory_imports.leaves_indexes_out(model)
+        if not leaves_out:
             yield
             return
-        with run.transaction() as alone:
-            alone.imports.lock(CORPUS)  # who brings as much waits until all is built
+        # Who brings as much meanwhile waits until all is built.
+        with self._database.exclusively("loading memories without indexes", wait=True):
             with run.transaction() as work:
                 work.memory_imports.drop_search_indexes(model)
             yield
@@ -318,7 +322,7 @@ class MemoryImporter(Importer):
                 unbuilt = work.memory_imports.list_unbuilt(model)
             if unbuilt and on_build is not None:
                 on_build()
-            run.is_analyzed = bool(unbuilt)  # by the run that was stopped they were not
+            run.renews_statistics = bool(unbuilt)  # a run that was stopped did not
             for index in unbuilt:
                 with run.transaction() as work:
                     work.memory_imports.build_search_index(index, model)
