@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ def _no_settings_of_the_machine() -> None:
     for variable in tuple(os.environ):
         if variable.startswith(("DATABASE_", "POSTGRES_", "DB_", "SSL_", "OPENAI_", "EMBEDDING_")):
             del os.environ[variable]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A script ignores Ctrl-C for what it starts in the background, and so would our commands."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

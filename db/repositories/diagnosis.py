@@ -132,6 +132,9 @@ SCOPES: Final = text("""
 MOST_SHARED: Final = 0.8
 """The index of all is as good as its own for a scope that has more of all vectors."""
 
+OF_ONE_SCOPE: Final = re.compile(r" WHERE \(scope = '[^']*'::text\)$")
+"""How a large scope's own index of words ends, as PostgreSQL writes it."""
+
 OWN_EF_CONSTRUCTION: Final = 128
 """Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
 recall@10 was 0.99 with it, and 0.94 to 0.97 without, whatever ``hnsw.ef_search``. Building takes
@@ -654,9 +657,8 @@ def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededInde
         return _stated(leg, index, "ready", ready)
     if same:
         return _stated(leg, index, "invalid", same)
-    # One of some rows alone, as a large scope has it, is none of all.
-    whole = [each for each in stored if " WHERE " not in each.definition]
-    if alike := [e for e in whole if e.name == index.name or key in _form(e.definition)]:
+    others = [each for each in stored if not OF_ONE_SCOPE.search(each.definition)]
+    if alike := [e for e in others if e.name == index.name or key in _form(e.definition)]:
         return _stated(leg, index, "mismatched", alike)
     return _stated(leg, index, "missing", [])
 
