@@ -135,6 +135,16 @@ class Repository:
         finally:
             asking.rollback()
 
+    def lock_at_once(self, *tables: Table) -> None:
+        """Lock tables against everybody until the transaction ends.
+
+        Raises:
+            OperationalError: Somebody uses one of them.
+            ProgrammingError: One of them is another role's.
+        """
+        names = ", ".join(each.name for each in tables)
+        self.session.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT"))
+
     @contextmanager
     def first_load(self, *tables: Table) -> Iterator[None]:
         """Fill empty tables without indexes and foreign keys, and build these at the end.
@@ -153,8 +163,7 @@ class Repository:
             return
         try:
             with self.session.begin_nested():
-                names = ", ".join(each.name for each in tables)
-                self.session.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT"))
+                self.lock_at_once(*tables)
                 rebuilt = self.session.execute(
                     REBUILT, {"tables": [each.name for each in tables]}
                 ).all()

@@ -538,11 +538,6 @@ class DiagnosisRepository(Repository):
         found = self.session.scalar(select(lexemes).where(func.length(corpus.words) > 0).limit(1))
         return sorted(found or [], key=len, reverse=True)
 
-    def has_passages(self, corpus: Corpus) -> bool:
-        """Whether there is anything to search."""
-        one = select(corpus.key).limit(1)
-        return self.session.execute(one).first() is not None
-
     def find_scope(self, corpus: Corpus) -> Scope | None:
         """Somebody who has passages of the corpus, as far as the role may see them."""
         for table in (corpus.vectors, corpus.passages):  # those of who has vectors tell more

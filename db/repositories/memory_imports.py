@@ -282,8 +282,7 @@ class MemoryImportRepository(Repository):
             return
         try:
             with self.session.begin_nested():
-                names = ", ".join(each.name for each in TABLES)
-                self.session.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT"))
+                self.lock_at_once(*TABLES)
                 for needed in self._search_indexes(model):
                     for each in needed.found:
                         if needed.is_restored(each):

@@ -106,8 +106,13 @@ def compiled_prelude(
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
     if corpus.scope is None:
         statistics = _of_table(corpus, relation)
+        languages: ColumnElement[Any] = case(
+            (statistics.c.all_languages, statistics.c.languages),
+            else_=_some_languages(corpus, statistics.c.languages),
+        )
     else:
         statistics = _of_scope(corpus) if by_words else _of_scope_without_words(corpus)
+        languages = statistics.c.languages
     few = bindparam("few", type_=Integer())
     nothing: Select[Any] = select(cast(null(), Text).label("demanded"))
     read = (demanded() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
@@ -121,10 +126,6 @@ def compiled_prelude(
     passages = _estimated_passages(relation)
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
-    )
-    languages = case(
-        (statistics.c.all_languages, statistics.c.languages),
-        else_=_some_languages(corpus, statistics.c.languages),
     )
     statement = select(
         _asked().label("asked"),
@@ -186,7 +187,6 @@ def _of_scope(corpus: Corpus) -> FromClause:
     return select(
         cast(null(), Text).label("version"),
         func.coalesce(_by_frequency(sample.c.language), ENGLISH).label("languages"),
-        literal_column("true", Boolean).label("all_languages"),
         func.array_agg(known.c.lexeme).label("elements"),
         func.array_agg(known.c.frequency).label("frequencies"),
         length.label("mean_length"),
@@ -200,7 +200,6 @@ def _of_scope_without_words(corpus: Corpus) -> FromClause:
     return select(
         cast(null(), Text).label("version"),
         cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
-        literal_column("true", Boolean).label("all_languages"),
         cast(null(), ARRAY(Text)).label("elements"),
         cast(null(), ARRAY(Double)).label("frequencies"),
         select(func.count()).select_from(sample).scalar_subquery().label("sampled"),

@@ -193,7 +193,7 @@ class DoctorService:
             )
 
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
-        if not work.diagnosis.has_passages(corpus):
+        if work.searches.is_empty(corpus):
             return
         models = list_in_use(work, corpus, self._database.settings)
         vectors = {model: work.diagnosis.sample_vector(corpus, model.name) for model in models}
@@ -500,7 +500,7 @@ def _audit(work: UnitOfWork) -> Iterator[Finding]:
 
 
 def _passages(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
-    filled = work.diagnosis.has_passages(corpus)
+    filled = not work.searches.is_empty(corpus)
     yield Finding(
         check="corpus",
         corpus=corpus.name,
@@ -511,7 +511,7 @@ def _passages(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
 
 
 def _statistics(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
-    filled = work.diagnosis.has_passages(corpus)
+    filled = not work.searches.is_empty(corpus)
     for table in work.diagnosis.list_statistics(corpus):
         ranks = filled and table.name == corpus.passages.name
         yield _table_statistics(corpus, table, ranks=ranks)

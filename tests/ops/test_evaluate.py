@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from services.ops.evaluate import Evaluation, EvaluationService, GivenVectors, R
 from services.ops.loading import Load, load_knowledge
 from services.ops.metrics import ndcg, recall, reciprocal_rank
 from services.search import Request
+from tests.command import PGCORPUS
 from tests.conftest import Databases
 
 PROJECT = Path(db.__file__).parents[1]
@@ -581,7 +581,7 @@ def test_a_corpus_or_mode_that_there_is_not_is_refused_with_those_there_are(
 def pgcorpus_eval(database: Database, *arguments: str) -> subprocess.Popen[str]:
     """The installed command, under way."""
     return subprocess.Popen(
-        [sys.executable, "-c", HEARS_SIGNALS, "eval", *arguments],
+        [PGCORPUS, "eval", *arguments],
         env={
             "PATH": os.environ["PATH"],
             "DATABASE_URL": database.url.render_as_string(hide_password=False),
@@ -593,15 +593,6 @@ def pgcorpus_eval(database: Database, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-# A runner in the background of a shell ignores Ctrl-C, and its children inherit that.
-HEARS_SIGNALS = (
-    "import signal\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from services.cli import main\n"
-    "main()"
-)
 
 
 def test_scripts_get_one_document_of_json_and_people_the_notes(

@@ -17,18 +17,10 @@ ROOT = Path(__file__).parents[2]
 RUNS = ROOT / ".bench"
 
 
-# The command hears Ctrl-C even where the tests run in the background and do not.
-HEARS_CTRL_C = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("tests.benchmarks", run_name="__main__", alter_sys=True)
-"""
-
-
 def bench(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     """Start ``python -m tests.benchmarks``."""
     return subprocess.Popen(
-        [sys.executable, "-c", HEARS_CTRL_C, *arguments],
+        [sys.executable, "-m", "tests.benchmarks", *arguments],
         cwd=ROOT,
         env=os.environ | {"BENCH_PEERS": "", "COLUMNS": "200"} | variables,
         stdout=subprocess.PIPE,

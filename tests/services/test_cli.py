@@ -17,7 +17,7 @@ from sqlalchemy import text
 import db
 from db.engine import Database
 from services import samples
-from tests.command import Command
+from tests.command import PGCORPUS, Command
 from tests.logins import logged_in
 
 PROJECT = Path(db.__file__).parents[1]
@@ -349,15 +349,6 @@ def test_what_a_terminal_cannot_show_is_escaped(pgcorpus: Command, tmp_path: Pat
     assert "Traceback" not in table.stderr + script.stderr
 
 
-# The command hears Ctrl-C even where the tests run in the background and do not.
-HEARS_CTRL_C = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from services.cli import main
-main()
-"""
-
-
 def test_ctrl_c_ends_long_work_with_a_sentence(database: Database, tmp_path: Path) -> None:
     """Exit code 130, and never a trace."""
     (tmp_path / "big.json").write_text(
@@ -368,7 +359,7 @@ def test_ctrl_c_ends_long_work_with_a_sentence(database: Database, tmp_path: Pat
         # The import waits for this lock: it is surely in the middle when it is interrupted.
         blocker.execute(text("LOCK TABLE framework_documents IN ACCESS EXCLUSIVE MODE"))
         process = subprocess.Popen(
-            [sys.executable, "-c", HEARS_CTRL_C, "import", "knowledge", "big.json"],
+            [PGCORPUS, "import", "knowledge", "big.json"],
             env={"PATH": os.environ["PATH"], "DATABASE_URL": address, "PYTHONPATH": str(PROJECT)},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -393,14 +384,14 @@ def test_ctrl_c_ends_long_work_with_a_sentence(database: Database, tmp_path: Pat
 def test_ctrl_c_before_the_command_begins_is_told_the_same(tmp_path: Path) -> None:
     """The settings are read first; the signal comes while ``.env`` is opened."""
     (tmp_path / ".env").touch()
-    at_once = HEARS_CTRL_C.replace(
-        "main()",
-        "import os\n"
+    at_once = (
+        "import os, signal, sys\n"
+        "from services.cli import main\n"
         "def opened(event, arguments):\n"
         "    if event == 'open' and str(arguments[0]).endswith('.env'):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.addaudithook(opened)\n"
-        "main()",
+        "main()"
     )
     process = subprocess.run(
         [sys.executable, "-c", at_once, "--help"],

@@ -128,6 +128,17 @@ def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -
     return MemoryImporter(database, scope, **options).run([folder.path])
 
 
+def stop_after_a_batch(database: Database, scope: Scope, folder: Folder) -> None:
+    """Import the folder, and be interrupted when the first batch is kept."""
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:  # the first half is looking through the files
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        MemoryImporter(database, scope).run([folder.path], progress=stop)
+
+
 def rows(database: Database, model: type[Any]) -> Sequence[Any]:
     """Everybody's rows of a table."""
     with database.unit_of_work() as work:
@@ -543,12 +554,7 @@ def test_a_run_that_is_stopped_is_finished_by_the_next(
     monkeypatch.setattr(module, "BATCH", 4)
     folder.nodes([a_node(n) for n in range(10)], vectors(10))
 
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:  # the first half is looking through the files
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        MemoryImporter(database, tenant).run([folder.path], progress=stop)
+    stop_after_a_batch(database, tenant, folder)
     kept = len(rows(database, MemoryNode))
     with_vectors = len(rows(database, MemoryEmbedding))
     report = imported(database, tenant, folder)
@@ -596,12 +602,7 @@ def test_a_first_load_that_is_stopped_is_finished_by_the_next(
     before, sampled = indexes(database), targets(database)
     folder.nodes([a_node(n) for n in range(10)], vectors(10))
 
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:  # the first half is looking through the files
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        MemoryImporter(database, tenant).run([folder.path], progress=stop)
+    stop_after_a_batch(database, tenant, folder)
     kept, left = len(rows(database, MemoryNode)), indexes(database)
     question = Ask(
         question=Question.parse("price number"),
@@ -675,7 +676,7 @@ def test_a_load_beside_the_first_waits_until_its_indexes_are_built(
         order.append("other")
 
     def begin(done: int, total: int) -> None:
-        if done > total / 2 and not beside:  # as above
+        if done > total / 2 and not beside:  # it has been kept
             beside.append(Thread(target=load))
             beside[0].start()
             beside[0].join(timeout=1)

@@ -18,6 +18,7 @@ from db.models import MemoryEmbedding, MemoryNode
 from services import samples
 from tests.benchmarks.memory_import import make
 from tests.command import PGCORPUS, Command
+from tests.services.test_memory_import import indexes
 
 NOBODY = "11111111-1111-1111-1111-111111111111"
 SAMPLES = str(samples.folder("memory"))
@@ -167,7 +168,7 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
     """No memory is without its vector, whenever it was stopped; in the end no index is missing."""
     (tmp_path / "data").mkdir()
     make(tmp_path / "data", nodes=4500, dimensions=384)
-    indexes = _indexes(database)
+    complete = indexes(database)
     if before:
         assert pgcorpus("import", "memory", SAMPLES, "--tenant-id", tenant).returncode == 0
     command = [PGCORPUS, "import", "memory", "--tenant-id", tenant, "--json"]
@@ -181,26 +182,18 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
         running.communicate(timeout=120)
     _wait_for_nobody(database)
     kept = _count(database, before) - before
-    left = _indexes(database)
+    left = indexes(database)
 
     again = json.loads(pgcorpus(*map(str, command[1:])).stdout)
 
     assert kept in {2000, 4000}
-    assert (left == indexes) == bool(before)
-    assert _indexes(database) == indexes
+    assert (left == complete) == bool(before)
+    assert indexes(database) == complete
     assert (again["added"], again["unchanged"], again["embedded"]) == (
         4500 - kept,
         kept,
         4500 - kept,
     )
-
-
-def _indexes(database: Database) -> list[str]:
-    """The definitions of all indexes on the tables of memories."""
-    tables = "tablename LIKE 'memory_%' OR tablename LIKE 'episod%'"
-    with database.unit_of_work() as work:
-        found = text(f"SELECT indexdef FROM pg_indexes WHERE {tables} ORDER BY 1")  # noqa: S608 - from above
-        return list(work.session.scalars(found))
 
 
 def _count(database: Database, before: int) -> int:

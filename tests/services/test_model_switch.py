@@ -786,15 +786,6 @@ def test_a_step_out_of_turn_is_refused_in_a_sentence(
     assert "Traceback" not in result.stderr
 
 
-# The command hears Ctrl-C even where the tests run in the background and do not.
-HEARS_CTRL_C = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from services.cli import main
-main()
-"""
-
-
 def test_ctrl_c_ends_an_index_build_with_a_sentence(filled: Database, tmp_path: Path) -> None:
     """The server ends it too, and the same command goes on."""
     command = ["models", "add", "new", "--dimensions", "64", "--provider", "hashing"]
@@ -802,7 +793,7 @@ def test_ctrl_c_ends_an_index_build_with_a_sentence(filled: Database, tmp_path: 
         old = old.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
         old.execute(text("SELECT count(*) FROM chunk_embeddings"))
         process = subprocess.Popen(
-            [sys.executable, "-c", HEARS_CTRL_C, *command],
+            [PGCORPUS, *command],
             env=environment(filled),
             cwd=tmp_path,
             stderr=subprocess.PIPE,

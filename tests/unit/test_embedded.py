@@ -60,13 +60,9 @@ print(json.dumps({"running": running, "owners": list(owners), "left": server.hom
 
 
 def python(code: str, home: Path) -> subprocess.Popen[str]:
-    """Another process that runs *code* on *home*, in a session of its own.
-
-    It hears Ctrl-C even where the tests themselves run in the background and do not.
-    """
-    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    """Another process that runs *code* on *home*, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", hears + code, str(home)],
+        [sys.executable, "-c", code, str(home)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
