@@ -134,6 +134,20 @@ class Database:
         return AsyncUnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
 
     @contextmanager
+    def autocommitting(self) -> Iterator[UnitOfWork]:
+        """Work without a transaction and a statement timeout, on a connection of its own.
+
+        For statements that build beside running work, as CREATE INDEX CONCURRENTLY does.
+        """
+        connection = self.schema_engine().connect()
+        with (
+            connection.execution_options(isolation_level="AUTOCOMMIT"),
+            # Bound to the one connection: locks are that connection's.
+            UnitOfWork(sessionmaker(connection, expire_on_commit=False)) as work,
+        ):
+            yield work
+
+    @contextmanager
     def exclusively(self, doing: str, *, wait: bool = False) -> Iterator[None]:
         """Do something that two processes must not do at once, outside of any transaction.
 

@@ -45,6 +45,7 @@ from psycopg.errors import (
     CheckViolation,
     DataError,
     DeadlockDetected,
+    ExclusionViolation,
     ForeignKeyViolation,
     InsufficientPrivilege,
     LockNotAvailable,
@@ -304,7 +305,7 @@ def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR091
     where = f"{cause.diag.table_name}: " if cause.diag.table_name else ""
     said = MEANINGS.get(constraint or "")
     match cause:
-        case UniqueViolation():
+        case UniqueViolation() | ExclusionViolation():
             return AlreadyExists(
                 f"{where}{said or f'a row with the same key exists ({constraint})'}",
                 constraint=constraint,

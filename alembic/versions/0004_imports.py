@@ -77,7 +77,13 @@ def upgrade() -> None:
         )
     """)
     op.create_index("ix_import_transformations_run_id", "import_transformations", ["run_id"])
-    op.create_index("ix_import_transformations_item", "import_transformations", ["item"])
+    # By hash: an index in an order could be asked how many rows of others lie between two values.
+    op.create_index(
+        "ix_import_transformations_item",
+        "import_transformations",
+        ["item"],
+        postgresql_using="hash",
+    )
     op.execute("""
         CREATE TABLE import_rejects (
             id uuid CONSTRAINT pk_import_rejects PRIMARY KEY DEFAULT gen_random_uuid(),

@@ -9,16 +9,12 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-VECTOR_INDEXES = {
-    "text-embedding-3-large": 3072,
-    "text-embedding-3-small": 1536,
-    "bge-m3": 1024,
-    "all-MiniLM-L6-v2": 384,
-    "hashing": 384,
-}
-
 # Who may see a row, in one text column: what is compared with app_scope().
 SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
+
+# What a policy compares with: asked once for each statement and not for each row, so that it is
+# the cheapest condition of all, and no other comes before it.
+ASKED = "(SELECT app_scope())"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
@@ -48,12 +44,20 @@ UNSAMPLED_OF_SHARED = {
     "import_rejects": ("file", "locator", "reason"),
 }
 
-# What row security would keep from an index: see _leakproof().
-SEARCHED_BY = (
-    "ts_match_vq(tsvector, tsquery)",
-    "word_similarity_op(text, text)",
-    "textcat(text, text)",  # of the two texts that trigrams are looked for in
+# Passages that are searched, where their words are, and what trigrams are looked for in.
+SEARCHED = (
+    ("memory_nodes", "memory_search", "human_content || ' ' || assistant_content"),
+    ("episodic_memories", "episode_search", "title || ' ' || content"),
 )
+OWNER_OF_SEARCHES = "('rag_search_' || current_database())::name"
+MADE = "made by pgcorpus"
+
+# How much searches are asked at once, whoever asks: words, pairs of words, groups of trigrams, and
+# characters of what is compared by trigrams.
+MOST_WORDS = 64
+MOST_PAIRS = 200
+MOST_GROUPS = 3
+MOST_CHARACTERS = 300
 
 REFUSED = "corpus, file, locator"
 
@@ -153,7 +157,7 @@ def upgrade() -> None:
             op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{quoted}'")
     _sample(0, UNSAMPLED | UNSAMPLED_OF_SHARED)
     _row_security()
-    _leakproof("LEAKPROOF")
+    _searches()
     _shared()
     _statistics_of_words()
     _outbox()
@@ -178,16 +182,33 @@ def _scope() -> None:
         COMMENT ON FUNCTION app_scope() IS
             'whose rows this transaction sees: of app.tenant_id, else of app.user_id, else nobody'
     """)
+    op.execute("""
+        CREATE FUNCTION scope_keys(scope text, terms text[]) RETURNS bytea[]
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE
+        RETURN ARRAY(
+            SELECT int8send(hashtextextended(scope, 0)) || convert_to(term, 'UTF8')
+            FROM unnest(terms) AS term)
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION scope_keys(text, text[]) IS
+            'terms as an index has them that finds those of one scope and passes over no other'
+    """)
 
 
 def _people() -> None:
+    """Slugs and identities are unique by hash.
+
+    EXPLAIN ANALYZE tells how many rows of others an index gives for a condition: of an index in an
+    order, how many lie between two texts, by which names could be spelled out.
+    """
     op.execute("""
         CREATE TABLE tenants (
             id uuid CONSTRAINT pk_tenants PRIMARY KEY DEFAULT gen_random_uuid(),
             name varchar(255) NOT NULL,
-            slug varchar(100) NOT NULL CONSTRAINT uq_tenants_slug UNIQUE,
+            slug varchar(100) NOT NULL,
             settings jsonb NOT NULL DEFAULT '{}',
             created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT uq_tenants_slug EXCLUDE USING hash (slug WITH =),
             CONSTRAINT non_empty_tenant_name CHECK (name ~ '\\S'),
             CONSTRAINT valid_slug CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
             CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object')
@@ -205,7 +226,8 @@ def _people() -> None:
             created_at timestamptz NOT NULL DEFAULT now(),
             scope text NOT NULL GENERATED ALWAYS AS
                 (coalesce('tenant:' || tenant_id::text, 'user:' || id::text)) STORED,
-            CONSTRAINT uq_users_auth_provider_external_id UNIQUE (auth_provider, external_id),
+            CONSTRAINT uq_users_auth_provider_external_id
+                EXCLUDE USING hash ((auth_provider || ':' || external_id) WITH =),
             CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
             CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
             CONSTRAINT valid_auth_provider CHECK (auth_provider !~ ':'),
@@ -276,8 +298,8 @@ def _nodes() -> None:
         ) WITH (fillfactor = 85)
     """)
     for name, columns in {
-        "user_created": ["user_id", "created_at"],
-        "tenant_created": ["tenant_id", "created_at"],
+        "scope_user": ["scope", "user_id", "created_at"],
+        "tenant": ["tenant_id"],
         "scope_created": ["scope", "created_at", "key"],
         "scope_conversation": ["scope", "conversation_id", "sequence_index"],
         "scope_cluster": ["scope", "cluster_id"],
@@ -351,8 +373,8 @@ def _episodes() -> None:
         ) WITH (fillfactor = 85)
     """)
     for name, columns in {
-        "user_created": ["user_id", "created_at"],
-        "tenant_created": ["tenant_id", "created_at"],
+        "scope_user": ["scope", "user_id", "created_at"],
+        "tenant": ["tenant_id"],
         "scope_created": ["scope", "created_at", "key"],
     }.items():
         op.create_index(f"idx_episodic_memories_{name}", "episodic_memories", columns)
@@ -371,15 +393,16 @@ def _lists(column: str, names: str) -> str:
 
 
 def _searchable(table: str, *, words: str, shown: str) -> None:
-    name = words.removesuffix("_search")
-    short = {"memory": "memory_nodes", "episode": "episodic_memories"}[name]
     op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
-    op.execute(f"CREATE INDEX idx_{short}_search ON {table} USING gin ({words})")
-    op.execute(f"""
-        CREATE INDEX idx_{short}_content_trgm ON {table} USING gin (({shown}) gin_trgm_ops)
-    """)
-    # Of an expression that is indexed a sample is kept as of a column.
-    op.execute(f"ALTER INDEX idx_{short}_content_trgm ALTER COLUMN 1 SET STATISTICS 0")
+    for name, terms in {
+        "scope_words": f"tsvector_to_array({words})",
+        "scope_trigrams": f"show_trgm({shown})",
+    }.items():
+        op.execute(f"""
+            CREATE INDEX idx_{table}_{name} ON {table} USING gin (scope_keys(scope, {terms}))
+        """)
+        # Of an expression that is indexed a sample is kept as of a column.
+        op.execute(f"ALTER INDEX idx_{table}_{name} ALTER COLUMN 1 SET STATISTICS 0")
 
 
 def _embeddings(table: str, item: str, passages: str) -> None:
@@ -405,13 +428,8 @@ def _embeddings(table: str, item: str, passages: str) -> None:
         )
     """)
     op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
-    for model, dimensions in VECTOR_INDEXES.items():
-        slug = "".join(c if c.isalnum() else "_" for c in model.lower())
-        op.execute(f"""
-            CREATE INDEX {table}_hnsw_{slug} ON {table}
-            USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
-            WITH (m = 16, ef_construction = 64) WHERE model_name = '{model}'
-        """)
+    # No vector index over all scopes: how many of others' vectors it passes over tells how near
+    # they are. A scope that is too large to be compared is given an index of its own.
     op.create_index(f"idx_{table}_scope", table, ["scope", "model_name"])
     op.execute(f"""
         CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table}
@@ -426,16 +444,18 @@ def _row_security() -> None:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"""
             CREATE POLICY own_scope ON {table}
-            USING (scope = app_scope()) WITH CHECK (scope = app_scope())
+            USING (scope = {ASKED}) WITH CHECK (scope = {ASKED})
         """)
     # Whoever signs somebody in knows the identity and not yet the scope.
-    identity = "auth_provider || ':' || external_id = current_setting('app.identity', true)"
+    identity = (
+        "auth_provider || ':' || external_id = (SELECT current_setting('app.identity', true))"
+    )
     # Who is new has no tenant yet. A slug that is taken would tell of another tenant: only
     # administrators make tenants.
     for table, policies in {
-        "tenants": ("own_scope ON {} FOR SELECT USING ('tenant:' || id::text = app_scope())",),
+        "tenants": (f"own_scope ON {{}} FOR SELECT USING ('tenant:' || id::text = {ASKED})",),
         "users": (
-            "own_scope ON {} USING (scope = app_scope())",
+            f"own_scope ON {{}} USING (scope = {ASKED})",
             f"own_identity ON {{}} FOR SELECT USING ({identity})",
             f"new_identity ON {{}} FOR INSERT WITH CHECK (tenant_id IS NULL AND {identity})",
         ),
@@ -447,18 +467,204 @@ def _row_security() -> None:
             op.execute(f"CREATE POLICY {policy.format(table)}")
 
 
-def _leakproof(marked: str) -> None:
-    """Let an index find words under row security.
+def _searches() -> None:
+    """Let an index find words under row security, of the scope alone.
 
-    A condition of the caller's is asked only of rows that the policy lets through, unless its
-    function is known to tell nothing of what it is given: else it could be a function that prints
-    it. These two compare and raise no error that quotes a text. Only a superuser may say so;
-    elsewhere words are looked for in all rows of the scope, and ``pgcorpus doctor`` says it.
+    A condition of the caller's is asked only of rows that the policy lets through. What an index
+    is asked before is asked in functions that take data and no expressions, owned by a role that
+    nobody logs in as. Their indexes are of words and trigrams together with the scope: what others
+    have is not even passed over.
     """
-    statements = " ".join(f"ALTER FUNCTION {function} {marked};" for function in SEARCHED_BY)
+    op.execute(f"""
+        DO $$
+        DECLARE
+            searcher CONSTANT text := quote_ident({OWNER_OF_SEARCHES});
+            schema CONSTANT text := quote_ident(current_schema());
+            passages text;
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {OWNER_OF_SEARCHES}) THEN
+                IF NOT (SELECT rolsuper OR rolcreaterole FROM pg_roles
+                        WHERE rolname = current_user) THEN
+                    RAISE insufficient_privilege USING MESSAGE = current_user
+                        || ' may not make the role ' || searcher || '. A superuser makes it, with:'
+                        || ' CREATE ROLE ' || searcher || ' NOLOGIN; GRANT ' || searcher
+                        || ' TO ' || quote_ident(current_user);
+                END IF;
+                EXECUTE 'CREATE ROLE ' || searcher || ' NOLOGIN NOSUPERUSER NOCREATEDB'
+                    || ' NOCREATEROLE NOBYPASSRLS NOINHERIT';
+                EXECUTE 'COMMENT ON ROLE ' || searcher || ' IS ''{MADE}''';
+            ELSIF (SELECT rolcanlogin OR rolsuper OR rolbypassrls FROM pg_roles
+                   WHERE rolname = {OWNER_OF_SEARCHES}) THEN
+                RAISE insufficient_privilege USING MESSAGE = 'the role ' || searcher
+                    || ' must neither log in nor pass over row security: take that from it';
+            END IF;
+            EXECUTE 'GRANT USAGE, CREATE ON SCHEMA ' || schema || ' TO ' || searcher;
+            EXECUTE 'GRANT SELECT ON {", ".join(SCOPED)} TO ' || searcher;
+            FOREACH passages IN ARRAY '{{{",".join(SCOPED)}}}'::text[] LOOP
+                EXECUTE 'CREATE POLICY search ON ' || passages || ' FOR SELECT TO ' || searcher
+                    || ' USING (true)';
+            END LOOP;
+        END $$
+    """)
+    _by_searcher(True)
+    for table, words, shown in SEARCHED:
+        keys = f"scope_keys(scope, tsvector_to_array({words}))"
+        _function_of_searcher(
+            f"{table}_with_words(any_of text[], one text[], other text[])",
+            f"""
+            RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+            SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+            BEGIN ATOMIC
+                SELECT ctid FROM {table}
+                WHERE scope || '' = (SELECT app_scope())
+                    AND {keys} && (SELECT scope_keys(app_scope(), any_of[1:{MOST_WORDS}]))
+                UNION
+                SELECT found.ctid
+                FROM (SELECT pair.one, array_agg(pair.other) AS others
+                      FROM unnest(one[1:{MOST_PAIRS}], other[1:{MOST_PAIRS}]) AS pair (one, other)
+                      GROUP BY pair.one) AS pairs
+                CROSS JOIN LATERAL (
+                    SELECT ctid FROM {table}
+                    WHERE scope || '' = (SELECT app_scope())
+                        AND {keys} && scope_keys((SELECT app_scope()), ARRAY[pairs.one])
+                        AND {keys} && scope_keys((SELECT app_scope()), pairs.others)
+                ) AS found;
+            END
+            """,
+            "addresses of the passages of the scope that hold any of some words, or both of a pair",
+            to="rag_read_only, rag_read_write, rag_admin",
+        )
+        # A text as alike as asked has most of the trigrams. So of each group of them that is
+        # larger than what may be missing it has at least one.
+        groups = " AND ".join(
+            f"scope_keys(scope, show_trgm({shown})) && (SELECT scope_keys(app_scope(), coalesce("
+            "array_agg(trigram) FILTER (WHERE place < used "
+            f"AND mod(place, groups) = mod({n}, groups)), '{{}}')) FROM asked)"
+            for n in range(MOST_GROUPS)
+        )
+        _function_of_searcher(
+            f"{table}_alike(words text, threshold real)",
+            f"""
+            RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+            SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+            BEGIN ATOMIC
+                WITH counted AS (
+                    SELECT trigram,
+                           row_number() OVER (ORDER BY starts_with(trigram, '  '), trigram) - 1
+                               AS place,
+                           count(*) OVER () - ceil(threshold * count(*) OVER () - 0.001) + 1
+                               AS size,
+                           count(*) OVER () AS trigrams
+                    FROM unnest(show_trgm(left(words, {MOST_CHARACTERS}))) AS trigram
+                ), asked AS (
+                    SELECT trigram, place,
+                           least(greatest(floor(trigrams / size), 1), {MOST_GROUPS})::integer
+                               AS groups,
+                           size * least(greatest(floor(trigrams / size), 1), {MOST_GROUPS}) AS used
+                    FROM counted
+                )
+                SELECT ctid FROM {table}
+                WHERE scope || '' = (SELECT app_scope()) AND {groups}
+                    AND word_similarity(left(words, {MOST_CHARACTERS}), {shown}) >= threshold;
+            END
+            """,
+            "addresses of the passages of the scope in which something is at least as alike",
+            to="rag_read_only, rag_read_write, rag_admin",
+        )
+    _function_of_searcher(
+        "large_scopes(embeddings regclass, more_than bigint)",
+        """
+        RETURNS TABLE (scope text, model_name text, vectors bigint)
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        BEGIN ATOMIC
+            SELECT of_all.scope, of_all.model_name, count(*) AS vectors
+            FROM (SELECT tableoid, scope, model_name FROM memory_embeddings
+                  UNION ALL SELECT tableoid, scope, model_name FROM episode_embeddings) AS of_all
+            WHERE tableoid = embeddings
+            GROUP BY of_all.scope, of_all.model_name HAVING count(*) > more_than;
+        END
+        """,
+        "how many vectors the largest scopes have, for whoever builds their indexes",
+        to="rag_admin",
+    )
+    _by_searcher(False)
+
+
+def _by_searcher(begin: bool) -> None:
+    """Go on as the role that searches run as, or as who one was before."""
+    if begin:
+        op.execute(f"""
+            DO $$
+            DECLARE
+                searcher CONSTANT name := {OWNER_OF_SEARCHES};
+                options CONSTANT text := CASE
+                    WHEN current_setting('server_version_num')::integer < 160000 THEN ''
+                    ELSE 'WITH INHERIT FALSE, SET TRUE' END;
+            BEGIN
+                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+                    EXECUTE 'GRANT ' || quote_ident(searcher) || ' TO CURRENT_USER ' || options;
+                END IF;
+                PERFORM set_config('pgcorpus.former_role', current_setting('role'), true),
+                        set_config('pgcorpus.owner', current_user, true),
+                        set_config('role', searcher, true);
+            END $$
+        """)
+    else:
+        op.execute(f"""
+            DO $$
+            DECLARE
+                searcher CONSTANT name := {OWNER_OF_SEARCHES};
+            BEGIN
+                PERFORM set_config('role', current_setting('pgcorpus.former_role'), true);
+                EXECUTE 'REVOKE CREATE ON SCHEMA ' || quote_ident(current_schema())
+                    || ' FROM ' || quote_ident(searcher);
+                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+                    EXECUTE 'REVOKE ' || quote_ident(searcher) || ' FROM CURRENT_USER';
+                END IF;
+            END $$
+        """)
+
+
+def _function_of_searcher(signature: str, body: str, comment: str, *, to: str) -> None:
+    name = signature.partition("(")[0]
+    op.execute(f"CREATE FUNCTION {signature} {body}")
+    op.execute(f"COMMENT ON FUNCTION {name} IS '{comment}'")
+    op.execute(f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {to}")
     op.execute(f"""
         DO $$ BEGIN
-            IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN {statements}
+            EXECUTE 'GRANT EXECUTE ON FUNCTION {name} TO '
+                || quote_ident(current_setting('pgcorpus.owner'));
+        END $$
+    """)
+
+
+def _drop_searches() -> None:
+    """Drop the role, too, where nothing in any database is left of it, and it was made here."""
+    op.execute(f"""
+        DO $$
+        DECLARE
+            searcher CONSTANT regrole := (
+                SELECT proowner FROM pg_proc WHERE oid = 'large_scopes'::regproc);
+            passages text;
+            reason text;
+        BEGIN
+            DROP FUNCTION {", ".join(f"{t}_with_words, {t}_alike" for t, _, _ in SEARCHED)},
+                large_scopes;
+            FOREACH passages IN ARRAY '{{{",".join(SCOPED)}}}'::text[] LOOP
+                EXECUTE 'DROP POLICY search ON ' || passages;
+            END LOOP;
+            EXECUTE 'REVOKE ALL ON {", ".join(SCOPED)} FROM ' || searcher;
+            EXECUTE 'REVOKE ALL ON SCHEMA ' || quote_ident(current_schema())
+                || ' FROM ' || searcher;
+            IF shobj_description(searcher, 'pg_authid') = '{MADE}' THEN
+                BEGIN
+                    EXECUTE 'DROP ROLE ' || searcher;
+                EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+                    GET STACKED DIAGNOSTICS reason = MESSAGE_TEXT;
+                    RAISE NOTICE USING MESSAGE =
+                        'the role ' || searcher || ' stays: ' || reason;
+                END;
             END IF;
         END $$
     """)
@@ -481,13 +687,12 @@ def _shared() -> None:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"""
             CREATE POLICY own_scope ON {table} USING (
-                scope IS NULL OR scope = app_scope()
+                scope IS NULL OR scope = {ASKED}
                 OR ({is_owner} WHERE oid = '{table}'::regclass))
         """)
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
     for name, indexed in {
         "jobs_scope": "jobs (scope, dedupe_key)",
-        "import_transformations_scope_item": "import_transformations (scope, item)",
         "import_rejects_scope_item": "import_rejects (scope, (payload ->> 'id'))",
     }.items():
         op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
@@ -620,6 +825,7 @@ def downgrade() -> None:
     _sample(-1, UNSAMPLED_OF_SHARED)
     op.execute("DROP VIEW memory_nodes_with_embedding")
     _coverage(*COVERED)
+    _drop_searches()
     for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION episode_text")
@@ -637,6 +843,6 @@ def downgrade() -> None:
             op.execute(f"DROP POLICY {policy} ON {table}")
         op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
     op.execute("DROP FUNCTION app_scope")
-    _leakproof("NOT LEAKPROOF")
+    op.execute("DROP FUNCTION scope_keys")
     _statistics_of_words(GUARDED, "WHERE attrelid")
     op.execute("DELETE FROM corpus_settings WHERE corpus = 'episodes'")

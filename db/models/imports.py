@@ -80,13 +80,7 @@ class ImportTransformation(Scoped, Base):
     __tablename__ = "import_transformations"
     __table_args__ = (
         Index("ix_import_transformations_run_id", "run_id"),
-        Index("ix_import_transformations_item", "item"),
-        Index(
-            "idx_import_transformations_scope_item",
-            "scope",
-            "item",
-            postgresql_where=text("scope IS NOT NULL"),
-        ),
+        Index("ix_import_transformations_item", "item", postgresql_using="hash"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Computed,
     Double,
     ForeignKeyConstraint,
@@ -22,13 +23,12 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR, ExcludeConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 from db.base import Base, now, owned_by, uuid_pk
 from db.mixins import Embedded, embedding_constraints
-from db.models.embeddings import vector_indexes
 
 IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
 Complexity = Literal["simple", "moderate", "complex"]
@@ -115,17 +115,25 @@ def _scoped(table: str, *, words: str, shown: tuple[str, str]) -> tuple[SchemaIt
         ForeignKeyConstraint(["scope", "user_id"], ["users.scope", "users.id"], ondelete="CASCADE"),
         CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
         CheckConstraint("access_count >= 0", name="valid_access_count"),
-        Index(f"idx_{table}_user_created", "user_id", "created_at"),
-        Index(f"idx_{table}_tenant_created", "tenant_id", "created_at"),
+        Index(f"idx_{table}_scope_user", "scope", "user_id", "created_at"),
+        Index(f"idx_{table}_tenant", "tenant_id"),
         Index(f"idx_{table}_scope_created", "scope", "created_at", "key"),
-        Index(f"idx_{table}_search", words, postgresql_using="gin"),
-        Index(
-            f"idx_{table}_content_trgm",
-            literal_column(f"(({shown[0]} || ' '::text) || {shown[1]})").label("shown"),
-            postgresql_using="gin",
-            postgresql_ops={"shown": "gin_trgm_ops"},
+        _keys_of_scope(f"idx_{table}_scope_words", f"tsvector_to_array({words})"),
+        _keys_of_scope(
+            f"idx_{table}_scope_trigrams",
+            f"show_trgm(({shown[0]} || ' '::text) || {shown[1]})",
         ),
     )
+
+
+def _keys_of_scope(name: str, terms: str) -> Index:
+    """An index of terms together with the scope, for the functions that searches call."""
+    keys: ColumnElement[Any] = literal_column(f"scope_keys(scope, {terms})")
+    return Index(name, keys.label("keys"), postgresql_using="gin")
+
+
+IDENTITY: Final = "auth_provider || ':' || external_id"
+"""What a user is known by, in one text."""
 
 
 class Tenant(Base):
@@ -133,7 +141,7 @@ class Tenant(Base):
 
     __tablename__ = "tenants"
     __table_args__ = (
-        UniqueConstraint("slug"),
+        ExcludeConstraint(("slug", "="), name="uq_tenants_slug", using="hash"),
         CheckConstraint(r"name ~ '\S'", name="non_empty_tenant_name"),
         CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'", name="valid_slug"),
         CheckConstraint("jsonb_typeof(settings) = 'object'", name="valid_settings"),
@@ -151,7 +159,9 @@ class User(Base):
 
     __tablename__ = "users"
     __table_args__ = (
-        UniqueConstraint("auth_provider", "external_id"),
+        ExcludeConstraint(
+            (literal_column(IDENTITY), "="), name="uq_users_auth_provider_external_id", using="hash"
+        ),
         UniqueConstraint("scope", "id"),
         CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),
         CheckConstraint("auth_provider !~ ':'", name="valid_auth_provider"),
@@ -350,7 +360,6 @@ class MemoryEmbedding(Embedded, Base):
         ForeignKeyConstraint(
             ["node_key", "scope"], ["memory_nodes.key", "memory_nodes.scope"], ondelete="CASCADE"
         ),
-        *vector_indexes("memory_embeddings"),
         Index("idx_memory_embeddings_scope", "scope", "model_name"),
     )
 
@@ -370,7 +379,6 @@ class EpisodeEmbedding(Embedded, Base):
             ["episodic_memories.key", "episodic_memories.scope"],
             ondelete="CASCADE",
         ),
-        *vector_indexes("episode_embeddings"),
         Index("idx_episode_embeddings_scope", "scope", "model_name"),
     )
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -23,12 +22,11 @@ from db.models.audit import audited
 from db.models.embeddings import EmbeddingModel
 from db.repositories.base import Repository
 from db.repositories.embeddings import (
-    MAX_IDENTIFIER,
     EmbeddingRepository,
     IndexState,
     index_of,
 )
-from db.repositories.search import MOST_COMPARED, SearchRepository, Statement
+from db.repositories.search import SearchRepository, Statement
 from db.scope import APPLICATION_ROLE, Scope
 from db.search.corpus import Corpus
 
@@ -102,43 +100,6 @@ COMMON_VALUES: Final = text("""
               WHERE pg_class.oid = CAST(:table AS regclass))
       AND attname = :column AND NOT inherited
 """)
-
-LEAKPROOF: Final = (
-    "ts_match_vq(tsvector, tsquery)",
-    "word_similarity_op(text, text)",
-    "textcat(text, text)",
-)
-"""What searches ask of words: under row security an index serves only what is known not to leak."""
-
-LEAKY: Final = text("""
-    SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS each (name, place)
-    JOIN pg_proc ON oid = to_regprocedure(name) WHERE NOT proleakproof ORDER BY place
-""")
-
-SCOPES: Final = text("""
-    WITH known AS (
-        SELECT attname, value, share FROM pg_stats
-        CROSS JOIN unnest(most_common_vals::text::text[], most_common_freqs) AS of (value, share)
-        WHERE schemaname = current_schema() AND tablename = :table AND NOT inherited
-    )
-    SELECT scope.value, scope.share * model.share * reltuples AS vectors
-    FROM known AS scope, known AS model, pg_class
-    WHERE scope.attname = :column AND model.attname = 'model_name' AND model.value = :model
-        AND pg_class.oid = to_regclass(:table)
-        AND scope.share * model.share * reltuples > :least AND scope.share < :most
-    ORDER BY 2 DESC
-""")
-
-MOST_SHARED: Final = 0.8
-"""The index of all is as good as its own for a scope that has more of all vectors."""
-
-OF_ONE_SCOPE: Final = re.compile(r" WHERE \(scope = '[^']*'::text\)$")
-"""How a large scope's own index of words ends, as PostgreSQL writes it."""
-
-OWN_EF_CONSTRUCTION: Final = 128
-"""Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
-recall@10 was 0.99 with it, and 0.94 to 0.97 without, whatever ``hnsw.ef_search``. Building takes
-half as long again."""
 
 AUDIT_EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 DDL_EVENTS: Final = ("ddl_command_end", "sql_drop")
@@ -276,28 +237,6 @@ class Unrecorded(NamedTuple):
         return None
 
 
-@dataclass(frozen=True)
-class LargeScope:
-    """A scope that needs indexes of its own.
-
-    Attributes:
-        scope: Whose.
-        vectors: How many it has, about.
-        model: Of which model.
-        missing: Their names, and what makes them; the planner finds them.
-    """
-
-    scope: Scope
-    vectors: int
-    model: EmbeddingModel
-    missing: Mapping[str, str]
-
-    @property
-    def remedy(self) -> str:
-        """What makes them."""
-        return "\n".join(self.missing.values())
-
-
 class StoredIndex(NamedTuple):
     """An index as the database has it.
 
@@ -428,36 +367,6 @@ class DiagnosisRepository(Repository):
         tables = sorted(Base.metadata.tables)
         return Role(*self.session.execute(ROLE, {"tables": tables}).one())
 
-    def list_leaky(self) -> list[str]:
-        """Functions of searches that keep an index from serving under row security."""
-        return list(self.session.scalars(LEAKY, {"names": list(LEAKPROOF)}))
-
-    def list_unindexed_scopes(self, corpus: Corpus, model: EmbeddingModel) -> list[LargeScope]:
-        """Scopes that are too large to be compared one by one, and have no index of their own.
-
-        From the planner's statistics, which row security shows to superusers alone.
-        """
-        if corpus.scope is None:
-            return []
-        found = self.session.execute(
-            SCOPES,
-            {
-                "table": corpus.vectors.name,
-                "column": corpus.scope.name,
-                "model": model.name,
-                "least": MOST_COMPARED,
-                "most": MOST_SHARED,
-            },
-        )
-        there = {each.name for each in self.list_indexes(corpus) if each.valid}
-        large = []
-        for written, vectors in found:
-            scope = Scope.parse(written)
-            own = _own_indexes(corpus, model, scope)
-            if missing := {name: own[name] for name in own if name not in there}:
-                large.append(LargeScope(scope, round(vectors), model, missing))
-        return large
-
     def list_unrecorded(self) -> list[Unrecorded]:
         """What happens without an entry in the audit log."""
         rows = self.session.execute(UNRECORDED, {"tables": audited(), "events": [*AUDIT_EVENTS]})
@@ -504,11 +413,13 @@ class DiagnosisRepository(Repository):
         stored = self.list_indexes(corpus)
         for leg, index in _declared(corpus):
             needed = _needed(leg, index, stored)
-            if leg == "fuzzy" and corpus.scope is not None:
+            if corpus.scope is not None:
                 # Of an expression an index keeps samples, which are of everybody's.
                 unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
                 needed = replace(needed, create=f"{needed.create}\n{unsampled}")
             yield needed
+        if corpus.scope is not None:
+            return  # a vector index is a large scope's own
         embeddings = EmbeddingRepository(self.session)
         of_name = {each.identifier: each for each in stored}
         for model in models:
@@ -615,30 +526,11 @@ def vacuum_remedy(table: str) -> str:
 def _declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
     """The indexes of the passages that the text and the fuzzy leg need, as the models have them."""
     for index in sorted(corpus.passages.indexes, key=lambda index: str(index.name)):
-        options = index.dialect_options["postgresql"]
-        if options["using"] == "gin" and list(index.columns) == [corpus.words]:
+        name, options = str(index.name), index.dialect_options["postgresql"]
+        if list(index.columns) == [corpus.words] or name.endswith("_scope_words"):
             yield "text", index
-        elif "gin_trgm_ops" in options["ops"].values():
+        elif "gin_trgm_ops" in options["ops"].values() or name.endswith("_scope_trigrams"):
             yield "fuzzy", index
-
-
-def _own_indexes(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> dict[str, str]:
-    """Name → statement of the indexes of vectors and of words, each for the rows of a scope alone.
-
-    They are those of all, with one condition more, and more care.
-    """
-    of_words = next(index for leg, index in _declared(corpus) if leg == "text")
-    mark = "_" + sha256(str(scope).encode()).hexdigest()[:8]
-    of_vectors = index_of(corpus, model)
-    options = of_vectors.dialect_options["postgresql"]
-    options["with"] = options["with"] | {"ef_construction": OWN_EF_CONSTRUCTION}
-    made = {}
-    for index in (of_vectors, of_words):
-        name = str(index.name)[: MAX_IDENTIFIER - len(mark)] + mark
-        statement = _created(index).replace(str(index.name), name, 1)
-        joined = "AND" if " WHERE " in statement else "WHERE"
-        made[name] = f"{statement} {joined} scope = '{scope}';"
-    return made
 
 
 def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededIndex:
@@ -652,8 +544,7 @@ def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededInde
         return _stated(leg, index, "ready", ready)
     if same:
         return _stated(leg, index, "invalid", same)
-    others = [each for each in stored if not OF_ONE_SCOPE.search(each.definition)]
-    if alike := [e for e in others if e.name == index.name or key in _form(e.definition)]:
+    if alike := [e for e in stored if e.name == index.name or key in _form(e.definition)]:
         return _stated(leg, index, "mismatched", alike)
     return _stated(leg, index, "missing", [])
 

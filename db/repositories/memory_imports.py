@@ -260,6 +260,10 @@ class MemoryImportRepository(Repository):
         """Whether nobody has a memory yet."""
         return self.are_empty(*TABLES)
 
+    def owns_tables(self) -> bool:
+        """Whether the role may drop and build the indexes of memories."""
+        return bool(self.session.scalar(OWNED))
+
     def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
         """Whether a load goes in without indexes and builds them: the first, or after it stopped.
 
@@ -268,7 +272,7 @@ class MemoryImportRepository(Repository):
         Args:
             model: Whose vectors are coming.
         """
-        if not self.session.scalar(OWNED):
+        if not self.owns_tables():
             return False
         return self.is_first() or bool(self.list_unbuilt(model))
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pgvector.sqlalchemy import BIT, HALFVEC
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Double,
     Integer,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     func,
     literal_column,
     select,
@@ -109,8 +111,8 @@ class Narrowing:
             enough passages meet them.
         few: Whether so few passages meet them that all are compared: an index would have to be
             read far to find enough of them.
-        whole: Whether all passages of the scope are compared, and no index: that one is of
-            everybody's. Of vectors the conditions are asked of the nearest first.
+        whole: Whether the scope is so small that all its vectors and texts are compared, without an
+            index. Of vectors the conditions are asked of the nearest first.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
@@ -144,7 +146,10 @@ class VectorLeg:
             return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
         if narrowing.direct or narrowing.distant:
             near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
-            near = near.where(*narrowing.direct, *narrowing.distant)
+            # The planner knows how large a scope is where it is named, not where a policy asks.
+            near = near.where(
+                *corpus.asked_of(corpus.passages), *narrowing.direct, *narrowing.distant
+            )
         approximate = self._approximate_distance()
         if not narrowing.few and approximate is not None:
             # The bare shape ORDER BY ... LIMIT that the index serves.
@@ -211,8 +216,11 @@ class TextLeg:
             *narrowing.direct,
             *(narrowing.distant if narrowing.few else ()),
         )
-        if narrowing.whole:  # first those of the scope, then their words
-            passages = passages.offset(literal_column("0", Integer))
+        if corpus.scope is not None and not narrowing.few:
+            words = ("words_any_of", "words_one", "words_other")
+            passages = _in_scope(
+                passages, corpus, "with_words", *(bindparam(w, type_=ARRAY(Text())) for w in words)
+            )
         asked = passages.subquery("asked")
         matching = select(asked.c.passage_id, self._unpacked(asked.c.words)).where(
             asked.c.words.op("@@")(bindparam("words_candidates", type_=TsQuery()))
@@ -305,7 +313,12 @@ class FuzzyLeg:
             least = func.current_setting(THRESHOLD_SETTING).cast(Double)
             enough = select(found).where(found.c.score >= least).subquery()
             return _best(enough.c.passage_id, enough.c.score, depth)
-        found = alike.where(self._question.op("<%", precedence=AS_CONCAT)(corpus.shown)).subquery()
+        if corpus.scope is not None and not narrowing.whole:
+            threshold = func.current_setting(THRESHOLD_SETTING).cast(REAL)
+            alike = _in_scope(alike, corpus, "alike", self._question, threshold)
+        else:
+            alike = alike.where(self._question.op("<%", precedence=AS_CONCAT)(corpus.shown))
+        found = alike.subquery()
         return _best(found.c.passage_id, found.c.score, depth, corpus, narrowing.distant)
 
     def scored(self, passages: Select[Any]) -> Select[Any]:
@@ -317,6 +330,21 @@ class FuzzyLeg:
 
 
 SearchLeg = VectorLeg | TextLeg | FuzzyLeg
+
+
+def _in_scope(
+    passages: Select[Any], corpus: Corpus, kind: str, *asked: ColumnElement[Any]
+) -> Select[Any]:
+    """Restrict to what a function of the database finds in the indexes of the scope.
+
+    Under row security no index serves a condition on words: it would be asked of others' passages,
+    and could tell of them by an error. The function takes data alone, and the scope from the
+    transaction; what it finds is read under row security again.
+    """
+    function = getattr(func, f"{corpus.passages.name}_{kind}")
+    found = function(*asked).table_valued(column("address")).render_derived("found")
+    address: ColumnElement[Any] = literal_column(f"{corpus.passages.name}.ctid")
+    return passages.join_from(found, corpus.passages, address == found.c.address)
 
 
 def _best(

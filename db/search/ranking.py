@@ -309,5 +309,7 @@ def _awaited(shape: Shape) -> ColumnElement[bool]:
     )
     of_job = corpus.key == cast(pending.c.item, corpus.key.type)
     return exists(
-        select(literal_column("1")).join_from(pending, corpus.passages, of_job).where(~has_vector)
+        select(literal_column("1"))
+        .join_from(pending, corpus.passages, of_job)
+        .where(*corpus.asked_of(corpus.passages), ~has_vector)
     )

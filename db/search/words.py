@@ -111,7 +111,8 @@ class LookUp:
     Attributes:
         words: The scored ones, the rarest first.
         total: Weight of all words in one language: what a passage could hold at most.
-        candidates: The ``tsquery`` of the passages that are scored, as text.
+        any_of: Passages that hold one of these lexemes are scored.
+        pairs: Passages that hold both of one of these pairs are, too.
         complete: Whether those are all that hold a word.
         left_out: How many words of the question are not scored.
         norm: By how many lexemes the average passage is long, ``ADDED_WORDS`` included.
@@ -119,7 +120,8 @@ class LookUp:
 
     words: Sequence[Word]
     total: float
-    candidates: str
+    any_of: Sequence[str]
+    pairs: Sequence[tuple[str, str]]
     complete: bool
     left_out: int
     norm: float
@@ -129,6 +131,15 @@ class LookUp:
         """How many words the statement must have room for."""
         return next(size for size in SIZES if size >= len(self.words))
 
+    @property
+    def candidates(self) -> str:
+        """The ``tsquery`` of the passages that are scored, as text."""
+        others: dict[str, list[str]] = {}
+        for one, other in self.pairs:
+            others.setdefault(quoted(one), []).append(quoted(other))
+        paired = [f"{one} & ({' | '.join(of)})" for one, of in others.items()]
+        return " | ".join([*map(quoted, self.any_of), *paired])
+
     def values(self) -> dict[str, object]:
         """The parameters of the statement."""
         spare = self.size - len(self.words)
@@ -136,6 +147,9 @@ class LookUp:
         weights = [word.weight / self.total for word in self.words]
         return {
             "words_candidates": self.candidates,
+            "words_any_of": list(self.any_of),
+            "words_one": [one for one, _ in self.pairs],
+            "words_other": [other for _, other in self.pairs],
             "words_all": " | ".join(queries),
             "words_count": len(queries),
             "words_norm": self.norm,
@@ -192,15 +206,16 @@ def look_up(
     # Without statistics nobody knows which words are rare: all are looked up.
     budget = inf if everything or not lexicon.known else BUDGET / (FETCH + share * len(words))
     found = sum(word.passages for word in words)
-    every = [quoted(word.lexeme) for word in words]
-    queries = every
+    any_of: Sequence[str] = [word.lexeme for word in words]
+    pairs: Sequence[tuple[str, str]] = ()
     if found > budget:
         enough = ENOUGH_PAIRED * depth / share if share else inf
-        queries = _cheap(words, asked, passages, budget, enough)
+        any_of, pairs = _cheap(words, asked, passages, budget, enough)
     return LookUp(
         words=words,
         total=total,
-        candidates=" | ".join(queries),
+        any_of=any_of,
+        pairs=pairs,
         complete=found <= budget,
         left_out=len(weighed) - len(words),
         norm=lexicon.average_length + ADDED_WORDS if lexicon.known else 2 * ADDED_WORDS,
@@ -213,8 +228,8 @@ def _cheap(
     passages: float,
     budget: float,
     enough: float,
-) -> list[str]:
-    """Queries of the rarest words, and of pairs of the others, within half of the budget each."""
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Choose the rarest words, and pairs of the others, within half of the budget each."""
     single, spent = 0, 0.0
     for word in words:
         if spent + word.passages > budget / 2:
@@ -223,17 +238,17 @@ def _cheap(
     if not single:
         paired, found = _paired(words, asked, passages, budget)
         if found >= enough:
-            return paired
+            return [], paired
         single = 1
     paired, _ = _paired(words[single:], asked, passages, budget / 2)
-    return [quoted(word.lexeme) for word in words[:single]] + paired
+    return [word.lexeme for word in words[:single]], paired
 
 
 def _paired(
     words: Sequence[Word], asked: Mapping[str, Mapping[str, int]], passages: float, budget: float
-) -> tuple[list[str], float]:
-    """Queries of the rarest pairs, and how many passages these have if words meet by chance."""
-    pairs: dict[str, list[str]] = {}
+) -> tuple[list[tuple[str, str]], float]:
+    """Choose the rarest pairs, and count what passages these have if words meet by chance."""
+    pairs: list[tuple[str, str]] = []
     found = 0.0
     for expected, one, other in sorted(
         (one.passages * other.passages / passages, one.lexeme, other.lexeme)
@@ -244,8 +259,8 @@ def _paired(
         if TOGETHER * (found + expected) > budget:
             break
         found += expected
-        pairs.setdefault(one, []).append(quoted(other))
-    return [f"{quoted(one)} & ({' | '.join(others)})" for one, others in pairs.items()], found
+        pairs.append((one, other))
+    return pairs, found
 
 
 def quoted(lexeme: str) -> str:

@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy.orm import sessionmaker
-
 from db.engine import Database
 from db.errors import AlreadyExists, DataLayerError, InvalidValue, ModelInUse, ModelNotReady
 from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
@@ -326,8 +324,9 @@ class ModelSwitch:
                 if on_wait is not None:
                     on_wait(left)
                 time.sleep(min(POLL_SECONDS, left))
-            if not model.seeded:  # first: vacuuming deleted rows out of the graph takes long
-                for corpus in CORPORA.values():
+            # First: vacuuming deleted rows out of the graph takes long.
+            for corpus in CORPORA.values():
+                if not model.seeded or corpus.scope is not None:
                     for index in work.embeddings.list_indexes(corpus, model):
                         work.embeddings.drop_index(index)
             vectors = self._delete_vectors(name, on_start, on_progress)
@@ -338,13 +337,7 @@ class ModelSwitch:
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[UnitOfWork]:
         """Work outside of transactions and without a statement timeout, alone with a model."""
-        connection = self._database.schema_engine().connect()
-        with (
-            connection.execution_options(isolation_level="AUTOCOMMIT"),
-            # Bound to the one connection: the lock is that connection's.
-            UnitOfWork(sessionmaker(connection, expire_on_commit=False)) as work,
-            work.embeddings.alone_with(name),
-        ):
+        with self._database.autocommitting() as work, work.embeddings.alone_with(name):
             yield work
 
     def _mend_indexes(
@@ -361,7 +354,12 @@ class ModelSwitch:
             for index in indexes:
                 if not index.usable:
                     work.embeddings.drop_index(index)
-            if not any(index.usable for index in indexes):
+            if corpus.scope is not None:
+                for large in work.embeddings.list_unindexed_scopes(corpus, model):
+                    with self._watched(corpus, on_build):
+                        work.embeddings.build_scope_index(large)
+                    built = True
+            elif not any(index.usable for index in indexes):
                 with self._watched(corpus, on_build):
                     work.embeddings.build_index(corpus, model)
                 built = True
@@ -428,7 +426,7 @@ class ModelSwitch:
     def _fills_faster_without_index(
         self, work: UnitOfWork, corpus: Corpus, model: EmbeddingModel
     ) -> bool:
-        if self._searches(work, corpus, model.name):
+        if corpus.scope is not None or self._searches(work, corpus, model.name):
             return False  # they need it
         coverage = covered(work, corpus, model.name)
         return coverage.missing == coverage.total >= BULK_PASSAGES

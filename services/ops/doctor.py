@@ -132,7 +132,6 @@ class DoctorService:
             if findings[-1].status == "ok":
                 findings += _guarded(work, "role", None, partial(_role, work, embedded))
                 findings += _guarded(work, "row_security", None, partial(_row_security, work))
-                findings += _guarded(work, "leakproof", None, partial(_leakproof, work))
                 findings += _guarded(work, "audit", None, partial(_audit, work))
                 for corpus in CORPORA.values():
                     findings += self._examine_corpus(work, server, corpus)
@@ -167,29 +166,36 @@ class DoctorService:
                 yield _invalid(corpus, stored, owned=stored.name in owned)
 
     def _scopes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
-        """Large scopes whose vectors are found only among those of all."""
+        """Find large scopes that have no vector index."""
         if corpus.scope is None:
             return
         found = partial(Finding, check="scope_index", corpus=corpus.name)
+        if not work.embeddings.may_list_large_scopes():
+            yield found(
+                subject=corpus.vectors.name,
+                status="ok",
+                detail="not looked at: only the owner of the schema and members of rag_admin are "
+                "told the sizes of scopes",
+            )
+            return
         large = [
             each
             for model in list_in_use(work, corpus, self._database.settings)
-            for each in work.diagnosis.list_unindexed_scopes(corpus, model)
+            for each in work.embeddings.list_unindexed_scopes(corpus, model)
         ]
         for each in large:
             yield found(
                 subject=str(each.scope),
                 status="warning",
-                detail=f"about {each.vectors:,} vectors of {each.model.name}: too many to be "
-                "compared one by one, and few among those of all; it lacks "
-                + " and ".join(each.missing),
+                detail=f"{each.vectors:,} vectors of {each.model.name} are compared one by one; "
+                f"with the index {each.index} searches of the scope are faster",
                 remedy=each.remedy,
             )
         if not large:
             yield found(
                 subject=corpus.vectors.name,
                 status="ok",
-                detail="no scope that this role knows the size of needs an index of its own",
+                detail="no scope needs a vector index that it has not",
             )
 
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
@@ -438,27 +444,6 @@ def _row_security(work: UnitOfWork) -> Iterator[Finding]:
             status="failure" if table.fault else "ok",
             detail=table.fault or "shows a scope its own rows",
             remedy=table.remedy if table.fault else None,
-        )
-
-
-def _leakproof(work: UnitOfWork) -> Iterator[Finding]:
-    """Whether words are found by an index under row security."""
-    leaky = work.diagnosis.list_leaky()
-    for function in leaky:
-        yield Finding(
-            check="leakproof",
-            subject=function,
-            status="warning",
-            detail="is not LEAKPROOF: under row security it is asked of every row of the scope, "
-            "and no index serves",
-            remedy=f"ALTER FUNCTION {function} LEAKPROOF; -- as a superuser",
-        )
-    if not leaky:
-        yield Finding(
-            check="leakproof",
-            subject="searches by words",
-            status="ok",
-            detail="use their index under row security",
         )
 
 

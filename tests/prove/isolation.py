@@ -251,20 +251,17 @@ def fill(database: Database, population: Population, *, quiet: bool = True) -> N
 
 
 def index_large_scopes(owner: Database, population: Population) -> list[str]:
-    """Do what ``pgcorpus doctor`` asks of a superuser for scopes that are large.
+    """Build what ``pgcorpus doctor`` asks for scopes that are large.
 
     Returns:
         What was run.
     """
-    with owner.unit_of_work() as work:
+    with owner.autocommitting() as work:
         model = next(m for m in work.embeddings.list_models() if m.name == population.model.name)
-        large = work.diagnosis.list_unindexed_scopes(MEMORY, model)
-    made = [statement for each in large for statement in each.missing.values()]
-    outside = owner.schema_engine().execution_options(isolation_level="AUTOCOMMIT")
-    with outside.connect() as connection:
-        for each in made:
-            connection.exec_driver_sql(each)
-    return made
+        large = work.embeddings.list_unindexed_scopes(MEMORY, model)
+        for each in large:
+            work.embeddings.build_scope_index(each)
+    return [each.remedy for each in large]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +363,8 @@ def plan_of(node: Mapping[str, Any]) -> str:
         each = nodes.pop(0)
         if "Index Name" in each:
             used.append(each["Index Name"])
+        elif each["Node Type"] == "Function Scan":
+            used.append(each["Function Name"])
         elif each["Node Type"] == "Seq Scan":
             used.append(f"all of {each['Relation Name']}")
         nodes += each.get("Plans", [])

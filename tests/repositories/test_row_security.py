@@ -515,7 +515,12 @@ def test_definer_functions_are_known(inside: Connection) -> None:
                 AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')
         """)
     )
-    assert set(found) <= {"lexeme_statistics"}
+    of_searches = {
+        f"{table}_{kind}"
+        for table in ("memory_nodes", "episodic_memories")
+        for kind in ("with_words", "alike")
+    }
+    assert set(found) == {"lexeme_statistics", *of_searches}
 
 
 def test_functions_see_what_their_caller_sees(tenancy: Tenancy, inside: Connection) -> None:

@@ -306,12 +306,15 @@ class MemoryImporter(Importer):
 
         They are what a run that is stopped leaves to the next: searches do without them, slowly.
         """
+        bulk = not self._dry_run and sum(source.count for source in sources) >= BULK
         leaves_out = False
-        if not self._dry_run and sum(source.count for source in sources) >= BULK:
+        if bulk:
             with run.transaction() as work:
                 leaves_out = work.memory_imports.leaves_indexes_out(model)
         if not leaves_out:
             yield
+            if bulk:
+                self._index_large_scope(run, model, on_build)
             return
         # Who brings as much meanwhile waits until all is built.
         with self._database.exclusively("loading memories without indexes", wait=True):
@@ -326,6 +329,28 @@ class MemoryImporter(Importer):
             for index in unbuilt:
                 with run.transaction() as work:
                     work.memory_imports.build_search_index(index, model)
+        self._index_large_scope(run, model, on_build)
+
+    def _index_large_scope(
+        self, run: Run, model: EmbeddingModel, on_build: Callable[[], object] | None
+    ) -> None:
+        """Build the vector index of the scope where it has become large, beside running work.
+
+        Only who owns the tables can; ``pgcorpus doctor`` tells others what is missing.
+        """
+        with run.transaction() as work:
+            large = [
+                each
+                for kind in (NODES, EPISODES)
+                if work.memory_imports.owns_tables()
+                for each in work.embeddings.list_unindexed_scopes(kind.corpus, model)
+                if str(each.scope) == str(self.scope)
+            ]
+        if large and on_build is not None:
+            on_build()
+        for each in large:
+            with self._database.autocommitting() as work:
+                work.embeddings.build_scope_index(each)
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.memory_imports
