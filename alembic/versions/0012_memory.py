@@ -12,9 +12,14 @@ depends_on = None
 # Who may see a row, in one text column: what is compared with app_scope().
 SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 
-# What a policy compares with: asked once for each statement and not for each row, so that it is
-# the cheapest condition of all, and no other comes before it.
+# What a policy compares with: asked once for each statement and not for each row.
 ASKED = "(SELECT app_scope())"
+
+# The planner moves an equality behind the caller's conditions, those that are known not to leak, and
+# asks cheaper conditions first: others' rows would meet them, and the time would tell. So it is said
+# twice: in a form that stays where it is and costs half an operator, and as an equality, which an
+# index serves.
+OWN = f"coalesce(scope = ANY (ARRAY[{ASKED}]), false) AND scope = {ASKED}"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
@@ -444,7 +449,7 @@ def _row_security() -> None:
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"""
             CREATE POLICY own_scope ON {table}
-            USING (scope = {ASKED}) WITH CHECK (scope = {ASKED})
+            USING ({OWN}) WITH CHECK (scope = {ASKED})
         """)
     # Whoever signs somebody in knows the identity and not yet the scope.
     identity = (
