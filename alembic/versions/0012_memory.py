@@ -15,10 +15,10 @@ SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 # What a policy compares with: asked once for each statement and not for each row.
 ASKED = "(SELECT app_scope())"
 
-# The planner moves an equality behind the caller's conditions, those that are known not to leak, and
-# asks cheaper conditions first: others' rows would meet them, and the time would tell. So it is said
-# twice: in a form that stays where it is and costs half an operator, and as an equality, which an
-# index serves.
+# The planner moves an equality behind the caller's conditions that are known not to leak, and asks
+# cheaper conditions first: others' rows would meet them, and the time would tell. So the scope is
+# asked for twice: in a form that stays in its place and costs half an operator, and as an equality,
+# which an index serves.
 OWN = f"coalesce(scope = ANY (ARRAY[{ASKED}]), false) AND scope = {ASKED}"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")

@@ -49,11 +49,8 @@ FEW: Final = 2000
 over what a filter refuses."""
 
 MOST_COMPARED: Final = 6000
-"""Passages of a scope up to which all its vectors are compared, and all its words read: in 2 µs
-each where others' lie between them. Larger scopes use indexes of their own, which ``pgcorpus
-doctor`` asks for, or those of all, which pass over what is others': for 100 candidates of a scope
-with a share s, 100 / s and more. The planner cannot choose: it knows no word's frequency where
-knowing one would tell of others' texts."""
+"""Passages of a scope up to which all its vectors and texts are compared, in 2 µs each. A larger
+scope has a vector index of its own, which ``pgcorpus doctor`` asks for."""
 
 HALF_LIFE_DAYS: Final = 30.0
 

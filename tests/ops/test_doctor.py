@@ -19,7 +19,7 @@ from sqlalchemy import URL, create_engine, text
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
-from db.repositories import diagnosis
+from db.repositories import embeddings
 from db.repositories.diagnosis import Server
 from db.search.corpora import CORPORA, KNOWLEDGE
 from db.settings import Settings
@@ -582,27 +582,11 @@ def test_a_table_without_its_guard_is_found(blank: Patient, taken_away: str, det
     assert blank.failures() == []
 
 
-@pytest.mark.parametrize("function", diagnosis.LEAKPROOF)
-def test_a_function_that_keeps_an_index_from_serving_is_found(
-    blank: Patient, function: str
-) -> None:
-    """As where the schema was not made by a superuser: a warning, for the answers are right."""
-    blank.run(f"ALTER FUNCTION {function} NOT LEAKPROOF")
-
-    (fault,) = blank.faults()
-
-    assert (fault.check, fault.subject, fault.status) == ("leakproof", function, "warning")
-
-    blank.run(str(fault.remedy))
-
-    assert blank.faults() == []
-
-
 def test_a_large_scope_is_given_an_index_of_its_own(
     blank: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as its size is known, which is shown to a superuser; who has nearly all needs none."""
-    monkeypatch.setattr(diagnosis, "MOST_COMPARED", 50)
+    """The owner is told the sizes, and the statement that builds it."""
+    monkeypatch.setattr(embeddings, "MOST_COMPARED", 50)
     blank.run("""
         INSERT INTO tenants (id, name, slug)
         SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;
@@ -620,11 +604,15 @@ def test_a_large_scope_is_given_an_index_of_its_own(
 
     found = of(blank.faults(), "scope_index")
 
-    scope = "tenant:00000000-0000-0000-0000-000000000002"
-    assert [(each.subject, each.status) for each in found] == [(scope, "warning")]
-    assert "about 100 vectors of hashing" in found[0].detail
+    large, larger = (f"tenant:{n:08}-0000-0000-0000-{m:012}" for n, m in ((0, 2), (0, 1)))
+    assert [(each.subject, each.status) for each in found] == [
+        (larger, "warning"),
+        (large, "warning"),
+    ]
+    assert "100 vectors of hashing" in found[1].detail
 
-    blank.run(str(found[0].remedy))
+    for each in found:
+        blank.run(str(each.remedy))
 
     assert of(blank.faults(), "scope_index") == []
 
@@ -666,7 +654,7 @@ def test_what_the_role_may_not_read_is_a_finding(blank: Patient) -> None:
 
     failures = blank.failures()
 
-    assert {each.check for each in failures} == {"index", "scope_index", "unused_index"}
+    assert {each.check for each in failures} == {"index", "unused_index"}
     assert all("permission denied for table embedding_models" in each.detail for each in failures)
 
 
@@ -711,5 +699,5 @@ def test_every_check_is_in_the_reference(patient: Patient) -> None:
 
     names = {each.check for each in patient.diagnosis().findings}
 
-    assert len(names) == 14
+    assert len(names) == 13
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -29,6 +29,7 @@ from db.models import (
     MemoryNode,
     memory_id,
 )
+from db.repositories import embeddings
 from db.repositories.embeddings import EmbeddingRepository
 from db.repositories.memory_imports import MemoryImportRepository
 from db.repositories.search import Ask
@@ -574,7 +575,7 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
     store = EmbeddingRepository.store
 
     def watched(self: EmbeddingRepository, *args: Any) -> int:  # noqa: ANN401 - passed on
-        names = "SELECT indexname FROM pg_indexes WHERE tablename = 'memory_embeddings'"
+        names = "SELECT indexname FROM pg_indexes WHERE tablename = 'memory_nodes'"
         seen.append(set(self.session.scalars(text(names))))
         return store(self, *args)
 
@@ -587,7 +588,7 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
     )
 
     assert (counts(report), report.embedded, built) == ((5, 0, 0, 0), 5, [True])
-    assert all("memory_embeddings_hnsw_bge_m3" not in names for names in seen)
+    assert all("idx_memory_nodes_scope_words" not in names for names in seen)
     assert len(seen) == 3
     assert indexes(database) == before
     assert pending(database) == 0
@@ -618,7 +619,7 @@ def test_a_first_load_that_is_stopped_is_finished_by_the_next(
 
     assert kept == 4
     assert {each for each in before if each not in left} == {
-        each for each in before if " gin " in each or "bge-m3" in each
+        each for each in before if " gin " in each
     }
     assert answer.candidates == {"vector": 4, "text": 4, "fuzzy": 4}
     assert (counts(report), report.embedded) == ((6, 0, 4, 0), 6)
@@ -628,14 +629,14 @@ def test_a_first_load_that_is_stopped_is_finished_by_the_next(
 def test_indexes_that_were_made_otherwise_stay_and_hide_none(
     database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A denser graph would come back as the usual one; words of one scope are not those of all."""
+    """Without its pending list an index would come back as the usual one."""
     monkeypatch.setattr(module, "BULK", 3)
     with database.engine.begin() as connection:
         connection.exec_driver_sql("""
-            DROP INDEX memory_embeddings_hnsw_bge_m3;
-            CREATE INDEX memory_embeddings_hnsw_bge_m3 ON memory_embeddings
-            USING hnsw ((embedding::halfvec(1024)) halfvec_cosine_ops)
-            WITH (m = 32, ef_construction = 200) WHERE model_name = 'bge-m3';
+            DROP INDEX idx_memory_nodes_scope_words;
+            CREATE INDEX idx_memory_nodes_scope_words ON memory_nodes
+            USING gin (scope_keys(scope, tsvector_to_array(memory_search)))
+            WITH (fastupdate = off);
             CREATE INDEX of_one ON memory_nodes USING gin (memory_search) WHERE scope = 'tenant:x'
         """)
     before = indexes(database)
@@ -690,6 +691,23 @@ def test_a_load_beside_the_first_waits_until_its_indexes_are_built(
     assert len(rows(database, MemoryNode)) == 10
 
 
+def test_a_scope_that_became_large_is_given_a_vector_index(
+    database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its own, at the end of the import that made it large; the next builds none."""
+    monkeypatch.setattr(module, "BULK", 3)
+    monkeypatch.setattr(embeddings, "MOST_COMPARED", 4)
+    before = indexes(database)
+
+    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+    (built,) = set(indexes(database)) - set(before)
+    imported(database, tenant, folder)
+
+    assert f"(scope = '{tenant}'::text)" in built
+    assert "USING hnsw" in built
+    assert len(indexes(database)) == len(before) + 1
+
+
 def test_who_owns_nothing_leaves_the_indexes_to_the_owner(
     database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -702,7 +720,7 @@ def test_who_owns_nothing_leaves_the_indexes_to_the_owner(
         first = imported(administrator, tenant, folder)
         kept = indexes(database)
         with database.engine.begin() as connection:
-            connection.execute(text("DROP INDEX idx_memory_nodes_search"))
+            connection.execute(text("DROP INDEX idx_memory_nodes_scope_words"))
         second = imported(administrator, tenant, folder)
 
     assert (counts(first), counts(second)) == ((5, 0, 0, 0), (0, 0, 5, 0))
@@ -722,7 +740,7 @@ def test_who_builds_what_another_left_renews_the_statistics_as_well(
     imported(database, tenant, folder)
     nothing_left = len(renewed)
     with database.engine.begin() as connection:
-        connection.execute(text("DROP INDEX idx_memory_nodes_search"))
+        connection.execute(text("DROP INDEX idx_memory_nodes_scope_words"))
     imported(database, tenant, folder)
 
     assert (nothing_left, len(renewed)) == (0, 1)
