@@ -159,9 +159,11 @@ def one_at_a_time(connection: Connection) -> Iterator[None]:
                 "pg_stat_activity, and try again when their transactions have ended"
             ) from error
         if isinstance(error.orig, InsufficientPrivilege):
-            raise CommandError(
-                f"{error.orig.diag.message_primary}. Upgrade as the owner of the database"
-            ) from error
+            said = error.orig.diag
+            # A revision that refuses knows what mends it; PostgreSQL's own hints do not.
+            ours = said.source_function == "exec_stmt_raise" and said.message_hint
+            remedy = ours or "Upgrade as the owner of the database"
+            raise CommandError(f"{said.message_primary}. {remedy}") from error
         raise
     finally:
         if not connection.invalidated:  # the server has freed what a lost connection held

@@ -65,7 +65,8 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
     reasons = []
     if name == "text" and not answer.words_known:
         reasons.append(
-            "no statistics of words that this role may read, so all weigh the same: run ANALYZE"
+            "no statistics of words that this role may read, so all weigh the same: run ANALYZE as "
+            "the owner, who must be able to read pg_stats"
         )
     if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
         reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")

@@ -15,6 +15,9 @@ depends_on = None
 EXTENSIONS = ("vector", "pg_trgm")
 MARK = "made by pgcorpus"
 
+# All that any revision needs, so that an administrator is asked once.
+REMEDY = "; ".join(f"CREATE EXTENSION IF NOT EXISTS {name}" for name in (*EXTENSIONS, "pgcrypto"))
+
 
 def upgrade() -> None:
     for name in EXTENSIONS:
@@ -24,6 +27,11 @@ def upgrade() -> None:
                     CREATE EXTENSION {name};
                     COMMENT ON EXTENSION {name} IS '{MARK}';
                 END IF;
+            EXCEPTION WHEN insufficient_privilege THEN
+                RAISE insufficient_privilege USING
+                    MESSAGE = current_user || ' may not make the extension {name}',
+                    HINT = 'An administrator makes what pgcorpus needs, once in the database '
+                        || quote_ident(current_database()) || ', with: {REMEDY}';
             END $$
         """)
 

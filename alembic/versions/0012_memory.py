@@ -69,8 +69,6 @@ REFUSED = "corpus, file, locator"
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
 
-GUARDED = "WHERE NOT relforcerowsecurity AND attrelid"
-
 # Corpus, passages, vectors, their passage, its key, what is embedded.
 COVERED = (
     ("knowledge", "framework_documents", "chunk_embeddings", "document_id", "id",
@@ -164,7 +162,6 @@ def upgrade() -> None:
     _row_security()
     _searches()
     _shared()
-    _statistics_of_words()
     _outbox()
     _views()
     op.execute("INSERT INTO corpus_settings (corpus, active_model) VALUES ('episodes', 'bge-m3')")
@@ -712,18 +709,6 @@ def _refused_once(columns: str, nulls: str = "", *, former: str) -> None:
     op.execute(f"ALTER TABLE import_rejects ADD CONSTRAINT {now} UNIQUE {nulls} ({columns})")
 
 
-def _statistics_of_words(found: str = "WHERE attrelid", now: str = GUARDED) -> None:
-    """What ANALYZE knows of words it knows of everybody's: what is kept apart is not told.
-
-    The function of 0008, with one condition more or, in a downgrade, less.
-    """
-    op.execute(f"""
-        DO $$ BEGIN
-            EXECUTE replace(pg_get_functiondef('lexeme_statistics'::regproc), '{found}', '{now}');
-        END $$
-    """)
-
-
 def _outbox() -> None:
     """As of the other corpora, by scope: no transaction touches a job of another scope."""
     op.execute("""
@@ -849,5 +834,4 @@ def downgrade() -> None:
         op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
     op.execute("DROP FUNCTION app_scope")
     op.execute("DROP FUNCTION scope_keys")
-    _statistics_of_words(GUARDED, "WHERE attrelid")
     op.execute("DELETE FROM corpus_settings WHERE corpus = 'episodes'")

@@ -114,6 +114,12 @@ def upgrade() -> None:
                 CREATE EXTENSION pgcrypto;
                 COMMENT ON EXTENSION pgcrypto IS '{MARK}';
             END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = current_user || ' may not make the extension pgcrypto',
+                HINT = 'An administrator makes it, once in the database '
+                    || quote_ident(current_database())
+                    || ', with: CREATE EXTENSION IF NOT EXISTS pgcrypto';
         END $$
     """)
     _tables()

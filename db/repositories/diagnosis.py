@@ -148,7 +148,7 @@ class Server(NamedTuple):
     def pgvector_remedy(self) -> str:
         """What brings pgvector up to date."""
         if self.pgvector is None:
-            return "CREATE EXTENSION vector;"
+            return f"-- as an administrator, in {self.database}:\nCREATE EXTENSION vector;"
         if self.pgvector == self.available_pgvector:
             return (
                 f"-- install the newer postgresql-{self.postgresql}-pgvector on the server, then:\n"
