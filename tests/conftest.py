@@ -6,12 +6,14 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.embedded import EmbeddedServer
@@ -48,32 +50,74 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="session")
-def administrator(server: EmbeddedServer) -> Iterator[URL]:
-    """Where databases are made and dropped."""
+def administrator(request: pytest.FixtureRequest) -> URL:
+    """Where databases are made and dropped: on the server of ``make prove``, or ours."""
+    if given := os.environ.get("PROVE_DATABASE_URL"):
+        return make_url(given).set(drivername="postgresql+psycopg")
+    server: EmbeddedServer = request.getfixturevalue("server")
     return server.url.set(database="postgres")
 
 
+EXTENSIONS: Final = ("vector", "pg_trgm", "pgcrypto")
+"""What an administrator makes in a database before its owner upgrades it."""
+
+
 class Databases:
-    """Makes databases on the test server, and drops them."""
+    """Makes databases on a server, and drops them.
+
+    Args:
+        administrator: A superuser's address.
+    """
 
     def __init__(self, administrator: URL) -> None:
         self._administrator = administrator
         self._engine = create_engine(administrator, isolation_level="AUTOCOMMIT")
 
-    def make(self, template: str = "template1") -> URL:
-        """A new database, a copy of *template*."""
+    def make(self, template: str = "template1", *, owner: URL | None = None) -> URL:
+        """A new database, a copy of *template*.
+
+        Args:
+            template: The other database.
+            owner: One of ``make_owner``, whose it is; the superuser's without.
+        """
         name = f"test_{uuid4().hex}"
-        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        return self._administrator.set(database=name)
+        login = owner or self._administrator
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{login.username}"')
+        return login.set(database=name)
+
+    def make_owner(self) -> URL:
+        """A role that owns databases on a hosted server: LOGIN and CREATEROLE, and no more."""
+        name = f"pgcorpus_owner_{uuid4().hex[:12]}"
+        self._run(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'invented'")
+        return self._administrator.set(username=name, password="invented")
+
+    def superuser_of(self, url: URL) -> URL:
+        """The same database for the superuser: what a hosted server keeps to itself."""
+        return self._administrator.set(database=url.database)
+
+    def make_extensions(self, url: URL) -> None:
+        """Do what the administrator of a hosted server does for the owner of a database."""
+        engine = create_engine(self.superuser_of(url))
+        with engine.begin() as connection:
+            for extension in EXTENSIONS:
+                connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS {extension}"))
+        engine.dispose()
+
+    def drop_owner(self, owner: URL) -> None:
+        """Drop a role of ``make_owner`` where nothing needs it any more."""
+        with suppress(DBAPIError):
+            self._run(f"DROP ROLE {owner.username}")
 
     def drop(self, url: URL) -> None:
         """Drop a database, whoever is connected."""
         self._run(f'DROP DATABASE "{url.database}" WITH (FORCE)')
 
     @contextmanager
-    def opened(self, template: str = "template1") -> Iterator[Database]:
+    def opened(
+        self, template: str = "template1", *, owner: URL | None = None
+    ) -> Iterator[Database]:
         """A new database, dropped at the end."""
-        url = self.make(template)
+        url = self.make(template, owner=owner)
         database = Database(settings_for(url))
         try:
             yield database
@@ -104,8 +148,36 @@ def settings_for(url: URL) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def owner(databases: Databases) -> Iterator[URL]:
+    """Who owns the databases of tests: no superuser, as on hosted servers."""
+    owner = databases.make_owner()
+    yield owner
+    databases.drop_owner(owner)
+
+
+@pytest.fixture(scope="session")
+def prepared(databases: Databases) -> Iterator[str]:
+    """A database with the extensions alone, as an administrator hands it over."""
+    url = databases.make()
+    databases.make_extensions(url)
+    yield url.database or ""
+    databases.drop(url)
+
+
+@pytest.fixture(scope="session")
+def hosted(databases: Databases, prepared: str, owner: URL) -> Iterator[URL]:
+    """A database with the newest schema, made by an owner: copied, and never connected to."""
+    url = databases.make(prepared, owner=owner)
+    database = Database(settings_for(url))
+    upgrade(database)
+    database.close()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture(scope="session")
 def migrated(databases: Databases) -> Iterator[URL]:
-    """A database with the newest schema, copied by others: nobody else connects to it."""
+    """The same as ``hosted``, made by a superuser."""
     url = databases.make()
     database = Database(settings_for(url))
     upgrade(database)
@@ -114,25 +186,49 @@ def migrated(databases: Databases) -> Iterator[URL]:
     databases.drop(url)
 
 
+def _by_superuser(request: pytest.FixtureRequest) -> bool:
+    """Whether the test names the superuser, the exception."""
+    return request.node.get_closest_marker("superuser") is not None
+
+
 @pytest.fixture
-def empty(databases: Databases) -> Iterator[Database]:
+def empty(
+    request: pytest.FixtureRequest, databases: Databases, prepared: str, owner: URL
+) -> Iterator[Database]:
     """A database before its first revision."""
-    with databases.opened() as database:
+    template, login = ("template1", None) if _by_superuser(request) else (prepared, owner)
+    with databases.opened(template, owner=login) as database:
         yield database
 
 
 @pytest.fixture
-def database(databases: Databases, migrated: URL) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Database]:
     """A database of the test's own, with the newest schema: for commits, locks and threads."""
-    with databases.opened(migrated.database or "") as database:
+    by_superuser = _by_superuser(request)
+    template: URL = request.getfixturevalue("migrated" if by_superuser else "hosted")
+    login = None if by_superuser else template
+    with databases.opened(template.database or "", owner=login) as database:
         yield database
 
 
 @pytest.fixture(scope="session")
-def shared(databases: Databases, migrated: URL) -> Iterator[Database]:
-    """The database of the tests that keep nothing."""
+def _shared_of_owner(databases: Databases, hosted: URL) -> Iterator[Database]:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def _shared_of_superuser(databases: Databases, migrated: URL) -> Iterator[Database]:
     with databases.opened(migrated.database or "") as database:
         yield database
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Database:
+    """The database of the tests that keep nothing."""
+    of_whom = "superuser" if _by_superuser(request) else "owner"
+    database: Database = request.getfixturevalue(f"_shared_of_{of_whom}")
+    return database
 
 
 @pytest.fixture

@@ -31,5 +31,7 @@ def logged_in(database: Database, group: Group | None) -> Iterator[Database]:
     finally:
         own.close()
         with database.engine.begin() as connection:
+            # On PostgreSQL 16 and newer whoever made a role may give it to itself.
+            connection.execute(text(f"GRANT {name} TO CURRENT_USER"))
             connection.execute(text(f"DROP OWNED BY {name}"))
             connection.execute(text(f"DROP ROLE {name}"))

@@ -12,6 +12,8 @@ import pytest
 
 import db
 
+pytestmark = pytest.mark.superuser
+
 ROOT = Path(db.__file__).parents[1]
 
 

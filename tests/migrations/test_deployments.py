@@ -18,6 +18,8 @@ from db.errors import DatabaseNotReady, DatabaseUnavailable
 from tests.conftest import settings_for
 from tests.migrations.conftest import Alembic, Dump
 
+pytestmark = pytest.mark.superuser
+
 PATIENCE_SECONDS = 60
 HEAD = migrations.ScriptDirectory.from_config(migrations._config()).get_current_head()
 

@@ -13,6 +13,8 @@ from db.base import Base
 from db.engine import Database
 from tests.conftest import Databases, settings_for
 
+pytestmark = pytest.mark.superuser
+
 CATALOG = {
     "columns": """
         SELECT attrelid::regclass::text AS table, attname, format_type(atttypid, atttypmod),

@@ -19,6 +19,8 @@ from services import Worker
 from tests import factories
 from tests.migrations.conftest import Alembic, Dump, Programs
 
+pytestmark = pytest.mark.superuser
+
 SCRIPT = ScriptDirectory.from_config(migrations._config())
 REVISIONS = [found.revision for found in reversed(list(SCRIPT.walk_revisions()))]
 FILES = sorted(Path(SCRIPT.versions).glob("*.py"))

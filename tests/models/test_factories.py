@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 from db.base import Base
 from tests import factories
 
+pytestmark = pytest.mark.superuser
+
 
 @pytest.mark.parametrize("factory", factories.ALL, ids=lambda factory: factory.__name__)
 def test_a_factory_makes_a_row_that_the_database_accepts(

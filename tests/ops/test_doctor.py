@@ -30,6 +30,8 @@ from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Programs
 from tests.search.shelves import DIMENSIONS, MODEL
 
+pytestmark = pytest.mark.superuser
+
 ROWS = 10_500
 """More than are compared one by one."""
 

@@ -40,6 +40,8 @@ from services.search import Request
 from tests.command import PGCORPUS
 from tests.conftest import Databases
 
+pytestmark = pytest.mark.superuser
+
 PROJECT = Path(db.__file__).parents[1]
 SCRATCH = text("SELECT count(*) FROM pg_database WHERE starts_with(datname, :prefix)")
 DOCUMENTS = (

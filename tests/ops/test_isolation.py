@@ -21,6 +21,8 @@ from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import KEYS, Tenancy, settled
 
+pytestmark = pytest.mark.superuser
+
 
 @pytest.fixture(scope="module")
 def tenancy(databases: Databases, migrated: URL) -> Iterator[Tenancy]:

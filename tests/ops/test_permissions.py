@@ -28,6 +28,8 @@ from services.search_request import LEGS_OF
 from tests.conftest import Databases
 from tests.logins import logged_in
 
+pytestmark = pytest.mark.superuser
+
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "permissions.md"
 LOGINS = (None, *GROUPS)
 

@@ -31,6 +31,8 @@ from tests.factories import (
     SourceLinesFactory,
 )
 
+pytestmark = pytest.mark.superuser
+
 NAMES = (
     "chunk_count",
     "embedding_count",

@@ -34,6 +34,8 @@ from tests.logins import PASSWORD, logged_in
 from tests.migrations.conftest import Programs
 from tests.unit.test_embedded import share_programs
 
+pytestmark = pytest.mark.superuser
+
 KEY = "0123456789abcdef0123456789abcdef"
 HASH = "hmac-sha256:"
 GROUPS = get_args(Group)

@@ -30,6 +30,8 @@ from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageEmbeddingFactory, MessageFactory
 from tests.plans import plan_of, scans
 
+pytestmark = pytest.mark.superuser
+
 # The jobs are another test's: without the triggers the archive is there in seconds.
 FILL = (
     "SET LOCAL statement_timeout = 0",

@@ -14,6 +14,8 @@ from db.repositories.base import Repository
 from db.uow import UnitOfWork
 from tests import factories
 
+pytestmark = pytest.mark.superuser
+
 TABLE = FrameworkDocument.__table__
 
 

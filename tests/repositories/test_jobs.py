@@ -21,6 +21,8 @@ from db.search.corpora import CHAT
 from db.uow import UnitOfWork
 from tests import factories
 
+pytestmark = pytest.mark.superuser
+
 
 def claim(
     work: UnitOfWork, kind: str = "test", *, by: str = "one", limit: int = 10, corpus: str = ""

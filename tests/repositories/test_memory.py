@@ -23,6 +23,8 @@ from db.uow import UnitOfWork
 from tests.plans import plan_of
 from tests.services.memory_setting import Setting, setting
 
+pytestmark = pytest.mark.superuser
+
 __all__ = ["setting"]
 
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)

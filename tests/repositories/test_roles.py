@@ -24,6 +24,8 @@ from db.repositories.roles import GROUPS, PUBLIC
 from db.uow import UnitOfWork
 from tests.logins import PASSWORD, logged_in
 
+pytestmark = pytest.mark.superuser
+
 
 @pytest.fixture
 def name(database: Database) -> Iterator[str]:

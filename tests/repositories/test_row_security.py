@@ -15,6 +15,8 @@ from db.scope import Scope
 from tests.conftest import Databases
 from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret, settled
 
+pytestmark = pytest.mark.superuser
+
 NODE = (
     "INSERT INTO memory_nodes (id, tenant_id, user_id, conversation_id, sequence_index,"
     " human_content, source) VALUES (:id, :tenant, :user, 'c', 0, 'said', 'openai')"

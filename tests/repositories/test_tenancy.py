@@ -22,6 +22,8 @@ from db.scope import Scope
 from db.uow import UnitOfWork
 from tests import factories
 
+pytestmark = pytest.mark.superuser
+
 ODD = "O'Brien \\ Söhne {x} 100%; --"
 
 

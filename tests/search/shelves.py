@@ -8,8 +8,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
+from sqlalchemy import text
 
-from db.models import KeyConcept, Tenant
+from db.models import KeyConcept, User
 from db.scope import Scope
 from db.search.corpora import CHAT, EPISODES, KNOWLEDGE, MEMORY
 from db.search.corpus import Corpus
@@ -54,7 +55,7 @@ class Shelf:
         Where passages are somebody's, the unit of work is within the scope from then on.
         """
         if self.corpus.scope is not None:
-            work.enter(Scope.tenant(_tenant().id))
+            work.enter(Scope.user(_somebody().id))
         keys = [self.make(passage) for passage in passages]
         placed = [
             (k, p.vector) for k, p in zip(keys, passages, strict=True) if p.vector is not None
@@ -90,12 +91,14 @@ def _chat(passage: Passage) -> UUID:
     ).id
 
 
-def _tenant() -> Tenant:
-    """Whose memories are made."""
-    session = factories.TenantFactory._meta.sqlalchemy_session
-    tenant = session.merge(Tenant(id=UUID(int=1), name="Shelf", slug="shelf"))
+def _somebody() -> User:
+    """Whose memories are made: a user without a tenant, whom a service may sign in."""
+    session = factories.UserFactory._meta.sqlalchemy_session
+    session.execute(text("SELECT set_config('app.identity', 'shelf:somebody', true)"))
+    somebody = User(id=UUID(int=1), auth_provider="shelf", external_id="somebody")
+    user = session.merge(somebody)
     session.flush()
-    return tenant
+    return user
 
 
 TAGGED = {"domains": ["pricing"], "topics": ["anchors"], "entities": ["Ada"], "processes": ["sale"]}
@@ -103,7 +106,7 @@ TAGGED = {"domains": ["pricing"], "topics": ["anchors"], "entities": ["Ada"], "p
 
 def _memory(passage: Passage) -> UUID:
     return factories.MemoryNodeFactory(
-        tenant=_tenant(),
+        user=_somebody(),
         human_content=passage.title,
         assistant_content=passage.content,
         language=passage.language,
@@ -116,7 +119,7 @@ def _memory(passage: Passage) -> UUID:
 
 def _episode(passage: Passage) -> UUID:
     return factories.EpisodicMemoryFactory(
-        tenant=_tenant(),
+        user=_somebody(),
         title=passage.title,
         messages=[{"content": passage.content}],
         language=passage.language,

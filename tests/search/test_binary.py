@@ -22,6 +22,8 @@ from db.search.legs import AskedModel
 from db.search.question import Question
 from tests.conftest import Databases
 
+pytestmark = pytest.mark.superuser
+
 DIMENSIONS = HALFVEC_MAX_DIMENSIONS + 96
 TOPICS, EACH = 80, 31
 """Clusters, and passages in each: more in all than are compared one by one."""

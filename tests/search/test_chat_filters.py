@@ -25,6 +25,8 @@ from tests.search.crowd import BUILD, MODEL, ROWS, VOCABULARY, WORD, WORDS, Crow
 from tests.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, asked_by, exact
 from tests.search.test_plans import scans
 
+pytestmark = pytest.mark.superuser
+
 TURNS: Final = 50
 """Of a conversation of the crowd; the last of them was abandoned."""
 

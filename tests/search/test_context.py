@@ -22,6 +22,8 @@ from db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageFactory
 
+pytestmark = pytest.mark.superuser
+
 Tree = dict[tuple[int, int], UUID]
 """(branch, position) → message."""
 

@@ -16,6 +16,8 @@ from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.prove.isolation import LEGS, Population, fill, index_large_scopes, measure
 
+pytestmark = pytest.mark.superuser
+
 POPULATION = Population(30_000, 60, AskedModel("tenants", 64))
 """Vectors that are short make a graph that is soon made."""
 

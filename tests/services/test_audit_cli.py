@@ -19,6 +19,8 @@ from tests import factories
 from tests.command import Command, run_command
 from tests.logins import logged_in
 
+pytestmark = pytest.mark.superuser
+
 KEY = "0123456789abcdef0123456789abcdef"
 
 

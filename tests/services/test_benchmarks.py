@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.superuser
+
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / ".bench"
 

@@ -27,6 +27,8 @@ from services.embedding.hashing import HashingEmbedder
 from tests.conftest import Databases
 from tests.services.chat_archive import ANSWER, QUESTION, conversation_key, fill, turn_key
 
+pytestmark = pytest.mark.superuser
+
 GOLDEN = Path(__file__).with_name("golden")
 
 ROUTES: dict[str, Callable[[ChatApi], tuple[int, BaseModel | str]]] = {

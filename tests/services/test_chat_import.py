@@ -25,6 +25,8 @@ from services.importers.report import ImportReport
 from tests.command import PGCORPUS
 from tests.factories import exports
 
+pytestmark = pytest.mark.superuser
+
 Write = Callable[..., Path]
 
 

@@ -22,6 +22,8 @@ from tests.factories import exports
 from tests.services import chat_archive
 from tests.services.chat_archive import conversation_key
 
+pytestmark = pytest.mark.superuser
+
 MADE_HERE = ("updated_at", "record_hash", "imported_from")
 """Of a conversation: when and how it came into this archive."""
 

@@ -25,6 +25,8 @@ from services.importers.knowledge import BATCH, KnowledgeImporter
 from services.importers.report import ImportReport
 from tests.command import PGCORPUS
 
+pytestmark = pytest.mark.superuser
+
 SAMPLES = Path(__file__).parents[2] / "services" / "samples" / "knowledge"
 TABLES = (
     "framework_documents",

@@ -22,6 +22,8 @@ from services.importers.files import (
     read_json,
 )
 
+pytestmark = pytest.mark.superuser
+
 CHUNK = {"chunk_id": "a", "content": "some text"}
 
 

@@ -20,6 +20,8 @@ from services.importers.vectors import OTHER_TEXT
 from tests.command import PGCORPUS
 from tests.factories import axis
 
+pytestmark = pytest.mark.superuser
+
 CONTENTS = {"a": "The first text.", "b": "The second text.", "c": "a b c d"}
 
 

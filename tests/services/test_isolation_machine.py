@@ -31,6 +31,8 @@ from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import MEMORY_VECTOR, make_scope
 
+pytestmark = pytest.mark.superuser
+
 WORDS: Final = ("price", "offer", "refund", "invoice", "margin")
 """All tenants say the same things, in conversations of the same name: ids are the same, too."""
 

@@ -25,6 +25,8 @@ from tests.command import PGCORPUS, Command
 from tests.services.memory_setting import Setting, setting
 from tests.services.test_cli import WAITS_FOR_A_LOCK
 
+pytestmark = pytest.mark.superuser
+
 __all__ = ["setting"]
 
 SAID = "We deploy on Tuesdays at noon."

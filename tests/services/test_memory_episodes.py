@@ -16,6 +16,8 @@ from services.jobs.worker import Worker
 from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
 
+pytestmark = pytest.mark.superuser
+
 __all__ = ["setting"]
 
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)

@@ -15,6 +15,8 @@ from services.memory.records import Erasure
 from tests.factories import axis
 from tests.services.memory_setting import SCOPED, Setting, setting
 
+pytestmark = pytest.mark.superuser
+
 __all__ = ["setting"]
 
 NOTHING = {

@@ -43,6 +43,8 @@ from services.importers.memory.importer import MemoryImporter
 from services.importers.report import ImportReport
 from tests.logins import logged_in
 
+pytestmark = pytest.mark.superuser
+
 DIMENSIONS = 1024
 
 

@@ -20,6 +20,8 @@ from tests.benchmarks.memory_import import make
 from tests.command import PGCORPUS, Command
 from tests.services.test_memory_import import indexes
 
+pytestmark = pytest.mark.superuser
+
 NOBODY = "11111111-1111-1111-1111-111111111111"
 SAMPLES = str(samples.folder("memory"))
 

@@ -14,6 +14,8 @@ from db.errors import ImportFailed
 from services.importers.memory import vectors as module
 from services.importers.memory.vectors import check_vectors, map_vectors
 
+pytestmark = pytest.mark.superuser
+
 DIMENSIONS = 8
 
 

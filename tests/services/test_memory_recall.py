@@ -21,6 +21,8 @@ from tests.factories import axis
 from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
 
+pytestmark = pytest.mark.superuser
+
 __all__ = ["setting"]
 
 NOW = datetime.now(UTC)

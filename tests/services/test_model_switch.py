@@ -44,6 +44,8 @@ from services.embedding.verify import ModelVerifier
 from services.search import SearchService
 from tests.command import PGCORPUS, Command
 
+pytestmark = pytest.mark.superuser
+
 PROJECT = Path(db.__file__).parents[1]
 PATIENCE_SECONDS = 60
 PASSAGES = 120

@@ -37,6 +37,8 @@ from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.services.test_search import AxisEmbedder, leg, shadowing
 
+pytestmark = pytest.mark.superuser
+
 PASSAGES: Final = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
     Passage("Churn", "Subscribers quit a habit.", axis(1, lean=0.8, length=384)),

@@ -12,6 +12,8 @@ from sqlalchemy import text
 from db.engine import Database
 from tests.command import PGCORPUS, Command
 
+pytestmark = pytest.mark.superuser
+
 NOBODY = "11111111-1111-1111-1111-111111111111"
 
 

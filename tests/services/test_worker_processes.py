@@ -22,6 +22,8 @@ from tests.conftest import Databases, settings_for
 from tests.prove import proofs
 from tests.services.loopback_api import Answer, LoopbackAPI
 
+pytestmark = pytest.mark.superuser
+
 
 @pytest.fixture
 def server_of_its_own() -> Iterator[EmbeddedServer]:

@@ -29,6 +29,8 @@ from tests import factories
 from tests.conftest import settings_for
 from tests.unit.test_embedded import share_programs
 
+pytestmark = pytest.mark.superuser
+
 ONE = text("SELECT 1")
 SECRET = text("SELECT 1 / (length(CAST(:words AS text)) - 7)")
 LONG = 3600  # seconds that no test waits: it would be noticed

@@ -14,6 +14,8 @@ from db import errors
 from db.engine import Database
 from db.errors import MEANINGS, DataLayerError, translate
 
+pytestmark = pytest.mark.superuser
+
 
 def all_errors(kind: type[DataLayerError] = DataLayerError) -> set[type[DataLayerError]]:
     """The errors that the module defines."""

@@ -31,6 +31,8 @@ from services.search import AsyncSearchService, SearchService
 from tests.conftest import Databases, settings_for
 from tests.tenancy import MEMORIES, Tenancy, secret, settled
 
+pytestmark = pytest.mark.superuser
+
 SEEN = text("SELECT DISTINCT scope FROM memory_nodes")
 COUNT = text("SELECT count(*) FROM memory_nodes")
 ID = UUID("11111111-1111-4111-8111-111111111111")
