@@ -4,10 +4,10 @@ The memory of imports is measured with an export of 256 MiB; with the 2 GiB that
 names, which takes long: ``make prove PROVE_MEBIBYTES=2048``. Tenants search
 a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``.
 
-With ``PROVE_DATABASE_URL``, an administrator's address on another server, the contract tests run there,
-too: ``make prove PROVE_DATABASE_URL=postgresql://postgres@host/postgres``. It needs PostgreSQL 15 or
-newer with pgvector 0.8 or newer, pg_trgm and pgcrypto. The tests make databases and an owner of
-their own, and drop them; the groups ``rag_...`` stay.
+With ``PROVE_DATABASE_URL``, an administrator's address on another server, the contract tests run
+there, too: ``make prove PROVE_DATABASE_URL=postgresql://postgres@host/postgres``. It needs
+PostgreSQL 15 or newer with pgvector 0.8 or newer, pg_trgm and pgcrypto. The tests make databases
+and an owner of their own, and drop them; the groups ``rag_...`` stay.
 """
 
 from __future__ import annotations
