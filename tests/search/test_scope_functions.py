@@ -11,6 +11,8 @@ from db.scope import Scope
 from tests.conftest import Databases
 from tests.tenancy import Tenancy, enter, secret, settled
 
+pytestmark = pytest.mark.superuser
+
 WITH_WORDS = text("""
     SELECT human_content FROM memory_nodes JOIN memory_nodes_with_words(
             CAST(:any_of AS text[]), CAST(:one AS text[]), CAST(:other AS text[]))
