@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 import pgvector
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import DateTime, Dialect, ForeignKey, MetaData, func
+from sqlalchemy import CheckConstraint, DateTime, Dialect, ForeignKey, MetaData, func
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 # Every constraint gets a predictable name: revisions drop by name, and db.errors turns a violated
@@ -51,6 +51,27 @@ def in_utc(moment: datetime | None) -> datetime | None:
 def owned_by(column: str) -> ForeignKey:
     """A foreign key whose rows live and die with their parent."""
     return ForeignKey(column, ondelete="CASCADE")
+
+
+def readable_times(*columns: str) -> CheckConstraint:
+    """Keep times between the years 2 and 9998: others, and infinity, no client in Python can read.
+
+    One such row would break every listing that it is on.
+    """
+    return CheckConstraint(
+        " AND ".join(
+            f"{column} BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800)"
+            for column in columns
+        ),
+        name="readable_times",
+    )
+
+
+def valid_scope() -> CheckConstraint:
+    """Keep what is no scope out of a column that callers write, as ``Scope.parse`` would."""
+    return CheckConstraint(
+        "scope ~ '^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'", name="valid_scope"
+    )
 
 
 class Vector(VECTOR):

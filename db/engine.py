@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.pq import PGconn, Ping
 from sqlalchemy import (
     URL,
+    ColumnElement,
     Connection,
     Dialect,
     Engine,
@@ -34,7 +35,7 @@ from sqlalchemy.util import await_only
 
 from db.embedded import EmbeddedServer
 from db.errors import DatabaseUnavailable, TransactionConflict
-from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe
+from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe, step_down
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
 
@@ -220,10 +221,12 @@ class Database:
     def _async_sessions(self) -> async_sessionmaker[Any]:
         return async_sessionmaker(self.async_engine, expire_on_commit=False)
 
-    def _guard(self, connection: Connection) -> str | None:
-        """The role of a transaction with a scope, where it is not that of the login."""
+    def _guard(self, connection: Connection, *, serving: bool) -> str | ColumnElement[str] | None:
+        """The role of a transaction, where it is not that of the login."""
         if self.settings.database_url is None:  # the embedded server has its superuser alone
-            return APPLICATION_ROLE
+            return APPLICATION_ROLE if serving else step_down(connection)
+        if not serving:
+            return None
         if not self._safe:
             refuse_unsafe(connection)
             self._safe = True

@@ -9,6 +9,7 @@
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
   x UnsafeRole               the database role passes over row security
+  x ConcurrentUse            two tasks use one unit of work
   x RoleInUse                something needs the login that is to be dropped
   x NotFound
   x InvalidReference           what a person gave names no conversation
@@ -99,6 +100,10 @@ class NotPermitted(DataLayerError):
 
 class UnsafeRole(DataLayerError):
     """The database role passes over row security, so one tenant could see what is another's."""
+
+
+class ConcurrentUse(DataLayerError):
+    """Two tasks use one unit of work at the same time; open one for each."""
 
 
 class RoleInUse(DataLayerError):
@@ -252,7 +257,7 @@ MEANINGS = {
     "uq_messages_conversation_id_branch_position": "there is a message at this position already",
     "fk_messages_conversation_id": "there is no such conversation",
     "valid_job_status": "a job's status must be pending, running, completed or failed",
-    "valid_attempts": "attempts count from 0, and at least one is allowed",
+    "valid_attempts": "attempts count from 0, and at least one is allowed; 1000000 are the most",
     "valid_lease": "a job has a worker and a lease while it is running, and only then",
     "uq_tenants_slug": "there is a tenant with this slug already",
     "non_empty_tenant_name": "a tenant has a name",
@@ -285,7 +290,12 @@ MEANINGS = {
     "pgcorpus users list",
     "uq_episodic_memories_scope_id": "there is an episode with this id already",
     "valid_messages": "messages must be a list",
-    "valid_repetition": "a job is repeated after some time, not at once",
+    "valid_repetition": "a job is repeated after some time, not at once, and within ten years",
+    "valid_dedupe_key": "a dedupe_key has at most 1000 bytes",
+    "valid_payload": "a job's payload is a JSON object of at most 4000 bytes and less than 20 "
+    "levels: keys, never texts",
+    "valid_scope": "a scope is tenant: or user: and a UUID in lower case",
+    "readable_times": "times lie between the years 2 and 9998; infinity is none",
 }
 
 

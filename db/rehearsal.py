@@ -36,7 +36,7 @@ class Rehearsal(Database):
             self.connection, join_transaction_mode="create_savepoint", expire_on_commit=False
         )
 
-    def _guard(self, _connection: Connection) -> str | None:
+    def _guard(self, connection: Connection, *, serving: bool) -> None:  # noqa: ARG002
         return None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import ColumnElement, Connection, Text, literal_column, text
 
 from db.base import as_uuid
 from db.errors import MissingScope, UnsafeRole
@@ -19,9 +18,19 @@ SETTINGS: Final = ("app.tenant_id", "app.user_id")
 """What row security reads."""
 
 APPLICATION_ROLE: Final = "rag_read_write"
+ADMINISTRATORS_ROLE: Final = "rag_admin"
 
-Guard = Callable[[Connection], str | None]
-"""Looks at a login; gives the role to work as instead, or None."""
+
+class Guard(Protocol):
+    """Looks at a login; gives the role to work as instead, or None.
+
+    ``serving`` says whether the transaction is a service's, in the scope that it asked for.
+    """
+
+    def __call__(  # noqa: D102 - above
+        self, connection: Connection, *, serving: bool
+    ) -> str | ColumnElement[str] | None: ...
+
 
 LOGIN: Final = text("""
     SELECT current_user AS name, rolsuper AS superuser, rolbypassrls AS bypasses,
@@ -96,6 +105,28 @@ class Scope:
         }
 
 
+STEPPED_DOWN: Final[ColumnElement[str]] = literal_column(
+    """coalesce((
+        SELECT rolname::text FROM pg_roles WHERE rolname = 'rag_admin'
+            AND has_table_privilege(oid, to_regclass('episode_embeddings'), 'INSERT')
+    ), current_setting('role'))""",
+    Text,
+)
+"""The administrators' role, or none as long as the schema is not there for it."""
+
+
+def step_down(connection: Connection) -> ColumnElement[str] | None:
+    """The role as which a superuser's login works: what fires on a write fires with its rights.
+
+    A trigger, a default or a rule is the doing of whoever may put it on a table, and what it calls
+    runs as whoever writes. The server says by itself, without being asked, who is a superuser now.
+    """
+    driver: Any = connection.connection.driver_connection
+    if driver.info.parameter_status("is_superuser") != "on":
+        return None
+    return STEPPED_DOWN
+
+
 def refuse_unsafe(connection: Connection) -> None:
     """Make sure that row security holds for whoever has logged in.
 
@@ -112,7 +143,7 @@ def refuse_unsafe(connection: Connection) -> None:
     elif login.owned is not None:
         why = f"it owns {login.owned}, or may act as its owner"
     elif login.administered is not None:
-        why = f"it may TRUNCATE {login.administered}, or put a trigger on it, as administrators may"
+        why = f"it may TRUNCATE {login.administered}, or put a trigger on it"
     else:
         return
     raise UnsafeRole(

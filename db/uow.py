@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import DBAPIError
@@ -14,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from db.errors import DatabaseUnavailable, translate
+from db.errors import ConcurrentUse, DatabaseUnavailable, translate
 from db.repositories.audit import AuditRepository
 from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.conversations import ConversationRepository
@@ -38,6 +39,9 @@ from db.search.corpus import Corpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+SAVEPOINTS: Final = "savepoints"
+"""Under this key a session's ``info`` has in whose name each savepoint was made."""
 
 NOBODY: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
 
@@ -83,7 +87,7 @@ class UnitOfWork:
         guard: Guard | None = None,
     ) -> None:
         self._sessions = sessions
-        self._named = _Named(scope, actor, guard)
+        self._at_first = _Named(scope, actor, guard, serving=scope is not None)
 
     def __enter__(self) -> Self:
         self._begin(self._sessions())
@@ -113,9 +117,10 @@ class UnitOfWork:
         """Work within another scope from here on, as whatever role one has logged in.
 
         For what operators run over the scopes of many: imports, workers. A service asks
-        ``Database.unit_of_work`` for a scope, which refuses a role that sees everything.
+        ``Database.unit_of_work`` for a scope, which refuses a role that sees everything. Within a
+        savepoint that is rolled back it goes back with it.
         """
-        self._rename(replace(self._named, scope=scope, guard=None))
+        self._rename(replace(self._named, scope=scope, serving=False))
 
     def leave(self) -> None:
         """Work in nobody's name from here on."""
@@ -140,26 +145,29 @@ class UnitOfWork:
             yield scope
         self.leave()
 
+    @property
+    def _named(self) -> _Named:
+        """In whose name it is now. The session knows, for it knows what is rolled back."""
+        named: _Named = self.session.info[_Named]
+        return named
+
     def _rename(self, named: _Named) -> None:
         """Go on in another name. Rows that are loaded are asked for again: who may see them?"""
         self.session.flush()  # what was added before is of the name before
-        self.session.expire_all()
-        self._named = named
-        self._name(self.session)
-
-    def _name(self, session: Session) -> None:
-        """Tell the database of each transaction of the session in whose name it is."""
-        session.info[_Named] = self._named
-        session.info[SCOPE] = self._named.scope
-        if not event.contains(session, "after_begin", _at_begin):
-            event.listen(session, "after_begin", _at_begin)
-            event.listen(session, "after_soft_rollback", _after_rollback)
-        if session.in_transaction():
-            self._named.announce(session.connection())
+        named.take_over(self.session)
+        if self.session.in_transaction():
+            named.announce(self.session.connection())
 
     def _begin(self, session: Session) -> None:
+        """Tell the database of each transaction of the session in whose name it is."""
         self.session = session
-        self._name(session)
+        self._at_first.take_over(session)
+        if not event.contains(session, "after_begin", _at_begin):
+            event.listen(session, "after_begin", _at_begin)
+            event.listen(session, "after_transaction_create", _at_savepoint)
+            event.listen(session, "after_soft_rollback", _after_rollback)
+        if session.in_transaction():
+            self._at_first.announce(session.connection())
         self.knowledge = KnowledgeRepository(session)
         self.chat = ConversationRepository(session)
         self.messages = MessageRepository(session)
@@ -196,12 +204,13 @@ class AsyncUnitOfWork:
         guard: Guard | None = None,
     ) -> None:
         self._sessions = sessions
-        self._named = _Named(scope, actor, guard)
+        self._at_first = _Named(scope, actor, guard, serving=scope is not None)
+        self._in_use = False
 
     async def __aenter__(self) -> Self:
         self._session = self._sessions()
         self._work = UnitOfWork.__new__(UnitOfWork)
-        self._work._named = self._named  # noqa: SLF001 - the other half of this class
+        self._work._at_first = self._at_first  # noqa: SLF001 - the other half of this class
         self._work._begin(self._session.sync_session)  # noqa: SLF001 - the other half of this class
         return self
 
@@ -221,16 +230,37 @@ class AsyncUnitOfWork:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call *function* with the unit of work as its first argument."""
-        return await self._session.run_sync(lambda _: function(self._work, *args, **kwargs))
+        """Call *function* with the unit of work as its first argument.
+
+        Raises:
+            ConcurrentUse: Another task is using the unit of work: it has one scope at a time.
+        """
+        with self._alone():
+            return await self._session.run_sync(lambda _: function(self._work, *args, **kwargs))
 
     async def commit(self) -> None:
         """Keep what was done."""
-        await self._session.commit()
+        with self._alone():
+            await self._session.commit()
 
     async def rollback(self) -> None:
         """Forget what was done since the last commit."""
-        await self._session.rollback()
+        with self._alone():
+            await self._session.rollback()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second task: what it reads would depend on the scope that the first enters."""
+        if self._in_use:
+            raise ConcurrentUse(
+                "two tasks use one unit of work at the same time; open one for each task, with: "
+                "async with database.async_unit_of_work(scope)"
+            )
+        self._in_use = True
+        try:
+            yield
+        finally:
+            self._in_use = False
 
 
 @dataclass(frozen=True)
@@ -240,13 +270,23 @@ class _Named:
     scope: Scope | None
     actor: str | None
     guard: Guard | None
+    serving: bool
+    """Whether the scope was asked for at the start, as services do."""
+
+    def take_over(self, session: Session) -> None:
+        """Let the session go on in this name. Rows that it has loaded are asked for again."""
+        session.info[_Named] = self
+        session.info[SCOPE] = self.scope
+        session.expire_all()
 
     def announce(self, connection: Connection) -> None:
         """Say it to the database, until the transaction ends."""
-        settings = {} if self.actor is None else {"app.actor": self.actor}
+        settings: dict[str, Any] = {} if self.actor is None else {"app.actor": self.actor}
+        if self.guard is not None:
+            role = self.guard(connection, serving=self.serving and self.scope is not None)
+            settings |= {} if role is None else {"role": role}
         if self.scope is not None:
-            role = None if self.guard is None else self.guard(connection)
-            settings |= self.scope.settings | ({} if role is None else {"role": role})
+            settings |= self.scope.settings
         if settings:
             connection.execute(select(*(func.set_config(*each, True) for each in settings.items())))
 
@@ -255,8 +295,19 @@ def _at_begin(session: Session, _transaction: SessionTransaction, connection: Co
     session.info[_Named].announce(connection)
 
 
+def _at_savepoint(session: Session, begun: SessionTransaction) -> None:
+    """Note in whose name a savepoint was made."""
+    if begun.nested:
+        session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.info[_Named]
+
+
 def _after_rollback(session: Session, ended: SessionTransaction) -> None:
-    """What was said since a savepoint was taken back with it."""
+    """Go back to the name in which a savepoint was made, as the database does."""
+    before: _Named | None = session.info.get(SAVEPOINTS, {}).get(ended)
+    if before is session.info[_Named]:
+        return  # so has the database
+    if before is not None:
+        before.take_over(session)
     if session.is_active and ended.nested and ended.parent is not None:
         # Not the session's own: inside of "with begin_nested()" it gives none any more.
         connection = ended.parent.connection(None)

@@ -67,7 +67,10 @@ def upgrade() -> None:
             updated_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT non_empty_content CHECK (length(trim(content)) > 0),
             CONSTRAINT non_empty_chunk_id CHECK (length(trim(chunk_id)) > 0),
-            CONSTRAINT valid_source_file CHECK (source_file ~ '^[A-Za-z0-9_.-]+$')
+            CONSTRAINT valid_source_file CHECK (source_file ~ '^[A-Za-z0-9_.-]+$'),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.execute(

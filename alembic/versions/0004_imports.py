@@ -36,7 +36,10 @@ def upgrade() -> None:
             corpus varchar(50) NOT NULL,
             options jsonb NOT NULL DEFAULT '{}',
             started_at timestamptz NOT NULL DEFAULT now(),
-            finished_at timestamptz
+            finished_at timestamptz,
+            CONSTRAINT readable_times CHECK (
+                started_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                finished_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.execute("""
@@ -55,7 +58,9 @@ def upgrade() -> None:
             transformed integer NOT NULL DEFAULT 0,
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT valid_counts CHECK (
-                least(added, updated, unchanged, rejected, transformed) >= 0)
+                least(added, updated, unchanged, rejected, transformed) >= 0),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.create_index("ix_import_files_run_id", "import_files", ["run_id"])
@@ -73,7 +78,9 @@ def upgrade() -> None:
             original json,
             stored json,
             rule varchar(50) NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now()
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.create_index("ix_import_transformations_run_id", "import_transformations", ["run_id"])
@@ -96,7 +103,9 @@ def upgrade() -> None:
             payload json NOT NULL,
             context json,
             created_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT uq_import_rejects_corpus_file_locator UNIQUE (corpus, file, locator)
+            CONSTRAINT uq_import_rejects_corpus_file_locator UNIQUE (corpus, file, locator),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     for table, columns in COMMENTS.items():

@@ -14,7 +14,7 @@ COMMENTS = {
     "payload": "what the handler needs to know: keys, never texts",
     "status": "failed: it will not be tried again unless somebody requeues it",
     "priority": "the higher the sooner",
-    "dedupe_key": "of jobs with the same key at most one is pending",
+    "dedupe_key": "of jobs of a kind and scope with the same key at most one is pending",
     "attempts": "how often it was begun",
     "not_before": "when it may be begun, again after a failure",
     "repeat_every": "a periodic job: done, it becomes pending again for so much later",
@@ -22,15 +22,24 @@ COMMENTS = {
     "lease_expires_at": "until when its worker is believed to be alive",
     "started_at": "of the last attempt",
     "last_error": "why the last attempt failed",
+    "scope": "whose row it is about, as app_scope() has it, or null",
 }
+
+# Everybody who enqueues writes rows that a worker reads for all: none may be such that the worker
+# cannot read, count up or index it.
+TIMES = ("not_before", "lease_expires_at", "started_at", "finished_at", "created_at", "updated_at")
+READABLE_TIMES = " AND ".join(
+    f"{column} BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800)"
+    for column in TIMES
+)
 
 
 def upgrade() -> None:
-    op.execute("""
+    op.execute(f"""
         CREATE TABLE jobs (
             id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_jobs PRIMARY KEY,
             kind varchar(50) NOT NULL,
-            payload jsonb NOT NULL DEFAULT '{}',
+            payload jsonb NOT NULL DEFAULT '{{}}',
             status varchar(20) NOT NULL DEFAULT 'pending',
             priority smallint NOT NULL DEFAULT 0,
             dedupe_key text COLLATE "C",
@@ -45,13 +54,24 @@ def upgrade() -> None:
             last_error text,
             created_at timestamptz NOT NULL DEFAULT now(),
             updated_at timestamptz NOT NULL DEFAULT now(),
+            scope text,
             CONSTRAINT valid_job_status CHECK (
                 status IN ('pending', 'running', 'completed', 'failed')),
-            CONSTRAINT valid_attempts CHECK (attempts >= 0 AND max_attempts > 0),
+            CONSTRAINT valid_attempts CHECK (
+                attempts BETWEEN 0 AND 1000000 AND max_attempts BETWEEN 1 AND 1000000),
             CONSTRAINT valid_lease CHECK (
                 (status = 'running') = (lease_expires_at IS NOT NULL)
                 AND (status <> 'running' OR worker_id IS NOT NULL)),
-            CONSTRAINT valid_repetition CHECK (repeat_every > interval '0')
+            CONSTRAINT valid_repetition CHECK (
+                repeat_every > interval '0' AND repeat_every <= interval '10 years'),
+            CONSTRAINT valid_dedupe_key CHECK (octet_length(dedupe_key) <= 1000),
+            CONSTRAINT valid_payload CHECK (
+                jsonb_typeof(payload) = 'object' AND octet_length(payload::text) <= 4000
+                AND coalesce(octet_length(payload ->> 'corpus'), 0) <= 200
+                AND NOT jsonb_path_exists(payload, '$.**{{20}}')),
+            CONSTRAINT valid_scope CHECK (
+                scope ~ '^(tenant|user):[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$'),
+            CONSTRAINT readable_times CHECK ({READABLE_TIMES})
         )
     """)
     # Every job is updated at least twice: at the usual 20 % the claims would wade through what is
@@ -59,9 +79,10 @@ def upgrade() -> None:
     op.execute("ALTER TABLE jobs SET (autovacuum_vacuum_scale_factor = 0.02)")
     for column, comment in COMMENTS.items():
         op.execute(f"COMMENT ON COLUMN jobs.{column} IS '{comment}'")
+    # Of a kind and a scope: a job of another can neither stand for this one nor keep it out.
     op.execute("""
-        CREATE UNIQUE INDEX uq_jobs_pending_dedupe_key ON jobs (dedupe_key)
-        WHERE status = 'pending'
+        CREATE UNIQUE INDEX uq_jobs_pending_dedupe_key ON jobs (dedupe_key, kind, scope)
+        NULLS NOT DISTINCT WHERE status = 'pending' AND dedupe_key IS NOT NULL
     """)
     # What is claimed next: the partial indexes stay as small as the backlog, however many are done.
     # By corpus too, or a claim for one would wade through the backlog of another.
@@ -99,9 +120,11 @@ def upgrade() -> None:
 
     # A job that is pending already is written to nevertheless: that locks it until this transaction
     # ends, so that no worker takes it, reads the text of before, and calls it done. What failed is
-    # forgotten: it says nothing about the new text. SECURITY DEFINER: who may write texts needs no
-    # right on jobs, with which they could forge and complete them. The search_path is pinned, or a
-    # caller could shadow what the function names; the schema of the jobs is the table's own.
+    # forgotten: it says nothing about the new text. So is all else that somebody may have written
+    # into it: whatever was planted under the key, the passage is embedded. SECURITY DEFINER: who
+    # may write texts needs no right on jobs, with which they could forge and complete them. The
+    # search_path is pinned, or a caller could shadow what the function names; the schema of the
+    # jobs is the table's own.
     op.execute("""
         CREATE FUNCTION enqueue_embedding() RETURNS trigger LANGUAGE plpgsql
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -120,8 +143,11 @@ def upgrade() -> None:
                 || ' jsonb_build_object(''corpus'', ' || corpus || ', ''item'', id),'
                 || ' concat_ws('':'', ''embed'', ' || corpus || ', id)'
                 || ' FROM ' || changed || ' ORDER BY id'
-                || ' ON CONFLICT (dedupe_key) WHERE status = ''pending'''
-                || ' DO UPDATE SET not_before = now(), attempts = 0, last_error = NULL';
+                || ' ON CONFLICT (dedupe_key, kind, scope)'
+                || ' WHERE status = ''pending'' AND dedupe_key IS NOT NULL'
+                || ' DO UPDATE SET payload = excluded.payload, priority = excluded.priority,'
+                || ' attempts = 0, max_attempts = excluded.max_attempts, repeat_every = NULL,'
+                || ' not_before = now(), last_error = NULL';
             RETURN NULL;
         END $$
     """)
@@ -144,7 +170,8 @@ def upgrade() -> None:
     """)
 
     # Asked by every search by vectors. It takes the rights of the caller, and is a body of its own:
-    # who may not read jobs is told nothing, where the table in the statement would refuse it.
+    # who may not read jobs is told nothing, where the table in the statement would refuse it. Keys
+    # that are none are passed over, or a row that somebody planted would break the searches of all.
     op.execute("""
         CREATE FUNCTION passages_to_embed(corpus text, most integer) RETURNS SETOF text
         LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 20 AS $$
@@ -152,8 +179,11 @@ def upgrade() -> None:
             IF has_table_privilege('jobs', 'SELECT') THEN
                 RETURN QUERY
                     SELECT substr(dedupe_key, length(corpus) + 8) FROM jobs
-                    WHERE status = 'pending' AND dedupe_key >= 'embed:' || corpus || ':'
+                    WHERE status = 'pending' AND kind = 'embed'
+                        AND dedupe_key >= 'embed:' || corpus || ':'
                         AND dedupe_key < 'embed:' || corpus || ';'
+                        AND substr(dedupe_key, length(corpus) + 8)
+                            ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                     ORDER BY dedupe_key LIMIT most;
             END IF;
         END $$

@@ -63,7 +63,11 @@ def upgrade() -> None:
             record_hash bytea,
             imported_from text,
             CONSTRAINT uq_conversations_source_type_source_id UNIQUE (source_type, source_id),
-            CONSTRAINT non_empty_source_type CHECK (length(trim(source_type)) > 0)
+            CONSTRAINT non_empty_source_type CHECK (length(trim(source_type)) > 0),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                source_updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.create_index("idx_conversations_created_at", "conversations", ["created_at", "id"])
@@ -92,7 +96,10 @@ def upgrade() -> None:
             CONSTRAINT non_empty_message CHECK (content ~ '\\S'),
             CONSTRAINT valid_role CHECK (role IN ('user', 'assistant', 'system', 'tool')),
             CONSTRAINT valid_position CHECK (branch >= 0 AND position >= 0),
-            CONSTRAINT valid_version CHECK (version > 0)
+            CONSTRAINT valid_version CHECK (version > 0),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.execute(
@@ -201,7 +208,7 @@ def _outbox() -> None:
 def _views() -> None:
     """Each row is made from indexes for its conversation alone: a page reads what it shows."""
     op.execute("""
-        CREATE VIEW conversation_summaries AS
+        CREATE VIEW conversation_summaries WITH (security_invoker = true) AS
         SELECT conversations.id, title, source_type, source_id, is_saved,
                conversations.created_at, conversations.updated_at,
                message_count, first_message_at, last_message_at, coalesce(preview, '') AS preview

@@ -24,7 +24,6 @@ TABLES = (
     "import_transformations",
     "import_rejects",
     "query_performance_log",
-    "jobs",
     "conversations",
     "messages",
     "message_embeddings",
@@ -35,13 +34,21 @@ SEQUENCES = ("import_transformations_id_seq", "query_performance_log_id_seq", "j
 
 READ = "SELECT"
 WRITE = "SELECT, INSERT, UPDATE, DELETE"
-ADMINISTER = f"{WRITE}, TRUNCATE, REFERENCES, TRIGGER, MAINTAIN"
+# Not TRIGGER and not REFERENCES: a trigger of an administrator's would run with the rights of
+# whoever writes next, be it the owner, and a foreign key tells what it may not read.
+ADMINISTER = f"{WRITE}, TRUNCATE, MAINTAIN"
+# What a job is stays what it was enqueued as; a worker writes what becomes of it.
+WORK_OFF = (
+    "SELECT, INSERT, DELETE, UPDATE (status,priority,attempts,not_before,repeat_every,worker_id,"
+    "lease_expires_at,started_at,finished_at,last_error,created_at)"
+)
 
 # Kind of object → names → what each of the ROLES may do. Bulk loads go through temporary tables.
 RIGHTS = {
     "DATABASE": (("",), ("CONNECT", "CONNECT, TEMPORARY", "CONNECT, TEMPORARY")),
     "SCHEMA": (("",), ("USAGE", "USAGE", "USAGE")),
     "TABLE": (TABLES, (READ, WRITE, ADMINISTER)),
+    "TABLE of jobs": (("jobs",), (READ, WORK_OFF, ADMINISTER)),
     "TABLE of settings": (SETTINGS, (READ, READ, ADMINISTER)),
     "TABLE only read": (ONLY_READ, (READ, READ, READ)),
     "SEQUENCE": (SEQUENCES, (READ, "USAGE, SELECT", "USAGE, SELECT, UPDATE")),

@@ -69,6 +69,22 @@ REFUSED = "corpus, file, locator"
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
 
+VALID_SCOPE = "^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+
+# The queue is everybody's to read. What the database does for itself (maintenance, which seals the
+# audit log, and log_flush) administrators alone take, end and delete, and passages are enqueued by
+# triggers alone: whoever writes a row of another kind can steer nothing with it.
+POLICIES_OF_SHARED = {"own_scope": "USING ({own} OR {owner})"}
+POLICIES_OF_JOBS = {
+    "own_scope": "FOR SELECT USING ({own} OR {owner})",
+    "enqueue_in_scope": "FOR INSERT WITH CHECK ({owner} OR (({own}) AND status = 'pending'"
+    " AND kind NOT IN ('maintenance', 'log_flush', 'embed')))",
+    "update_in_scope": "FOR UPDATE USING ({owner} OR (({own})"
+    " AND kind NOT IN ('maintenance', 'log_flush')))",
+    "delete_in_scope": "FOR DELETE USING ({owner} OR (({own})"
+    " AND kind NOT IN ('maintenance', 'log_flush')))",
+}
+
 # Corpus, passages, vectors, their passage, its key, what is embedded.
 COVERED = (
     ("knowledge", "framework_documents", "chunk_embeddings", "document_id", "id",
@@ -213,7 +229,9 @@ def _people() -> None:
             CONSTRAINT uq_tenants_slug EXCLUDE USING hash (slug WITH =),
             CONSTRAINT non_empty_tenant_name CHECK (name ~ '\\S'),
             CONSTRAINT valid_slug CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
-            CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object')
+            CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object'),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.execute("""
@@ -233,7 +251,9 @@ def _people() -> None:
             CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
             CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
             CONSTRAINT valid_auth_provider CHECK (auth_provider !~ ':'),
-            CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$')
+            CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         )
     """)
     op.create_index("idx_users_tenant_id", "users", ["tenant_id"])
@@ -296,7 +316,10 @@ def _nodes() -> None:
             CONSTRAINT valid_tags CHECK ({_lists("tags", "domains topics entities processes")}),
             CONSTRAINT valid_cluster_id CHECK (cluster_id >= -1),
             CONSTRAINT valid_cluster_confidence CHECK (cluster_confidence BETWEEN 0 AND 1),
-            CONSTRAINT valid_access_count CHECK (access_count >= 0)
+            CONSTRAINT valid_access_count CHECK (access_count >= 0),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                last_accessed BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         ) WITH (fillfactor = 85)
     """)
     for name, columns in {
@@ -371,7 +394,11 @@ def _episodes() -> None:
                 'question', 'request', 'statement', 'complaint', 'celebration')),
             CONSTRAINT valid_avg_technical_depth CHECK (avg_technical_depth BETWEEN 0 AND 10),
             CONSTRAINT valid_urgency_max CHECK (urgency_max IN ('low', 'medium', 'high')),
-            CONSTRAINT valid_access_count CHECK (access_count >= 0)
+            CONSTRAINT valid_access_count CHECK (access_count >= 0),
+            CONSTRAINT readable_times CHECK (
+                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
+                last_accessed BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
         ) WITH (fillfactor = 85)
     """)
     for name, columns in {
@@ -679,19 +706,22 @@ def _shared() -> None:
     deleted with all that is its own. Whoever becomes the owner later is meant, too.
     """
     for table in SHARED:
-        is_owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
-        op.execute(f"ALTER TABLE {table} ADD COLUMN scope text")
-        op.execute(f"""
-            COMMENT ON COLUMN {table}.scope IS
-                'whose row it is about, as app_scope() has it, or null'
-        """)
+        if table != "jobs":  # has had it from the start
+            op.execute(f"""
+                ALTER TABLE {table} ADD COLUMN scope text
+                    CONSTRAINT valid_scope CHECK (scope ~ '{VALID_SCOPE}')
+            """)
+            op.execute(f"""
+                COMMENT ON COLUMN {table}.scope IS
+                    'whose row it is about, as app_scope() has it, or null'
+            """)
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        op.execute(f"""
-            CREATE POLICY own_scope ON {table} USING (
-                scope IS NULL OR scope = {ASKED}
-                OR ({is_owner} WHERE oid = '{table}'::regclass))
-        """)
+        own = f"scope IS NULL OR scope = {ASKED}"
+        owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
+        owner = f"({owner} WHERE oid = '{table}'::regclass)"
+        for policy, rule in _policies(table).items():
+            op.execute(f"CREATE POLICY {policy} ON {table} {rule.format(own=own, owner=owner)}")
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
     for name, indexed in {
         "jobs_scope": "jobs (scope, dedupe_key)",
@@ -700,6 +730,10 @@ def _shared() -> None:
         op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
     op.execute("ALTER INDEX idx_import_rejects_scope_item ALTER COLUMN 2 SET STATISTICS 0")
     _refused_once("scope, corpus, file, locator", "NULLS NOT DISTINCT", former=REFUSED)
+
+
+def _policies(table: str) -> dict[str, str]:
+    return POLICIES_OF_JOBS if table == "jobs" else POLICIES_OF_SHARED
 
 
 def _refused_once(columns: str, nulls: str = "", *, former: str) -> None:
@@ -728,8 +762,11 @@ def _outbox() -> None:
                 || ' jsonb_build_object(''corpus'', $1, ''item'', key),'
                 || ' concat_ws('':'', ''embed'', $1, current.scope, key), current.scope'
                 || ' FROM ' || changed || ' ORDER BY key'
-                || ' ON CONFLICT (dedupe_key) WHERE status = ''pending'''
-                || ' DO UPDATE SET not_before = now(), attempts = 0, last_error = NULL'
+                || ' ON CONFLICT (dedupe_key, kind, scope)'
+                || ' WHERE status = ''pending'' AND dedupe_key IS NOT NULL'
+                || ' DO UPDATE SET payload = excluded.payload, priority = excluded.priority,'
+                || ' attempts = 0, max_attempts = excluded.max_attempts, repeat_every = NULL,'
+                || ' not_before = now(), last_error = NULL'
                 USING TG_ARGV[0];
             RETURN NULL;
         END $$
@@ -743,7 +780,7 @@ def _outbox() -> None:
             schema CONSTANT text := quote_ident(TG_TABLE_SCHEMA);
         BEGIN
             EXECUTE 'DELETE FROM ' || schema || '.jobs USING former'
-                || ' WHERE jobs.scope = former.scope'
+                || ' WHERE jobs.scope = former.scope AND kind = ''embed'''
                 || ' AND dedupe_key = concat_ws('':'', ''embed'', $1, former.scope, former.key)'
                 USING TG_ARGV[0];
             EXECUTE 'DELETE FROM ' || schema || '.import_transformations AS told USING former'
@@ -829,9 +866,11 @@ def downgrade() -> None:
         op.execute(f"DELETE FROM {table} WHERE scope IS NOT NULL")
     _refused_once(REFUSED, former="scope, corpus, file, locator")
     for table in SHARED:
-        for policy in ("own_scope", "administration"):
+        for policy in (*_policies(table), "administration"):
             op.execute(f"DROP POLICY {policy} ON {table}")
-        op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
+        if table != "jobs":
+            op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
+    op.execute("DROP INDEX idx_jobs_scope")
     op.execute("DROP FUNCTION app_scope")
     op.execute("DROP FUNCTION scope_keys")
     op.execute("DELETE FROM corpus_settings WHERE corpus = 'episodes'")

@@ -41,7 +41,7 @@ COMMENTS = {
     "audit_state": {
         "inner_block": "of HMAC-SHA256: the key of the hashes in the log, combined with 0x36",
         "outer_block": "the key, combined with 0x5c",
-        "upkeep": "true only inside a transaction that moves entries to another partition",
+        "upkeep": "true only while entries are moved out of the default partition",
         "roles": "the roles of the server, as they were when last looked at",
     },
 }
@@ -88,6 +88,8 @@ AUDITED = {
     ),
     "memory_embeddings": VECTORS,
     "episode_embeddings": VECTORS,
+    # Or the owner could excuse themselves, and leave no trace of it.
+    "audit_state": Audited(key="only_row", hashed="inner_block,outer_block,roles"),
 }
 
 # What a statement leaves behind as transition tables.
@@ -133,6 +135,7 @@ def upgrade() -> None:
     for table, columns in COMMENTS.items():
         for column, comment in columns.items():
             op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{comment}'")
+    op.execute("SELECT audit_record_roles()")
     for table, audited in AUDITED.items():
         for event, transition in EVENTS.items():
             op.execute(f"""
@@ -140,7 +143,6 @@ def upgrade() -> None:
                 FOR EACH STATEMENT EXECUTE FUNCTION audit_rows(
                     '{audited.key}', '{audited.hashed}', '{audited.left_out}')
             """)
-    op.execute("SELECT audit_record_roles()")
     _event_triggers()
 
 
@@ -344,9 +346,6 @@ def _entries_of_the_schema() -> None:
                     AND query !~* ';|password|secret|token|credential' THEN left(query, 2000) END;
             changed record;
         BEGIN
-            IF (SELECT upkeep FROM @home.audit_state) THEN
-                RETURN;
-            END IF;
             FOR changed IN EXECUTE CASE TG_EVENT WHEN 'sql_drop' THEN
                 'SELECT object_type AS kind, object_identity AS identity,'
                 || ' CASE WHEN object_type IN (''table'', ''view'', ''materialized view'')'
@@ -439,13 +438,19 @@ def _entries_of_roles() -> None:
 
 
 def _append_only() -> None:
-    """Also for the owner, until the owner disables these triggers: no seal fits then."""
+    """Also for the owner, until the owner disables these triggers: no seal fits then.
+
+    Nothing is excused but what empties the default partition, and to begin it is an entry.
+    """
     make("""
         CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql
         SET search_path = pg_catalog, pg_temp AS $$
         BEGIN
-            IF TG_LEVEL = 'ROW' AND (SELECT upkeep FROM @home.audit_state) THEN
-                RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+            IF TG_LEVEL = 'ROW' AND TG_OP = 'DELETE'
+                AND TG_TABLE_NAME = 'security_audit_log_default'
+                AND (SELECT upkeep FROM @home.audit_state)
+            THEN
+                RETURN OLD;
             END IF;
             RAISE insufficient_privilege USING
                 MESSAGE = TG_TABLE_NAME || ' is only appended to',
@@ -478,6 +483,7 @@ def _partitions() -> None:
     """A partition for each month in UTC: this one, the next two, and any that entries went past.
 
     It is filled before it is attached, from the default partition, which takes what fits no other.
+    From the move to the attachment nothing is recorded: it would be an entry that fits no other.
     """
     make(f"""
         CREATE FUNCTION audit_make_partitions() RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER
@@ -486,7 +492,6 @@ def _partitions() -> None:
             month timestamptz;
             made text;
         BEGIN
-            UPDATE @home.audit_state SET upkeep = true;
             FOR month IN
                 SELECT date_trunc('month', timestamp) FROM @home.security_audit_log_default
                 WHERE isfinite(timestamp)
@@ -501,15 +506,19 @@ def _partitions() -> None:
                 EXECUTE 'GRANT SELECT ON @home.' || made || ' TO rag_admin';
                 EXECUTE 'CREATE TRIGGER no_truncate BEFORE TRUNCATE ON @home.' || made
                     || ' FOR EACH STATEMENT EXECUTE FUNCTION @home.audit_refuse()';
+                IF EXISTS (SELECT FROM @home.security_audit_log_default
+                           WHERE date_trunc('month', timestamp) = month) THEN
+                    UPDATE @home.audit_state SET upkeep = true;
+                END IF;
                 EXECUTE 'WITH moved AS (DELETE FROM @home.security_audit_log_default'
                     || ' WHERE date_trunc(''month'', timestamp) = $1 RETURNING *)'
                     || ' INSERT INTO @home.' || made || ' SELECT * FROM moved' USING month;
                 EXECUTE 'ALTER TABLE @home.security_audit_log ATTACH PARTITION @home.' || made
                     || ' FOR VALUES FROM (' || quote_literal(month)
                     || ') TO (' || quote_literal(month + interval '1 month') || ')';
+                UPDATE @home.audit_state SET upkeep = false WHERE upkeep;
                 RETURN NEXT made;
             END LOOP;
-            UPDATE @home.audit_state SET upkeep = false;
         END $$
     """)
     _for_administrators("audit_make_partitions()")
@@ -574,6 +583,11 @@ def _seals() -> None:
             before @home.audit_seals;
             found jsonb;
         BEGIN
+            IF batch IS NULL OR batch < 1 THEN
+                RAISE invalid_parameter_value USING MESSAGE =
+                    'a seal covers at least one position: the batch is 1 or more, not '
+                    || coalesce(batch::text, 'null');
+            END IF;
             IF current_setting('transaction_isolation') <> 'read committed'
                 OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
                 RAISE active_sql_transaction USING MESSAGE =

@@ -32,7 +32,7 @@ from db.base import Base
 LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log"})
 """What no application may write to."""
 
-NOT_AUDITED: Final = LOG_TABLES | {
+NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
     "import_files",
     "import_rejects",
     "import_runs",
@@ -165,7 +165,7 @@ AUDIT_STATE: Final = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="true only inside a transaction that moves entries to another partition",
+        comment="true only while entries are moved out of the default partition",
     ),
     Column("roles", JSONB, comment="the roles of the server, as they were when last looked at"),
     CheckConstraint("only_row", name="single_row"),

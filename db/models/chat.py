@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, owned_by, uuid_pk
+from db.base import Base, owned_by, readable_times, uuid_pk
 from db.mixins import Embedded, Timestamped, embedding_constraints
 from db.models.embeddings import vector_indexes
 
@@ -38,6 +38,7 @@ class Conversation(Timestamped, Base):
     __table_args__ = (
         UniqueConstraint("source_type", "source_id"),
         CheckConstraint("length(trim(source_type)) > 0", name="non_empty_source_type"),
+        readable_times("created_at", "updated_at", "source_updated_at"),
         Index("idx_conversations_created_at", "created_at", "id"),
         Index("idx_conversations_updated_at", "updated_at", "id"),
         Index("idx_conversations_saved", "id", postgresql_where=text("is_saved")),
@@ -85,6 +86,7 @@ class Message(Timestamped, Base):
         CheckConstraint("role IN ('user', 'assistant', 'system', 'tool')", name="valid_role"),
         CheckConstraint("branch >= 0 AND position >= 0", name="valid_position"),
         CheckConstraint("version > 0", name="valid_version"),
+        readable_times("created_at", "updated_at"),
         Index("idx_messages_conversation_created", "conversation_id", "created_at"),
         Index("idx_messages_role", "role"),
         Index("idx_messages_created_at", "created_at", "id"),

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, now, owned_by, uuid_pk
+from db.base import Base, now, owned_by, readable_times, uuid_pk, valid_scope
 
 
 class Scoped:
@@ -36,6 +36,7 @@ class ImportRun(Scoped, Base):
     """One call of an importer."""
 
     __tablename__ = "import_runs"
+    __table_args__ = (valid_scope(), readable_times("started_at", "finished_at"))
 
     id: Mapped[uuid_pk]
     corpus: Mapped[str] = mapped_column(String(50))
@@ -52,6 +53,8 @@ class ImportFile(Scoped, Base):
         CheckConstraint(
             "least(added, updated, unchanged, rejected, transformed) >= 0", name="valid_counts"
         ),
+        valid_scope(),
+        readable_times("created_at"),
         Index("ix_import_files_run_id", "run_id"),
     )
 
@@ -79,6 +82,8 @@ class ImportTransformation(Scoped, Base):
 
     __tablename__ = "import_transformations"
     __table_args__ = (
+        valid_scope(),
+        readable_times("created_at"),
         Index("ix_import_transformations_run_id", "run_id"),
         Index("ix_import_transformations_item", "item", postgresql_using="hash"),
     )
@@ -100,6 +105,8 @@ class ImportReject(Scoped, Base):
 
     __tablename__ = "import_rejects"
     __table_args__ = (
+        valid_scope(),
+        readable_times("created_at"),
         UniqueConstraint("scope", "corpus", "file", "locator", postgresql_nulls_not_distinct=True),
         Index(
             "idx_import_rejects_scope_item",

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, now
+from db.base import Base, now, readable_times, valid_scope
 from db.mixins import Timestamped
 
 JobStatus = Literal["pending", "running", "completed", "failed"]
@@ -35,18 +35,44 @@ class Job(Timestamped, Base):
         CheckConstraint(
             "status IN ('pending', 'running', 'completed', 'failed')", name="valid_job_status"
         ),
-        CheckConstraint("attempts >= 0 AND max_attempts > 0", name="valid_attempts"),
+        CheckConstraint(
+            "attempts BETWEEN 0 AND 1000000 AND max_attempts BETWEEN 1 AND 1000000",
+            name="valid_attempts",
+        ),
         CheckConstraint(
             "(status = 'running') = (lease_expires_at IS NOT NULL)"
             " AND (status <> 'running' OR worker_id IS NOT NULL)",
             name="valid_lease",
         ),
-        CheckConstraint("repeat_every > interval '0'", name="valid_repetition"),
+        CheckConstraint(
+            "repeat_every > interval '0' AND repeat_every <= interval '10 years'",
+            name="valid_repetition",
+        ),
+        CheckConstraint("octet_length(dedupe_key) <= 1000", name="valid_dedupe_key"),
+        # Python reads neither numbers of 4,300 digits nor 1,000 brackets.
+        CheckConstraint(
+            "jsonb_typeof(payload) = 'object' AND octet_length(payload::text) <= 4000"
+            " AND coalesce(octet_length(payload ->> 'corpus'), 0) <= 200"
+            " AND NOT jsonb_path_exists(payload, '$.**{20}')",
+            name="valid_payload",
+        ),
+        valid_scope(),
+        readable_times(
+            "not_before",
+            "lease_expires_at",
+            "started_at",
+            "finished_at",
+            "created_at",
+            "updated_at",
+        ),
         Index(
             "uq_jobs_pending_dedupe_key",
             "dedupe_key",
+            "kind",
+            "scope",
             unique=True,
-            postgresql_where=text("status = 'pending'"),
+            postgresql_nulls_not_distinct=True,
+            postgresql_where=text("status = 'pending' AND dedupe_key IS NOT NULL"),
         ),
         Index(
             "idx_jobs_pending",
@@ -78,7 +104,8 @@ class Job(Timestamped, Base):
         SmallInteger, server_default=text("0"), comment="the higher the sooner"
     )
     dedupe_key: Mapped[str | None] = mapped_column(
-        Text(collation="C"), comment="of jobs with the same key at most one is pending"
+        Text(collation="C"),
+        comment="of jobs of a kind and scope with the same key at most one is pending",
     )
     attempts: Mapped[int] = mapped_column(
         server_default=text("0"), comment="how often it was begun"

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, now, owned_by, uuid_pk
+from db.base import Base, now, owned_by, readable_times, uuid_pk
 from db.mixins import Embedded, Timestamped, embedding_constraints
 from db.models.embeddings import vector_indexes
 
@@ -36,6 +36,7 @@ class FrameworkDocument(Timestamped, Base):
         CheckConstraint("length(trim(content)) > 0", name="non_empty_content"),
         CheckConstraint("length(trim(chunk_id)) > 0", name="non_empty_chunk_id"),
         CheckConstraint("source_file ~ '^[A-Za-z0-9_.-]+$'", name="valid_source_file"),
+        readable_times("created_at", "updated_at"),
         Index("idx_documents_chunk_id", "chunk_id"),
         Index("idx_documents_section", "section"),
         Index("idx_documents_source_file", "source_file"),

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR, ExcludeCo
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from db.base import Base, now, owned_by, uuid_pk
+from db.base import Base, now, owned_by, readable_times, uuid_pk
 from db.mixins import Embedded, embedding_constraints
 
 IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
@@ -145,6 +145,7 @@ class Tenant(Base):
         CheckConstraint(r"name ~ '\S'", name="non_empty_tenant_name"),
         CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'", name="valid_slug"),
         CheckConstraint("jsonb_typeof(settings) = 'object'", name="valid_settings"),
+        readable_times("created_at"),
     )
 
     id: Mapped[uuid_pk]
@@ -166,6 +167,7 @@ class User(Base):
         CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),
         CheckConstraint("auth_provider !~ ':'", name="valid_auth_provider"),
         CheckConstraint("email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="valid_email"),
+        readable_times("created_at"),
         Index("idx_users_tenant_id", "tenant_id"),
     )
 
@@ -197,6 +199,7 @@ class MemoryNode(Scoped, Base):
             "memory_nodes", words="memory_search", shown=("human_content", "assistant_content")
         ),
         CheckConstraint(r"human_content ~ '\S' OR assistant_content ~ '\S'", name="non_empty_node"),
+        readable_times("created_at", "last_accessed"),
         CheckConstraint("sequence_index >= 0", name="valid_sequence_index"),
         _one_of("intent_type", INTENT_TYPES),
         _one_of("complexity", COMPLEXITIES),
@@ -289,6 +292,7 @@ class EpisodicMemory(Scoped, Base):
     __table_args__ = (
         *_scoped("episodic_memories", words="episode_search", shown=("title", "content")),
         CheckConstraint("jsonb_typeof(messages) = 'array'", name="valid_messages"),
+        readable_times("created_at", "updated_at", "last_accessed"),
         CheckConstraint("message_count >= 0", name="valid_message_count"),
         CheckConstraint("duration_minutes >= 0", name="valid_duration"),
         CheckConstraint(_lists("llm_tags", ("key_entities", "domains")), name="valid_llm_tags"),

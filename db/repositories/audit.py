@@ -196,7 +196,10 @@ class AuditRepository(Repository):
 
     def begin_verification(self) -> None:
         """Make the transaction one snapshot that nothing cuts short; must come first in it."""
-        self.session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        # The first statement of a transaction may be that which steps down from a superuser.
+        self.session.connection(
+            execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        )
         self.lift_timeout()
 
     def list_seals(self) -> list[StoredSeal]:
@@ -226,7 +229,8 @@ class AuditRepository(Repository):
         dropped: Select[AuditSeal] = select(AuditSeal).from_statement(  # type: ignore[assignment]
             text("SELECT * FROM audit_drop_month(:month)").bindparams(month=month)
         )
-        return self.session.scalars(dropped).one()
+        with self.as_login():
+            return self.session.scalars(dropped).one()
 
     def _hurry(self) -> None:
         self.session.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 from psycopg.errors import DiskFull, OutOfMemory
 from sqlalchemy import ColumnElement, Table, TableClause, column, exists, func, select, table, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from db.scope import SCOPE, Scope
+from db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
 from db.search.corpus import Corpus
 
 INDEX_BUILD_MEMORY: Final = "256MB"
@@ -68,6 +68,23 @@ class Repository:
         """That rows are of the scope, where there is one; else all that the role may see."""
         return () if self.scope is None else corpus.own(table)
 
+    @contextmanager
+    def as_login(self) -> Iterator[None]:
+        """Work with all rights of the login for a while: as the owner, who alone changes tables.
+
+        On the embedded server units of work write rows as the administrators' role: see
+        ``step_down``. Write none in here.
+        """
+        if self.session.scalar(select(func.current_setting("role"))) != ADMINISTRATORS_ROLE:
+            yield
+            return
+        self.session.execute(select(func.set_config("role", "none", True)))
+        try:
+            yield
+        finally:
+            with suppress(DBAPIError):  # the transaction has failed, and the role ends with it
+                self.session.execute(select(func.set_config("role", ADMINISTRATORS_ROLE, True)))
+
     def lift_timeout(self) -> None:
         """Let statements take as long as they take, until the transaction ends.
 
@@ -84,7 +101,8 @@ class Repository:
         """
         self.lift_timeout()
         options = "(SKIP_LOCKED) " if skip_locked else ""
-        self.session.execute(text(f"ANALYZE {options}{', '.join(tables)}"))
+        with self.as_login():  # before PostgreSQL 17 this is the owner's
+            self.session.execute(text(f"ANALYZE {options}{', '.join(tables)}"))
 
     @contextmanager
     def staged(
@@ -158,11 +176,13 @@ class Repository:
         Args:
             tables: Those that are about to be filled.
         """
-        if not self.are_empty(*tables):
+        with self.as_login():
+            empty = self.are_empty(*tables)
+        if not empty:
             yield
             return
         try:
-            with self.session.begin_nested():
+            with self.as_login(), self.session.begin_nested():
                 self.lock_at_once(*tables)
                 rebuilt = self.session.execute(
                     REBUILT, {"tables": [each.name for each in tables]}
@@ -172,8 +192,10 @@ class Repository:
         except (OperationalError, ProgrammingError):  # in use, or another role's
             rebuilt = []
         yield
-        for each in rebuilt:
-            self.build(each.build)
+        if rebuilt:
+            with self.as_login():
+                for each in rebuilt:
+                    self.build(each.build)
 
     def build(self, statement: str, *, memory: str = INDEX_BUILD_MEMORY) -> None:
         """Build with as many processes as the server has to spare, or else with one.

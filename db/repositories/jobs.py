@@ -5,6 +5,7 @@ Why it is made this way: docs/explanation/jobs.md.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Double,
     Executable,
     Result,
+    Row,
     Select,
     Text,
     any_,
@@ -37,7 +39,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import aliased
 
-from db.errors import LeaseLost, NotFound
+from db.errors import LeaseLost, MissingScope, NotFound
+from db.models.embeddings import CorpusSetting
 from db.models.jobs import Job, JobStatus
 from db.repositories.base import Repository
 from db.repositories.embeddings import text_hash
@@ -74,6 +77,11 @@ LOCK_TIMEOUT: Final = "500ms"
 """How long a job that becomes pending again waits for a transaction that enqueued its like."""
 
 MAX_ERROR_CHARACTERS: Final = 2000
+
+MAX_ATTEMPTS: Final = 1_000_000
+"""As ``valid_attempts`` has it: a count that ran over would abort the claim of all."""
+
+NO_CORPUS: Final = "its payload names no corpus of corpus_settings under 'corpus'"
 
 SUPERSEDED: Final = "superseded: a newer job has the same key"
 
@@ -194,8 +202,9 @@ class JobRepository(Repository):
         Args:
             kind: Which handler does it.
             payload: JSON object for the handler: keys, never texts.
-            dedupe_key: Where a job with this key is pending already, that one stands for this: it
-                keeps its payload, and takes the higher priority and the earlier time of the two.
+            dedupe_key: Where a job of this kind with this key is pending already, that one stands
+                for this: it keeps its payload, and takes the higher priority and the earlier time
+                of the two.
             priority: The higher the sooner, among jobs of its kind.
             delay_seconds: How long it may not be begun.
             max_attempts: How often it is begun before it is given up.
@@ -216,8 +225,8 @@ class JobRepository(Repository):
             else timedelta(seconds=repeat_every_seconds),
         )
         enqueued = new.on_conflict_do_update(
-            index_elements=[Job.dedupe_key],
-            index_where=Job.status == PENDING,
+            index_elements=[Job.dedupe_key, Job.kind, Job.scope],
+            index_where=(Job.status == PENDING) & Job.dedupe_key.is_not(None),
             set_={
                 "priority": func.greatest(Job.priority, new.excluded.priority),
                 "not_before": func.least(Job.not_before, new.excluded.not_before),
@@ -237,7 +246,8 @@ class JobRepository(Repository):
         """Take the next jobs that are due; commit at once, so that others see them taken.
 
         Jobs that are locked (by another claim, or by a writer whose text is not committed yet) are
-        passed over. Jobs that were begun before come in smaller batches, see ``SHRINKAGE``.
+        passed over. Jobs that were begun before come in smaller batches, see ``SHRINKAGE``. One
+        that cannot be read fails with the reason, and keeps none of the others waiting.
 
         Args:
             kind: Of which kind.
@@ -275,23 +285,26 @@ class JobRepository(Repository):
             .values(
                 status="running",
                 worker_id=worker_id,
-                attempts=Job.attempts + 1,
+                attempts=func.least(Job.attempts, MAX_ATTEMPTS - 1) + 1,
                 started_at=func.clock_timestamp(),
                 lease_expires_at=_later(lease_seconds),
             )
-            .returning(batch.c.place, Job.id, Job.kind, Job.payload, Job.attempts, Job.scope)
-        )
-        rows = sorted(self._run(begun).all(), key=attrgetter("place"))
-        return [
-            ClaimedJob(
-                id=row.id,
-                kind=row.kind,
-                payload=row.payload,
-                attempts=row.attempts,
-                scope=None if row.scope is None else Scope.parse(row.scope),
+            .returning(
+                batch.c.place,
+                Job.id,
+                Job.kind,
+                cast(Job.payload, Text).label("payload"),
+                Job.attempts,
+                Job.scope,
             )
-            for row in rows
-        ]
+        )
+        claimed = []
+        for row in sorted(self._run(begun).all(), key=attrgetter("place")):
+            try:
+                claimed.append(_read(row))
+            except (ValueError, RecursionError, MissingScope) as error:
+                self._end([row.id], worker_id, "failed", _storable(f"cannot be read: {error}"))
+        return claimed
 
     def extend(self, ids: Sequence[int], *, worker_id: str, lease_seconds: float) -> int:
         """Keep jobs in hand from being taken for those of a dead worker.
@@ -406,6 +419,24 @@ class JobRepository(Repository):
         self._return(returned, not_before=func.clock_timestamp(), last_error=died)
         return Reaped(len(expired) - len(given_up), len(given_up))
 
+    def fail_unknown_corpora(self) -> int:
+        """Fail the pending embedding jobs of corpora that the database does not know.
+
+        Every other would stay pending: a process that lacks a corpus leaves its jobs to others.
+
+        Returns:
+            How many.
+        """
+        unknown = (
+            select(Job.id)
+            .where(Job.status == PENDING, Job.kind == EMBED)
+            .where(CORPUS.not_in(select(CorpusSetting.corpus)))
+            .with_for_update(of=Job, skip_locked=True)
+        )
+        ids = self.session.scalars(unknown).all()
+        self._end(ids, None, "failed", NO_CORPUS)
+        return len(ids)
+
     def settle(self, corpus: Corpus, model_name: str, item_ids: Collection[Any]) -> int:
         """Call the pending jobs of passages done whose vectors somebody else has just stored.
 
@@ -427,7 +458,12 @@ class JobRepository(Repository):
         keys = {embed_key(corpus, self.scope, item): item for item in item_ids}
         locked = self.session.execute(
             select(Job.id, Job.dedupe_key)
-            .where(Job.status == PENDING, Job.dedupe_key == any_(_array(keys, Text())))
+            .where(
+                Job.status == PENDING,
+                Job.kind == EMBED,
+                Job.dedupe_key == any_(_array(keys, Text())),
+                _of(self.scope if corpus.scope is not None else None),
+            )
             .order_by(Job.id)
             .with_for_update(skip_locked=True)
         ).all()
@@ -616,6 +652,8 @@ class JobRepository(Repository):
         newer = aliased(Job)
         has_heir = exists().where(
             newer.dedupe_key == Job.dedupe_key,
+            newer.kind == Job.kind,
+            newer.scope.is_not_distinct_from(Job.scope),
             or_(
                 newer.status == PENDING,
                 (newer.id == any_(_array(ids, BigInteger()))) & (newer.id > Job.id),
@@ -630,11 +668,16 @@ class JobRepository(Repository):
                 finished_at=func.clock_timestamp(),
                 last_error=SUPERSEDED,
             )
-            .returning(Job.id, Job.dedupe_key, Job.repeat_every)
+            .returning(Job.id, Job.dedupe_key, Job.kind, Job.scope, Job.repeat_every)
         ).all()
         for row in rows:
             if row.repeat_every is not None:  # what is periodic stays so
-                heir = update(Job).where(Job.dedupe_key == row.dedupe_key, Job.status == PENDING)
+                heir = update(Job).where(
+                    Job.dedupe_key == row.dedupe_key,
+                    Job.kind == row.kind,
+                    Job.scope.is_not_distinct_from(row.scope),
+                    Job.status == PENDING,
+                )
                 self._run(heir.values(repeat_every=row.repeat_every))
         return {row.id for row in rows}
 
@@ -643,6 +686,26 @@ def embed_key(corpus: Corpus, scope: Scope | None, item: object) -> str:
     """The key under which the outbox enqueues a passage."""
     whose = () if corpus.scope is None else (str(scope),)
     return ":".join((EMBED, corpus.name, *whose, str(item)))
+
+
+def _read(row: Row[Any]) -> ClaimedJob:
+    """Read what a claim gave.
+
+    Raises:
+        MissingScope: Its scope is none.
+        ValueError: Its payload is no JSON object, or holds a number that Python does not read.
+        RecursionError: Its payload is nested too deeply.
+    """
+    payload = json.loads(row.payload)
+    if not isinstance(payload, dict):
+        raise ValueError("its payload is no JSON object")  # noqa: TRY004 - of a row, not a caller's
+    scope = None if row.scope is None else Scope.parse(row.scope)
+    return ClaimedJob(row.id, row.kind, payload, row.attempts, scope)
+
+
+def _of(scope: Scope | None) -> ColumnElement[bool]:
+    """Restrict to the jobs of a scope, or to those of none: an index finds either."""
+    return Job.scope.is_(None) if scope is None else Job.scope == str(scope)
 
 
 def _storable(error: str) -> str:

@@ -49,7 +49,7 @@ from db.repositories.base import Repository
 from db.repositories.diagnosis import DiagnosisRepository, NeededIndex
 from db.repositories.embeddings import build_memory_kb, text_hash
 from db.repositories.imports import fresh_ids
-from db.repositories.jobs import PENDING, embed_key
+from db.repositories.jobs import EMBED, PENDING, embed_key
 from db.search import corpora
 from db.search.corpus import Corpus
 
@@ -262,7 +262,8 @@ class MemoryImportRepository(Repository):
 
     def owns_tables(self) -> bool:
         """Whether the role may drop and build the indexes of memories."""
-        return bool(self.session.scalar(OWNED))
+        with self.as_login():
+            return bool(self.session.scalar(OWNED))
 
     def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
         """Whether a load goes in without indexes and builds them: the first, or after it stopped.
@@ -272,9 +273,10 @@ class MemoryImportRepository(Repository):
         Args:
             model: Whose vectors are coming.
         """
-        if not self.owns_tables():
-            return False
-        return self.is_first() or bool(self.list_unbuilt(model))
+        with self.as_login():
+            if not self.owns_tables():
+                return False
+            return self.is_first() or bool(self.list_unbuilt(model))
 
     def drop_search_indexes(self, model: EmbeddingModel) -> None:
         """Make room for a first load: without the indexes that nothing but searches needs.
@@ -282,10 +284,11 @@ class MemoryImportRepository(Repository):
         Searches find the same without them, later. Where somebody has a memory, or uses the tables
         at this moment, nothing is dropped; nor is an index that was made otherwise than here.
         """
-        if not self.is_first():
-            return
+        with self.as_login():
+            if not self.is_first():
+                return
         try:
-            with self.session.begin_nested():
+            with self.as_login(), self.session.begin_nested():
                 self.lock_at_once(*TABLES)
                 for needed in self._search_indexes(model):
                     for each in needed.found:
@@ -303,7 +306,8 @@ class MemoryImportRepository(Repository):
         self.lift_timeout()
         # Counting would count those of the scope. A number has four bytes.
         vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
-        self.build(index.create_at_once, memory=f"{build_memory_kb(model, vectors)}kB")
+        with self.as_login():
+            self.build(index.create_at_once, memory=f"{build_memory_kb(model, vectors)}kB")
 
     def _search_indexes(self, model: EmbeddingModel) -> Iterator[NeededIndex]:
         diagnosis = DiagnosisRepository(self.session)
@@ -362,7 +366,10 @@ class MemoryImportRepository(Repository):
         waiting = [embed_key(kind.corpus, self.scope, key) for key in keys]
         self.session.execute(
             delete(Job).where(
-                Job.status == PENDING, Job.dedupe_key == any_(literal(waiting, ARRAY(Text())))
+                Job.status == PENDING,
+                Job.kind == EMBED,
+                Job.dedupe_key == any_(literal(waiting, ARRAY(Text()))),
+                Job.scope == str(self.scope),
             ),
             execution_options={"synchronize_session": False},
         )

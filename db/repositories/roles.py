@@ -285,7 +285,7 @@ class RoleRepository(Repository):
     def _execute(self, statement: sql.Composed) -> None:
         # In a savepoint: the error is read, and what it says of the role is asked for after it.
         try:
-            with self.session.begin_nested():
+            with self.as_login(), self.session.begin_nested():
                 self.session.connection().exec_driver_sql(
                     statement.as_string(), execution_options={"no_parameters": True}
                 )

@@ -198,6 +198,10 @@ class MaintenanceHandler:
             self._database,
             lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
         )
+        with self._database.unit_of_work() as work:
+            if unknown := work.jobs.fail_unknown_corpora():
+                logger.warning("%d embedding jobs are of no corpus, and failed", unknown)
+            work.commit()
         self._analyze()
         self._audit()
         return lambda _work: [COMPLETED] * len(jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import secrets
@@ -104,16 +105,53 @@ class WorkerReport:
         )
 
 
+def _pauses() -> Iterator[float]:
+    """Seconds to wait after each failure in a row, with jitter."""
+    for failures in count():
+        longest = min(0.2 * 2 ** min(failures, 10), LONGEST_PAUSE_SECONDS)
+        yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
 @dataclass(slots=True)
 class _Lane:
     """A handler, and whether its jobs are claimed at this time."""
 
     handler: Handler
     circuit: Circuit = field(default_factory=Circuit)
+    _pauses: Iterator[float] = field(default_factory=_pauses)
+    _error: str | None = None
+    _rests_until: float = 0.0
 
     @property
     def name(self) -> str:
         return f"{self.handler.kind} {self.handler.corpus}".rstrip()
+
+    @property
+    def rests(self) -> bool:
+        """Whether an error keeps it from being tried for now."""
+        return time.monotonic() < self._rests_until
+
+    def rest(self, error: Exception) -> None:
+        """Leave it alone for a while, longer each time; the same error is logged once."""
+        said = f"{type(error).__name__}: {error}"
+        if said != self._error:
+            known = isinstance(error, DataLayerError | SQLAlchemyError)
+            logger.error(
+                "%s: its jobs cannot be taken or ended, others are: %s",
+                self.name,
+                said,
+                exc_info=None if known else error,
+            )
+        self._error = said
+        self._rests_until = time.monotonic() + next(self._pauses)
+
+    def stop(self) -> None:
+        """Leave it alone for good."""
+        self._rests_until = math.inf
+
+    def recover(self) -> None:
+        """Forget the errors before."""
+        self._error, self._pauses = None, _pauses()
 
 
 @dataclass(slots=True)
@@ -273,8 +311,8 @@ class Worker:
         while not self.stopping:
             heard = self._bell.rings
             try:
-                busy = [self._take(slot, lane) for lane in self._lanes]
-            except (DataLayerError, SQLAlchemyError) as error:
+                busy = [self._take_or_rest(slot, lane, once) for lane in self._lanes]
+            except DatabaseUnavailable as error:
                 if once:
                     raise
                 logger.warning("the queue cannot be reached, trying again: %s", error)
@@ -288,6 +326,27 @@ class Worker:
             # Not all at the same moment, in all the workers that there are.
             jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._bell.wait(heard, self._poll_seconds * jitter)
+
+    def _take_or_rest(self, slot: _Slot, lane: _Lane, once: bool) -> bool:
+        """Do a batch of the lane; an error of its own keeps no other lane from its jobs.
+
+        Says whether there was a batch. A worker that works *once* does not come back to the lane,
+        and raises the error when the others are done.
+        """
+        if lane.rests:
+            return False
+        try:
+            busy = self._take(slot, lane)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other lanes go on
+            lane.rest(error)
+            if once:
+                lane.stop()
+                self._errors.append(error)
+            return False
+        lane.recover()
+        return busy
 
     def _take(self, slot: _Slot, lane: _Lane) -> bool:
         """Claim a batch of the lane's jobs and do it; says whether there was one."""
@@ -553,10 +612,3 @@ def _away(error: DataLayerError) -> bool:
 
 def _order(outcome: Outcome) -> tuple[str, str]:
     return outcome.ending, outcome.reason or ""
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds to wait after each failure in a row, with jitter."""
-    for failures in count():
-        longest = min(0.2 * 2 ** min(failures, 10), LONGEST_PAUSE_SECONDS)
-        yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

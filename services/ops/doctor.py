@@ -124,7 +124,7 @@ class DoctorService:
             DatabaseUnavailable: It did not answer.
         """
         embedded = self._database.settings.database_url is None
-        with self._database.unit_of_work() as work:
+        with self._database.unit_of_work() as work, work.diagnosis.as_login():
             work.diagnosis.begin()
             server = work.diagnosis.get_server()
             findings = [_postgresql(server), _pgvector(server), _ctype(server)]

@@ -103,13 +103,15 @@ ALONE = ("VACUUM", "ALTER SYSTEM")
 
 READ = {"SELECT", "COPY TO"}
 WRITE = READ | {"INSERT", "COPY FROM", "UPDATE", "DELETE", "LOCK"}
-ADMINISTER = WRITE | {"TRUNCATE", "ANALYZE", "VACUUM", "REINDEX", "CREATE TRIGGER"}
+ADMINISTER = WRITE | {"TRUNCATE", "ANALYZE", "VACUUM", "REINDEX"}
 
 NOTHING: set[str] = set()
 CONTENT = (NOTHING, READ, WRITE, ADMINISTER)
 SETTING = (NOTHING, READ, READ, ADMINISTER)
 # COPY FROM is for nobody whose rows are chosen by a policy.
 SCOPED = (NOTHING, READ, WRITE - {"COPY FROM"}, ADMINISTER - {"COPY FROM"})
+# What a job is about stays as it was enqueued: the first column is not written to.
+QUEUE = (NOTHING, READ, WRITE - {"COPY FROM", "UPDATE"}, ADMINISTER - {"COPY FROM"})
 READABLE = (NOTHING, READ, READ, READ)
 COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "setval"})
 LOG = (NOTHING, NOTHING, NOTHING, READ)
@@ -133,7 +135,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "import_rejects": SCOPED,
     "import_runs": SCOPED,
     "import_transformations": SCOPED,
-    "jobs": SCOPED,
+    "jobs": QUEUE,
     "key_concepts": CONTENT,
     "memory_embeddings": SCOPED,
     "memory_nodes": SCOPED,
@@ -184,6 +186,7 @@ WORDS = {
     "read": READ,
     "write": WRITE,
     "write rows": WRITE - {"COPY FROM"},
+    "work off": WRITE - {"COPY FROM", "UPDATE"},
     "administer": ADMINISTER,
     "administer rows": ADMINISTER - {"COPY FROM"},
 }
@@ -391,6 +394,7 @@ the groups: [roles](../how-to/roles.md).
 | read | {listed(READ)} |
 | write | read, and {listed(WRITE - READ)} |
 | write rows | write, but without COPY FROM, which row security does not allow |
+| work off | write rows, but UPDATE only of the columns that say what becomes of a job |
 | administer | write, and {listed(ADMINISTER - WRITE)} |
 | administer rows | administer, but without COPY FROM |
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +19,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from db.engine import Database
-from db.errors import DatabaseUnavailable, MissingScope, StatementTimeout, UnsafeRole
+from db.errors import (
+    ConcurrentUse,
+    DatabaseUnavailable,
+    MissingScope,
+    StatementTimeout,
+    UnsafeRole,
+)
 from db.models import MemoryNode
 from db.repositories.episodes import Told
 from db.repositories.memory import Exchange
@@ -254,7 +261,13 @@ def test_the_embedded_servers_superuser_steps_down(
         work.commit()
         assert seen(work) == {str(tenancy.ours)}
     with embedded.unit_of_work() as work:
-        assert work.session.scalar(who) == "postgres"
+        assert work.session.scalar(who) == "rag_admin"
+        work.enter(tenancy.ours)
+        assert seen(work) == {str(tenancy.ours)}
+        work.leave()
+        with work.jobs.as_login():
+            assert work.session.scalar(who) == "postgres"
+        assert work.session.scalar(who) == "rag_admin"
     embedded.close()
 
 
@@ -378,14 +391,18 @@ def test_commit_and_rollback_keep_the_scope(tenancy: Tenancy, pool: Database) ->
         assert seen(work) == {str(tenancy.ours)}
 
 
+@pytest.mark.parametrize("lazily", [False, True])
 @pytest.mark.parametrize("ends", ["released", "rolled back", "failed"])
 def test_a_savepoint_does_not_change_whose_the_work_is(
-    tenancy: Tenancy, pool: Database, ends: str
+    tenancy: Tenancy, pool: Database, ends: str, lazily: bool
 ) -> None:
-    """What PostgreSQL sets back with it is said again: Python and database never disagree."""
+    """Entered within it, a scope is left with it: Python and database never disagree."""
     scopes: list[Scope | None] = [tenancy.theirs, None, tenancy.person, tenancy.ours]
     with pool.unit_of_work(tenancy.ours) as work:
         for scope in scopes:
+            if lazily:
+                work.rollback()  # the savepoint begins the transaction
+                work.enter(tenancy.ours)
             with pytest.raises(ZeroDivisionError), work.session.begin_nested() as savepoint:  # noqa: PT012
                 work.enter(scope) if scope else work.leave()
                 assert seen(work) == ({str(scope)} if scope else set())
@@ -394,10 +411,11 @@ def test_a_savepoint_does_not_change_whose_the_work_is(
                 if ends == "released":
                     savepoint.commit()
                 raise ZeroDivisionError
-            assert seen(work) == ({str(scope)} if scope else set())
-            assert work.searches.scope == scope
+            now = scope if ends == "released" else tenancy.ours
+            assert seen(work) == ({str(now)} if now else set())
+            assert work.searches.scope == now
             said = work.session.scalar(text("SELECT app_scope()"))
-            assert said == (str(scope) if scope else None)
+            assert said == (str(now) if now else None)
 
 
 def test_prepared_statements_serve_whoever_runs_them(tenancy: Tenancy, pool: Database) -> None:
@@ -437,6 +455,31 @@ def test_many_tasks_share_a_small_pool_without_sharing_a_scope(tenancy: Tenancy)
             await database.aclose()
 
     asyncio.run(all_at_once())
+
+
+def test_two_tasks_do_not_share_a_unit_of_work(tenancy: Tenancy) -> None:
+    """One that enters another scope would make the other read and write there: it is refused."""
+    entered, read = threading.Event(), []
+
+    def stay(work: UnitOfWork) -> None:
+        work.enter(tenancy.theirs)
+        entered.set()
+        work.session.execute(text("SELECT pg_sleep(0.2)"))
+        read.append(seen(work))
+
+    async def both() -> None:
+        async with tenancy.application.async_unit_of_work(tenancy.ours) as work:
+            first = asyncio.create_task(work.run(stay))
+            await asyncio.to_thread(entered.wait)
+            for second in (work.run(seen), work.commit(), work.rollback()):
+                with pytest.raises(ConcurrentUse, match="open one for each task"):
+                    await second
+            await first
+            assert await work.run(seen) == {str(tenancy.theirs)}  # one after the other is fine
+        await tenancy.application.aclose()
+
+    asyncio.run(both())
+    assert read == [{str(tenancy.theirs)}]
 
 
 def test_a_cancelled_task_leaves_no_scope(tenancy: Tenancy) -> None:
