@@ -83,7 +83,10 @@ class ValidationRepository(Repository):
         An import that commits between two checks would look like a fault, and a report over
         100,000 chunks may take longer than a request is allowed to.
         """
-        self.session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        # Its first statement may be that which steps down from a superuser.
+        self.session.connection(
+            execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        )
         self.lift_timeout()
 
     def count_added(self, corpus: Corpus) -> int:

@@ -237,7 +237,7 @@ def test_rights_are_those_of_the_catalog(work: UnitOfWork) -> None:
     messages = rights["table", "messages"]
     assert messages["rag_read_only"] == ["SELECT"]
     assert messages["rag_read_write"] == ["SELECT", "INSERT", "UPDATE", "DELETE"]
-    assert messages["rag_admin"][4:] == ["TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"]
+    assert messages["rag_admin"][4:] == ["TRUNCATE", "MAINTAIN"]
     assert messages[PUBLIC] == []
     assert rights["view", "embedding_coverage"]["rag_admin"] == ["SELECT"]
     assert rights["sequence", "jobs_id_seq"]["rag_read_write"] == ["USAGE", "SELECT"]

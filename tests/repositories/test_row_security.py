@@ -527,10 +527,14 @@ def test_definer_functions_are_known(inside: Connection) -> None:
 
 def test_functions_see_what_their_caller_sees(tenancy: Tenancy, inside: Connection) -> None:
     """The search's look at pending jobs names those of the scope alone."""
-    pending = list(inside.scalars(text("SELECT passages_to_embed('memory', 1000)")))
+    asked = text("SELECT passages_to_embed('memory:' || CAST(:scope AS text), 1000)")
+    pending = {
+        scope: list(inside.scalars(asked, {"scope": str(scope)}))
+        for scope in (tenancy.ours, tenancy.theirs)
+    }
 
-    assert len(pending) == MEMORIES
-    assert all(each.startswith(str(tenancy.ours)) for each in pending)
+    assert len(pending[tenancy.ours]) == MEMORIES
+    assert pending[tenancy.theirs] == []
 
 
 def test_a_scope_that_changes_in_a_statement_is_the_next_ones(
