@@ -1,7 +1,13 @@
-"""How revisions run: one deployment at a time, each revision a transaction, no long waits."""
+"""How revisions run: one deployment at a time, no long waits, and rows are dropped only if agreed.
+
+Up, each revision is a transaction. Down, all of them are one, and run once before to see what would
+go with them.
+"""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from alembic import context
@@ -12,7 +18,14 @@ import db.models  # noqa: F401 - fills the metadata that `alembic check` compare
 from db.base import Base
 from db.engine import Database
 from db.errors import DataLayerError
-from db.migrations import VERSION_TABLE, one_at_a_time, refuse_unknown_revision, require_server
+from db.migrations import (
+    VERSION_TABLE,
+    Loss,
+    one_at_a_time,
+    refuse_unknown_revision,
+    rehearse,
+    require_server,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -44,12 +57,42 @@ def run(connection: Connection) -> None:
     with one_at_a_time(connection):
         context.configure(connection=connection, **OPTIONS)
         refuse_unknown_revision(context.get_context(), context.script)
-        with context.begin_transaction():
-            context.run_migrations()
-        # A database that was downgraded to its base keeps no trace, not even of the versions.
-        if not context.get_context().get_current_heads():
-            connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
-        connection.commit()
+        if asked_for() != "downgrade":
+            migrate(connection)
+            connection.commit()
+            return
+        loss = rehearse(connection, partial(migrate, connection))
+        if loss.rows:
+            context.config.attributes.get("agree", ask)(loss)
+        with connection.begin():
+            migrate(connection)
+
+
+def asked_for() -> str:
+    """Return the name of Alembic's command."""
+    return str(context.get_context().opts["fn"].__name__)
+
+
+def migrate(connection: Connection) -> tuple[str, ...]:
+    """Run the revisions; within a transaction, if there is one, and return those it ended at."""
+    context.configure(connection=connection, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+    heads = context.get_context().get_current_heads()
+    if not heads:  # the base keeps no trace, not even of the versions
+        connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+    return heads
+
+
+def ask(loss: Loss) -> None:
+    """Ask whoever typed ``alembic downgrade``."""
+    if context.get_x_argument(as_dictionary=True).get("yes") == "true":
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{loss}\nTo agree: alembic -x yes=true downgrade ...")
+    sys.stderr.write(f"{loss}\nGo on? [y/N] ")
+    if input().strip().lower() not in {"y", "yes"}:
+        raise CommandError("nothing was changed")
 
 
 if context.is_offline_mode():
@@ -62,7 +105,11 @@ elif (given := context.config.attributes.get("connection")) is not None:
     run(given)
 else:
     try:
-        with Database.from_env().schema_engine().connect() as own:
+        database = Database.from_env()
+        typed = context.config.cmd_opts
+        if typed and typed.cmd[0].__name__ == "upgrade" and database.make_server():
+            sys.stderr.write(f"an embedded PostgreSQL was made in {database.settings.home}\n")
+        with database.schema_engine().connect() as own:
             run(own)
     except DataLayerError as error:
         raise CommandError(str(error)) from error  # the command line shows it without a trace

@@ -135,6 +135,16 @@ class EmbeddedServer:
                 )
             return self._url(DATABASE, port=serving[1])
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a cluster to start, running or not.
+
+        Raises:
+            EmbeddedServerError: The home cannot be read.
+        """
+        with self._explained():
+            return (self._data / "PG_VERSION").exists()
+
     def start(self) -> URL:
         """Do whatever is still missing: unpack, make the cluster, launch, create the database.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -34,10 +35,12 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only
 
 from db.embedded import EmbeddedServer
-from db.errors import DatabaseUnavailable, TransactionConflict
+from db.errors import DatabaseUnavailable, SettingsError, TransactionConflict
 from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe, step_down
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
+
+logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -61,7 +64,7 @@ class Database:
 
     Args:
         settings: Where it is and how to connect. Without a ``database_url`` the embedded server is
-            started on first use.
+            started on first use; it is made by ``make_server`` alone.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -75,8 +78,37 @@ class Database:
 
     @cached_property
     def url(self) -> URL:
-        """Where the database is. Starts the embedded server when there is no other."""
-        return self.settings.database_url or EmbeddedServer(self.settings.home).start()
+        """Where the database is. Starts the embedded server when there is no other.
+
+        Raises:
+            SettingsError: There is no other, and the embedded server was never made.
+        """
+        if self.settings.database_url is not None:
+            return self.settings.database_url
+        server = EmbeddedServer(self.settings.home)
+        if not server.exists:
+            raise SettingsError(
+                "there is no database: DATABASE_URL (or POSTGRES_HOST) is not set, and no embedded "
+                f"server was made in {server.home}. Set DATABASE_URL, or make a server here with: "
+                "pgcorpus server start (then: pgcorpus db upgrade), or with the samples in it: "
+                "pgcorpus demo"
+            )
+        if not server.status().running:
+            logger.info("starting the embedded server in %s", server.home)
+        return server.start()
+
+    def make_server(self) -> bool:
+        """Make and start the embedded server where no other is named and none was made.
+
+        Returns:
+            Whether it was made now.
+        """
+        server = EmbeddedServer(self.settings.home)
+        if self.settings.database_url is not None or server.exists:
+            return False
+        logger.info("making an embedded server in %s", server.home)
+        server.start()
+        return True
 
     @cached_property
     def engine(self) -> Engine:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from db import migrations
 from db.engine import Database
-from services.cli.output import AsJson, print_json, put, say, table
+from services.cli.output import AsJson, fail, print_json, put, say, table
 
 app = typer.Typer(help="Upgrade, roll back and inspect the schema.", no_args_is_help=True)
 
@@ -18,7 +20,10 @@ def upgrade(
     revision: Annotated[str, typer.Argument(help="A revision, +1 or head.")] = "head",
     as_json: AsJson = False,
 ) -> None:
-    """Bring the schema up to a revision; two at once queue."""
+    """Bring the schema up to a revision; two at once queue.
+
+    Where no database is named, the embedded PostgreSQL of this folder is made first.
+    """
     if revision == "base" or revision.startswith("-"):
         raise typer.BadParameter(
             f"{revision} leads down; use: pgcorpus db downgrade {revision}", param_hint="REVISION"
@@ -31,11 +36,18 @@ def upgrade(
 @app.command(context_settings={"ignore_unknown_options": True})
 def downgrade(
     revision: Annotated[str, typer.Argument(help="A revision, -1 or base.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the schema back. Tables that the revision does not have are dropped with their rows."""
+    """Take the schema back. Tables that the revision does not have are dropped with their rows.
+
+    Which rows would go is counted first, and asked for. Where objects of others depend on what
+    would be dropped, they are named and nothing is changed.
+
+    Example: pgcorpus db downgrade 0011 --yes
+    """
     database = Database.from_env()
-    migrations.downgrade(database, revision)
+    migrations.downgrade(database, revision, agree=None if yes else partial(_ask, revision))
     _show_version(database, as_json)
 
 
@@ -78,6 +90,15 @@ def check(as_json: AsJson = False) -> None:
         say("the schema is the one that the models describe")
     if differences:
         raise typer.Exit(1)
+
+
+def _ask(revision: str, loss: migrations.Loss) -> None:
+    """Let a person agree to what a downgrade deletes; a script agrees with --yes."""
+    if not sys.stdin.isatty():
+        fail(f"{loss}\nTo agree: pgcorpus db downgrade {revision} --yes")
+        raise typer.Exit(2)
+    say(str(loss))
+    typer.confirm("Delete these rows?", abort=True, err=True)
 
 
 def _show_version(database: Database, as_json: bool) -> None:

@@ -42,6 +42,7 @@ def demo() -> None:
     # Never on a database of the user's: the samples are not theirs.
     database = Database(replace(Settings.from_env(), database_url=None))
     _step("1. An embedded PostgreSQL, with the schema of the revisions")
+    database.make_server()
     url = database.url
     migrations.upgrade(database)
     version = migrations.current(database)

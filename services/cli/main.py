@@ -66,8 +66,8 @@ app = typer.Typer(
     name="pgcorpus",
     help=(
         "One PostgreSQL database for everything an AI backend retrieves.\n\n"
-        "The database is DATABASE_URL (or POSTGRES_*) in the environment or .env; without one, an "
-        "embedded PostgreSQL is started in .pgcorpus/.\n\n"
+        "The database is DATABASE_URL (or POSTGRES_*) in the environment or .env, else the "
+        "embedded PostgreSQL in .pgcorpus/, which demo, server start and db upgrade make.\n\n"
         "Exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C."
     ),
     no_args_is_help=True,

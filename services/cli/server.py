@@ -21,7 +21,10 @@ def _server() -> EmbeddedServer:
 @app.command()
 def start() -> None:
     """Start it; make it first if need be."""
-    url = _server().start()
+    server = _server()
+    if not server.exists:
+        say(f"making an embedded PostgreSQL in {server.home}")
+    url = server.start()
     say(f"running on {url.host}:{url.port}; stop it with: pgcorpus server stop")
 
 

@@ -61,7 +61,7 @@ def test_a_database_address_is_all_the_command_line_needs(
     assert f"{HEAD} (head)" in alembic.run("current", url=empty.url)
     assert "<base> -> 0001" in alembic.run("history", url=empty.url)
     assert "No new upgrade operations" in alembic.run("check", url=empty.url)
-    alembic.run("downgrade", "base", url=empty.url)
+    alembic.run("-x", "yes=true", "downgrade", "base", url=empty.url)
 
     assert schema_of(empty.url) == nothing
 
@@ -73,7 +73,7 @@ def test_without_any_address_the_embedded_server_is_used(home: Path, alembic: Al
     database = Database(settings_for(EmbeddedServer(home).url))
     assert migrations.drift(database) == []
 
-    alembic.run("downgrade", "base", PGCORPUS_HOME=str(home))
+    alembic.run("-x", "yes=true", "downgrade", "base", PGCORPUS_HOME=str(home))
     assert migrations.current(database) is None
 
 

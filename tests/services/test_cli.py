@@ -421,10 +421,11 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(pgcorpus: Command) -> N
 def test_the_schema_can_be_taken_back_and_made_again(pgcorpus: Command) -> None:
     """As a deployment does it, with the installed command."""
     assert pgcorpus("db", "check").returncode == 0
-    down = pgcorpus("db", "downgrade", "-1", "--json")
+    down = pgcorpus("db", "downgrade", "-1", "--yes", "--json")
     current = json.loads(pgcorpus("db", "current", "--json").stdout)["revision"]
     assert json.loads(down.stdout) == {"revision": current}
-    assert json.loads(pgcorpus("db", "downgrade", "base", "--json").stdout) == {"revision": None}
+    nothing = pgcorpus("db", "downgrade", "base", "--yes", "--json")
+    assert json.loads(nothing.stdout) == {"revision": None}
     assert pgcorpus("search", "price").returncode == 1
     up = json.loads(pgcorpus("db", "upgrade", "--json").stdout)
     assert up["revision"] > current
