@@ -26,6 +26,23 @@ TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 DRIVER: Final = "postgresql+psycopg"
 
 
+class Address(URL):
+    """An address of a database whose text hides its secrets, the password of a key included."""
+
+    def render_as_string(self, hide_password: bool = True) -> str:
+        """Return it as text; see ``sqlalchemy.URL``."""
+        shown: URL = URL._make(self)
+        if hide_password and "sslpassword" in self.query:
+            shown = shown.update_query_dict({"sslpassword": "***"})
+        return shown.render_as_string(hide_password)
+
+    def __repr__(self) -> str:
+        return self.render_as_string()
+
+    def __str__(self) -> str:
+        return self.render_as_string()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the environment says, typed.
@@ -48,7 +65,8 @@ class Settings:
         ssl_ca_cert: File of the certificate authority, for ``verify-ca`` and ``verify-full``.
         ssl_min_protocol_version: Oldest TLS version that is spoken.
         openai_api_key: Secret; never printed.
-        openai_base_url: Endpoint that speaks OpenAI's protocol, or None for OpenAI's own.
+        openai_base_url: Endpoint that speaks OpenAI's protocol, or None for OpenAI's own. Never
+            printed: it may hold a password.
         embedding_model: Overrides each corpus's active model, or None.
         environment: In production nothing falls back to an offline substitute.
         log_level: Threshold of the loggers of ``db`` and ``services``.
@@ -71,13 +89,17 @@ class Settings:
     ssl_ca_cert: Path | None = None
     ssl_min_protocol_version: str = "TLSv1.2"
     openai_api_key: str | None = field(default=None, repr=False)
-    openai_base_url: str | None = None
+    openai_base_url: str | None = field(default=None, repr=False)
     embedding_model: str | None = None
     environment: str = "development"
     log_level: str = "INFO"
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
     audit_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.database_url is not None:
+            object.__setattr__(self, "database_url", Address._make(self.database_url))
 
     @property
     def production(self) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from db.errors import ConcurrentUse, DatabaseUnavailable, translate
+from db.errors import ConcurrentUse, DatabaseUnavailable, InvalidValue, translate
 from db.repositories.audit import AuditRepository
 from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.conversations import ConversationRepository
@@ -321,6 +321,11 @@ def raise_translated(error: BaseException | None) -> None:
     """Raise this layer's error for one of the database's; do nothing for any other."""
     if isinstance(error, DBAPIError) and (better := translate(error)) is not None:
         raise better from error
+    if isinstance(error, UnicodeEncodeError):
+        raise InvalidValue(
+            f"a text holds half of a surrogate pair ({error.object[error.start]!a}), which no text "
+            "in the database has"
+        ) from error
     if isinstance(error, PoolTimeout):
         raise DatabaseUnavailable(
             "every connection of the pool stayed in use for DB_POOL_TIMEOUT; end units of work "

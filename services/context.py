@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,31 @@ UNTITLED: Final = "(untitled)"
 APART: Final = "\n\n"
 OMITTED: Final = "[...]"
 """Stands in the text where turns between two others were left out, or ends one that was cut."""
+
+
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls, and whatever makes a line read otherwise than it is stored."""
+
+LINE_ENDS: Final = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+
+_SPEAKER: Final = re.compile(
+    rf"(^|[{LINE_ENDS}])(\s*)"
+    rf"((?:user|assistant|system|tool)(?: \([^)\n]*\))?:\s*?(?=$|[{LINE_ENDS}]))"
+)
+
+
+def on_one_line(text: str) -> str:
+    """Return a text on one line; what would not be seen in it is escaped."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(text.split()))
+
+
+def quote_name(text: str) -> str:
+    """Return a name for a header: one that could end or imitate the header is in quotes."""
+    name = on_one_line(text)
+    if not set(name) & set('[],"'):
+        return name
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + quoted.replace("[", "\\u005b").replace("]", "\\u005d") + '"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,13 +299,14 @@ def _shortened(turn: Turn, max_tokens: int) -> Turn | None:
 
 
 def _heading(title: str) -> str:
-    return f"# {' '.join(title.split()) or UNTITLED}"
+    return f"# {on_one_line(title) or UNTITLED}"
 
 
 def _told(turn: Turn) -> str:
     time = f"({turn.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC)" if turn.time else ""
     speaker = " ".join(each for each in (turn.role, time) if each)
-    content = f"{turn.content} {OMITTED}" if turn.is_cut else turn.content
+    said = _SPEAKER.sub(r"\1\2\\\3", turn.content)  # no turn is made up within another
+    content = f"{said} {OMITTED}" if turn.is_cut else said
     return f"{speaker}:\n{content}" if speaker else content
 
 

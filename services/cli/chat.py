@@ -13,7 +13,7 @@ from db.repositories.chat_statistics import EmbeddingCoverage
 from db.repositories.conversations import ConversationSummary, Order
 from db.repositories.pages import MAX_PAGE
 from db.search.corpora import CHAT
-from services.cli.output import AsJson, cut, print_json, put, say, table
+from services.cli.output import AsJson, cut, print_json, put, say, table, write
 from services.embedding.choice import choose
 from services.export.chat import ChatExporter
 
@@ -102,7 +102,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     exported = ChatExporter(Database.from_env()).export(
         reference, "json" if as_json else "markdown"
     )
-    typer.echo(exported.text, nl=False)
+    write(exported.text)
 
 
 @app.command()

@@ -38,7 +38,7 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
         settings.add(f"{name} = {value}")
     parameters = root.add("parameters")
     for name, value in explanation.parameters.items():
-        parameters.add(escape(f"{name} = {value!r}"[:MAX_VALUE_CHARACTERS]))
+        parameters.add(escape(visible(f"{name} = {value!r}"[:MAX_VALUE_CHARACTERS])))
     root.add("statement").add(escape(explanation.statement))
     return root
 
@@ -64,6 +64,6 @@ def _add(parent: Tree, node: Mapping[str, Any]) -> None:
     shown = parent.add(" ".join(word for word in words if word))
     for key in ("Index Cond", "Recheck Cond", "Filter"):
         if key in node:
-            shown.add(f"[dim]{key}: {escape(str(node[key])[:MAX_VALUE_CHARACTERS])}[/]")
+            shown.add(f"[dim]{key}: {escape(visible(str(node[key])[:MAX_VALUE_CHARACTERS]))}[/]")
     for below in node.get("Plans", ()):
         _add(shown, below)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from db.engine import Database
-from services.cli.output import fail, say
+from services.cli.output import fail, say, write
 from services.export.chat import ChatExporter, Format
 
 app = typer.Typer(help="Get out what was put in.", no_args_is_help=True)
@@ -49,7 +49,7 @@ def chat(
     """
     exported = ChatExporter(Database.from_env()).export(reference, to)
     if output is None:
-        typer.echo(exported.text, nl=False)
+        write(exported.text)
         return
     path = output / exported.file_name if output.is_dir() else output
     try:

@@ -43,7 +43,7 @@ from services.cli import (
     tenancy,
     validate,
 )
-from services.cli.output import fail, say
+from services.cli.output import LogFormatter, fail, say
 
 FAILED = 1
 USED_WRONGLY = 2
@@ -139,6 +139,8 @@ def _say_stopped() -> None:
 
 def _log(level: str) -> None:
     """Our own loggers at the level asked for; of others only what goes wrong."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("db", "services"):
         logging.getLogger(name).setLevel(level)

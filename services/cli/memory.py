@@ -35,6 +35,7 @@ from services.cli.output import (
     say,
     table,
     visible,
+    write,
 )
 from services.cli.scope import TenantId, UserId, named_scope, uuid_of
 from services.cli.search import could_not_answer, read_filters
@@ -124,7 +125,7 @@ def remember(
     try:
         Duplicates(handling=duplicates, threshold=threshold)
         exchange = Exchange(
-            human=sys.stdin.read() if human == STDIN else human,
+            human=_read_stdin() if human == STDIN else human,
             assistant=answer,
             conversation_id=conversation,
             sequence_index=place,
@@ -250,7 +251,7 @@ def context(
         print_json(found.as_json())
     else:
         if found.text:
-            typer.echo(found.text)
+            write(f"{found.text}\n")
         say(f"about {found.tokens} tokens")
         if found.note:
             say(f"note: {found.note}")
@@ -483,6 +484,13 @@ def store(
         print_json(_fields(episode))
     else:
         say(f"{episode.id}: {episode.message_count} messages, {len(episode.memory_ids)} memories")
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"stdin is not text in UTF-8: {error.reason}") from error
 
 
 def _chosen(

@@ -1,18 +1,24 @@
 """How results and long work are shown: results on stdout, everything else on stderr.
 
+Stored text never commands a terminal. What is printed through ``out`` and ``err`` is made visible
+last of all, whatever was printed; ``write`` and ``print_json`` do the same for whole texts.
+
 Sentences are not broken into lines: a command in one can be copied, and a script can search for it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,16 +27,23 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
-
-out = Console()
-err = Console(stderr=True)
 
 CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n"
 }
 """Of a terminal: what can move its cursor, change its title, or ask it something."""
+
+DIRECTIONS: Final = {
+    code: f"\\u{code:04x}"
+    for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+"""Whatever makes a line end or read otherwise than it is stored (Unicode, annex 9)."""
+
+_VISIBLE: Final = CONTROLS | DIRECTIONS
+_IN_JSON: Final = {code: f"\\u{code:04x}" for code in _VISIBLE if code >= 127}  # noqa: PLR2004 - ASCII
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")]
@@ -38,7 +51,8 @@ CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")
 
 def print_json(result: Any) -> None:  # noqa: ANN401 - whatever a result is made of
     """Print a result for scripts: one JSON document on stdout, nothing else."""
-    typer.echo(json.dumps(result, default=_plain, ensure_ascii=False, indent=2))
+    document = json.dumps(result, default=_plain, ensure_ascii=False, indent=2)
+    typer.echo(document.translate(_IN_JSON))  # json escapes the others itself
 
 
 def _plain(value: object) -> str:
@@ -48,7 +62,46 @@ def _plain(value: object) -> str:
 
 def visible(text: str) -> str:
     """A text that a terminal shows and does not obey, whoever wrote it."""
-    return text.translate(CONTROLS)
+    return text.translate(_VISIBLE)
+
+
+class _Visible:
+    """Anything rich can print, with its text made visible."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._shown, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._shown)
+
+
+class _VisibleAlways(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Visible(each) for each in renderables]
+
+
+out = Console()
+err = Console(stderr=True)
+for _console in (out, err):
+    _console.push_render_hook(_VisibleAlways())
+
+
+class LogFormatter(logging.Formatter):
+    """Log lines, which may quote stored text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, made visible."""
+        return visible(super().format(record))
+
+
+def write(text: str) -> None:
+    """Print a stored text: as it is into a file or a pipe, made visible at a terminal."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def put(line: str) -> None:

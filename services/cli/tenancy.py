@@ -16,7 +16,7 @@ from db.errors import MEANINGS, InvalidValue, NotFound
 from db.models.memory import Tenant, User
 from db.repositories.tenancy import slug_of, tenant_sql, user_sql
 from db.uow import UnitOfWork
-from services.cli.output import AsJson, print_json, say, table
+from services.cli.output import AsJson, print_json, say, table, write
 from services.cli.scope import uuid_of
 
 tenants = typer.Typer(
@@ -94,7 +94,7 @@ def create_tenant(
     tenant = Tenant(id=uuid_of(key) or uuid4(), name=name, slug=slug or _slug(name), settings={})
     if as_sql:
         _refuse_both(as_json)
-        typer.echo(tenant_sql(tenant))
+        write(f"{tenant_sql(tenant)}\n")
     else:
         with _administering() as work:
             tenant = work.tenancy.create_tenant(name, slug=tenant.slug, tenant_id=tenant.id)
@@ -169,7 +169,8 @@ def create_user(
             email=email,
             display_name=display_name,
         )
-        typer.echo(user_sql(user, tenant_slug=tenant if tenant_id is None else None))
+        statement = user_sql(user, tenant_slug=tenant if tenant_id is None else None)
+        write(f"{statement}\n")
     else:
         with _administering() as work:
             user = work.tenancy.create_user(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 import weakref
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import openai
@@ -114,7 +116,10 @@ class OpenAIEmbedder:
         self._patience_seconds = patience_seconds
         self._shortened = dimensions if native not in {None, dimensions} else openai.omit
         self._api_key = api_key
-        self._client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=0)
+        address, authorization = _without_login(base_url or os.environ.get("OPENAI_BASE_URL"))
+        self._client = openai.OpenAI(
+            api_key=api_key, base_url=address, default_headers=authorization, max_retries=0
+        )
         # Dropping the embedder closes its connections: no protocol of embedders needs a close().
         weakref.finalize(self, self._client.close)
 
@@ -280,6 +285,20 @@ class OpenAIEmbedder:
                     f"the registry says {self.dimensions}"
                 )
         return unit_rows(np.stack(vectors))
+
+
+def _without_login(base_url: str | None) -> tuple[str | None, dict[str, str]]:
+    """Take name and password out of an address: what logs requests would show them.
+
+    Returns:
+        The address, and the header that says the same.
+    """
+    parts = urlsplit(base_url or "")
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return base_url or None, {}
+    encoded = b64encode(unquote_to_bytes(login if ":" in login else f"{login}:")).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {encoded}"}
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -15,8 +15,10 @@ from db.base import as_uuid
 from db.errors import ImportFailed, InvalidValue
 from db.repositories.embeddings import refuse_unusable
 from db.search.corpora import KNOWLEDGE
+from db.search.corpus import storable
 from db.uow import UnitOfWork
-from services.importers.files import printable, read_json, refuse_special
+from services.importers.arrays import FLOATS, map_vectors
+from services.importers.files import printable, read_json
 
 MAX_JSON_BYTES: Final = 1024**3
 """Vectors as JSON take some 20 bytes a number; what is larger had better be ``.npy``."""
@@ -66,7 +68,7 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
     """Read a file of vectors.
 
     Args:
-        path: ``.npy``: float32 or float64 of shape ``(chunks, dimensions)``. Else JSON: a list of
+        path: ``.npy``: floats of shape ``(chunks, dimensions)``. Else JSON: a list of
             ``{"chunk_id" or "document_id", "model_name", "embedding"}``.
         chunks: How many chunks the imported files hold.
         model_name: The model of a ``.npy`` file, which does not name it.
@@ -185,15 +187,7 @@ def _from_npy(path: Path, chunks: int, model_name: str | None) -> VectorSet:
     name = printable(path)
     if model_name is None:
         raise ImportFailed(f"{name}: a .npy file does not say which model made it; name the model")
-    try:
-        refuse_special(path)
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ImportFailed as error:
-        raise ImportFailed(f"{name}: {error}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise ImportFailed(f"{name}: the file is not a .npy array: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":  # noqa: PLR2004 - rows and columns
-        raise ImportFailed(f"{name}: vectors must be a table of floats, one row per chunk")
+    rows = map_vectors(path, widths=FLOATS)
     if len(rows) != chunks:
         raise ImportFailed(
             f"{name}: there are {len(rows)} vectors and {chunks} chunks; in file order, each chunk "
@@ -208,6 +202,11 @@ def _entry(entry: Any) -> tuple[str, str, np.ndarray]:  # noqa: ANN401 - any JSO
     key = entry.get("chunk_id", entry.get("document_id"))
     if not isinstance(key, str) or not isinstance(entry.get("model_name"), str):
         raise ImportFailed("it needs 'chunk_id' or 'document_id', and 'model_name', as text")
+    if not (storable(key) and storable(entry["model_name"])):
+        raise ImportFailed(
+            f"{key!r} of {entry['model_name']!r} has NUL or half of a surrogate pair in it, which "
+            "no text in the database has"
+        )
     if not isinstance(entry.get("embedding"), list):
         raise ImportFailed("it has no 'embedding', a list of numbers")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal
 
 from db.errors import InvalidValue
 from db.search.page import SearchPage
-from services.context import APART, MOST_TOKENS, OMITTED, UNTITLED
+from services.context import APART, LINE_ENDS, MOST_TOKENS, OMITTED, UNTITLED, quote_name
 from services.embedding.tokens import cut, estimate
 from services.memory.records import Episode, EpisodeRecall, Memory, Recall
 from services.search_request import is_whole
@@ -31,6 +32,10 @@ TOLD: Final = {
     "time_context": "When",
 }
 """What is told of an episode beside its summary: key of ``llm_tags`` → label."""
+
+
+_HEADER: Final = re.compile(rf"(^|[{LINE_ENDS}])(\s*)(\[(?:mem|ep)_)")
+"""A line of a content that begins like that of a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +62,9 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The line with its source, and below it the content."""
-        return f"[{self.source}]\n{self.content}"
+        """The line with its source, and below it the content, which has no such line."""
+        content = _HEADER.sub(r"\1\2\\\3", self.content)
+        return f"[{self.source}]\n{content}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +201,12 @@ def _grouped(kept: Sequence[_Found]) -> tuple[Part, ...]:
 
 
 def _of_memory(memory: Memory) -> _Found:
-    place = f"conversation {_line(memory.conversation_id)}, exchange {memory.sequence_index}"
+    place = f"conversation {quote_name(memory.conversation_id)}, exchange {memory.sequence_index}"
     said = (("human", memory.human), ("assistant", memory.assistant))
     part = Part(
         kind="memory",
         id=memory.id,
-        source=f"{memory.id}, {_time(memory.created_at)}, {place}, {_line(memory.source)}",
+        source=f"{memory.id}, {_time(memory.created_at)}, {place}, {quote_name(memory.source)}",
         content="\n".join(f"{speaker}: {words}" for speaker, words in said if words.strip()),
         score=memory.score,
     )
@@ -208,13 +214,13 @@ def _of_memory(memory: Memory) -> _Found:
 
 
 def _of_episode(episode: Episode) -> _Found:
-    title = _line(episode.title) or UNTITLED
+    title = quote_name(episode.title) or UNTITLED
     content, is_cut = _cut("\n".join(_told_of(episode)), EPISODE_TOKENS)
     part = Part(
         kind="episode",
         id=episode.id,
         source=f"{episode.id}, {_time(episode.created_at)}, episode {title}, "
-        f"{_line(episode.source)}",
+        f"{quote_name(episode.source)}",
         content=content,
         score=episode.score,
         is_cut=is_cut,

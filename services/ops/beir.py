@@ -12,6 +12,7 @@ import numpy as np
 
 from db.errors import ImportFailed, InvalidValue
 from db.repositories.embeddings import refuse_unusable
+from services.importers.arrays import FLOATS, map_vectors
 from services.importers.files import refuse_special
 from services.importers.vectors import VectorSet
 
@@ -21,7 +22,6 @@ QRELS: Final = ("qrels.tsv", "qrels/test.tsv")
 """Judgments, under the first of these names: beside the others, or where BEIR itself has them."""
 
 VECTORS: Final = ("emb_docs.npy", "emb_queries.npy")
-MAX_DIMENSIONS: Final = 16_000
 """pgvector's longest vector."""
 
 QREL_FIELDS: Final = 3
@@ -243,18 +243,10 @@ def _vectors(folder: Path, documents: int, queries: int, judged: Sequence[int]) 
 
 def _matrix(path: Path, lines: int) -> np.ndarray:
     """The rows of an untrusted ``.npy`` file, one per line of the file that they belong to."""
-    try:
-        refuse_special(path)
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ImportFailed, OSError, ValueError, EOFError) as error:
-        raise ImportFailed(f"{path} is not a .npy array: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind != "f":  # noqa: PLR2004 - rows and columns
-        raise ImportFailed(f"{path}: vectors must be a table of floats, one row per line")
+    rows = map_vectors(path, widths=FLOATS)
     count, dimensions = rows.shape
     if count != lines:
         raise ImportFailed(f"{path} has {count} vectors for {lines} lines")
-    if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise ImportFailed(f"{path}: a vector has 1 to {MAX_DIMENSIONS} dimensions")
     for start, batch in VectorSet("", None, rows).batches():
         try:
             refuse_unusable(batch, dimensions)

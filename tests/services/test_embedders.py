@@ -631,3 +631,20 @@ def test_the_local_model_knows_meaning() -> None:
     assert cat @ feline > 0.4
     assert cat @ market < 0.2
     assert sum(done) == 3
+
+
+@pytest.mark.parametrize("given", ["argument", "variable"])
+def test_the_login_of_a_gateway_reaches_it_and_no_log(
+    given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Name and password in the address go as a header, which no library logs with the address."""
+    caplog.set_level("DEBUG")
+    with LoopbackAPI(answers=[FAILING, Answer()]) as api:
+        address = api.base_url.replace("//", "//user:hunt%40r2@")
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        base_url = address if given == "argument" else None
+        embedder = OpenAIEmbedder("bge-m3", api.dimensions, api_key=KEY, base_url=base_url)
+        embedder.embed_documents(["a kettle"])
+
+    assert {each.authorization for each in api.requests} == {"Basic dXNlcjpodW50QHIy"}
+    assert "hunt" not in caplog.text + repr(vars(embedder)) + repr(embedder._client.base_url)

@@ -266,9 +266,9 @@ def test_a_model_must_be_registered(short: Database, tmp_path: Path, chunks: Pat
         (np.ones((3, 4)), None, "name the model"),
         (np.ones((3, 5)), "short", "4 dimensions"),
         (np.full((3, 4), np.nan), "short", "NaN"),
-        (np.ones(3), "short", "a table of floats"),
-        (np.ones((3, 4), dtype=int), "short", "a table of floats"),
-        (np.array([[{}]]), "short", "not a .npy array"),
+        (np.ones(3), "short", "vectors are a table"),
+        (np.ones((3, 4), dtype=int), "short", "must be float16, float32, float64"),
+        (np.array([[{}]]), "short", "holds object"),
     ],
 )
 def test_unusable_arrays_stop_the_import_before_it_begins(  # noqa: PLR0917 - pytest's
@@ -289,13 +289,58 @@ def test_unusable_arrays_stop_the_import_before_it_begins(  # noqa: PLR0917 - py
         assert work.knowledge.count() == 0
 
 
+HEADER = "{{'descr': '<f4', 'fortran_order': False, 'shape': {}}}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        HEADER.format("(-3, 4)"),
+        HEADER.format("(3, 2**63)"),
+        HEADER.format(f"(3, {2**63})"),
+        HEADER.format(f"({2**63}, 4)"),
+        HEADER.format("(1000000000000, 4)"),
+        "(" * 9000,
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3, 4)}",
+    ],
+)
+def test_a_hostile_array_is_a_reason_and_not_a_trace(
+    short: Database, tmp_path: Path, chunks: Path, header: str
+) -> None:
+    """The reader is that of all importers; nothing is imported before it is content."""
+    file = tmp_path / "vectors.npy"
+    encoded = header.encode()
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little") + encoded)
+
+    with pytest.raises(ImportFailed, match=r"vectors\.npy"):
+        KnowledgeImporter(short, embeddings=file, embeddings_model="short").run([chunks])
+    with short.unit_of_work() as work:
+        assert work.knowledge.count() == 0
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "a\\udfff"])
+@pytest.mark.parametrize("key", ["chunk_id", "document_id", "model_name"])
+def test_text_that_no_database_holds_is_refused_in_vectors(
+    short: Database, tmp_path: Path, chunks: Path, key: str, text: str
+) -> None:
+    """Lone surrogates and NUL, which JSON can escape."""
+    given = {"chunk_id": "a", "model_name": "short", "embedding": [0, 1, 0, 0]}
+    if key == "document_id":
+        del given["chunk_id"]
+    file = as_json(tmp_path, given | {key: "*"})
+    file.write_text(file.read_text().replace("*", text))
+
+    with pytest.raises(ImportFailed, match=r"vector 0: .* half of a surrogate pair"):
+        KnowledgeImporter(short, embeddings=file).run([chunks])
+
+
 @pytest.mark.parametrize("name", ["pipe.npy", "pipe.json"])
 def test_vectors_are_not_read_from_a_pipe(database: Database, tmp_path: Path, name: str) -> None:
     """Nobody might ever write into it."""
     os.mkfifo(tmp_path / name)
     importer = KnowledgeImporter(database, embeddings=tmp_path / name, embeddings_model="hashing")
 
-    with pytest.raises(ImportFailed, match=rf"{name}: .* a pipe or a device"):
+    with pytest.raises(ImportFailed, match=rf"{name}.* a pipe or a device"):
         importer.run([])
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from db.engine import Database
 from db.errors import SettingsError
@@ -288,9 +289,22 @@ def test_secrets_among_the_options_of_the_address_are_not_printed() -> None:
     """Such as the passphrase of the client's key."""
     settings = Settings.from_env({"DATABASE_URL": f"{URL}?sslpassword=passphrase"})
 
-    assert "passphrase" not in repr(settings)
-    assert settings.database_url is not None
-    assert settings.database_url.query["sslpassword"] == "passphrase"
+    url = settings.database_url
+    assert url is not None
+    assert url.query["sslpassword"] == "passphrase"
+    other, engine = url.set(database="other"), create_engine(url)
+    shown = (settings, url, other, engine, engine.url, Database(settings).url)
+    assert "passphrase" not in "".join(f"{each!r}{each}" for each in shown)
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    assert arguments["sslpassword"] == "passphrase"
+
+
+def test_the_login_of_a_gateway_is_not_printed() -> None:
+    """It is part of OPENAI_BASE_URL."""
+    settings = Settings.from_env({"OPENAI_BASE_URL": "https://user:hunter2@gateway/v1"})
+
+    assert "hunter2" not in f"{settings!r}{settings}"
+    assert settings.openai_base_url == "https://user:hunter2@gateway/v1"
 
 
 def test_a_web_address_with_a_password_is_not_shown() -> None:

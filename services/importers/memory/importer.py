@@ -28,6 +28,7 @@ from db.repositories.memory_imports import (
 )
 from db.scope import Scope
 from db.uow import UnitOfWork
+from services.importers.arrays import check_vectors, map_vectors
 from services.importers.chat.stream import Element, Records
 from services.importers.files import key_of, printable, refuse_special
 from services.importers.importer import (
@@ -41,7 +42,6 @@ from services.importers.importer import (
     persisted,
 )
 from services.importers.memory.rules import Normalised, Rule, episode, node
-from services.importers.memory.vectors import check_vectors, map_vectors
 from services.importers.report import FileReport, ImportReport, MemoryStatistics, Reject
 from services.importers.rules import DEFAULT_LANGUAGE, MAX_NAME, Unacceptable, clean
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.lib import format as npy
 
 from db.errors import ImportFailed
-from services.importers.memory import vectors as module
-from services.importers.memory.vectors import check_vectors, map_vectors
+from services.importers import arrays as module
+from services.importers.arrays import check_vectors, map_vectors
 
 pytestmark = pytest.mark.superuser
 

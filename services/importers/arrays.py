@@ -1,11 +1,11 @@
-"""Vectors that come along with memories: files of NumPy, mapped only after they proved harmless."""
+"""The one reader of NumPy's files, for all importers: mapped only after they proved harmless."""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Final
@@ -22,6 +22,13 @@ MAX_HEADER_BYTES: Final = 10_000
 PREFIX_BYTES: Final = 12
 """What stands before the header: magic string, version and length (NEP 1)."""
 
+FLOAT32: Final = (4,)
+FLOATS: Final = (2, 4, 8)
+"""Bytes of a number: of single precision, and of any."""
+
+MAX_DIMENSIONS: Final = 16_000
+"""Of pgvector's ``vector``."""
+
 CHUNK_ROWS: Final = 4096
 """Vectors that are checked at a time: 16 MiB of 1,024 dimensions."""
 
@@ -33,16 +40,23 @@ HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_head
 """Version → what reads its header. Version 3 only adds names of fields that are not ASCII."""
 
 
-def map_vectors(path: Path, *, dimensions: int, model_name: str) -> np.ndarray:
+def map_vectors(
+    path: Path,
+    *,
+    dimensions: int | None = None,
+    model_name: str | None = None,
+    widths: Collection[int] = FLOAT32,
+) -> np.ndarray:
     """Map a file of vectors, of which nothing is believed before it is checked.
 
     Args:
         path: A ``.npy`` file.
-        dimensions: Those of the model.
+        dimensions: Those of the model; None: 1 to ``MAX_DIMENSIONS``.
         model_name: The model, for messages.
+        widths: Allowed lengths of a number, in bytes.
 
     Returns:
-        float32 of shape ``(n, dimensions)``, read only, still on disk.
+        Floats of shape ``(n, dimensions)``, read only, still on disk.
 
     Raises:
         ImportFailed: It is something else. Nothing was mapped.
@@ -58,9 +72,10 @@ def map_vectors(path: Path, *, dimensions: int, model_name: str) -> np.ndarray:
     except ImportFailed as error:
         raise ImportFailed(f"{name}: {error}") from error
     shape, is_fortran, dtype = _header(name, header)
-    if dtype.kind != "f" or dtype.itemsize != 4:  # noqa: PLR2004 - bytes of a float32
+    if dtype.kind != "f" or dtype.itemsize not in widths:
+        wanted = ", ".join(f"float{8 * width}" for width in widths)
         raise ImportFailed(
-            f"{name} holds {dtype}, but vectors must be float32; write it anew with: "
+            f"{name} holds {dtype}, but vectors must be {wanted}; write it anew with: "
             "np.save(path, vectors.astype(np.float32))"
         )
     if is_fortran:
@@ -70,13 +85,18 @@ def map_vectors(path: Path, *, dimensions: int, model_name: str) -> np.ndarray:
         )
     if len(shape) != 2 or min(shape) < 0:  # noqa: PLR2004 - rows and columns
         raise ImportFailed(f"{name} has shape {shape}, but vectors are a table, one row for each")
-    if shape[1] != dimensions:
+    if dimensions is None and not 1 <= shape[1] <= MAX_DIMENSIONS:
+        raise ImportFailed(
+            f"{name} has vectors of {shape[1]} dimensions; a vector has 1 to {MAX_DIMENSIONS} "
+            "dimensions"
+        )
+    if dimensions is not None and shape[1] != dimensions:
         raise ImportFailed(
             f"{name} has vectors of {shape[1]} dimensions, but those of {model_name} have "
             f"{dimensions}; name the model that made them with --embeddings-model"
         )
     offset = header.tell()
-    needed, there = shape[0] * shape[1] * 4, size - offset
+    needed, there = shape[0] * shape[1] * dtype.itemsize, size - offset
     if needed != there:
         raise ImportFailed(
             f"{name} claims shape {shape}, which takes {needed} bytes, but {there} follow its "
