@@ -488,7 +488,7 @@ def store(
 
 def _read_stdin() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"stdin is not text in UTF-8: {error.reason}") from error
 

@@ -328,3 +328,19 @@ def test_ctrl_c_leaves_whole_memories_and_the_same_command_goes_on(
     assert setting.node(row["id"]) == row
     assert memory("forget", "--everything", "--yes").returncode == 0
     assert setting.rows("memory_nodes") == []
+
+
+def test_stdin_that_is_no_text_is_refused(setting: Setting, tmp_path: Path) -> None:
+    """Exit code 2 and a sentence."""
+    done = subprocess.run(
+        [PGCORPUS, "memory", "remember", "-", "--tenant-id", str(setting.ours.tenant_id)],
+        input=b"\xff\xfe",
+        check=False,
+        capture_output=True,
+        env=environment(setting) | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"},
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 2
+    assert b"stdin is not text in UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
