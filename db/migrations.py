@@ -30,9 +30,13 @@ LOCK_TIMEOUT: Final = "10s"  # a revision gives way to running work instead of s
 OLDEST_POSTGRESQL: Final = 15
 OLDEST_PGVECTOR: Final = (0, 8)
 
+_NAME: Final = r'[\w."]+(?:\s*\([^)]*\))?'
 DROPPED: Final = re.compile(
-    r"""\bDROP\s+(?:TABLE|VIEW|FUNCTION|EXTENSION|COLUMN|CONSTRAINT|INDEX|TYPE)\s+
-        (?:IF\s+EXISTS\s+)?[\w."]+(?:\s*\([^)]*\))?""",
+    rf"""\bDROP\s+(?:
+        (?:COLUMN|CONSTRAINT)\s+(?:IF\s+EXISTS\s+)?{_NAME}
+        | (?:TABLE|VIEW|FUNCTION|EXTENSION|INDEX|TYPE)\s+(?:IF\s+EXISTS\s+)?
+          {_NAME}(?:\s*,\s*{_NAME})*
+    )""",
     re.VERBOSE,
 )
 """Whatever of a downgrade's statements PostgreSQL refuses while others depend on it."""
