@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import count
 from typing import Any, Final, Self
 
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import sql
-from psycopg.pq import PGconn, Ping
 from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
-    Dialect,
     Engine,
     NullPool,
     create_engine,
@@ -28,22 +23,18 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy.util import await_only
 
+from db.connections import awaiting, connector, interruptibly
 from db.embedded import EmbeddedServer
-from db.errors import DatabaseUnavailable, SettingsError, TransactionConflict
+from db.errors import SettingsError, TransactionConflict, translated
 from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe, step_down
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
 
 logger = logging.getLogger(__name__)
-
-FIRST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 2.0
 
 HIDE_PARAMETERS: Final = True
 """Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
@@ -65,10 +56,14 @@ class Database:
     Args:
         settings: Where it is and how to connect. Without a ``database_url`` the embedded server is
             started on first use; it is made by ``make_server`` alone.
+
+    Attributes:
+        on_wait: Called with a sentence when a connection is waited for; by default it is logged.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
 
     @classmethod
@@ -118,7 +113,14 @@ class Database:
             self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
         )
         event.listen(
-            engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
+            engine,
+            "do_connect",
+            connector(
+                self.settings,
+                interruptibly,
+                self._waits,
+                statement_timeout_ms=self.settings.statement_timeout_ms,
+            ),
         )
         event.listen(engine, "connect", _register_vector)
         event.listen(engine, "checkout", _forget_session)
@@ -131,7 +133,16 @@ class Database:
         engine = create_async_engine(
             self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
         )
-        event.listen(engine.sync_engine, "do_connect", _connector(self.settings, _in_thread))
+        event.listen(
+            engine.sync_engine,
+            "do_connect",
+            connector(
+                self.settings,
+                awaiting,
+                self._waits,
+                statement_timeout_ms=self.settings.statement_timeout_ms,
+            ),
+        )
         event.listen(engine.sync_engine, "connect", _register_vector_async)
         event.listen(engine.sync_engine, "checkout", _forget_session)
         return engine
@@ -146,7 +157,9 @@ class Database:
             hide_parameters=HIDE_PARAMETERS,
         )
         event.listen(
-            engine, "do_connect", _connector(self.settings, lambda call, *args: call(*args))
+            engine,
+            "do_connect",
+            connector(self.settings, interruptibly, self._waits, statement_timeout_ms=0),
         )
         return engine
 
@@ -195,7 +208,7 @@ class Database:
         key = func.hashtextextended(doing, 0)
         # Outside of the pool, which may be of one connection, for what is done.
         connection = self.schema_engine().connect()
-        with connection.execution_options(isolation_level="AUTOCOMMIT"):
+        with translated(), connection.execution_options(isolation_level="AUTOCOMMIT"):
             while not connection.scalar(select(func.pg_try_advisory_lock(key))):
                 if not wait:
                     raise TransactionConflict(
@@ -219,20 +232,22 @@ class Database:
             A function that waits for so many seconds at most and says whether one came. It raises
             ``DatabaseUnavailable`` when the connection is lost.
         """
-        with self.engine.connect() as connection:
+        with translated(), self.engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             connection.detach()  # from the pool, or whoever got it next would go on listening
             driver.autocommit = True
             listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
 
             def wait(timeout_seconds: float) -> bool:
-                try:
+                with translated():
                     driver.execute(listen)  # again and again: it proves the connection
                     return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
-                except psycopg.OperationalError as error:
-                    raise DatabaseUnavailable("the connection to the database was lost") from error
 
-            yield wait
+            try:
+                yield wait
+            finally:
+                connection.invalidate()  # the pool would roll back, and log that it is lost
+                driver.close()
 
     def close(self) -> None:
         """Give all connections back. The database can be used again afterwards."""
@@ -264,6 +279,9 @@ class Database:
             self._safe = True
         return None
 
+    def _waits(self, message: str) -> None:
+        self.on_wait(message)
+
     def _pool(self) -> dict[str, Any]:
         return {
             "pool_size": self.settings.pool_size,
@@ -279,6 +297,11 @@ class Database:
             "connect_timeout": settings.connect_timeout_seconds,
             "application_name": settings.application_name,
             "ssl_min_protocol_version": settings.ssl_min_protocol_version,
+            "keepalives": 1,
+            "keepalives_idle": settings.keepalives_idle_seconds,
+            "keepalives_interval": settings.keepalives_interval_seconds,
+            "keepalives_count": settings.keepalives_count,
+            "tcp_user_timeout": settings.tcp_user_timeout_ms,
         }
         if settings.ssl_ca_cert is not None:
             arguments["sslrootcert"] = str(settings.ssl_ca_cert)
@@ -288,40 +311,6 @@ class Database:
             "options": f"{of_address.get('options', '')} "
             f"-c statement_timeout={statement_timeout_ms}",
         }
-
-
-def _connector(settings: Settings, run: Callable[..., Any]) -> Callable[..., DBAPIConnection]:
-    """A ``do_connect`` that repeats attempts while the server does not answer.
-
-    A server that answers and refuses (a wrong password, an unknown database) refuses for good:
-    libpq's ping tells the two apart without reading a message. Only an attempt that was made after
-    an answer proves a refusal: the server may have come up between the attempt and the ping.
-    """
-
-    def connect(
-        dialect: Dialect, _record: object, args: list[Any], parameters: dict[str, Any]
-    ) -> DBAPIConnection:
-        deadline = time.monotonic() + settings.connect_retry_seconds
-        answers = False
-        for attempt in count():
-            try:
-                return dialect.connect(*args, **parameters)
-            except psycopg.OperationalError as error:
-                refused = answers
-                answers = run(_ping, parameters) is Ping.OK
-                pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
-                pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-                late = not answers and time.monotonic() + pause > deadline
-                if (refused and answers) or late:
-                    raise DatabaseUnavailable(
-                        f"{error}\nCheck DATABASE_URL or the POSTGRES_* variables"
-                        + (f"; gave up after {settings.connect_retry_seconds} s." if late else ".")
-                    ) from None
-                if not answers:
-                    run(time.sleep, pause)
-        raise AssertionError  # count() does not end
-
-    return connect
 
 
 def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
@@ -340,16 +329,6 @@ def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  
         connection.autocommit = False
     except psycopg.OperationalError as error:
         raise InvalidatePoolError from error
-
-
-def _ping(parameters: dict[str, Any]) -> Ping:
-    known = {k: v for k, v in parameters.items() if k in {"host", "port", "dbname", "user"}}
-    conninfo = psycopg.conninfo.make_conninfo("", **known, connect_timeout=3)
-    return Ping(PGconn.ping(conninfo.encode()))
-
-
-def _in_thread(call: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 - whatever call gives
-    return await_only(asyncio.to_thread(call, *args))
 
 
 def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's

@@ -2,9 +2,14 @@
 
 * DataLayerError
   x SettingsError              a variable has a value that cannot be used
-  x DatabaseUnavailable        no connection within the retry time
+  x DatabaseUnavailable        no connection within the retry time, or one that was lost
+    + LoginRefused             the server answers, and refuses for good: login, database, TLS
+    + TooManyConnections       the server, the database or the role has no connection left
   x DatabaseNotReady           connected, but a requirement or the schema is missing
   x EmbeddedServerError        the embedded PostgreSQL could not be started or stopped
+  x DatabaseReadOnly           a standby, or a transaction that may not write
+  x DatabaseExhausted          no disk, memory or other resource left; nothing was kept
+  x StatementRefused           a refusal that this layer has no better words for
   x StatementTimeout         a statement was cancelled, or took longer than it may
   x TransactionConflict      another transaction was in the way; run the unit of work again
   x NotPermitted             the database role has no right to do this
@@ -41,26 +46,13 @@ Errors of the database are told apart by SQLSTATE and constraint name, never by 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
 import psycopg
-from psycopg.errors import (
-    CheckViolation,
-    DataError,
-    DeadlockDetected,
-    ExclusionViolation,
-    ForeignKeyViolation,
-    InsufficientPrivilege,
-    LockNotAvailable,
-    NotNullViolation,
-    ProgramLimitExceeded,
-    QueryCanceled,
-    SerializationFailure,
-    StatementTooComplex,
-    UndefinedColumn,
-    UndefinedFunction,
-    UndefinedTable,
-    UniqueViolation,
-)
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class DataLayerError(Exception):
@@ -76,6 +68,26 @@ class SettingsError(DataLayerError):
 
 class DatabaseUnavailable(DataLayerError):
     """The database did not accept a connection."""
+
+
+class LoginRefused(DatabaseUnavailable):
+    """The server answers and refuses the connection; trying again does not help."""
+
+
+class TooManyConnections(DatabaseUnavailable):
+    """The server, the database or the role has no connection left."""
+
+
+class DatabaseReadOnly(DataLayerError):
+    """The database is read-only; nothing was written."""
+
+
+class DatabaseExhausted(DataLayerError):
+    """The server has run out of disk, memory or another resource; nothing was kept."""
+
+
+class StatementRefused(DataLayerError):
+    """The database refused a statement."""
 
 
 class DatabaseNotReady(DataLayerError):
@@ -299,53 +311,165 @@ MEANINGS = {
 }
 
 
-def translate(error: DBAPIError) -> DataLayerError | None:  # noqa: C901, PLR0911 - a table
+class NoAnswer(psycopg.OperationalError):
+    """The server said nothing for longer than a statement may take."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the database gave no answer for {seconds:.0f} s (DB_STATEMENT_TIMEOUT_MS, and some "
+            "more), so the connection was given up; nobody knows whether a commit that was under "
+            "way was kept"
+        )
+
+
+LOST: Final = "the connection to the database was lost"
+CONFLICT: Final = TransactionConflict.__doc__ or ""
+NO_SCHEMA: Final = (
+    "the schema is missing or older than this release; make it with: pgcorpus db upgrade"
+)
+
+STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
+    # The connection, which is gone.
+    "08": (DatabaseUnavailable, f"{LOST}: {{primary}}"),
+    "25P03": (
+        DatabaseUnavailable,
+        (
+            f"{LOST}: the server ended it, as the transaction was idle for longer than "
+            "idle_in_transaction_session_timeout; end units of work sooner"
+        ),
+    ),
+    "57P01": (
+        DatabaseUnavailable,
+        f"{LOST}: the server is shutting down, or an administrator ended the connection",
+    ),
+    "57P02": (DatabaseUnavailable, f"{LOST}: a process of the server crashed, it is recovering"),
+    "57P03": (DatabaseUnavailable, "the server is starting up, shutting down or recovering"),
+    "57P04": (DatabaseUnavailable, f"{LOST}: the database was dropped"),
+    "57P05": (
+        DatabaseUnavailable,
+        f"{LOST}: the server ended it, as it was idle for longer than idle_session_timeout",
+    ),
+    "28": (LoginRefused, "{primary}"),
+    "3D": (LoginRefused, "{primary}"),
+    # The server, which cannot for now.
+    "53300": (TooManyConnections, "{primary}"),
+    "53100": (
+        DatabaseExhausted,
+        (
+            "the server's disk is full, and nothing was kept ({primary}); free space there, or "
+            "enlarge it"
+        ),
+    ),
+    "53200": (
+        DatabaseExhausted,
+        (
+            "the server is out of memory, and nothing was kept ({primary}); lower work_mem, "
+            "maintenance_work_mem or the number of connections, or give it more"
+        ),
+    ),
+    "53": (
+        DatabaseExhausted,
+        "the server has run out of a resource, and nothing was kept ({primary})",
+    ),
+    "58": (DatabaseExhausted, "the server met an error of its system ({primary}); see its log"),
+    "25006": (
+        DatabaseReadOnly,
+        (
+            "the database is read-only ({primary}): it is a standby, or "
+            "default_transaction_read_only is on; name the primary in DATABASE_URL to write"
+        ),
+    ),
+    # Others, who were in the way.
+    "40": (TransactionConflict, CONFLICT),
+    "55P03": (TransactionConflict, CONFLICT),
+    "55006": (TransactionConflict, f"{{primary}}. {CONFLICT}"),
+    "57014": (StatementTimeout, StatementTimeout.__doc__ or ""),  # prose alone tells who did it
+    "25P04": (
+        StatementTimeout,
+        f"{LOST}: the server ended it, as the transaction took longer than transaction_timeout",
+    ),
+    # What was asked.
+    "42501": (NotPermitted, f"{NotPermitted.__doc__} ({{primary}})"),
+    "42P01": (DatabaseNotReady, NO_SCHEMA),
+    "42703": (DatabaseNotReady, NO_SCHEMA),
+    "42883": (DatabaseNotReady, NO_SCHEMA),
+    # What was asked to be kept; MEANINGS has better words for some constraints.
+    "23505": (AlreadyExists, "a row with the same key exists ({constraint})"),
+    "23P01": (AlreadyExists, "a row with the same key exists ({constraint})"),
+    "23503": (MissingReference, "the row refers to one that does not exist ({constraint})"),
+    "23502": (InvalidValue, "{column} must have a value"),
+    "23514": (InvalidValue, "the value breaks the rule {constraint}"),
+    "22": (InvalidValue, "{primary}"),  # too long, out of range, NaN in a vector, a NUL byte
+    "54": (InvalidValue, "{primary}"),  # too many, too deep
+}
+"""SQLSTATE, or its class → what is raised, and its message. The whole state is looked up first."""
+
+
+def translate(error: BaseException | None) -> DataLayerError | None:
     """Turn a driver's error into this layer's, by SQLSTATE.
 
     Args:
-        error: What SQLAlchemy raised.
+        error: What SQLAlchemy raised, or psycopg itself (COPY, LISTEN).
 
     Returns:
         The error to raise in its place, or None where this layer has nothing better to say.
     """
-    cause = error.orig
+    cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, psycopg.Error):
         return None
+    if isinstance(cause, NoAnswer):
+        return DatabaseUnavailable(str(cause))
+    # A value that psycopg cannot send has no SQLSTATE: the server has not seen it.
+    state = cause.sqlstate or ("22" if isinstance(cause, psycopg.DataError) else "")
+    if kind := STATES.get(state) or STATES.get(state[:2]):
+        return _built(*kind, cause)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if lost or (not state and isinstance(cause, psycopg.OperationalError)):
+        return DatabaseUnavailable(LOST)
+    return None
+
+
+def _built(kind: type[DataLayerError], message: str, cause: psycopg.Error) -> DataLayerError:
+    """Fill in what the server said."""
     constraint = cause.diag.constraint_name
-    where = f"{cause.diag.table_name}: " if cause.diag.table_name else ""
-    said = MEANINGS.get(constraint or "")
-    match cause:
-        case UniqueViolation() | ExclusionViolation():
-            return AlreadyExists(
-                f"{where}{said or f'a row with the same key exists ({constraint})'}",
-                constraint=constraint,
-            )
-        case ForeignKeyViolation():
-            return MissingReference(
-                f"{where}{said or f'the row refers to one that does not exist ({constraint})'}",
-                constraint=constraint,
-            )
-        case NotNullViolation():
-            return InvalidValue(f"{where}{cause.diag.column_name} must have a value")
-        case CheckViolation():
-            return InvalidValue(
-                f"{where}{said or f'the value breaks the rule {constraint}'}", constraint=constraint
-            )
-        # Classes 22 and 54: too long, out of range, NaN in a vector, a NUL byte; too many, too deep
-        case DataError() | ProgramLimitExceeded() | StatementTooComplex():
-            return InvalidValue(f"{where}{cause.diag.message_primary or cause}")
-        case UndefinedTable() | UndefinedColumn() | UndefinedFunction():
-            return DatabaseNotReady(
-                "the schema is missing or older than this release; make it with: "
-                "pgcorpus db upgrade"
-            )
-        case QueryCanceled():
-            return StatementTimeout()  # nothing but prose tells who cancelled it
-        case DeadlockDetected() | SerializationFailure() | LockNotAvailable():
-            return TransactionConflict()
-        case InsufficientPrivilege():
-            return NotPermitted(f"{NotPermitted.__doc__} ({cause.diag.message_primary})")
-        case psycopg.OperationalError() if cause.sqlstate is None or error.connection_invalidated:
-            return DatabaseUnavailable("the connection to the database was lost")
-        case _:
-            return None
+    told = MEANINGS.get(constraint or "") or message.format(
+        primary=cause.diag.message_primary or cause,
+        constraint=constraint,
+        column=cause.diag.column_name,
+    )
+    if issubclass(kind, ConstraintViolated):
+        where = f"{cause.diag.table_name}: " if cause.diag.table_name else ""
+        return kind(f"{where}{told}", constraint=constraint)
+    return kind(told)
+
+
+def raise_translated(error: BaseException | None) -> None:
+    """Raise this layer's error for one of the database's; do nothing for any other."""
+    if (better := translate(error)) is not None:
+        raise better from error
+    if isinstance(error, UnicodeEncodeError):
+        raise InvalidValue(
+            f"a text holds half of a surrogate pair ({error.object[error.start]!a}), which no text "
+            "in the database has"
+        ) from error
+    if isinstance(error, PoolTimeout):
+        raise DatabaseUnavailable(
+            "every connection of the pool stayed in use for DB_POOL_TIMEOUT; end units of work "
+            "sooner, or raise DB_POOL_SIZE or DB_MAX_OVERFLOW"
+        ) from error
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, psycopg.Error):
+        told = cause.diag.message_primary or cause
+        raise StatementRefused(
+            f"the database refused a statement: {told} (SQLSTATE {cause.sqlstate or 'none'})"
+        ) from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the errors of the database as this layer's."""
+    try:
+        yield
+    except Exception as error:
+        raise_translated(error)
+        raise

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
-from db.errors import DatabaseNotReady, DatabaseUnavailable, translate
+from db.errors import DatabaseNotReady, StatementRefused, translate
 
 VERSION_TABLE: Final = "pgcorpus_version"
 LOCK_KEY: Final = 0x7067636F72707573  # "pgcorpus": the advisory lock of whoever changes the schema
@@ -416,6 +416,7 @@ def _explained() -> Iterator[None]:
     except CommandError as error:
         raise DatabaseNotReady(str(error)) from error
     except DBAPIError as error:
-        if isinstance(better := translate(error), DatabaseUnavailable):
-            raise better from error
-        raise
+        better = translate(error)
+        if better is None or isinstance(better, DatabaseNotReady):  # the revision is to blame
+            better = StatementRefused(f"a revision failed and was undone: {error.orig}")
+        raise better from error

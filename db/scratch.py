@@ -17,8 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db import migrations
 from db.engine import Database
-from db.errors import DataLayerError, NotPermitted
-from db.uow import raise_translated
+from db.errors import DataLayerError, NotPermitted, raise_translated
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,6 @@ def _create(database: Database, name: str) -> None:
                 f'a superuser allows it with: ALTER ROLE "{role}" CREATEDB'
             ) from error
         raise_translated(error)
-        raise
 
 
 def _drop(database: Database, name: str) -> None:

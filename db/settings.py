@@ -59,6 +59,12 @@ class Settings:
         pool_recycle_seconds: Age at which a connection is replaced.
         connect_timeout_seconds: How long one attempt to connect may take.
         connect_retry_seconds: How long attempts are repeated before ``DatabaseUnavailable``.
+        keepalives_idle_seconds: Silence on a connection after which TCP asks whether the other side
+            is there; and, without an answer, how often after how long again:
+        keepalives_interval_seconds: Between two such questions.
+        keepalives_count: Questions without an answer after which the connection is lost.
+        tcp_user_timeout_ms: How long data that was sent may stay unacknowledged; 0 leaves it to the
+            system (Linux: a quarter of an hour).
         statement_timeout_ms: PostgreSQL ends a statement that runs longer; 0 is never.
         application_name: Shown in ``pg_stat_activity``.
         ssl_mode: libpq's ``sslmode``.
@@ -83,6 +89,10 @@ class Settings:
     pool_recycle_seconds: int = 3600
     connect_timeout_seconds: int = 10
     connect_retry_seconds: int = 30
+    keepalives_idle_seconds: int = 30
+    keepalives_interval_seconds: int = 10
+    keepalives_count: int = 3
+    tcp_user_timeout_ms: int = 30_000
     statement_timeout_ms: int = 30_000
     application_name: str = "pgcorpus"
     ssl_mode: str = "prefer"
@@ -122,7 +132,7 @@ class Settings:
                 value it takes and what is allowed, and never shows a secret.
         """
         if environ is None:
-            environ = _dotenv() | dict(os.environ)
+            environ = environment()
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
         values = {
             name: parse(variable, given[variable])
@@ -239,6 +249,10 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "DB_POOL_RECYCLE": ("pool_recycle_seconds", integer(1, 86_400)),
     "DB_CONNECT_TIMEOUT": ("connect_timeout_seconds", integer(1, 600)),
     "DB_CONNECT_RETRY": ("connect_retry_seconds", integer(0, 3600)),
+    "DB_KEEPALIVES_IDLE": ("keepalives_idle_seconds", integer(1, 32_767)),
+    "DB_KEEPALIVES_INTERVAL": ("keepalives_interval_seconds", integer(1, 32_767)),
+    "DB_KEEPALIVES_COUNT": ("keepalives_count", integer(1, 127)),
+    "DB_TCP_USER_TIMEOUT_MS": ("tcp_user_timeout_ms", integer(0, 3_600_000)),
     "DB_STATEMENT_TIMEOUT_MS": ("statement_timeout_ms", integer(0, 86_400_000)),
     "DB_APPLICATION_NAME": ("application_name", text),
     "SSL_MODE": ("ssl_mode", choice(SSL_MODES)),
@@ -257,6 +271,11 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
 
 ``DATABASE_URL``, ``POSTGRES_*`` and ``SSL_REQUIRE`` are read together, below.
 """
+
+
+def environment() -> dict[str, str]:
+    """Return the process's variables, over those of the nearest ``.env``."""
+    return _dotenv() | dict(os.environ)
 
 
 def _dotenv() -> dict[str, str]:

@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from db.errors import ConcurrentUse, DatabaseUnavailable, InvalidValue, translate
+from db.errors import ConcurrentUse, raise_translated, translated
 from db.repositories.audit import AuditRepository
 from db.repositories.chat_imports import ChatImportRepository
 from db.repositories.conversations import ConversationRepository
@@ -107,7 +106,8 @@ class UnitOfWork:
 
     def commit(self) -> None:
         """Keep what was done. The unit of work can go on in a new transaction."""
-        self.session.commit()
+        with translated():
+            self.session.commit()
 
     def rollback(self) -> None:
         """Forget what was done since the last commit."""
@@ -240,7 +240,7 @@ class AsyncUnitOfWork:
 
     async def commit(self) -> None:
         """Keep what was done."""
-        with self._alone():
+        with self._alone(), translated():
             await self._session.commit()
 
     async def rollback(self) -> None:
@@ -315,19 +315,3 @@ def _after_rollback(session: Session, ended: SessionTransaction) -> None:
         if named.scope is None:  # left since the savepoint
             connection.execute(NOBODY)
         named.announce(connection)
-
-
-def raise_translated(error: BaseException | None) -> None:
-    """Raise this layer's error for one of the database's; do nothing for any other."""
-    if isinstance(error, DBAPIError) and (better := translate(error)) is not None:
-        raise better from error
-    if isinstance(error, UnicodeEncodeError):
-        raise InvalidValue(
-            f"a text holds half of a surrogate pair ({error.object[error.start]!a}), which no text "
-            "in the database has"
-        ) from error
-    if isinstance(error, PoolTimeout):
-        raise DatabaseUnavailable(
-            "every connection of the pool stayed in use for DB_POOL_TIMEOUT; end units of work "
-            "sooner, or raise DB_POOL_SIZE or DB_MAX_OVERFLOW"
-        ) from error

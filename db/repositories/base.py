@@ -90,7 +90,10 @@ class Repository:
 
         The statement timeout is there for questions.
         """
-        self.session.execute(select(func.set_config("statement_timeout", "0", True)))
+        connection = self.session.connection()
+        connection.execute(select(func.set_config("statement_timeout", "0", True)))
+        driver: Any = connection.connection.driver_connection
+        driver.patient = True  # db.connections: nor does the client give up waiting
 
     def renew_statistics(self, *tables: str, skip_locked: bool = False) -> None:
         """Renew the planner's statistics, which the ranking of words reads too; without timeout.

@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     func,
     select,
-    text,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by

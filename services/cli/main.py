@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
 from db.errors import (
     DataLayerError,
@@ -23,7 +23,7 @@ from db.errors import (
     UnknownKind,
     UnknownModel,
 )
-from db.settings import Settings
+from db.settings import Settings, environment
 from services.cli import (
     audit,
     chat,
@@ -48,6 +48,9 @@ from services.cli.output import LogFormatter, fail, say
 FAILED = 1
 USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PATIENCE_SECONDS = 5
+"""Somebody watches a command, and a wrong address is seen at once. A worker waits for ever."""
+
 MISUSES = (
     SettingsError,
     EmptyQuestion,
@@ -103,6 +106,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_undecodable(sys.argv[1:])
+        _have_less_patience()
         _log(Settings.from_env().log_level)
         app()
     except MISUSES as error:
@@ -110,9 +114,6 @@ def main() -> None:
         sys.exit(USED_WRONGLY)
     except DataLayerError as error:
         fail(str(error))
-        sys.exit(FAILED)
-    except DBAPIError as error:  # what the data layer has no better words for
-        fail(f"the database refused: {error.orig}")
         sys.exit(FAILED)
     except KeyboardInterrupt:  # before a command began
         _say_stopped()
@@ -131,6 +132,12 @@ def _refuse_undecodable(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             fail(f"the argument {argument!a} is not text in UTF-8")
             sys.exit(USED_WRONGLY)
+
+
+def _have_less_patience() -> None:
+    """Let a command give up sooner than a service does, unless DB_CONNECT_RETRY says how soon."""
+    if not environment().get("DB_CONNECT_RETRY", "").strip():
+        os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
 
 
 def _say_stopped() -> None:

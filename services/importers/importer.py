@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
-
 from db.engine import Database
-from db.errors import TransactionConflict
+from db.errors import TransactionConflict, translated
 from db.models.imports import ImportFile, ImportTransformation
 from db.repositories.imports import Refused
 from db.scope import Scope
-from db.uow import UnitOfWork, raise_translated
+from db.uow import UnitOfWork
 from services.importers.files import key_of
 from services.importers.language import AUTO, configuration_of, postgresql_of
 from services.importers.report import FileReport, ImportReport
@@ -286,9 +284,5 @@ def counted(row: ImportFile, report: FileReport) -> ImportFile:
 @contextmanager
 def savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
     """A part of a transaction that can fail alone."""
-    try:
-        with work.session.begin_nested():
-            yield work
-    except DBAPIError as error:
-        raise_translated(error)
-        raise
+    with translated(), work.session.begin_nested():
+        yield work

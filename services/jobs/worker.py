@@ -24,11 +24,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.engine import Database
 from db.errors import (
+    DatabaseExhausted,
     DatabaseNotReady,
+    DatabaseReadOnly,
     DatabaseUnavailable,
     DataLayerError,
     EmbeddingError,
     LeaseLost,
+    LoginRefused,
     NotPermitted,
     SettingsError,
     TextsRefused,
@@ -49,7 +52,12 @@ LEASE_SECONDS: Final = 60.0
 
 HEARTBEATS_PER_LEASE: Final = 3
 POLL_SECONDS: Final = 5.0
-LISTEN_SECONDS: Final = 1.0
+LISTEN_SECONDS: Final = 0.5
+
+LEAVE_SECONDS: Final = 0.4
+"""Threads that have nothing in hand are not waited for any longer, once it stops: they may be
+waiting for a database that is away."""
+
 LONGEST_PAUSE_SECONDS: Final = 15.0
 
 MAX_COLLISIONS: Final = 5
@@ -61,6 +69,9 @@ gives up sooner by itself: 300 seconds for a request, its retries included."""
 
 NOBODYS_FAULT: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
 """Failures that lie neither with a job nor with the connection (``TextsRefused`` is the text's)."""
+
+OUTAGES: Final = (DatabaseUnavailable, DatabaseReadOnly, DatabaseExhausted)
+"""Failures of the server, which pass: they are waited out."""
 
 PUT_OFF_PAUSES: Final = 2
 """What was put off is due after so many of the lane's pauses: the next probe is another job, and
@@ -192,6 +203,31 @@ class _Bell:
             self._condition.wait_for(lambda: self.rings > heard, timeout_seconds)
 
 
+class _Outage:
+    """Tells of a database that is away once, however many threads notice, and when it is back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def begin(self, reason: object) -> None:
+        """Note that the database is away."""
+        with self._lock:
+            if self._since is None:
+                self._since = time.monotonic()
+                logger.warning("the database is away: %s", str(reason).splitlines()[0])
+
+    def end(self) -> None:
+        """Note that the database did what it was asked."""
+        if self._since is None:
+            return
+        with self._lock:
+            if self._since is not None:
+                seconds = time.monotonic() - self._since
+                self._since = None
+                logger.warning("the database is back, after %.1f s", seconds)
+
+
 class Worker:
     """Works off the queue until it is stopped.
 
@@ -234,6 +270,8 @@ class Worker:
                 f"{', '.join(sorted(known))}"
             )
         self._database = database
+        self._outage = _Outage()
+        database.on_wait = self._outage.begin
         self._lanes = [_Lane(each) for each in handlers if not kinds or each.kind in kinds]
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
@@ -266,31 +304,47 @@ class Worker:
 
         Raises:
             DatabaseNotReady: The schema is missing or old.
-            DatabaseUnavailable: The database does not answer at the start, or, with *once*, at any
-                time. A worker that runs on waits for it to come back.
+            LoginRefused: The database refuses the login at the start.
+            DatabaseReadOnly: It is a standby at the start.
+            DatabaseUnavailable: With *once*, the database does not answer. A worker that runs on
+                waits for it, from the start.
         """
         started = time.monotonic()
-        self._reap()
+        opening = self._start(self._open, once)
+        while opening.is_alive() and not self.stopping:
+            opening.join(0.1)
+        if self._errors:
+            raise self._errors[0]
         for slot in self._slots:
             slot.thread = self._start(self._work, slot, once)
         others = [self._start(self._beat)]
         if not once:
             others.append(self._start(self._listen))
         try:
-            while alive := [slot for slot in self._slots if _alive(slot)]:
-                if all(slot.hung for slot in alive):
-                    self._report.hung = True
-                    break
-                self._over.wait(0.1)
+            self._attend()
         finally:
             self._over.set()
             self.stop()
+        leave = time.monotonic() + LEAVE_SECONDS
         for thread in others:
-            thread.join()
+            thread.join(max(0.0, leave - time.monotonic()))
         if self._errors:
             raise self._errors[0]
         self._report.seconds = time.monotonic() - started
         return self._report
+
+    def _attend(self) -> None:
+        """Wait until the threads have ended, or those that have not are hung or have nothing."""
+        leave = 0.0
+        while alive := [slot for slot in self._slots if _alive(slot)]:
+            if all(slot.hung for slot in alive):
+                self._report.hung = True
+                return
+            if not self.stopping or any(slot.in_hand for slot in alive):
+                leave = time.monotonic() + LEAVE_SECONDS
+            elif time.monotonic() > leave:
+                return
+            self._over.wait(0.1)
 
     def _start(self, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
         def guarded() -> None:
@@ -305,6 +359,20 @@ class Worker:
         thread.start()
         return thread
 
+    def _open(self, once: bool) -> None:
+        """Wait for the database, and take back what dead workers had."""
+        pauses = _pauses()
+        while not self.stopping:
+            try:
+                self._reap()
+            except OUTAGES as error:
+                if once or isinstance(error, LoginRefused | DatabaseReadOnly):  # a mistake
+                    raise
+                self._outage.begin(error)
+                self._stopping.wait(next(pauses))
+            else:
+                return
+
     def _work(self, slot: _Slot, once: bool) -> None:
         """One thread's turns, over all lanes again and again."""
         pauses = _pauses()
@@ -315,7 +383,7 @@ class Worker:
             except DatabaseUnavailable as error:
                 if once:
                     raise
-                logger.warning("the queue cannot be reached, trying again: %s", error)
+                self._trouble("the queue cannot be reached, trying again: %s", error)
                 self._stopping.wait(next(pauses))
                 continue
             pauses = _pauses()
@@ -370,7 +438,10 @@ class Worker:
                 limit=limit,
                 lease_seconds=self._lease_seconds,
             )
+            if self._over.is_set():  # nobody waits for this thread any more
+                return []
             work.commit()
+        self._outage.end()
         return jobs
 
     def _do_batch(self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob]) -> None:
@@ -400,7 +471,8 @@ class Worker:
             self._commit(slot, partial(self._end, slot, jobs, finish), counts)
         except LeaseLost:
             raise
-        except DatabaseUnavailable:
+        except OUTAGES as error:
+            self._outage.begin(error)
             self._release(slot, ids, counts)
             return
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
@@ -510,13 +582,15 @@ class Worker:
                 with self._database.unit_of_work() as work:
                     ended = end(work)
                     work.commit()
-            except (DatabaseUnavailable, TransactionConflict) as error:
-                if self.stopping or slot.hung or (attempt > MAX_COLLISIONS and not _away(error)):
+            except (*OUTAGES, TransactionConflict) as error:
+                away = isinstance(error, OUTAGES)
+                if self.stopping or slot.hung or (attempt > MAX_COLLISIONS and not away):
                     raise
-                logger.warning("a batch could not be ended, trying again: %s", error)
+                self._trouble("a batch could not be ended, trying again: %s", error)
                 self._stopping.wait(next(pauses))
             else:
                 counts.update(+ended)
+                self._outage.end()
                 return
 
     def _tell(self, report: BatchReport) -> None:
@@ -545,7 +619,7 @@ class Worker:
                         self._extend(slot)
                 self._reap()
             except (DataLayerError, SQLAlchemyError) as error:
-                logger.warning("no sign of life could be given: %s", error)
+                self._trouble("no sign of life could be given: %s", error)
 
     def _extend(self, slot: _Slot) -> None:
         with self._database.unit_of_work() as work:
@@ -558,6 +632,7 @@ class Worker:
         with self._database.unit_of_work() as work:
             reaped = work.jobs.reap()
             work.commit()
+        self._outage.end()
         if reaped.returned or reaped.failed:
             logger.warning(
                 "%d jobs that no living worker had are pending again, %d failed",
@@ -565,6 +640,13 @@ class Worker:
                 reaped.failed,
             )
             self._bell.ring()
+
+    def _trouble(self, message: str, error: Exception) -> None:
+        """Log what went wrong; of an outage, which all threads meet, that it began."""
+        if isinstance(error, OUTAGES):
+            self._outage.begin(error)
+        else:
+            logger.warning(message, error)
 
     def _listen(self) -> None:
         """Wake the threads when jobs are enqueued; without a connection they poll."""
@@ -578,7 +660,7 @@ class Worker:
                             self._bell.ring()
                         pauses = _pauses()
             except (DataLayerError, SQLAlchemyError) as error:
-                logger.warning("not listening for a moment: %s", error)
+                self._trouble("not listening for a moment: %s", error)
                 self._stopping.wait(next(pauses))
 
 
@@ -604,10 +686,6 @@ def stopped_by_signals(worker: Worker) -> Iterator[None]:
 
 def _alive(slot: _Slot) -> bool:
     return slot.thread is not None and slot.thread.is_alive()
-
-
-def _away(error: DataLayerError) -> bool:
-    return isinstance(error, DatabaseUnavailable)
 
 
 def _order(outcome: Outcome) -> tuple[str, str]:

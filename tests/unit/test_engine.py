@@ -19,7 +19,7 @@ from sqlalchemy import URL, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-import db.engine
+import db.connections
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.errors import DatabaseUnavailable
@@ -107,13 +107,13 @@ ways = pytest.mark.parametrize("way", [ask, ask_async, ask_for_schema])
 
 def before_the_ping(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Do something after an attempt to connect has failed, before the server is pinged."""
-    ping = db.engine._ping
+    ping = db.connections.ping
 
     def first(parameters: dict[str, object]) -> Ping:
         do()
         return ping(parameters)
 
-    monkeypatch.setattr(db.engine, "_ping", first)
+    monkeypatch.setattr(db.connections, "ping", first)
 
 
 @pytest.mark.parametrize("way", [ask, ask_async])
@@ -159,7 +159,7 @@ def test_a_server_that_stays_away_is_unavailable(
 
     message = str(raised.value)
     assert "Connection refused" in message
-    assert "Check DATABASE_URL or the POSTGRES_* variables; gave up after 1 s." in message
+    assert "Check DATABASE_URL or the POSTGRES_* variables; gave up after 1 s" in message
     assert stopped.password is not None
     assert stopped.password not in message
 
