@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -233,12 +233,12 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
     options = {each.keyword.decode() for each in Conninfo.get_defaults()}
     conninfo = make_conninfo("", **{k: v for k, v in parameters.items() if k in options})
     deadline = time.monotonic() + PING_SECONDS
+    # libpq's trace and files in memory are both Linux's.
     trace = os.memfd_create("pgcorpus") if hasattr(os, "memfd_create") else None
     connection = PGconn.connect_start(conninfo.encode())
     try:
         if trace is not None:
-            with suppress(psycopg.NotSupportedError):
-                connection.trace(trace)
+            connection.trace(trace)
         while (state := connection.connect_poll()) not in {PollingStatus.OK, PollingStatus.FAILED}:
             if time.monotonic() > deadline:
                 return Said("the server did not complete the login")
@@ -246,6 +246,8 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
             ready = [connection.socket]
             select.select(ready if reads else [], [] if reads else ready, [], POLL_SECONDS)
         message = connection.get_error_message().strip()
+        if trace is not None:
+            connection.untrace()  # writes what is buffered
     finally:
         connection.finish()
         told = _read(trace)

@@ -417,6 +417,8 @@ def _explained() -> Iterator[None]:
         raise DatabaseNotReady(str(error)) from error
     except DBAPIError as error:
         better = translate(error)
-        if better is None or isinstance(better, DatabaseNotReady):  # the revision is to blame
-            better = StatementRefused(f"a revision failed and was undone: {error.orig}")
+        if better is None or isinstance(
+            better, DatabaseNotReady
+        ):  # about a statement of the revision's
+            better = StatementRefused(f"the database refused: {error.orig}")
         raise better from error

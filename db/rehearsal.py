@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import sessionmaker
 
 from db.engine import Database
+from db.errors import translated
 
 
 class Rehearsal(Database):
@@ -48,7 +49,7 @@ def rehearsal(database: Database) -> Iterator[Rehearsal]:
     are written stay locked until the end.
     """
     engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
-    with engine.connect() as connection, connection.begin() as transaction:
+    with translated(), engine.connect() as connection, connection.begin() as transaction:
         try:
             yield Rehearsal(database, connection)
         finally:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db import migrations
 from db.engine import Database
-from db.errors import DataLayerError, NotPermitted, raise_translated
+from db.errors import DataLayerError, NotPermitted, raise_translated, translated
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ def scratch_database(database: Database) -> Iterator[Database]:
 
 def analyze(scratch: Database) -> None:
     """Renew the statistics of all tables, as autovacuum does in databases that live longer."""
-    _run(scratch, "ANALYZE")
+    with translated():
+        _run(scratch, "ANALYZE")
 
 
 def _create(database: Database, name: str) -> None:
