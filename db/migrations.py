@@ -417,8 +417,6 @@ def _explained() -> Iterator[None]:
         raise DatabaseNotReady(str(error)) from error
     except DBAPIError as error:
         better = translate(error)
-        if better is None or isinstance(
-            better, DatabaseNotReady
-        ):  # about a statement of the revision's
+        if better is None or isinstance(better, DatabaseNotReady):  # of a revision's own
             better = StatementRefused(f"the database refused: {error.orig}")
         raise better from error
