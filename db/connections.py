@@ -206,7 +206,10 @@ def _shortened(parameters: dict[str, Any], settings: Settings, left: float) -> d
     if not settings.connect_retry_seconds:
         return parameters
     longest = max(SHORTEST_ATTEMPT_SECONDS, math.ceil(left))
-    given = int(parameters.get("connect_timeout") or settings.connect_timeout_seconds)
+    try:
+        given = int(parameters["connect_timeout"])
+    except ValueError:  # the address's own: psycopg says what is wrong with it
+        return parameters
     return parameters | {"connect_timeout": min(given, longest) if given > 0 else longest}
 
 
@@ -255,9 +258,11 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
         return Said(message, connected=True)
     found = SQLSTATE.findall(told)
     sqlstate = found[-1] if found else None
-    passes = sqlstate is not None and sqlstate.startswith((FULL, *AWAY))
-    # A standby that is met where a primary is wanted: a failover may be under way.
-    passes = passes or parameters.get("target_session_attrs", "any") != "any"
+    if sqlstate is None:
+        # libpq itself refuses: no TLS, or a standby where a primary is wanted. The latter passes.
+        passes = parameters.get("target_session_attrs", "any") != "any"
+    else:
+        passes = sqlstate.startswith((FULL, *AWAY))
     return Said(message, sqlstate, refused=not passes)
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from db.errors import (
     DataLayerError,
@@ -114,6 +115,9 @@ def main() -> None:
         sys.exit(USED_WRONGLY)
     except DataLayerError as error:
         fail(str(error))
+        sys.exit(FAILED)
+    except DBAPIError as error:  # what slipped through the data layer is no trace either
+        fail(f"the database refused: {error.orig}")
         sys.exit(FAILED)
     except KeyboardInterrupt:  # before a command began
         _say_stopped()

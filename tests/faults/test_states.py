@@ -436,6 +436,17 @@ def test_a_wrong_password_is_refused_at_once(database: Database) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_a_server_of_the_wrong_kind_is_waited_for(database: Database) -> None:
+    """Where the address asks for a primary or a standby: a failover may be under way."""
+    url = database.url.update_query_dict({"target_session_attrs": "standby"})
+    wrong = Database(replace(settings_for(url), connect_retry_seconds=1))
+
+    error = raised_by(run, wrong, statements(IDLE))
+
+    assert type(error) is DatabaseUnavailable
+    assert "gave up after 1 s" in str(error)
+
+
 def test_every_state_has_a_sentence() -> None:
     """That holds for itself, without what the server says."""
     for state, (kind, _) in STATES.items():
