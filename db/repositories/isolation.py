@@ -17,7 +17,6 @@ import psycopg
 from psycopg.errors import InsufficientPrivilege, QueryCanceled
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, func, select, text
-from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.exc import DBAPIError
 
 from db.errors import NotPermitted
@@ -31,6 +30,7 @@ from db.models.memory import (
     User,
 )
 from db.repositories.base import Repository
+from db.repositories.probes import quoted
 from db.scope import SETTINGS, Scope
 
 MODEL: Final = "hashing"
@@ -128,7 +128,7 @@ GUARDED: Final = text("""
 """)
 
 FUNCTIONS: Final = text("""
-    SELECT p.oid::regproc::text AS name, prosecdef AS as_owner, proleakproof AS leakproof,
+    SELECT p.oid::regproc::text AS name, prosecdef AS as_owner,
            coalesce(array_to_string(proconfig, ',') LIKE '%search_path=%', false) AS pinned,
            ARRAY(SELECT format_type(each, NULL)
                  FROM unnest(proargtypes) WITH ORDINALITY AS of (each, place)
@@ -159,6 +159,18 @@ STATISTICS: Final = {
 MOST_CALLS: Final = 12
 """Ways to call a function that are tried."""
 
+
+HOSTILE: Final[Mapping[str, Sequence[Any]]] = {
+    "text": (None, "", "'", "%' OR true --", "{", "(" * 1000, "x" * 1_000_000),
+    "character varying": (None, "'", "x" * 1_000_000),
+    "text[]": (None, [], [None], ["'", "(", "%"], ["x"] * 100_000),
+    "integer": (None, -1, 2_147_483_647),
+    "bigint": (None, -1, 9_223_372_036_854_775_807),
+    "jsonb": (None, "[]", '{"a": ' * 500 + "1" + "}" * 500),
+    "regclass": (None, "pg_class"),
+    "name": (None, "'"),
+}
+"""Type → arguments that a function may stumble over; of others NULL."""
 
 WRITTEN: Final = text("""
     SELECT DISTINCT coalesce(parent.relname, own.relname)::text
@@ -213,13 +225,13 @@ class Guarded(NamedTuple):
     @property
     def remedy(self) -> str:
         """What puts the guard up again; a policy of whose rows they are is for its author."""
-        name = _quoted(self.name)
+        name = quoted(self.name)
         force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
         if not self.enabled:
             return f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;\n{force}"
         if not self.forced:
             return force
-        return "\n".join(f"DROP POLICY {_quoted(each)} ON {name};" for each in self.strange)
+        return "\n".join(f"DROP POLICY {quoted(each)} ON {name};" for each in self.strange)
 
 
 class View(NamedTuple):
@@ -235,14 +247,12 @@ class Function(NamedTuple):
     Attributes:
         name: Of the function.
         as_owner: Whether it runs with its owner's rights.
-        leakproof: Whether it may see rows before policies do.
         pinned: Whether it has a search path of its own.
         arguments: Their types.
     """
 
     name: str
     as_owner: bool
-    leakproof: bool
     pinned: bool
     arguments: Sequence[str]
 
@@ -334,7 +344,7 @@ class IsolationRepository(Repository):
 
     def has_role(self, name: str) -> bool:
         """Whether the server has a role of that name."""
-        found = self.session.scalar(select(func.to_regrole(_quoted(name))))
+        found = self.session.scalar(select(func.to_regrole(quoted(name))))
         return found is not None
 
     def populate(self, who: Party, vector: np.ndarray) -> None:
@@ -417,7 +427,7 @@ class IsolationRepository(Repository):
     def note_rows(self, who: Party, table: Guarded) -> None:
         """Remember the rows of a table that are a party's, those that triggers wrote included."""
         self.as_operator(who.scope)
-        key = _quoted(table.key or "")
+        key = quoted(table.key or "")
         whose = {
             "scope": str(who.scope),
             "tenant_id": who.scope.tenant_id,
@@ -429,7 +439,7 @@ class IsolationRepository(Repository):
             conditions = [f"{key} = ANY (:keys)"]
         found = self.session.execute(
             text(
-                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {_quoted(table.name)} AS t"  # noqa: S608 - names of the catalog
+                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {quoted(table.name)} AS t"  # noqa: S608 - names of the catalog
                 f" WHERE {' OR '.join(conditions) or 'false'}"
             ),
             whose,
@@ -451,11 +461,11 @@ class IsolationRepository(Repository):
     ) -> Attempt:
         """Try one statement of ``ATTACKS`` on the rows of others."""
         statement = ATTACKS[kind].format(
-            table=_quoted(table.name),
-            key=_quoted(table.key or ""),
+            table=quoted(table.name),
+            key=quoted(table.key or ""),
             type=table.type,
-            column=_quoted(table.column),
-            columns=", ".join(map(_quoted, table.columns)),
+            column=quoted(table.column),
+            columns=", ".join(map(quoted, table.columns)),
         )
         values = {
             "keys": [key for victim in victims for key in victim.keys[table.name]],
@@ -466,8 +476,8 @@ class IsolationRepository(Repository):
 
     def try_insert(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
         """Try to write a row that is a victim's: one it had, after it was taken away."""
-        columns = ", ".join(map(_quoted, table.columns))
-        name, key = _quoted(table.name), _quoted(table.key or "")
+        columns = ", ".join(map(quoted, table.columns))
+        name, key = quoted(table.name), quoted(table.key or "")
         with self._savepoint() as connection:
             self.as_operator(victim.scope)
             own = text(f"DELETE FROM {name} WHERE {key} = :key")  # noqa: S608 - names of the catalog
@@ -492,7 +502,7 @@ class IsolationRepository(Repository):
             return None
         changes = ", ".join(f"{name} = :{name}" for name in given)
         return self._attempt(
-            f"UPDATE {_quoted(table.name)} SET {changes} WHERE {_quoted(table.key or '')}"  # noqa: S608 - names of the catalog
+            f"UPDATE {quoted(table.name)} SET {changes} WHERE {quoted(table.key or '')}"  # noqa: S608 - names of the catalog
             " = ANY (:keys)",
             {**new, "keys": who.keys[table.name]},
             Intruder(who.name, who.scope.settings),
@@ -504,7 +514,7 @@ class IsolationRepository(Repository):
         with self._savepoint(who, role) as connection:
             driver: Any = connection.connection.driver_connection
             try:
-                with driver.cursor().copy(f"COPY {_quoted(table.name)} TO STDOUT") as copy:
+                with driver.cursor().copy(f"COPY {quoted(table.name)} TO STDOUT") as copy:
                     lines = b"".join(copy).decode().splitlines()
             except psycopg.Error as error:
                 return Attempt(refusal=error.sqlstate)
@@ -515,7 +525,7 @@ class IsolationRepository(Repository):
         with self._savepoint(who, role) as connection:
             driver: Any = connection.connection.driver_connection
             try:
-                with driver.cursor().copy(f"COPY {_quoted(table.name)} FROM STDIN"):
+                with driver.cursor().copy(f"COPY {quoted(table.name)} FROM STDIN"):
                     pass
             except psycopg.Error as error:
                 return Attempt(refusal=error.sqlstate)
@@ -523,7 +533,7 @@ class IsolationRepository(Repository):
 
     def try_truncate(self, table: Guarded, role: str) -> Attempt:
         """Whether the role might TRUNCATE; it is not tried, which would lock the table."""
-        may = select(func.has_table_privilege(role, _quoted(table.name), "TRUNCATE"))
+        may = select(func.has_table_privilege(role, quoted(table.name), "TRUNCATE"))
         return Attempt(rows=1) if self.session.scalar(may) else Attempt(refusal="42501")
 
     def try_listening(
@@ -535,8 +545,7 @@ class IsolationRepository(Repository):
                 connection.exec_driver_sql(LISTENER)
                 connection.execute(select(func.set_config("app.heard", "", True)))
                 connection.exec_driver_sql(
-                    f"SELECT FROM {_quoted(table.name)} AS t"
-                    " WHERE pg_temp.overhear(CAST(t AS text))"
+                    f"SELECT FROM {quoted(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
                 )
             except DBAPIError as error:
                 return Attempt(refusal=_sqlstate(error))
@@ -547,7 +556,7 @@ class IsolationRepository(Repository):
         """Try a statement that was prepared, and run, in the name of a victim."""
         keys = victim.keys[table.name]
         statement = (
-            f"SELECT FROM {_quoted(table.name)} WHERE {_quoted(table.key or '')}"
+            f"SELECT FROM {quoted(table.name)} WHERE {quoted(table.key or '')}"
             f" = ANY ('{{{','.join(map(str, keys))}}}')"
         )
         name = f"rehearsal_{uuid4().hex}"
@@ -586,7 +595,7 @@ class IsolationRepository(Repository):
         guarded = [table.name for table in self.list_guarded()]
         asked: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in (*guarded, *(view.name for view in self.list_views(guarded))):
-            asked[name] = (_condensed(_quoted(name)), {})
+            asked[name] = (_condensed(quoted(name)), {})
         for name, statement in STATISTICS.items():
             asked[name] = (statement, {"tables": guarded})
         for function in self.list_functions():
@@ -617,7 +626,7 @@ class IsolationRepository(Repository):
             except DBAPIError as error:
                 if error.connection_invalidated or isinstance(error.orig, QueryCanceled):
                     raise
-                return Attempt(refusal=_sqlstate(error))
+                return Attempt(refusal=_sqlstate(error), said=str(error.orig) if read else None)
             return Attempt(said=str(result.scalar())) if read else Attempt(rows=result.rowcount)
 
     def _savepoint(self, who: Intruder | None = None, role: str | None = None) -> _Savepoint:
@@ -638,7 +647,7 @@ class IsolationRepository(Repository):
                 role = settings["role"]
                 raise NotPermitted(
                     f"whoever verifies must be able to become {role}; allow it with: "
-                    f"GRANT {_quoted(role)} TO the login that verifies, or verify as a superuser"
+                    f"GRANT {quoted(role)} TO the login that verifies, or verify as a superuser"
                 ) from error
             raise
 
@@ -680,7 +689,11 @@ def _calls(
         texts if kind in {"text", "character varying"} else values.get(kind, [None])
         for kind in function.arguments
     ]
-    return islice(product(*choices), MOST_CALLS)
+    yield from islice(product(*choices), MOST_CALLS)
+    usual = tuple(values[0] for values in choices)
+    for place, kind in enumerate(function.arguments):
+        for hostile in HOSTILE.get(kind, (None,)):
+            yield (*usual[:place], hostile, *usual[place + 1 :])
 
 
 def _condensed(source: str) -> str:
@@ -693,7 +706,3 @@ def _condensed(source: str) -> str:
 
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or "unknown"
-
-
-def _quoted(identifier: str) -> str:
-    return str(dialect().identifier_preparer.quote(identifier))  # type: ignore[no-untyped-call]

@@ -78,7 +78,10 @@ def show(report: IsolationReport) -> None:
             put(remedy)
     for each in report.attacks:
         if each.crossed:
-            say(f"CROSSED: {each.kind} on {each.target}, as {each.by}: {each.crossed} rows")
+            what = "secrets" if each.kind.startswith("by ") else "rows"
+            say(f"CROSSED: {each.kind} on {each.target}, as {each.by}: {each.crossed} {what}")
+    if report.untried:
+        say(f"not tried, for lack of time: {report.untried:,} probes; verify a smaller copy, too")
     say(
         f"as {report.role}: tried {report.tried:,}, crossed {report.crossed:,}; "
         f"guards: {len(report.layers) - len(missing)} stand, {len(missing)} are missing"

@@ -1,12 +1,12 @@
 """Whether tenants are isolated: a live database's scoped tables and searches, all attacked.
 
 All of it happens in one transaction that is rolled back. docs/explanation/isolation.md tells what
-is tried, and why.
+is tried, and why; what is inferred of rows that are never shown is in services/ops/inference.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from db.engine import Database
 from db.errors import MissingScope, NotFound, NotPermitted, UnsafeRole, translate
 from db.rehearsal import Rehearsal, rehearsal
+from db.repositories.guards import GuardRepository
+from db.repositories.inference import InferenceRepository, Timing
 from db.repositories.isolation import (
     ATTACKS,
     NOBODY,
@@ -33,6 +35,7 @@ from db.search.corpora import CORPORA
 from db.search.page import SearchPage
 from db.uow import UnitOfWork
 from services.embedding.hashing import HashingEmbedder
+from services.ops.inference import Inference, Told
 from services.search import MODES, SearchService
 
 Status = Literal["ok", "failure"]
@@ -49,8 +52,10 @@ class Tried:
         kind: Of statement, or of search.
         tried: How often.
         refused: How often the database, or the builder, answered with an error.
-        crossed: How many rows were reached, or written, that are others'.
+        crossed: How many rows were reached, or written, that are others'; of what is inferred, how
+            many probes could be told apart.
         by: Who came through first, or None.
+        untried: For how many probes time did not suffice.
     """
 
     target: str
@@ -59,6 +64,7 @@ class Tried:
     refused: int
     crossed: int
     by: str | None = None
+    untried: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +72,8 @@ class Layer:
     """Whether a guard stands.
 
     Attributes:
-        layer: ``role``, ``table``, ``view``, ``function``, ``rows`` or ``search``.
+        layer: ``role``, ``table``, ``policy``, ``view``, ``function``, ``statistics``, ``index``,
+            ``rows``, ``search``, ``inference`` or ``time``.
         subject: What was looked at.
         status: ``failure`` where it is missing.
         detail: What was found.
@@ -105,6 +112,11 @@ class IsolationReport:
         return sum(each.crossed for each in self.attacks)
 
     @property
+    def untried(self) -> int:
+        """All probes for which time did not suffice."""
+        return sum(each.untried for each in self.attacks)
+
+    @property
     def isolated(self) -> bool:
         """Whether no row crossed, and every guard stands."""
         return self.crossed == 0 and all(each.status == "ok" for each in self.layers)
@@ -116,6 +128,7 @@ class IsolationReport:
             "role": self.role,
             "tried": self.tried,
             "crossed": self.crossed,
+            "untried": self.untried,
             "attacks": [asdict(each) for each in self.attacks],
             "layers": [asdict(each) for each in self.layers],
         }
@@ -226,11 +239,13 @@ class _Verification:
         else:
             attackable = [each for each in self._tables if each.key is not None]
             for number, table in enumerate(attackable):
-                self._tell(table.name, number, len(attackable) + 1)
+                self._tell(table.name, number, len(attackable) + 2)
                 self._attack(table)
-            self._tell("searches", len(attackable), len(attackable) + 1)
+            self._tell("searches", len(attackable), len(attackable) + 2)
             self._search()
-            self._tell("searches", len(attackable) + 1, len(attackable) + 1)
+            self._tell("secrets", len(attackable) + 1, len(attackable) + 2)
+            self._infer()
+            self._tell("secrets", len(attackable) + 2, len(attackable) + 2)
         return IsolationReport(
             role=self._role, attacks=tuple(self._attacks), layers=tuple(self._layers)
         )
@@ -259,14 +274,7 @@ class _Verification:
                     f"ALTER VIEW {view.name} SET (security_invoker = true);",
                 )
         for function in self._isolation.list_functions():
-            if function.leakproof:
-                self._fail(
-                    "function",
-                    function.name,
-                    "is LEAKPROOF: it is given rows before policies are asked",
-                    f"ALTER FUNCTION {function.name} NOT LEAKPROOF;",
-                )
-            elif function.as_owner and not function.pinned:
+            if function.as_owner and not function.pinned:
                 self._fail(
                     "function",
                     function.name,
@@ -277,6 +285,62 @@ class _Verification:
                 self._pass(
                     "function", function.name, "runs as its owner, in a search_path of its own"
                 )
+
+        self._look_at_inference(guarded)
+
+    def _look_at_inference(self, tables: Sequence[str]) -> None:
+        """Look for what gives rows, or numbers of them, to who may not see them."""
+        guards = GuardRepository(self._work.session)
+        for name in guards.list_leakproof():
+            self._fail(
+                "function",
+                name,
+                "is marked LEAKPROOF, and PostgreSQL did not ship it so: it is given rows before "
+                "policies are asked",
+                f"ALTER FUNCTION {name} NOT LEAKPROOF;",
+            )
+        for name in guards.list_taking_expressions(self._role):
+            self._fail(
+                "function",
+                name,
+                "runs as its owner, and evaluates an expression of the caller's: an error could "
+                "depend on rows of others; let it take lexemes, words or numbers",
+                f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC, {self._role};",
+            )
+        for policy in guards.list_bypasses(tables):
+            subject = f"{policy.name} on {policy.table}"
+            if policy.faults:
+                self._fail(
+                    "policy",
+                    subject,
+                    f"shows rows of all scopes to {policy.role}: {'; '.join(policy.faults)}",
+                    f"DROP POLICY {policy.name} ON {policy.table};",
+                )
+            else:
+                self._pass(
+                    "policy", subject, f"is for {policy.role}, which owns search functions alone"
+                )
+        for sampled in guards.list_sampled(tables):
+            self._fail(
+                "statistics",
+                f"{sampled.table}.{sampled.column}",
+                "has samples in the statistics, and EXPLAIN tells its estimates to everybody",
+                sampled.remedy,
+            )
+        for name in guards.list_shared_graphs(tables):
+            self._fail(
+                "index",
+                name,
+                "holds vectors of all scopes: EXPLAIN ANALYZE tells how many of others' are nearer",
+                f"DROP INDEX {name};",
+            )
+        for name in guards.list_watches(self._role):
+            self._fail(
+                "role",
+                self._role,
+                f"is a member of {name}, and sees statements of others, or files of the server",
+                f"REVOKE {name} FROM {self._role};",
+            )
 
     def _look_at_table(self, table: Guarded) -> None:
         if table.fault is not None:
@@ -408,6 +472,89 @@ class _Verification:
                     windows.append((who.name, Attempt(len(around))))
                 self._work.leave()
                 self._count(corpus.name, "context", windows)
+
+    def _infer(self) -> None:
+        """Plant secrets in rows of a victim's, and try to tell them, as others."""
+        ours, victim = self._parties.ours, self._parties.theirs
+        for table in self._tables:
+            if table.key is not None:
+                self._isolation.note_rows(ours, table)
+                self._isolation.note_rows(victim, table)
+        tables = [
+            each
+            for each in self._tables
+            if each.key is not None and ours.keys.get(each.name) and victim.keys.get(each.name)
+        ]
+        inference = Inference(
+            InferenceRepository(self._work.session), self._role, ours, victim, tables
+        )
+        for told in inference.probe():
+            self._note_told(told)
+        timings: dict[str, list[Timing]] = {}
+        for target, timing in inference.time():
+            timings.setdefault(target, []).append(timing)
+        search = SearchService(self._rehearsed, embedder=self._embedder)
+        self._isolation.as_application(self._role)
+        for corpus, timing, alike in inference.time_searches(search, self._passages(tables)):
+            timings.setdefault(corpus, []).append(timing)
+            if not alike:
+                self._fail(
+                    "inference",
+                    corpus,
+                    f"{timing.name}: what others hold changes which own rows are found",
+                )
+        for target, timed in timings.items():
+            self._note_time(target, timed)
+
+    @staticmethod
+    def _passages(tables: Sequence[Guarded]) -> dict[str, str]:
+        """Return the scoped corpora of which secrets were planted: name → table of passages."""
+        names = {table.name for table in tables}
+        return {
+            corpus.name: corpus.passages.name
+            for corpus in CORPORA.values()
+            if corpus.scope is not None and corpus.passages.name in names
+        }
+
+    def _note_told(self, told: Told) -> None:
+        if told.tried or told.untried:
+            self._attacks.append(
+                Tried(
+                    target=told.target,
+                    kind=told.kind,
+                    tried=told.tried,
+                    refused=told.refused,
+                    crossed=len(told.found),
+                    by=told.by if told.found else None,
+                    untried=told.untried,
+                )
+            )
+        if told.found:
+            more = f" (and {len(told.found) - 1} more)" if len(told.found) > 1 else ""
+            self._fail(
+                "inference", told.target, f"{told.kind}, as {told.by}: {told.found[0]}{more}"
+            )
+
+    def _note_time(self, target: str, timings: Sequence[Timing]) -> None:
+        telling = [each for each in timings if each.tells]
+        self._attacks.append(
+            Tried(
+                target=target,
+                kind="by time",
+                tried=len(timings),
+                refused=0,
+                crossed=len(telling),
+                by=self._parties.ours.name if telling else None,
+            )
+        )
+        most = max(telling or timings, key=lambda each: abs(each.z))
+        put = self._fail if telling else self._pass
+        put(
+            "time",
+            target,
+            f"{most.name}: {most.difference_ms:+.3f} ms with a match in another scope, of "
+            f"{most.miss_ms:.3f} ms; noise {most.noise_ms:.3f} ms, z {most.z:.1f}",
+        )
 
     # What came of it.
 

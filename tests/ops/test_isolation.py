@@ -14,6 +14,7 @@ from sqlalchemy import URL, text
 
 from db.engine import Database
 from db.errors import NotFound, NotPermitted
+from db.repositories.inference import compare_times
 from services.ops import isolation
 from services.ops.isolation import IsolationReport, IsolationService
 from tests.command import run_command
@@ -39,6 +40,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         isolation._Parties, "intruders", lambda p: (e for e in intruders(p) if e.name in few)
     )
     monkeypatch.setattr("db.repositories.isolation.MOST_CALLS", 4)
+    monkeypatch.setattr("db.repositories.isolation.HOSTILE", {})
+    for kind in ("PROBING", "TIMING", "SEARCHING"):
+        monkeypatch.setattr(f"services.ops.inference.{kind}_SECONDS", 2.0)
 
 
 def broken(
@@ -64,6 +68,8 @@ def broken(
     monkeypatch.setattr(run, "_look_at_guards", break_first)
     monkeypatch.setattr(run, "_attack", lambda v, t: t.name in concerned and attack(v, t))
     monkeypatch.setattr(run, "_search", lambda v: "searches" in concerned and search(v))
+    if "secrets" not in concerned:
+        monkeypatch.setattr(run, "_infer", lambda _: None)
     return IsolationService(database).verify()
 
 
@@ -89,9 +95,20 @@ def test_no_row_crosses_and_nothing_is_kept(tenancy: Tenancy) -> None:
     assert report.tried > 1500
     kinds = {each.kind for each in report.attacks}
     attacked = {(each.target, each.kind) for each in report.attacks}
-    statements = kinds - {"told the same", "context", *(k for k in kinds if k.endswith(" search"))}
+    inferred = {each for each in kinds if each.startswith("by ")}
+    searched = {each for each in kinds if each.endswith(" search")}
+    statements = kinds - {"told the same", "context", *inferred, *searched}
     assert {"SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "COPY TO", "TRUNCATE"} <= statements
     assert attacked >= {(t, k) for t in KEYS for k in statements} - {("tenants", "give away")}
+    assert attacked >= {
+        (t, k) for t in KEYS for k in ("by errors", "by what runs early", "by EXPLAIN", "by time")
+    }
+    assert attacked >= {
+        ("memory_nodes", "by keys"),
+        ("functions", "by calls"),
+        ("memory", "by time"),
+        ("episodes", "by time"),
+    }
     for corpus in ("memory", "episodes"):
         for mode in ("vector", "text", "fuzzy", "hybrid"):
             assert (corpus, f"{mode} search") in attacked
@@ -148,7 +165,7 @@ BREAKS = {
     " SET search_path = public AS $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT count(*) FROM ' || t"
     " INTO n; RETURN n; END $$": ({("leak", "told the same")}, set()),
     "CREATE FUNCTION cheap(text) RETURNS boolean LANGUAGE sql IMMUTABLE LEAKPROOF"
-    " AS 'SELECT true'": (set(), {("function", "cheap")}),
+    " AS 'SELECT true'": (set(), {("function", "cheap(text)")}),
     "CREATE OR REPLACE FUNCTION app_scope() RETURNS text LANGUAGE sql STABLE"
     " AS 'SELECT scope FROM users ORDER BY created_at DESC, scope LIMIT 1'": (None, None),
     "ALTER TABLE memory_nodes ALTER COLUMN scope SET EXPRESSION AS"
@@ -191,6 +208,166 @@ def test_a_guard_that_is_taken_away_is_missed(
     assert crossed(report) >= (through or set())
     assert missing(report) >= (guards or set())
     assert tenancy.contents() == before
+
+
+SEARCHER = """
+    CREATE ROLE rehearsal_search NOLOGIN;;
+    CREATE FUNCTION found(words text[]) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER
+        SET search_path = public, pg_temp
+        AS 'SELECT key FROM memory_nodes
+            WHERE scope = app_scope() AND human_content = ANY (words)';;
+    ALTER FUNCTION found OWNER TO rehearsal_search;;
+    GRANT SELECT ON memory_nodes TO rehearsal_search;;
+    CREATE POLICY search ON memory_nodes TO rehearsal_search USING (true)
+"""
+
+HOLES = {
+    "ALTER FUNCTION ts_match_vq(tsvector, tsquery) LEAKPROOF": (
+        {("memory_nodes", "by what runs early")},
+        {("function", "ts_match_vq(tsvector,tsquery)")},
+    ),
+    "ALTER FUNCTION word_similarity_op(text, text) LEAKPROOF": (
+        set(),
+        {("function", "word_similarity_op(text,text)")},
+    ),
+    "ALTER FUNCTION textcat(text, text) LEAKPROOF": (set(), {("function", "textcat(text,text)")}),
+    "ALTER FUNCTION text_larger(text, text) LEAKPROOF": (
+        set(),
+        {("function", "text_larger(text,text)")},
+    ),
+    "DROP POLICY own_scope ON memory_nodes;;"
+    "CREATE POLICY own_scope ON memory_nodes USING (scope = app_scope())": (
+        {("memory_nodes", "by errors")},
+        {("inference", "memory_nodes")},
+    ),
+    "ALTER TABLE memory_nodes ALTER human_content SET STATISTICS 100": (
+        set(),
+        {("statistics", "memory_nodes.human_content")},
+    ),
+    "CREATE STATISTICS said (mcv) ON human_content, source FROM memory_nodes": (
+        set(),
+        {("statistics", "memory_nodes.said")},
+    ),
+    "CREATE INDEX said ON memory_nodes ((left(human_content, 30)))": (
+        set(),
+        {("statistics", "said.left")},
+    ),
+    "CREATE INDEX said ON memory_nodes (human_content)": (
+        {("memory_nodes", "by EXPLAIN ANALYZE by indexes")},
+        {("inference", "memory_nodes")},
+    ),
+    "CREATE UNIQUE INDEX once ON memory_nodes (cluster_label)": (
+        {("memory_nodes", "by keys")},
+        {("inference", "memory_nodes")},
+    ),
+    "CREATE FUNCTION finds(q tsquery) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = public, pg_temp AS $$ BEGIN PERFORM FROM memory_nodes WHERE"
+    " (memory_search @@ q) IS TRUE; RETURN true; END $$": (
+        {("functions", "by calls")},
+        {("function", "finds(tsquery)"), ("inference", "functions")},
+    ),
+    "CREATE FUNCTION finds(word text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = public, pg_temp AS $$ BEGIN PERFORM 1 / (length(human_content) * 0)"
+    " FROM memory_nodes WHERE memory_search @@ plainto_tsquery(word); RETURN true; END $$": (
+        {("functions", "by calls")},
+        {("inference", "functions")},
+    ),
+    "CREATE INDEX graph ON memory_embeddings USING hnsw"
+    " ((embedding::halfvec(384)) halfvec_cosine_ops) WHERE model_name = 'hashing'": (
+        {("memory_embeddings", "by near vectors")},
+        {("index", "graph")},
+    ),
+    "DROP POLICY own_scope ON memory_nodes;;CREATE POLICY own_scope ON memory_nodes"
+    " USING (scope = app_scope() OR pg_sleep(0.003) IS NULL)": (
+        {("memory_nodes", "by time")},
+        {("time", "memory_nodes")},
+    ),
+    "CREATE POLICY more ON memory_nodes TO rag_read_write USING (true)": (
+        set(),
+        {("policy", "more on memory_nodes")},
+    ),
+    f"{SEARCHER};;GRANT rehearsal_search TO rag_admin": (
+        set(),
+        {("policy", "search on memory_nodes")},
+    ),
+    f"{SEARCHER};;ALTER FUNCTION found SECURITY INVOKER": (
+        set(),
+        {("policy", "search on memory_nodes")},
+    ),
+    f"{SEARCHER};;ALTER ROLE rehearsal_search LOGIN": (
+        set(),
+        {("policy", "search on memory_nodes")},
+    ),
+    "GRANT pg_read_all_stats TO rag_read_write": (set(), {("role", "rag_read_write")}),
+}
+
+
+def inferred(
+    database: Database, script: str, monkeypatch: pytest.MonkeyPatch, tables: set[str]
+) -> IsolationReport:
+    """Plant secrets in some tables, after a script, and try to tell them: nothing else."""
+    run, infer = isolation._Verification, isolation._Verification._infer
+
+    def infer_some(verification: isolation._Verification) -> None:
+        verification._tables = [t for t in verification._tables if t.name in tables]
+        infer(verification)
+
+    monkeypatch.setattr("services.ops.inference.PROBING_SECONDS", 120.0)
+    monkeypatch.setattr("services.ops.inference.TIMING_SECONDS", 60.0)
+    monkeypatch.setattr("services.ops.inference.SEARCHING_SECONDS", 0.0)
+    monkeypatch.setattr(
+        "db.repositories.isolation.IsolationRepository.look_around", lambda *_, **__: {}
+    )
+    monkeypatch.setattr(run, "_infer", infer_some)
+    return broken(database, script, monkeypatch, "secrets")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("script", HOLES, ids=lambda script: " ".join(script.split())[:60])
+def test_what_lets_others_rows_be_told_is_found(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """By telling a secret that was planted, by what the catalogue says, or by both."""
+    through, guards = HOLES[script]
+    before = tenancy.contents()
+    tables = {target for target, _ in through} - {"functions"}
+    if ("functions", "by calls") in through:
+        tables.add("memory_nodes")
+
+    report = inferred(tenancy.owner, script, monkeypatch, tables)
+
+    assert not report.isolated
+    assert crossed(report) >= through
+    assert missing(report) >= guards
+    assert tenancy.contents() == before
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_role_that_only_owns_search_functions_may_see_all_rows(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can become it, and its functions take nothing but data."""
+    report = inferred(tenancy.owner, SEARCHER, monkeypatch, {"memory_nodes"})
+
+    stands = {(each.layer, each.subject) for each in report.layers if each.status == "ok"}
+    assert ("policy", "search on memory_nodes") in stands
+    assert ("functions", "by calls") not in crossed(report)
+
+
+def test_durations_are_compared_by_ranks() -> None:
+    """A small difference that is always there is seen, noise is not, and both need a margin."""
+    steady = [1.0 + n / 1000 for n in range(20)]
+    jumping = [1.0 + (n * 7 % 20) / 5 for n in range(20)]
+
+    later = compare_times("later", [each + 0.5 for each in steady], steady)
+    same = compare_times("same", steady, steady)
+    noisy = compare_times("noisy", [each + 0.3 for each in jumping], jumping)
+    little = compare_times("little", [each + 0.04 for each in steady], steady)
+
+    assert later.tells
+    assert later.difference_ms == pytest.approx(0.5)
+    assert same.z == pytest.approx(0)
+    assert not any(each.tells for each in (same, noisy, little))
 
 
 @pytest.mark.usefixtures("hasty")
@@ -258,7 +435,15 @@ def test_the_command_tells_scripts_and_people(
     report = json.loads(healthy.stdout)
     assert (report["isolated"], report["crossed"], report["role"]) == (True, 0, "rag_read_write")
     assert report["tried"] == sum(each["tried"] for each in report["attacks"]) > 1500
-    assert report["attacks"][0].keys() == {"target", "kind", "tried", "refused", "crossed", "by"}
+    assert report["attacks"][0].keys() == {
+        "target",
+        "kind",
+        "tried",
+        "refused",
+        "crossed",
+        "by",
+        "untried",
+    }
     assert "ALTER TABLE memory_nodes ENABLE ROW LEVEL SECURITY;" in shown.stdout.splitlines()
     assert "CROSSED: SELECT on memory_nodes" in shown.stderr
     assert "Traceback" not in nobody.stderr

@@ -1,0 +1,452 @@
+"""Probes of row security: pairs of statements whose answers must be the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy.dialects.postgresql import dialect
+
+TEXTS: Final = frozenset(("text", "character varying"))
+INTEGERS: Final = frozenset(("integer", "bigint"))
+MOMENTS: Final = frozenset(("timestamp with time zone", "timestamp without time zone", "date"))
+KINDS: Final = (
+    TEXTS
+    | INTEGERS
+    | MOMENTS
+    | {"tsvector", "jsonb", "json", "text[]", "double precision", "bytea"}
+)
+"""Types of columns that take a secret."""
+
+
+NOTS: Final = 9
+DEEP: Final = f"""(
+    WITH RECURSIVE nested (n, q) AS (
+        SELECT 0, CAST('{"!(" * NOTS}x{")" * NOTS}' AS tsquery)
+        UNION ALL
+        SELECT n + 1, ts_rewrite(q, CAST('x' AS tsquery), q) FROM nested WHERE n < 11)
+    SELECT CAST('{{w}}' AS tsquery) <-> q FROM nested WHERE n = 11)"""  # noqa: S608 - nothing of others
+"""A query of 18,433 nested NOTs: it can be built, but where the word is there it cannot be
+evaluated ("stack depth limit exceeded")."""
+
+
+class Column(NamedTuple):
+    """A column of a scoped table.
+
+    Attributes:
+        name: Of the column.
+        type: Without its length.
+        derived: Generated, or numbered by the server.
+        refers: A key, or a column of the scope: what it holds is no secret to who has it.
+    """
+
+    name: str
+    type: str
+    derived: bool
+    refers: bool
+
+
+class Index(NamedTuple):
+    """An index of a scoped table: its keys as SQL, and which of them are computed."""
+
+    name: str
+    method: str
+    is_unique: bool
+    predicate: str | None
+    keys: Sequence[str]
+    types: Sequence[str]
+    computed: Sequence[bool]
+
+
+class Early(NamedTuple):
+    """A function that may run before the policy."""
+
+    name: str
+    shipped: bool
+    arguments: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """A value in a row of another scope.
+
+    Attributes:
+        table: Quoted.
+        column: SQL: a column, or what an index computes.
+        type: Of the column.
+        hit: The value as SQL.
+        miss: One that no row has, of the same length.
+        word: What the value holds, where it is a text; else empty.
+        wrong: The same of the miss.
+    """
+
+    table: str
+    column: str
+    type: str
+    hit: str
+    miss: str
+    word: str = ""
+    wrong: str = ""
+
+    def conditions(self) -> dict[str, tuple[str, str]]:
+        """Return how a caller can ask for it: name → condition for the hit, for the miss."""
+        forms: dict[str, str]
+        if self.type in TEXTS:
+            forms = {
+                "range": '{c} COLLATE "C" >= {v} AND {c} COLLATE "C" < {v} || \'~\'',
+                "equal": "{c} = {v}",
+                "above": "{c} >= {v} AND {c} <= {v} || '~'",
+                "like": "{c} LIKE '%{w}%'",
+                "similar": "'{w}' <% {c}",
+            }
+        elif self.type == "tsvector":
+            forms = {"words": "{c} @@ CAST('{w}' AS tsquery)"}
+        elif self.type == "jsonb":
+            forms = {
+                "contains": "{c} @> {v}",
+                "equal": "{c} = {v}",
+                "path": "{c} @? '$.** ? (@ == \"{w}\")'",
+            }
+        elif self.type == "json":
+            forms = {"like": "CAST({c} AS text) LIKE '%{w}%'"}
+        elif self.type == "text[]":
+            forms = {"contains": "{c} @> {v}", "equal": "{c} = {v}"}
+        else:
+            forms = {"equal": "{c} = {v}", "range": "{c} >= {v} AND {c} <= {v}"}
+        return self._filled(forms)
+
+    def cheap(self) -> dict[str, tuple[str, str]]:
+        """Return conditions that PostgreSQL takes for cheaper than a policy, and asks first.
+
+        A comparison with an array of one value is half as dear as one with the value; whether an
+        element is null costs nothing.
+        """
+        forms = {
+            "one of one": "{c} = ANY (ARRAY[{v}])",
+            "equal": "{c} = {v}",
+        }
+        if self.type == "jsonb":
+            forms = {"key": "{c}['{w}'] IS NOT NULL"}
+        elif self.type in {"json", "tsvector", "text[]"}:
+            forms = {}
+        return self._filled(forms)
+
+    def _filled(self, forms: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        return {
+            name: (
+                form.format(c=self.column, v=self.hit, w=self.word),
+                form.format(c=self.column, v=self.miss, w=self.wrong),
+            )
+            for name, form in forms.items()
+        }
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The words of the hit and of the miss."""
+        return self.word, self.wrong
+
+    def alike(self, answer: str) -> str:
+        """Return an answer in which it cannot be seen which of the two was asked for."""
+        for value in (self.hit, self.miss, self.word, self.wrong):
+            answer = answer.replace(value.strip("'"), "?") if value else answer
+        return answer
+
+
+class Probe(NamedTuple):
+    """Two statements that somebody who may not see the row must not be able to tell apart."""
+
+    name: str
+    secret: Secret
+    hit: str
+    miss: str
+
+
+USUAL: Final = {
+    "text": "'english'",
+    "character varying": "'english'",
+    "text[]": "ARRAY['x']",
+    "tsquery": "CAST('x' AS tsquery)",
+    "name": "CAST('memory_search' AS name)",
+    "regclass": "CAST('memory_nodes' AS regclass)",
+    "regconfig": "CAST('english' AS regconfig)",
+    "integer": "100",
+    "bigint": "CAST(100 AS bigint)",
+    "real": "CAST(0.1 AS real)",
+    "double precision": "CAST(0.1 AS double precision)",
+    "boolean": "true",
+    "jsonb": "CAST('{{}}' AS jsonb)",
+}
+"""Type → an argument with which a function does what it is for; of others NULL."""
+
+FUSE: Final = "(SELECT 1 / (SELECT 0) = 1)"
+"""A query without a column: PostgreSQL runs it when a row first asks for it, and holds nothing that
+asks for it for a function that is given a row."""
+
+CONDITIONAL: Final = {
+    "division by zero": "SELECT FROM {t} WHERE {q} AND {zero}",
+    "a sample": "SELECT FROM {t} TABLESAMPLE system (100) WHERE {q} AND {zero}",
+    "CASE": "SELECT FROM {t} WHERE CASE WHEN {q} THEN 1 / (SELECT 0) ELSE 1 END = 1",
+    "ORDER BY": "SELECT FROM {t} ORDER BY CASE WHEN {q} THEN 1 / (SELECT 0) END",
+    "HAVING": "SELECT count(*) FROM {t} HAVING bool_or({q}) AND 1 / (SELECT 0) = 1",
+    "FILTER": "SELECT count(*) FILTER (WHERE 1 / (SELECT 0) = 1) FROM {t} WHERE {q}",
+    "cast": "SELECT FROM {t} WHERE {q} AND CAST('no date ' || {x} AS date) IS NULL",
+    "regular expression": "SELECT FROM {t} WHERE {q} AND 'x' ~ ('(' || {x})",
+    "out of memory": "SELECT FROM {t} WHERE {q} AND repeat({x} || 'x', 2000000000) = 'x'",
+    "LATERAL": (
+        "SELECT FROM {t} AS r, LATERAL (SELECT 1 / (length(CAST(r AS text)) * 0) AS b) AS l"
+        " WHERE {q} AND b = 1"
+    ),
+    "semi-join": "SELECT WHERE EXISTS (SELECT FROM {t} WHERE {q} AND {zero})",
+    "cursor": (
+        "SELECT query_to_xml('SELECT 1 / (SELECT 0) FROM {t} WHERE ' || {quoted}, true, true, '')"
+    ),
+    "UPDATE": "UPDATE {t} SET {own} = {own} WHERE {q} AND {zero}",
+    "DELETE": "DELETE FROM {t} WHERE {q} AND {zero}",
+    "FOR UPDATE": "SELECT FROM {t} WHERE {q} AND {zero} FOR UPDATE",
+}
+"""Statements that fail for a row that meets a condition, and for no other: the row is asked."""
+
+HOSTILE: Final = {
+    "text": "(SELECT repeat('x', 1000))",
+    "character varying": "CAST((SELECT repeat('x', 1000)) AS varchar)",
+    "name": "CAST('x' AS name)",
+    "tsquery": DEEP,
+    "text[]": "ARRAY['x', NULL]",
+    "integer": "2147483647",
+    "smallint": "CAST(32767 AS smallint)",
+    "bigint": "9223372036854775807",
+    "double precision": "CAST('NaN' AS double precision)",
+    "timestamp with time zone": "CAST('infinity' AS timestamptz)",
+    "jsonb": "CAST('[]' AS jsonb)",
+    "jsonpath": "CAST('$.** ? (@ like_regex \"{w}\")' AS jsonpath)",
+}
+"""Type → an argument that a function may stumble over; of others NULL."""
+
+
+def conditional(secret: Secret, column: str) -> Iterator[Probe]:
+    """Build statements that fail only if a row holds the secret.
+
+    Args:
+        secret: What is asked for.
+        column: One that a harmless UPDATE writes, quoted.
+    """
+    hit, miss = next(iter(secret.conditions().values()))
+    whole = f"CAST({secret.column} AS text)"
+    for name, form in CONDITIONAL.items():
+        yield Probe(
+            name,
+            secret,
+            *(
+                form.format(
+                    t=secret.table,
+                    q=q,
+                    x=whole,
+                    zero=f"1 / (length({whole}) * 0) = 1",
+                    own=column,
+                    quoted=literal(q),
+                )
+                for q in (hit, miss)
+            ),
+        )
+    for name, conditions in secret.cheap().items():
+        form = (
+            f"SELECT FROM {secret.table} TABLESAMPLE system (100)"
+            f" WHERE CASE WHEN {{}} THEN {FUSE} END"
+        )
+        yield Probe(f"CASE before the policy, {name}", secret, *map(form.format, conditions))
+        yield Probe(
+            f"a query before the policy, {name}",
+            secret,
+            *(
+                "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, FORMAT JSON) "
+                + form.format(q).replace(FUSE, "(SELECT true)")
+                for q in conditions
+            ),
+        )
+    if secret.type == "tsvector":
+        form = (
+            f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {secret.column} @@ {DEEP}"
+        )
+        yield Probe("stack depth", secret, *(form.format(w=w) for w in secret.words))
+
+
+def early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
+    """Build statements in which what may run before the policy is given the secret's row.
+
+    Functions that PostgreSQL ships so are asked together, each other one alone.
+    """
+    hit, miss = next(iter(secret.conditions().values()))
+    together = []
+    for function in functions:
+        for place, kind in enumerate(function.arguments):
+            if kind != secret.type and not (kind == "text" and secret.type in TEXTS):
+                continue
+            given = [HOSTILE.get(each, f"CAST(NULL AS {each})") for each in function.arguments]
+            given[place] = secret.column
+            call = f"{function.name}({', '.join(given)}) IS NOT NULL"
+            if function.shipped:
+                together.append(call.replace("{w}", "x"))
+            else:
+                form = f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {{q}} AND {{f}}"
+                yield Probe(
+                    function.name,
+                    secret,
+                    *(
+                        form.format(q=q, f=call.replace("{w}", w))
+                        for q, w in zip((hit, miss), secret.words, strict=True)
+                    ),
+                )
+    if together:
+        called = " AND ".join(together)
+        form = f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {{}} AND {called}"
+        yield Probe("shipped functions", secret, form.format(hit), form.format(miss))
+
+
+def explained(
+    secret: Secret, victim: Mapping[str, str], indexes: Sequence[Index], *, run: bool
+) -> Iterator[Probe]:
+    """Build EXPLAIN, or EXPLAIN ANALYZE, of every way to ask for the secret.
+
+    Args:
+        secret: What is asked for.
+        victim: Column → what the row holds that the secret is in, as SQL.
+        indexes: Of the table. Where one has further columns, these are asked for, too.
+        run: Whether the statements are run.
+    """
+    for name, conditions in _with_others(secret, victim, indexes):
+        form = (
+            f"EXPLAIN ({'ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF, ' if run else ''}FORMAT JSON)"
+        )
+        hit, miss = (f"{form} SELECT FROM {secret.table} WHERE {q}" for q in conditions)
+        yield Probe(name, secret, hit, miss)
+
+
+def nearest(
+    table: str, indexes: Sequence[Index], model: str, near: str, far: str
+) -> Iterator[Probe]:
+    """Build EXPLAIN ANALYZE of the nearest vector, by every index of vectors of a model.
+
+    Args:
+        table: Quoted.
+        indexes: Of the table.
+        model: Whose vectors were planted.
+        near: A question that a foreign vector is nearest to.
+        far: One that none is near.
+    """
+    secret = Secret(table=table, column="embedding", type="vector", hit=near, miss=far)
+    for index in indexes:
+        if index.method in {"hnsw", "ivfflat"} and f"'{model}'" in (
+            index.predicate or f"'{model}'"
+        ):
+            form = (
+                "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, FORMAT JSON)"
+                f" SELECT FROM {table} WHERE {index.predicate or 'true'}"
+                f" ORDER BY {index.keys[0]} <=> CAST('{{}}' AS {index.types[0]}) LIMIT 1"
+            )
+            yield Probe(index.name, secret, form.format(near), form.format(far))
+
+
+def inserted(
+    table: str,
+    columns: Sequence[Column],
+    index: Index,
+    *,
+    row: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    fresh: Sequence[Mapping[str, Any]],
+) -> Probe:
+    """Build INSERTs of an own row with the key of another's, and with one that nobody has.
+
+    Args:
+        table: Quoted.
+        columns: Of the table.
+        index: A unique one, of columns alone.
+        row: One of one's own, as JSON.
+        theirs: The other's.
+        fresh: Two rows of values that nobody has.
+    """
+    written = ", ".join(quoted(each.name) for each in columns if each.name in row)
+    keys = [key.strip('"') for key in index.keys]
+    given = [
+        {
+            **row,
+            **fresh[0],
+            **{key: values[key] for key in keys if key != "scope" and key in values},
+        }
+        for values in (theirs, {**theirs, **fresh[1]})
+    ]
+    form = (
+        f"INSERT INTO {table} ({written}) OVERRIDING SYSTEM VALUE SELECT {written}"  # noqa: S608 - names of the catalog
+        f" FROM jsonb_populate_record(CAST(NULL AS {table}), CAST({{}} AS jsonb))"
+    )
+    hit, miss = (literal(json.dumps(each)) for each in given)
+    named = Secret(table=table, column=", ".join(keys), type="key", hit=hit, miss=miss)
+    return Probe(index.name, named, form.format(hit), form.format(miss))
+
+
+def called(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator[Probe]:
+    """Build calls of a function that are given the secret, in each argument that may take it."""
+    hit, miss = secret.words
+    forms = {
+        "text": "'{w}'",
+        "character varying": "'{w}'",
+        "text[]": "ARRAY['{w}']",
+        "tsquery": DEEP,
+        "jsonb": "jsonb_build_object('{w}', '{w}')",
+        "jsonpath": "CAST('$.** ? (@ == \"{w}\")' AS jsonpath)",
+    }
+    for place, kind in enumerate(arguments):
+        if kind in forms:
+            given = [USUAL.get(each, f"CAST(NULL AS {each})") for each in arguments]
+            given[place] = forms[kind]
+            call = f"SELECT * FROM {name}({', '.join(given)})"  # noqa: S608 - of the catalog
+            if kind == "tsquery":
+                simple = call.replace(DEEP, "CAST('{w}' AS tsquery)")
+                yield Probe(f"{name}()", secret, simple.format(w=hit), simple.format(w=miss))
+            yield Probe(f"{name}()", secret, call.format(w=hit), call.format(w=miss))
+
+
+def timed(secret: Secret) -> Iterator[Probe]:
+    """Build statements that may take longer, or less, where a row holds the secret."""
+    first = next(iter(secret.conditions().items()))
+    for name, conditions in (first, *secret.cheap().items()):
+        counted = f"SELECT count(*) FROM {secret.table} WHERE "  # noqa: S608 - of the catalog
+        hit, miss = (counted + q for q in conditions)
+        yield Probe(f"{secret.column} {name}", secret, hit, miss)
+
+
+def _with_others(
+    secret: Secret, victim: Mapping[str, str], indexes: Sequence[Index]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    conditions = secret.conditions()
+    yield from conditions.items()
+    equal = conditions.get("equal") or next(iter(conditions.values()))
+    for index in indexes:
+        keys = [
+            f"({key})" if made else key
+            for key, made in zip(index.keys, index.computed, strict=True)
+        ]
+        if secret.column not in keys or "scope" in keys[:1]:
+            continue
+        others = [
+            f"{key} = {victim[key]}" for key in keys if key in victim and key != secret.column
+        ]
+        others += [index.predicate] if index.predicate else []
+        if others:
+            hit, miss = (" AND ".join([q, *others]) for q in equal)
+            yield index.name, (hit, miss)
+
+
+def quoted(identifier: str) -> str:
+    """Quote a name where it needs it."""
+    return str(dialect().identifier_preparer.quote(identifier))  # type: ignore[no-untyped-call]
+
+
+def literal(value: str, kind: str = "") -> str:
+    """Write a value as SQL."""
+    written = "'" + value.replace("'", "''") + "'"
+    if "\\" in value:
+        written = "E" + written.replace("\\", "\\\\")
+    return f"CAST({written} AS {kind})" if kind else written

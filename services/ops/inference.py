@@ -1,0 +1,288 @@
+"""Whether anything can be told of rows that are never shown: by errors, plans, keys or time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+from db.repositories.inference import PLANNED, InferenceRepository, Timing, compare_times
+from db.repositories.isolation import MODEL, NOBODY, SCOPE_COLUMNS, Guarded, Intruder, Party
+from db.repositories.probes import (
+    Column,
+    Early,
+    Probe,
+    Secret,
+    called,
+    conditional,
+    early,
+    explained,
+    inserted,
+    nearest,
+    quoted,
+    timed,
+)
+from services.search import MODES, SearchService
+
+PROBING_SECONDS: Final = 15.0
+"""After which no further probe is begun: tables of millions of rows, or a server under load, would
+take long otherwise. Some three seconds are needed."""
+
+TIMING_SECONDS: Final = 4.0
+SEARCHING_SECONDS: Final = 6.0
+
+TIMES: Final = 20
+"""How often a statement, or a search, is timed with a match, and without. Of fewer than 16 the rank
+test could not be sure."""
+
+KNOWN: Final = frozenset(("uuid", "bigint", "integer"))
+"""Types of keys that are numbered, or random: that one is taken is told to who knows it already."""
+
+KNOWN_TEXTS: Final = ("scope", "dedupe_key", "external_id", "auth_provider", "model_name", "corpus")
+"""Columns of keys that hold such, or a category."""
+
+ACCEPTED: Final = frozenset(
+    (("jobs", "kind"), ("users", "auth_provider"), ("import_rejects", "corpus"))
+)
+"""Categories, by which indexes are ordered: that there is one of it may be told."""
+
+SAID: Final = "price {}"
+"""A question that finds own rows, and a word that only a row of others' holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What probes of one kind told about one target.
+
+    Attributes:
+        target: A table, a corpus, or ``functions``.
+        kind: How it was tried.
+        by: Who asked.
+        tried: Pairs that were asked.
+        refused: How many were answered with an error.
+        found: Which could be told apart, and how.
+        untried: For how many time did not suffice.
+    """
+
+    target: str
+    kind: str
+    by: str
+    tried: int
+    refused: int = 0
+    found: tuple[str, ...] = ()
+    untried: int = 0
+
+
+@dataclass
+class Inference:
+    """Tries to tell what is in rows of others, as one role.
+
+    Args:
+        repository: Of the transaction.
+        role: Who asks.
+        ours: In whose name, beside nobody's.
+        victim: Whose rows the secrets are planted in.
+        tables: Those that are attacked; both have rows in each.
+    """
+
+    repository: InferenceRepository
+    role: str
+    ours: Party
+    victim: Party
+    tables: Sequence[Guarded]
+    _secrets: dict[str, list[Secret]] = field(default_factory=dict)
+
+    @property
+    def asker(self) -> Intruder:
+        """Somebody with rows of their own."""
+        return Intruder(self.ours.name, self.ours.scope.settings)
+
+    def secrets(self, table: Guarded) -> list[Secret]:
+        """Plant the secrets of a table, once."""
+        if table.name not in self._secrets:
+            self._secrets[table.name] = self.repository.plant(self.victim, table)
+        return self._secrets[table.name]
+
+    def probe(self) -> Iterator[Told]:
+        """Ask about every column of every table, every key, every function."""
+        until = time.monotonic() + PROBING_SECONDS
+        for table in self.tables:
+            self.secrets(table)
+        early_ = self.repository.list_early()
+        for number, table in enumerate(self.tables):
+            for kind, who, settings, probes in self._probes(table, early_):
+                seconds = max(0.0, until - time.monotonic()) / (len(self.tables) - number)
+                yield self._ask(table.name, kind, who, probes, seconds=seconds, settings=settings)
+        seconds = max(1.0, until - time.monotonic())
+        yield self._ask(
+            "functions", "by calls", self.asker, list(self._calls()), seconds=seconds, settings={}
+        )
+
+    def _probes(
+        self, table: Guarded, functions: Sequence[Early]
+    ) -> Iterator[tuple[str, Intruder, Mapping[str, str], list[Probe]]]:
+        repository, secrets = self.repository, self.secrets(table)
+        failing = [p for s in secrets for p in conditional(s, quoted(table.column))]
+        running = [p for s in secrets for p in early(s, functions)]
+        yield "by errors", NOBODY, {}, failing
+        yield "by errors", self.asker, {}, [p for p in failing if "before" in p.name]
+        yield "by what runs early", NOBODY, {}, running
+        indexes = repository.list_indexes(table.name)
+        theirs = repository.read_row(self.victim, table)
+        explain = partial(
+            explained, victim=repository.write_literals(theirs, table), indexes=indexes
+        )
+        yield "by EXPLAIN", self.asker, {}, [p for s in secrets for p in explain(s, run=False)]
+        for name, settings in PLANNED.items():
+            plans = [p for s in secrets for p in explain(s, run=True)]
+            yield f"by EXPLAIN ANALYZE {name}", self.asker, settings, plans
+        own = repository.read_row(self.ours, table)
+        columns = [c for c in repository.list_columns(table.name) if c.name in table.columns]
+        unique = [each for each in indexes if each.is_unique and not any(each.computed)]
+        made = {key for each in unique for key in each.keys} - {*SCOPE_COLUMNS, "model_name"}
+        fresh = [_fresh(columns, made), _fresh(columns, made)]
+        keys = [
+            inserted(quoted(table.name), columns, index, row=own, theirs=theirs, fresh=fresh)
+            for index in unique
+            if not all(_is_known(key, columns) for key in index.keys)
+        ]
+        yield "by keys", self.asker, {}, keys
+        questions = repository.plant_vectors(self.ours, self.victim, table)
+        if questions is not None:
+            near, far = (str(each.astype(float).tolist()) for each in questions)
+            graphs = list(nearest(quoted(table.name), indexes, MODEL, near, far))
+            yield (
+                "by near vectors",
+                self.asker,
+                {"enable_seqscan": "off", "enable_sort": "off"},
+                graphs,
+            )
+
+    def _calls(self) -> Iterator[Probe]:
+        """Give every function a word that only a foreign row holds."""
+        words = [s for each in self._secrets.values() for s in each if s.type == "tsvector"]
+        for function in self.repository.list_functions():
+            for secret in words:
+                yield from called(secret, function.name, function.arguments)
+
+    def _ask(
+        self,
+        target: str,
+        kind: str,
+        who: Intruder,
+        probes: Sequence[Probe],
+        *,
+        seconds: float,
+        settings: Mapping[str, str],
+    ) -> Told:
+        compared, refused = self.repository.compare(
+            probes, who, self.role, seconds=seconds, settings=settings
+        )
+        return Told(
+            target=target,
+            kind=kind,
+            by=who.name,
+            tried=len(compared),
+            refused=refused,
+            found=tuple(
+                f"{probe.secret.column}, {probe.name}: {told}"
+                for probe, told in compared
+                if told is not None and (target, probe.secret.column) not in ACCEPTED
+            ),
+            untried=len(probes) - len(compared),
+        )
+
+    # Time.
+
+    def time(
+        self, times: int = TIMES, seconds: float | None = None
+    ) -> Iterator[tuple[str, Timing]]:
+        """Time conditions on every column, with a match in a foreign row and without.
+
+        Args:
+            times: How often each is asked.
+            seconds: For all of them; else ``TIMING_SECONDS``.
+
+        Yields:
+            The table, and the timing of one probe.
+        """
+        until = time.monotonic() + (TIMING_SECONDS if seconds is None else seconds)
+        for number, table in enumerate(self.tables):
+            probes = [probe for secret in self.secrets(table) for probe in timed(secret)]
+            share = (until - time.monotonic()) / (len(self.tables) - number)
+            ends = time.monotonic() + share
+            for probe in probes:
+                rest = ends - time.monotonic()
+                if rest <= 0:
+                    break
+                timing = self.repository.time(
+                    probe, self.asker, self.role, times=times, seconds=rest
+                )
+                if timing is not None:
+                    yield table.name, timing
+
+    def time_searches(
+        self,
+        search: SearchService,
+        corpora: Mapping[str, str],
+        times: int = TIMES,
+        seconds: float | None = None,
+    ) -> Iterator[tuple[str, Timing, bool]]:
+        """Time every search for a word that a foreign row holds, and for one that none does.
+
+        Args:
+            search: As the role that asks.
+            corpora: Corpus → the table of its passages.
+            times: How often each is asked.
+            seconds: For all of them; else ``SEARCHING_SECONDS``.
+
+        Yields:
+            The corpus, the timing of a mode, and whether what was found is the same.
+        """
+        until = time.monotonic() + (SEARCHING_SECONDS if seconds is None else seconds)
+        for corpus, table in corpora.items():
+            secret = next(s for s in self._secrets[table] if s.type == "tsvector")
+            for mode in MODES:
+                ask = partial(
+                    search.search, corpus=corpus, mode=mode, scope=self.ours.scope, limit=10
+                )
+                found: list[object] = []
+                durations: tuple[list[float], list[float]] = ([], [])
+                for turn in range(times + 1):
+                    for which in (0, 1) if turn % 2 else (1, 0):
+                        began = time.perf_counter()
+                        page = ask(SAID.format(secret.words[which]))
+                        durations[which].append((time.perf_counter() - began) * 1000)
+                        if not turn:
+                            found.append({(h.id, len(h.scores)) for h in page.hits})
+                    if time.monotonic() > until:
+                        break
+                hits, misses = (each[1:] for each in durations)
+                if hits and misses:
+                    timing = compare_times(f"{mode} search", hits, misses)
+                    yield corpus, timing, found[0] == found[1]
+
+
+def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object]:
+    """Return values that nobody has, of the columns that keys are made of."""
+    word = f"fresh{uuid4().hex[:12]}"
+    values: dict[str, Callable[[], object]] = {
+        "uuid": lambda: str(uuid4()),
+        "text": lambda: word,
+        "character varying": lambda: word,
+        "bigint": lambda: uuid4().int % 10**15 + 10**15,
+    }
+    return {
+        each.name: values[each.type]()
+        for each in columns
+        if quoted(each.name) in keys and each.type in values
+    }
+
+
+def _is_known(key: str, columns: Sequence[Column]) -> bool:
+    """Whether who asks for this column of a key knows it already."""
+    kinds = {quoted(each.name): each.type for each in columns}
+    return kinds.get(key, "uuid") in KNOWN or key in KNOWN_TEXTS
