@@ -218,10 +218,12 @@ SEARCHER = """
             WHERE scope = app_scope() AND human_content = ANY (words)';;
     ALTER FUNCTION found OWNER TO rehearsal_search;;
     GRANT SELECT ON memory_nodes TO rehearsal_search;;
-    CREATE POLICY search ON memory_nodes TO rehearsal_search USING (true)
+    CREATE POLICY rehearsed ON memory_nodes TO rehearsal_search USING (true)
 """
 
 HOLES = {
+    "DROP POLICY own_scope ON memory_nodes;;"
+    "CREATE POLICY own_scope ON memory_nodes USING (scope = app_scope());;"
     "ALTER FUNCTION ts_match_vq(tsvector, tsquery) LEAKPROOF": (
         {("memory_nodes", "by what runs early")},
         {("function", "ts_match_vq(tsvector,tsquery)")},
@@ -288,15 +290,15 @@ HOLES = {
     ),
     f"{SEARCHER};;GRANT rehearsal_search TO rag_admin": (
         set(),
-        {("policy", "search on memory_nodes")},
+        {("policy", "rehearsed on memory_nodes")},
     ),
     f"{SEARCHER};;ALTER FUNCTION found SECURITY INVOKER": (
         set(),
-        {("policy", "search on memory_nodes")},
+        {("policy", "rehearsed on memory_nodes")},
     ),
     f"{SEARCHER};;ALTER ROLE rehearsal_search LOGIN": (
         set(),
-        {("policy", "search on memory_nodes")},
+        {("policy", "rehearsed on memory_nodes")},
     ),
     "GRANT pg_read_all_stats TO rag_read_write": (set(), {("role", "rag_read_write")}),
 }
@@ -350,7 +352,7 @@ def test_a_role_that_only_owns_search_functions_may_see_all_rows(
     report = inferred(tenancy.owner, SEARCHER, monkeypatch, {"memory_nodes"})
 
     stands = {(each.layer, each.subject) for each in report.layers if each.status == "ok"}
-    assert ("policy", "search on memory_nodes") in stands
+    assert ("policy", "rehearsed on memory_nodes") in stands
     assert ("functions", "by calls") not in crossed(report)
 
 
