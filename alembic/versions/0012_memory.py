@@ -15,11 +15,22 @@ SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 # What a policy compares with: asked once for each statement and not for each row.
 ASKED = "(SELECT app_scope())"
 
-# The planner moves an equality behind the caller's conditions that are known not to leak, and asks
-# cheaper conditions first: others' rows would meet them, and the time would tell. So the scope is
-# asked for twice: in a form that stays in its place and costs half an operator, and as an equality,
-# which an index serves.
-OWN = f"coalesce(scope = ANY (ARRAY[{ASKED}]), false) AND scope = {ASKED}"
+# The planner asks conditions that are known not to leak before a policy where they are cheaper, and
+# counts a query that reads no column among them, which may well fail. It also moves an equality
+# behind them all. So a policy begins with a look-up by subscript, which costs nothing and stays in
+# its place, and has the equality beside it for the index.
+ASKED_IDENTITY = "(SELECT current_setting('app.identity', true))"
+
+
+def _among(column: str, asked: str) -> str:
+    """Compare a column with what is asked, at no cost for the planner; true or false."""
+    inner = asked.removeprefix("(SELECT ").removesuffix(")")
+    known = f"CASE WHEN {inner} IS NOT NULL THEN jsonb_build_object({inner}, true) END"
+    return f"((SELECT {known}))[{column}] IS NOT NULL"
+
+
+OF_SCOPE = _among("scope", ASKED)
+OWN = f"{OF_SCOPE} AND scope = {ASKED}"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
@@ -30,7 +41,7 @@ SCOPE_STATISTICS = 2000
 # EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
 UNSAMPLED = {
     "tenants": ("name", "slug", "settings"),
-    "users": ("external_id", "email", "display_name"),
+    "users": ("external_id", "identity", "email", "display_name"),
     "memory_nodes": (
         "id", "conversation_id", "source", "human_content", "human_hash", "assistant_content",
         "tags", "cluster_label", "duplicate_of", "memory_search",
@@ -63,8 +74,6 @@ MOST_WORDS = 64
 MOST_PAIRS = 200
 MOST_GROUPS = 3
 MOST_CHARACTERS = 300
-
-REFUSED = "corpus, file, locator"
 
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
@@ -110,10 +119,14 @@ OF_EMBEDDINGS = {
     "content_hash": "SHA-256 of the text that was embedded",
 }
 COMMENTS = {
-    "tenants": {"slug": "short name for addresses and files"},
+    "tenants": {
+        "slug": "short name for addresses and files",
+        "scope": "who may see it, as app_scope() has it",
+    },
     "users": {
         "tenant_id": "the enterprise, or null for a user on their own",
         "external_id": "the user's key at the auth_provider",
+        "identity": "what the user is known by: auth_provider:external_id",
         "scope": "whose memories the user sees, as app_scope() has it",
     },
     "memory_nodes": OF_SCOPED
@@ -224,6 +237,7 @@ def _people() -> None:
             id uuid CONSTRAINT pk_tenants PRIMARY KEY DEFAULT gen_random_uuid(),
             name varchar(255) NOT NULL,
             slug varchar(100) NOT NULL,
+            scope text NOT NULL GENERATED ALWAYS AS ('tenant:' || id::text) STORED,
             settings jsonb NOT NULL DEFAULT '{}',
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT uq_tenants_slug EXCLUDE USING hash (slug WITH =),
@@ -246,8 +260,9 @@ def _people() -> None:
             created_at timestamptz NOT NULL DEFAULT now(),
             scope text NOT NULL GENERATED ALWAYS AS
                 (coalesce('tenant:' || tenant_id::text, 'user:' || id::text)) STORED,
-            CONSTRAINT uq_users_auth_provider_external_id
-                EXCLUDE USING hash ((auth_provider || ':' || external_id) WITH =),
+            identity text NOT NULL GENERATED ALWAYS AS
+                (auth_provider || ':' || external_id) STORED,
+            CONSTRAINT uq_users_auth_provider_external_id EXCLUDE USING hash (identity WITH =),
             CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
             CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
             CONSTRAINT valid_auth_provider CHECK (auth_provider !~ ':'),
@@ -475,25 +490,26 @@ def _row_security() -> None:
             CREATE POLICY own_scope ON {table}
             USING ({OWN}) WITH CHECK (scope = {ASKED})
         """)
-    # Whoever signs somebody in knows the identity and not yet the scope.
-    identity = (
-        "auth_provider || ':' || external_id = (SELECT current_setting('app.identity', true))"
-    )
-    # Who is new has no tenant yet. A slug that is taken would tell of another tenant: only
-    # administrators make tenants.
+    # Whoever signs somebody in knows the identity and not yet the scope. Who is new has no tenant
+    # yet. A slug that is taken would tell of another tenant: only administrators make tenants.
+    identity = f"identity = {ASKED_IDENTITY}"
+    known = f"{OF_SCOPE} OR {_among('identity', ASKED_IDENTITY)}"
+    administers = "(SELECT pg_has_role('rag_admin', 'USAGE'))"
     for table, policies in {
-        "tenants": (f"own_scope ON {{}} FOR SELECT USING ('tenant:' || id::text = {ASKED})",),
+        "tenants": (f"own_scope ON tenants FOR SELECT USING ({OWN})",),
         "users": (
-            f"own_scope ON {{}} USING (scope = {ASKED})",
-            f"own_identity ON {{}} FOR SELECT USING ({identity})",
-            f"new_identity ON {{}} FOR INSERT WITH CHECK (tenant_id IS NULL AND {identity})",
+            f"own_scope ON users USING (scope = {ASKED})",
+            f"own_identity ON users FOR SELECT USING ({identity})",
+            f"new_identity ON users FOR INSERT WITH CHECK (tenant_id IS NULL AND {identity})",
+            # Of several policies one is enough: together they would cost more than a comparison.
+            f"known_first ON users AS RESTRICTIVE USING ({known} OR {administers})",
         ),
     }.items():
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
         for policy in policies:
-            op.execute(f"CREATE POLICY {policy.format(table)}")
+            op.execute(f"CREATE POLICY {policy}")
 
 
 def _searches() -> None:
@@ -717,7 +733,7 @@ def _shared() -> None:
             """)
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        own = f"scope IS NULL OR scope = {ASKED}"
+        own = f"scope IS NULL OR {OF_SCOPE}"
         owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
         owner = f"({owner} WHERE oid = '{table}'::regclass)"
         for policy, rule in _policies(table).items():
@@ -729,18 +745,32 @@ def _shared() -> None:
     }.items():
         op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
     op.execute("ALTER INDEX idx_import_rejects_scope_item ALTER COLUMN 2 SET STATISTICS 0")
-    _refused_once("scope, corpus, file, locator", "NULLS NOT DISTINCT", former=REFUSED)
+    _refused_once(scoped=True)
 
 
 def _policies(table: str) -> dict[str, str]:
     return POLICIES_OF_JOBS if table == "jobs" else POLICIES_OF_SHARED
 
 
-def _refused_once(columns: str, nulls: str = "", *, former: str) -> None:
-    """Of a place in a file one refusal is kept, since 0012 in each scope."""
-    was, now = (f"uq_import_rejects_{each.replace(', ', '_')}" for each in (former, columns))
-    op.execute(f"ALTER TABLE import_rejects DROP CONSTRAINT {was}")
-    op.execute(f"ALTER TABLE import_rejects ADD CONSTRAINT {now} UNIQUE {nulls} ({columns})")
+def _refused_once(scoped: bool) -> None:
+    """Of a place in a file one refusal is kept, since 0012 in each scope.
+
+    By hash: who may ask how many rows of others lie between two names could spell them out.
+    """
+    of_all, of_scope = "uq_import_rejects_corpus_file_locator", "uq_import_rejects_place"
+    if scoped:
+        op.execute(f"ALTER TABLE import_rejects DROP CONSTRAINT {of_all}")
+        op.execute(f"""
+            CREATE UNIQUE INDEX {of_scope} ON import_rejects (scope, corpus,
+                hashtextextended(file, 0), hashtextextended(locator, 0)) NULLS NOT DISTINCT
+        """)
+        for place in (3, 4):
+            op.execute(f"ALTER INDEX {of_scope} ALTER COLUMN {place} SET STATISTICS 0")
+    else:
+        op.execute(f"DROP INDEX {of_scope}")
+        op.execute(f"""
+            ALTER TABLE import_rejects ADD CONSTRAINT {of_all} UNIQUE (corpus, file, locator)
+        """)
 
 
 def _outbox() -> None:
@@ -864,7 +894,7 @@ def downgrade() -> None:
         op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         op.execute(f"DELETE FROM {table} WHERE scope IS NOT NULL")
-    _refused_once(REFUSED, former="scope, corpus, file, locator")
+    _refused_once(scoped=False)
     for table in SHARED:
         for policy in (*_policies(table), "administration"):
             op.execute(f"DROP POLICY {policy} ON {table}")

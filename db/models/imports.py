@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Identity,
     Index,
     LargeBinary,
     String,
     Text,
-    UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -100,6 +101,13 @@ class ImportTransformation(Scoped, Base):
     created_at: Mapped[now]
 
 
+PLACE: Final[tuple[ColumnElement[int], ...]] = (
+    literal_column("hashtextextended(file, 0)"),
+    literal_column("hashtextextended(locator, 0)"),
+)
+"""A place in a file, by hash: names of files in an order could be spelled out by others."""
+
+
 class ImportReject(Scoped, Base):
     """A passage that was refused whole, kept so that it can be mended and tried again."""
 
@@ -107,7 +115,14 @@ class ImportReject(Scoped, Base):
     __table_args__ = (
         valid_scope(),
         readable_times("created_at"),
-        UniqueConstraint("scope", "corpus", "file", "locator", postgresql_nulls_not_distinct=True),
+        Index(
+            "uq_import_rejects_place",
+            "scope",
+            "corpus",
+            *PLACE,
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
         Index(
             "idx_import_rejects_scope_item",
             "scope",

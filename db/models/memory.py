@@ -132,10 +132,6 @@ def _keys_of_scope(name: str, terms: str) -> Index:
     return Index(name, keys.label("keys"), postgresql_using="gin")
 
 
-IDENTITY: Final = "auth_provider || ':' || external_id"
-"""What a user is known by, in one text."""
-
-
 class Tenant(Base):
     """An enterprise whose users share their memories."""
 
@@ -151,6 +147,12 @@ class Tenant(Base):
     id: Mapped[uuid_pk]
     name: Mapped[str] = mapped_column(String(255))
     slug: Mapped[str] = mapped_column(String(100), comment="short name for addresses and files")
+    scope: Mapped[str] = mapped_column(
+        Text,
+        Computed("'tenant:' || id::text", persisted=True),
+        nullable=False,
+        comment="who may see it, as app_scope() has it",
+    )
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     created_at: Mapped[now]
 
@@ -161,7 +163,7 @@ class User(Base):
     __tablename__ = "users"
     __table_args__ = (
         ExcludeConstraint(
-            (literal_column(IDENTITY), "="), name="uq_users_auth_provider_external_id", using="hash"
+            ("identity", "="), name="uq_users_auth_provider_external_id", using="hash"
         ),
         UniqueConstraint("scope", "id"),
         CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),
@@ -178,6 +180,12 @@ class User(Base):
     auth_provider: Mapped[str] = mapped_column(String(50))
     external_id: Mapped[str] = mapped_column(
         String(255), comment="the user's key at the auth_provider"
+    )
+    identity: Mapped[str] = mapped_column(
+        Text,
+        Computed("auth_provider || ':' || external_id", persisted=True),
+        nullable=False,
+        comment="what the user is known by: auth_provider:external_id",
     )
     email: Mapped[str | None] = mapped_column(String(320))
     display_name: Mapped[str | None] = mapped_column(String(255))

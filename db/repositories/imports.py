@@ -27,7 +27,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation, Scoped
+from db.models.imports import (
+    PLACE,
+    ImportFile,
+    ImportReject,
+    ImportRun,
+    ImportTransformation,
+    Scoped,
+)
 from db.repositories.base import Repository
 
 
@@ -201,7 +208,7 @@ class ImportRepository(Repository):
             )
             self.session.execute(
                 merge.on_conflict_do_update(
-                    index_elements=["scope", "corpus", "file", "locator"],
+                    index_elements=["scope", "corpus", *PLACE],
                     set_={
                         name: merge.excluded[name]
                         for name in ("run_id", "reason", "payload", "context")

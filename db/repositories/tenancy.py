@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import Select, delete, func, literal_column, select, text, tuple_, union
+from sqlalchemy import Select, delete, func, select, text, tuple_, union
 
 from db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
 from db.models.imports import ImportRun
-from db.models.memory import IDENTITY, Tenant, User
+from db.models.memory import Tenant, User
 from db.repositories.base import Repository
 from db.scope import Scope
 
@@ -149,7 +149,7 @@ class TenancyRepository(Repository):
     def find_identity(self, auth_provider: str, external_id: str) -> User | None:
         """Whoever has that key at that provider, or None."""
         return self.session.scalar(
-            select(User).where(literal_column(IDENTITY) == f"{auth_provider}:{external_id}")
+            select(User).where(User.identity == f"{auth_provider}:{external_id}")
         )
 
     def list_tenants(self, *, limit: int = 100, after: str | None = None) -> Sequence[Tenant]:
