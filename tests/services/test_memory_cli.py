@@ -342,5 +342,5 @@ def test_stdin_that_is_no_text_is_refused(setting: Setting, tmp_path: Path) -> N
     )
 
     assert done.returncode == 2
-    assert b"stdin is not text in UTF-8" in done.stderr
+    assert b"Usage: pgcorpus memory remember" in done.stderr
     assert b"Traceback" not in done.stderr
