@@ -38,6 +38,8 @@ from db.uow import UnitOfWork
 from tests.conftest import settings_for
 from tests.logins import logged_in
 
+pytestmark = pytest.mark.superuser
+
 Do = Callable[[UnitOfWork], object]
 Way = Callable[[Database, Do], None]
 

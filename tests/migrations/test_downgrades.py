@@ -25,6 +25,8 @@ from tests.command import PGCORPUS, Command, run_command
 from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Alembic, Dump
 
+pytestmark = pytest.mark.superuser
+
 
 @pytest.fixture
 def pgcorpus(database: Database, tmp_path: Path) -> Command:
