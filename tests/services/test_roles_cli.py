@@ -20,6 +20,8 @@ from db.errors import DatabaseUnavailable
 from tests.command import PGCORPUS, Command, run_command
 from tests.logins import logged_in
 
+pytestmark = pytest.mark.superuser
+
 TYPED = b"typed twice"
 
 

@@ -32,6 +32,8 @@ from tests.conftest import settings_for
 from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 
+pytestmark = pytest.mark.superuser
+
 PASSAGES = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
     Passage("Churn", "Subscribers quit when a habit never forms.", axis(1, length=384)),
