@@ -101,9 +101,9 @@ class ImportTransformation(Scoped, Base):
     created_at: Mapped[now]
 
 
-PLACE: Final[tuple[ColumnElement[int], ...]] = (
-    literal_column("hashtextextended(file, 0)"),
-    literal_column("hashtextextended(locator, 0)"),
+PLACE: Final[tuple[ColumnElement[bytes], ...]] = (
+    literal_column("text_hash(file)"),
+    literal_column("text_hash(locator)"),
 )
 """A place in a file, by hash: names of files in an order could be spelled out by others."""
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
@@ -137,7 +137,7 @@ class Tenant(Base):
 
     __tablename__ = "tenants"
     __table_args__ = (
-        ExcludeConstraint(("slug", "="), name="uq_tenants_slug", using="hash"),
+        Index("uq_tenants_slug", literal_column("text_hash(slug::text)"), unique=True),
         CheckConstraint(r"name ~ '\S'", name="non_empty_tenant_name"),
         CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'", name="valid_slug"),
         CheckConstraint("jsonb_typeof(settings) = 'object'", name="valid_settings"),
@@ -162,8 +162,10 @@ class User(Base):
 
     __tablename__ = "users"
     __table_args__ = (
-        ExcludeConstraint(
-            ("identity", "="), name="uq_users_auth_provider_external_id", using="hash"
+        Index(
+            "uq_users_auth_provider_external_id",
+            literal_column("text_hash(identity)"),
+            unique=True,
         ),
         UniqueConstraint("scope", "id"),
         CheckConstraint(r"auth_provider ~ '\S' AND external_id ~ '\S'", name="non_empty_identity"),

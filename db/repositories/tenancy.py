@@ -133,7 +133,9 @@ class TenancyRepository(Repository):
 
     def find_tenant(self, slug: str) -> Tenant | None:
         """The tenant of that slug, or None."""
-        return self.session.scalar(select(Tenant).where(Tenant.slug == slug))
+        return self.session.scalar(
+            select(Tenant).where(func.text_hash(Tenant.slug) == func.text_hash(slug))
+        )
 
     def get_user(self, user_id: UUID) -> User:
         """The user of that key.
@@ -149,7 +151,9 @@ class TenancyRepository(Repository):
     def find_identity(self, auth_provider: str, external_id: str) -> User | None:
         """Whoever has that key at that provider, or None."""
         return self.session.scalar(
-            select(User).where(User.identity == f"{auth_provider}:{external_id}")
+            select(User).where(
+                func.text_hash(User.identity) == func.text_hash(f"{auth_provider}:{external_id}")
+            )
         )
 
     def list_tenants(self, *, limit: int = 100, after: str | None = None) -> Sequence[Tenant]:

@@ -45,9 +45,15 @@ KNOWN_TEXTS: Final = ("scope", "dedupe_key", "external_id", "auth_provider", "mo
 """Columns of keys that hold such, or a category."""
 
 ACCEPTED: Final = frozenset(
-    (("jobs", "kind"), ("users", "auth_provider"), ("import_rejects", "corpus"))
+    (
+        ("jobs", "kind"),
+        ("users", "auth_provider"),
+        ("import_rejects", "corpus"),
+        ("import_transformations", "item"),
+    )
 )
-"""Categories, by which indexes are ordered: that there is one of it may be told."""
+"""Categories, by which indexes are ordered: that there is one of it may be told. And an id of a
+passage, to who knows it: its index is by hash."""
 
 SAID: Final = "price {}"
 """A question that finds own rows, and a word that only a row of others' holds."""
