@@ -50,6 +50,15 @@ FULL: Final = "53"
 AWAY: Final = ("57P", "08")
 """Starting up, shutting down, in recovery; a pooler without a server. These pass by themselves."""
 
+CHECK: Final = "Check DATABASE_URL or the POSTGRES_* variables."
+
+POOLER: Final = "startup parameter"
+"""What poolers say no to. It has no SQLSTATE of its own there, and they speak English alone."""
+
+POOLER_HINT: Final = (
+    "What answers is a transaction pooler, such as PgBouncer: set DB_POOLER=transaction."
+)
+
 SQLSTATE: Final = re.compile(r'\tErrorResponse\t.*? C "([0-9A-Z]{5})"')
 
 
@@ -118,7 +127,7 @@ def connector(
     """Build a ``do_connect`` that repeats attempts while the server does not answer, or is full.
 
     A server that answers and refuses (a wrong password, an unknown database) refuses for good.
-    libpq's ping and SQLSTATE tell the two apart, never a message.
+    libpq's ping and SQLSTATE tell the two apart, and no message but ``POOLER``.
 
     Args:
         settings: How long one attempt takes, and all of them.
@@ -157,9 +166,8 @@ def connector(
                 if said.connected and not tries:  # it came up after the attempt
                     continue
                 if said.refused:
-                    raise LoginRefused(
-                        f"{said.message}\nCheck DATABASE_URL or the POSTGRES_* variables."
-                    )
+                    hint = POOLER_HINT if POOLER in said.message else CHECK
+                    raise LoginRefused(f"{said.message}\n{hint}")
                 pause = min(FIRST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
                 if time.monotonic() - began + pause > settings.connect_retry_seconds:
@@ -262,7 +270,7 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
         # libpq itself refuses: no TLS, or a standby where a primary is wanted. The latter passes.
         passes = parameters.get("target_session_attrs", "any") != "any"
     else:
-        passes = sqlstate.startswith((FULL, *AWAY))
+        passes = sqlstate.startswith((FULL, *AWAY)) and POOLER not in message
     return Said(message, sqlstate, refused=not passes)
 
 

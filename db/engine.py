@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
@@ -23,14 +25,16 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.util import await_only
 
 from db.connections import awaiting, connector, interruptibly
 from db.embedded import EmbeddedServer
 from db.errors import SettingsError, TransactionConflict, translated
-from db.scope import APPLICATION_ROLE, Scope, refuse_unsafe, step_down
+from db.pools import Places
+from db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
 from db.settings import Settings
 from db.uow import AsyncUnitOfWork, UnitOfWork
 
@@ -45,9 +49,27 @@ FORGET: Final = (
 )
 """DISCARD ALL but for the statements that psycopg has prepared and counts on."""
 
+OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT; " + "; ".join(
+    f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")
+)
+"""Behind a transaction pooler: what other clients may have SET for the session that they shared."""
 
 POLL_SECONDS: Final = 0.2
 """Until a lock that somebody holds is asked for again."""
+
+T = TypeVar("T")
+
+
+class made_once(cached_property[T]):  # noqa: N801 - as cached_property is written
+    """A ``cached_property`` that threads do not make twice: Python 3.12 took its lock away."""
+
+    if not TYPE_CHECKING:  # its type is that of cached_property
+
+        def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:  # noqa: ANN401
+            if instance is None:
+                return self
+            with instance._making:  # noqa: SLF001 - the lock of the object whose property it is
+                return super().__get__(instance, owner)
 
 
 class Database:
@@ -65,13 +87,14 @@ class Database:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
+        self._making = threading.RLock()
 
     @classmethod
     def from_env(cls) -> Self:
         """The database that the environment names, or the embedded one."""
         return cls(Settings.from_env())
 
-    @cached_property
+    @made_once
     def url(self) -> URL:
         """Where the database is. Starts the embedded server when there is no other.
 
@@ -105,13 +128,59 @@ class Database:
         server.start()
         return True
 
-    @cached_property
+    @made_once
     def engine(self) -> Engine:
         """The pool of connections."""
-        arguments = self._connect_args(self.settings.statement_timeout_ms)
-        engine = create_engine(
-            self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
+        timeout_ms = self.settings.statement_timeout_ms
+        engine = create_engine(self.url, **self._pool(), **self._options(self.url, timeout_ms))
+        event.listen(engine, "connect", _register_vector)
+        connect = connector(
+            self.settings, interruptibly, self._waits, statement_timeout_ms=timeout_ms
         )
+        self._places.watch(engine, connect, time.sleep)
+        self._keep_apart(engine, timeout_ms)
+        return engine
+
+    @made_once
+    def async_engine(self) -> AsyncEngine:
+        """The pool of connections for asyncio. It belongs to the event loop that first uses it."""
+        timeout_ms = self.settings.statement_timeout_ms
+        engine = create_async_engine(
+            self.url, **self._pool(), **self._options(self.url, timeout_ms)
+        )
+        event.listen(engine.sync_engine, "connect", _register_vector_async)
+        connect = connector(self.settings, awaiting, self._waits, statement_timeout_ms=timeout_ms)
+        self._places.watch(
+            engine.sync_engine, connect, lambda seconds: await_only(asyncio.sleep(seconds))
+        )
+        self._keep_apart(engine.sync_engine, timeout_ms)
+        return engine
+
+    def schema_engine(self) -> Engine:
+        """An engine for administration: no pool, no pooler, no statement timeout.
+
+        Raises:
+            SettingsError: A transaction pooler is all that is known of the database.
+        """
+        return self._session_engine(statement_timeout_ms=0)
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether a connection past any transaction pooler can be made."""
+        return not self.settings.pooled or self.settings.admin_url is not None
+
+    def _session_engine(self, statement_timeout_ms: int) -> Engine:
+        if not self.has_sessions:
+            raise SettingsError(
+                "this needs a session of the server, which DB_POOLER=transaction does not give; "
+                "set DATABASE_ADMIN_URL to the address of the server itself, past the pooler"
+            )
+        return self._engine_aside(statement_timeout_ms)
+
+    def _engine_aside(self, statement_timeout_ms: int) -> Engine:
+        """An engine outside of the pools, of which a process may be out of connections."""
+        url = self.settings.admin_url or self.url
+        engine = create_engine(url, poolclass=NullPool, **self._options(url, statement_timeout_ms))
         event.listen(
             engine,
             "do_connect",
@@ -119,48 +188,11 @@ class Database:
                 self.settings,
                 interruptibly,
                 self._waits,
-                statement_timeout_ms=self.settings.statement_timeout_ms,
+                statement_timeout_ms=statement_timeout_ms,
             ),
         )
-        event.listen(engine, "connect", _register_vector)
-        event.listen(engine, "checkout", _forget_session)
-        return engine
-
-    @cached_property
-    def async_engine(self) -> AsyncEngine:
-        """The pool of connections for asyncio. It belongs to the event loop that first uses it."""
-        arguments = self._connect_args(self.settings.statement_timeout_ms)
-        engine = create_async_engine(
-            self.url, **self._pool(), connect_args=arguments, hide_parameters=HIDE_PARAMETERS
-        )
-        event.listen(
-            engine.sync_engine,
-            "do_connect",
-            connector(
-                self.settings,
-                awaiting,
-                self._waits,
-                statement_timeout_ms=self.settings.statement_timeout_ms,
-            ),
-        )
-        event.listen(engine.sync_engine, "connect", _register_vector_async)
-        event.listen(engine.sync_engine, "checkout", _forget_session)
-        return engine
-
-    def schema_engine(self) -> Engine:
-        """An engine for changes of the schema: no pool, no statement timeout."""
-        arguments = self._connect_args(statement_timeout_ms=0)
-        engine = create_engine(
-            self.url,
-            poolclass=NullPool,
-            connect_args=arguments,
-            hide_parameters=HIDE_PARAMETERS,
-        )
-        event.listen(
-            engine,
-            "do_connect",
-            connector(self.settings, interruptibly, self._waits, statement_timeout_ms=0),
-        )
+        if self._is_pooled(url):
+            self._keep_apart(engine, statement_timeout_ms)
         return engine
 
     def unit_of_work(self, scope: Scope | None = None, *, actor: str | None = None) -> UnitOfWork:
@@ -205,11 +237,15 @@ class Database:
         Raises:
             TransactionConflict: Another process is doing it.
         """
-        key = func.hashtextextended(doing, 0)
+        # A transaction's lock, which a transaction pooler carries, too. It has no snapshot.
+        lock = select(
+            func.pg_try_advisory_xact_lock(func.hashtextextended(doing, 0)),
+            func.set_config("idle_in_transaction_session_timeout", "0", True),
+        )
         # Outside of the pool, which may be of one connection, for what is done.
-        connection = self.schema_engine().connect()
-        with translated(), connection.execution_options(isolation_level="AUTOCOMMIT"):
-            while not connection.scalar(select(func.pg_try_advisory_lock(key))):
+        with translated(), self._engine_aside(statement_timeout_ms=0).connect() as connection:
+            while not connection.scalar(lock):
+                connection.rollback()
                 if not wait:
                     raise TransactionConflict(
                         f"another process is {doing}; wait until it has ended"
@@ -218,8 +254,8 @@ class Database:
             try:
                 yield
             finally:
-                if not connection.invalidated:
-                    connection.execute(select(func.pg_advisory_unlock(key)))
+                with suppress(DBAPIError):  # the connection is gone, and its lock with it
+                    connection.rollback()
 
     @contextmanager
     def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
@@ -231,10 +267,14 @@ class Database:
         Yields:
             A function that waits for so many seconds at most and says whether one came. It raises
             ``DatabaseUnavailable`` when the connection is lost.
+
+        Raises:
+            SettingsError: A transaction pooler is all that is known of the database.
         """
-        with translated(), self.engine.connect() as connection:
+        # With a statement timeout: without one, LISTEN might wait for its answer for ever.
+        engine = self._session_engine(self.settings.statement_timeout_ms)
+        with translated(), engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
-            connection.detach()  # from the pool, or whoever got it next would go on listening
             driver.autocommit = True
             listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
 
@@ -260,11 +300,11 @@ class Database:
             await self.async_engine.dispose()
         self.close()
 
-    @cached_property
+    @made_once
     def _sessions(self) -> sessionmaker[Any]:
         return sessionmaker(self.engine, expire_on_commit=False)
 
-    @cached_property
+    @made_once
     def _async_sessions(self) -> async_sessionmaker[Any]:
         return async_sessionmaker(self.async_engine, expire_on_commit=False)
 
@@ -282,6 +322,24 @@ class Database:
     def _waits(self, message: str) -> None:
         self.on_wait(message)
 
+    @made_once
+    def _places(self) -> Places:
+        """The connections of both pools."""
+        settings = self.settings
+        return Places(settings.pool_size + settings.max_overflow, settings.pool_timeout_seconds)
+
+    def _is_pooled(self, url: URL) -> bool:
+        return self.settings.pooled and url is not self.settings.admin_url
+
+    def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
+        """Let nothing that others have SET reach a transaction."""
+        if self.settings.pooled:
+            begin = f"SET LOCAL statement_timeout = {statement_timeout_ms}; {OF_OTHERS}"
+            event.listen(engine, "checkout", _leave_begin_to_us)
+            event.listen(engine, "begin", _begin_with(begin))
+        else:
+            event.listen(engine, "checkout", _forget_session)
+
     def _pool(self) -> dict[str, Any]:
         return {
             "pool_size": self.settings.pool_size,
@@ -290,9 +348,16 @@ class Database:
             "pool_recycle": self.settings.pool_recycle_seconds,
         }
 
-    def _connect_args(self, statement_timeout_ms: int) -> dict[str, Any]:
+    def _options(self, url: URL, statement_timeout_ms: int) -> dict[str, Any]:
+        """Options of an engine."""
+        return {
+            "connect_args": self._connect_args(url, statement_timeout_ms),
+            "hide_parameters": HIDE_PARAMETERS,
+        }
+
+    def _connect_args(self, url: URL, statement_timeout_ms: int) -> dict[str, Any]:
         settings = self.settings
-        of_address = self.url.query
+        of_address = url.query
         arguments: dict[str, Any] = {
             "connect_timeout": settings.connect_timeout_seconds,
             "application_name": settings.application_name,
@@ -306,8 +371,14 @@ class Database:
         if settings.ssl_ca_cert is not None:
             arguments["sslrootcert"] = str(settings.ssl_ca_cert)
         # What the address itself says is not overruled; its sslmode was weighed by the settings.
-        return {key: value for key, value in arguments.items() if key not in of_address} | {
-            "sslmode": settings.ssl_mode,
+        arguments = {key: value for key, value in arguments.items() if key not in of_address}
+        arguments["sslmode"] = settings.ssl_mode
+        if url is settings.admin_url and "sslmode" in of_address:
+            del arguments["sslmode"]
+        if self._is_pooled(url):
+            # Options and prepared statements are a session's, which is another's in a moment.
+            return arguments | {"autocommit": True, "prepare_threshold": None}
+        return arguments | {
             "options": f"{of_address.get('options', '')} "
             f"-c statement_timeout={statement_timeout_ms}",
         }
@@ -329,6 +400,35 @@ def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  
         connection.autocommit = False
     except psycopg.OperationalError as error:
         raise InvalidatePoolError from error
+
+
+def _leave_begin_to_us(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
+    """Keep psycopg from beginning transactions, whatever the last user of it asked for."""
+    if not connection.autocommit:
+        connection.autocommit = True
+
+
+def _begin_with(settings: str) -> Callable[[Connection], None]:
+    """Begin each transaction together with its settings, in one round trip.
+
+    It proves the connection as well: where it is lost, so far nothing was lost with it.
+    """
+
+    def begin(connection: Connection) -> None:
+        isolation_level = connection.get_execution_options().get("isolation_level")
+        if isolation_level == "AUTOCOMMIT":
+            return
+        # The driver begins a transaction of an isolation level of its own.
+        statement = settings if isolation_level else f"BEGIN; {settings}"
+        try:
+            connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                connection.close()  # or it would go on without a transaction
+                raise
+            connection.exec_driver_sql(statement)
+
+    return begin
 
 
 def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's

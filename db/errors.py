@@ -328,6 +328,11 @@ NO_SCHEMA: Final = (
     "the schema is missing or older than this release; make it with: pgcorpus db upgrade"
 )
 
+UNPREPARED: Final = (
+    "a statement was prepared on another connection than it ran on, as behind a transaction "
+    "pooler; set DB_POOLER=transaction"
+)
+
 STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
     # The connection, which is gone.
     "08": (DatabaseUnavailable, f"{LOST}: {{primary}}"),
@@ -388,6 +393,9 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
         StatementTimeout,
         f"{LOST}: the server ended it, as the transaction took longer than transaction_timeout",
     ),
+    # A pooler, which gave the next transaction another session.
+    "26000": (SettingsError, UNPREPARED),
+    "42P05": (SettingsError, UNPREPARED),
     # What was asked.
     "42501": (NotPermitted, f"{NotPermitted.__doc__} ({{primary}})"),
     "42P01": (DatabaseNotReady, NO_SCHEMA),

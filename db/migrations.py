@@ -138,7 +138,7 @@ def history(database: Database) -> list[Version]:
         DatabaseNotReady: The database is ahead of the code.
     """
     script = ScriptDirectory.from_config(_config())
-    with _explained(), database.schema_engine().connect() as connection:
+    with _explained(), database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         refuse_unknown_revision(context, script)
         heads = context.get_current_heads()

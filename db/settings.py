@@ -23,6 +23,7 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 ENCRYPTED_SSL_MODES: Final = ("require", "verify-ca", "verify-full")
 TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
+POOLERS: Final = ("none", "transaction")
 DRIVER: Final = "postgresql+psycopg"
 
 
@@ -52,9 +53,14 @@ class Settings:
     Attributes:
         database_url: Where the database is, or None: the embedded server is used. Never printed:
             its options may hold secrets, too.
+        admin_url: The server's own address, for what needs a session: upgrades, model switches,
+            workers that listen. None: ``database_url``. Never printed, either.
+        pooler: ``transaction`` when ``database_url`` is a pooler's that lends its connections for
+            one transaction each.
         home: Folder of the embedded server.
         pool_size: Connections kept open.
         max_overflow: Connections opened beyond these under load.
+        processes: How many processes connect with these settings; ``doctor`` multiplies.
         pool_timeout_seconds: How long a caller waits for a free connection.
         pool_recycle_seconds: Age at which a connection is replaced.
         connect_timeout_seconds: How long one attempt to connect may take.
@@ -82,9 +88,12 @@ class Settings:
     """
 
     database_url: URL | None = field(default=None, repr=False)
+    admin_url: URL | None = field(default=None, repr=False)
+    pooler: str = "none"
     home: Path = Path(".pgcorpus")
     pool_size: int = 20
     max_overflow: int = 30
+    processes: int = 1
     pool_timeout_seconds: int = 30
     pool_recycle_seconds: int = 3600
     connect_timeout_seconds: int = 10
@@ -116,6 +125,11 @@ class Settings:
         """Whether this is a production deployment."""
         return self.environment == "production"
 
+    @property
+    def pooled(self) -> bool:
+        """Whether a transaction pooler stands before the database; never before the embedded."""
+        return self.pooler == "transaction" and self.database_url is not None
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read and check every variable.
@@ -139,9 +153,14 @@ class Settings:
             for variable, (name, parse) in VARIABLES.items()
             if variable in given
         }
-        url = _database_url(given)
-        mode = _ssl_mode(given, url, values.get("ssl_mode"), values.get("ssl_ca_cert"))
-        settings = cls(**(values | {"database_url": url, "ssl_mode": mode}))
+        url, admin_url = _database_url(given), _admin_url(given)
+        weigh = (values.get("ssl_mode"), values.get("ssl_ca_cert"))
+        mode = _ssl_mode(given, url, *weigh)
+        if admin_url is not None:
+            own = _ssl_mode(given, admin_url, *weigh) if "sslmode" in admin_url.query else mode
+            admin_url = admin_url.update_query_dict({"sslmode": own})
+        settings = cls(**(values | {"database_url": url, "admin_url": admin_url, "ssl_mode": mode}))
+        _refuse_unusable_pooler(settings)
         if settings.production and url is None:
             raise SettingsError(
                 "DATABASE_URL environment variable not set. "
@@ -245,6 +264,8 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "PGCORPUS_HOME": ("home", folder),
     "DB_POOL_SIZE": ("pool_size", integer(1, 1000)),
     "DB_MAX_OVERFLOW": ("max_overflow", integer(0, 1000)),
+    "DB_PROCESSES": ("processes", integer(1, 10_000)),
+    "DB_POOLER": ("pooler", choice(POOLERS)),
     "DB_POOL_TIMEOUT": ("pool_timeout_seconds", integer(1, 3600)),
     "DB_POOL_RECYCLE": ("pool_recycle_seconds", integer(1, 86_400)),
     "DB_CONNECT_TIMEOUT": ("connect_timeout_seconds", integer(1, 600)),
@@ -269,7 +290,8 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
 }
 """Variable → the setting it fills and how its value is read.
 
-``DATABASE_URL``, ``POSTGRES_*`` and ``SSL_REQUIRE`` are read together, below.
+The addresses (``DATABASE_URL``, ``DATABASE_ADMIN_URL``, ``POSTGRES_*``) and ``SSL_REQUIRE`` are
+read together, below.
 """
 
 
@@ -294,20 +316,7 @@ def _dotenv() -> dict[str, str]:
 def _database_url(given: Mapping[str, str]) -> URL | None:
     """``DATABASE_URL``, else the ``POSTGRES_*`` variables, else None."""
     if "DATABASE_URL" in given:
-        try:
-            url = make_url(given["DATABASE_URL"])
-            backend = url.get_backend_name()
-        except (ArgumentError, ValueError):
-            backend = ""  # the value may hold a password: it is neither chained nor shown
-        if backend not in {"postgresql", "postgres"}:
-            raise SettingsError(
-                "DATABASE_URL is not a database address; "
-                "allowed: postgresql://user:password@host:port/database"
-            )
-        _refuse_unusable_options(url)
-        if "password" in url.query:  # libpq allows it there, but a repr would show it
-            url = url.set(password=url.normalized_query["password"][-1])
-        return url.set(drivername=DRIVER).difference_update_query(["password"])
+        return _address("DATABASE_URL", given["DATABASE_URL"])
     if "POSTGRES_HOST" in given:
         return URL.create(
             DRIVER,
@@ -325,7 +334,50 @@ def _database_url(given: Mapping[str, str]) -> URL | None:
     return None
 
 
-def _refuse_unusable_options(url: URL) -> None:
+def _admin_url(given: Mapping[str, str]) -> URL | None:
+    """``DATABASE_ADMIN_URL``, beside an address of the database."""
+    if "DATABASE_ADMIN_URL" not in given:
+        return None
+    if not given.keys() & {"DATABASE_URL", "POSTGRES_HOST"}:
+        raise SettingsError(
+            "DATABASE_ADMIN_URL would be ignored: set DATABASE_URL or POSTGRES_HOST, too"
+        )
+    return _address("DATABASE_ADMIN_URL", given["DATABASE_ADMIN_URL"])
+
+
+def _address(variable: str, value: str) -> URL:
+    """The address of a database, its password where no repr shows it."""
+    try:
+        url = make_url(value)
+        backend = url.get_backend_name()
+    except (ArgumentError, ValueError):
+        backend = ""  # the value may hold a password: it is neither chained nor shown
+    if backend not in {"postgresql", "postgres"}:
+        raise SettingsError(
+            f"{variable} is not a database address; "
+            "allowed: postgresql://user:password@host:port/database"
+        )
+    _refuse_unusable_options(variable, url)
+    if "password" in url.query:  # libpq allows it there, but a repr would show it
+        url = url.set(password=url.normalized_query["password"][-1])
+    return url.set(drivername=DRIVER).difference_update_query(["password"])
+
+
+def _refuse_unusable_pooler(settings: Settings) -> None:
+    """Check what a transaction pooler would refuse.
+
+    Raises:
+        SettingsError: The address has options of a session.
+    """
+    url = settings.database_url
+    if settings.pooled and url is not None and "options" in url.query:
+        raise SettingsError(
+            "DATABASE_URL has options= after its '?', which a transaction pooler does not pass on; "
+            "leave them out, or set them for the role: ALTER ROLE ... SET ..."
+        )
+
+
+def _refuse_unusable_options(variable: str, url: URL) -> None:
     """Check what would otherwise fail on the first connection, without showing any of it.
 
     Raises:
@@ -334,12 +386,12 @@ def _refuse_unusable_options(url: URL) -> None:
     ports = ["" if url.port is None else str(url.port), *url.normalized_query.get("port", ())]
     for port in ",".join(ports).split(","):
         if port and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= MAX_PORT):
-            raise SettingsError(f"DATABASE_URL has an unusable port; allowed: 1 to {MAX_PORT}")
+            raise SettingsError(f"{variable} has an unusable port; allowed: 1 to {MAX_PORT}")
     try:
         make_conninfo("", **dict.fromkeys(url.query, ""))
     except psycopg.ProgrammingError:
         raise SettingsError(
-            "DATABASE_URL has an unknown option after its '?'; "
+            f"{variable} has an unknown option after its '?'; "
             "allowed: libpq's connection parameters, such as sslmode or connect_timeout"
         ) from None
 

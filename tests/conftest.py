@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -22,6 +22,15 @@ from db.migrations import upgrade
 from db.settings import Settings
 from db.uow import UnitOfWork
 from tests import factories
+from tests.pooler import PgBouncer
+
+pooler: PgBouncer | None = None
+"""Before the test server, with ``--pooler``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Run any tests as behind a transaction pooler."""
+    parser.addoption("--pooler", action="store_true", help="put PgBouncer before the test server")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,13 +48,17 @@ def _interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
+def server(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
     """One server for the whole run. Nothing on it outlives the run, so it need not sync."""
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
     home.chmod(0o755)  # PostgreSQL runs as another account when the tests run as root
     server = EmbeddedServer(home, settings={"fsync": "off"})
     server.start()
-    yield server
+    with ExitStack() as stack:
+        if pytestconfig.getoption("--pooler"):
+            global pooler  # noqa: PLW0603 - settings_for() is no fixture
+            pooler = stack.enter_context(PgBouncer(server))
+        yield server
     server.destroy()
 
 
@@ -144,7 +157,8 @@ def databases(administrator: URL) -> Iterator[Databases]:
 
 def settings_for(url: URL) -> Settings:
     """Settings of a test: small pools, and no patience with a server that is gone."""
-    return Settings(database_url=url, pool_size=2, connect_retry_seconds=2, environment="test")
+    settings = Settings(database_url=url, pool_size=2, connect_retry_seconds=2, environment="test")
+    return settings if pooler is None else pooler.settings(settings)
 
 
 @pytest.fixture(scope="session")

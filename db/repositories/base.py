@@ -126,7 +126,9 @@ class Repository:
             sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(kind))
             for column, kind in columns.items()
         )
-        create = sql.SQL("CREATE TEMPORARY TABLE {} ({})").format(sql.Identifier(name), fields)
+        create = sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+            sql.Identifier(name), fields
+        )
         copy = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(sql.Identifier(name))
         connection: Any = self.session.connection().connection.driver_connection
         if isinstance(connection, psycopg.AsyncConnection):

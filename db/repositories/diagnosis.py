@@ -351,8 +351,28 @@ class Plan:
     settings: Mapping[str, str]
 
 
+MOST_CONNECTIONS: Final = text("""
+    SELECT least(
+        CAST(current_setting('max_connections') AS int)
+            - CAST(current_setting('superuser_reserved_connections') AS int)
+            - CAST(coalesce(current_setting('reserved_connections', true), '0') AS int),
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
+""")
+
+
 class DiagnosisRepository(Repository):
     """Looks at a database, and changes nothing."""
+
+    def count_connections(self) -> int:
+        """Return how many connections the role may have to the database, others' left out."""
+        return int(self.session.scalar(MOST_CONNECTIONS) or 0)
+
+    def has_pooler(self) -> bool:
+        """Whether a pooler stands between: it tells its clients a process of its own making."""
+        driver: Any = self.session.connection().connection.driver_connection
+        told: int = driver.info.backend_pid
+        return told != self.session.scalar(select(func.pg_backend_pid()))
 
     def begin(self) -> None:
         """Let the transaction read only; must come first in it."""

@@ -318,8 +318,14 @@ class Worker:
         for slot in self._slots:
             slot.thread = self._start(self._work, slot, once)
         others = [self._start(self._beat)]
-        if not once:
+        if not once and self._database.has_sessions:
             others.append(self._start(self._listen))
+        elif not once:
+            logger.info(
+                "looking for jobs every %.0f s: a transaction pooler passes no notifications on; "
+                "set DATABASE_ADMIN_URL to hear of them at once",
+                self._poll_seconds,
+            )
         try:
             self._attend()
         finally:

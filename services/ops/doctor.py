@@ -33,6 +33,7 @@ from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 from db.search.legs import AskedModel
 from db.search.question import Question
+from db.settings import Settings
 from db.uow import UnitOfWork
 from services.embedding.choice import list_in_use
 from services.search import LEGS_OF
@@ -128,6 +129,7 @@ class DoctorService:
             work.diagnosis.begin()
             server = work.diagnosis.get_server()
             findings = [_postgresql(server), _pgvector(server), _ctype(server)]
+            findings.append(_connections(work, self._database.settings))
             findings += _schema(work)
             if findings[-1].status == "ok":
                 findings += _guarded(work, "role", None, partial(_role, work, embedded))
@@ -389,6 +391,36 @@ def _ctype(server: Server) -> Finding:
         detail="trigrams know no letters beyond ASCII: fuzzy searches miss typos in accented "
         "words, and do not read Chinese, Thai and the like",
         remedy=server.ctype_remedy,
+    )
+
+
+def _connections(work: UnitOfWork, settings: Settings) -> Finding:
+    """Whether the server has the connections that all processes may open."""
+    found = partial(Finding, check="connections", subject="max_connections")
+    if settings.pooled:
+        return found(status="ok", detail="the transaction pooler's pool size limits them")
+    if work.diagnosis.has_pooler():
+        return found(
+            status="warning",
+            detail="a pooler stands before the server, and DB_POOLER is none: if it lends "
+            "connections for a transaction only, statements fail and settings reach others",
+            remedy="DB_POOLER=transaction  # and DATABASE_ADMIN_URL: the server's own address",
+        )
+    limit, each = work.diagnosis.count_connections(), settings.pool_size + settings.max_overflow
+    detail = (
+        f"DB_PROCESSES={settings.processes} may open {settings.processes * each:,} connections "
+        f"(DB_POOL_SIZE + DB_MAX_OVERFLOW = {each} each); the server allows {limit:,}"
+    )
+    if settings.processes * each <= limit:
+        return found(status="ok", detail=detail)
+    share = limit // settings.processes
+    kept = min(settings.pool_size, share)
+    return found(
+        status="warning",
+        detail=f"{detail}: under load some are refused",
+        remedy=f"DB_POOL_SIZE={kept} DB_MAX_OVERFLOW={share - kept}"
+        if share
+        else "DB_POOLER=transaction  # with a transaction pooler before the server",
     )
 
 

@@ -2,7 +2,8 @@
 
 The memory of imports is measured with an export of 256 MiB; with the 2 GiB that the requirement
 names, which takes long: ``make prove PROVE_MEBIBYTES=2048``. Tenants search
-a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``.
+a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``. What runs behind a
+transaction pooler needs PgBouncer (``apt-get install pgbouncer``).
 
 With ``PROVE_DATABASE_URL``, an administrator's address on another server, the contract tests run
 there, too: ``make prove PROVE_DATABASE_URL=postgresql://postgres@host/postgres``. It needs
@@ -29,6 +30,7 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
 from tests.conftest import Databases, settings_for
+from tests.pooler import NEEDED, PROGRAM
 from tests.prove import chat_memory, isolation, proofs
 from tests.prove.proofs import Proof
 
@@ -48,6 +50,22 @@ LEAST_HASHED_PER_SECOND: Final = 250
 """The same into an HNSW index of 384 dimensions, which takes nearly all of the time. On two
 processors that do other work as well, pgvector put in 230 random directions a second, which are the
 hardest to link, and 580 hashed texts."""
+
+
+BEHIND_A_POOLER: Final = sorted(
+    {
+        str(path.relative_to(proofs.PROJECT))
+        for pattern in (
+            "search/test_contract.py",
+            "services/test_worker*.py",
+            "services/test_*import*.py",
+            "services/test_memory_*.py",
+            "repositories/test_memory.py",
+        )
+        for path in (proofs.PROJECT / "tests").glob(pattern)
+    }
+)
+"""The tests of searches, jobs, imports and memories."""
 
 
 def main() -> int:
@@ -116,9 +134,13 @@ def main() -> int:
         ),
         "memory": lambda _database: _memory(given.mebibytes),
         "tenants": lambda _database: _tenants(given.memories),
+        "pooler": lambda _database: proofs.behind_a_pooler(*BEHIND_A_POOLER, processes=2),
     }
     if os.environ.get("PROVE_DATABASE_URL"):
         tried["elsewhere"] = lambda _database: _elsewhere()
+    if PROGRAM is None:
+        del tried["pooler"]
+        err.print(f"pooler: not tried: {NEEDED}", highlight=False)
     if unknown := set(given.only or ()) - tried.keys():
         parser.error(f"no proof {unknown.pop()!r}; there are: {', '.join(tried)}")
 

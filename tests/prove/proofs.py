@@ -23,6 +23,7 @@ from db.engine import Database
 from db.models import Message
 from db.search.corpora import CHAT
 from tests.command import PGCORPUS
+from tests.pooler import variables_of
 from tests.prove.effects import count_effects, enqueue_effects
 from tests.services.loopback_api import Answer, LoopbackAPI, Request
 
@@ -53,8 +54,7 @@ class Proof:
 def environment(database: Database, **more: str) -> dict[str, str]:
     """Of a process that works on the database, and knows no other setting of the machine."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    url = database.url.render_as_string(hide_password=False)
-    return kept | {"DATABASE_URL": url, "PYTHONPATH": str(PROJECT)} | more
+    return kept | variables_of(database.settings) | {"PYTHONPATH": str(PROJECT)} | more
 
 
 class Crowd:
@@ -455,4 +455,30 @@ def _embedded(
         found=f"{fresh} embedded, {_rate(messages, seconds, least)}",
         holds=fresh == messages and not any(codes) and messages / seconds >= least,
         seconds=seconds,
+    )
+
+
+def behind_a_pooler(*suites: str, processes: int = 0) -> Proof:
+    """Run tests with PgBouncer before the test server.
+
+    Args:
+        suites: Files of tests.
+        processes: How many run them; 0 is this one's child alone.
+    """
+    began = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "--pooler", "--quiet", f"--numprocesses={processes}"]
+    done = subprocess.run(
+        [*command, *suites],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}},
+        cwd=PROJECT,
+    )
+    counted = done.stdout.strip().rpartition("\n")[2]
+    return Proof(
+        claim=f"{len(suites)} files of tests pass through PgBouncer in transaction mode",
+        found=counted if done.returncode == 0 else done.stdout[-4000:] + done.stderr[-1000:],
+        holds=done.returncode == 0,
+        seconds=time.monotonic() - began,
     )

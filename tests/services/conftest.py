@@ -11,14 +11,14 @@ import pytest
 
 from db.engine import Database
 from tests.command import Command, run_command
+from tests.pooler import variables_of
 
 
 @pytest.fixture
 def variables(database: Database) -> Mapping[str, str]:
     """The environment of the command: a wide terminal, and a database of the test's own."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    address = database.url.render_as_string(hide_password=False)
-    return kept | {"DATABASE_URL": address, "COLUMNS": "200"}
+    return kept | variables_of(database.settings) | {"COLUMNS": "200"}
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from services.importers.chat.rules import Parsed
 from services.importers.report import ImportReport
 from tests.command import PGCORPUS
 from tests.factories import exports
+from tests.pooler import variables_of
 
 pytestmark = pytest.mark.superuser
 
@@ -501,7 +502,7 @@ def test_stopping_leaves_whole_conversations_and_the_next_run_goes_on(
 def test_a_killed_import_is_finished_by_the_next(database: Database, write: Write) -> None:
     """Kill -9 in the middle: what is there is whole, and nothing is there twice."""
     file = write(*exports.chatgpt(400, turns=20))
-    environment = os.environ | {"DATABASE_URL": database.url.render_as_string(hide_password=False)}
+    environment = os.environ | variables_of(database.settings)
     with subprocess.Popen(
         [PGCORPUS, "import", "chat", file], env=environment, stderr=subprocess.DEVNULL
     ) as process:
@@ -520,7 +521,7 @@ def test_a_killed_import_is_finished_by_the_next(database: Database, write: Writ
 def test_two_imports_of_one_file_at_once_add_it_once(database: Database, write: Write) -> None:
     """They take turns batch by batch; every conversation is added by one of them."""
     file = write(*exports.chatgpt(200, turns=20))
-    environment = os.environ | {"DATABASE_URL": database.url.render_as_string(hide_password=False)}
+    environment = os.environ | variables_of(database.settings)
     with subprocess.Popen(
         [PGCORPUS, "import", "chat", file, "--json"],
         env=environment,

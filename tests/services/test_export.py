@@ -23,6 +23,7 @@ from services.export.openwebui import as_openwebui
 from services.export.tree import turns_before
 from services.importers.chat.openwebui import read
 from tests.command import PGCORPUS
+from tests.pooler import variables_of
 from tests.services.chat_archive import (
     ANSWER,
     BEGAN,
@@ -282,7 +283,7 @@ def test_what_cannot_be_exported_is_an_error(exporter: ChatExporter) -> None:
 def pgcorpus(database: Database, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command on a database, in a folder."""
     environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    environment["DATABASE_URL"] = database.url.render_as_string(hide_password=False)
+    environment |= variables_of(database.settings)
     return subprocess.run(
         [PGCORPUS, *arguments],
         check=False,

@@ -24,6 +24,7 @@ from services.importers.conflicts import OnConflict
 from services.importers.knowledge import BATCH, KnowledgeImporter
 from services.importers.report import ImportReport
 from tests.command import PGCORPUS
+from tests.pooler import variables_of
 
 pytestmark = pytest.mark.superuser
 
@@ -481,14 +482,14 @@ def test_the_command_that_retries_takes_the_options(
     """Those that the message of a conflict tells to use."""
     file = write("a.json", chunk("a"), chunk("a", "Another text."), chunk("b", "", word_count=9))
     KnowledgeImporter(database).run([file])
-    address = database.url.render_as_string(hide_password=False)
+    address = variables_of(database.settings)
 
     def retry(*options: str) -> dict[str, Any]:
         done = subprocess.run(
             [PGCORPUS, "import", "retry", "--json", *options],
             check=False,
             capture_output=True,
-            env={"DATABASE_URL": address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            env={**address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
             cwd=tmp_path,
             timeout=120,
         )

@@ -19,6 +19,7 @@ from services.importers.knowledge import KnowledgeImporter
 from services.importers.vectors import OTHER_TEXT
 from tests.command import PGCORPUS
 from tests.factories import axis
+from tests.pooler import variables_of
 
 pytestmark = pytest.mark.superuser
 
@@ -161,7 +162,6 @@ def test_the_command_says_which_vectors_were_left_out(
     short: Database, tmp_path: Path, chunks: Path
 ) -> None:
     """On stderr, so that what scripts read keeps its shape."""
-    address = short.url.render_as_string(hide_password=False)
     vectors = as_json(tmp_path, entry("a"), entry("c"))
 
     done = subprocess.run(
@@ -169,7 +169,7 @@ def test_the_command_says_which_vectors_were_left_out(
         check=False,
         capture_output=True,
         text=True,
-        env={"DATABASE_URL": address, "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        env=variables_of(short.settings) | {"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         cwd=tmp_path,
         timeout=120,
     )

@@ -22,6 +22,7 @@ from db.errors import UnsafeRole
 from services.cli import main, output
 from services.memory.service import MemoryService
 from tests.command import PGCORPUS, Command
+from tests.pooler import variables_of
 from tests.services.memory_setting import Setting, setting
 from tests.services.test_cli import WAITS_FOR_A_LOCK
 
@@ -34,9 +35,8 @@ SAID = "We deploy on Tuesdays at noon."
 
 def environment(setting: Setting) -> dict[str, str]:
     """Of a person who logs in as the application."""
-    address = setting.application.url.render_as_string(hide_password=False)
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    return kept | {"DATABASE_URL": address, "COLUMNS": "160"}
+    return kept | variables_of(setting.application.settings) | {"COLUMNS": "160"}
 
 
 @pytest.fixture
@@ -283,13 +283,12 @@ def test_a_login_that_sees_everything_is_told_how_to_make_another(
     setting: Setting, tmp_path: Path
 ) -> None:
     """Before anything is read."""
-    address = setting.owner.url.render_as_string(hide_password=False)
     result = subprocess.run(
         [PGCORPUS, "memory", "recall", "x", "--tenant-id", str(setting.ours.tenant_id)],
         check=False,
         capture_output=True,
         text=True,
-        env=environment(setting) | {"DATABASE_URL": address},
+        env=environment(setting) | variables_of(setting.owner.settings),
         cwd=tmp_path,
         timeout=120,
     )

@@ -367,7 +367,7 @@ def test_an_operator_whom_row_security_binds_imports_as_well(
             text("CREATE ROLE memory_operator LOGIN PASSWORD 'secret' IN ROLE rag_admin")
         )
     url = database.url.set(username="memory_operator", password="secret")
-    operator = Database(database.settings.__class__(database_url=url, pool_size=1))
+    operator = Database(replace(database.settings, database_url=url, pool_size=1))
     try:
         report = imported(operator, tenant, folder.nodes([a_node()], vectors(1)))
         again = imported(operator, tenant, folder, on_conflict="update")

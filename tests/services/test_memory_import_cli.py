@@ -18,6 +18,7 @@ from db.models import MemoryEmbedding, MemoryNode
 from services import samples
 from tests.benchmarks.memory_import import make
 from tests.command import PGCORPUS, Command
+from tests.pooler import variables_of
 from tests.services.test_memory_import import indexes
 
 pytestmark = pytest.mark.superuser
@@ -88,6 +89,7 @@ def test_a_missing_database_url_is_told(
     done = pgcorpus(
         *("import", "memory", SAMPLES, "--user-id", NOBODY, *arguments),
         DATABASE_URL="",
+        DATABASE_ADMIN_URL="",
         PGCORPUS_HOME=str(tmp_path / "home"),
         **environment,
     )
@@ -99,9 +101,9 @@ def test_a_missing_database_url_is_told(
 
 def test_a_missing_table_is_told_with_what_makes_it(pgcorpus: Command, empty: Database) -> None:
     """In the words of the system before."""
-    address = empty.url.render_as_string(hide_password=False)
+    settings = variables_of(empty.settings)
 
-    done = pgcorpus("import", "memory", SAMPLES, "--user-id", NOBODY, DATABASE_URL=address)
+    done = pgcorpus("import", "memory", SAMPLES, "--user-id", NOBODY, **settings)
 
     assert done.returncode == 1
     assert "memory_nodes table does not exist; make it with: pgcorpus db upgrade" in said(done)

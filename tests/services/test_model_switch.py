@@ -43,6 +43,7 @@ from services.embedding.switch import ModelSwitch
 from services.embedding.verify import ModelVerifier
 from services.search import SearchService
 from tests.command import PGCORPUS, Command
+from tests.pooler import variables_of
 
 pytestmark = pytest.mark.superuser
 
@@ -570,12 +571,8 @@ switch.ModelSwitch(Database.from_env(), embedder=embedder).backfill("new")
 
 def environment(database: Database) -> dict[str, str]:
     """What a process needs to work on the database."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(PROJECT),
-        "COLUMNS": "160",
-        "DATABASE_URL": database.url.render_as_string(hide_password=False),
-    }
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "COLUMNS": "160"}
+    return own | variables_of(database.settings)
 
 
 def test_a_backfill_killed_halfway_goes_on_where_it_was(filled: Database, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ CASES = {
     "PGCORPUS_HOME": (Path(".pgcorpus"), "/srv/pg", Path("/srv/pg"), str(FILE), "not a folder"),
     "DB_POOL_SIZE": (20, "5", 5, "0", "not a usable whole number; allowed: 1 to 1000"),
     "DB_MAX_OVERFLOW": (30, "0", 0, "many", "not a usable whole number; allowed: 0 to 1000"),
+    "DB_PROCESSES": (1, "4", 4, "0", "not a usable whole number; allowed: 1 to 10000"),
+    "DB_POOLER": ("none", "Transaction", "transaction", "session", "allowed: none, transaction"),
     "DB_POOL_TIMEOUT": (30, "1", 1, "0", "not a usable whole number; allowed: 1 to 3600"),
     "DB_POOL_RECYCLE": (3600, "60", 60, "-1", "not a usable whole number; allowed: 1 to 86400"),
     "DB_CONNECT_TIMEOUT": (10, "3", 3, "3.5", "not a usable whole number; allowed: 1 to 600"),
@@ -377,5 +379,48 @@ def test_every_setting_has_a_variable() -> None:
     """Nothing can be set in code alone."""
     assert {field.name for field in fields(Settings)} == {
         "database_url",
+        "admin_url",
         *(name for name, _ in VARIABLES.values()),
     }
+
+
+def test_an_address_past_the_pooler_is_read_as_the_other() -> None:
+    """With its own TLS where it says so, and never shown."""
+    admin = "postgresql://owner:hunter3@db.example/corpus"
+    given = {"DATABASE_URL": URL, "DB_POOLER": "transaction", "DATABASE_ADMIN_URL": admin}
+
+    settings = Settings.from_env(given | {"SSL_MODE": "require"})
+
+    assert settings.pooled
+    assert settings.admin_url is not None
+    assert settings.admin_url.drivername == "postgresql+psycopg"
+    assert settings.admin_url.query["sslmode"] == "require"
+    assert "hunter3" not in repr(settings)
+    own = Settings.from_env(given | {"DATABASE_ADMIN_URL": f"{admin}?sslmode=verify-full"})
+    assert (own.ssl_mode, own.admin_url and own.admin_url.query["sslmode"]) == (
+        "prefer",
+        "verify-full",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"DATABASE_ADMIN_URL": URL}, "DATABASE_ADMIN_URL would be ignored: set DATABASE_URL"),
+        (
+            {"DATABASE_URL": URL, "DATABASE_ADMIN_URL": "mysql://u:hunter2@h/d"},
+            "DATABASE_ADMIN_URL is not a database address",
+        ),
+        (
+            {"DATABASE_URL": f"{URL}?options=-csearch_path%3Dx", "DB_POOLER": "transaction"},
+            "DATABASE_URL has options= after its",
+        ),
+    ],
+    ids=["alone", "of another kind", "options"],
+)
+def test_what_cannot_work_with_a_pooler_is_refused(given: dict[str, str], said: str) -> None:
+    """Before anybody connects, and without a secret."""
+    with pytest.raises(SettingsError, match=said) as raised:
+        Settings.from_env(given)
+
+    assert "hunter2" not in str(raised.value)

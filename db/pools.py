@@ -1,0 +1,106 @@
+"""One limit for the connections of a process, whichever of its pools opens them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Dialect, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+PAUSE_SECONDS: Final = 0.02
+"""Between two looks for a place that another pool gives up."""
+
+Connect = Callable[[Dialect, Any, list[Any], dict[str, Any]], DBAPIConnection]
+
+
+class Places:
+    """The connections that all pools of a process may have open, together.
+
+    Each pool keeps to the limit by itself; this keeps their sum to it. A pool that finds no place
+    closes a connection that another keeps idle, and the other connects anew when it must.
+
+    Args:
+        limit: How many connections may be open.
+        timeout_seconds: How long a new connection waits for a place.
+    """
+
+    def __init__(self, limit: int, timeout_seconds: float) -> None:
+        self._limit = limit
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._connecting = 0
+        # psycopg's connections that are open, and whether they are idle; the longest idle first
+        self._idle: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+    def watch(self, engine: Engine, connect: Connect, pause: Callable[[float], object]) -> None:
+        """Hold an engine to the limit.
+
+        Args:
+            engine: Before its first connection.
+            connect: Makes a connection, as a listener to ``do_connect``.
+            pause: Waits for so many seconds.
+        """
+
+        def connect_in_turn(
+            dialect: Dialect, record: object, args: list[Any], parameters: dict[str, Any]
+        ) -> DBAPIConnection:
+            self._take(pause)
+            connection = None
+            try:
+                connection = connect(dialect, record, args, parameters)
+            finally:
+                with self._lock:
+                    self._connecting -= 1
+                    if connection is not None:
+                        self._idle[dialect.get_driver_connection(connection)] = False
+            return connection
+
+        event.listen(engine, "do_connect", connect_in_turn)
+        event.listen(engine, "checkin", self._check_in)
+        event.listen(engine, "checkout", self._check_out)
+
+    def _take(self, pause: Callable[[float], object]) -> None:
+        """Take a place for a connection that is about to be made.
+
+        Raises:
+            PoolTimeout: All connections stayed in use.
+        """
+        deadline = time.monotonic() + self._timeout_seconds
+        while not self._find_place():
+            if time.monotonic() > deadline:
+                raise PoolTimeout(f"all {self._limit} connections of the process are in use")
+            pause(PAUSE_SECONDS)
+
+    def _find_place(self) -> bool:
+        with self._lock:
+            if len(self._idle) + self._connecting >= self._limit:
+                for lost in [each for each in self._idle if each.closed]:
+                    del self._idle[lost]
+            if len(self._idle) + self._connecting >= self._limit:
+                unused = next((each for each, idle in self._idle.items() if idle), None)
+                if unused is None:
+                    return False
+                del self._idle[unused]
+                unused.pgconn.finish()  # libpq's, which asks for no event loop
+            self._connecting += 1
+            return True
+
+    def _check_in(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        driver = record.driver_connection  # None when it was lost
+        with self._lock:
+            if driver is not None and self._idle.pop(driver, None) is not None:
+                self._idle[driver] = True
+
+    def _check_out(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        with self._lock:
+            if record.driver_connection in self._idle:
+                self._idle[record.driver_connection] = False
+                return
+        raise DisconnectionError("its place was given to another pool")
