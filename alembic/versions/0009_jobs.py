@@ -178,13 +178,15 @@ def upgrade() -> None:
         BEGIN
             IF has_table_privilege('jobs', 'SELECT') THEN
                 RETURN QUERY
-                    SELECT substr(dedupe_key, length(corpus) + 8) FROM jobs
-                    WHERE status = 'pending' AND kind = 'embed'
-                        AND dedupe_key >= 'embed:' || corpus || ':'
-                        AND dedupe_key < 'embed:' || corpus || ';'
-                        AND substr(dedupe_key, length(corpus) + 8)
-                            ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                    ORDER BY dedupe_key LIMIT most;
+                    -- The first by the index, and then those that are keys.
+                    SELECT item FROM (
+                        SELECT substr(dedupe_key, length(corpus) + 8) AS item FROM jobs
+                        WHERE status = 'pending' AND kind = 'embed'
+                            AND dedupe_key >= 'embed:' || corpus || ':'
+                            AND dedupe_key < 'embed:' || corpus || ';'
+                        ORDER BY dedupe_key LIMIT most
+                    ) AS first
+                    WHERE item ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
             END IF;
         END $$
     """)

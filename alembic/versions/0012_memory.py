@@ -654,11 +654,15 @@ def _by_searcher(begin: bool) -> None:
             DO $$
             DECLARE
                 searcher CONSTANT name := {OWNER_OF_SEARCHES};
-                options CONSTANT text := CASE
-                    WHEN current_setting('server_version_num')::integer < 160000 THEN ''
-                    ELSE 'WITH INHERIT FALSE, SET TRUE' END;
+                old CONSTANT boolean := current_setting('server_version_num')::integer < 160000;
+                may CONSTANT boolean :=
+                    pg_has_role(searcher, CASE WHEN old THEN 'MEMBER' ELSE 'SET' END);
+                options CONSTANT text :=
+                    CASE WHEN old THEN '' ELSE 'WITH INHERIT FALSE, SET TRUE' END;
             BEGIN
-                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+                -- A superuser may, and who was made a member by one.
+                PERFORM set_config('pgcorpus.became_member', (NOT may)::text, true);
+                IF NOT may THEN
                     EXECUTE 'GRANT ' || quote_ident(searcher) || ' TO CURRENT_USER ' || options;
                 END IF;
                 PERFORM set_config('pgcorpus.former_role', current_setting('role'), true),
@@ -675,7 +679,7 @@ def _by_searcher(begin: bool) -> None:
                 PERFORM set_config('role', current_setting('pgcorpus.former_role'), true);
                 EXECUTE 'REVOKE CREATE ON SCHEMA ' || quote_ident(current_schema())
                     || ' FROM ' || quote_ident(searcher);
-                IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+                IF current_setting('pgcorpus.became_member')::boolean THEN
                     EXECUTE 'REVOKE ' || quote_ident(searcher) || ' FROM CURRENT_USER';
                 END IF;
             END $$

@@ -385,7 +385,8 @@ class DiagnosisRepository(Repository):
     def get_role(self) -> Role:
         """The role that is connected, and what it may do too much."""
         tables = sorted(Base.metadata.tables)
-        return Role(*self.session.execute(ROLE, {"tables": tables}).one())
+        with self.as_login():
+            return Role(*self.session.execute(ROLE, {"tables": tables}).one())
 
     def list_unrecorded(self) -> list[Unrecorded]:
         """What happens without an entry in the audit log."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     Boolean,
     ColumnElement,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    any_,
     bindparam,
     case,
     cast,
@@ -307,9 +309,9 @@ def _awaited(shape: Shape) -> ColumnElement[bool]:
     has_vector = exists().where(
         corpus.item == corpus.key, corpus.vectors.c.model_name == literal(shape.model.name)
     )
-    of_job = corpus.key == cast(pending.c.item, corpus.key.type)
+    # As an array: a join would read all keys of a scope, where it is thought to be small.
+    items = select(func.array_agg(cast(pending.c.item, corpus.key.type))).scalar_subquery()
+    asked = corpus.key == any_(cast(items, ARRAY(corpus.key.type)))
     return exists(
-        select(literal_column("1"))
-        .join_from(pending, corpus.passages, of_job)
-        .where(*corpus.asked_of(corpus.passages), ~has_vector)
+        select(literal_column("1")).select_from(corpus.passages).where(asked, ~has_vector)
     )

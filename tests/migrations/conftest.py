@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,11 @@ class Programs:
         self._bin = server.bin
 
     def schema(self, url: URL) -> str:
-        """The schema as ``pg_dump`` writes it, without the token that is random on each call."""
-        dump = self._run(url, "pg_dump", "--schema-only")
+        """The schema as ``pg_dump`` writes it.
+
+        Without the token that is random on each call, and the database's part in a role's name.
+        """
+        dump = re.sub(r"\brag_search_\w+", "rag_search", self._run(url, "pg_dump", "--schema-only"))
         return "\n".join(
             line
             for line in dump.splitlines()

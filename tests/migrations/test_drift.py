@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import URL, Connection, Row, text
 from sqlalchemy.orm import Session
 
 from db import migrations
@@ -72,24 +72,31 @@ HNSW = (
 AS_MADE = {"dimensions": 3072, "distance": "cosine", "m": 16, "model": "text-embedding-3-large"}
 
 
+OF_SCHEMA = ("episode_text", "text_hash", "scope_keys")
+"""Functions that generated columns and indexes call."""
+
+
 def catalog(connection: Connection, kind: str) -> set[Row]:
     """Everything of one kind that our tables have."""
     return set(connection.execute(text(CATALOG[kind].format(ours=OURS))))
 
 
 @pytest.fixture(scope="module")
-def made_by_models(databases: Databases, shared: Database) -> Iterator[Database]:
-    """A database whose tables the models made, without any revision but for a function."""
-    with shared.engine.connect() as connection:
-        of_generated_column = connection.scalar(
-            text("SELECT pg_get_functiondef('episode_text'::regproc)")
-        )
+def made_by_models(databases: Databases, migrated: URL) -> Iterator[Database]:
+    """A database whose tables the models made, without any revision but for some functions."""
+    named = text("SELECT pg_get_functiondef(name::regproc) FROM unnest(:names) AS name")
+    with (
+        databases.opened(migrated.database or "") as copy,
+        copy.engine.connect() as connection,
+    ):
+        of_columns_and_indexes = list(connection.scalars(named, {"names": list(OF_SCHEMA)}))
     url = databases.make()
     database = Database(settings_for(url))
     with database.engine.begin() as connection:
         connection.execute(text("CREATE EXTENSION vector"))
         connection.execute(text("CREATE EXTENSION pg_trgm"))
-        connection.exec_driver_sql(of_generated_column)
+        for each in of_columns_and_indexes:
+            connection.exec_driver_sql(each)
         Base.metadata.create_all(connection)
     yield database
     database.close()

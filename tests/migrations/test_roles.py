@@ -232,7 +232,7 @@ def test_databases_of_one_server_are_upgraded_at_the_same_moment(
 def test_an_owner_who_may_not_make_roles_is_told_who_makes_them(
     fresh: Database, schema_of: Dump, alembic: Alembic
 ) -> None:
-    """Three statements for a superuser, then the same upgrade; the downgrade leaves them there."""
+    """Statements for a superuser, then the same upgrade; the downgrade leaves the roles there."""
     with lesser(fresh) as owner:
         migrations.upgrade(owner, BEFORE)
         before = schema_of(fresh.url)
@@ -244,11 +244,18 @@ def test_an_owner_who_may_not_make_roles_is_told_who_makes_them(
         cure = str(refused.value).partition("with: ")[2].partition(".")[0]
         assert cure == "; ".join(f"CREATE ROLE {group} NOLOGIN" for group in GROUPS)
         execute(fresh, cure)
+        with pytest.raises(DatabaseNotReady, match="may not make the role rag_search") as refused:
+            migrations.upgrade(owner)
+        searcher = f"rag_search_{fresh.url.database}"
+        cure = str(refused.value).partition("with: ")[2].partition("\n")[0]
+        assert cure == f"CREATE ROLE {searcher} NOLOGIN; GRANT {searcher} TO deployer"
+        execute(fresh, cure)
         migrations.upgrade(owner)
         migrations.downgrade(owner, BEFORE)
 
         assert schema_of(fresh.url) == before
-        assert {role.rolname for role in roles_of(fresh)} == {"postgres", "deployer", *GROUPS}
+        there = {"postgres", "deployer", searcher, *GROUPS}
+        assert {role.rolname for role in roles_of(fresh)} == there
 
 
 def test_an_owner_who_may_make_roles_makes_and_drops_them(fresh: Database, schema_of: Dump) -> None:

@@ -246,4 +246,4 @@ def test_show_is_a_matrix_for_people_and_for_scripts(pgcorpus: Command, database
     assert all(f"warning: {each}" in shown.stderr for each in warnings)
     row = next(line for line in shown.stdout.splitlines() if " messages " in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["messages", "S", "SIUD", "SIUDTRGM", ""]
+    assert cells == ["messages", "S", "SIUD", "SIUDTM", ""]

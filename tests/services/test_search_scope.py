@@ -182,5 +182,6 @@ def test_a_search_of_memories_explains_itself(house: House) -> None:
 
     explanation = page.explain()
 
-    assert "app.tenant_id" in str(explanation.plan)
+    assert str(house.scope) in str(explanation.plan)
+    assert "InitPlan" in str(explanation.plan)
     assert explanation.parameters["scope"] == str(house.scope)
