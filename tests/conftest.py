@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 from uuid import uuid4
 
 import pytest
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
+from db.repositories.roles import Group
 from db.settings import Settings
 from db.uow import UnitOfWork
 from tests import factories
@@ -104,6 +105,13 @@ class Databases:
         self._run(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'invented'")
         return self._administrator.set(username=name, password="invented")
 
+    def let_give_groups(self, owner: URL) -> None:
+        """Let an owner make logins of the groups, also where a superuser or another made these."""
+        for group in get_args(Group):
+            with suppress(DBAPIError):
+                self._run(f"CREATE ROLE {group} NOLOGIN")
+            self._run(f"GRANT {group} TO {owner.username} WITH ADMIN OPTION")
+
     def superuser_of(self, url: URL) -> URL:
         """The same database for the superuser: what a hosted server keeps to itself."""
         return self._administrator.set(database=url.database)
@@ -165,6 +173,7 @@ def settings_for(url: URL) -> Settings:
 def owner(databases: Databases) -> Iterator[URL]:
     """Who owns the databases of tests: no superuser, as on hosted servers."""
     owner = databases.make_owner()
+    databases.let_give_groups(owner)
     yield owner
     databases.drop_owner(owner)
 

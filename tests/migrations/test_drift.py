@@ -84,7 +84,9 @@ def catalog(connection: Connection, kind: str) -> set[Row]:
 @pytest.fixture(scope="module")
 def made_by_models(databases: Databases, migrated: URL) -> Iterator[Database]:
     """A database whose tables the models made, without any revision but for some functions."""
-    named = text("SELECT pg_get_functiondef(name::regproc) FROM unnest(:names) AS name")
+    named = text(
+        "SELECT pg_get_functiondef(name::regproc) FROM unnest(CAST(:names AS text[])) AS name"
+    )
     with (
         databases.opened(migrated.database or "") as copy,
         copy.engine.connect() as connection,

@@ -247,7 +247,7 @@ def test_an_owner_who_may_not_make_roles_is_told_who_makes_them(
         with pytest.raises(DatabaseNotReady, match="may not make the role rag_search") as refused:
             migrations.upgrade(owner)
         searcher = f"rag_search_{fresh.url.database}"
-        cure = str(refused.value).partition("with: ")[2].partition("\n")[0]
+        cure = str(refused.value).partition("with: ")[2].partition(". ")[0]
         assert cure == f"CREATE ROLE {searcher} NOLOGIN; GRANT {searcher} TO deployer"
         execute(fresh, cure)
         migrations.upgrade(owner)
