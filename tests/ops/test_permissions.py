@@ -117,6 +117,7 @@ COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "se
 LOG = (NOTHING, NOTHING, NOTHING, READ)
 ANYBODY = ({"EXECUTE"},) * 4
 ADMINISTRATOR = (NOTHING, NOTHING, NOTHING, {"EXECUTE"})
+MEMBER = (NOTHING, {"EXECUTE"}, {"EXECUTE"}, {"EXECUTE"})
 NOBODY = (NOTHING,) * 4
 
 EXPECTED: Mapping[str, tuple[set[str], ...]] = {
@@ -172,11 +173,18 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "enqueue_embedding()": NOBODY,
     "enqueue_scoped_embedding()": NOBODY,
     "episode_text(jsonb,jsonb)": ANYBODY,
+    "episodic_memories_alike(text,real)": MEMBER,
+    "episodic_memories_with_words(text[],text[],text[])": MEMBER,
     "forget_traces()": NOBODY,
     "increment_version()": ANYBODY,
+    "large_scopes(regclass,bigint)": ADMINISTRATOR,
     "lexeme_statistics(regclass,name,name,text)": ANYBODY,
+    "memory_nodes_alike(text,real)": MEMBER,
+    "memory_nodes_with_words(text[],text[],text[])": MEMBER,
     "passages_to_embed(text,integer)": ANYBODY,
+    "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
+    "text_hash(text)": ANYBODY,
 }
 """What a login of no group, and of each of the groups, may do. A new table gets its line."""
 

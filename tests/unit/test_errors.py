@@ -51,12 +51,13 @@ def test_the_docstring_is_the_message_unless_one_is_given(error: type[DataLayerE
 
 
 def test_every_sentence_belongs_to_a_constraint(session: Session) -> None:
-    """A renamed constraint would leave its sentence behind."""
-    constraints = set(
-        session.scalars(
-            text("SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace")
-        )
-    )
+    """A renamed constraint, or unique index, would leave its sentence behind."""
+    named = text("""
+        SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE indisunique AND relnamespace = 'public'::regnamespace
+    """)
+    constraints = set(session.scalars(named))
 
     assert set(MEANINGS) <= constraints
 
