@@ -798,6 +798,11 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
         connection.execution_options(isolation_level="AUTOCOMMIT")
         for _ in range(3000):
             connection.execute(text("SELECT pg_current_xact_id()"))
+        searcher = connection.scalar(
+            text(
+                "SELECT CAST(proowner::regrole AS text) FROM pg_proc WHERE proname = 'large_scopes'"
+            )
+        )
     add(database, rows=5, prefix="not yet")
     dump = programs._run(database.url, "pg_dump")
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
@@ -807,7 +812,8 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
     url = elsewhere.start()
     try:
         roles = "".join(
-            f"CREATE ROLE {each};" for each in ("rag_read_only", "rag_read_write", "rag_admin")
+            f"CREATE ROLE {each};"
+            for each in ("rag_read_only", "rag_read_write", "rag_admin", searcher)
         )
         programs.execute(url, roles + dump)
         restored = Database(settings_for(url))
