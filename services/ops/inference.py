@@ -50,10 +50,12 @@ ACCEPTED: Final = frozenset(
         ("users", "auth_provider"),
         ("import_rejects", "corpus"),
         ("import_transformations", "item"),
+        ("jobs", "dedupe_key"),
     )
 )
-"""Categories, by which indexes are ordered: that there is one of it may be told. And an id of a
-passage, to who knows it: its index is by hash."""
+"""Categories, by which indexes are ordered: that there is one of it may be told. An id of a
+passage, to who knows it: its index is by hash. And keys of pending jobs, which are UUIDs and open
+nothing."""
 
 SAID: Final = "price {}"
 """A question that finds own rows, and a word that only a row of others' holds."""
