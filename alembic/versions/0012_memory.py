@@ -13,23 +13,22 @@ depends_on = None
 SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 
 # What a policy compares with: asked once for each statement and not for each row.
-ASKED = "(SELECT app_scope())"
+SCOPE_ASKED = "app_scope()"
+IDENTITY_ASKED = "current_setting('app.identity', true)"
+ASKED = f"(SELECT {SCOPE_ASKED})"
+
 
 # The planner asks conditions that are known not to leak before a policy where they are cheaper, and
 # counts a query that reads no column among them, which may well fail. It also moves an equality
 # behind them all. So a policy begins with a look-up by subscript, which costs nothing and stays in
 # its place, and has the equality beside it for the index.
-ASKED_IDENTITY = "(SELECT current_setting('app.identity', true))"
-
-
 def _among(column: str, asked: str) -> str:
     """Compare a column with what is asked, at no cost for the planner; true or false."""
-    inner = asked.removeprefix("(SELECT ").removesuffix(")")
-    known = f"CASE WHEN {inner} IS NOT NULL THEN jsonb_build_object({inner}, true) END"
+    known = f"CASE WHEN {asked} IS NOT NULL THEN jsonb_build_object({asked}, true) END"
     return f"((SELECT {known}))[{column}] IS NOT NULL"
 
 
-OF_SCOPE = _among("scope", ASKED)
+OF_SCOPE = _among("scope", SCOPE_ASKED)
 OWN = f"{OF_SCOPE} AND scope = {ASKED}"
 
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
@@ -504,8 +503,8 @@ def _row_security() -> None:
         """)
     # Whoever signs somebody in knows the identity and not yet the scope. Who is new has no tenant
     # yet. A slug that is taken would tell of another tenant: only administrators make tenants.
-    identity = f"text_hash(identity) = text_hash({ASKED_IDENTITY})"
-    known = f"{OF_SCOPE} OR {_among('identity', ASKED_IDENTITY)}"
+    identity = f"text_hash(identity) = text_hash((SELECT {IDENTITY_ASKED}))"
+    known = f"{OF_SCOPE} OR {_among('identity', IDENTITY_ASKED)}"
     administers = "(SELECT pg_has_role('rag_admin', 'USAGE'))"
     for table, policies in {
         "tenants": (f"own_scope ON tenants FOR SELECT USING ({OWN})",),
