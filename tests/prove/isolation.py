@@ -33,7 +33,7 @@ from db.scope import APPLICATION_ROLE, Scope
 from db.search.corpora import MEMORY
 from db.search.legs import AskedModel
 from db.search.question import Question
-from tests.conftest import settings_for
+from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
 from tests.search.crowd import VOCABULARY, WORD
 
@@ -378,24 +378,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memories", type=int, default=1_000_000)
     parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--questions", type=int, default=200, help="of each tenant")
+    parser.add_argument("--superuser", action="store_true", help="upgrade as one; else as an owner")
     given = parser.parse_args(arguments)
     population = Population(given.memories, given.tenants)
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-prove-"))
     home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
     server = EmbeddedServer(home, settings=SERVER)
     try:
-        owner = Database(settings_for(server.start()))
+        databases = Databases(server.start().set(database="postgres"))
+        url = databases.make(owner=None if given.superuser else databases.make_owner())
+        databases.make_extensions(url)
+        owner = Database(settings_for(url))
+        superuser = Database(settings_for(databases.superuser_of(url)))
         upgrade(owner)
-        fill(owner, population, quiet=False)
+        fill(superuser, population, quiet=False)
         for remedy in index_large_scopes(owner, population):
             sys.stderr.write(f"{remedy}\n")
-        with logged_in(owner, APPLICATION_ROLE) as application:
+        with logged_in(superuser, APPLICATION_ROLE) as application:
             measured = [
                 measure(application, population, tenant, mode, questions=given.questions)
                 for mode in LEGS
                 for tenant in sampled(given.tenants)
             ]
-        owner.close()
+        for each in (owner, superuser, databases):
+            each.close()
     finally:
         server.destroy()
     show(measured)
