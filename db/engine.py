@@ -431,22 +431,31 @@ def _begin_with(settings: str) -> Callable[[Connection], None]:
     return begin
 
 
-def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
+@contextmanager
+def _closed_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - psycopg's, of either kind
+    """Close a new connection whose preparation is given up: the pool forgets it without closing.
+
+    By libpq's connection, which asks for no event loop.
+    """
     try:
-        register_vector(connection)
-    except psycopg.ProgrammingError:
-        pass  # a database before its first revision has no vector type yet
-    finally:
+        yield
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+
+
+def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
+    with _closed_unless_ready(connection):
+        with suppress(psycopg.ProgrammingError):  # no vector type before the first revision
+            register_vector(connection)
         connection.rollback()  # the look-up opened a transaction
 
 
 def _register_vector_async(connection: Any, _record: object) -> None:  # noqa: ANN401
     async def register(driver_connection: psycopg.AsyncConnection[Any]) -> None:
-        try:
-            await register_vector_async(driver_connection)
-        except psycopg.ProgrammingError:
-            pass  # as above
-        finally:
+        with _closed_unless_ready(driver_connection):
+            with suppress(psycopg.ProgrammingError):  # as above
+                await register_vector_async(driver_connection)
             await driver_connection.rollback()
 
     connection.run_async(register)

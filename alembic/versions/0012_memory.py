@@ -756,10 +756,9 @@ def _shared() -> None:
         op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
     for name, indexed in {
         "jobs_scope": "jobs (scope, dedupe_key)",
-        "import_rejects_scope_item": "import_rejects (scope, (payload ->> 'id'))",
+        "import_rejects_scope": "import_rejects (scope)",
     }.items():
         op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
-    op.execute("ALTER INDEX idx_import_rejects_scope_item ALTER COLUMN 2 SET STATISTICS 0")
     _refused_once(scoped=True)
 
 

@@ -124,9 +124,8 @@ class ImportReject(Scoped, Base):
             postgresql_nulls_not_distinct=True,
         ),
         Index(
-            "idx_import_rejects_scope_item",
+            "idx_import_rejects_scope",
             "scope",
-            text("(payload ->> 'id')"),
             postgresql_where=text("scope IS NOT NULL"),
         ),
     )

@@ -428,7 +428,7 @@ def _with_others(
             f"({key})" if made else key
             for key, made in zip(index.keys, index.computed, strict=True)
         ]
-        if secret.column not in keys or "scope" in keys[:1]:
+        if secret.column not in keys:
             continue
         others = [
             f"{key} = {victim[key]}" for key in keys if key in victim and key != secret.column

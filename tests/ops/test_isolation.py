@@ -16,6 +16,7 @@ from db.engine import Database
 from db.errors import NotFound, NotPermitted
 from db.repositories.inference import compare_times
 from services.ops import isolation
+from services.ops.inference import confirm
 from services.ops.isolation import IsolationReport, IsolationService
 from tests.command import run_command
 from tests.conftest import Databases
@@ -90,8 +91,9 @@ def test_no_row_crosses_and_nothing_is_kept(tenancy: Tenancy) -> None:
 
     report = IsolationService(tenancy.owner).verify(tell=lambda *each: told.append(each))
 
+    assert [each for each in report.layers if each.status == "failure"] == []
+    assert [each for each in report.attacks if each.crossed] == []
     assert report.isolated
-    assert (crossed(report), missing(report)) == (set(), set())
     assert report.tried > 1500
     kinds = {each.kind for each in report.attacks}
     attacked = {(each.target, each.kind) for each in report.attacks}
@@ -370,6 +372,21 @@ def test_durations_are_compared_by_ranks() -> None:
     assert later.difference_ms == pytest.approx(0.5)
     assert same.z == pytest.approx(0)
     assert not any(each.tells for each in (same, noisy, little))
+
+
+def test_a_duration_tells_only_if_it_does_so_each_time() -> None:
+    """What differs once, or now this way and now that, was the machine."""
+    steady = [1.0 + n / 1000 for n in range(20)]
+    later = compare_times("later", [each + 0.5 for each in steady], steady)
+    sooner = compare_times("sooner", steady, [each + 0.5 for each in steady])
+    same = compare_times("same", steady, steady)
+
+    assert confirm(later, lambda: later).tells
+    assert confirm(sooner, lambda: sooner).tells
+    assert not confirm(later, lambda: same).tells
+    assert not confirm(later, lambda: sooner).tells
+    assert confirm(later, lambda: None).tells
+    assert confirm(same, lambda: pytest.fail("it tells nothing")) is same
 
 
 @pytest.mark.usefixtures("hasty")

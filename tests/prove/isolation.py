@@ -78,7 +78,6 @@ VECTORS: Final = """
 
 LOAD: Final = {
     "session_replication_role": "replica",  # no outbox, and foreign keys that hold by construction
-    "statement_timeout": "0",
     "synchronous_commit": "off",
 }
 
@@ -200,7 +199,7 @@ def fill(database: Database, population: Population, *, quiet: bool = True) -> N
         for at in track(order, what, console=Console(stderr=True, quiet=quiet)):
             yield int(tenant_of[at]), int(number_of[at])
 
-    with database.engine.begin() as connection:
+    with database.schema_engine().begin() as connection:  # without a limit of time
         for name, value in LOAD.items():
             connection.execute(
                 text("SELECT set_config(:name, :value, true)").bindparams(name=name, value=value)

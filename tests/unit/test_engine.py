@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format, Ping
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 import db.connections
+import db.engine
 from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.errors import DatabaseUnavailable
@@ -103,6 +105,36 @@ def ask_for_schema(database: Database) -> object:
 
 
 ways = pytest.mark.parametrize("way", [ask, ask_async, ask_for_schema])
+
+
+@pytest.mark.parametrize(
+    ("way", "prepares"),
+    [(ask, "register_vector"), (ask_async, "register_vector_async")],
+)
+def test_a_connection_whose_preparation_is_given_up_is_closed(
+    shared: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Callable[[Database], object],
+    prepares: str,
+) -> None:
+    """Ctrl-C, or a task that is cancelled, leaves no connection open that nobody holds."""
+    database = Database(shared.settings)
+    prepare, given = getattr(db.engine, prepares), []
+
+    def give_up(connection: psycopg.Connection | psycopg.AsyncConnection) -> object:
+        given.append(connection)
+        if len(given) == 1:
+            raise KeyboardInterrupt
+        return prepare(connection)
+
+    monkeypatch.setattr(db.engine, prepares, give_up)
+
+    with pytest.raises(KeyboardInterrupt):
+        way(database)
+
+    assert given[0].closed
+    assert way(database) == 1
+    database.close()
 
 
 def before_the_ping(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
