@@ -204,7 +204,8 @@ class JobRepository(Repository):
             payload: JSON object for the handler: keys, never texts.
             dedupe_key: Where a job of this kind with this key is pending already, that one stands
                 for this: it keeps its payload, and takes the higher priority and the earlier time
-                of the two.
+                of the two. It holds nothing secret: plans can tell it to logins that may not see
+                the job.
             priority: The higher the sooner, among jobs of its kind.
             delay_seconds: How long it may not be begun.
             max_attempts: How often it is begun before it is given up.

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -185,6 +185,8 @@ def _vectors(dimensions: int, tenant: int, count: int, random: np.random.Generat
 def fill(database: Database, population: Population, *, quiet: bool = True) -> None:
     """Load the population into a new database, as its superuser, and index it at the end.
 
+    With ``statement_timeout_ms=0``: an index takes minutes.
+
     Rows lie as if all tenants had spoken at the same time: none has pages of its own.
     """
     sizes = population.sizes
@@ -199,7 +201,7 @@ def fill(database: Database, population: Population, *, quiet: bool = True) -> N
         for at in track(order, what, console=Console(stderr=True, quiet=quiet)):
             yield int(tenant_of[at]), int(number_of[at])
 
-    with database.schema_engine().begin() as connection:  # without a limit of time
+    with database.engine.begin() as connection:
         for name, value in LOAD.items():
             connection.execute(
                 text("SELECT set_config(:name, :value, true)").bindparams(name=name, value=value)
@@ -388,7 +390,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = databases.make(owner=None if given.superuser else databases.make_owner())
         databases.make_extensions(url)
         owner = Database(settings_for(url))
-        superuser = Database(settings_for(databases.superuser_of(url)))
+        superuser = Database(
+            replace(settings_for(databases.superuser_of(url)), statement_timeout_ms=0)
+        )
         upgrade(owner)
         fill(superuser, population, quiet=False)
         for remedy in index_large_scopes(owner, population):
