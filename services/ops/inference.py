@@ -263,17 +263,16 @@ class Inference:
             The corpus, the timing of a mode, and whether what was found is the same.
         """
         until = time.monotonic() + (SEARCHING_SECONDS if seconds is None else seconds)
-        for corpus, table in corpora.items():
-            secret = next(s for s in self._secrets[table] if s.type == "tsvector")
-            for mode in MODES:
-                search_for = partial(
-                    search.search, corpus=corpus, mode=mode, scope=self.ours.scope, limit=10
-                )
-                ask = partial(_time_search, mode, search_for, secret.words, times)
-                timing, alike = ask(until - time.monotonic())
-                if timing is not None:
-                    again = partial(ask, CONFIRMING_SECONDS)
-                    yield corpus, confirm(timing, lambda again=again: again()[0]), alike
+        asked = [(corpus, mode) for corpus in corpora for mode in MODES]
+        for number, (corpus, mode) in enumerate(asked):
+            words = next(s.words for s in self._secrets[corpora[corpus]] if s.type == "tsvector")
+            search_for = partial(
+                search.search, corpus=corpus, mode=mode, scope=self.ours.scope, limit=10
+            )
+            alike = _find_alike(search_for, words)
+            ask = partial(_time_search, mode, search_for, words, times)
+            timing = ask((until - time.monotonic()) / (len(asked) - number))
+            yield corpus, confirm(timing, partial(ask, CONFIRMING_SECONDS)), alike
 
 
 def confirm(timing: Timing, ask: Callable[[], Timing | None]) -> Timing:
@@ -301,33 +300,31 @@ def confirm(timing: Timing, ask: Callable[[], Timing | None]) -> Timing:
     return timing
 
 
+def _find_alike(search: Callable[[str], SearchPage], words: tuple[str, str]) -> bool:
+    """Return whether a word that a foreign row holds finds what one finds that none does."""
+    pages = [search(SAID.format(word)) for word in words]
+    hit, miss = ({(each.id, len(each.scores)) for each in page.hits} for page in pages)
+    return hit == miss
+
+
 def _time_search(
     mode: str,
     search: Callable[[str], SearchPage],
     words: tuple[str, str],
     times: int,
     seconds: float,
-) -> tuple[Timing | None, bool]:
-    """Search for a word that a foreign row holds, and for one that none does, in turn.
-
-    Returns:
-        The timing, or None where time did not suffice for one; and whether both found the same.
-    """
+) -> Timing:
+    """Time searches for a word that a foreign row holds, and for one that none does, in turn."""
     until = time.monotonic() + seconds
-    found: list[object] = []
     durations: tuple[list[float], list[float]] = ([], [])
-    for turn in range(times + 1):
+    for turn in range(times):
         for which in (0, 1) if turn % 2 else (1, 0):
             began = time.perf_counter()
-            page = search(SAID.format(words[which]))
+            search(SAID.format(words[which]))
             durations[which].append((time.perf_counter() - began) * 1000)
-            if not turn:
-                found.append({(h.id, len(h.scores)) for h in page.hits})
         if time.monotonic() > until:
             break
-    hits, misses = (each[1:] for each in durations)  # the first is slower: plans, pages, words
-    timing = compare_times(f"{mode} search", hits, misses) if hits and misses else None
-    return timing, found[0] == found[1]
+    return compare_times(f"{mode} search", *durations)
 
 
 def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object]:
