@@ -12,7 +12,7 @@ from typing import Final, get_args
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -232,6 +232,14 @@ def database(request: pytest.FixtureRequest, databases: Databases) -> Iterator[D
     login = None if by_superuser else template
     with databases.opened(template.database or "", owner=login) as database:
         yield database
+
+
+@pytest.fixture
+def superuser(databases: Databases, database: Database) -> Iterator[Engine]:
+    """The test's own database for the superuser: what a test does that its owner may not."""
+    engine = create_engine(databases.superuser_of(database.url))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")
