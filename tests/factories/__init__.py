@@ -3,19 +3,65 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import factory
 import numpy as np
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import models
+from db.scope import Scope
+
+SCOPED = (
+    models.MemoryNode,
+    models.EpisodicMemory,
+    models.MemoryEmbedding,
+    models.EpisodeEmbedding,
+)
+"""Rows that nobody writes but in their scope, not even the owner of the table."""
+
+SCOPE_NOW = text(
+    "SELECT coalesce(current_setting('app.tenant_id', true), '') AS tenant_id,"
+    " coalesce(current_setting('app.user_id', true), '') AS user_id"
+)
+
+
+SET_SCOPE = text(
+    "SELECT set_config('app.tenant_id', :tenant_id, true),"
+    " set_config('app.user_id', :user_id, true)"
+)
+
+
+@contextmanager
+def in_scope(session: Session, scope: Scope | str) -> Iterator[None]:
+    """Work within a scope for a while, and then within that of before, if there was one."""
+    before = session.execute(SCOPE_NOW).one()
+    settings = (Scope.parse(scope) if isinstance(scope, str) else scope).settings
+    session.execute(SET_SCOPE, {name[4:]: value for name, value in settings.items()})
+    yield
+    session.execute(SET_SCOPE, before._asdict())
 
 
 class _Factory(factory.alchemy.SQLAlchemyModelFactory):
     class Meta:
         abstract = True
         sqlalchemy_session_persistence = "flush"
+
+    @classmethod
+    def _save(
+        cls, model_class: type[Any], session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401 - a row of any model
+        if model_class not in SCOPED:
+            return super()._save(model_class, session, args, kwargs)
+        scope = kwargs.get("scope") or (
+            f"tenant:{kwargs['tenant_id']}" if kwargs["tenant_id"] else f"user:{kwargs['user_id']}"
+        )
+        with in_scope(session, scope):
+            return super()._save(model_class, session, args, kwargs)
 
 
 class EmbeddingModelFactory(_Factory):
