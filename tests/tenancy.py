@@ -43,7 +43,8 @@ class Tenancy:
     """A database with the rows of three scopes.
 
     Attributes:
-        owner: As the superuser, who sees everything.
+        owner: As the owner, who is a member of rag_admin: of memories it sees a scope's in that
+            scope alone, as everybody does.
         application: As a login of the application.
         ours: A tenant.
         theirs: Another, whose rows nobody else may see.
@@ -63,13 +64,13 @@ class Tenancy:
         whose = "'tenant:' || id" if table == "tenants" else "scope"
         found = text(f"SELECT {KEYS[table]} FROM {table} WHERE {whose} = :scope ORDER BY 1")  # noqa: S608 - names from above
         with self.owner.engine.connect() as connection:
+            enter(connection, scope)
             return list(connection.scalars(found, {"scope": str(scope)}))
 
     def contents(self) -> dict[str, list[str]]:
         """Every row of every scoped table as text, whoever may see it."""
         with self.owner.engine.connect() as connection:
-            rows = "SELECT CAST(t AS text) FROM {} AS t ORDER BY 1"
-            return {each: list(connection.scalars(text(rows.format(each)))) for each in KEYS}
+            return {table: sorted(set(rows_of_all(connection, table))) for table in KEYS}
 
 
 MEMORY_VECTOR: Final = text("""
@@ -121,6 +122,22 @@ def settled(database: Database) -> Iterator[Tenancy]:
         connection.execute(text("ANALYZE"))
     with logged_in(database, "rag_read_write") as application:
         yield Tenancy(database, application, *scopes, user_ids)
+
+
+def list_scopes(connection: Connection) -> list[Scope]:
+    """Every scope that there is, for a member of rag_admin."""
+    found = text(
+        "SELECT 'tenant:' || id FROM tenants"
+        " UNION ALL SELECT 'user:' || id FROM users WHERE tenant_id IS NULL"
+    )
+    return [Scope.parse(each) for each in connection.scalars(found)]
+
+
+def rows_of_all(connection: Connection, table: str) -> Iterator[str]:
+    """Rows of a table as text, looked at in every scope; those that all see come more than once."""
+    for scope in (None, *list_scopes(connection)):
+        enter(connection, scope)
+        yield from connection.scalars(text(f"SELECT CAST(t AS text) FROM {table} AS t"))  # noqa: S608 - a table of ours
 
 
 def enter(connection: Connection, scope: Scope | None, *, session: bool = False) -> None:

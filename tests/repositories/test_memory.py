@@ -22,8 +22,7 @@ from db.search.corpora import EPISODES, MEMORY
 from db.uow import UnitOfWork
 from tests.plans import plan_of
 from tests.services.memory_setting import Setting, setting
-
-pytestmark = pytest.mark.superuser
+from tests.tenancy import enter
 
 __all__ = ["setting"]
 
@@ -66,6 +65,7 @@ def test_no_statement_is_made_without_a_scope(
         call(work)
 
 
+@pytest.mark.superuser  # passes over row security
 def test_who_passes_over_row_security_still_works_within_the_scope(setting: Setting) -> None:
     """An operator's program that entered one scope neither reads nor erases another's."""
     with setting.owner.unit_of_work() as work:
@@ -144,16 +144,17 @@ def test_many_who_touch_the_same_memories_lose_no_count(setting: Setting) -> Non
 
 CROWD = text("""
     INSERT INTO memory_nodes (id, tenant_id, conversation_id, sequence_index, human_content, source)
-    SELECT 'mem_' || n, tenant, 'c', n, 'Fact number ' || n || '.', 'native'
-    FROM generate_series(1, 3000) AS n, unnest(CAST(:tenants AS uuid[])) AS tenant
+    SELECT 'mem_' || n, :tenant, 'c', n, 'Fact number ' || n || '.', 'native'
+    FROM generate_series(1, 3000) AS n
 """)
 
 
 def test_the_same_words_are_found_by_an_index_under_row_security(setting: Setting) -> None:
     """Among thousands of the scope only those with the same hash are read."""
     with setting.owner.engine.begin() as connection:
-        tenants = [setting.ours.tenant_id, setting.theirs.tenant_id]
-        connection.execute(CROWD, {"tenants": tenants})
+        for scope in (setting.ours, setting.theirs):
+            enter(connection, scope)
+            connection.execute(CROWD, {"tenant": scope.tenant_id})
         connection.execute(text("ANALYZE memory_nodes"))
     exchange = Exchange(human="Fact number 1234.", conversation_id="d")
     with setting.application.unit_of_work(setting.ours) as work:

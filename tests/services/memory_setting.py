@@ -17,6 +17,7 @@ from db.scope import Scope
 from services.embedding.hashing import HashingEmbedder
 from services.memory.service import MemoryService
 from tests.logins import logged_in
+from tests.tenancy import enter, list_scopes
 
 SCOPED = (
     "memory_nodes",
@@ -72,7 +73,7 @@ class Setting:
     """A database, and who works with it.
 
     Attributes:
-        owner: The superuser, who sees everything.
+        owner: The owner of the tables, who is a member of rag_admin.
         application: A login of the application.
         ours: A tenant.
         theirs: Another.
@@ -95,10 +96,13 @@ class Setting:
 
     def rows(self, table: str, scope: Scope | None = None) -> list[Mapping[str, Any]]:
         """Rows of a scoped table, of one scope or of all, whoever may see them."""
-        statement = f"SELECT * FROM {table} WHERE scope = coalesce(:scope, scope)"  # noqa: S608 - a table of ours
+        statement = text(f"SELECT * FROM {table} WHERE scope = :scope")  # noqa: S608 - a table of ours
+        rows = []
         with self.owner.engine.connect() as connection:
-            found = connection.execute(text(statement), {"scope": scope and str(scope)})
-            return [dict(row) for row in found.mappings()]
+            for each in list_scopes(connection) if scope is None else [scope]:
+                enter(connection, each)
+                rows += connection.execute(statement, {"scope": str(each)}).mappings()
+        return [dict(row) for row in rows]
 
     def counts(self, scope: Scope) -> dict[str, int]:
         """How many rows of each scoped table are a scope's."""
