@@ -31,8 +31,6 @@ from tests import factories
 from tests.conftest import settings_for
 from tests.unit.test_embedded import share_programs
 
-pytestmark = pytest.mark.superuser
-
 ONE = text("SELECT 1")
 SECRET = text("SELECT 1 / (length(CAST(:words AS text)) - 7)")
 LONG = 3600  # seconds that no test waits: it would be noticed
@@ -254,6 +252,21 @@ def test_what_the_address_says_stays(shared: Database) -> None:
     database.close()
 
 
+def test_a_role_that_the_address_names_is_that_of_every_transaction(shared: Database) -> None:
+    """What others have SET goes, and what the connection began with stays."""
+    own = shared.settings.admin_url or shared.url
+    url = own.update_query_dict({"options": "-c role=rag_read_only"})
+    database = Database(replace(shared.settings, database_url=url, pooler="none", pool_size=1))
+    roles = []
+    for _ in range(3):
+        with database.engine.begin() as connection:
+            roles.append(connection.scalar(text("SELECT current_user")))
+            connection.execute(text("RESET ROLE; SET ROLE rag_read_write"))
+    database.close()
+
+    assert roles == ["rag_read_only"] * 3
+
+
 def test_a_closed_database_can_be_used_again(shared: Database) -> None:
     """Closing gives the connections back, and no more."""
     database = Database(shared.settings)
@@ -304,6 +317,7 @@ def test_a_vector_comes_back_bit_by_bit(session: Session) -> None:
     assert stored.tobytes() == vector.tobytes()
 
 
+@pytest.mark.superuser  # makes the extension
 def test_a_connection_older_than_the_extension_still_reads_vectors(empty: Database) -> None:
     """It was opened before the first revision, when there was no such type."""
     with empty.engine.connect() as connection:
