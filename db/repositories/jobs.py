@@ -268,7 +268,9 @@ class JobRepository(Repository):
                 CORPUS == corpus,  # noqa: SIM300 - a column, not a constant
                 Job.not_before <= func.statement_timestamp(),
             )
-            .order_by(Job.priority.desc(), Job.id)
+            # Under row security PostgreSQL does not take it for granted that CORPUS is one value
+            # only, and would sort all jobs of the corpus for each claim.
+            .order_by(CORPUS, Job.priority.desc(), Job.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
             .cte("due")

@@ -21,8 +21,6 @@ from db.search.corpora import CHAT
 from db.uow import UnitOfWork
 from tests import factories
 
-pytestmark = pytest.mark.superuser
-
 
 def claim(
     work: UnitOfWork, kind: str = "test", *, by: str = "one", limit: int = 10, corpus: str = ""
@@ -624,6 +622,7 @@ def test_who_may_write_texts_needs_no_right_on_jobs(database: Database) -> None:
     schema = database.schema_engine()
     with schema.begin() as connection:
         connection.execute(text(f"CREATE ROLE {role}"))
+        connection.execute(text(f"GRANT {role} TO CURRENT_USER"))
         connection.execute(
             text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON conversations, messages TO {role}")
         )
