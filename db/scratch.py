@@ -1,4 +1,4 @@
-"""A database of one's own for a while, on the server of another."""
+"""A schema of one's own for a while, on the server of another."""
 
 from __future__ import annotations
 
@@ -9,45 +9,100 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from traceback import clear_frames
-from typing import Final
+from typing import Any, Final
 
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import text
+from sqlalchemy import URL, Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from db import migrations
 from db.engine import Database
-from db.errors import DataLayerError, NotPermitted, raise_translated, translated
+from db.errors import (
+    DatabaseNotReady,
+    DataLayerError,
+    NotPermitted,
+    raise_translated,
+    translated,
+)
+from db.repositories.roles import GROUPS
 
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "pgcorpus_eval_"
-"""What the names of all such databases begin with: only a killed process leaves one behind."""
+"""What all such names begin with: only a killed process leaves something of that name behind."""
+
+IS_SUPERUSER: Final = text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+
+HERE: Final = text("""
+    SELECT quote_ident(current_user) AS me, quote_ident(current_database()) AS database,
+           quote_ident(searcher) AS searcher,
+           EXISTS (SELECT FROM pg_roles WHERE rolname = searcher) AS has_searcher,
+           (SELECT count(*) = cardinality(CAST(:groups AS text[])) FROM pg_roles
+            WHERE rolname = ANY (CAST(:groups AS text[]))) AS has_groups
+    FROM (SELECT ('rag_search_' || current_database())::name AS searcher) AS named
+""")
+"""Names for statements. The searcher is whom searches run as; a database that was copied or renamed
+has that of its former name."""
+
+HOMES: Final = text("""
+    SELECT DISTINCT quote_ident(nspname) AS name,
+           has_schema_privilege('public', pg_namespace.oid, 'USAGE') AS open
+    FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+    WHERE extname IN ('vector', 'pg_trgm', 'pgcrypto') ORDER BY name
+""")
+"""Where the extensions are."""
+
+MAY_USE: Final = text("SELECT has_schema_privilege(:role, to_regnamespace(:schema), 'USAGE')")
+
+DROP_SEARCHER: Final = """
+    DO $$
+    DECLARE
+        searcher CONSTANT name := 'rag_search_' || current_database();
+    BEGIN
+        IF shobj_description(to_regrole(quote_ident(searcher)), 'pg_authid') = '{name}' THEN
+            EXECUTE 'DROP ROLE ' || quote_ident(searcher);
+        END IF;
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+        NULL;  -- of another evaluation, or of an upgrade
+    END $$
+"""
+
+END_OTHERS: Final = text("""
+    SELECT pg_terminate_backend(pid, 5000)
+    FROM (SELECT DISTINCT pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+          WHERE relnamespace = to_regnamespace(:name) AND pid <> pg_backend_pid()
+              AND pg_locks.database = (SELECT oid FROM pg_database
+                                       WHERE datname = current_database())) AS holding
+    JOIN pg_stat_activity USING (pid) WHERE usename = session_user
+""")
+"""As DROP DATABASE ... WITH (FORCE) does: a connection that was left open keeps nothing."""
 
 
 @contextmanager
 def scratch_database(database: Database) -> Iterator[Database]:
-    """Make a database with the newest schema, and drop it at the end, however that comes.
+    """Make the newest schema with nothing in it, and drop it at the end, however that comes.
+
+    A superuser gets a database of its own. Who is none may not make the extensions in one, and
+    gets a schema beside the others of the same database. There all work is done as a role that
+    owns the schema and has no right to anything else in the database.
 
     Args:
-        database: Any database of the server; nothing in it is read or changed.
+        database: Any database of the server, for a superuser; else one that was upgraded. Nothing
+            in it is read or changed.
 
     Raises:
-        NotPermitted: The role may not create databases.
-        DatabaseNotReady: The server lacks what the schema needs.
+        NotPermitted: The role may make neither.
+        DatabaseNotReady: The server lacks what the schema needs, or was not upgraded.
         DatabaseUnavailable: The server does not answer.
+        SettingsError: A transaction pooler is all that is known of the database.
     """
     name = f"{PREFIX}{secrets.token_hex(6)}"
-    scratch = Database(
-        # Timings of these searches are nobody's, and would be written when there is no table.
-        replace(
-            database.settings,
-            database_url=database.url.set(database=name),
-            metrics_enabled=False,
-        )
-    )
+    with translated(), database.schema_engine().connect() as connection:
+        by_superuser = bool(connection.scalar(IS_SUPERUSER))
+    create, drop = (_create, _drop) if by_superuser else (_create_schema, _drop_schema)
+    scratch: Database | None = None
     try:
-        _create(database, name)
+        scratch = _at(database, create(database, name))
         migrations.upgrade(scratch)
         yield scratch
     except BaseException as error:
@@ -56,10 +111,11 @@ def scratch_database(database: Database) -> Iterator[Database]:
         clear_frames(error.__traceback__)
         raise
     finally:
-        scratch.close()
+        if scratch is not None:
+            scratch.close()
         # In a thread, which a second Ctrl-C does not stop.
         with ThreadPoolExecutor(1, "drop") as thread:
-            thread.submit(_drop, database, name).result()
+            thread.submit(drop, database, name).result()
 
 
 def analyze(scratch: Database) -> None:
@@ -68,26 +124,153 @@ def analyze(scratch: Database) -> None:
         _run(scratch, "ANALYZE")
 
 
-def _create(database: Database, name: str) -> None:
-    try:
+def _at(database: Database, url: URL) -> Database:
+    """The same settings for another address, past a pooler: it knows neither names nor options.
+
+    Timings of these searches are nobody's, and would be written when there is no table.
+    """
+    return Database(
+        replace(
+            database.settings,
+            database_url=url,
+            admin_url=None if database.settings.admin_url is None else url,
+            pooler="none",
+            metrics_enabled=False,
+        )
+    )
+
+
+def _address(database: Database) -> URL:
+    """The server's own address."""
+    return database.settings.admin_url or database.url
+
+
+def _create(database: Database, name: str) -> URL:
+    """Make a database."""
+    with translated():
         # template0, as somebody may be connected to template1, which then cannot be copied.
         _run(database, f'CREATE DATABASE "{name}" TEMPLATE template0')
+    return _address(database).set(database=name)
+
+
+def _drop(database: Database, name: str) -> None:
+    """Drop it, and the role that its searches ran as."""
+    statements = (
+        f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)',
+        f'DROP ROLE IF EXISTS "rag_search_{name}"',
+    )
+    try:
+        for statement in statements:
+            _run(database, statement)
+    except (DBAPIError, DataLayerError) as error:  # the end must not hide what ended it
+        _left(name, error, "; ".join(statements))
+
+
+def _create_schema(database: Database, name: str) -> URL:
+    """Make a schema and its owner, and return the address at which one works in it as that."""
+    with translated(), database.schema_engine().begin() as connection:
+        here = connection.execute(HERE, {"groups": [*GROUPS]}).one()
+        if not here.has_groups:
+            raise DatabaseNotReady(
+                "the server has not the roles of pgcorpus, which an evaluation needs; they are "
+                "made by: pgcorpus db upgrade"
+            )
+        me = here.me
+        may_make_roles = f"ALTER ROLE {me} CREATEROLE"
+        for statement, remedy in (
+            (f'CREATE ROLE "{name}" NOLOGIN', may_make_roles),
+            (f'GRANT "{name}" TO CURRENT_USER', may_make_roles),
+            *(() if here.has_searcher else _statements_for_searcher(here, name, may_make_roles)),
+            (
+                f'GRANT {here.searcher} TO "{name}"',
+                f"GRANT {here.searcher} TO {me} WITH ADMIN OPTION",
+            ),
+            (
+                f'CREATE SCHEMA "{name}" AUTHORIZATION "{name}"',
+                f"GRANT CREATE ON DATABASE {here.database} TO {me}",
+            ),
+        ):
+            _make(connection, statement, remedy)
+        homes = connection.execute(HOMES).all()
+        for home in homes:
+            if not home.open:
+                _let_use(connection, name, home.name)
+        # Without it Alembic would see the version of the schema beside.
+        connection.execute(text(f'SET LOCAL role TO "{name}"'))
+        connection.execute(
+            text(f"""
+                CREATE TABLE "{name}".{migrations.VERSION_TABLE} (
+                    version_num varchar(32) CONSTRAINT {migrations.VERSION_TABLE}_pkc PRIMARY KEY)
+            """)
+        )
+    path = ",".join((name, *(home.name for home in homes)))
+    options = f"-c role={name} -c search_path={_escaped(path)}"
+    url = _address(database)
+    before = url.query.get("options", "")
+    return url.update_query_dict({"options": f"{before} {options}".strip()})
+
+
+def _statements_for_searcher(here: Row[Any], name: str, remedy: str) -> Iterator[tuple[str, str]]:
+    """The role that searches run as, marked as one to be dropped with the schema."""
+    yield f"CREATE ROLE {here.searcher} NOLOGIN NOINHERIT", remedy
+    yield f"COMMENT ON ROLE {here.searcher} IS '{name}'", remedy
+
+
+def _make(connection: Connection, statement: str, remedy: str) -> None:
+    """Run a statement.
+
+    Raises:
+        NotPermitted: The role may not, with what an administrator may run.
+    """
+    try:
+        connection.execute(text(statement))
     except DBAPIError as error:
         if isinstance(error.orig, InsufficientPrivilege):
-            role = database.url.username or "the role that connects"
             raise NotPermitted(
-                f"an evaluation makes a database of its own, and {role} may not create one; "
-                f'a superuser allows it with: ALTER ROLE "{role}" CREATEDB'
+                "an evaluation makes a schema of its own and a role that owns it: log in as the "
+                f"owner of the database. This login may not ({error.orig.diag.message_primary}); "
+                f"an administrator allows it with: {remedy}"
             ) from error
         raise_translated(error)
 
 
-def _drop(database: Database, name: str) -> None:
-    statement = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
+def _let_use(connection: Connection, role: str, schema: str) -> None:
+    """Let a role use the schema of an extension, where it is not open to everybody."""
+    grant = f"GRANT USAGE ON SCHEMA {schema} TO"
+    _make(connection, f'{grant} "{role}"', f"{grant} PUBLIC")
+    # To who may not grant it PostgreSQL only gives a warning.
+    if not connection.scalar(MAY_USE, {"role": role, "schema": schema}):
+        raise NotPermitted(
+            f"an evaluation's role needs the extensions in the schema {schema}, which is not open "
+            f"to it; an administrator allows it with: {grant} PUBLIC"
+        )
+
+
+def _drop_schema(database: Database, name: str) -> None:
+    """Drop a schema and its owner, where they were made."""
+    statements = (
+        f'DROP SCHEMA IF EXISTS "{name}" CASCADE',
+        f'DROP OWNED BY "{name}"',
+        f'DROP ROLE "{name}"',
+    )
     try:
-        _run(database, statement)
+        with translated(), database.schema_engine().begin() as connection:
+            connection.execute(END_OTHERS, {"name": name})
+            if connection.scalar(text("SELECT to_regrole(:name) IS NOT NULL"), {"name": name}):
+                for statement in statements:
+                    connection.execute(text(statement))
+                connection.execute(text(DROP_SEARCHER.format(name=name)))
     except (DBAPIError, DataLayerError) as error:  # the end must not hide what ended it
-        logger.warning("%s was not dropped (%s); do it with: %s", name, error, statement)
+        _left(name, error, "; ".join(statements))
+
+
+def _left(name: str, error: Exception, statement: str) -> None:
+    logger.warning("%s was not dropped (%s); do it with: %s", name, error, statement)
+
+
+def _escaped(value: str) -> str:
+    """A value among the options of an address, where a space ends it."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _run(database: Database, statement: str) -> None:

@@ -92,9 +92,9 @@ def evaluate(
 ) -> None:
     """Measure how well searches rank, on a test collection in BEIR layout.
 
-    The collection is imported into a scratch database on the same server, which is dropped at the
-    end; no other database is changed. Every query with a relevant document is asked in every mode,
-    in hybrid mode with every fusion.
+    The collection is imported into a schema of its own (a superuser's into a database of its own),
+    which is dropped at the end; nothing else is changed. Log in as the owner of the database.
+    Every query with a relevant document is asked in every mode, in hybrid mode with every fusion.
 
     Vectors come from emb_docs.npy and emb_queries.npy in DIR (row i for line i) or are made by
     --model. A scope field keeps a query to the documents of its own scope.

@@ -1,4 +1,4 @@
-"""How well searches rank, measured on a test collection in a database of its own."""
+"""How well searches rank, measured on a test collection in a schema of its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ KNOWN_LENGTHS: Final = {384: "all-MiniLM-L6-v2"}
 DEFAULT: Final = "default"
 """The fusion that a caller gets who names none."""
 
-SCRATCH: Final = "scratch database"
+SCRATCH: Final = "scratch schema"
 """The first stage, which begins when all that was asked is known to be possible."""
 
 Progress = Callable[[str, int, int], None]
@@ -167,11 +167,11 @@ class GivenVectors:
 
 
 class EvaluationService:
-    """Loads a collection into a scratch database, and asks all its questions.
+    """Loads a collection into a scratch schema, and asks all its questions.
 
     Args:
-        database: Any database of the server. It lends its settings, and its registry the models
-            that no new database has; it is not changed.
+        database: As its owner. It lends its settings, and its registry the models that a new schema
+            has not; its tables are not changed.
     """
 
     def __init__(self, database: Database) -> None:
@@ -213,7 +213,7 @@ class EvaluationService:
                 the model's.
             UnknownModel: The model is not registered.
             ImportFailed: A document could not be stored, or no query holds a word.
-            NotPermitted: The role may not create databases.
+            NotPermitted: The login may make no scratch schema.
             EmbeddingError: The model could not be asked.
         """
         adapter = adapter_of(corpus)

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, nDCG
 from psycopg.pq import ConnStatus, PGconn
-from sqlalchemy import URL, text
+from sqlalchemy import URL, create_engine, text
+from sqlalchemy.exc import ProgrammingError
 
 import db
 from db.engine import Database
@@ -30,6 +30,8 @@ from db.errors import (
     UnknownCorpus,
     UnknownModel,
 )
+from db.migrations import current, drift
+from db.repositories.roles import Group
 from db.scratch import PREFIX, scratch_database
 from services.embedding.switch import ModelSwitch
 from services.ops.beir import missing_files, read_collection
@@ -38,12 +40,16 @@ from services.ops.loading import Load, load_knowledge
 from services.ops.metrics import ndcg, recall, reciprocal_rank
 from services.search import Request
 from tests.command import PGCORPUS
-from tests.conftest import Databases
-
-pytestmark = pytest.mark.superuser
+from tests.conftest import Databases, settings_for
+from tests.logins import logged_in
 
 PROJECT = Path(db.__file__).parents[1]
-SCRATCH = text("SELECT count(*) FROM pg_database WHERE starts_with(datname, :prefix)")
+SCRATCH = text("""
+    SELECT DISTINCT regexp_replace(name, '^rag_search_', '')
+    FROM (SELECT datname FROM pg_database UNION ALL SELECT nspname FROM pg_namespace
+          UNION ALL SELECT rolname FROM pg_roles) AS made (name)
+    WHERE starts_with(regexp_replace(name, '^rag_search_', ''), :prefix)
+""")
 DOCUMENTS = (
     {"_id": "kettle", "title": "Kettle", "text": "Water boils in a kettle."},
     {"_id": "stove", "title": "Stove", "text": "A stove heats the room."},
@@ -80,24 +86,26 @@ def axes(*leans: tuple[float, ...]) -> np.ndarray:
     return np.array(leans, dtype=np.float32)
 
 
-def scratch_databases(database: Database) -> int:
-    """How many there are on the server."""
+def scratches(database: Database) -> list[str]:
+    """Names of what evaluations have made: databases, and schemas and roles of a name."""
     with database.engine.connect() as connection:
-        return connection.scalar(SCRATCH, {"prefix": PREFIX}) or 0
+        return list(connection.scalars(SCRATCH, {"prefix": PREFIX}))
 
 
 def run_in_scratch(database: Database, *statements: str) -> None:
-    """Change the scratch database of the evaluation that runs."""
-    with database.engine.connect() as connection:
-        name = connection.scalar(
-            text("SELECT datname FROM pg_database WHERE starts_with(datname, :prefix)"),
-            {"prefix": PREFIX},
-        )
-    scratch = Database(replace(database.settings, database_url=database.url.set(database=name)))
-    with scratch.engine.begin() as connection:
+    """Change the scratch schema of the evaluation that runs."""
+    (name,) = scratches(database)
+    options = f"-c role={name} -c search_path={name},public"
+    url = database.settings.admin_url or database.url
+    engine = create_engine(url.update_query_dict({"options": options}))
+    with engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
-    scratch.close()
+    engine.dispose()
+
+
+WHO = ("owner", pytest.param("superuser", marks=pytest.mark.superuser))
+"""A superuser's scratch is a database of its own, an owner's a schema of the same database."""
 
 
 def of(evaluation: Evaluation, mode: str, fusion: str = "default") -> Result:
@@ -253,14 +261,14 @@ def test_no_document_is_lost_and_none_gets_or_loses_a_word(
 def test_a_document_that_cannot_be_stored_fails_the_evaluation_by_name(
     database: Database, tmp_path: Path
 ) -> None:
-    """Figures of fewer documents would be flattering; and the scratch database is gone."""
+    """Figures of fewer documents would be flattering; and the scratch schema is gone."""
     documents = [*DOCUMENTS, {"_id": "tome", "title": "", "text": "word " * 12_000}]
     collection = read_collection(write(tmp_path, documents=documents))
 
     with pytest.raises(ImportFailed, match=r"3 of 4 documents.*\ntome: content has 60000"):
         EvaluationService(database).evaluate(collection, modes=["text"])
 
-    assert scratch_databases(database) == 0
+    assert scratches(database) == []
 
 
 def test_a_query_without_a_word_scores_nothing_and_is_told(
@@ -309,7 +317,7 @@ def test_a_named_model_embeds_documents_and_queries(database: Database, tmp_path
     assert evaluation.model == "hashing-64"
     assert of(evaluation, "vector").recall_10 == 1
     assert list(dict.fromkeys(stages)) == [
-        "scratch database",
+        "scratch schema",
         "importing",
         "embedding documents",
         "embedding queries",
@@ -513,16 +521,17 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_collection(tmp_path)
 
 
-def test_the_scratch_database_is_dropped_however_it_ends(
-    database: Database, tmp_path: Path
+@pytest.mark.parametrize("by", WHO)
+def test_the_scratch_is_dropped_however_it_ends(
+    by: str, database: Database, tmp_path: Path
 ) -> None:
     """In the middle of a search, by a key."""
     collection = read_collection(write(tmp_path))
     seen: list[int] = []
 
     def interrupt(stage: str, done: int, _total: int) -> None:
-        if (stage, done) != ("scratch database", 0):
-            seen.append(scratch_databases(database))
+        if (stage, done) != ("scratch schema", 0):
+            seen.append(len(scratches(database)))
         if stage == "text":
             raise KeyboardInterrupt
 
@@ -530,41 +539,98 @@ def test_the_scratch_database_is_dropped_however_it_ends(
         EvaluationService(database).evaluate(collection, modes=["text"], progress=interrupt)
 
     assert set(seen) == {1}
-    assert scratch_databases(database) == 0
+    assert scratches(database) == []
 
 
-def test_the_scratch_database_is_dropped_with_whoever_is_connected(database: Database) -> None:
+@pytest.mark.parametrize("by", WHO)
+def test_the_scratch_is_dropped_with_whoever_is_connected(by: str, database: Database) -> None:
     """A connection that somebody left open does not keep it."""
     with scratch_database(database) as scratch:
         left_open = scratch.schema_engine().connect()
         left_open.execute(text("SELECT FROM framework_documents"))
-        assert scratch_databases(database) == 1
+        assert len(scratches(database)) == 1
 
     left_open.invalidate()
     left_open.close()
-    assert scratch_databases(database) == 0
+    assert scratches(database) == []
 
 
-@pytest.fixture
-def powerless(database: Database, databases: Databases) -> Iterator[Database]:
-    """The same server, for a role that may connect and no more."""
-    role = "pgcorpus_tests_powerless"
-    databases._run(f"CREATE ROLE {role} LOGIN PASSWORD 'powerless'")
-    url = database.url.set(username=role, password="powerless")
-    without = Database(replace(database.settings, database_url=url))
-    yield without
-    without.close()
-    databases._run(f"DROP ROLE {role}")
+CONTENTS = text("""
+    SELECT nspname, relname, pg_class.xmin, pg_relation_size(pg_class.oid), relacl
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname NOT LIKE 'pg\\_%' ORDER BY 1, 2
+""")
 
 
-def test_a_role_that_may_not_make_databases_is_told_what_mends_it(
-    powerless: Database, tmp_path: Path
+def test_an_owner_is_given_the_figures_of_a_superuser_without_a_trace_in_the_database(
+    database: Database, databases: Databases, tmp_path: Path
 ) -> None:
-    """The very statement, with the role's name."""
+    """No right to make databases is needed, and none of the extensions is made again."""
+    vectors = (axes((1, 0), (0, 1), (1, 1)), axes((1, 0), (1, 1)))
+    collection = read_collection(write(tmp_path, vectors=vectors))
+    by_superuser = Database(settings_for(databases.superuser_of(database.url)))
+    with database.engine.connect() as connection:
+        before = connection.execute(CONTENTS).all()
+
+    figures = [
+        [(r.mode, r.fusion, r.ndcg, r.recall_10, r.recall_100, r.mrr) for r in evaluation.results]
+        for evaluation in (
+            EvaluationService(each).evaluate(collection) for each in (database, by_superuser)
+        )
+    ]
+
+    by_superuser.close()
+    assert figures[0] == figures[1]
+    with database.engine.connect() as connection:
+        assert connection.execute(CONTENTS).all() == before
+
+
+def test_an_owners_scratch_is_shut_off_from_the_rest_of_the_database(database: Database) -> None:
+    """What works there has no right to any table of the schema beside, not even to look."""
+    with scratch_database(database) as scratch:
+        assert current(scratch) == current(database)
+        with scratch.engine.connect() as connection:
+            home = connection.scalar(text("SELECT current_schema()"))
+            assert connection.scalar(text("SELECT current_user")) == home
+            assert connection.scalar(text("SELECT count(*) FROM framework_documents")) == 0
+            with pytest.raises(ProgrammingError, match="permission denied for table"):
+                connection.execute(text("SELECT FROM public.framework_documents"))
+
+
+def test_extensions_in_a_schema_that_is_shut_are_opened_to_the_scratch_alone(
+    database: Database,
+) -> None:
+    """As where an administrator has revoked what is everybody's in a new database."""
+    searcher = f'"rag_search_{database.url.database}"'  # an upgrade of this database made it
+    with database.engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {searcher} NOLOGIN"))
+        connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {searcher}"))
+        connection.execute(text("REVOKE USAGE ON SCHEMA public FROM PUBLIC"))
+
+    try:
+        with scratch_database(database) as scratch:
+            assert drift(scratch) == []
+    finally:
+        with database.engine.begin() as connection:
+            connection.execute(text(f"REVOKE USAGE ON SCHEMA public FROM {searcher}"))
+            connection.execute(text(f"DROP ROLE {searcher}"))
+
+    assert scratches(database) == []
+
+
+@pytest.mark.parametrize("group", ["rag_read_only", "rag_read_write", "rag_admin"])
+def test_a_login_that_may_make_no_scratch_is_told_what_mends_it(
+    database: Database, tmp_path: Path, group: Group
+) -> None:
+    """Who should do it, and the very statement that would let this login."""
     collection = read_collection(write(tmp_path))
 
-    with pytest.raises(NotPermitted, match='ALTER ROLE "pgcorpus_tests_powerless" CREATEDB'):
-        EvaluationService(powerless).evaluate(collection, modes=["text"])
+    with logged_in(database, group) as login:
+        said = f"log in as the owner of the database.*ALTER ROLE {login.url.username} CREATEROLE"
+        with pytest.raises(NotPermitted, match=said):
+            EvaluationService(login).evaluate(collection, modes=["text"])
+
+    assert scratches(database) == []
 
 
 def test_a_corpus_or_mode_that_there_is_not_is_refused_with_those_there_are(
@@ -668,7 +734,7 @@ def test_wrong_use_ends_with_2_and_says_what_would_be_right(
     assert answer == ""
     assert complaint in complained
     assert "Traceback" not in complained
-    assert "scratch database" not in complained
+    assert "scratch schema" not in complained
 
 
 def test_a_broken_file_ends_with_1(database: Database, tmp_path: Path) -> None:
@@ -693,7 +759,7 @@ def test_a_signal_ends_it_without_a_trace_and_without_its_database(
     qrels = [(str(n), "kettle", 1) for n in range(2000)]
     process = pgcorpus_eval(database, str(write(tmp_path, queries=queries, qrels=qrels)))
     try:
-        while process.poll() is None and not scratch_databases(database):
+        while process.poll() is None and not scratches(database):
             time.sleep(0.05)
         process.send_signal(number)
         answer, complaint = process.communicate(timeout=120)
@@ -703,7 +769,7 @@ def test_a_signal_ends_it_without_a_trace_and_without_its_database(
 
     assert (process.returncode, answer) == (code, "")
     assert "Traceback" not in complaint
-    assert scratch_databases(database) == 0
+    assert scratches(database) == []
 
 
 def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database: Database) -> None:
@@ -720,5 +786,5 @@ def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database
     with pytest.raises(KeyboardInterrupt), scratch_database(database) as scratch:
         interrupted(scratch.url)
 
-    assert scratch_databases(database) == 0
+    assert scratches(database) == []
     assert time.monotonic() - began < 30, "of 60 seconds that the server has patience"
