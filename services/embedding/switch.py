@@ -194,8 +194,8 @@ class ModelSwitch:
                 next run goes on from there.
         """
         with self._database.unit_of_work() as work:
-            model = work.embeddings.get_model(name)
-            chosen = chosen_corpora(work, model, among)
+            chosen = chosen_corpora(work, name, among)
+            model = work.embeddings.get_model(name)  # after it: scopes forget what was read before
         embedder = self._given or embedder_for(
             model.name, model.dimensions, model.provider, self._database.settings
         )
@@ -432,15 +432,17 @@ class ModelSwitch:
         return coverage.missing == coverage.total >= BULK_PASSAGES
 
 
-def chosen_corpora(work: UnitOfWork, model: EmbeddingModel, among: Sequence[str]) -> list[Corpus]:
+def chosen_corpora(work: UnitOfWork, model: str, among: Sequence[str]) -> list[Corpus]:
     """The corpora of these names; of none, all that have passages.
+
+    Who sees no scope but its own looks into each, and rows that were read before are read anew.
 
     Raises:
         UnknownCorpus: There is no corpus of a name.
     """
     if among:
         return [corpora.named(name) for name in dict.fromkeys(among)]
-    return [each for each in CORPORA.values() if covered(work, each, model.name).total]
+    return [each for each in CORPORA.values() if covered(work, each, model).total]
 
 
 def _refuse_unready(

@@ -155,8 +155,8 @@ class ModelVerifier:
         words = [Question.parse(each).words for each in questions]
         try:
             with self._database.unit_of_work() as work:
-                model = work.embeddings.get_model(name)
-                chosen = chosen_corpora(work, model, among)
+                chosen = chosen_corpora(work, name, among)
+                model = work.embeddings.get_model(name)  # after it: scopes forget what was read
             findings = []
             for corpus in chosen:
                 asked = words or self._beginnings(corpus)
