@@ -26,6 +26,7 @@ from db.repositories.embeddings import (
     IndexState,
     index_of,
 )
+from db.repositories.roles import GROUPS
 from db.repositories.search import SearchRepository, Statement
 from db.scope import APPLICATION_ROLE, Scope
 from db.search.corpus import Corpus
@@ -119,6 +120,24 @@ DDL_UNRECORDED: Final = text("""
     WHERE evtname IS NULL OR evtenabled = 'D' ORDER BY 1
 """)
 
+OWNER: Final = text("""
+    SELECT owner.rolname AS name, owner.rolsuper AS superuser,
+           owner.rolcreaterole AS makes_roles,
+           has_database_privilege(owner.oid, current_database(), 'CREATE') AS makes_schemas,
+           has_table_privilege(owner.oid, 'pg_catalog.pg_stats', 'SELECT') AS reads_statistics,
+           ARRAY(SELECT needed.rolname::text FROM pg_roles AS needed
+                 WHERE needed.rolname = ANY (CAST(:groups AS text[])
+                                             || ('rag_search_' || current_database())::name::text)
+                   AND NOT pg_has_role(owner.oid, needed.oid, 'MEMBER WITH ADMIN OPTION')
+                   -- before PostgreSQL 16 whoever may make roles may give any
+                   AND NOT (owner.rolcreaterole
+                            AND current_setting('server_version_num')::integer < 160000)
+                 ORDER BY 1) AS kept_from,
+           current_database() AS database
+    FROM pg_roles AS owner
+    WHERE owner.oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass(:table))
+""")
+
 AHEAD: Final = text("""
     SELECT to_regclass('security_audit_log_' || to_char(
         (now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')) IS NOT NULL
@@ -148,7 +167,7 @@ class Server(NamedTuple):
     def pgvector_remedy(self) -> str:
         """What brings pgvector up to date."""
         if self.pgvector is None:
-            return f"-- as an administrator, in {self.database}:\nCREATE EXTENSION vector;"
+            return _by_administrator("CREATE EXTENSION vector;")
         if self.pgvector == self.available_pgvector:
             return (
                 f"-- install the newer postgresql-{self.postgresql}-pgvector on the server, then:\n"
@@ -186,8 +205,51 @@ class Role(NamedTuple):
     def remedy(self) -> str:
         """What gives the application a role of the right kind."""
         if not self.superuser and not self.owns:
-            return f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;"
+            return _by_administrator(f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;")
         return f"pgcorpus roles create-user NAME --role {APPLICATION_ROLE}"
+
+
+class Owner(NamedTuple):
+    """The owner of the schema, and what a superuser may do that it may not.
+
+    Attributes:
+        name: Of the role.
+        superuser: Whether nothing is forbidden to it.
+        makes_roles: Whether it may make roles.
+        makes_schemas: Whether it may make schemas in the database.
+        reads_statistics: Whether it may read the planner's statistics of its own tables.
+        kept_from: Roles of pgcorpus that it may not give to others.
+        database: Name of the database.
+    """
+
+    name: str
+    superuser: bool
+    makes_roles: bool
+    makes_schemas: bool
+    reads_statistics: bool
+    kept_from: Sequence[str]
+    database: str
+
+    @property
+    def role_remedy(self) -> str:
+        """What lets it make roles."""
+        return _by_administrator(f"ALTER ROLE {_quoted(self.name)} CREATEROLE;")
+
+    @property
+    def schema_remedy(self) -> str:
+        """What lets it make schemas."""
+        granted = f"CREATE ON DATABASE {_quoted(self.database)}"
+        return _by_administrator(f"GRANT {granted} TO {_quoted(self.name)};")
+
+    @property
+    def statistics_remedy(self) -> str:
+        """What opens the statistics to it; of others' tables the view shows nothing."""
+        return _by_administrator(f"GRANT SELECT ON pg_catalog.pg_stats TO {_quoted(self.name)};")
+
+    def group_remedy(self, group: str) -> str:
+        """What lets it give a role to others."""
+        granted = f"{_quoted(group)} TO {_quoted(self.name)}"
+        return _by_administrator(f"GRANT {granted} WITH ADMIN OPTION;")
 
 
 class TableStatistics(NamedTuple):
@@ -230,8 +292,10 @@ class Unrecorded(NamedTuple):
         if self.table is None:
             name = f"pgcorpus_audit_{self.event}"
             if self.disabled:
-                return f"ALTER EVENT TRIGGER {name} ENABLE;"
-            return f"CREATE EVENT TRIGGER {name} ON {self.event} EXECUTE FUNCTION audit_ddl();"
+                return _by_administrator(f"ALTER EVENT TRIGGER {name} ENABLE;")
+            return _by_administrator(
+                f"CREATE EVENT TRIGGER {name} ON {self.event} EXECUTE FUNCTION audit_ddl();"
+            )
         if self.disabled:
             return f"ALTER TABLE {_quoted(self.table)} ENABLE TRIGGER audit_{self.event.lower()};"
         return None
@@ -387,6 +451,11 @@ class DiagnosisRepository(Repository):
         tables = sorted(Base.metadata.tables)
         with self.as_login():
             return Role(*self.session.execute(ROLE, {"tables": tables}).one())
+
+    def get_owner(self) -> Owner:
+        """Whose the schema is."""
+        found = {"groups": [*GROUPS], "table": EmbeddingModel.__tablename__}
+        return Owner(*self.session.execute(OWNER, found).one())
 
     def list_unrecorded(self) -> list[Unrecorded]:
         """What happens without an entry in the audit log."""
@@ -610,6 +679,11 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _names(tables: Sequence[Table]) -> list[str]:
     return [table.name for table in tables]
+
+
+def _by_administrator(statement: str) -> str:
+    """A statement that the owner of the schema may not run, unless it is a superuser."""
+    return f"-- as an administrator, in this database:\n{statement}"
 
 
 def _quoted(identifier: str) -> str:

@@ -83,6 +83,10 @@ LARGE_SCOPES: Final = text("""
     WHERE model_name = :model ORDER BY vectors DESC
 """)
 
+LARGEST_SCOPE: Final = text("""
+    SELECT scope FROM large_scopes(CAST(:table AS regclass), 0) ORDER BY vectors DESC LIMIT 1
+""")
+
 INDEXES_OF_A_MODEL: Final = text("""
     SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,
            pg_get_indexdef(indexrelid) AS definition
@@ -320,6 +324,15 @@ class EmbeddingRepository(Repository):
             if name not in there:
                 large.append(LargeScope(scope, vectors, model, name, statement))
         return large
+
+    def find_largest_scope(self, corpus: Corpus) -> Scope | None:
+        """Return the scope with the most vectors of a corpus, whosever it is.
+
+        Raises:
+            ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
+        """
+        found = self.session.scalar(LARGEST_SCOPE, {"table": corpus.vectors.name})
+        return None if found is None else Scope.parse(found)
 
     def may_list_large_scopes(self) -> bool:
         """Whether the role is told the sizes of scopes."""

@@ -6,6 +6,7 @@ docs/reference/doctor.md has every check.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,11 +16,18 @@ from typing import Any, Final, Literal
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
-from db.errors import DatabaseNotReady, DatabaseUnavailable, DataLayerError, translate
+from db.errors import (
+    DatabaseNotReady,
+    DatabaseUnavailable,
+    DataLayerError,
+    NotPermitted,
+    translate,
+)
 from db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
 from db.repositories.diagnosis import (
     Example,
     NeededIndex,
+    Owner,
     Plan,
     Role,
     Server,
@@ -28,7 +36,9 @@ from db.repositories.diagnosis import (
     setting_remedy,
     vacuum_remedy,
 )
+from db.repositories.roles import GROUPS
 from db.repositories.search import Ask, Statement
+from db.scope import Scope
 from db.search.corpora import CORPORA
 from db.search.corpus import Corpus
 from db.search.legs import AskedModel
@@ -55,6 +65,9 @@ estimates are not more exact than that."""
 
 ASCII_CTYPES: Final = ("C", "POSIX")
 WORDS_ASKED: Final = 2
+
+SCOPES_LOOKED_AT: Final = 50
+"""How many scopes without vectors are looked at for one that has passages."""
 
 BY_INDEX: Final = {"enable_seqscan": "off", "enable_sort": "off"}
 SWITCHES: Final = {"enable_bitmapscan": "on", "enable_indexscan": "on"}
@@ -133,6 +146,7 @@ class DoctorService:
             findings += _schema(work)
             if findings[-1].status == "ok":
                 findings += _guarded(work, "role", None, partial(_role, work, embedded))
+                findings += _guarded(work, "owner", None, partial(_owner, work))
                 findings += _guarded(work, "row_security", None, partial(_row_security, work))
                 findings += _guarded(work, "audit", None, partial(_audit, work))
                 for corpus in CORPORA.values():
@@ -150,7 +164,7 @@ class DoctorService:
             "unused_index": partial(_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
-        if corpus.scope is not None and (scope := work.diagnosis.find_scope(corpus)) is not None:
+        if corpus.scope is not None and (scope := _find_scope(work, corpus)) is not None:
             work.enter(scope)
         for name, check in checks.items():
             yield from _guarded(work, name, corpus, check)
@@ -326,6 +340,20 @@ class _PlanGuard:
         return {}
 
 
+def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
+    """Somebody whose passages searches are explained with, as far as the role is told of any."""
+    scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
+    if scope is None and work.embeddings.may_list_large_scopes():
+        scope = work.embeddings.find_largest_scope(corpus)
+    if scope is None:
+        with suppress(NotPermitted):
+            for each in islice(work.scopes_of(corpus), SCOPES_LOOKED_AT):
+                if work.diagnosis.find_scope(corpus) is not None:
+                    return each
+            work.leave()
+    return scope
+
+
 def _narrowings(examples: list[Example]) -> Iterator[dict[str, str]]:
     """No filter, the broadest one, and the narrowest one, as far as values are known."""
     yield {}
@@ -465,6 +493,35 @@ def _role(work: UnitOfWork, embedded: bool) -> Iterator[Finding]:
             detail=f"{' and '.join(faults)}: row security and grants do not bind it",
             remedy=role.remedy,
         )
+
+
+def _owner(work: UnitOfWork) -> Iterator[Finding]:
+    """What an owner of the schema who is no superuser cannot do, until an administrator helps."""
+    owner = work.diagnosis.get_owner()
+    found = partial(Finding, check="owner", subject=owner.name)
+    lost = [] if owner.superuser else list(_lost(owner))
+    for detail, remedy in lost:
+        yield found(status="warning", detail=detail, remedy=remedy)
+    if owner.superuser:
+        yield found(status="ok", detail="a superuser: it may do everything")
+    elif not lost:
+        yield found(status="ok", detail="no superuser, and nothing of pgcorpus needs one")
+
+
+def _lost(owner: Owner) -> Iterator[tuple[str, str]]:
+    """What an owner may not do, and what lets it."""
+    if not owner.makes_roles:
+        refused = "pgcorpus roles create-user and pgcorpus eval are refused"
+        yield f"may not make roles: {refused}", owner.role_remedy
+    if not owner.makes_schemas:
+        yield "may not make schemas in the database: pgcorpus eval is refused", owner.schema_remedy
+    if not owner.reads_statistics:
+        lost = "all words of a question weigh the same"
+        yield f"may not read pg_stats: {lost}", owner.statistics_remedy
+    for role in owner.kept_from:
+        command = f"roles create-user --role {role}" if role in GROUPS else "eval"
+        refused = f"may not give {role} to others: pgcorpus {command} is refused"
+        yield refused, owner.group_remedy(role)
 
 
 def _row_security(work: UnitOfWork) -> Iterator[Finding]:

@@ -20,7 +20,8 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.migrations import upgrade
 from db.repositories import embeddings
-from db.repositories.diagnosis import Server
+from db.repositories.diagnosis import DDL_EVENTS, Server, Unrecorded
+from db.repositories.roles import GROUPS
 from db.search.corpora import CORPORA, KNOWLEDGE
 from db.settings import Settings
 from services.ops import doctor
@@ -29,8 +30,6 @@ from tests.command import PGCORPUS, run_command
 from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Programs
 from tests.search.shelves import DIMENSIONS, MODEL
-
-pytestmark = pytest.mark.superuser
 
 ROWS = 10_500
 """More than are compared one by one."""
@@ -71,9 +70,9 @@ def vacuum(database: Database) -> None:
 
 
 @pytest.fixture(scope="module")
-def crowded(databases: Databases, migrated: URL) -> Iterator[URL]:
+def crowded(databases: Databases, hosted: URL, server: EmbeddedServer) -> Iterator[URL]:
     """A healthy database with enough rows for an index to be worth it; nobody is connected."""
-    url = databases.make(template=migrated.database or "")
+    url = databases.make(template=hosted.database or "", owner=hosted)
     database = Database(settings_for(url))
     vectors = np.random.default_rng(7).normal(size=(ROWS, 8)).repeat(DIMENSIONS // 8, axis=1)
     with database.unit_of_work() as work:
@@ -88,14 +87,17 @@ def crowded(databases: Databases, migrated: URL) -> Iterator[URL]:
         work.commit()
     vacuum(database)
     database.close()
+    for event in DDL_EVENTS:  # as an administrator may do, and the owner may not
+        remedy = Unrecorded(None, event, disabled=False).remedy
+        Programs(server).execute(databases.superuser_of(url), str(remedy))
     yield url
     databases.drop(url)
 
 
 @pytest.fixture(scope="module")
-def application(administrator: URL) -> Iterator[str]:
+def application(owner: URL) -> Iterator[str]:
     """A login role that is bound by everything; roles are the server's."""
-    engine = create_engine(administrator, isolation_level="AUTOCOMMIT")
+    engine = create_engine(owner.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{PASSWORD}'"))
         yield APPLICATION
@@ -107,18 +109,28 @@ class Patient:
     """A copy of the crowded database, looked at as the application's role.
 
     Attributes:
-        url: As its owner.
+        url: As its owner, who is no superuser.
+        superuser: As an administrator.
         database: As the application.
     """
 
-    def __init__(self, url: URL, programs: Programs) -> None:
+    def __init__(self, url: URL, superuser: URL, programs: Programs) -> None:
         self.url = url
+        self.superuser = superuser
         self.database = Database(settings_for(url.set(username=APPLICATION, password=PASSWORD)))
         self._programs = programs
 
     def run(self, script: str) -> None:
-        """Run SQL as the owner of the tables, as psql does when it is pasted."""
-        self._programs.execute(self.url, script)
+        """Run SQL as the owner of the tables, as psql does when it is pasted.
+
+        What says that an administrator runs it is run by one.
+        """
+        by_administrator = script.startswith("-- as an administrator")
+        self._programs.execute(self.superuser if by_administrator else self.url, script)
+
+    def administer(self, script: str) -> None:
+        """Run SQL as an administrator."""
+        self._programs.execute(self.superuser, script)
 
     def diagnosis(self) -> Diagnosis:
         """Examine it."""
@@ -149,16 +161,18 @@ def patient(
     databases: Databases, crowded: URL, server: EmbeddedServer, application: str
 ) -> Iterator[Patient]:
     """A healthy database of the test's own."""
-    patient = Patient(databases.make(template=crowded.database or ""), Programs(server))
+    url = databases.make(template=crowded.database or "", owner=crowded)
+    patient = Patient(url, databases.superuser_of(url), Programs(server))
     yield from looked_at(patient, databases)
 
 
 @pytest.fixture
 def blank(
-    databases: Databases, migrated: URL, server: EmbeddedServer, application: str
+    databases: Databases, hosted: URL, server: EmbeddedServer, application: str
 ) -> Iterator[Patient]:
     """An empty database of the test's own, as the application sees it."""
-    patient = Patient(databases.make(template=migrated.database or ""), Programs(server))
+    url = databases.make(template=hosted.database or "", owner=hosted)
+    patient = Patient(url, databases.superuser_of(url), Programs(server))
     yield from looked_at(patient, databases)
 
 
@@ -279,7 +293,7 @@ def test_an_index_that_searches_cannot_use_is_told_from_the_right_one(
 )
 def test_an_invalid_index_of_the_schema_is_built_again(blank: Patient, index: str) -> None:
     """Whether a search needs it or not."""
-    blank.run(
+    blank.administer(
         f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"  # noqa: S608 - from above
     )
 
@@ -445,15 +459,13 @@ def test_an_index_that_nobody_uses_is_found_after_a_week(
     [("SUPERUSER", "is a superuser"), ("BYPASSRLS", "has BYPASSRLS"), ("", "owns ")],
     ids=["superuser", "bypassrls", "owner"],
 )
-def test_a_role_that_nothing_binds_is_found(
-    blank: Patient, administrator: URL, attribute: str, fault: str
-) -> None:
+def test_a_role_that_nothing_binds_is_found(blank: Patient, attribute: str, fault: str) -> None:
     """Logged in as such a role; its remedy makes one that passes."""
     role, application = "test_doctor_privileged", "test_doctor_bound"
-    blank.run(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' {attribute}")
+    blank.administer(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' {attribute}")
     blank.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     if not attribute:
-        blank.run(f"ALTER TABLE framework_documents OWNER TO {role}")
+        blank.administer(f"ALTER TABLE framework_documents OWNER TO {role}")
     blank.log_in(role)
 
     (failure,) = blank.failures()
@@ -476,7 +488,8 @@ def test_a_role_that_nothing_binds_is_found(
 
     blank.log_in(APPLICATION)
     blank.run(f"DROP ROLE IF EXISTS {application}")
-    blank.run(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+    owner = blank.url.username
+    blank.administer(f"REASSIGN OWNED BY {role} TO {owner}; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_the_superuser_of_the_embedded_server_is_only_mentioned(
@@ -484,7 +497,7 @@ def test_the_superuser_of_the_embedded_server_is_only_mentioned(
 ) -> None:
     """It is for development, and has no other role at first."""
     embedded = Database(Settings(environment="test"))
-    monkeypatch.setitem(embedded.__dict__, "url", blank.url)
+    monkeypatch.setitem(embedded.__dict__, "url", blank.superuser)
 
     diagnosis = DoctorService(embedded).examine()
     embedded.close()
@@ -493,6 +506,59 @@ def test_the_superuser_of_the_embedded_server_is_only_mentioned(
     assert role.status == "warning"
     assert "embedded server" in role.detail
     assert diagnosis.healthy
+
+
+def test_an_owner_that_is_no_superuser_lacks_the_audit_of_the_schema_alone(
+    blank: Patient,
+) -> None:
+    """Until an administrator runs the remedies."""
+    found = blank.faults()
+
+    assert {(each.check, each.status) for each in found} == {("audit", "warning")}
+    assert {each.subject for each in found} == {*DDL_EVENTS}
+    (owner,) = of(list(blank.diagnosis().findings), "owner")
+    assert (owner.status, owner.subject) == ("ok", blank.url.username)
+
+    for each in found:
+        assert "only a superuser makes it" in each.detail
+        blank.run(str(each.remedy))
+
+    assert blank.faults() == []
+
+
+def test_what_the_owner_of_a_schema_may_not_do_is_told_with_what_lets_it(
+    blank: Patient,
+) -> None:
+    """Each right that a careful server keeps back, and the loss that it means."""
+    name = f"{blank.url.username}_careful"
+    blank.administer(f"CREATE ROLE {name}; ALTER TABLE embedding_models OWNER TO {name}")
+    blank.administer("REVOKE SELECT ON pg_stats FROM PUBLIC")
+
+    found = of(blank.faults(), "owner")
+
+    told = [each.detail for each in found]
+    assert {each.status for each in found} == {"warning"}
+    assert "may not make roles" in told[0]
+    assert "may not make schemas" in told[1]
+    assert "all words of a question weigh the same" in told[2]
+    assert [detail.split()[3] for detail in told[3:]] == sorted(GROUPS)
+
+    for each in found:
+        blank.run(str(each.remedy))
+
+    assert of(blank.faults(), "owner") == []
+    blank.administer(f"REASSIGN OWNED BY {name} TO {blank.url.username}; DROP OWNED BY {name}")
+    blank.administer(f"DROP ROLE {name}")
+
+
+def test_a_superuser_may_own_the_schema(blank: Patient) -> None:
+    """It lacks nothing."""
+    blank.administer("ALTER TABLE embedding_models OWNER TO CURRENT_USER")
+
+    (owner,) = of(list(blank.diagnosis().findings), "owner")
+
+    assert (owner.status, owner.subject) == ("ok", blank.superuser.username)
+    blank.administer(f"ALTER TABLE embedding_models OWNER TO {blank.url.username}")
 
 
 def test_a_locale_without_letters_is_a_warning(
@@ -521,11 +587,14 @@ def test_a_locale_without_letters_is_a_warning(
     assert found.status == "ok"
 
 
-def test_an_empty_database_is_told_to_be_upgraded(empty: Database) -> None:
+@pytest.mark.parametrize(
+    "checks", [["schema"], pytest.param(["pgvector", "schema"], marks=pytest.mark.superuser)]
+)
+def test_an_empty_database_is_told_to_be_upgraded(empty: Database, checks: list[str]) -> None:
     """Nothing else is looked at before there are tables."""
     failures = [each for each in DoctorService(empty).examine().findings if each.status != "ok"]
 
-    assert [each.check for each in failures] == ["pgvector", "schema"]
+    assert [each.check for each in failures] == checks
     assert failures[-1].remedy == "pgcorpus db upgrade"
 
 
@@ -534,7 +603,7 @@ def test_an_empty_database_is_told_to_be_upgraded(empty: Database) -> None:
 )
 def test_an_outdated_pgvector_is_found(blank: Patient, found: str, status: str) -> None:
     """As the catalogue has it; 0.10 is newer than 0.8."""
-    blank.run(f"UPDATE pg_extension SET extversion = '{found}' WHERE extname = 'vector'")  # noqa: S608 - from above
+    blank.administer(f"UPDATE pg_extension SET extversion = '{found}' WHERE extname = 'vector'")  # noqa: S608 - from above
 
     (finding,) = of(list(blank.diagnosis().findings), "pgvector")
 
@@ -592,13 +661,16 @@ def test_a_large_scope_is_given_an_index_of_its_own(
     blank.run("""
         INSERT INTO tenants (id, name, slug)
         SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;
-        INSERT INTO memory_nodes
-            (id, tenant_id, conversation_id, sequence_index, human_content, source)
-        SELECT 'mem_' || n, CAST(lpad(t::text, 32, '0') AS uuid), 'c', n, 'said', 'test'
-        FROM generate_series(1, 9) t,
-             generate_series(1, CASE t WHEN 1 THEN 2000 WHEN 2 THEN 100 ELSE 20 END) n;
-        INSERT INTO memory_embeddings (node_key, scope, model_name, embedding, content_hash)
-        SELECT key, scope, 'hashing', array_fill(1.0, ARRAY[384])::vector, '' FROM memory_nodes;
+        DO $$ BEGIN FOR t IN 1..9 LOOP
+            PERFORM set_config('app.tenant_id', CAST(lpad(t::text, 32, '0') AS uuid)::text, true);
+            INSERT INTO memory_nodes
+                (id, tenant_id, conversation_id, sequence_index, human_content, source)
+            SELECT 'mem_' || n, CAST(lpad(t::text, 32, '0') AS uuid), 'c', n, 'said', 'test'
+            FROM generate_series(1, CASE t WHEN 1 THEN 2000 WHEN 2 THEN 100 ELSE 20 END) n;
+            INSERT INTO memory_embeddings (node_key, scope, model_name, embedding, content_hash)
+            SELECT key, scope, 'hashing', array_fill(1.0, ARRAY[384])::vector, ''
+            FROM memory_nodes WHERE tenant_id = CAST(lpad(t::text, 32, '0') AS uuid);
+        END LOOP; END $$;
         ANALYZE
     """)
     blank.database.close()
@@ -623,6 +695,7 @@ def test_memories_without_vectors_are_looked_at_in_their_scope(blank: Patient) -
     """Nobody's question finds them: each plan is that of somebody who has some."""
     blank.run("""
         INSERT INTO tenants (name, slug) VALUES ('t', 't');
+        SELECT set_config('app.tenant_id', id::text, false) FROM tenants;
         INSERT INTO memory_nodes
             (id, tenant_id, conversation_id, sequence_index, human_content, source)
         SELECT 'mem_' || n, tenants.id, 'c', n, 'said', 'test'
@@ -701,5 +774,5 @@ def test_every_check_is_in_the_reference(patient: Patient) -> None:
 
     names = {each.check for each in patient.diagnosis().findings}
 
-    assert len(names) == 14
+    assert len(names) == 15
     assert [name for name in names if f"`{name}`" not in page] == []
