@@ -28,8 +28,6 @@ from services.search_request import LEGS_OF
 from tests.conftest import Databases
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "permissions.md"
 LOGINS = (None, *GROUPS)
 
@@ -299,9 +297,9 @@ class Intruder:
 
 
 @pytest.fixture(scope="module")
-def guarded(databases: Databases, migrated: URL) -> Iterator[Database]:
+def guarded(databases: Databases, hosted: URL) -> Iterator[Database]:
     """A database of this module's own: what is refused, and what is not, changes nothing in it."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         yield database
 
 
@@ -481,9 +479,9 @@ def test_functions_of_extensions_are_for_everybody(guarded: Database) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(databases: Databases, migrated: URL) -> Iterator[Database]:
+def served(databases: Databases, hosted: URL) -> Iterator[Database]:
     """The samples of two corpora, imported by one login and embedded by another's worker."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         with logged_in(database, "rag_read_write") as writer:
             for importer in (KnowledgeImporter(writer), ChatImporter(writer)):
                 report = importer.run([samples.folder(importer.corpus)]).as_json()
@@ -529,10 +527,10 @@ def test_searches_are_timed_for_who_may_write_and_said_not_to_be_for_others(
 
 
 def test_what_a_writer_may_not_do_for_the_planner_an_administrator_does(
-    databases: Databases, migrated: URL
+    databases: Databases, hosted: URL
 ) -> None:
     """ANALYZE passes over tables for whoever may not; the maintenance of a worker renews them."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         factory = "INSERT INTO key_concepts (concept_name) SELECT 'c ' || n"
         analysed = text("SELECT reltuples FROM pg_class WHERE relname = 'key_concepts'")
         with logged_in(database, "rag_read_write") as own, own.unit_of_work() as work:

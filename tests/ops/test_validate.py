@@ -31,8 +31,6 @@ from tests.factories import (
     SourceLinesFactory,
 )
 
-pytestmark = pytest.mark.superuser
-
 NAMES = (
     "chunk_count",
     "embedding_count",
@@ -275,6 +273,7 @@ def test_vectors_as_long_as_registered_pass(work: UnitOfWork) -> None:
     assert (answer.passed, answer.expected, answer.found) == (True, 2, 2)
 
 
+@pytest.mark.superuser  # switches foreign keys off
 def test_vectors_of_another_length_fail_and_the_report_goes_on(work: UnitOfWork) -> None:
     """A search cannot compare them: that check says so, and the ones after it still run."""
     model = EmbeddingModelFactory(dimensions=4).name

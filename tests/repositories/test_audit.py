@@ -17,7 +17,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from psycopg.errors import ExternalRoutineInvocationException
-from sqlalchemy import Connection, event, text
+from sqlalchemy import URL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from db import migrations
@@ -26,6 +26,7 @@ from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.errors import LogNotSealed, LogTampered, NotPermitted
 from db.models.audit import NOT_AUDITED, SecurityAuditLog
+from db.repositories.diagnosis import DDL_EVENTS, Unrecorded
 from db.repositories.roles import Group
 from services.ops.audit import AuditService, Remembered, Verification
 from tests import factories
@@ -33,8 +34,6 @@ from tests.conftest import Databases, settings_for
 from tests.logins import PASSWORD, logged_in
 from tests.migrations.conftest import Programs
 from tests.unit.test_embedded import share_programs
-
-pytestmark = pytest.mark.superuser
 
 KEY = "0123456789abcdef0123456789abcdef"
 HASH = "hmac-sha256:"
@@ -82,6 +81,15 @@ def run(database: Database, *statements: str) -> None:
     for statement in statements:
         with database.engine.begin() as connection:
             connection.exec_driver_sql(statement)
+
+
+@pytest.fixture
+def schema_recorded(superuser: Engine) -> None:
+    """Let changes of the schema be recorded, as an administrator may and the owner may not."""
+    with superuser.begin() as connection:
+        for happening in DDL_EVENTS:
+            remedy = Unrecorded(None, happening, disabled=False).remedy
+            connection.exec_driver_sql(str(remedy))
 
 
 def add(database: Database, rows: int = 1, prefix: str = "c") -> None:
@@ -140,7 +148,7 @@ def test_what_changes_nothing_is_not_recorded(database: Database) -> None:
     add(database)
     with database.unit_of_work() as work:
         factories.bind(work.session)
-        factories.MemoryNodeFactory()
+        node = factories.MemoryNodeFactory()
         work.commit()
     before = entries(database)
     run(
@@ -148,8 +156,11 @@ def test_what_changes_nothing_is_not_recorded(database: Database) -> None:
         "UPDATE framework_documents SET title = title",
         "UPDATE framework_documents SET title = 'x' WHERE false",
         "DELETE FROM framework_documents WHERE false",
-        "UPDATE memory_nodes SET access_count = access_count + 1, last_accessed = now()",
     )
+    recalled = "UPDATE memory_nodes SET access_count = access_count + 1, last_accessed = now()"
+    with database.unit_of_work() as work, factories.in_scope(work.session, node.scope):
+        assert work.session.scalars(text(f"{recalled} RETURNING id")).all() == [node.id]
+        work.commit()
 
     assert len(entries(database)) == len(before)
 
@@ -336,8 +347,9 @@ def test_a_memory_leaves_no_text_behind(database: Database) -> None:
         )
         work.commit()
         record = f"{node.scope},{node.id}"
-        work.session.execute(text("UPDATE memory_nodes SET human_content = 'grue'"))
-        work.session.execute(text("DELETE FROM memory_nodes"))
+        with factories.in_scope(work.session, node.scope):
+            work.session.execute(text("UPDATE memory_nodes SET human_content = 'grue'"))
+            work.session.execute(text("DELETE FROM memory_nodes"))
         work.commit()
 
     assert actions(database, "memory_nodes") == ["INSERT", "UPDATE", "DELETE"]
@@ -502,6 +514,7 @@ def test_not_even_the_owner_changes_an_entry_by_mistake(database: Database) -> N
                 assert refused(connection, FORBIDDEN[kind].format(table, "actor")) == "42501"
 
 
+@pytest.mark.usefixtures("schema_recorded")
 def test_the_owner_excuses_nothing_by_the_flag_of_upkeep(database: Database) -> None:
     """It was enough to change entries and the schema, and to put the flag back, without a trace."""
     add(database)
@@ -531,6 +544,7 @@ def test_the_owner_excuses_nothing_by_the_flag_of_upkeep(database: Database) -> 
     assert str(last["inner_block"]).startswith(HASH)
 
 
+@pytest.mark.usefixtures("schema_recorded")
 def test_entries_go_where_they_belong_also_when_maintenance_was_late(database: Database) -> None:
     """An administrator's login makes partitions, and moves what went past them; seals hold."""
     service = AuditService(database)
@@ -641,9 +655,10 @@ def test_writers_and_sealers_at_once_leave_every_entry_under_one_seal(database: 
     assert (found.sealed, found.unsealed) == (6 * 10 * 4, 0)
 
 
-def tampered(database: Database, statement: str) -> Verification:
+def tampered(database: Database, superuser: Engine, statement: str) -> Verification:
     """What is found after a superuser did this to a sealed log, past every trigger."""
-    run(database, f"SET LOCAL session_replication_role = replica; {statement}")
+    with superuser.begin() as connection:
+        connection.exec_driver_sql(f"SET LOCAL session_replication_role = replica; {statement}")
     return AuditService(database).verify()
 
 
@@ -697,13 +712,15 @@ TAMPERINGS = {
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_what_a_superuser_did_is_found(database: Database, tampering: str) -> None:
+def test_what_a_superuser_did_is_found(
+    database: Database, superuser: Engine, tampering: str
+) -> None:
     """By its kind, its month and its seal, to a thousand positions."""
     add(database, rows=2500)
     AuditService(database).seal()
     statement, kinds = TAMPERINGS[tampering]
 
-    found = tampered(database, statement.replace("LAST", OF_LAST))
+    found = tampered(database, superuser, statement.replace("LAST", OF_LAST))
 
     assert not found.intact
     assert kinds <= {each.kind for each in found.tampering}
@@ -711,7 +728,9 @@ def test_what_a_superuser_did_is_found(database: Database, tampering: str) -> No
     assert all(each.seal or each.month for each in found.tampering)
 
 
-def test_seals_cut_off_the_end_are_missed_by_who_remembers_one(database: Database) -> None:
+def test_seals_cut_off_the_end_are_missed_by_who_remembers_one(
+    database: Database, superuser: Engine
+) -> None:
     """Within the database nothing is left to tell it: that is what is noted elsewhere for."""
     add(database, rows=10)
     service = AuditService(database)
@@ -721,6 +740,7 @@ def test_seals_cut_off_the_end_are_missed_by_who_remembers_one(database: Databas
 
     found = tampered(
         database,
+        superuser,
         "DELETE FROM audit_seals WHERE number = 2;"
         "DELETE FROM security_audit_log WHERE position > 10",
     )
@@ -744,7 +764,7 @@ def with_key(database: Database, key: str = KEY) -> Iterator[Database]:
     own.close()
 
 
-def test_whoever_seals_anew_lacks_the_key(database: Database) -> None:
+def test_whoever_seals_anew_lacks_the_key(database: Database, superuser: Engine) -> None:
     """Without signatures a superuser can rewrite log and seals; with them it shows."""
     add(database, rows=10)
     with with_key(database) as service_side:
@@ -754,7 +774,7 @@ def test_whoever_seals_anew_lacks_the_key(database: Database) -> None:
         assert service.verify().intact
         assert AuditService(database).verify().signatures == "unchecked"
 
-        assert tampered(database, REWRITE).seals == 0
+        assert tampered(database, superuser, REWRITE).seals == 0
         AuditService(database).seal()
 
         assert AuditService(database).verify().intact
@@ -787,8 +807,21 @@ def test_a_key_that_comes_later_signs_from_there_on(database: Database) -> None:
             run(database, "UPDATE audit_seals SET signature = NULL")
 
 
+@pytest.fixture
+def backup(database: Database, superuser: Engine) -> Iterator[URL]:
+    """A login for backups, as an administrator makes it: the owner may not dump memories."""
+    name = f"backup_{database.url.database}"[:63]
+    with superuser.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE ROLE {name} LOGIN BYPASSRLS PASSWORD '{KEY}' IN ROLE pg_read_all_data"
+        )
+    yield database.url.set(username=name, password=KEY)
+    with superuser.begin() as connection:
+        connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
 def test_a_log_that_was_restored_elsewhere_stays_verifiable(
-    database: Database, server: EmbeddedServer
+    database: Database, backup: URL, server: EmbeddedServer
 ) -> None:
     """On a server that counts its transactions from lower on, old and new are told apart."""
     service, programs = AuditService(database), Programs(server)
@@ -804,7 +837,7 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
             )
         )
     add(database, rows=5, prefix="not yet")
-    dump = programs._run(database.url, "pg_dump")
+    dump = programs._run(backup, "pg_dump")
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
     home.chmod(0o755)
     share_programs(server, home)
@@ -812,8 +845,7 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
     url = elsewhere.start()
     try:
         roles = "".join(
-            f"CREATE ROLE {each};"
-            for each in ("rag_read_only", "rag_read_write", "rag_admin", searcher)
+            f"CREATE ROLE {each};" for each in (*GROUPS, searcher, database.url.username)
         )
         programs.execute(url, roles + dump)
         restored = Database(settings_for(url))
@@ -867,7 +899,10 @@ def aged(database: Database) -> Database:
     return database
 
 
-def test_months_that_are_dropped_are_known_and_the_rest_is_still_proved(aged: Database) -> None:
+@pytest.mark.usefixtures("schema_recorded")
+def test_months_that_are_dropped_are_known_and_the_rest_is_still_proved(
+    aged: Database, superuser: Engine
+) -> None:
     """By whom, when and how many; what comes back into one is forged."""
     service = AuditService(aged)
     (dropped,) = service.retain(6)
@@ -883,6 +918,7 @@ def test_months_that_are_dropped_are_known_and_the_rest_is_still_proved(aged: Da
 
     forged = tampered(
         aged,
+        superuser,
         "INSERT INTO security_audit_log (position, timestamp, user_name, action, transaction_id)"  # noqa: S608 - as found
         f" OVERRIDING SYSTEM VALUE VALUES (2, '{dropped.month}-02', 'x', 'INSERT', 5)",
     )
@@ -891,14 +927,14 @@ def test_months_that_are_dropped_are_known_and_the_rest_is_still_proved(aged: Da
     ]
 
 
-def test_what_is_not_sealed_or_not_intact_is_not_dropped(aged: Database) -> None:
+def test_what_is_not_sealed_or_not_intact_is_not_dropped(aged: Database, superuser: Engine) -> None:
     """Evidence stays."""
     age(aged, 12)
     service = AuditService(aged)
     with pytest.raises(LogNotSealed, match="pgcorpus audit seal"):
         service.retain(6)
     service.seal()
-    tampered(aged, "UPDATE security_audit_log SET actor = 'x' WHERE position = 1")
+    tampered(aged, superuser, "UPDATE security_audit_log SET actor = 'x' WHERE position = 1")
     with pytest.raises(LogTampered):
         service.retain(6)
 
@@ -927,6 +963,7 @@ def test_maintenance_needs_no_more_than_an_administrators_login(database: Databa
 # The schema, rights and roles
 
 
+@pytest.mark.usefixtures("schema_recorded")
 def test_changes_of_the_schema_and_of_rights_are_recorded(database: Database) -> None:
     """With their statement, where that is all there was; not those of temporary objects."""
     run(
@@ -955,6 +992,7 @@ def test_changes_of_the_schema_and_of_rights_are_recorded(database: Database) ->
     ]
 
 
+@pytest.mark.usefixtures("schema_recorded")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -972,6 +1010,7 @@ def test_a_statement_that_may_hold_a_secret_is_not_kept(database: Database, stat
     assert not [each for each in found if "statement" in (each or {})]
 
 
+@pytest.mark.usefixtures("schema_recorded")
 def test_a_log_that_is_broken_locks_nobody_out(database: Database) -> None:
     """Changes of the schema go on, with a warning, however little of it is left."""
     hide = f"ALTER TABLE {LOG} RENAME TO hidden"
@@ -985,7 +1024,9 @@ def test_a_log_that_is_broken_locks_nobody_out(database: Database) -> None:
     assert any("is not in security_audit_log" in each for each in notices)
 
 
-def test_changes_of_roles_are_recorded_by_maintenance(database: Database) -> None:
+def test_changes_of_roles_are_recorded_by_maintenance(
+    database: Database, superuser: Engine
+) -> None:
     """What differs from the last look: who did it the server's own log knows."""
     role = f"{database.url.database}_role"
 
@@ -1001,7 +1042,9 @@ def test_changes_of_roles_are_recorded_by_maintenance(database: Database) -> Non
         run(database, f"CREATE ROLE {role} LOGIN PASSWORD '{KEY}'")
         ((action, _, new),) = look()
         assert (action, new["rolcanlogin"], new["member_of"]) == ("CREATE ROLE", True, [])
-        run(database, f"ALTER ROLE {role} CREATEDB", f"GRANT rag_admin TO {role}")
+        run(database, f"GRANT rag_admin TO {role}")
+        with superuser.begin() as connection:  # who may not make databases lets nobody make them
+            connection.exec_driver_sql(f"ALTER ROLE {role} CREATEDB")
         assert look()[1:] == [
             (
                 "ALTER ROLE",

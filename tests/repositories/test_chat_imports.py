@@ -24,8 +24,6 @@ from db.repositories.chat_imports import (
 from db.uow import UnitOfWork
 from tests.factories import ConversationFactory, MessageFactory
 
-pytestmark = pytest.mark.superuser
-
 KEY = ("claude", "c1")
 BEGAN = datetime(2024, 5, 1, 10, tzinfo=UTC)
 

@@ -30,8 +30,6 @@ from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageEmbeddingFactory, MessageFactory
 from tests.plans import plan_of, scans
 
-pytestmark = pytest.mark.superuser
-
 # The jobs are another test's: without the triggers the archive is there in seconds.
 FILL = (
     "SET LOCAL statement_timeout = 0",
@@ -470,9 +468,9 @@ def test_storage_is_what_postgresql_says_of_the_tables(session: Session, work: U
 
 
 @pytest.fixture(scope="module")
-def archive(databases: Databases, migrated: URL) -> Iterator[Database]:
+def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
     """5,000 conversations of 20 messages each. No test commits a change."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         with database.unit_of_work() as work:
             for statement in FILL:
                 work.session.execute(text(statement))

@@ -12,8 +12,6 @@ from db.engine import Database
 from tests import factories
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 GUARDED = """
     SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace
         AND relkind IN ('r', 'p', 'v') AND ({rights})

@@ -15,8 +15,6 @@ from db.uow import UnitOfWork
 from tests.logins import logged_in
 from tests.tenancy import Tenancy, settled
 
-pytestmark = pytest.mark.superuser
-
 TABLES = ("import_runs", "import_files", "import_transformations", "import_rejects")
 FILE = "/data/corpus/nodes.json"
 CHANGE = Changed("$[0]", "mem_0", [Change("urgency", None, "low", "choice")], once=True)

@@ -17,8 +17,6 @@ from tests.factories import (
     SourceLinesFactory,
 )
 
-pytestmark = pytest.mark.superuser
-
 
 def test_a_chunk_is_found_by_its_identifier(work: UnitOfWork) -> None:
     """``find`` may come back empty-handed, ``get`` raises."""

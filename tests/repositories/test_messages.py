@@ -31,8 +31,6 @@ from db.search.corpora import CHAT
 from db.uow import UnitOfWork
 from tests.factories import ConversationFactory, MessageFactory, axis
 
-pytestmark = pytest.mark.superuser
-
 
 def tree(work: UnitOfWork, conversation_id: UUID) -> list[str]:
     """What each message says and where it stands, as ``content branch.position``."""

@@ -17,8 +17,6 @@ from services.jobs.handler import COMPLETED, Finish
 from tests import factories
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 ENQUEUE = "INSERT INTO jobs (kind, dedupe_key) VALUES ('test', 'k')"
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Engine, event, text
 
 from db.engine import Database
 from db.errors import (
@@ -23,8 +23,6 @@ from db.errors import (
 from db.repositories.roles import GROUPS, PUBLIC
 from db.uow import UnitOfWork
 from tests.logins import PASSWORD, logged_in
-
-pytestmark = pytest.mark.superuser
 
 
 @pytest.fixture
@@ -69,6 +67,7 @@ def test_a_login_has_the_rights_of_its_group_and_no_other(database: Database, na
     stranger.close()
 
 
+@pytest.mark.superuser  # reads pg_authid
 def test_the_password_stays_with_the_client(database: Database, name: str) -> None:
     """No statement holds it: what the server is told is a SCRAM verifier, which it keeps."""
     said = []
@@ -181,7 +180,9 @@ def test_only_logins_of_the_groups_are_dropped(work: UnitOfWork, name: str) -> N
         work.roles.drop_login(name)
 
 
-def test_a_login_that_is_needed_stays_and_what_needs_it_is_said(database: Database) -> None:
+def test_a_login_that_is_needed_stays_and_what_needs_it_is_said(
+    database: Database, superuser: Engine
+) -> None:
     """Its tables, rights of its own, other groups it is in, and the connection it is used by."""
     with logged_in(database, "rag_read_write") as own:
         name = own.url.username or ""
@@ -193,35 +194,36 @@ def test_a_login_that_is_needed_stays_and_what_needs_it_is_said(database: Databa
                 assert name in {each.name for each in work.roles.list_members()}
             return str(refusal.value)
 
-        with database.engine.begin() as connection:
+        with superuser.begin() as connection:
             connection.execute(text(f"CREATE TABLE notes (); ALTER TABLE notes OWNER TO {name}"))
         assert "owner of table notes" in (said := refused())
         assert f"DROP OWNED BY {name}" in said
 
-        with database.engine.begin() as connection:
+        with superuser.begin() as connection:
             connection.execute(text("DROP TABLE notes"))
             connection.execute(text(f"GRANT pg_monitor TO {name}"))
         assert "pg_monitor" in refused()
 
-        with database.engine.begin() as connection:
+        with superuser.begin() as connection:
             connection.execute(text(f"REVOKE pg_monitor FROM {name}"))
             connection.execute(text(f"ALTER ROLE {name} CREATEROLE"))
         with own.unit_of_work() as work, pytest.raises((RoleInUse, NotPermitted)):
             work.roles.drop_login(name)
 
 
-def test_what_makes_a_member_dangerous_is_named(database: Database) -> None:
+def test_what_makes_a_member_dangerous_is_named(database: Database, superuser: Engine) -> None:
     """Powers that row security or rights do not bind, and tables of its own."""
     with logged_in(database, "rag_read_only") as own:
         name = own.url.username or ""
-        with database.engine.begin() as connection:
+        with superuser.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} SUPERUSER BYPASSRLS"))
             connection.execute(text(f"ALTER TABLE messages OWNER TO {name}"))
 
         with database.unit_of_work() as work:
             (member,) = [each for each in work.roles.list_members() if each.name == name]
-        with database.engine.begin() as connection:
-            connection.execute(text("ALTER TABLE messages OWNER TO postgres"))
+        with superuser.begin() as connection:
+            connection.execute(text(f"ALTER TABLE messages OWNER TO {database.url.username}"))
+            connection.execute(text(f"ALTER ROLE {name} NOSUPERUSER"))  # or its maker keeps it
 
     assert member.dangers == (
         "is a superuser",

@@ -11,11 +11,10 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
+from db.engine import Database
 from db.scope import Scope
-from tests.conftest import Databases
+from tests.conftest import Databases, settings_for
 from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret, settled
-
-pytestmark = pytest.mark.superuser
 
 NODE = (
     "INSERT INTO memory_nodes (id, tenant_id, user_id, conversation_id, sequence_index,"
@@ -75,10 +74,21 @@ FROM_WHERE: dict[str, Callable[[Tenancy], dict[str, str]]] = {
 
 
 @pytest.fixture(scope="module")
-def tenancy(databases: Databases, migrated: URL) -> Iterator[Tenancy]:
+def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
     """Rows of three scopes, committed; tests roll back what they do to them."""
-    with databases.opened(migrated.database or "") as database, settled(database) as tenancy:
+    with (
+        databases.opened(hosted.database or "", owner=hosted) as database,
+        settled(database) as tenancy,
+    ):
         yield tenancy
+
+
+@pytest.fixture
+def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
+    """The same database for a superuser, whom row security does not bind."""
+    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
+    yield superuser
+    superuser.close()
 
 
 @pytest.fixture
@@ -243,9 +253,9 @@ def test_a_role_that_switches_row_security_off_gets_an_error(inside: Connection)
         inside.execute(text("SELECT count(*) FROM memory_nodes"))
 
 
-def test_the_owner_is_bound_as_well(tenancy: Tenancy, administrator: URL) -> None:
+def test_the_owner_is_bound_as_well(tenancy: Tenancy, superuser: Database) -> None:
     """FORCE: an owner that is no superuser sees no memories without a scope, and all jobs."""
-    with tenancy.owner.engine.connect() as connection:
+    with superuser.engine.connect() as connection:
         rows = {
             table: connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
             for table in SHARED
@@ -352,6 +362,7 @@ def test_the_same_id_in_two_scopes_does_not_collide(tenancy: Tenancy, inside: Co
     """Whether an id is taken is told of the own scope alone, and ON CONFLICT updates own rows."""
     own = {"tenant": tenancy.ours.tenant_id, "user": None}
     with tenancy.owner.engine.begin() as owner:
+        enter(owner, tenancy.theirs)
         owner.execute(
             text(NODE), {"id": "mem_theirs", "tenant": tenancy.theirs.tenant_id, "user": None}
         )
@@ -363,11 +374,13 @@ def test_the_same_id_in_two_scopes_does_not_collide(tenancy: Tenancy, inside: Co
     enter(inside, tenancy.theirs)
     theirs = inside.scalar(text("SELECT human_content FROM memory_nodes WHERE id = 'mem_theirs'"))
     with tenancy.owner.engine.begin() as owner:
-        owner.execute(text("DELETE FROM memory_nodes WHERE id = 'mem_theirs'"))
+        enter(owner, tenancy.theirs)
+        deleted = owner.execute(text("DELETE FROM memory_nodes WHERE id = 'mem_theirs'"))
 
     assert isinstance(taken.value.orig, psycopg.errors.UniqueViolation)
     assert taken.value.orig.diag.message_detail is None
     assert theirs == "said"
+    assert deleted.rowcount == 1
 
 
 def test_a_refusal_does_not_tell_what_exists_elsewhere(
@@ -575,9 +588,7 @@ def test_sequences_belong_to_no_scope(inside: Connection) -> None:
     assert list(counted) == []
 
 
-def test_jobs_are_announced_without_a_word(
-    tenancy: Tenancy, databases: Databases, migrated: URL
-) -> None:
+def test_jobs_are_announced_without_a_word(tenancy: Tenancy) -> None:
     """Whoever listens hears that there is work, and not whose."""
     url = tenancy.owner.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as listener:
@@ -590,6 +601,7 @@ def test_jobs_are_announced_without_a_word(
             )
         (heard,) = listener.notifies(timeout=5, stop_after=1)
     with tenancy.owner.engine.begin() as connection:
+        enter(connection, tenancy.ours)
         connection.execute(text("DELETE FROM memory_nodes WHERE id = 'mem_n'"))
 
     assert heard.payload == ""

@@ -26,8 +26,6 @@ import db.embedded
 from db.embedded import LOCALES, ROOT_HOMES, EmbeddedServer
 from db.errors import EmbeddedServerError
 
-pytestmark = pytest.mark.superuser
-
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="an ordinary user runs PostgreSQL as itself")
 PROJECT = Path(db.embedded.__file__).parents[1]

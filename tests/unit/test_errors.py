@@ -14,8 +14,6 @@ from db import errors
 from db.engine import Database
 from db.errors import MEANINGS, DataLayerError, translate
 
-pytestmark = pytest.mark.superuser
-
 
 def all_errors(kind: type[DataLayerError] = DataLayerError) -> set[type[DataLayerError]]:
     """The errors that the module defines."""
@@ -97,7 +95,7 @@ def test_a_row_that_another_holds_is_a_conflict(database: Database) -> None:
 
 def test_a_missing_right_is_named(session: Session) -> None:
     """With what it is missing on."""
-    session.execute(text("CREATE ROLE without_rights"))
+    session.execute(text("CREATE ROLE without_rights; GRANT without_rights TO CURRENT_USER"))
     session.execute(text("SET LOCAL ROLE without_rights"))
     with pytest.raises(DBAPIError) as raised:
         session.execute(text("SELECT FROM framework_documents"))

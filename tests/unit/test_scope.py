@@ -38,18 +38,27 @@ from services.search import AsyncSearchService, SearchService
 from tests.conftest import Databases, settings_for
 from tests.tenancy import MEMORIES, Tenancy, secret, settled
 
-pytestmark = pytest.mark.superuser
-
 SEEN = text("SELECT DISTINCT scope FROM memory_nodes")
 COUNT = text("SELECT count(*) FROM memory_nodes")
 ID = UUID("11111111-1111-4111-8111-111111111111")
 
 
 @pytest.fixture(scope="module")
-def tenancy(databases: Databases, migrated: URL) -> Iterator[Tenancy]:
+def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
     """Rows of three scopes, committed; tests leave them as they are."""
-    with databases.opened(migrated.database or "") as database, settled(database) as tenancy:
+    with (
+        databases.opened(hosted.database or "", owner=hosted) as database,
+        settled(database) as tenancy,
+    ):
         yield tenancy
+
+
+@pytest.fixture
+def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
+    """The same database for a superuser, whom row security does not bind."""
+    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
+    yield superuser
+    superuser.close()
 
 
 @pytest.fixture
@@ -172,10 +181,10 @@ UNSCOPED: dict[str, Callable[[UnitOfWork], object]] = {
 
 @pytest.mark.parametrize("method", UNSCOPED)
 def test_repositories_of_memories_refuse_to_work_without_a_scope(
-    tenancy: Tenancy, method: str
+    superuser: Database, method: str
 ) -> None:
     """Even for a superuser, to whom the database would refuse nothing."""
-    with tenancy.owner.unit_of_work() as work, pytest.raises(MissingScope):
+    with superuser.unit_of_work() as work, pytest.raises(MissingScope):
         UNSCOPED[method](work)
 
 
@@ -187,9 +196,11 @@ def test_every_table_with_a_scope_is_a_scoped_corpus() -> None:
         assert "scope" in corpus.vectors.c
 
 
-def test_the_builder_narrows_even_where_row_security_does_not_bind(tenancy: Tenancy) -> None:
+def test_the_builder_narrows_even_where_row_security_does_not_bind(
+    tenancy: Tenancy, superuser: Database
+) -> None:
     """A superuser's search, too, finds what is the scope's: each layer holds alone."""
-    with tenancy.owner.unit_of_work() as work:
+    with superuser.unit_of_work() as work:
         work.enter(tenancy.ours)
         assert len(seen(work)) == 3
         for scope in (tenancy.ours, tenancy.theirs, tenancy.person):
@@ -229,11 +240,11 @@ def test_the_builder_narrows_even_where_row_security_does_not_bind(tenancy: Tena
     ],
 )
 def test_a_login_that_row_security_does_not_bind_is_refused(
-    tenancy: Tenancy, pool: Database, make: str, why: str
+    superuser: Database, pool: Database, make: str, why: str
 ) -> None:
     """With the reason, and with what mends it; it is undone before anything is committed."""
     role = pool.url.username
-    with tenancy.owner.engine.connect() as connection:
+    with superuser.engine.connect() as connection:
         connection.execute(text(make.format(role=role)))
         connection.execute(text(f"SET LOCAL ROLE {role}"))
         with pytest.raises(UnsafeRole, match=why) as refused:
@@ -241,20 +252,22 @@ def test_a_login_that_row_security_does_not_bind_is_refused(
     assert "pgcorpus roles create-user" in str(refused.value)
 
 
-def test_a_unit_of_work_with_a_scope_refuses_a_superuser(tenancy: Tenancy) -> None:
+def test_a_unit_of_work_with_a_scope_refuses_a_superuser_and_the_owner(
+    tenancy: Tenancy, superuser: Database
+) -> None:
     """Before the first statement of the caller, each time anew."""
-    for _ in range(2):
-        with pytest.raises(UnsafeRole), tenancy.owner.unit_of_work(tenancy.ours) as work:
+    for database in (superuser, tenancy.owner) * 2:
+        with pytest.raises(UnsafeRole), database.unit_of_work(tenancy.ours) as work:
             work.session.scalar(COUNT)
 
 
 def test_the_embedded_servers_superuser_steps_down(
-    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
+    tenancy: Tenancy, superuser: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no other login: within a scope it works as the application's role, until the end."""
     who = text("SELECT current_user")
-    embedded = Database(replace(tenancy.owner.settings, database_url=None))
-    monkeypatch.setitem(embedded.__dict__, "url", tenancy.owner.url)
+    embedded = Database(replace(superuser.settings, database_url=None))
+    monkeypatch.setitem(embedded.__dict__, "url", superuser.url)
     with embedded.unit_of_work(tenancy.ours) as work:
         assert work.session.scalar(who) == "rag_read_write"
         assert seen(work) == {str(tenancy.ours)}
@@ -347,12 +360,14 @@ def test_an_exception_takes_the_scope_along(tenancy: Tenancy, pool: Database) ->
         assert seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
 
 
-def test_a_killed_connection_takes_the_scope_along(tenancy: Tenancy, pool: Database) -> None:
+def test_a_killed_connection_takes_the_scope_along(
+    tenancy: Tenancy, superuser: Database, pool: Database
+) -> None:
     """The pool makes a new one, for whoever comes next."""
     terminate = text("SELECT pg_terminate_backend(:pid, 10000)")
 
     def be_killed() -> None:
-        with tenancy.owner.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
+        with superuser.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
             pid = work.session.scalar(text("SELECT pg_backend_pid()"))
             assert killer.scalar(terminate, {"pid": pid})
             work.session.execute(COUNT)

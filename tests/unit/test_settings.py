@@ -12,8 +12,6 @@ from db.engine import Database
 from db.errors import SettingsError
 from db.settings import VARIABLES, Settings
 
-pytestmark = pytest.mark.superuser
-
 URL = "postgresql://user:hunter2@db.example:5433/corpus"
 FILE = Path(__file__)
 

@@ -25,8 +25,6 @@ from db.models import FrameworkDocument
 from db.uow import AsyncUnitOfWork, UnitOfWork
 from tests import factories
 
-pytestmark = pytest.mark.superuser
-
 
 def add(work: UnitOfWork, **values: Any) -> FrameworkDocument:  # noqa: ANN401 - any column's
     """Write one chunk and flush it."""
