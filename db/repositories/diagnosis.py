@@ -294,6 +294,8 @@ class Unrecorded(NamedTuple):
             if self.disabled:
                 return _by_administrator(f"ALTER EVENT TRIGGER {name} ENABLE;")
             return _by_administrator(
+                "-- It runs in every session that changes the schema, and its owner may write it\n"
+                "-- anew: only where the owner may have what they have, a superuser's rights too.\n"
                 f"CREATE EVENT TRIGGER {name} ON {self.event} EXECUTE FUNCTION audit_ddl();"
             )
         if self.disabled:
