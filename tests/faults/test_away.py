@@ -23,8 +23,6 @@ from db.migrations import upgrade
 from tests.conftest import settings_for
 from tests.prove import proofs
 
-pytestmark = pytest.mark.superuser
-
 AT_ONCE_SECONDS = 1 + 2
 """A second, and what a machine may take on top that is busy with other tests."""
 

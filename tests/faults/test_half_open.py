@@ -19,8 +19,6 @@ from db.uow import UnitOfWork
 from tests.conftest import settings_for
 from tests.faults.proxy import Proxy
 
-pytestmark = pytest.mark.superuser
-
 STATEMENT_SECONDS = 1
 SLACK_SECONDS = 4
 

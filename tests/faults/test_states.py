@@ -38,8 +38,6 @@ from db.uow import UnitOfWork
 from tests.conftest import settings_for
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 Do = Callable[[UnitOfWork], object]
 Way = Callable[[Database, Do], None]
 
@@ -311,9 +309,10 @@ def small_disk(size: str) -> Iterator[Path]:
 
 
 @both
+@pytest.mark.superuser  # makes a tablespace
 @pytest.mark.parametrize("within", ["COPY", "INSERT"])
 def test_a_full_disk_is_told_as_one(database: Database, way: Way, within: str) -> None:
-    """53100, in a statement and in a COPY. Needs a superuser, who alone makes tablespaces."""
+    """53100, in a statement and in a COPY."""
     with small_disk("4M") as folder, ExitStack() as stack:
         place = folder / "data"
         place.mkdir()

@@ -18,8 +18,6 @@ from db.errors import DatabaseNotReady, DatabaseUnavailable
 from tests.conftest import settings_for
 from tests.migrations.conftest import Alembic, Dump
 
-pytestmark = pytest.mark.superuser
-
 PATIENCE_SECONDS = 60
 HEAD = migrations.ScriptDirectory.from_config(migrations._config()).get_current_head()
 
@@ -78,7 +76,7 @@ def test_without_any_address_the_embedded_server_is_used(home: Path, alembic: Al
 
 
 def test_two_upgrades_at_once_queue(
-    empty: Database, migrated: URL, schema_of: Dump, alembic: Alembic, bystander: psycopg.Connection
+    empty: Database, hosted: URL, schema_of: Dump, alembic: Alembic, bystander: psycopg.Connection
 ) -> None:
     """Both wait while the lock is held; then one upgrades, the other finds it done."""
     bystander.execute("SELECT pg_advisory_lock(%s)", (migrations.LOCK_KEY,))
@@ -94,7 +92,7 @@ def test_two_upgrades_at_once_queue(
     for process in (one, other):
         code, _, complaint = alembic.end(process)
         assert (code, complaint) == (0, "")
-    assert schema_of(empty.url) == schema_of(migrated)
+    assert schema_of(empty.url) == schema_of(hosted)
 
 
 def test_an_upgrade_does_not_wait_for_ever(
@@ -159,7 +157,7 @@ def test_a_revision_gives_way_to_running_work(
 
 def test_a_killed_upgrade_leaves_a_database_that_upgrades(
     empty: Database,
-    migrated: URL,
+    hosted: URL,
     schema_of: Dump,
     alembic: Alembic,
     bystander: psycopg.Connection,
@@ -177,7 +175,7 @@ def test_a_killed_upgrade_leaves_a_database_that_upgrades(
 
     assert schema_of(empty.url) == before
     migrations.upgrade(empty)
-    assert schema_of(empty.url) == schema_of(migrated)
+    assert schema_of(empty.url) == schema_of(hosted)
 
 
 def test_a_connection_lost_during_an_upgrade_is_an_error_of_this_layer(

@@ -25,8 +25,6 @@ from tests.command import PGCORPUS, Command, run_command
 from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Alembic, Dump
 
-pytestmark = pytest.mark.superuser
-
 
 @pytest.fixture
 def pgcorpus(database: Database, tmp_path: Path) -> Command:
@@ -69,7 +67,7 @@ def revision_of(database: Database) -> str | None:
 
 
 @dataclass(frozen=True)
-class Hosted:
+class Apart:
     """A database as its owner sees it, who is no superuser, and as the administrator does."""
 
     owner: Database
@@ -77,7 +75,7 @@ class Hosted:
 
 
 @pytest.fixture
-def hosted(databases: Databases, server: EmbeddedServer) -> Iterator[Hosted]:
+def apart(databases: Databases, server: EmbeddedServer) -> Iterator[Apart]:
     """A database whose owner has LOGIN and CREATEROLE alone, as on hosted PostgreSQL."""
     url = databases.make()
     role = f"owner_{uuid4().hex[:12]}"
@@ -92,7 +90,7 @@ def hosted(databases: Databases, server: EmbeddedServer) -> Iterator[Hosted]:
         *(f"CREATE EXTENSION IF NOT EXISTS {each}" for each in ("vector", "pg_trgm", "pgcrypto")),
     )
     try:
-        yield Hosted(owner, administrator)
+        yield Apart(owner, administrator)
     finally:
         owner.close()
         execute(
@@ -148,11 +146,11 @@ def test_rows_are_counted_and_asked_for_before_they_go(
     assert revision_of(database) == "0009"
 
 
-def test_row_security_hides_no_row_from_the_count(hosted: Hosted, losses: list[Loss]) -> None:
+def test_row_security_hides_no_row_from_the_count(apart: Apart, losses: list[Loss]) -> None:
     """An owner who is no superuser sees no memory; the count is right, and nothing stays lifted."""
-    migrations.upgrade(hosted.owner)
-    remember(hosted.administrator, 5)
-    with hosted.owner.engine.connect() as connection:
+    migrations.upgrade(apart.owner)
+    remember(apart.administrator, 5)
+    with apart.owner.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM memory_nodes")) == 0
 
     def refuse(loss: Loss) -> None:
@@ -160,24 +158,24 @@ def test_row_security_hides_no_row_from_the_count(hosted: Hosted, losses: list[L
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        migrations.downgrade(hosted.owner, "0011", agree=refuse)
+        migrations.downgrade(apart.owner, "0011", agree=refuse)
 
     assert losses[0].rows["memory_nodes"] == 5
     forced = "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'memory_nodes'"
-    with hosted.owner.engine.connect() as connection:
+    with apart.owner.engine.connect() as connection:
         assert connection.scalar(text(forced)) is True
-    migrations.downgrade(hosted.owner, "0011")
+    migrations.downgrade(apart.owner, "0011")
 
 
 def test_what_cannot_be_counted_is_said_to_be_unknown(
-    hosted: Hosted, losses: list[Loss], monkeypatch: pytest.MonkeyPatch
+    apart: Apart, losses: list[Loss], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others read the table: it cannot be locked for counting. Nothing is made up."""
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
-    migrations.upgrade(hosted.owner)
-    remember(hosted.administrator, 5)
+    migrations.upgrade(apart.owner)
+    remember(apart.administrator, 5)
     count = migrations._count
-    reader = hosted.administrator.engine.connect()
+    reader = apart.administrator.engine.connect()
 
     def count_while_read(connection: Connection, oid: int, table: str) -> int | None:
         reader.execute(text("SELECT count(*) FROM memory_nodes"))
@@ -189,7 +187,7 @@ def test_what_cannot_be_counted_is_said_to_be_unknown(
 
     monkeypatch.setattr(migrations, "_count", count_while_read)
     with reader, pytest.raises(RuntimeError):
-        migrations.downgrade(hosted.owner, "0011", agree=refuse)
+        migrations.downgrade(apart.owner, "0011", agree=refuse)
 
     assert losses[0].rows["memory_nodes"] is None
     assert "an unknown number of rows" in str(losses[0])

@@ -13,8 +13,6 @@ from db.base import Base
 from db.engine import Database
 from tests.conftest import Databases, settings_for
 
-pytestmark = pytest.mark.superuser
-
 CATALOG = {
     "columns": """
         SELECT attrelid::regclass::text AS table, attname, format_type(atttypid, atttypmod),
@@ -82,21 +80,21 @@ def catalog(connection: Connection, kind: str) -> set[Row]:
 
 
 @pytest.fixture(scope="module")
-def made_by_models(databases: Databases, migrated: URL) -> Iterator[Database]:
+def made_by_models(
+    databases: Databases, hosted: URL, prepared: str, owner: URL
+) -> Iterator[Database]:
     """A database whose tables the models made, without any revision but for some functions."""
     named = text(
         "SELECT pg_get_functiondef(name::regproc) FROM unnest(CAST(:names AS text[])) AS name"
     )
     with (
-        databases.opened(migrated.database or "") as copy,
+        databases.opened(hosted.database or "", owner=hosted) as copy,
         copy.engine.connect() as connection,
     ):
         of_columns_and_indexes = list(connection.scalars(named, {"names": list(OF_SCHEMA)}))
-    url = databases.make()
+    url = databases.make(prepared, owner=owner)
     database = Database(settings_for(url))
     with database.engine.begin() as connection:
-        connection.execute(text("CREATE EXTENSION vector"))
-        connection.execute(text("CREATE EXTENSION pg_trgm"))
         for each in of_columns_and_indexes:
             connection.exec_driver_sql(each)
         Base.metadata.create_all(connection)
@@ -237,6 +235,7 @@ def test_statistics_are_told_to_those_who_may_read_the_column(
     asking = guest if by_login else database
     with database.engine.begin() as connection:
         connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'invented'"))
+        connection.execute(text(f"GRANT {role} TO CURRENT_USER"))
         connection.execute(
             text("CREATE TABLE diary (words tsvector, tags text[], tongue regconfig, mood text)")
         )

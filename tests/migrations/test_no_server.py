@@ -16,8 +16,6 @@ from tests.command import run_command
 from tests.migrations.conftest import Alembic
 from tests.migrations.test_deployments import HEAD
 
-pytestmark = pytest.mark.superuser
-
 SOMEBODY = "11111111-1111-1111-1111-111111111111"
 COMMANDS = [
     "search x",

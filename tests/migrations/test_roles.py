@@ -21,8 +21,6 @@ from tests.conftest import Databases, settings_for
 from tests.migrations.conftest import Alembic, Dump
 from tests.unit.test_embedded import share_programs
 
-pytestmark = pytest.mark.superuser
-
 BEFORE, ROLES = "0010", "0011"
 GROUPS = ("rag_read_only", "rag_read_write", "rag_admin")
 

@@ -6,8 +6,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-pytestmark = pytest.mark.superuser
-
 # knowledge-engineering-spec.md and knowledge-migration-plan.md, in their order:
 # column → its type and, where the seeds say so, NOT NULL.
 COLUMNS = {

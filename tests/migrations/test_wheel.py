@@ -15,8 +15,6 @@ from db.engine import Database
 from tests.migrations.conftest import ROOT, Dump
 from tests.migrations.test_deployments import HEAD
 
-pytestmark = pytest.mark.superuser
-
 UPGRADE_AND_BACK = """
 from pathlib import Path
 import db

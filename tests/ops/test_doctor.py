@@ -684,6 +684,7 @@ def test_a_large_scope_is_given_an_index_of_its_own(
         (large, "warning"),
     ]
     assert "100 vectors of hashing" in found[1].detail
+    assert "memory" in {each.corpus for each in of(list(blank.diagnosis().findings), "plan")}
 
     for each in found:
         blank.run(str(each.remedy))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -583,6 +584,18 @@ def test_an_owner_is_given_the_figures_of_a_superuser_without_a_trace_in_the_dat
     assert figures[0] == figures[1]
     with database.engine.connect() as connection:
         assert connection.execute(CONTENTS).all() == before
+
+
+@pytest.mark.parametrize("by", WHO)
+def test_the_address_for_administration_leads_to_the_scratch_too(
+    by: str, database: Database
+) -> None:
+    """Its own database is at the newest revision already: an upgrade there would change nothing."""
+    settings = replace(database.settings, admin_url=database.settings.admin_url or database.url)
+    with scratch_database(Database(settings)) as scratch, scratch.unit_of_work() as work:
+        assert work.session.scalar(text("SELECT count(*) FROM framework_documents")) == 0
+        home = (scratch.url.database, work.session.scalar(text("SELECT current_schema()")))
+        assert any(name.startswith(PREFIX) for name in home)
 
 
 def test_an_owners_scratch_is_shut_off_from_the_rest_of_the_database(database: Database) -> None:

@@ -66,7 +66,7 @@ def test_an_administrator_plants_no_code(database: Database) -> None:
         )
 
 
-@pytest.mark.superuser
+@pytest.mark.superuser  # as the only login of the embedded server
 def test_what_fires_on_a_write_of_the_embedded_server_has_no_superusers_rights(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
