@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, text
 from db.engine import Database
 from db.errors import DatabaseNotReady, NotPermitted
 from db.migrations import drift, upgrade
+from db.scratch import scratch_database
 from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
 
@@ -42,6 +43,11 @@ def test_an_owner_upgrades_where_another_made_the_groups(
     try:
         upgrade(database)
         assert drift(database) == []
+        with scratch_database(database) as scratch:  # an evaluation needs no more
+            assert drift(scratch) == []
+        with database.engine.connect() as connection:
+            searcher = text("SELECT to_regrole('rag_search_' || current_database()) IS NOT NULL")
+            assert connection.scalar(searcher)
         with (
             pytest.raises(NotPermitted, match=r"GRANT rag_read_only TO .* WITH ADMIN OPTION"),
             database.unit_of_work() as work,

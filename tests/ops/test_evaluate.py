@@ -43,6 +43,7 @@ from services.search import Request
 from tests.command import PGCORPUS
 from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
+from tests.pooler import variables_of
 
 PROJECT = Path(db.__file__).parents[1]
 SCRATCH = text("""
@@ -665,7 +666,7 @@ def pgcorpus_eval(database: Database, *arguments: str) -> subprocess.Popen[str]:
         [PGCORPUS, "eval", *arguments],
         env={
             "PATH": os.environ["PATH"],
-            "DATABASE_URL": database.url.render_as_string(hide_password=False),
+            **variables_of(database.settings),
             "PYTHONPATH": str(PROJECT),
             "COLUMNS": "200",
         },
