@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers bench prove clean
 
@@ -23,7 +24,8 @@ demo: $(VENV)/.run ## Import, embed, search and validate the samples on the embe
 	@$(BIN)/pgcorpus demo
 
 test: lint types layers ## Everything CI runs: lint, types, layers, schema drift, tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(PARALLEL)
+	@$(BIN)/python -m tests.pooler $(PARALLEL)
 
 lint: $(VENV)/.dev ## ruff, all rules
 	$(BIN)/ruff check .

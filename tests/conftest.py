@@ -7,12 +7,13 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Final, get_args
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Dialect, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -32,6 +33,20 @@ pooler: PgBouncer | None = None
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Run any tests as behind a transaction pooler."""
     parser.addoption("--pooler", action="store_true", help="put PgBouncer before the test server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to stand before a server that is not ours."""
+    if config.getoption("--pooler") and os.environ.get("PROVE_DATABASE_URL"):
+        raise pytest.UsageError("--pooler is for the test server alone: unset PROVE_DATABASE_URL")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip behind a pooler what is of a session of one's own."""
+    if config.getoption("--pooler"):
+        for item in items:
+            if direct := item.get_closest_marker("direct"):
+                item.add_marker(pytest.mark.skip(reason=f"not behind a pooler: {direct.args[0]}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,6 +101,12 @@ class Databases:
     def __init__(self, administrator: URL) -> None:
         self._administrator = administrator
         self._engine = create_engine(administrator, isolation_level="AUTOCOMMIT")
+
+    @cached_property
+    def version(self) -> int:
+        """The server's major version."""
+        with self._engine.connect() as connection:
+            return version_of(connection.dialect)
 
     def make(self, template: str = "template1", *, owner: URL | None = None) -> URL:
         """A new database, a copy of *template*.
@@ -161,6 +182,11 @@ def databases(administrator: URL) -> Iterator[Databases]:
     databases = Databases(administrator)
     yield databases
     databases.close()
+
+
+def version_of(dialect: Dialect) -> int:
+    """The major version of a server that was connected to."""
+    return dialect.server_version_info[0]
 
 
 def settings_for(url: URL) -> Settings:

@@ -1,10 +1,16 @@
-"""PgBouncer before the test server: transactions take turns on its connections."""
+"""PgBouncer before the test server: transactions take turns on its connections.
+
+``python -m tests.pooler`` runs the contract of the corpora and the tests of workers, imports and
+memories behind it; further arguments are pytest's.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -14,8 +20,27 @@ from typing import Final, Self
 from db.embedded import HOST, EmbeddedServer, _free_port
 from db.settings import Settings
 
-PROGRAM: Final = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+PROJECT: Final = Path(__file__).parents[1]
+PROGRAMS: Final = (os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
+"""Debian has it where only root's PATH leads."""
+
+PROGRAM: Final = shutil.which("pgbouncer", path=os.pathsep.join(PROGRAMS))
 NEEDED: Final = "pgbouncer is not installed; on Debian: apt-get install pgbouncer"
+
+SUITES: Final = sorted(
+    {
+        str(path.relative_to(PROJECT))
+        for pattern in (
+            "search/test_contract.py",
+            "services/test_worker*.py",
+            "services/test_*import*.py",
+            "services/test_memory_*.py",
+            "repositories/test_memory.py",
+        )
+        for path in (PROJECT / "tests").glob(pattern)
+    }
+)
+"""The tests of searches, jobs, imports and memories."""
 
 CONFIGURATION: Final = """
 [databases]
@@ -49,6 +74,27 @@ def variables_of(settings: Settings) -> dict[str, str]:
         for name, url in addresses.items()
         if url is not None
     }
+
+
+def install() -> bool:
+    """Install PgBouncer from Debian's package: as root, where there is apt-get."""
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        return False
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "pgbouncer"]):
+        done = subprocess.run([apt, "--quiet", *arguments], check=False, env=environment)
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Run the suites, or say what they need; pytest's exit code, and 0 without PgBouncer."""
+    if PROGRAM is None:
+        sys.stdout.write(f"behind a transaction pooler: not tested: {NEEDED}\n")
+        return 0
+    command = [sys.executable, "-m", "pytest", "--pooler", *sys.argv[1:], *SUITES]
+    ours = {name: value for name, value in os.environ.items() if name != "PROVE_DATABASE_URL"}
+    return subprocess.run(command, check=False, cwd=PROJECT, env=ours).returncode
 
 
 class PgBouncer:
@@ -113,3 +159,7 @@ class PgBouncer:
             assert self._process.poll() is None, (self._folder / "log").read_text()
             time.sleep(0.05)
         raise AssertionError((self._folder / "log").read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,9 +3,9 @@
 The memory of imports is measured with an export of 256 MiB; with the 2 GiB that the requirement
 names, which takes long: ``make prove PROVE_MEBIBYTES=2048``. Tenants search
 a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``. What runs behind a
-transaction pooler needs PgBouncer (``apt-get install pgbouncer``).
+transaction pooler needs PgBouncer: root gets it from Debian's package, others are told how.
 
-With ``PROVE_DATABASE_URL``, an administrator's address on another server, the contract tests run
+With ``PROVE_DATABASE_URL``, a superuser's address on another server, the contract tests run
 there, too: ``make prove PROVE_DATABASE_URL=postgresql://postgres@host/postgres``. It needs
 PostgreSQL 15 or newer with pgvector 0.8 or newer, pg_trgm and pgcrypto. The tests make databases
 and an owner of their own, and drop them; the groups ``rag_...`` stay.
@@ -25,12 +25,16 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError
 
 from db.embedded import EmbeddedServer
 from db.engine import Database
+from db.errors import DataLayerError
 from db.migrations import upgrade
+from db.settings import DRIVER
 from tests.conftest import Databases, settings_for
-from tests.pooler import NEEDED, PROGRAM
+from tests.pooler import NEEDED, PROGRAM, SUITES, install
 from tests.prove import chat_memory, isolation, proofs
 from tests.prove.proofs import Proof
 
@@ -42,6 +46,11 @@ CONTRACTS: Final = (
 )
 """What must hold on any server; see ``PROVE_DATABASE_URL``."""
 
+NEEDED_ELSEWHERE: Final = (
+    "set PROVE_DATABASE_URL to a superuser's address on a PostgreSQL 15 or newer"
+    " that has pgvector 0.8 or newer"
+)
+
 LEAST_PER_SECOND: Final = 2000
 """Jobs that the requirement wants claimed and finished with an instant embedder."""
 
@@ -50,22 +59,6 @@ LEAST_HASHED_PER_SECOND: Final = 250
 """The same into an HNSW index of 384 dimensions, which takes nearly all of the time. On two
 processors that do other work as well, pgvector put in 230 random directions a second, which are the
 hardest to link, and 580 hashed texts."""
-
-
-BEHIND_A_POOLER: Final = sorted(
-    {
-        str(path.relative_to(proofs.PROJECT))
-        for pattern in (
-            "search/test_contract.py",
-            "services/test_worker*.py",
-            "services/test_*import*.py",
-            "services/test_memory_*.py",
-            "repositories/test_memory.py",
-        )
-        for path in (proofs.PROJECT / "tests").glob(pattern)
-    }
-)
-"""The tests of searches, jobs, imports and memories."""
 
 
 def main() -> int:
@@ -134,11 +127,14 @@ def main() -> int:
         ),
         "memory": lambda _database: _memory(given.mebibytes),
         "tenants": lambda _database: _tenants(given.memories),
-        "pooler": lambda _database: proofs.behind_a_pooler(*BEHIND_A_POOLER, processes=2),
+        "pooler": lambda _database: proofs.behind_a_pooler(*SUITES, processes=2),
     }
-    if os.environ.get("PROVE_DATABASE_URL"):
-        tried["elsewhere"] = lambda _database: _elsewhere()
-    if PROGRAM is None:
+    if given_url := os.environ.get("PROVE_DATABASE_URL"):
+        elsewhere = make_url(given_url).set(drivername=DRIVER)
+        tried["elsewhere"] = lambda _database: _elsewhere(elsewhere)
+    else:
+        err.print(f"elsewhere: not tried: {NEEDED_ELSEWHERE}", highlight=False)
+    if PROGRAM is None and (given.only is None or "pooler" in given.only) and not install():
         del tried["pooler"]
         err.print(f"pooler: not tried: {NEEDED}", highlight=False)
     if unknown := set(given.only or ()) - tried.keys():
@@ -180,17 +176,33 @@ def _memory(mebibytes: int) -> Proof:
     )
 
 
-def _elsewhere() -> Proof:
+def _elsewhere(administrator: URL) -> Proof:
     """The contract tests on the server of ``PROVE_DATABASE_URL``, as an owner made there."""
     began = time.monotonic()
-    arguments = ["-m", "pytest", "-q", *CONTRACTS]
-    failed = subprocess.run([sys.executable, *arguments], check=False, cwd=ROOT).returncode
+    server, lack = _look_at(administrator)
+    command = [sys.executable, "-m", "pytest", "-q", *CONTRACTS]
+    failed = bool(lack) or subprocess.run(command, check=False, cwd=ROOT).returncode
     return Proof(
-        claim="every corpus keeps its contract on the server of PROVE_DATABASE_URL",
-        found="tests fail, see above" if failed else "all contract tests pass",
+        claim=f"every corpus keeps its contract on {server}",
+        found=lack or ("tests fail, see above" if failed else "all contract tests pass"),
         holds=not failed,
         seconds=time.monotonic() - began,
     )
+
+
+def _look_at(administrator: URL) -> tuple[str, str]:
+    """Return which server an address leads to, and what the tests miss there."""
+    databases, server = Databases(administrator), "the server of PROVE_DATABASE_URL"
+    lack = ""
+    try:
+        server += f", PostgreSQL {databases.version}"
+        with databases.opened() as database:
+            upgrade(database)
+    except (DBAPIError, DataLayerError) as error:
+        lack = f"{error.orig if isinstance(error, DBAPIError) else error}\n{NEEDED_ELSEWHERE}"
+    finally:
+        databases.close()
+    return server, lack
 
 
 def _tenants(memories: int) -> Proof:

@@ -223,6 +223,7 @@ def test_a_login_that_only_reads_is_told_once_that_nothing_is_counted(
     assert set(accesses(filled).values()) == {0}
 
 
+@pytest.mark.direct("a session has told its numbers when it ends, and the pooler keeps it")
 def test_touching_rewrites_no_index(filled: Setting) -> None:
     """Every update is a heap-only one: pages have room, and no index has an access column."""
     ids = [row["id"] for row in filled.rows("memory_nodes", filled.ours)]

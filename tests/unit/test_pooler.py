@@ -1,4 +1,7 @@
-"""Behind PgBouncer, which lends a connection for one transaction."""
+"""Behind PgBouncer, which lends a connection for one transaction.
+
+The contract of the corpora, workers, imports and memories are tested there by ``tests.pooler``.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,6 @@ from services.jobs.worker import Worker
 from services.ops.doctor import DoctorService
 from services.search import AsyncSearchService, SearchService
 from tests.pooler import NEEDED, PROGRAM, PgBouncer, variables_of
-from tests.prove import proofs
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=NEEDED)
 
@@ -353,10 +355,3 @@ def test_a_search_costs_no_more_round_trips(
     through, past = count_round_trips(pooled.settings, scope), count_round_trips(direct, scope)
 
     assert 0 < through <= past, (through, past)
-
-
-def test_the_contract_of_all_corpora_holds_behind_a_pooler() -> None:
-    """And so do the worker, imports and memories: ``make prove``."""
-    proof = proofs.behind_a_pooler("tests/search/test_contract.py")
-
-    assert proof.holds, proof.found
