@@ -570,6 +570,7 @@ def _searches() -> None:
             f"""
             RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
             SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+            SET max_parallel_workers_per_gather = 0
             BEGIN ATOMIC
                 SELECT ctid FROM {table}
                 WHERE scope || '' = (SELECT app_scope())
@@ -603,6 +604,7 @@ def _searches() -> None:
             f"""
             RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
             SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+            SET max_parallel_workers_per_gather = 0
             BEGIN ATOMIC
                 WITH counted AS (
                     SELECT trigram,

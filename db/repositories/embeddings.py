@@ -45,7 +45,7 @@ from db.errors import (
 from db.mixins import IndexKind, hnsw, rows_of
 from db.models.embeddings import CorpusSetting, EmbeddingModel, index_slug
 from db.repositories.base import Repository
-from db.repositories.search import MOST_COMPARED, Ask, SearchRepository
+from db.repositories.search import LEAST_INDEXED, Ask, SearchRepository
 from db.scope import Scope
 from db.search.corpus import Corpus
 from db.search.legs import AskedModel
@@ -316,7 +316,7 @@ class EmbeddingRepository(Repository):
         if corpus.scope is None:
             return []
         there = {index.name for index in self.list_indexes(corpus, model) if index.usable}
-        asked = {"table": corpus.vectors.name, "model": model.name, "more_than": MOST_COMPARED}
+        asked = {"table": corpus.vectors.name, "model": model.name, "more_than": LEAST_INDEXED}
         large = []
         for written, vectors in self.session.execute(LARGE_SCOPES, asked):
             scope = Scope.parse(written)

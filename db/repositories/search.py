@@ -49,8 +49,11 @@ FEW: Final = 2000
 over what a filter refuses."""
 
 MOST_COMPARED: Final = 6000
-"""Passages of a scope up to which all its vectors and texts are compared, in 2 µs each. A larger
-scope has a vector index of its own, which ``pgcorpus doctor`` asks for."""
+"""Passages of a scope up to which all its vectors are compared, in 2 µs each."""
+
+LEAST_INDEXED: Final = 5000
+"""A scope of more vectors has an index of its own, which ``pgcorpus doctor`` asks for. Less than
+``MOST_COMPARED``, as a search only estimates how large its scope is, up to a sixth too large."""
 
 HALF_LIFE_DAYS: Final = 30.0
 
@@ -66,6 +69,10 @@ EF_HEADROOM: Final = 1.25
 INDEX_TUPLE_COST: Final = "0.02"
 """``cpu_index_tuple_cost``. By PostgreSQL's 0.005 it reads an index of half a million passages of a
 scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
+
+PARALLEL_SETUP_COST: Final = "10000"
+"""What starting two workers costs: 11 ms were measured, in which one process reads some 4,000 rows.
+By PostgreSQL's 1,000 a search for a few hundred passages waits for workers that find nothing."""
 
 MAX_SCAN_TUPLES: Final = 200_000
 """How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
@@ -295,13 +302,14 @@ class SearchRepository(Repository):
         share = self._share(shape, values, passages) if narrows and kept is None else 1.0
         # Words are weighed, and looked up, among what the transaction may see.
         searched = self._visible(shape, prelude, passages)
+        kept_share = min(1.0, share * passages / searched)
         found: LookUp | None = None
         if "text" in ask.legs:
             found = look_up(
                 prelude.asked,
                 known.lexicon,
                 searched,
-                share=min(1.0, share * passages / searched),
+                share=kept_share,
                 depth=ask.depth,
                 everything=everything or kept is not None,
             )
@@ -334,7 +342,7 @@ class SearchRepository(Repository):
             values=values,
             thresholds=thresholds,
             settings=_PLANNED[_planning(shape, narrows=narrows)]
-            | {"hnsw.ef_search": str(_ef_search(ask, share))}
+            | {"hnsw.ef_search": str(_ef_search(ask, kept_share))}
             | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
             look_up=found,
             kept=kept,
@@ -603,6 +611,7 @@ _PLANNED: Final[Mapping[str, dict[str, str]]] = {
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
         "cpu_index_tuple_cost": INDEX_TUPLE_COST,
+        "parallel_setup_cost": PARALLEL_SETUP_COST,
         "jit": "off",  # compiling costs more than a search
     }
     for planning in ("auto", "force_generic_plan", "force_custom_plan")

@@ -657,7 +657,7 @@ def test_a_large_scope_is_given_an_index_of_its_own(
     blank: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner is told the sizes, and the statement that builds it."""
-    monkeypatch.setattr(embeddings, "MOST_COMPARED", 50)
+    monkeypatch.setattr(embeddings, "LEAST_INDEXED", 50)
     blank.run("""
         INSERT INTO tenants (id, name, slug)
         SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;

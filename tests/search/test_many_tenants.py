@@ -94,8 +94,8 @@ def test_a_large_scope_uses_the_index_of_its_own(
     owner: Database, application: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``pgcorpus doctor`` asks for: the planner finds it, and passes over nothing of others'."""
-    for module in (search_repository, embeddings):
-        monkeypatch.setattr(module, "MOST_COMPARED", 2_000)
+    for module, limit in ((search_repository, "MOST_COMPARED"), (embeddings, "LEAST_INDEXED")):
+        monkeypatch.setattr(module, limit, 2_000)
     made = index_large_scopes(owner, POPULATION)
     with owner.unit_of_work() as work:
         model = next(m for m in work.embeddings.list_models() if m.name == POPULATION.model.name)

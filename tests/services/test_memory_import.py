@@ -698,7 +698,7 @@ def test_a_scope_that_became_large_is_given_a_vector_index(
 ) -> None:
     """Of its own, at the end of the import that made it large; the next builds none."""
     monkeypatch.setattr(module, "BULK", 3)
-    monkeypatch.setattr(embeddings, "MOST_COMPARED", 4)
+    monkeypatch.setattr(embeddings, "LEAST_INDEXED", 4)
     before = indexes(database)
 
     imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
