@@ -397,7 +397,13 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
     "26000": (SettingsError, UNPREPARED),
     "42P05": (SettingsError, UNPREPARED),
     # What was asked.
-    "42501": (NotPermitted, f"{NotPermitted.__doc__} ({{primary}})"),
+    "42501": (
+        NotPermitted,
+        (
+            "the login has no right to do this ({primary}); what each group may is told by: "
+            "pgcorpus roles show; all else is the owner's"
+        ),
+    ),
     "42P01": (DatabaseNotReady, NO_SCHEMA),
     "42703": (DatabaseNotReady, NO_SCHEMA),
     "42883": (DatabaseNotReady, NO_SCHEMA),
