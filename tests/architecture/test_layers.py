@@ -12,8 +12,6 @@ import pytest
 
 import db
 
-pytestmark = pytest.mark.superuser
-
 ROOT = Path(db.__file__).parents[1]
 
 

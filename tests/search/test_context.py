@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import URL, event, text
+from sqlalchemy import URL, create_engine, event, text
 
 from db.engine import Database
 from db.errors import InvalidSearch
@@ -21,8 +21,6 @@ from db.search.driver import in_drivers_words
 from db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageFactory
-
-pytestmark = pytest.mark.superuser
 
 Tree = dict[tuple[int, int], UUID]
 """(branch, position) → message."""
@@ -37,7 +35,8 @@ OTHERS: Final = (500, 100)
 """Further conversations, and turns of each."""
 
 FILL: Final = (
-    # Neither keys are checked nor vectors asked for: that is tested elsewhere, and takes long.
+    # A superuser may do without checks of keys and without jobs: these are tested elsewhere, and
+    # take long.
     "SET LOCAL session_replication_role = replica",
     "SET LOCAL statement_timeout = 0",
     """
@@ -195,6 +194,7 @@ def test_row_security_hides_neighbours_as_it_hides_hits(work: UnitOfWork) -> Non
     hidden = work.session.get_one(Message, tree[0, 3]).content
     for statement in (
         f"CREATE ROLE {role}",
+        f"GRANT {role} TO CURRENT_USER",
         f"GRANT SELECT ON messages, conversations TO {role}",
         "ALTER TABLE messages ENABLE ROW LEVEL SECURITY",
         f"CREATE POLICY visible ON messages TO {role} USING (content <> '{hidden}')",
@@ -227,17 +227,18 @@ def test_an_order_needs_no_branches_speakers_or_times(work: UnitOfWork) -> None:
 
 
 @pytest.fixture(scope="module")
-def archive(databases: Databases, migrated: URL) -> Iterator[Database]:
+def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
     """A hundred thousand messages, half of them in one conversation, which was forked thirty times.
 
     No test changes it.
     """
-    with databases.opened(migrated.database or "") as database:
-        with database.unit_of_work() as work:
-            sizes = {"long": LONG, "others": OTHERS[0], "turns": OTHERS[1]}
+    with databases.opened(hosted.database or "", owner=hosted) as database:
+        sizes = {"long": LONG, "others": OTHERS[0], "turns": OTHERS[1]}
+        superuser = create_engine(databases.superuser_of(database.url))
+        with superuser.begin() as connection:
             for statement in FILL:
-                work.session.execute(text(statement), sizes)
-            work.commit()
+                connection.execute(text(statement), sizes)
+        superuser.dispose()
         yield database
 
 

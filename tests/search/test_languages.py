@@ -13,8 +13,6 @@ from db.search.question import Question
 from db.uow import UnitOfWork
 from tests.search.shelves import SHELVES, Passage
 
-pytestmark = pytest.mark.superuser
-
 HOUSES = Passage("Häuser", "Die Häuser am Fluss wurden verkauft.", language="german")
 KETTLES = Passage("Kettles", "Boiling kettles on the stoves.")
 LLAVES = Passage("Llaves", "Las llaves de las ventanas están cerradas.", language="spanish")

@@ -13,8 +13,6 @@ from db.uow import UnitOfWork
 from tests.search.shelves import SHELVES, Passage
 from tests.search.test_contract import ask
 
-pytestmark = pytest.mark.superuser
-
 
 def titles(work: UnitOfWork, question: str) -> set[str]:
     """What the text leg finds."""

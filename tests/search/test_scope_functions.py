@@ -11,8 +11,6 @@ from db.scope import Scope
 from tests.conftest import Databases
 from tests.tenancy import Tenancy, enter, secret, settled
 
-pytestmark = pytest.mark.superuser
-
 WITH_WORDS = text("""
     SELECT human_content FROM memory_nodes JOIN memory_nodes_with_words(
             CAST(:any_of AS text[]), CAST(:one AS text[]), CAST(:other AS text[]))
@@ -35,9 +33,12 @@ SAID = (
 
 
 @pytest.fixture(scope="module")
-def tenancy(databases: Databases, migrated: URL) -> Iterator[Tenancy]:
+def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
     """Rows of three scopes."""
-    with databases.opened(migrated.database or "") as database, settled(database) as tenancy:
+    with (
+        databases.opened(hosted.database or "", owner=hosted) as database,
+        settled(database) as tenancy,
+    ):
         yield tenancy
 
 

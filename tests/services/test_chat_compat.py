@@ -27,8 +27,6 @@ from services.embedding.hashing import HashingEmbedder
 from tests.conftest import Databases
 from tests.services.chat_archive import ANSWER, QUESTION, conversation_key, fill, turn_key
 
-pytestmark = pytest.mark.superuser
-
 GOLDEN = Path(__file__).with_name("golden")
 
 ROUTES: dict[str, Callable[[ChatApi], tuple[int, BaseModel | str]]] = {
@@ -102,9 +100,9 @@ def assert_shaped(value: Any, shape: Any) -> None:  # noqa: ANN401 - any JSON
 
 
 @pytest.fixture(scope="module")
-def archive(databases: Databases, migrated: Any) -> Iterator[Database]:  # noqa: ANN401
+def archive(databases: Databases, hosted: Any) -> Iterator[Database]:  # noqa: ANN401
     """The small archive, embedded. No test of those that share it commits a change."""
-    with databases.opened(migrated.database) as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         fill(database)
         EmbeddingService(database).embed("chat")
         yield database

@@ -28,8 +28,6 @@ from services.importers.chat.stream import Element
 from services.importers.rules import UNSTORABLE, Unacceptable
 from tests.factories import ConversationFactory, exports
 
-pytestmark = pytest.mark.superuser
-
 AT = 1_720_000_000.5
 MOMENT = datetime(2024, 7, 3, 9, 46, 40, 500_000, tzinfo=UTC)
 MAKERS: dict[str, Callable[..., Any]] = {

@@ -26,8 +26,6 @@ from tests.command import PGCORPUS
 from tests.factories import exports
 from tests.pooler import variables_of
 
-pytestmark = pytest.mark.superuser
-
 Write = Callable[..., Path]
 
 

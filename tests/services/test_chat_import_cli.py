@@ -11,8 +11,6 @@ import pytest
 from tests.command import Command
 from tests.factories import exports
 
-pytestmark = pytest.mark.superuser
-
 
 def test_an_import_is_told_to_people_and_to_scripts(pgcorpus: Command, tmp_path: Path) -> None:
     """A table, or one JSON document on stdout and nothing else."""

@@ -32,8 +32,6 @@ from services.embedding.openai import (
 )
 from tests.services.loopback_api import Answer, LoopbackAPI
 
-pytestmark = pytest.mark.superuser
-
 KEY = "sk-invented-0123456789"
 TEXTS = [f"text number {number}" for number in range(19)]
 BUSY = Answer(status=429, headers={"Retry-After-Ms": "10"})

@@ -23,8 +23,6 @@ from tests import factories
 from tests.search.shelves import SHELVES, Passage
 from tests.services.loopback_api import Answer, LoopbackAPI
 
-pytestmark = pytest.mark.superuser
-
 
 @pytest.fixture
 def filled(database: Database) -> Database:

@@ -16,8 +16,6 @@ from services.search import SearchService
 from tests.logins import logged_in
 from tests.services.test_search_context import turn, windows
 
-pytestmark = pytest.mark.superuser
-
 UNHOLDABLE = ["\ud800", "mem_\udfff", "a\0b"]
 
 

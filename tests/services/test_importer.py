@@ -26,8 +26,6 @@ from services.importers.report import ImportReport
 from tests.command import PGCORPUS
 from tests.pooler import variables_of
 
-pytestmark = pytest.mark.superuser
-
 SAMPLES = Path(__file__).parents[2] / "services" / "samples" / "knowledge"
 TABLES = (
     "framework_documents",

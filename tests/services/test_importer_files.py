@@ -22,8 +22,6 @@ from services.importers.files import (
     read_json,
 )
 
-pytestmark = pytest.mark.superuser
-
 CHUNK = {"chunk_id": "a", "content": "some text"}
 
 

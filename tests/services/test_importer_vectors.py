@@ -21,8 +21,6 @@ from tests.command import PGCORPUS
 from tests.factories import axis
 from tests.pooler import variables_of
 
-pytestmark = pytest.mark.superuser
-
 CONTENTS = {"a": "The first text.", "b": "The second text.", "c": "a b c d"}
 
 

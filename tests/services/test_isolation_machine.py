@@ -31,8 +31,6 @@ from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import MEMORY_VECTOR, make_scope
 
-pytestmark = pytest.mark.superuser
-
 WORDS: Final = ("price", "offer", "refund", "invoice", "margin")
 """All tenants say the same things, in conversations of the same name: ids are the same, too."""
 
@@ -233,10 +231,10 @@ class Tenants(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(databases: Databases, migrated: URL) -> Iterator[Callable[[], Tenants]]:
+def machine(databases: Databases, hosted: URL) -> Iterator[Callable[[], Tenants]]:
     """The machine, on a database of its own."""
     with (
-        databases.opened(migrated.database or "") as owner,
+        databases.opened(hosted.database or "", owner=hosted) as owner,
         logged_in(owner, "rag_read_write") as login,
     ):
         single = Database(replace(login.settings, pool_size=1, max_overflow=0))

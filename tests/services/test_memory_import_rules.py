@@ -27,8 +27,6 @@ from services.importers.memory.rules import (
 from services.importers.rules import Unacceptable
 from tests import factories
 
-pytestmark = pytest.mark.superuser
-
 NODE = {
     "id": "mem_1",
     "conversation_id": "talk",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 import db
 from db import migrations
@@ -44,8 +44,6 @@ from services.embedding.verify import ModelVerifier
 from services.search import SearchService
 from tests.command import PGCORPUS, Command
 from tests.pooler import variables_of
-
-pytestmark = pytest.mark.superuser
 
 PROJECT = Path(db.__file__).parents[1]
 PATIENCE_SECONDS = 60
@@ -659,7 +657,9 @@ def test_verification_is_not_logged_as_searches(both: Database) -> None:
         assert connection.scalar(text("SELECT count(*) FROM query_performance_log")) == 0
 
 
-def test_an_index_that_misses_passages_fails_the_verification(database: Database) -> None:
+def test_an_index_that_misses_passages_fails_the_verification(
+    database: Database, superuser: Engine
+) -> None:
     """It claims to be valid; only a comparison with an exact scan shows that it is not."""
     fill(database, passages=2_500)  # fewer, or shorter vectors, are compared one by one
     add(database, "long", 3_000)
@@ -667,11 +667,13 @@ def test_an_index_that_misses_passages_fails_the_verification(database: Database
         "UPDATE pg_index SET indisready = {} FROM pg_class"
         " WHERE indexrelid = oid AND relname LIKE 'chunk_embeddings_hnsw_long%'"
     )
-    run(database, readiness.format("false"))  # and so nothing goes into it
+    with superuser.begin() as connection:  # and so nothing goes into it
+        connection.execute(text(readiness.format("false")))
     EmbeddingService(database).embed("knowledge", model="long")
-    run(database, readiness.format("true"), "ANALYZE")
+    with superuser.begin() as connection:
+        connection.execute(text(readiness.format("true")))
     name = database.url.database
-    run(database, f'ALTER DATABASE "{name}" SET enable_sort = off')
+    run(database, "ANALYZE", f'ALTER DATABASE "{name}" SET enable_sort = off')
     database.close()
 
     (found,) = ModelVerifier(database).verify("long", questions=QUESTIONS)

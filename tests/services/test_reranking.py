@@ -21,8 +21,6 @@ from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.services.test_search import AxisEmbedder, SilentEmbedder
 
-pytestmark = pytest.mark.superuser
-
 COUNT = 110
 
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from db.engine import Database
 from db.errors import DatabaseUnavailable
 from tests.command import PGCORPUS, Command, run_command
 from tests.logins import logged_in
-
-pytestmark = pytest.mark.superuser
 
 TYPED = b"typed twice"
 
@@ -203,11 +201,13 @@ def test_a_login_without_the_right_is_told_who_gives_it(
         whoami(database, name, "x")
 
 
-def test_show_is_a_matrix_for_people_and_for_scripts(pgcorpus: Command, database: Database) -> None:
+def test_show_is_a_matrix_for_people_and_for_scripts(
+    pgcorpus: Command, database: Database, superuser: Engine
+) -> None:
     """Every login may look; what is more than a group is a warning, and no failure."""
     with logged_in(database, "rag_read_only") as own:
         name = own.url.username or ""
-        with database.engine.begin() as connection:
+        with superuser.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} BYPASSRLS"))
             connection.execute(text("GRANT INSERT ON jobs TO PUBLIC"))
         address = own.url.render_as_string(hide_password=False)

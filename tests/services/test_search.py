@@ -32,8 +32,6 @@ from tests.conftest import settings_for
 from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 
-pytestmark = pytest.mark.superuser
-
 PASSAGES = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
     Passage("Churn", "Subscribers quit when a habit never forms.", axis(1, length=384)),
@@ -221,6 +219,7 @@ def test_row_security_hides_passages_and_not_how_rare_words_are(filled: Database
     finally:
         quiet.close()
         with filled.engine.begin() as connection:
+            connection.execute(text(f"GRANT {role} TO CURRENT_USER"))
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
 

@@ -27,8 +27,6 @@ from tests.command import Command
 from tests.factories import ConversationFactory, FrameworkDocumentFactory, MessageFactory
 from tests.services.test_search import AxisEmbedder
 
-pytestmark = pytest.mark.superuser
-
 NOON: Final = datetime(2025, 1, 31, 12, tzinfo=UTC)
 TALK: Final = (
     ("user", "What does the kettle cost?"),

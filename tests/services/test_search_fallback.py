@@ -19,8 +19,6 @@ from tests.search.shelves import SHELVES, Passage, Shelf
 from tests.services.test_search import AxisEmbedder, SilentEmbedder, leg
 from tests.services.test_search_limits import READ_BY_SEARCHES, guest
 
-pytestmark = pytest.mark.superuser
-
 MESSAGES = ("The kettle costs nine coins.", "A refund moves the risk.", "Nobody asked.")
 AWAITED = "vectors of some passages are still being made"
 

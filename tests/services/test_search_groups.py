@@ -23,8 +23,6 @@ from tests.factories import ConversationFactory, FrameworkDocumentFactory, Messa
 from tests.services.test_search import AxisEmbedder
 from tests.services.test_search_limits import guest
 
-pytestmark = pytest.mark.superuser
-
 GROUPED: dict[str, Any] = {"corpus": "chat", "mode": "vector", "group_by": "conversation"}
 
 

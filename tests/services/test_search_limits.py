@@ -37,8 +37,6 @@ from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.services.test_search import AxisEmbedder, leg, shadowing
 
-pytestmark = pytest.mark.superuser
-
 PASSAGES: Final = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
     Passage("Churn", "Subscribers quit a habit.", axis(1, lean=0.8, length=384)),
@@ -70,9 +68,9 @@ def filled(database: Database) -> Database:
 
 
 @pytest.fixture(scope="module")
-def unchanged(databases: Databases, migrated: URL) -> Iterator[Database]:
+def unchanged(databases: Databases, hosted: URL) -> Iterator[Database]:
     """The database of the tests that change nothing that lasts."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         fill(database)
         yield database
 
@@ -98,6 +96,7 @@ def guest(database: Database, *grants: str) -> Iterator[Database]:
     finally:
         seen.close()
         with database.engine.begin() as connection:
+            connection.execute(text(f"GRANT {role} TO CURRENT_USER"))
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
 

@@ -17,8 +17,6 @@ from services.search import AsyncSearchService, SearchService
 from tests import factories
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 SAID = ("The kettle whistles.", "The kettle is red.", "The harbour is far.")
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
 import pytest
-from sqlalchemy import text
 
 from db.engine import Database
-from tests.command import PGCORPUS, Command
-
-pytestmark = pytest.mark.superuser
+from tests.command import Command
+from tests.logins import logged_in
 
 NOBODY = "11111111-1111-1111-1111-111111111111"
 
@@ -132,28 +128,14 @@ def test_who_is_no_administrator_makes_and_lists_nobody(
     pgcorpus: Command, database: Database
 ) -> None:
     """Row security would show a part of the list as if it were the whole."""
-    address = database.url.set(username="tenancy_writer", password="secret")
-    with database.engine.begin() as connection:
-        connection.execute(
-            text("CREATE ROLE tenancy_writer LOGIN PASSWORD 'secret' IN ROLE rag_read_write")
-        )
-    try:
+    with logged_in(database, "rag_read_write") as writer:
+        address = writer.url.render_as_string(hide_password=False)
         for arguments in (
             ["tenants", "list"],
             ["users", "list"],
             ["tenants", "create", "A"],
             ["users", "create", "--email", "a@x.org"],
         ):
-            done = subprocess.run(
-                [PGCORPUS, *arguments],
-                check=False,
-                capture_output=True,
-                text=True,
-                env=os.environ | {"DATABASE_URL": address.render_as_string(hide_password=False)},
-                timeout=120,
-            )
+            done = pgcorpus(*arguments, DATABASE_URL=address)
             assert (done.returncode, done.stdout) == (1, "")
             assert "rag_admin" in done.stderr
-    finally:
-        with database.engine.begin() as connection:
-            connection.execute(text("DROP ROLE tenancy_writer"))

@@ -27,8 +27,6 @@ from services.search_log import SearchLog
 from tests import factories
 from tests.prove.effects import EffectHandler, count_effects, enqueue_effects
 
-pytestmark = pytest.mark.superuser
-
 
 class Doing:
     """A handler that calls a function with the numbers in the payloads of its jobs."""
