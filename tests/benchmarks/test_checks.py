@@ -9,8 +9,6 @@ import pytest
 from tests.benchmarks.report import failed_checks
 from tests.benchmarks.run import MODES, checks
 
-pytestmark = pytest.mark.superuser
-
 
 def result_of(*, rows: int, ours_ms: float, floor_ms: float) -> dict[str, Any]:
     """A run in which all is well but perhaps the median of vector searches."""

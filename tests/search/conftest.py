@@ -12,7 +12,7 @@ from tests.search import crowd as crowds
 
 
 @pytest.fixture(scope="session")
-def crowd(databases: Databases, migrated: URL) -> Iterator[crowds.Crowd]:
+def crowd(databases: Databases, hosted: URL) -> Iterator[crowds.Crowd]:
     """A corpus with enough passages for an index to be worth it. No test commits a change."""
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         yield crowds.fill(database)

@@ -137,7 +137,7 @@ def fill(database: Database) -> Crowd:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     contents = [" ".join(WORD[n] for n in row if n >= 0) for row in words]
     with database.unit_of_work() as work:
-        work.session.execute(text("SET LOCAL statement_timeout = 0"))
+        work.embeddings.lift_timeout()  # the client gives up waiting, too
         for statement in FILL:
             work.session.execute(
                 text(statement), {"sections": sections.tolist(), "contents": contents}

@@ -15,8 +15,6 @@ from tests.factories import axis
 from tests.search.shelves import SHELVES, Passage
 from tests.search.test_contract import ask
 
-pytestmark = pytest.mark.superuser
-
 SHELF = SHELVES[0]
 
 

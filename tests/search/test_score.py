@@ -17,8 +17,6 @@ from db.search.words import ADDED_WORDS
 from db.uow import UnitOfWork
 from tests.search.shelves import SHELVES, Passage
 
-pytestmark = pytest.mark.superuser
-
 OFF_BY = 0.08
 """How far a score may be from its definition, relative to it: ts_rank gives tf to within 6 %."""
 

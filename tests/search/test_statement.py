@@ -27,8 +27,6 @@ from tests.search.crowd import ask as ask_crowd
 from tests.search.shelves import DIMENSIONS, SHELVES, Passage
 from tests.search.test_contract import PASSAGES, ask
 
-pytestmark = pytest.mark.superuser
-
 SENT = re.compile(r'\tF\t\d+\t(Query|Sync|Parse\t "" "BEGIN")')
 """What ends a message to the server. After BEGIN in a pipeline nobody waits for an answer."""
 

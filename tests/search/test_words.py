@@ -22,8 +22,6 @@ from db.search.words import (
 )
 from tests.search.crowd import ROWS, WORD, Crowd
 
-pytestmark = pytest.mark.superuser
-
 lexemes = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 some_words = st.dictionaries(lexemes, st.integers(1, 9), min_size=1, max_size=100)
 lexicons = st.builds(

@@ -35,8 +35,6 @@ from tests.services.chat_archive import (
     turn_key,
 )
 
-pytestmark = pytest.mark.superuser
-
 
 @pytest.fixture
 def archive(database: Database) -> Database:

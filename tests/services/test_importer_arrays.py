@@ -14,8 +14,6 @@ from db.errors import ImportFailed
 from services.importers import arrays as module
 from services.importers.arrays import check_vectors, map_vectors
 
-pytestmark = pytest.mark.superuser
-
 DIMENSIONS = 8
 
 

@@ -13,8 +13,6 @@ from services.importers.knowledge import KnowledgeImporter
 from services.importers.language import NAMES, configuration_of
 from services.importers.rules import normalise
 
-pytestmark = pytest.mark.superuser
-
 TEXTS = {
     "english": "The price of a thing is what somebody gives up in order to get it.",
     "german": "Der Preis einer Sache ist das, was jemand aufgibt, um sie zu bekommen.",

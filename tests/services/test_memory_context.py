@@ -19,8 +19,6 @@ from services.memory.context import EPISODE_TOKENS, MemoryContext, assembled
 from services.memory.records import Episode, EpisodeRecall, Memory, Recall
 from tests.services.memory_setting import Setting, setting
 
-pytestmark = pytest.mark.superuser
-
 __all__ = ["setting"]
 
 NOON: Final = datetime(2025, 1, 31, 12, tzinfo=UTC)

@@ -16,8 +16,6 @@ from services.jobs.worker import Worker
 from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
 
-pytestmark = pytest.mark.superuser
-
 __all__ = ["setting"]
 
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
@@ -69,6 +67,7 @@ def test_a_conversation_becomes_an_episode_of_its_memories(setting: Setting) -> 
     told = setting.service.store_episode("kettles", scope=setting.ours, title="Kettles")
 
     with setting.owner.unit_of_work() as work:
+        work.enter(setting.ours)
         row = work.session.query(EpisodicMemory).one()
     assert told.id == episode_id("kettles")
     assert (told.memory_ids, told.source, told.message_count) == (tuple(ids), "openai", 3)

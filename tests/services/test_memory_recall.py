@@ -21,8 +21,6 @@ from tests.factories import axis
 from tests.logins import logged_in
 from tests.services.memory_setting import Setting, setting
 
-pytestmark = pytest.mark.superuser
-
 __all__ = ["setting"]
 
 NOW = datetime.now(UTC)
