@@ -43,8 +43,6 @@ from services.importers.memory.importer import MemoryImporter
 from services.importers.report import ImportReport
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 DIMENSIONS = 1024
 
 
@@ -143,9 +141,16 @@ def stop_after_a_batch(database: Database, scope: Scope, folder: Folder) -> None
 
 
 def rows(database: Database, model: type[Any]) -> Sequence[Any]:
-    """Everybody's rows of a table."""
+    """Everybody's rows of a table: those of a scope are read in it."""
     with database.unit_of_work() as work:
-        return work.session.scalars(select(model)).all()
+        if model not in {MemoryNode, MemoryEmbedding}:
+            return work.session.scalars(select(model)).all()
+        found: list[Any] = []
+        for scope in work.tenancy.list_scopes():
+            work.enter(scope)
+            found += work.session.scalars(select(model))
+            work.session.expunge_all()  # the next scope would have them read again
+        return found
 
 
 def pending(database: Database) -> int:
@@ -182,6 +187,7 @@ def test_memories_episodes_and_vectors_come_in_together(
         assert (stored.model_name, stored.scope) == ("bge-m3", str(tenant))
         assert stored.content_hash == sha256(said.encode()).digest()
     with database.unit_of_work() as work:
+        work.enter(tenant)
         found = work.session.execute(
             select(MemoryNode.sequence_index, MemoryEmbedding.embedding).join(
                 MemoryEmbedding, MemoryEmbedding.node_key == MemoryNode.key
@@ -248,11 +254,13 @@ def test_a_second_import_changes_nothing(database: Database, tenant: Scope, fold
     imported(database, tenant, folder)
     versions = select(func.array_agg(text("xmin::text ORDER BY key"))).select_from(MemoryNode)
     with database.unit_of_work() as work:
+        work.enter(tenant)
         before = work.session.scalar(versions)
 
     again = imported(database, tenant, folder)
 
     with database.unit_of_work() as work:
+        work.enter(tenant)
         assert work.session.scalar(versions) == before
     assert (counts(again), again.embedded, again.total("transformed")) == ((0, 0, 4, 0), 0, 0)
     assert again.memory is not None
@@ -282,6 +290,7 @@ def test_update_makes_it_what_the_file_says(
     first = vectors(2)
     imported(database, tenant, folder.nodes([a_node(0), a_node(1)], first))
     with database.unit_of_work() as work:
+        work.enter(tenant)
         work.session.execute(text("UPDATE memory_nodes SET access_count = 7"))
         work.commit()
     changed = a_node(0, assistant_content="By chance.", urgency="high", access_count=1)
@@ -292,6 +301,7 @@ def test_update_makes_it_what_the_file_says(
 
     assert (counts(report), report.embedded, pending(database)) == ((0, 1, 1, 0), 1, 0)
     with database.unit_of_work() as work:
+        work.enter(tenant)
         stored = work.session.execute(
             select(MemoryNode, MemoryEmbedding.embedding)
             .join(MemoryEmbedding, MemoryEmbedding.node_key == MemoryNode.key)
@@ -362,19 +372,9 @@ def test_an_operator_whom_row_security_binds_imports_as_well(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """A member of rag_admin is neither owner nor superuser."""
-    with database.engine.begin() as connection:
-        connection.execute(
-            text("CREATE ROLE memory_operator LOGIN PASSWORD 'secret' IN ROLE rag_admin")
-        )
-    url = database.url.set(username="memory_operator", password="secret")
-    operator = Database(replace(database.settings, database_url=url, pool_size=1))
-    try:
+    with logged_in(database, "rag_admin") as operator:
         report = imported(operator, tenant, folder.nodes([a_node()], vectors(1)))
         again = imported(operator, tenant, folder, on_conflict="update")
-    finally:
-        operator.close()
-        with database.engine.begin() as connection:
-            connection.execute(text("DROP ROLE memory_operator"))
     assert (counts(report), report.embedded, pending(database)) == ((1, 0, 0, 0), 1, 0)
     assert counts(again) == (0, 0, 1, 0)
 
@@ -914,6 +914,7 @@ def test_what_an_import_noted_of_a_memory_is_erased_with_it(
     imported(database, tenant, folder.nodes([kept, gone]))
 
     with database.unit_of_work() as work:
+        work.enter(tenant)
         work.session.execute(delete(MemoryNode).where(MemoryNode.id == gone["id"]))
         work.commit()
 

@@ -27,8 +27,6 @@ from tests.factories import axis
 from tests.logins import logged_in
 from tests.services.memory_setting import ObedientEmbedder, Setting, setting
 
-pytestmark = pytest.mark.superuser
-
 __all__ = ["setting"]
 
 SAID = "We deploy on Tuesdays at noon."
