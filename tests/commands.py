@@ -1,0 +1,74 @@
+"""Many commands of pgcorpus, each in a process of its own that need not import everything again.
+
+Run as a script it reads lists of arguments from stdin, and prints what became of each as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a command.
+
+    Attributes:
+        code: Of its exit.
+        stdout: What it printed.
+        stderr: What it told.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_commands(
+    environment: Mapping[str, str], folder: Path, commands: Sequence[Sequence[str]]
+) -> list[Result]:
+    """Run commands one after the other, each as ``run_command`` does; none of them is asked."""
+    done = subprocess.run(
+        [sys.executable, __file__],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        input=json.dumps(commands),
+        cwd=folder,
+        timeout=600,
+    )
+    return [Result(**each) for each in json.loads(done.stdout)]
+
+
+def _run_all() -> Iterator[dict[str, int | str]]:
+    from services.cli.main import main  # noqa: PLC0415 - here once, and not in the tests
+
+    commands = json.load(sys.stdin)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for arguments in commands:
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            if (child := os.fork()) == 0:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.argv = ["pgcorpus", *arguments]
+                main()
+                sys.exit()
+            status = os.waitpid(child, 0)[1]
+            out.seek(0)
+            err.seek(0)
+            yield {
+                "code": os.waitstatus_to_exitcode(status),
+                "stdout": out.read(),
+                "stderr": err.read(),
+            }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(list(_run_all())))
