@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from db.errors import AlreadyExists, InvalidFilter, InvalidValue, NotFound, UnknownFilter
 from db.repositories.memory import Exchange
@@ -14,8 +14,6 @@ from services.memory import erasing
 from services.memory.records import Erasure
 from tests.factories import axis
 from tests.services.memory_setting import SCOPED, Setting, setting
-
-pytestmark = pytest.mark.superuser
 
 __all__ = ["setting"]
 
@@ -54,12 +52,12 @@ TABLES = text("""
 """Every table; the audit log alone has partitions."""
 
 
-def everywhere(setting: Setting, *, audit: bool = False) -> str:
+def everywhere(superuser: Engine, *, audit: bool = False) -> str:
     """All rows of all tables as one text, as a superuser sees them.
 
     The audit log goes on naming what was erased: who did what to which row is its purpose.
     """
-    with setting.owner.engine.connect() as connection:
+    with superuser.connect() as connection:
         tables = connection.scalars(TABLES, {"audit": audit}).all()
         return "\n".join(
             row
@@ -68,7 +66,9 @@ def everywhere(setting: Setting, *, audit: bool = False) -> str:
         )
 
 
-def test_a_memory_is_gone_with_its_vector_its_job_and_what_names_it(setting: Setting) -> None:
+def test_a_memory_is_gone_with_its_vector_its_job_and_what_names_it(
+    setting: Setting, superuser: Engine
+) -> None:
     """Its neighbours stay; the episode no longer names it and may still quote it, which is told."""
     first, second, third = remember(setting, setting.ours)
     linked = setting.service.remember(
@@ -83,18 +83,20 @@ def test_a_memory_is_gone_with_its_vector_its_job_and_what_names_it(setting: Set
     assert linked.like == third
     assert setting.node(linked.id)["duplicate_of"] is None
     assert setting.service.episode(episode.id, scope=setting.ours).memory_ids == (first, second)
-    assert third not in everywhere(setting)
-    assert key not in everywhere(setting)
+    assert third not in everywhere(superuser)
+    assert key not in everywhere(superuser)
     assert setting.counts(setting.ours)["memory_nodes"] == 3
 
 
-def test_an_episode_that_tells_of_it_can_be_forgotten_with_it(setting: Setting) -> None:
+def test_an_episode_that_tells_of_it_can_be_forgotten_with_it(
+    setting: Setting, superuser: Engine
+) -> None:
     """Then nothing quotes it any more."""
     *_, third = remember(setting, setting.ours)
     erasure = setting.service.forget(scope=setting.ours, ids=[third], with_episodes=True)
 
     assert (erasure.memories, erasure.episodes, erasure.told_by) == (1, 1, ())
-    assert "They sing" not in everywhere(setting, audit=True)
+    assert "They sing" not in everywhere(superuser, audit=True)
     assert setting.rows("episode_embeddings") == []
 
 
@@ -226,7 +228,9 @@ def test_much_is_forgotten_in_batches_and_goes_on_after_a_stop(
     assert setting.counts(setting.ours) == NOTHING
 
 
-def test_a_user_of_a_tenant_is_forgotten_and_colleagues_are_not(setting: Setting) -> None:
+def test_a_user_of_a_tenant_is_forgotten_and_colleagues_are_not(
+    setting: Setting, superuser: Engine
+) -> None:
     """Memories and episodes that they wrote, and their own row on request."""
     tenant = setting.ours.tenant_id
     assert tenant is not None
@@ -244,12 +248,14 @@ def test_a_user_of_a_tenant_is_forgotten_and_colleagues_are_not(setting: Setting
         "episodic_memories": 1, "episode_embeddings": 1,
     }  # fmt: skip
     for trace in ("ann's", str(setting.ann)):
-        assert trace not in everywhere(setting)
+        assert trace not in everywhere(superuser)
     with pytest.raises(NotFound):
         setting.service.forget_user(setting.ann, scope=setting.ours)
 
 
-def test_of_two_who_said_the_same_each_is_forgotten_alone(setting: Setting) -> None:
+def test_of_two_who_said_the_same_each_is_forgotten_alone(
+    setting: Setting, superuser: Engine
+) -> None:
     """Whatever was merged, linked or told again: the words of one go, and the other's all stay."""
     tenant = setting.ours.tenant_id
     assert tenant is not None
@@ -275,12 +281,13 @@ def test_of_two_who_said_the_same_each_is_forgotten_alone(setting: Setting) -> N
     erasure = setting.service.forget_user(setting.bob, scope=setting.ours)
 
     assert (erasure.memories, erasure.episodes, erasure.told_by) == (1, 1, ())
-    assert "bobsaid" not in everywhere(setting, audit=True).lower()
+    assert "bobsaid" not in everywhere(superuser, audit=True).lower()
     assert {table: setting.rows(table) for table in SCOPED} == hers
 
 
 def test_an_episode_of_a_colleague_that_quotes_a_user_is_named_or_forgotten(
     setting: Setting,
+    superuser: Engine,
 ) -> None:
     """It is the colleague's; whoever wants the last quotation gone says so."""
     tenant = setting.ours.tenant_id
@@ -298,10 +305,12 @@ def test_an_episode_of_a_colleague_that_quotes_a_user_is_named_or_forgotten(
     assert (counted.memories, counted.episodes, counted.told_by) == (1, 0, (told.id,))
     for each in (with_it, erasure):
         assert (each.memories, each.episodes, each.told_by) == (1, 1, ())
-    assert "Bobsaid" not in everywhere(setting, audit=True)
+    assert "Bobsaid" not in everywhere(superuser, audit=True)
 
 
-def test_somebody_on_their_own_is_forgotten_with_their_account(setting: Setting) -> None:
+def test_somebody_on_their_own_is_forgotten_with_their_account(
+    setting: Setting, superuser: Engine
+) -> None:
     """Nothing of them is left; a user of another scope is not there to be forgotten."""
     remember(setting, setting.person)
     user = setting.person.user_id
@@ -314,7 +323,7 @@ def test_somebody_on_their_own_is_forgotten_with_their_account(setting: Setting)
     erasure = setting.service.forget_user(user, scope=setting.person, account=True)
 
     assert (erasure.memories, erasure.episodes, erasure.user) == (3, 1, True)
-    assert str(user) not in everywhere(setting)
+    assert str(user) not in everywhere(superuser)
 
 
 UNCLEAR: list[tuple[dict[str, Any], type[Exception]]] = [
