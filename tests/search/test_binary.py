@@ -22,8 +22,6 @@ from db.search.legs import AskedModel
 from db.search.question import Question
 from tests.conftest import Databases
 
-pytestmark = pytest.mark.superuser
-
 DIMENSIONS = HALFVEC_MAX_DIMENSIONS + 96
 TOPICS, EACH = 80, 31
 """Clusters, and passages in each: more in all than are compared one by one."""
@@ -67,14 +65,14 @@ class Topics:
 
 
 @pytest.fixture(scope="module")
-def topics(databases: Databases, migrated: URL) -> Iterator[Topics]:
+def topics(databases: Databases, hosted: URL) -> Iterator[Topics]:
     """A model of more dimensions than a halfvec index takes, indexed by signs."""
     random = np.random.default_rng(11)
     centres = random.normal(size=(TOPICS, DIMENSIONS)).repeat(EACH, axis=0)
     vectors = centres + 0.7 * random.normal(size=centres.shape)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     assert len(vectors) > FEW
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         with database.unit_of_work() as work:
             for statement in FILL:
                 work.session.execute(text(statement), {"rows": len(vectors), "each": EACH})

@@ -25,8 +25,6 @@ from tests.search.crowd import BUILD, MODEL, ROWS, VOCABULARY, WORD, WORDS, Crow
 from tests.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, asked_by, exact
 from tests.search.test_plans import scans
 
-pytestmark = pytest.mark.superuser
-
 TURNS: Final = 50
 """Of a conversation of the crowd; the last of them was abandoned."""
 
@@ -105,7 +103,7 @@ def filters(narrowed: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def archive(databases: Databases, migrated: URL) -> Iterator[Crowd]:
+def archive(databases: Databases, hosted: URL) -> Iterator[Crowd]:
     """Messages, vectors and statistics enough for indexes to be worth it. No test changes it."""
     random = np.random.default_rng(11)
     words = (VOCABULARY ** random.random((ROWS, WORDS[1]))).astype(int) - 1
@@ -122,7 +120,7 @@ def archive(databases: Databases, migrated: URL) -> Iterator[Crowd]:
         # One word more, as long as the title is that the crowd of the other corpus has.
         "contents": ["passage " + " ".join(WORD[n] for n in row if n >= 0) for row in words],
     }
-    with databases.opened(migrated.database or "") as database:
+    with databases.opened(hosted.database or "", owner=hosted) as database:
         with database.unit_of_work() as work:
             for statement in FILL:
                 work.session.execute(text(statement), values)

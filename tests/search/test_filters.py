@@ -21,8 +21,6 @@ from db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
 from db.uow import UnitOfWork
 from tests.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
 
-pytestmark = pytest.mark.superuser
-
 MODES: dict[str, dict[str, float]] = {
     "vector": {"vector": 1.0},
     "text": {"text": 1.0},

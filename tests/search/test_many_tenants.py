@@ -12,11 +12,9 @@ from db.repositories import embeddings
 from db.repositories import search as search_repository
 from db.search.corpora import MEMORY
 from db.search.legs import AskedModel
-from tests.conftest import Databases
+from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
 from tests.prove.isolation import LEGS, Population, fill, index_large_scopes, measure
-
-pytestmark = pytest.mark.superuser
 
 POPULATION = Population(30_000, 60, AskedModel("tenants", 64))
 """Vectors that are short make a graph that is soon made."""
@@ -28,14 +26,16 @@ OWN_VECTORS = "idx_memory_embeddings_scope"
 
 
 @pytest.fixture(scope="module")
-def owner(databases: Databases, migrated: URL) -> Iterator[Database]:
-    """The population, as a superuser."""
-    with databases.opened(migrated.database or "") as owner:
+def owner(databases: Databases, hosted: URL) -> Iterator[Database]:
+    """The population, as who owns it; a superuser loads it, as its keys need no check."""
+    with databases.opened(hosted.database or "", owner=hosted) as owner:
         model = POPULATION.model
         with owner.unit_of_work() as work:
             work.embeddings.add_model(model.name, dimensions=model.dimensions, provider="hashing")
             work.commit()
-        fill(owner, POPULATION)
+        superuser = Database(settings_for(databases.superuser_of(owner.url)))
+        fill(superuser, POPULATION)
+        superuser.close()
         index_large_scopes(owner, POPULATION)
         yield owner
 

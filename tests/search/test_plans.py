@@ -14,8 +14,6 @@ from db.search.corpora import KNOWLEDGE
 from db.uow import UnitOfWork
 from tests.search.crowd import INDEX, MODEL, WORD, Crowd, ask
 
-pytestmark = pytest.mark.superuser
-
 HYBRID = {"vector": 0.3, "text": 0.7}
 TWO_WORDS = f"{WORD[900]} {WORD[40]}"
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.superuser
-
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / ".bench"
 

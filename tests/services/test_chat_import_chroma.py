@@ -20,8 +20,6 @@ from services.importers.chat.importer import ChatImporter
 from services.importers.report import ImportReport
 from tests.factories import axis
 
-pytestmark = pytest.mark.superuser
-
 chromadb = pytest.importorskip("chromadb")
 
 Make = Callable[..., Path]

@@ -22,8 +22,6 @@ from tests.factories import exports
 from tests.services import chat_archive
 from tests.services.chat_archive import conversation_key
 
-pytestmark = pytest.mark.superuser
-
 MADE_HERE = ("updated_at", "record_hash", "imported_from")
 """Of a conversation: when and how it came into this archive."""
 
@@ -51,9 +49,9 @@ def archive(database: Database) -> Database:
 
 
 @pytest.fixture
-def other(databases: Databases, migrated: Any) -> Iterator[Database]:  # noqa: ANN401 - a URL
+def other(databases: Databases, hosted: Any) -> Iterator[Database]:  # noqa: ANN401 - a URL
     """An archive with nothing in it."""
-    with databases.opened(migrated.database or "") as other:
+    with databases.opened(hosted.database or "", owner=hosted) as other:
         yield other
 
 

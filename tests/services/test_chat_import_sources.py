@@ -27,8 +27,6 @@ from services.importers.importer import ahead
 from services.importers.report import ImportReport
 from tests.factories import exports
 
-pytestmark = pytest.mark.superuser
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -20,8 +20,6 @@ from services import samples
 from tests.command import PGCORPUS, Command
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 PROJECT = Path(db.__file__).parents[1]
 WAITS_FOR_A_LOCK = text(
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"

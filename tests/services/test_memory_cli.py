@@ -25,8 +25,7 @@ from tests.command import PGCORPUS, Command
 from tests.pooler import variables_of
 from tests.services.memory_setting import Setting, setting
 from tests.services.test_cli import WAITS_FOR_A_LOCK
-
-pytestmark = pytest.mark.superuser
+from tests.tenancy import enter
 
 __all__ = ["setting"]
 
@@ -306,6 +305,7 @@ def test_ctrl_c_leaves_whole_memories_and_the_same_command_goes_on(
     memory("remember", SAID)
     (row,) = setting.rows("memory_nodes")
     with setting.owner.engine.connect() as connection, connection.begin():
+        enter(connection, setting.ours)
         connection.execute(text("SELECT FROM memory_nodes FOR UPDATE"))
         process = subprocess.Popen(
             [PGCORPUS, "memory", "forget", "--everything", "--yes", "--tenant-id",

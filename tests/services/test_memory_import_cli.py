@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -15,13 +16,12 @@ from sqlalchemy import func, select, text
 
 from db.engine import Database
 from db.models import MemoryEmbedding, MemoryNode
+from db.scope import Scope
 from services import samples
 from tests.benchmarks.memory_import import make
 from tests.command import PGCORPUS, Command
 from tests.pooler import variables_of
 from tests.services.test_memory_import import indexes
-
-pytestmark = pytest.mark.superuser
 
 NOBODY = "11111111-1111-1111-1111-111111111111"
 SAMPLES = str(samples.folder("memory"))
@@ -180,12 +180,12 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
     with subprocess.Popen(
         command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        while _count(database, before) <= before and running.poll() is None:
+        while _count(database, tenant, before) <= before and running.poll() is None:
             time.sleep(0.05)
         running.send_signal(how)
         running.communicate(timeout=120)
     _wait_for_nobody(database)
-    kept = _count(database, before) - before
+    kept = _count(database, tenant, before) - before
     left = indexes(database)
 
     again = json.loads(pgcorpus(*map(str, command[1:])).stdout)
@@ -200,13 +200,14 @@ def test_a_stop_leaves_whole_batches_and_the_same_command_goes_on(  # noqa: PLR0
     )
 
 
-def _count(database: Database, before: int) -> int:
+def _count(database: Database, tenant: str, before: int) -> int:
     """Memories; as many of the imported ones have vectors."""
     counts = (
         select(func.count()).select_from(model).scalar_subquery()
         for model in (MemoryNode, MemoryEmbedding)
     )
     with database.unit_of_work() as work:
+        work.enter(Scope.tenant(UUID(tenant)))
         nodes, vectors = work.session.execute(select(*counts)).one()
     assert nodes == vectors + before
     return int(nodes)

@@ -16,8 +16,6 @@ from services.memory.service import MemoryService
 from tests import factories
 from tests.logins import logged_in
 
-pytestmark = pytest.mark.superuser
-
 HOSTILE = (
     "kettle \x1b]0;owned\x07 \x1b[2J \x9b31m \x9d0;x\x9c \r gone \x08\x7f"
     " \u202a\u202b\u202c\u202d\u202e \u2066\u2067\u2068\u2069 \u200e\u200f\u061c \u2028\u2029 on"

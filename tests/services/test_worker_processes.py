@@ -22,8 +22,6 @@ from tests.conftest import Databases, settings_for
 from tests.prove import proofs
 from tests.services.loopback_api import Answer, LoopbackAPI
 
-pytestmark = pytest.mark.superuser
-
 
 @pytest.fixture
 def server_of_its_own() -> Iterator[EmbeddedServer]:
@@ -71,7 +69,8 @@ def test_workers_outlive_a_restart_of_the_server(server_of_its_own: EmbeddedServ
         server_of_its_own.start()
 
     databases = Databases(server_of_its_own.url.set(database="postgres"))
-    with databases.opened() as database:
+    with databases.opened(owner=databases.make_owner()) as database:
+        databases.make_extensions(database.url)
         upgrade(Database(settings_for(database.url)))
         proof = proofs.each_job_once(
             database, jobs=2000, workers=3, restart=restart, batch_size=50, batch_seconds=0.05
