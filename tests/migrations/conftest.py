@@ -33,12 +33,21 @@ class Programs:
 
         Without the token that is random on each call, and the database's part in a role's name.
         """
-        dump = re.sub(r"\brag_search_\w+", "rag_search", self._run(url, "pg_dump", "--schema-only"))
+        dump = re.sub(r"\brag_search_\w+", "rag_search", self.dump(url, "--schema-only"))
         return "\n".join(
             line
             for line in dump.splitlines()
             if not line.startswith(("\\restrict", "\\unrestrict"))
         )
+
+    def dump(self, url: URL, *arguments: str) -> str:
+        """What ``pg_dump`` writes, without the moment when each column was defined.
+
+        PostgreSQL 15.20 keeps it among the options of the column, and a ``pg_dump`` of an older
+        release does not know to leave it out.
+        """
+        written = self._run(url, "pg_dump", *arguments)
+        return re.sub(r"(?m)^ALTER TABLE .* SET \(pg_attver=\d+\);\n", "", written)
 
     def execute(self, url: URL, script: str) -> None:
         """Run a script, which stops at its first error."""

@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import Connection, text
 
 from db import migrations
-from db.embedded import EmbeddedServer
 from db.engine import Database
 from db.errors import DatabaseNotReady
 from db.migrations import Loss
@@ -75,14 +74,12 @@ class Apart:
 
 
 @pytest.fixture
-def apart(databases: Databases, server: EmbeddedServer) -> Iterator[Apart]:
+def apart(databases: Databases) -> Iterator[Apart]:
     """A database whose owner has LOGIN and CREATEROLE alone, as on hosted PostgreSQL."""
     url = databases.make()
     role = f"owner_{uuid4().hex[:12]}"
-    administrator = Database(settings_for(server.url.set(database=url.database)))
-    owner = Database(
-        settings_for(server.url.set(database=url.database, username=role, password="invented"))
-    )
+    administrator = Database(settings_for(url))
+    owner = Database(settings_for(url.set(username=role, password="invented")))
     execute(
         administrator,
         f"CREATE ROLE {role} LOGIN CREATEROLE PASSWORD 'invented'",

@@ -101,7 +101,8 @@ ALONE = ("VACUUM", "ALTER SYSTEM")
 
 READ = {"SELECT", "COPY TO"}
 WRITE = READ | {"INSERT", "COPY FROM", "UPDATE", "DELETE", "LOCK"}
-ADMINISTER = WRITE | {"TRUNCATE", "ANALYZE", "VACUUM", "REINDEX"}
+MAINTAIN = {"ANALYZE", "VACUUM", "REINDEX"}
+ADMINISTER = WRITE | {"TRUNCATE"} | MAINTAIN
 
 NOTHING: set[str] = set()
 CONTENT = (NOTHING, READ, WRITE, ADMINISTER)
@@ -282,8 +283,9 @@ class Intruder:
                 raise
             return True
         return not any(
-            "permission denied" in warning or "no privileges were granted" in warning
+            words in warning
             for warning in self._warnings
+            for words in ("permission denied", "no privileges were granted", "database owner can")
         )
 
     def _run(self, statement: str) -> None:
@@ -439,12 +441,18 @@ or attach them to a table: they write with the owner's rights.
 """
 
 
-def test_each_login_may_do_what_its_group_may_and_nothing_else(found: Found) -> None:
+def test_each_login_may_do_what_its_group_may_and_nothing_else(
+    found: Found, databases: Databases
+) -> None:
     """On every table, view, sequence and function that the catalog has."""
+    unknown = MAINTAIN if databases.version < 17 else NOTHING
+    expected = {
+        label: tuple(may - unknown for may in of_groups) for label, of_groups in EXPECTED.items()
+    }
     different = {
-        label: (found.of_objects.get(label), EXPECTED.get(label))
-        for label in found.of_objects.keys() | EXPECTED.keys()
-        if found.of_objects.get(label) != EXPECTED.get(label)
+        label: (found.of_objects.get(label), expected.get(label))
+        for label in found.of_objects.keys() | expected.keys()
+        if found.of_objects.get(label) != expected.get(label)
     }
 
     assert different == {}
@@ -455,8 +463,10 @@ def test_no_login_gets_beyond_its_group(found: Found) -> None:
     assert found.of_database == EXPECTED_OF_DATABASE
 
 
-def test_the_page_of_the_reference_is_what_was_found(found: Found) -> None:
+def test_the_page_of_the_reference_is_what_was_found(found: Found, databases: Databases) -> None:
     """Whoever changes a right changes the page with it."""
+    if databases.version < 17:
+        pytest.skip("the page shows the rights of PostgreSQL 17 and later")
     if os.environ.get("PERMISSIONS") == "write":
         PAGE.write_text(page(found))
 
@@ -545,7 +555,8 @@ def test_what_a_writer_may_not_do_for_the_planner_an_administrator_does(
             own_worker = Worker(own, kinds={"maintenance"})
             assert own_worker.run(once=True).counts == {"completed": 1}
         with database.engine.connect() as connection:
-            assert connection.scalar(analysed) == 5000
+            may_maintain = databases.version >= 17  # before, it is left to autovacuum
+            assert connection.scalar(analysed) == (5000 if may_maintain else -1)
 
 
 def test_models_are_switched_by_administrators_alone(served: Database) -> None:

@@ -837,7 +837,7 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
             )
         )
     add(database, rows=5, prefix="not yet")
-    dump = programs._run(backup, "pg_dump")
+    dump = programs.dump(backup)
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
     home.chmod(0o755)
     share_programs(server, home)
