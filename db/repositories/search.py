@@ -37,7 +37,7 @@ from db.search.prelude import (
 )
 from db.search.question import Question
 from db.search.ranking import Fusion, Shape, compiled
-from db.search.words import MAX_WORDS, Lexicon, LookUp, look_up
+from db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
 
 DEPTHS: Final = (100, 1000, 11_000)
 """Candidates of each leg: the first of these that reaches the end of the page. It does not grow
@@ -311,6 +311,7 @@ class SearchRepository(Repository):
                 searched,
                 share=kept_share,
                 depth=ask.depth,
+                fetch=FETCH if corpus.scope is None else FETCH_OF_SCOPE,
                 everything=everything or kept is not None,
             )
             if found is None:
