@@ -239,7 +239,10 @@ def test_show_is_a_matrix_for_people_and_for_scripts(
         "owns": [],
         "groups": ["rag_read_only"],
     }
+    (owner,) = [each for each in found["members"] if each["name"] == database.url.username]
+    assert "messages" in owner["owns"]
     warnings = [
+        f"{owner['name']} owns {len(owner['owns'])} of the tables",
         f"{name} passes over row security (BYPASSRLS)",
         "everybody may INSERT table jobs",
     ]
