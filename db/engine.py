@@ -239,7 +239,9 @@ class Database:
         """
         # A transaction's lock, which a transaction pooler carries, too. It has no snapshot.
         lock = select(
-            func.pg_try_advisory_xact_lock(func.hashtextextended(doing, 0)),
+            func.pg_try_advisory_xact_lock(
+                func.hashtextextended(func.concat(doing, " in ", func.current_schema()), 0)
+            ),
             func.set_config("idle_in_transaction_session_timeout", "0", True),
         )
         # Outside of the pool, which may be of one connection, for what is done.

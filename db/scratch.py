@@ -1,4 +1,4 @@
-"""A schema of one's own for a while, on the server of another."""
+"""Make a temporary schema or database for an evaluation, and drop it."""
 
 from __future__ import annotations
 
@@ -58,14 +58,23 @@ DROP_SEARCHER: Final = """
     DO $$
     DECLARE
         searcher CONSTANT name := 'rag_search_' || current_database();
+        its_id CONSTANT regrole := to_regrole(quote_ident(searcher));
     BEGIN
-        IF shobj_description(to_regrole(quote_ident(searcher)), 'pg_authid') = '{name}' THEN
+        IF starts_with(shobj_description(its_id, 'pg_authid'), '{prefix}')
+            AND NOT EXISTS (
+                SELECT FROM pg_auth_members JOIN pg_roles ON pg_roles.oid = member
+                WHERE roleid = its_id AND starts_with(rolname, '{prefix}')) THEN
             EXECUTE 'DROP ROLE ' || quote_ident(searcher);
         END IF;
-    EXCEPTION WHEN dependent_objects_still_exist THEN
-        NULL;  -- of another evaluation, or of an upgrade
+    EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+        NULL;  -- of an upgrade, or made by another login
     END $$
 """
+"""The last evaluation in a database that has no searcher of its own drops the one that the first
+made."""
+
+PATIENCE: Final = text("SET LOCAL lock_timeout = '30s'")
+"""A login that reads the schema keeps its end waiting no longer; what to run then is told."""
 
 END_OTHERS: Final = text("""
     SELECT pg_terminate_backend(pid, 5000)
@@ -73,7 +82,7 @@ END_OTHERS: Final = text("""
           WHERE relnamespace = to_regnamespace(:name) AND pid <> pg_backend_pid()
               AND pg_locks.database = (SELECT oid FROM pg_database
                                        WHERE datname = current_database())) AS holding
-    JOIN pg_stat_activity USING (pid) WHERE usename = session_user
+    JOIN pg_stat_activity USING (pid) WHERE pg_has_role(usesysid, 'USAGE')
 """)
 """As DROP DATABASE ... WITH (FORCE) does: a connection that was left open keeps nothing."""
 
@@ -87,8 +96,8 @@ def scratch_database(database: Database) -> Iterator[Database]:
     owns the schema and has no right to anything else in the database.
 
     Args:
-        database: Any database of the server, for a superuser; else one that was upgraded. Nothing
-            in it is read or changed.
+        database: Any database of the server, for a superuser; else one that was upgraded. No
+            table of its schema is changed but the audit log, where changes of the schema are noted.
 
     Raises:
         NotPermitted: The role may make neither.
@@ -102,7 +111,7 @@ def scratch_database(database: Database) -> Iterator[Database]:
     create, drop = (_create, _drop) if by_superuser else (_create_schema, _drop_schema)
     scratch: Database | None = None
     try:
-        scratch = _at(database, create(database, name))
+        scratch = _with_address(database, create(database, name))
         migrations.upgrade(scratch)
         yield scratch
     except BaseException as error:
@@ -124,7 +133,7 @@ def analyze(scratch: Database) -> None:
         _run(scratch, "ANALYZE")
 
 
-def _at(database: Database, url: URL) -> Database:
+def _with_address(database: Database, url: URL) -> Database:
     """The same settings for another address, past a pooler: it knows neither names nor options.
 
     Timings of these searches are nobody's, and would be written when there is no table.
@@ -163,7 +172,7 @@ def _drop(database: Database, name: str) -> None:
         for statement in statements:
             _run(database, statement)
     except (DBAPIError, DataLayerError) as error:  # the end must not hide what ended it
-        _left(name, error, "; ".join(statements))
+        _warn_of_leftover(name, error, "; ".join(statements))
 
 
 def _create_schema(database: Database, name: str) -> URL:
@@ -178,7 +187,8 @@ def _create_schema(database: Database, name: str) -> URL:
         me = here.me
         may_make_roles = f"ALTER ROLE {me} CREATEROLE"
         for statement, remedy in (
-            (f'CREATE ROLE "{name}" NOLOGIN', may_make_roles),
+            # NOINHERIT: it becomes the searcher in an upgrade, and has none of its rights itself.
+            (f'CREATE ROLE "{name}" NOLOGIN NOINHERIT', may_make_roles),
             (f'GRANT "{name}" TO CURRENT_USER', may_make_roles),
             *(() if here.has_searcher else _statements_for_searcher(here, name, may_make_roles)),
             (
@@ -194,7 +204,7 @@ def _create_schema(database: Database, name: str) -> URL:
         homes = connection.execute(HOMES).all()
         for home in homes:
             if not home.open:
-                _let_use(connection, name, home.name)
+                _let_use(connection, me, name, home.name)
         # Without it Alembic would see the version of the schema beside.
         connection.execute(text(f'SET LOCAL role TO "{name}"'))
         connection.execute(
@@ -204,10 +214,10 @@ def _create_schema(database: Database, name: str) -> URL:
             """)
         )
     path = ",".join((name, *(home.name for home in homes)))
-    options = f"-c role={name} -c search_path={_escaped(path)}"
+    options = f"-c role={name} -c search_path={_escape_option(path)}"
     url = _address(database)
-    before = url.query.get("options", "")
-    return url.update_query_dict({"options": f"{before} {options}".strip()})
+    before = url.normalized_query.get("options", ())
+    return url.update_query_dict({"options": " ".join((*before, options))})
 
 
 def _statements_for_searcher(here: Row[Any], name: str, remedy: str) -> Iterator[tuple[str, str]]:
@@ -234,42 +244,49 @@ def _make(connection: Connection, statement: str, remedy: str) -> None:
         raise_translated(error)
 
 
-def _let_use(connection: Connection, role: str, schema: str) -> None:
+def _let_use(connection: Connection, me: str, role: str, schema: str) -> None:
     """Let a role use the schema of an extension, where it is not open to everybody."""
     grant = f"GRANT USAGE ON SCHEMA {schema} TO"
-    _make(connection, f'{grant} "{role}"', f"{grant} PUBLIC")
+    remedy = f"{grant} {me} WITH GRANT OPTION"
+    _make(connection, f'{grant} "{role}"', remedy)
     # To who may not grant it PostgreSQL only gives a warning.
     if not connection.scalar(MAY_USE, {"role": role, "schema": schema}):
         raise NotPermitted(
             f"an evaluation's role needs the extensions in the schema {schema}, which is not open "
-            f"to it; an administrator allows it with: {grant} PUBLIC"
+            f"to it; an administrator allows it with: {remedy}"
         )
 
 
 def _drop_schema(database: Database, name: str) -> None:
     """Drop a schema and its owner, where they were made."""
     statements = (
+        f'SET LOCAL ROLE "{name}"',  # a login need not inherit what it owns
         f'DROP SCHEMA IF EXISTS "{name}" CASCADE',
         f'DROP OWNED BY "{name}"',
+        "RESET ROLE",
         f'DROP ROLE "{name}"',
     )
     try:
         with translated(), database.schema_engine().begin() as connection:
+            connection.execute(PATIENCE)
+            opened = [home.name for home in connection.execute(HOMES) if not home.open]
             connection.execute(END_OTHERS, {"name": name})
             if connection.scalar(text("SELECT to_regrole(:name) IS NOT NULL"), {"name": name}):
+                for home in opened:  # by this login, which DROP OWNED would have to be again
+                    connection.execute(text(f'REVOKE USAGE ON SCHEMA {home} FROM "{name}"'))
                 for statement in statements:
                     connection.execute(text(statement))
-                connection.execute(text(DROP_SEARCHER.format(name=name)))
+                connection.execute(text(DROP_SEARCHER.format(prefix=PREFIX)))
     except (DBAPIError, DataLayerError) as error:  # the end must not hide what ended it
-        _left(name, error, "; ".join(statements))
+        _warn_of_leftover(name, error, "; ".join(statements))
 
 
-def _left(name: str, error: Exception, statement: str) -> None:
+def _warn_of_leftover(name: str, error: Exception, statement: str) -> None:
     logger.warning("%s was not dropped (%s); do it with: %s", name, error, statement)
 
 
-def _escaped(value: str) -> str:
-    """A value among the options of an address, where a space ends it."""
+def _escape_option(value: str) -> str:
+    """Escape a value among the options of an address, where a space ends it."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 

@@ -120,7 +120,9 @@ class ImportRepository(Repository):
         A transaction that imports is long, and so may the wait be: there is no timeout.
         """
         self.lift_timeout()
-        key = func.hashtextextended(literal(f"pgcorpus import {corpus}"), 0)
+        # Of this schema: an evaluation imports into one of its own beside it.
+        what = func.concat(literal(f"pgcorpus import {corpus} in "), func.current_schema())
+        key = func.hashtextextended(what, 0)
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def start_run(self, corpus: str, options: dict[str, Any]) -> UUID:

@@ -164,7 +164,12 @@ class DoctorService:
             "unused_index": partial(_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
-        if corpus.scope is not None and (scope := _find_scope(work, corpus)) is not None:
+        scope: Scope | None = None
+        if corpus.scope is not None:
+            # Scopes are counted, which may take too long: plans are then explained for nobody.
+            with suppress(DBAPIError), work.session.begin_nested():
+                scope = _find_scope(work, corpus)
+        if scope is not None:
             work.enter(scope)
         for name, check in checks.items():
             yield from _guarded(work, name, corpus, check)

@@ -36,8 +36,10 @@ TIMING_SECONDS: Final = 4.0
 SEARCHING_SECONDS: Final = 6.0
 
 TIMES: Final = 20
-"""How often a statement, or a search, is timed with a match, and without. Of fewer than 16 the rank
-test could not be sure."""
+"""How often a statement, or a search, is timed with a match, and without."""
+
+ENOUGH_TIMES: Final = 16
+"""Of fewer the rank test could not be sure."""
 
 CONFIRMATIONS: Final = 3
 """How often a timing that tells is repeated before it is believed."""
@@ -221,7 +223,7 @@ class Inference:
 
     def time(
         self, times: int = TIMES, seconds: float | None = None
-    ) -> Iterator[tuple[str, Timing]]:
+    ) -> Iterator[tuple[str, Timing | None]]:
         """Time conditions on every column, with a match in a foreign row and without.
 
         Args:
@@ -229,7 +231,7 @@ class Inference:
             seconds: For all of them; else ``TIMING_SECONDS``.
 
         Yields:
-            The table, and the timing of one probe.
+            The table, and the timing of one probe, or None where time did not suffice.
         """
         until = time.monotonic() + (TIMING_SECONDS if seconds is None else seconds)
         for number, table in enumerate(self.tables):
@@ -238,11 +240,9 @@ class Inference:
             ends = time.monotonic() + share
             for probe in probes:
                 rest = ends - time.monotonic()
-                if rest <= 0:
-                    break
                 ask = partial(self.repository.time, probe, self.asker, self.role, times=times)
-                if (timing := ask(seconds=rest)) is not None:
-                    yield table.name, confirm(timing, partial(ask, seconds=CONFIRMING_SECONDS))
+                timing = ask(seconds=rest) if rest > 0 else None
+                yield table.name, confirm(timing, partial(ask, seconds=CONFIRMING_SECONDS))
 
     def time_searches(
         self,
@@ -250,7 +250,7 @@ class Inference:
         corpora: Mapping[str, str],
         times: int = TIMES,
         seconds: float | None = None,
-    ) -> Iterator[tuple[str, Timing, bool]]:
+    ) -> Iterator[tuple[str, Timing | None, bool]]:
         """Time every search for a word that a foreign row holds, and for one that none does.
 
         Args:
@@ -260,7 +260,8 @@ class Inference:
             seconds: For all of them; else ``SEARCHING_SECONDS``.
 
         Yields:
-            The corpus, the timing of a mode, and whether what was found is the same.
+            The corpus, the timing of a mode, or None where time did not suffice, and whether what
+            was found is the same.
         """
         until = time.monotonic() + (SEARCHING_SECONDS if seconds is None else seconds)
         asked = [(corpus, mode) for corpus in corpora for mode in MODES]
@@ -275,22 +276,22 @@ class Inference:
             yield corpus, confirm(timing, partial(ask, CONFIRMING_SECONDS)), alike
 
 
-def confirm(timing: Timing, ask: Callable[[], Timing | None]) -> Timing:
+def confirm(timing: Timing | None, ask: Callable[[], Timing | None]) -> Timing | None:
     """Return a timing that tells only if it does so each time that it is asked again.
 
     A machine with other work slows down one of two statements now and then; it does not do so to
     the same one in every repetition.
 
     Args:
-        timing: The first.
+        timing: The first, if there is one.
         ask: Times the same once more; None where time did not suffice.
 
     Returns:
         The first that tells nothing or the opposite, or the last one.
     """
-    for _ in range(CONFIRMATIONS if timing.tells else 0):
+    for _ in range(CONFIRMATIONS if timing is not None and timing.tells else 0):
         again = ask()
-        if again is None:
+        if again is None or timing is None:
             break
         if again.difference_ms * timing.difference_ms < 0:
             return again._replace(z=0.0)
@@ -313,8 +314,12 @@ def _time_search(
     words: tuple[str, str],
     times: int,
     seconds: float,
-) -> Timing:
-    """Time searches for a word that a foreign row holds, and for one that none does, in turn."""
+) -> Timing | None:
+    """Time searches for a word that a foreign row holds, and for one that none does, in turn.
+
+    Returns:
+        The timing; None where time did not suffice for ``ENOUGH_TIMES``, or for all *times*.
+    """
     until = time.monotonic() + seconds
     durations: tuple[list[float], list[float]] = ([], [])
     for turn in range(times):
@@ -324,7 +329,8 @@ def _time_search(
             durations[which].append((time.perf_counter() - began) * 1000)
         if time.monotonic() > until:
             break
-    return compare_times(f"{mode} search", *durations)
+    enough = len(durations[0]) >= min(times, ENOUGH_TIMES)
+    return compare_times(f"{mode} search", *durations) if enough else None
 
 
 def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object]:

@@ -490,7 +490,7 @@ class _Verification:
         )
         for told in inference.probe():
             self._note_told(told)
-        timings: dict[str, list[Timing]] = {}
+        timings: dict[str, list[Timing | None]] = {}
         for target, timing in inference.time():
             timings.setdefault(target, []).append(timing)
         search = SearchService(self._rehearsed, embedder=self._embedder)
@@ -498,11 +498,7 @@ class _Verification:
         for corpus, timing, alike in inference.time_searches(search, self._passages(tables)):
             timings.setdefault(corpus, []).append(timing)
             if not alike:
-                self._fail(
-                    "inference",
-                    corpus,
-                    f"{timing.name}: what others hold changes which own rows are found",
-                )
+                self._fail("inference", corpus, "what others hold changes which own rows are found")
         for target, timed in timings.items():
             self._note_time(target, timed)
 
@@ -535,7 +531,8 @@ class _Verification:
                 "inference", told.target, f"{told.kind}, as {told.by}: {told.found[0]}{more}"
             )
 
-    def _note_time(self, target: str, timings: Sequence[Timing]) -> None:
+    def _note_time(self, target: str, asked: Sequence[Timing | None]) -> None:
+        timings = [each for each in asked if each is not None]
         telling = [each for each in timings if each.tells]
         self._attacks.append(
             Tried(
@@ -545,8 +542,11 @@ class _Verification:
                 refused=0,
                 crossed=len(telling),
                 by=self._parties.ours.name if telling else None,
+                untried=len(asked) - len(timings),
             )
         )
+        if not timings:
+            return
         most = max(telling or timings, key=lambda each: abs(each.z))
         put = self._fail if telling else self._pass
         put(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from db.errors import (
     UnknownCorpus,
     UnknownModel,
 )
-from db.migrations import current, drift
+from db.migrations import current, drift, upgrade
 from db.repositories.roles import Group
 from db.scratch import PREFIX, scratch_database
 from services.embedding.switch import ModelSwitch
@@ -40,6 +41,7 @@ from services.ops.evaluate import Evaluation, EvaluationService, GivenVectors, R
 from services.ops.loading import Load, load_knowledge
 from services.ops.metrics import ndcg, recall, reciprocal_rank
 from services.search import Request
+from tests import factories
 from tests.command import PGCORPUS
 from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
@@ -609,6 +611,38 @@ def test_an_owners_scratch_is_shut_off_from_the_rest_of_the_database(database: D
             assert connection.scalar(text("SELECT count(*) FROM framework_documents")) == 0
             with pytest.raises(ProgrammingError, match="permission denied for table"):
                 connection.execute(text("SELECT FROM public.framework_documents"))
+
+
+def test_no_memory_is_seen_by_way_of_a_scratch(empty: Database) -> None:
+    """Its role may become the one that searches run as, and has none of its rights."""
+    upgrade(empty)  # under its own name: the searcher is that of these tables
+    with empty.unit_of_work() as work:
+        factories.bind(work.session)
+        factories.MemoryNodeFactory()
+        work.commit()
+
+    with scratch_database(empty) as scratch:
+        with (
+            scratch.engine.connect() as connection,
+            pytest.raises(ProgrammingError, match="permission denied for table"),
+        ):
+            connection.execute(text("SELECT FROM public.memory_nodes"))
+        with empty.engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM memory_nodes")) == 0
+
+
+def test_evaluations_that_overlap_leave_no_role(database: Database) -> None:
+    """In a copy of a database the first makes the role that searches run as; the last drops it."""
+    made = text("SELECT count(*) FROM pg_roles WHERE rolname = 'rag_search_' || current_database()")
+    with ExitStack() as first:
+        first.enter_context(scratch_database(database))
+        with scratch_database(database) as second:
+            first.close()
+            assert drift(second) == []
+
+    assert scratches(database) == []
+    with database.engine.connect() as connection:
+        assert connection.scalar(made) == 0
 
 
 def test_extensions_in_a_schema_that_is_shut_are_opened_to_the_scratch_alone(

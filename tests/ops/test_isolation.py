@@ -14,7 +14,7 @@ from sqlalchemy import URL, text
 
 from db.engine import Database
 from db.errors import NotFound, NotPermitted
-from db.repositories.inference import compare_times
+from db.repositories.inference import Timing, compare_times
 from services.ops import isolation
 from services.ops.inference import confirm
 from services.ops.isolation import IsolationReport, IsolationService
@@ -395,12 +395,17 @@ def test_a_duration_tells_only_if_it_does_so_each_time() -> None:
     sooner = compare_times("sooner", steady, [each + 0.5 for each in steady])
     same = compare_times("same", steady, steady)
 
-    assert confirm(later, lambda: later).tells
-    assert confirm(sooner, lambda: sooner).tells
-    assert not confirm(later, lambda: same).tells
-    assert not confirm(later, lambda: sooner).tells
-    assert confirm(later, lambda: None).tells
+    def tells(first: Timing, again: Timing | None) -> bool:
+        confirmed = confirm(first, lambda: again)
+        return confirmed is not None and confirmed.tells
+
+    assert tells(later, later)
+    assert tells(sooner, sooner)
+    assert not tells(later, same)
+    assert not tells(later, sooner)
+    assert tells(later, None)
     assert confirm(same, lambda: pytest.fail("it tells nothing")) is same
+    assert confirm(None, lambda: pytest.fail("there is nothing to confirm")) is None
 
 
 @pytest.mark.usefixtures("hasty")

@@ -61,13 +61,16 @@ def measure(
                 repository.note_rows(who, table)
         tables = [t for t in tables if ours.keys[t.name] and victim.keys[t.name]]
         inference = Inference(repository, role, ours, victim, tables)
-        yield from inference.time(times, PATIENCE_SECONDS)
+        for table, timing in inference.time(times, PATIENCE_SECONDS):
+            if timing is not None:
+                yield table, timing
         search = SearchService(rehearsed, embedder=embedder)
         repository.as_application(role)
         for corpus, timing, _ in inference.time_searches(
             search, CORPORA, searches, PATIENCE_SECONDS
         ):
-            yield corpus, timing
+            if timing is not None:
+                yield corpus, timing
 
 
 def show(measured: Sequence[tuple[str, Timing]]) -> None:
