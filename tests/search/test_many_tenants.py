@@ -26,7 +26,7 @@ OWN_VECTORS = "idx_memory_embeddings_scope"
 
 
 @pytest.fixture(scope="module")
-def owner(databases: Databases, hosted: URL) -> Iterator[Database]:
+def crowd(databases: Databases, hosted: URL) -> Iterator[Database]:
     """The population, as who owns it; a superuser loads it, as its keys need no check."""
     with databases.opened(hosted.database or "", owner=hosted) as owner:
         model = POPULATION.model
@@ -41,9 +41,9 @@ def owner(databases: Databases, hosted: URL) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def application(owner: Database) -> Iterator[Database]:
+def application(crowd: Database) -> Iterator[Database]:
     """The same, as an application's login."""
-    with logged_in(owner, "rag_read_write") as application:
+    with logged_in(crowd, "rag_read_write") as application:
         yield application
 
 
@@ -91,13 +91,13 @@ def test_row_security_keeps_no_search_from_its_index(
 
 
 def test_a_large_scope_uses_the_index_of_its_own(
-    owner: Database, application: Database, monkeypatch: pytest.MonkeyPatch
+    crowd: Database, application: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``pgcorpus doctor`` asks for: the planner finds it, and passes over nothing of others'."""
     for module, limit in ((search_repository, "MOST_COMPARED"), (embeddings, "LEAST_INDEXED")):
         monkeypatch.setattr(module, limit, 2_000)
-    made = index_large_scopes(owner, POPULATION)
-    with owner.unit_of_work() as work:
+    made = index_large_scopes(crowd, POPULATION)
+    with crowd.unit_of_work() as work:
         model = next(m for m in work.embeddings.list_models() if m.name == POPULATION.model.name)
         assert work.embeddings.list_unindexed_scopes(MEMORY, model) == []
 
