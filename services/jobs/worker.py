@@ -217,12 +217,12 @@ class _Outage:
                 self._since = time.monotonic()
                 logger.warning("the database is away: %s", str(reason).splitlines()[0])
 
-    def end(self) -> None:
-        """Note that the database did what it was asked."""
+    def end(self, asked: float) -> None:
+        """Note that the database did what it was asked; before the outage, that tells nothing."""
         if self._since is None:
             return
         with self._lock:
-            if self._since is not None:
+            if self._since is not None and asked > self._since:
                 seconds = time.monotonic() - self._since
                 self._since = None
                 logger.warning("the database is back, after %.1f s", seconds)
@@ -446,8 +446,9 @@ class Worker:
             )
             if self._over.is_set():  # nobody waits for this thread any more
                 return []
+            asked = time.monotonic()
             work.commit()
-        self._outage.end()
+        self._outage.end(asked)
         return jobs
 
     def _do_batch(self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob]) -> None:
@@ -587,6 +588,7 @@ class Worker:
             try:
                 with self._database.unit_of_work() as work:
                     ended = end(work)
+                    asked = time.monotonic()
                     work.commit()
             except (*OUTAGES, TransactionConflict) as error:
                 away = isinstance(error, OUTAGES)
@@ -596,7 +598,7 @@ class Worker:
                 self._stopping.wait(next(pauses))
             else:
                 counts.update(+ended)
-                self._outage.end()
+                self._outage.end(asked)
                 return
 
     def _tell(self, report: BatchReport) -> None:
@@ -637,8 +639,9 @@ class Worker:
     def _reap(self) -> None:
         with self._database.unit_of_work() as work:
             reaped = work.jobs.reap()
+            asked = time.monotonic()
             work.commit()
-        self._outage.end()
+        self._outage.end(asked)
         if reaped.returned or reaped.failed:
             logger.warning(
                 "%d jobs that no living worker had are pending again, %d failed",

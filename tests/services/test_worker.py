@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from services.jobs import circuit
 from services.jobs.circuit import Circuit
 from services.jobs.handler import COMPLETED, Finish, Outcome
 from services.jobs.handlers import EmbedHandler, LogFlushHandler, MaintenanceHandler
+from services.jobs.worker import _Outage
 from services.search_log import SearchLog
 from tests import factories
 from tests.prove.effects import EffectHandler, count_effects, enqueue_effects
@@ -643,3 +645,18 @@ def test_old_timings_of_searches_are_deleted_and_buffered_ones_written(database:
     with database.unit_of_work() as work:
         kinds = work.session.scalars(select(QueryPerformance.query_type).order_by("id")).all()
     assert kinds == ["hybrid_search", "text_search"]
+
+
+def test_what_was_done_before_an_outage_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that hears late of its commit says nothing of the database of now."""
+    outage = _Outage()
+    before = time.monotonic()
+
+    outage.begin("it restarts")
+    outage.end(before)
+    outage.begin("it restarts")
+    outage.end(time.monotonic())
+
+    away, back = caplog.messages
+    assert away == "the database is away: it restarts"
+    assert back.startswith("the database is back, after")
