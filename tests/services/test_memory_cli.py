@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from db.engine import Database
 from db.errors import UnsafeRole
 from services.cli import main, output
 from services.memory.service import MemoryService
 from tests.command import PGCORPUS, Command
+from tests.conftest import Databases
 from tests.pooler import variables_of
 from tests.services.memory_setting import Setting, setting
 from tests.services.test_cli import WAITS_FOR_A_LOCK
@@ -299,7 +300,7 @@ def test_a_login_that_sees_everything_is_told_how_to_make_another(
 
 
 def test_ctrl_c_leaves_whole_memories_and_the_same_command_goes_on(
-    setting: Setting, memory: Command, tmp_path: Path
+    setting: Setting, memory: Command, databases: Databases, tmp_path: Path
 ) -> None:
     """A batch that waits is taken back, and nothing of it is gone."""
     memory("remember", SAID)
@@ -315,9 +316,11 @@ def test_ctrl_c_leaves_whole_memories_and_the_same_command_goes_on(
             stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        with setting.owner.engine.connect() as watching:
-            while not watching.scalar(WAITS_FOR_A_LOCK):
+        superuser = create_engine(databases.superuser_of(setting.owner.url))
+        with superuser.connect() as watching:  # nobody else is told what another login waits for
+            while process.poll() is None and not watching.scalar(WAITS_FOR_A_LOCK):
                 watching.rollback()
+        superuser.dispose()
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
 
