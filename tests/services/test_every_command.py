@@ -102,12 +102,11 @@ OF_SERVICE: Final = {
     "import chat": WHO_MAY,
     "import memory": WHO_MAY,
     "import retry": WHO_MAY,
-    "embed": WHO_MAY,
     "worker": WHO_MAY,
     "jobs requeue": WHO_MAY,
     "jobs purge": WHO_MAY,
 }
-"""What writes rows, and what a login that only reads is told."""
+"""What writes rows, and what a login that only reads is told; ``embed`` finds nothing to do."""
 
 WITHIN_A_SCOPE: Final = dict.fromkeys(
     (
