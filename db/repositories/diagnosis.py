@@ -232,22 +232,22 @@ class Owner(NamedTuple):
 
     @property
     def role_remedy(self) -> str:
-        """What lets it make roles."""
+        """SQL that lets the owner make roles."""
         return _by_administrator(f"ALTER ROLE {_quoted(self.name)} CREATEROLE;")
 
     @property
     def schema_remedy(self) -> str:
-        """What lets it make schemas."""
+        """SQL that lets the owner make schemas in the database."""
         granted = f"CREATE ON DATABASE {_quoted(self.database)}"
         return _by_administrator(f"GRANT {granted} TO {_quoted(self.name)};")
 
     @property
     def statistics_remedy(self) -> str:
-        """What opens the statistics to it; of others' tables the view shows nothing."""
+        """SQL that opens the statistics to the owner; of others' tables the view shows nothing."""
         return _by_administrator(f"GRANT SELECT ON pg_catalog.pg_stats TO {_quoted(self.name)};")
 
     def group_remedy(self, group: str) -> str:
-        """What lets it give a role to others."""
+        """Return SQL that lets the owner give a role to others."""
         granted = f"{_quoted(group)} TO {_quoted(self.name)}"
         return _by_administrator(f"GRANT {granted} WITH ADMIN OPTION;")
 
@@ -455,7 +455,7 @@ class DiagnosisRepository(Repository):
             return Role(*self.session.execute(ROLE, {"tables": tables}).one())
 
     def get_owner(self) -> Owner:
-        """Whose the schema is."""
+        """Return the owner of the schema, and what it may do."""
         found = {"groups": [*GROUPS], "table": EmbeddingModel.__tablename__}
         return Owner(*self.session.execute(OWNER, found).one())
 

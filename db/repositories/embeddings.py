@@ -326,7 +326,7 @@ class EmbeddingRepository(Repository):
         return large
 
     def find_largest_scope(self, corpus: Corpus) -> Scope | None:
-        """Return the scope with the most vectors of a corpus, whosever it is.
+        """Return the scope with the most vectors of a corpus, among those of all tenants.
 
         Raises:
             ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.

@@ -71,7 +71,7 @@ INDEX_TUPLE_COST: Final = "0.02"
 scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
 
 PARALLEL_SETUP_COST: Final = "10000"
-"""What starting two workers costs: 11 ms were measured, in which one process reads some 4,000 rows.
+"""The cost of starting two workers: 11 ms were measured, in which one process reads 4,000 rows.
 By PostgreSQL's 1,000 a search for a few hundred passages waits for workers that find nothing."""
 
 MAX_SCAN_TUPLES: Final = 200_000

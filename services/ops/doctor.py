@@ -346,7 +346,7 @@ class _PlanGuard:
 
 
 def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
-    """Somebody whose passages searches are explained with, as far as the role is told of any."""
+    """Return a scope with passages to explain searches with, or None where none is told of."""
     scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
     if scope is None and work.embeddings.may_list_large_scopes():
         scope = work.embeddings.find_largest_scope(corpus)
@@ -501,7 +501,7 @@ def _role(work: UnitOfWork, embedded: bool) -> Iterator[Finding]:
 
 
 def _owner(work: UnitOfWork) -> Iterator[Finding]:
-    """What an owner of the schema who is no superuser cannot do, until an administrator helps."""
+    """Report the rights that an owner of the schema without superuser rights lacks."""
     owner = work.diagnosis.get_owner()
     found = partial(Finding, check="owner", subject=owner.name)
     lost = [] if owner.superuser else list(_lost(owner))
@@ -514,7 +514,7 @@ def _owner(work: UnitOfWork) -> Iterator[Finding]:
 
 
 def _lost(owner: Owner) -> Iterator[tuple[str, str]]:
-    """What an owner may not do, and what lets it."""
+    """Yield each right that an owner lacks, with what is lost, and the SQL that grants it."""
     if not owner.makes_roles:
         refused = "pgcorpus roles create-user and pgcorpus eval are refused"
         yield f"may not make roles: {refused}", owner.role_remedy

@@ -289,9 +289,11 @@ def confirm(timing: Timing | None, ask: Callable[[], Timing | None]) -> Timing |
     Returns:
         The first that tells nothing or the opposite, or the last one.
     """
-    for _ in range(CONFIRMATIONS if timing is not None and timing.tells else 0):
+    if timing is None or not timing.tells:
+        return timing
+    for _ in range(CONFIRMATIONS):
         again = ask()
-        if again is None or timing is None:
+        if again is None:
             break
         if again.difference_ms * timing.difference_ms < 0:
             return again._replace(z=0.0)
