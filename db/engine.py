@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     NullPool,
+    Pool,
     create_engine,
     event,
     func,
@@ -28,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from db.connections import awaiting, connector, interruptibly
 from db.embedded import EmbeddedServer
@@ -72,6 +74,13 @@ class made_once(cached_property[T]):  # noqa: N801 - as cached_property is writt
                 return super().__get__(instance, owner)
 
 
+class Buffer(Protocol):
+    """What a service will write later."""
+
+    def flush(self) -> object:
+        """Write it now."""
+
+
 class Database:
     """One database and the pools of connections to it.
 
@@ -88,6 +97,7 @@ class Database:
         self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
         self._making = threading.RLock()
+        self._buffers: WeakSet[Buffer] = WeakSet()
 
     @classmethod
     def from_env(cls) -> Self:
@@ -291,16 +301,26 @@ class Database:
                 connection.invalidate()  # the pool would roll back, and log that it is lost
                 driver.close()
 
+    def flush_before_close(self, buffer: Buffer) -> None:
+        """Flush *buffer*, as long as somebody holds it, before connections are closed."""
+        self._buffers.add(buffer)
+
     def close(self) -> None:
-        """Give all connections back. The database can be used again afterwards."""
+        """Close all connections, those in use when they come back.
+
+        What services have buffered is written before. The database can be used again afterwards.
+        """
+        for buffer in list(self._buffers):
+            buffer.flush()
         if "engine" in self.__dict__:
-            self.engine.dispose()
+            _replace_pool(self.engine).dispose()
 
     async def aclose(self) -> None:
-        """Give all connections back, those for asyncio too."""
+        """Close all connections, those for asyncio too."""
         if "async_engine" in self.__dict__:
-            await self.async_engine.dispose()
-        self.close()
+            pool = _replace_pool(self.async_engine.sync_engine)
+            await greenlet_spawn(pool.dispose)
+        await asyncio.to_thread(self.close)
 
     @made_once
     def _sessions(self) -> sessionmaker[Any]:
@@ -431,6 +451,19 @@ def _begin_with(settings: str) -> Callable[[Connection], None]:
             connection.exec_driver_sql(statement)
 
     return begin
+
+
+def _replace_pool(engine: Engine) -> Pool:
+    """Give *engine* a new pool.
+
+    Returns:
+        The former one. What comes back to it, from a thread that was at work, is closed: nobody
+        would take it from there.
+    """
+    pool = engine.pool
+    engine.dispose(close=False)
+    event.listen(pool, "checkin", lambda _, record: record.invalidate())
+    return pool
 
 
 @contextmanager

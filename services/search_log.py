@@ -22,8 +22,7 @@ class SearchLog(WriteBehind):
     """
 
     def __init__(self, database: Database) -> None:
-        super().__init__("search-log")
-        self._database = database
+        super().__init__("search-log", database)
         self._buffer: deque[dict[str, Any]] = deque(maxlen=MAX_BUFFERED)
 
     def note(self, page: SearchPage, duration_ms: float) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.engine import Database
 from db.errors import DataLayerError, NotPermitted
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,13 @@ class WriteBehind(ABC):
 
     Args:
         name: Of the thread.
+        database: Where to. What was noted is written before it is closed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, database: Database) -> None:
         self._name = name
+        self._database = database
+        database.flush_before_close(self)
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None

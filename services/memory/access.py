@@ -30,8 +30,7 @@ class AccessLog(WriteBehind):
     """
 
     def __init__(self, database: Database) -> None:
-        super().__init__("memory-access")
-        self._database = database
+        super().__init__("memory-access", database)
         self._noting = threading.Lock()
         self._recalled: dict[tuple[Scope, Corpus], Counter[UUID]] = defaultdict(Counter)
 

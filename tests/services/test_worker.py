@@ -17,6 +17,7 @@ from db.errors import EmbedderUnavailable, TextsRefused, UnknownKind
 from db.models import Job, Message, QueryPerformance
 from db.repositories.jobs import ClaimedJob
 from db.search.corpora import CHAT, KNOWLEDGE
+from db.search.page import SearchPage
 from db.uow import UnitOfWork
 from services import EmbeddingService, Worker
 from services.embedding.hashing import HashingEmbedder
@@ -646,6 +647,22 @@ def test_old_timings_of_searches_are_deleted_and_buffered_ones_written(database:
     with database.unit_of_work() as work:
         kinds = work.session.scalars(select(QueryPerformance.query_type).order_by("id")).all()
     assert kinds == ["hybrid_search", "text_search"]
+
+
+def test_a_database_that_is_closed_writes_what_was_noted_first(database: Database) -> None:
+    """A process that closes its database and ends loses no timing."""
+    log = SearchLog(database)
+    page = SearchPage(
+        corpus="chat", mode="text", fusion="calibrated", question="tea", degraded=False, legs=(),
+        hits=(),
+    )  # fmt: skip
+    log.note(page, 1.0)
+
+    database.close()
+
+    with database.unit_of_work() as work:
+        kinds = work.session.scalars(select(QueryPerformance.query_type)).all()
+    assert kinds == ["text_search"]
 
 
 def test_what_was_done_before_an_outage_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:

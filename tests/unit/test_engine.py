@@ -105,6 +105,38 @@ def ask_for_schema(database: Database) -> object:
 ways = pytest.mark.parametrize("way", [ask, ask_async, ask_for_schema])
 
 
+def test_a_connection_in_use_is_closed_when_it_comes_back_to_a_closed_database(
+    shared: Database,
+) -> None:
+    """A thread at work ends its transaction, and leaves no connection that nobody holds."""
+    database = Database(shared.settings)
+    with database.engine.connect() as connection:
+        held = connection.connection.driver_connection
+        database.close()
+        assert connection.scalar(ONE) == 1
+
+    assert held is not None
+    assert held.closed
+    assert ask(database) == 1
+    database.close()
+
+
+def test_a_connection_of_asyncio_is_closed_when_it_comes_back_to_a_closed_database(
+    shared: Database,
+) -> None:
+    """The same of a task at work."""
+    database = Database(shared.settings)
+
+    async def close_at_work() -> bool:
+        async with database.async_engine.connect() as connection:
+            held = (await connection.get_raw_connection()).driver_connection
+            await database.aclose()
+            assert await connection.scalar(ONE) == 1
+        return bool(held.closed)
+
+    assert asyncio.run(close_at_work())
+
+
 @pytest.mark.parametrize(
     ("way", "prepares"),
     [(ask, "register_vector"), (ask_async, "register_vector_async")],
