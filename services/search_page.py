@@ -37,7 +37,7 @@ def page_of(
             notes.append(_why_fewer(request, ask, answer))
         if "vector" in ask.legs and answer.awaited:
             notes.append(AWAITED)
-        if request.offset and ask.depth > DEPTHS[0]:
+        if ask.depth > ask.first_depth:
             notes.append(
                 f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
                 "they may repeat hits of the first pages"

@@ -112,7 +112,8 @@ class Narrowing:
         few: Whether so few passages meet them that all are compared: an index would have to be
             read far to find enough of them.
         whole: Whether the scope is so small that all its vectors and texts are compared, without an
-            index. Of vectors the conditions are asked of the nearest first.
+            index, and most of it meets the conditions: of vectors they are asked of the nearest
+            first.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
@@ -139,7 +140,7 @@ class VectorLeg:
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
         near = near.where(self._is_of_model(), *corpus.asked_of(corpus.vectors))
-        if narrowing.whole and not narrowing.few:
+        if narrowing.whole:
             compared = near.subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
             conditions = (*narrowing.direct, *narrowing.distant)

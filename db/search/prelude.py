@@ -63,16 +63,18 @@ class Prelude:
     Attributes:
         asked: Language → lexeme of the question → how often it was asked.
         demanded: What the question demands of a passage, as a ``tsquery``, or None for nothing.
-        passages: In the table, estimated; 0 before the first ANALYZE.
         kept: How many passages meet the filters and demands, counted up to one more than are few.
+        visible: Passages that the transaction may see, estimated; 0 before the first ANALYZE.
+        estimated: What filters keep of them, estimated; None where that was not asked for.
         sampled: Passages of the scope that were looked at; fewer than ``SAMPLED_OF_SCOPE`` are all.
     """
 
     asked: Mapping[str, Mapping[str, int]]
     demanded: str | None
-    passages: float
+    visible: float
     kept: int
     sampled: int = 0
+    estimated: float | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -81,6 +83,17 @@ class Prelude:
         for language, lexeme, times in row["asked"] or ():
             asked.setdefault(language, {})[lexeme] = times
         return cls(asked, row["demanded"], row["passages"], row["kept"], row.get("sampled", 0))
+
+    def within_scope(self, passages: float, kept: float | None) -> Self:
+        """Restrict to the scope.
+
+        Args:
+            passages: Of the scope, as the planner estimates it.
+            kept: What filters keep of them, likewise.
+        """
+        whole = self.sampled < SAMPLED_OF_SCOPE
+        visible = self.sampled if whole else min(passages, self.visible)
+        return replace(self, visible=visible, estimated=kept)
 
 
 @lru_cache(maxsize=512)
@@ -174,11 +187,15 @@ def _of_scope(corpus: Corpus) -> FromClause:
     """
     language = cast(corpus.language, Text).label("language")
     sample = _sampled(corpus, corpus.words.label("words"), language)
-    lexemes = select(_read_question().c.lexeme).distinct().subquery("lexemes")
-    escaped = func.replace(func.replace(lexemes.c.lexeme, "\\", "\\\\"), "'", "''")
-    as_query = cast(func.concat("'", escaped, "'"), TSQUERY)
+    distinct = select(_read_question().c.lexeme).distinct().subquery("distinct_lexemes")
+    escaped = func.replace(func.replace(distinct.c.lexeme, "\\", "\\\\"), "'", "''")
+    as_query = cast(func.concat("'", escaped, "'"), TSQUERY).label("query")
+    # OFFSET 0, or the planner copies the expression to where it is computed for each passage.
+    lexemes = (
+        select(distinct.c.lexeme, as_query).offset(literal_column("0", Integer)).subquery("lexemes")
+    )
     held = (
-        select(func.avg(cast(sample.c.words.op("@@")(as_query), Integer)))
+        select(func.avg(cast(sample.c.words.op("@@")(lexemes.c.query), Integer)))
         .correlate(lexemes)
         .scalar_subquery()
     )

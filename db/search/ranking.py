@@ -74,7 +74,7 @@ class Shape:
         conditions: What the filters ask of a passage.
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
-        whole: Whether all of the scope are, without an index.
+        whole: Whether all of the scope are, without an index, and most of it meets both.
         boosted: Whether what speaks for a passage by itself counts.
     """
 

@@ -22,7 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from db.engine import Database
-from db.repositories.search import DEPTHS
+from db.repositories.search import FIRST_DEPTH
 from db.search.corpora import KNOWLEDGE
 from db.settings import DRIVER, Settings
 from services.search import Mode, SearchService
@@ -93,7 +93,7 @@ class Floor(Contender):
         nearest = NEAREST.format(
             model=MODEL,
             dimensions=self.job.dimensions,
-            depth=DEPTHS[0],
+            depth=FIRST_DEPTH,
             hits=HITS,
         )
         self._rankings["vector"] = [

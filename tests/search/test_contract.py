@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from db.errors import InvalidFilter, UnknownFilter
-from db.repositories.search import Ask
+from db.repositories.search import DEPTHS, FIRST_DEPTH, Ask
 from db.search.corpora import CORPORA
 from db.search.legs import AskedModel
 from db.search.question import Question
@@ -180,7 +180,7 @@ def test_pages_do_not_overlap_and_miss_nothing(shelf: Shelf, work: UnitOfWork) -
 
 @every_shelf
 def test_pages_fit_together_when_the_legs_disagree(shelf: Shelf, work: UnitOfWork) -> None:
-    """Ten pages of ten are the first hundred hits: none twice, none missing."""
+    """Pages of ten are the hits of one page of their depth: none twice, none missing."""
     passages = [
         Passage(
             f"Kettle {n}", "kettle " * (1 + n * 7 % 13), axis(1, lean=n * 11 % 97 / 97, length=384)
@@ -191,15 +191,16 @@ def test_pages_fit_together_when_the_legs_disagree(shelf: Shelf, work: UnitOfWor
     for legs in ({"vector": 0.3, "text": 0.7}, {"vector": 1.0}):
         asked = ask("kettle", near=0, legs=legs)
 
-        paged = [
-            hit.id
-            for offset in range(0, 100, 10)
-            for hit in work.searches.answer(shelf.corpus, replace(asked, offset=offset)).hits
-        ]
-        whole = work.searches.answer(shelf.corpus, replace(asked, limit=100)).hits
+        for start, end in ((0, FIRST_DEPTH), (FIRST_DEPTH, DEPTHS[0])):
+            paged = [
+                hit.id
+                for offset in range(start, end, 10)
+                for hit in work.searches.answer(shelf.corpus, replace(asked, offset=offset)).hits
+            ]
+            whole = replace(asked, offset=start, limit=end - start)
 
-        assert paged == [hit.id for hit in whole]
-        assert len(set(paged)) == 100
+            assert paged == [hit.id for hit in work.searches.answer(shelf.corpus, whole).hits]
+            assert len(set(paged)) == end - start
 
 
 @every_shelf

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import Database
 from db.repositories import search as searches
-from db.repositories.search import DEPTHS, FEW, Ask
+from db.repositories.search import FEW, Ask
 from db.search.corpora import KNOWLEDGE
 from db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
 from db.uow import UnitOfWork
@@ -50,7 +50,7 @@ def exact(crowd: Crowd, asked: Ask, kept: np.ndarray) -> np.ndarray:
     found, score = np.zeros(ROWS, dtype=bool), np.zeros(ROWS)
     for leg, weight in asked.legs.items():
         of_leg = np.where(kept, LEGS[leg](crowd, asked, kept), -np.inf)
-        deepest = np.sort(of_leg)[-DEPTHS[0]]
+        deepest = np.sort(of_leg)[-asked.depth]
         found |= (of_leg >= deepest) & (of_leg > -np.inf)
         score += weight * np.maximum(of_leg, 0)
     return np.where(found, score, -np.inf)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from db.repositories.search import Ask
+from db.repositories.search import FIRST_DEPTH, Ask
 from db.search.corpora import KNOWLEDGE
 from db.search.page import Hit
 from db.uow import UnitOfWork
@@ -114,7 +114,7 @@ def test_what_another_leg_completes_is_no_candidate_of_its(work: UnitOfWork) -> 
 
     answer = work.searches.answer(KNOWLEDGE, ask("kettle", near=0))
 
-    assert answer.candidates == {"vector": 100, "text": 100}
+    assert answer.candidates == {"vector": FIRST_DEPTH, "text": FIRST_DEPTH}
 
 
 def test_three_legs_complete_each_other(work: UnitOfWork, three: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from db.repositories.search import Ask
+from db.repositories.search import FIRST_DEPTH, Ask
 from db.search.corpora import KNOWLEDGE
 from db.uow import UnitOfWork
 from tests.search.crowd import INDEX, MODEL, WORD, Crowd, ask
@@ -165,10 +165,10 @@ def test_pages_of_the_fuzzy_leg_fit_together(crowd: Crowd, legs: dict[str, float
     """Less alike passages are looked for until a page is full, and no hit moves for it."""
     asked = ask(WORD[600][:-1] + "x", legs, filters={"section": "50 %"})
     with crowd.database.unit_of_work() as work:
-        whole = work.searches.answer(KNOWLEDGE, replace(asked, limit=60)).hits
+        whole = work.searches.answer(KNOWLEDGE, replace(asked, limit=FIRST_DEPTH)).hits
         paged = [
             hit.id
-            for offset in range(0, 60, 10)
+            for offset in range(0, FIRST_DEPTH, 10)
             for hit in work.searches.answer(KNOWLEDGE, replace(asked, offset=offset)).hits
         ]
 

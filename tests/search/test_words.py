@@ -119,6 +119,16 @@ def test_where_the_rarest_word_is_frequent_pairs_do_without_it() -> None:
     assert (few_kept.candidates, fewer.candidates) == ("'rarest'", "'rarest'")
 
 
+def test_a_pair_is_looked_up_before_a_word_that_is_in_more_passages() -> None:
+    """Even where the pair is beyond the budget: the word alone is further beyond."""
+    known = lexicon(often=0.2, usual=0.3)
+
+    found = look_up({"english": dict.fromkeys(known.frequencies, 1)}, known, 500_000)
+
+    assert found is not None
+    assert found.candidates == "'often' & ('usual')"
+
+
 def test_no_passage_is_looked_up_by_words_of_two_languages() -> None:
     """It is read in one: together they are in none."""
     known = lexicon(kubernet=0.03, kubernetes=0.03)

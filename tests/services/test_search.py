@@ -445,12 +445,16 @@ def test_what_was_cut_of_a_question_is_said(service: SearchService) -> None:
 
 
 def test_far_down_a_page_says_that_hits_may_repeat(service: SearchService) -> None:
-    """Beyond the first hundred, the legs are read deeper."""
-    near = service.search("price", corpus="knowledge", limit=50, offset=50)
-    far = service.search("price", corpus="knowledge", limit=50, offset=100)
+    """Beyond the depth of the first page, the legs are read deeper."""
+    pages = {
+        (limit, offset): service.search("price", corpus="knowledge", limit=limit, offset=offset)
+        for limit, offset in ((10, 20), (10, 30), (50, 50), (50, 100))
+    }
 
-    assert "ranked among" not in (near.note or "")
-    assert "ranked among 1000 candidates" in (far.note or "")
+    told = {where: page.note or "" for where, page in pages.items()}
+    assert "ranked among" not in told[10, 20] + told[50, 50]
+    assert "ranked among 100 candidates" in told[10, 30]
+    assert "ranked among 1000 candidates" in told[50, 100]
 
 
 def test_an_unknown_corpus_or_filter_lists_the_known(service: SearchService) -> None:
