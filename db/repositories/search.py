@@ -240,6 +240,10 @@ class _Known(NamedTuple):
             self.surely_large and kept <= SURELY_LARGE * FEW
         )
 
+    def counts(self, corpus: Corpus, ask: Ask) -> bool:
+        """Whether passages must be counted to know whether few are left to search."""
+        return self.narrows(ask) or (corpus.scope is not None and not self.surely_large)
+
 
 _known: WeakKeyDictionary[Engine, dict[tuple[str, Scope | None], _Known]] = WeakKeyDictionary()
 
@@ -361,7 +365,7 @@ class SearchRepository(Repository):
             look_up=found,
             kept=kept,
             known=known.lexicon.known,
-            counted=narrows,
+            counted=prelude.counted,
         )
 
     def surroundings(
@@ -446,17 +450,17 @@ class SearchRepository(Repository):
         scoped = shape.corpus.scope is not None
         place = (shape.corpus.name, self.scope if scoped else None)
         known = of_engine.get(place, _Known())
-        narrows = counted or scoped or known.narrows(ask)
-        if shape.legs == ("vector",) and not narrows and known.surely_large:
+        counts = counted or known.counts(shape.corpus, ask)
+        if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
             # Nothing is to be found out that a moment ago would not do for.
-            return Prelude({}, None, known.passages, FEW + 1), known
+            return Prelude({}, None, known.passages, FEW + 1, counted=False), known
         whole = replace(shape, conditions=())
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            narrows = counted or scoped or known.narrows(ask)
+            counts = counted or known.counts(shape.corpus, ask)
             _, (row,), *estimated = self._exchange(
                 [
-                    _set(_PLANNED[_planning(shape, narrows=narrows)]),
+                    _set(_PLANNED[_planning(shape, narrows=counts or scoped)]),
                     (
                         compiled_prelude(
                             shape.corpus,
@@ -471,17 +475,21 @@ class SearchRepository(Repository):
                             "languages": list(asked_in),
                             "words": ask.question.words,
                             "few": FEW,
-                            "counted": narrows,
+                            "counted": counts,
                         },
                     ),
                     *[_explained(each, values) for each in (whole, shape) if scoped],
                 ]
             )
+            prelude = Prelude.of(row, counted=counts)
+            if scoped:
+                of_scope, kept = map(_planned_rows, estimated)
+                prelude = prelude.within_scope(of_scope, None if ask.question.demands else kept)
             same = row["version"] == known.lexicon.version and not scoped
             known = known._replace(
                 lexicon=known.lexicon if same else _lexicon(row),
                 languages=tuple(row["languages"][:MAX_LANGUAGES]),
-                passages=row["passages"],
+                passages=prelude.visible,
             )
             stale = not scoped and (not same or known.default_share is None)
             if stale and shape.corpus.defaults and not ask.filters:
@@ -492,12 +500,8 @@ class SearchRepository(Repository):
             # The words of a scope are counted for each question, and kept from the next.
             of_engine[place] = known._replace(lexicon=Lexicon()) if scoped else known
             read_in = (ask.language,) if ask.language else known.languages
-            if asked_in == read_in and narrows == (counted or scoped or known.narrows(ask)):
+            if asked_in == read_in and (counts or not known.counts(shape.corpus, ask)):
                 break
-        prelude = Prelude.of(row)
-        if scoped:
-            of_scope, kept = map(_planned_rows, estimated)
-            prelude = prelude.within_scope(of_scope, None if ask.question.demands else kept)
         return prelude, known._replace(languages=asked_in)
 
     def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:

@@ -64,6 +64,7 @@ class Prelude:
         asked: Language → lexeme of the question → how often it was asked.
         demanded: What the question demands of a passage, as a ``tsquery``, or None for nothing.
         kept: How many passages meet the filters and demands, counted up to one more than are few.
+        counted: Whether they were counted; if not, ``kept`` is one more than are few.
         visible: Passages that the transaction may see, estimated; 0 before the first ANALYZE.
         estimated: What filters keep of them, estimated; None where that was not asked for.
         sampled: Passages of the scope that were looked at; fewer than ``SAMPLED_OF_SCOPE`` are all.
@@ -73,16 +74,24 @@ class Prelude:
     demanded: str | None
     visible: float
     kept: int
+    counted: bool
     sampled: int = 0
     estimated: float | None = None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
+    def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
         """Read a row."""
         asked: dict[str, dict[str, int]] = {}
         for language, lexeme, times in row["asked"] or ():
             asked.setdefault(language, {})[lexeme] = times
-        return cls(asked, row["demanded"], row["passages"], row["kept"], row.get("sampled", 0))
+        return cls(
+            asked,
+            row["demanded"],
+            row["passages"],
+            row["kept"],
+            counted,
+            row.get("sampled", 0),
+        )
 
     def within_scope(self, passages: float, kept: float | None) -> Self:
         """Restrict to the scope.
