@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers bench prove clean
+.PHONY: help demo test lint types layers bench prove wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: $(VENV)/.dev ## Searches and loads, measured beside the floor of PostgreS
 
 prove: $(VENV)/.dev ## Promises at full size: workers killed, server restarted, long exports imported
 	@$(BIN)/python -m tests.prove
+
+wheel: $(VENV)/.dev ## The package for installation elsewhere, into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 clean: ## Stop the embedded server, delete it and the virtual environment
 	@test ! -x $(BIN)/pgcorpus || $(BIN)/pgcorpus server destroy --yes

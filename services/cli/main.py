@@ -6,6 +6,8 @@ import io
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -44,7 +46,7 @@ from services.cli import (
     tenancy,
     validate,
 )
-from services.cli.output import LogFormatter, fail, say
+from services.cli.output import LogFormatter, fail, put, say
 
 FAILED = 1
 USED_WRONGLY = 2
@@ -66,6 +68,14 @@ MISUSES = (
     UnknownKind,
 )
 
+
+def show_version(asked: bool) -> None:
+    """Print the version and end, where it was asked for."""
+    if asked:
+        put(f"pgcorpus {version('pgcorpus')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="pgcorpus",
     help=(
@@ -76,8 +86,22 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version, and exit.", callback=show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
+
+
 app.command("demo")(demo.demo)
 app.command("search")(search.search)
 app.add_typer(imports.app, name="import")

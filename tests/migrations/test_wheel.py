@@ -62,6 +62,7 @@ def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
 
     assert {name.partition("/")[0] for name in packages} == {"db", "services"}
     assert {Path(name).suffix for name in packages} <= {".py", ".json", ".mako", ".typed"}
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
     for source in (ROOT / "alembic" / "versions").glob("*.py"):
         assert f"db/_alembic/versions/{source.name}" in names
     for source in (ROOT / "services" / "samples").rglob("*.json"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def filled(pgcorpus: Command) -> Command:
     assert pgcorpus("import", "knowledge", str(samples.folder("knowledge"))).returncode == 0
     assert pgcorpus("embed").returncode == 0
     return pgcorpus
+
+
+def test_the_version_is_that_of_the_package(pgcorpus: Command) -> None:
+    """It is told without a database."""
+    told = pgcorpus("--version")
+
+    assert told.stdout == f"pgcorpus {version('pgcorpus')}\n"
+    assert told.returncode == 0
+
+
+def test_help_has_a_short_name_in_every_command(pgcorpus: Command) -> None:
+    """As people type it."""
+    for command in ([], ["search"], ["import", "chat"]):
+        assert pgcorpus(*command, "-h").stdout == pgcorpus(*command, "--help").stdout
 
 
 def test_import_tells_scripts_what_became_of_every_chunk(pgcorpus: Command) -> None:
