@@ -303,24 +303,32 @@ class Database:
 
     def flush_before_close(self, buffer: Buffer) -> None:
         """Flush *buffer*, as long as somebody holds it, before connections are closed."""
-        self._buffers.add(buffer)
+        with self._making:
+            self._buffers.add(buffer)
 
     def close(self) -> None:
         """Close all connections, those in use when they come back.
 
         What services have buffered is written before. The database can be used again afterwards.
         """
-        for buffer in list(self._buffers):
-            buffer.flush()
-        if "engine" in self.__dict__:
-            _replace_pool(self.engine).dispose()
+        with self._making:
+            buffers = list(self._buffers)
+        try:
+            for buffer in buffers:
+                buffer.flush()
+        finally:
+            if "engine" in self.__dict__:
+                _replace_pool(self.engine).dispose()
 
     async def aclose(self) -> None:
         """Close all connections, those for asyncio too."""
         if "async_engine" in self.__dict__:
             pool = _replace_pool(self.async_engine.sync_engine)
             await greenlet_spawn(pool.dispose)
-        await asyncio.to_thread(self.close)
+        try:
+            await asyncio.to_thread(self.close)
+        except RuntimeError:  # at the interpreter's end there are no new threads
+            self.close()
 
     @made_once
     def _sessions(self) -> sessionmaker[Any]:

@@ -39,7 +39,6 @@ class WriteBehind(ABC):
     def __init__(self, name: str, database: Database) -> None:
         self._name = name
         self._database = database
-        database.flush_before_close(self)
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
@@ -81,6 +80,7 @@ class WriteBehind(ABC):
                 )
                 self._writer.start()
                 atexit.register(_flush, log)
+                self._database.flush_before_close(self)
                 weakref.finalize(self, self._wake.set)
 
 

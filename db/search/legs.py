@@ -56,6 +56,9 @@ UNSPACED_FEW_THRESHOLD: Final = 0.03
 BINARY_OVERSAMPLING: Final = 4
 """Signs order less well than numbers: so many times more candidates are ranked by the vectors."""
 
+LEAST_BY_SIGNS: Final = 100
+"""Of so many candidates at least, however few a page needs."""
+
 MAX_FUZZY_CHARACTERS: Final = 300
 """Trigrams compare what somebody types, not pages: a longer question is cut here."""
 
@@ -112,8 +115,8 @@ class Narrowing:
         few: Whether so few passages meet them that all are compared: an index would have to be
             read far to find enough of them.
         whole: Whether the scope is so small that all its vectors and texts are compared, without an
-            index, and most of it meets the conditions: of vectors they are asked of the nearest
-            first.
+            index, and most of it meets the conditions. Of vectors they are asked of the nearest
+            first then, also where few are left; of texts before.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
@@ -154,7 +157,9 @@ class VectorLeg:
         approximate = self._approximate_distance()
         if not narrowing.few and approximate is not None:
             # The bare shape ORDER BY ... LIMIT that the index serves.
-            candidates_wanted = depth * self._model.oversampling
+            by_signs = self._model.index_kind == "binary"
+            nearest = max(depth, LEAST_BY_SIGNS) if by_signs else depth
+            candidates_wanted = nearest * self._model.oversampling
             near = near.order_by(approximate).limit(literal_column(str(candidates_wanted), Integer))
         candidates = near.cte("vector_near").prefix_with("MATERIALIZED")
         return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)

@@ -64,7 +64,8 @@ class Prelude:
         asked: Language → lexeme of the question → how often it was asked.
         demanded: What the question demands of a passage, as a ``tsquery``, or None for nothing.
         kept: How many passages meet the filters and demands, counted up to one more than are few.
-        counted: Whether they were counted; if not, ``kept`` is one more than are few.
+        counted: Whether they were asked to be; a table with few passages is counted anyway, of
+            others ``kept`` is one more than are few then.
         visible: Passages that the transaction may see, estimated; 0 before the first ANALYZE.
         estimated: What filters keep of them, estimated; None where that was not asked for.
         sampled: Passages of the scope that were looked at; fewer than ``SAMPLED_OF_SCOPE`` are all.
@@ -93,15 +94,15 @@ class Prelude:
             row.get("sampled", 0),
         )
 
-    def within_scope(self, passages: float, kept: float | None) -> Self:
+    def within_scope(self, passages: float = 0.0, kept: float | None = None) -> Self:
         """Restrict to the scope.
 
         Args:
-            passages: Of the scope, as the planner estimates it.
+            passages: Of the scope, as the planner estimates it; 0 where that was not asked for.
             kept: What filters keep of them, likewise.
         """
-        whole = self.sampled < SAMPLED_OF_SCOPE
-        visible = self.sampled if whole else min(passages, self.visible)
+        estimated = passages if self.sampled >= SAMPLED_OF_SCOPE else 0.0
+        visible = max(self.sampled, min(estimated, self.visible))
         return replace(self, visible=visible, estimated=kept)
 
 
