@@ -63,7 +63,7 @@ class Tenants(RuleBasedStateMachine):
         self.seen = {number: dict(said) for number, said in self.kept.items()}
         self.who: int | None = None
         self.work: UnitOfWork | None = None
-        self.savepoints: list[tuple[Any, dict[int, Memories]]] = []
+        self.savepoints: list[tuple[Any, dict[int, Memories], int | None]] = []
         self.enter_anew(0)
 
     # Who works.
@@ -138,8 +138,10 @@ class Tenants(RuleBasedStateMachine):
 
     @rule()
     def roll_back(self) -> None:
-        """Forget it; the unit of work goes on."""
+        """Forget it; the unit of work goes on, in the name of the first savepoint that is open."""
         self.working.rollback()
+        if self.savepoints:
+            _, _, self.who = self.savepoints[0]
         self.savepoints.clear()
         self.seen = {number: dict(said) for number, said in self.kept.items()}
 
@@ -147,18 +149,18 @@ class Tenants(RuleBasedStateMachine):
     def save(self) -> None:
         """Set a savepoint."""
         before = {number: dict(said) for number, said in self.seen.items()}
-        self.savepoints.append((self.working.session.begin_nested(), before))
+        self.savepoints.append((self.working.session.begin_nested(), before, self.who))
 
     @precondition(lambda self: self.savepoints)
     @rule(fail=st.booleans())
     def end_savepoint(self, fail: bool) -> None:
-        """Release it, or roll back to it, perhaps after a statement that failed."""
-        savepoint, before = self.savepoints.pop()
+        """Release it, or roll back to it after a statement that failed: the name goes back, too."""
+        savepoint, before, who = self.savepoints.pop()
         if fail:
             with pytest.raises(Exception, match="division by zero"):
                 self.working.session.execute(text("SELECT 1 / 0"))
             savepoint.rollback()
-            self.seen = before
+            self.seen, self.who = before, who
         else:
             savepoint.commit()
 
