@@ -75,10 +75,10 @@ class made_once(cached_property[T]):  # noqa: N801 - as cached_property is writt
 
 
 class Buffer(Protocol):
-    """What a service will write later."""
+    """Notes that a service writes later."""
 
     def flush(self) -> object:
-        """Write it now."""
+        """Write them now."""
 
 
 class Database:

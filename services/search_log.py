@@ -44,13 +44,11 @@ class SearchLog(WriteBehind):
         )
         self._noted(len(self._buffer))
 
-    def flush(self) -> None:
-        """Write what is buffered, now."""
-        with self._lock:
-            batch = [self._buffer.popleft() for _ in range(len(self._buffer))]
-            if not batch:
-                return
-            lost = f"{len(batch)} searches were not logged"
-            with self._warning(lost), self._database.unit_of_work() as work:
-                work.operations.log_searches(batch)
-                work.commit()
+    def _write_noted(self) -> None:
+        batch = [self._buffer.popleft() for _ in range(len(self._buffer))]
+        if not batch:
+            return
+        lost = f"{len(batch)} searches were not logged"
+        with self._warning(lost), self._database.unit_of_work() as work:
+            work.operations.log_searches(batch)
+            work.commit()

@@ -37,8 +37,8 @@ def page_of(
             notes.append(_why_fewer(request, ask, answer))
         if "vector" in ask.legs and answer.awaited:
             notes.append(AWAITED)
-        in_windows = request.group_by is not None or request.rerank is not None
-        if request.offset and ask.depth > (DEPTHS[0] if in_windows else ask.first_depth):
+        first_depth = DEPTHS[0] if request.cuts_windows else ask.first_depth
+        if request.offset and ask.depth > first_depth:
             notes.append(
                 f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
                 "they may repeat hits of the first pages"

@@ -187,12 +187,17 @@ class Request:
             raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
 
     @property
+    def cuts_windows(self) -> bool:
+        """Return whether pages are cut from windows of hits, reranked or grouped before."""
+        return self.rerank is not None or self.group_by is not None
+
+    @property
     def window(self) -> tuple[int, int]:
         """Limit and offset of what the database is asked for.
 
         A reranker orders, and groups are made, before pages are cut.
         """
-        if self.rerank is None and self.group_by is None:
+        if not self.cuts_windows:
             return self.limit, self.offset
         return next(window for window in DEPTHS if window >= self.wanted), 0
 

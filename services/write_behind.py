@@ -44,9 +44,14 @@ class WriteBehind(ABC):
         self._writer: threading.Thread | None = None
         self._refused = False
 
-    @abstractmethod
     def flush(self) -> None:
-        """Write what was noted, now."""
+        """Write what was noted, now; what another thread is writing is waited for."""
+        with self._lock:
+            self._write_noted()
+
+    @abstractmethod
+    def _write_noted(self) -> None:
+        """Write what was noted, within ``_warning``."""
 
     @contextmanager
     def _warning(self, lost: str) -> Iterator[None]:

@@ -57,7 +57,8 @@ MOST_COMPARED: Final = 5000
 
 LEAST_INDEXED: Final = 4600
 """A scope of more vectors has an index of its own, which ``pgcorpus doctor`` asks for. Less than
-``MOST_COMPARED``, as a search only estimates how large its scope is, up to a tenth too large."""
+``MOST_COMPARED``, as a search only estimates how large its scope is. Estimates of a sixth too much
+were seen: a scope of a little less is then compared by its half vectors, exactly but slowly."""
 
 HALF_LIFE_DAYS: Final = 30.0
 
@@ -126,12 +127,12 @@ class Ask:
     @property
     def depth(self) -> int:
         """Candidates of each leg."""
-        return _depth_for(self.wanted)
+        return _choose_depth(self.wanted)
 
     @property
     def first_depth(self) -> int:
         """Candidates of each leg for the first page of this size."""
-        return _depth_for(self.limit)
+        return _choose_depth(self.limit)
 
     @property
     def wanted(self) -> int:
@@ -243,8 +244,8 @@ class _Known(NamedTuple):
             self.surely_large and kept <= SURELY_LARGE * FEW
         )
 
-    def counts(self, corpus: Corpus, ask: Ask) -> bool:
-        """Whether passages must be counted to know whether few are left to search."""
+    def must_count(self, corpus: Corpus, ask: Ask) -> bool:
+        """Return whether only a count tells that few passages are left to search."""
         in_doubt = corpus.scope is not None and not (self.plenty and self.surely_large)
         return in_doubt or self.narrows(ask)
 
@@ -454,7 +455,7 @@ class SearchRepository(Repository):
         scoped = shape.corpus.scope is not None
         place = (shape.corpus.name, self.scope if scoped else None)
         known = of_engine.get(place, _Known())
-        counts = counted or known.counts(shape.corpus, ask)
+        counts = counted or known.must_count(shape.corpus, ask)
         if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1, counted=False), known
@@ -465,7 +466,6 @@ class SearchRepository(Repository):
             explained += [shape] if shape.conditions and not ask.question.demands else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            counts = counted or known.counts(shape.corpus, ask)
             _, (row,), *estimated = self._exchange(
                 [
                     _set(_PLANNED[_planning(shape, narrows=counts or scoped)]),
@@ -486,12 +486,12 @@ class SearchRepository(Repository):
                             "counted": counts,
                         },
                     ),
-                    *[_explained(each, values) for each in explained],
+                    *[_explain_kept(each, values) for each in explained],
                 ]
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:
-                prelude = prelude.within_scope(*map(_planned_rows, estimated))
+                prelude = prelude.within_scope(*map(_read_estimate, estimated))
             if scoped and counts and not (ask.filters or ask.question.demands):
                 known = known._replace(plenty=prelude.kept > FEW)
             same = row["version"] == known.lexicon.version and not scoped
@@ -509,14 +509,16 @@ class SearchRepository(Repository):
             # The words of a scope are counted for each question, and kept from the next.
             of_engine[place] = known._replace(lexicon=Lexicon()) if scoped else known
             read_in = (ask.language,) if ask.language else known.languages
-            if asked_in == read_in and (counts or not known.counts(shape.corpus, ask)):
+            uncounted = not counts and known.must_count(shape.corpus, ask)
+            if asked_in == read_in and not uncounted:
                 break
+            counts = counts or uncounted
         return prelude, known._replace(languages=asked_in)
 
     def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:
         """Return how many passages the filters keep, as the planner estimates it."""
-        (plan,) = self._exchange([_explained(shape, values)])
-        return _planned_rows(plan)
+        (plan,) = self._exchange([_explain_kept(shape, values)])
+        return _read_estimate(plan)
 
     def _rarest_word(self, question: Question, known: _Known) -> str:
         """The word of the question that the fewest passages hold, stop words aside."""
@@ -583,17 +585,17 @@ def _set(settings: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
     return SETTINGS, {"names": list(settings), "values": list(settings.values())}
 
 
-def _depth_for(hits: int) -> int:
+def _choose_depth(hits: int) -> int:
     return FIRST_DEPTH if hits <= FIRST_DEPTH else next(each for each in DEPTHS if each >= hits)
 
 
-def _explained(shape: Shape, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _explain_kept(shape: Shape, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Build the EXPLAIN of the passages that the filters and the scope keep."""
     sql = compiled_narrowed(shape.corpus, shape.conditions, shape.demanding)
     return f"EXPLAIN (FORMAT JSON) {sql}", values
 
 
-def _planned_rows(plan: Sequence[Mapping[str, Any]]) -> float:
+def _read_estimate(plan: Sequence[Mapping[str, Any]]) -> float:
     return float(plan[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"])
 
 
@@ -631,8 +633,8 @@ def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
 
 def _ef_search(ask: Ask, share: float) -> int:
     """How many nearest an index scan keeps: enough that after the filters a leg's depth is left."""
-    nearest = max(LEAST_EF_SEARCH, ask.depth * EF_HEADROOM)
-    wanted = nearest * (ask.model.oversampling if ask.model else 1)
+    fetched = ask.model.candidates_for(ask.depth) if ask.model else ask.depth
+    wanted = max(LEAST_EF_SEARCH, fetched * EF_HEADROOM)
     return min(MAX_EF_SEARCH, round(wanted / max(share, wanted / MAX_EF_SEARCH)))
 
 

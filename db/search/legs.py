@@ -98,10 +98,11 @@ class AskedModel:
     dimensions: int
     index_kind: IndexKind = "halfvec"
 
-    @property
-    def oversampling(self) -> int:
-        """How many times as many candidates the index gives as the leg does."""
-        return BINARY_OVERSAMPLING if self.index_kind == "binary" else 1
+    def candidates_for(self, depth: int) -> int:
+        """Return how many candidates the index gives, of which the best *depth* are kept."""
+        if self.index_kind == "binary":
+            return BINARY_OVERSAMPLING * max(depth, LEAST_BY_SIGNS)
+        return depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +158,8 @@ class VectorLeg:
         approximate = self._approximate_distance()
         if not narrowing.few and approximate is not None:
             # The bare shape ORDER BY ... LIMIT that the index serves.
-            by_signs = self._model.index_kind == "binary"
-            nearest = max(depth, LEAST_BY_SIGNS) if by_signs else depth
-            candidates_wanted = nearest * self._model.oversampling
-            near = near.order_by(approximate).limit(literal_column(str(candidates_wanted), Integer))
+            fetched = literal_column(str(self._model.candidates_for(depth)), Integer)
+            near = near.order_by(approximate).limit(fetched)
         candidates = near.cte("vector_near").prefix_with("MATERIALIZED")
         return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)
 

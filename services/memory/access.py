@@ -50,17 +50,15 @@ class AccessLog(WriteBehind):
                 self._recalled[scope, corpus].update(keys)
         self._noted(buffered)
 
-    def flush(self) -> None:
-        """Write what is buffered, now."""
-        with self._lock:
-            with self._noting:
-                recalled, self._recalled = self._recalled, defaultdict(Counter)
-            moment = datetime.now(UTC)
-            lost = f"up to {sum(map(len, recalled.values()))} recalled memories were not counted"
-            with self._warning(lost):
-                for (scope, corpus), times in recalled.items():
-                    counted = iter(times.items())
-                    while some := dict(islice(counted, MOST_TOUCHED)):
-                        with self._database.unit_of_work(scope) as work:
-                            work.memory.touch(corpus, some, moment)
-                            work.commit()
+    def _write_noted(self) -> None:
+        with self._noting:
+            recalled, self._recalled = self._recalled, defaultdict(Counter)
+        moment = datetime.now(UTC)
+        lost = f"up to {sum(map(len, recalled.values()))} recalled memories were not counted"
+        with self._warning(lost):
+            for (scope, corpus), times in recalled.items():
+                counted = iter(times.items())
+                while some := dict(islice(counted, MOST_TOUCHED)):
+                    with self._database.unit_of_work(scope) as work:
+                        work.memory.touch(corpus, some, moment)
+                        work.commit()
