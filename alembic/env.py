@@ -14,11 +14,11 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import text
 
-import db.models  # noqa: F401 - fills the metadata that `alembic check` compares
-from db.base import Base
-from db.engine import Database
-from db.errors import DataLayerError
-from db.migrations import (
+import pgcorpus.db.models  # noqa: F401 - fills the metadata that `alembic check` compares
+from pgcorpus.db.base import Base
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DataLayerError
+from pgcorpus.db.migrations import (
     VERSION_TABLE,
     Loss,
     one_at_a_time,

@@ -1,7 +1,7 @@
 """Everything that knows a table."""
 
-from db.engine import Database
-from db.settings import Settings
-from db.uow import AsyncUnitOfWork, UnitOfWork
+from pgcorpus.db.engine import Database
+from pgcorpus.db.settings import Settings
+from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
 
 __all__ = ["AsyncUnitOfWork", "Database", "Settings", "UnitOfWork"]

@@ -13,8 +13,8 @@ from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import CheckConstraint, DateTime, Dialect, ForeignKey, MetaData, func
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-# Every constraint gets a predictable name: revisions drop by name, and db.errors turns a violated
-# name into a sentence.
+# Every constraint gets a predictable name: revisions drop by name, and pgcorpus.db.errors turns a
+# violated name into a sentence.
 NAMING_CONVENTION: Final = {
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
@@ -77,8 +77,8 @@ def valid_scope() -> CheckConstraint:
 class Vector(VECTOR):
     """A ``vector`` that travels in binary, as a float32 array of shape ``(dimensions,)``.
 
-    pgvector's own type sends text. This one hands the array to the adapter that ``db.engine``
-    registers on every connection.
+    pgvector's own type sends text. This one hands the array to the adapter that
+    ``pgcorpus.db.engine`` registers on every connection.
     """
 
     cache_ok = True

@@ -25,8 +25,8 @@ from sqlalchemy import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.util import await_only
 
-from db.errors import DatabaseUnavailable, LoginRefused, NoAnswer, TooManyConnections
-from db.settings import Settings
+from pgcorpus.db.errors import DatabaseUnavailable, LoginRefused, NoAnswer, TooManyConnections
+from pgcorpus.db.settings import Settings
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ from typing import IO, Final, Literal, NamedTuple
 import psycopg
 from sqlalchemy.engine import URL
 
-from db.errors import EmbeddedServerError
-from db.settings import DRIVER
+from pgcorpus.db.errors import EmbeddedServerError
+from pgcorpus.db.settings import DRIVER
 
 HOST: Final = "127.0.0.1"
 SUPERUSER: Final = "postgres"

@@ -32,13 +32,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from db.connections import awaiting, connector, interruptibly
-from db.embedded import EmbeddedServer
-from db.errors import SettingsError, TransactionConflict, translated
-from db.pools import Places
-from db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
-from db.settings import Settings
-from db.uow import AsyncUnitOfWork, UnitOfWork
+from pgcorpus.db.connections import awaiting, connector, interruptibly
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.errors import SettingsError, TransactionConflict, translated
+from pgcorpus.db.pools import Places
+from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
+from pgcorpus.db.settings import Settings
+from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
 
 logger = logging.getLogger(__name__)
 

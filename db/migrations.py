@@ -20,8 +20,8 @@ from psycopg.errors import Diagnostic, InsufficientPrivilege, LockNotAvailable
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
-from db.engine import Database
-from db.errors import DatabaseNotReady, StatementRefused, translate
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseNotReady, StatementRefused, translate
 
 VERSION_TABLE: Final = "pgcorpus_version"
 LOCK_KEY: Final = 0x7067636F72707573  # "pgcorpus": the advisory lock of whoever changes the schema
@@ -385,7 +385,7 @@ def require_server(connection: Connection) -> None:
 
 
 def _config() -> Config:
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     installed = here / "_alembic"  # the wheel carries the revisions inside this package
     config = Config(stdout=io.StringIO())
     config.set_main_option(

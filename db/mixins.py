@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from db.base import Vector, now
+from pgcorpus.db.base import Vector, now
 
 HALFVEC_MAX_DIMENSIONS: Final = 4000
 """pgvector's HNSW indexes a ``halfvec`` of at most this many dimensions (its README, "HNSW")."""

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import sessionmaker
 
-from db.engine import Database
-from db.errors import translated
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import translated
 
 
 class Rehearsal(Database):

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Text, literal_column, text
 
-from db.base import as_uuid
-from db.errors import MissingScope, UnsafeRole
+from pgcorpus.db.base import as_uuid
+from pgcorpus.db.errors import MissingScope, UnsafeRole
 
 SCOPE: Final = "scope"
 """Under this key a session's ``info`` has the scope of its unit of work."""

@@ -15,16 +15,16 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
-from db import migrations
-from db.engine import Database
-from db.errors import (
+from pgcorpus.db import migrations
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
     DatabaseNotReady,
     DataLayerError,
     NotPermitted,
     raise_translated,
     translated,
 )
-from db.repositories.roles import GROUPS
+from pgcorpus.db.repositories.operations.roles import GROUPS
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from db.errors import SettingsError
+from pgcorpus.db.errors import SettingsError
 
 ENVIRONMENTS: Final = ("development", "test", "production")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -14,27 +14,27 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from db.errors import ConcurrentUse, raise_translated, translated
-from db.repositories.audit import AuditRepository
-from db.repositories.chat_imports import ChatImportRepository
-from db.repositories.conversations import ConversationRepository
-from db.repositories.diagnosis import DiagnosisRepository
-from db.repositories.embeddings import EmbeddingRepository
-from db.repositories.episodes import EpisodeRepository
-from db.repositories.imports import ImportRepository
-from db.repositories.isolation import IsolationRepository
-from db.repositories.jobs import JobRepository
-from db.repositories.knowledge import KnowledgeRepository
-from db.repositories.memory import MemoryRepository
-from db.repositories.memory_imports import MemoryImportRepository
-from db.repositories.messages import MessageRepository
-from db.repositories.operations import OperationsRepository
-from db.repositories.roles import RoleRepository
-from db.repositories.search import SearchRepository
-from db.repositories.tenancy import TenancyRepository
-from db.repositories.validation import ValidationRepository
-from db.scope import SCOPE, SETTINGS, Guard, Scope
-from db.search.corpus import Corpus
+from pgcorpus.db.errors import ConcurrentUse, raise_translated, translated
+from pgcorpus.db.repositories.chat.conversations import ConversationRepository
+from pgcorpus.db.repositories.chat.imports import ChatImportRepository
+from pgcorpus.db.repositories.chat.messages import MessageRepository
+from pgcorpus.db.repositories.embeddings import EmbeddingRepository
+from pgcorpus.db.repositories.imports import ImportRepository
+from pgcorpus.db.repositories.jobs import JobRepository
+from pgcorpus.db.repositories.knowledge.chunks import KnowledgeRepository
+from pgcorpus.db.repositories.knowledge.validation import ValidationRepository
+from pgcorpus.db.repositories.memory.episodes import EpisodeRepository
+from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
+from pgcorpus.db.repositories.memory.nodes import MemoryRepository
+from pgcorpus.db.repositories.operations.audit import AuditRepository
+from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
+from pgcorpus.db.repositories.operations.isolation import IsolationRepository
+from pgcorpus.db.repositories.operations.performance import OperationsRepository
+from pgcorpus.db.repositories.operations.roles import RoleRepository
+from pgcorpus.db.repositories.search import SearchRepository
+from pgcorpus.db.repositories.tenancy import TenancyRepository
+from pgcorpus.db.scope import SCOPE, SETTINGS, Guard, Scope
+from pgcorpus.db.search.corpus import Corpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ NOBODY: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
 class UnitOfWork:
     """One transaction. Nothing is kept unless ``commit()`` is called.
 
-    Errors of the database leave it as the errors of ``db.errors``.
+    Errors of the database leave it as the errors of ``pgcorpus.db.errors``.
 
     Args:
         sessions: Makes the session.

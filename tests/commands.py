@@ -48,7 +48,7 @@ def run_commands(
 
 
 def _run_all() -> Iterator[dict[str, int | str]]:
-    from services.cli.main import main  # noqa: PLC0415 - here once, and not in the tests
+    from pgcorpus.services.cli.main import main  # noqa: PLC0415 - here once, and not in the tests
 
     commands = json.load(sys.stdin)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

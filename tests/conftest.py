@@ -17,12 +17,12 @@ from sqlalchemy import URL, Dialect, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.repositories.roles import Group
-from db.settings import Settings
-from db.uow import UnitOfWork
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.repositories.operations.roles import Group
+from pgcorpus.db.settings import Settings
+from pgcorpus.db.uow import UnitOfWork
 from tests import factories
 from tests.pooler import PgBouncer
 

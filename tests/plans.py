@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import event
 
-from db.uow import UnitOfWork
+from pgcorpus.db.uow import UnitOfWork
 
 
 def plan_of(work: UnitOfWork, method: Callable[[], object]) -> dict[str, Any]:

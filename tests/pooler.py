@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
-from db.embedded import HOST, EmbeddedServer, _free_port
-from db.settings import Settings
+from pgcorpus.db.embedded import HOST, EmbeddedServer, _free_port
+from pgcorpus.db.settings import Settings
 
 PROJECT: Final = Path(__file__).parents[1]
 PROGRAMS: Final = (os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
@@ -31,11 +31,15 @@ SUITES: Final = sorted(
     {
         str(path.relative_to(PROJECT))
         for pattern in (
-            "search/test_contract.py",
-            "services/test_worker*.py",
-            "services/test_*import*.py",
-            "services/test_memory_*.py",
-            "repositories/test_memory.py",
+            "db/search/test_contract.py",
+            "db/repositories/memory/test_nodes.py",
+            "services/chat/importing/test_*.py",
+            "services/cli/test_*import*.py",
+            "services/cli/test_memory.py",
+            "services/importers/test_*.py",
+            "services/jobs/test_*.py",
+            "services/knowledge/test_*.py",
+            "services/memory/**/test_*.py",
         )
         for path in (PROJECT / "tests").glob(pattern)
     }

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
 
-from db.engine import Database
-from db.scope import Scope
-from db.uow import UnitOfWork
+from pgcorpus.db.engine import Database
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.uow import UnitOfWork
 from tests import factories
 from tests.logins import logged_in
 

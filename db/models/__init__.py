@@ -1,11 +1,11 @@
 """The tables, one module per corpus."""
 
-from db.models.audit import AuditSeal, SecurityAuditLog
-from db.models.chat import Conversation, Message, MessageEmbedding
-from db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
-from db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
-from db.models.jobs import Job
-from db.models.knowledge import (
+from pgcorpus.db.models.audit import AuditSeal, SecurityAuditLog
+from pgcorpus.db.models.chat import Conversation, Message, MessageEmbedding
+from pgcorpus.db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
+from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
+from pgcorpus.db.models.jobs import Job
+from pgcorpus.db.models.knowledge import (
     ChunkEmbedding,
     DocumentConcept,
     FrameworkDocument,
@@ -13,7 +13,7 @@ from db.models.knowledge import (
     KeyConcept,
     SourceLines,
 )
-from db.models.memory import (
+from pgcorpus.db.models.memory import (
     EpisodeEmbedding,
     EpisodicMemory,
     MemoryEmbedding,
@@ -22,7 +22,7 @@ from db.models.memory import (
     User,
     memory_id,
 )
-from db.models.operations import QueryPerformance
+from pgcorpus.db.models.operations import QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base
+from pgcorpus.db.base import Base
 
 LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log"})
 """What no application may write to."""

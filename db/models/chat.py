@@ -20,9 +20,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, owned_by, readable_times, uuid_pk
-from db.mixins import Embedded, Timestamped, embedding_constraints
-from db.models.embeddings import vector_indexes
+from pgcorpus.db.base import Base, owned_by, readable_times, uuid_pk
+from pgcorpus.db.mixins import Embedded, Timestamped, embedding_constraints
+from pgcorpus.db.models.embeddings import vector_indexes
 
 Role = Literal["user", "assistant", "system", "tool"]
 ROLES: Final = get_args(Role)

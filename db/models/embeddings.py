@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import REAL, CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, now
-from db.mixins import IndexKind, Timestamped, hnsw
+from pgcorpus.db.base import Base, now
+from pgcorpus.db.mixins import IndexKind, Timestamped, hnsw
 
 
 class SeededModel(NamedTuple):

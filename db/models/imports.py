@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, now, owned_by, readable_times, uuid_pk, valid_scope
+from pgcorpus.db.base import Base, now, owned_by, readable_times, uuid_pk, valid_scope
 
 
 class Scoped:

@@ -18,8 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, now, readable_times, valid_scope
-from db.mixins import Timestamped
+from pgcorpus.db.base import Base, now, readable_times, valid_scope
+from pgcorpus.db.mixins import Timestamped
 
 JobStatus = Literal["pending", "running", "completed", "failed"]
 

@@ -27,8 +27,8 @@ from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from db.base import Base, now, owned_by, readable_times, uuid_pk
-from db.mixins import Embedded, embedding_constraints
+from pgcorpus.db.base import Base, now, owned_by, readable_times, uuid_pk
+from pgcorpus.db.mixins import Embedded, embedding_constraints
 
 IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
 Complexity = Literal["simple", "moderate", "complex"]

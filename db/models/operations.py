@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Identity, Index, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base
+from pgcorpus.db.base import Base
 
 
 class QueryPerformance(Base):

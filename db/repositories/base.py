@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
-from db.search.corpus import Corpus
+from pgcorpus.db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
+from pgcorpus.db.search.corpus import Corpus
 
 INDEX_BUILD_MEMORY: Final = "256MB"
 """The engineering specification's ``maintenance_work_mem``."""
@@ -93,7 +93,7 @@ class Repository:
         connection = self.session.connection()
         connection.execute(select(func.set_config("statement_timeout", "0", True)))
         driver: Any = connection.connection.driver_connection
-        driver.patient = True  # db.connections: nor does the client give up waiting
+        driver.patient = True  # pgcorpus.db.connections: nor does the client give up waiting
 
     def renew_statistics(self, *tables: str, skip_locked: bool = False) -> None:
         """Renew the planner's statistics, which the ranking of words reads too; without timeout.

@@ -33,8 +33,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, dialect, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
-from db.base import Vector
-from db.errors import (
+from pgcorpus.db.base import Vector
+from pgcorpus.db.errors import (
     AlreadyExists,
     InvalidValue,
     NotFound,
@@ -42,15 +42,15 @@ from db.errors import (
     UnknownModel,
     WrongDimensions,
 )
-from db.mixins import IndexKind, hnsw, rows_of
-from db.models.embeddings import CorpusSetting, EmbeddingModel, index_slug
-from db.repositories.base import Repository
-from db.repositories.search import LEAST_INDEXED, Ask, SearchRepository
-from db.scope import Scope
-from db.search.corpus import Corpus
-from db.search.legs import AskedModel
-from db.search.page import Hit
-from db.search.question import Question
+from pgcorpus.db.mixins import IndexKind, hnsw, rows_of
+from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel, index_slug
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.search import LEAST_INDEXED, Ask, SearchRepository
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.page import Hit
+from pgcorpus.db.search.question import Question
 
 SPREAD_SAMPLE: Final = 64
 """Vectors that are compared with each other to measure a spread: 2,016 pairs, good to 3 %."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from db.models.imports import (
+from pgcorpus.db.models.imports import (
     PLACE,
     ImportFile,
     ImportReject,
@@ -35,7 +35,7 @@ from db.models.imports import (
     ImportTransformation,
     Scoped,
 )
-from db.repositories.base import Repository
+from pgcorpus.db.repositories.base import Repository
 
 
 @dataclass(frozen=True, slots=True)

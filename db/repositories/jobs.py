@@ -39,13 +39,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import aliased
 
-from db.errors import LeaseLost, MissingScope, NotFound
-from db.models.embeddings import CorpusSetting
-from db.models.jobs import Job, JobStatus
-from db.repositories.base import Repository
-from db.repositories.embeddings import text_hash
-from db.scope import Scope
-from db.search.corpus import Corpus
+from pgcorpus.db.errors import LeaseLost, MissingScope, NotFound
+from pgcorpus.db.models.embeddings import CorpusSetting
+from pgcorpus.db.models.jobs import Job, JobStatus
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.embeddings import text_hash
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
 
 STATUSES: Final[Mapping[JobStatus, ColumnElement[str]]] = {
     status: literal_column(f"'{status}'") for status in get_args(JobStatus)

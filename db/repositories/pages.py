@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
-from db.errors import InvalidCursor, InvalidValue
+from pgcorpus.db.errors import InvalidCursor, InvalidValue
 
 T = TypeVar("T")
 

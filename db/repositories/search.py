@@ -12,11 +12,11 @@ import psycopg
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from db.repositories.base import Repository
-from db.scope import Scope
-from db.search.context import Turn, Window, surroundings
-from db.search.corpus import Corpus
-from db.search.legs import (
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.context import Turn, Window, surroundings
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.legs import (
     FUZZY_THRESHOLDS,
     LARGE_FOR_FUZZY,
     LARGE_FUZZY_THRESHOLD,
@@ -27,17 +27,17 @@ from db.search.legs import (
     UNSPACED_THRESHOLDS,
     AskedModel,
 )
-from db.search.page import Hit
-from db.search.prelude import (
+from pgcorpus.db.search.page import Hit
+from pgcorpus.db.search.prelude import (
     SAMPLED_OF_SCOPE,
     SURELY_LARGE,
     Prelude,
     compiled_narrowed,
     compiled_prelude,
 )
-from db.search.question import Question
-from db.search.ranking import Fusion, Shape, compiled
-from db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
+from pgcorpus.db.search.question import Question
+from pgcorpus.db.search.ranking import Fusion, Shape, compiled
+from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
 
 FIRST_DEPTH: Final = 30
 """Candidates of each leg for pages that end within so many hits. In the default fusion every leg

@@ -12,11 +12,11 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import Select, delete, func, select, text, tuple_, union
 
-from db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
-from db.models.imports import ImportRun
-from db.models.memory import Tenant, User
-from db.repositories.base import Repository
-from db.scope import Scope
+from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
+from pgcorpus.db.models.imports import ImportRun
+from pgcorpus.db.models.memory import Tenant, User
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.scope import Scope
 
 MAX_SLUG: Final = 100
 """Characters of ``tenants.slug``."""

@@ -27,8 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from db.errors import InvalidSearch
-from db.search.corpus import Corpus, Order
+from pgcorpus.db.errors import InvalidSearch
+from pgcorpus.db.search.corpus import Corpus, Order
 
 
 @dataclass(frozen=True, kw_only=True)

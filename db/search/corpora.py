@@ -22,10 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from db.base import Base
-from db.errors import UnknownCorpus
-from db.models.chat import ROLES, Conversation, Message, MessageEmbedding
-from db.models.knowledge import (
+from pgcorpus.db.base import Base
+from pgcorpus.db.errors import UnknownCorpus
+from pgcorpus.db.models.chat import ROLES, Conversation, Message, MessageEmbedding
+from pgcorpus.db.models.knowledge import (
     CHUNK_TYPES,
     ChunkEmbedding,
     DocumentConcept,
@@ -34,7 +34,7 @@ from db.models.knowledge import (
     KeyConcept,
     SourceLines,
 )
-from db.models.memory import (
+from pgcorpus.db.models.memory import (
     COMPLEXITIES,
     CONVERSATION_MODES,
     EMOTIONAL_VALENCES,
@@ -46,7 +46,7 @@ from db.models.memory import (
     MemoryEmbedding,
     MemoryNode,
 )
-from db.search.corpus import Corpus, Filter, Order
+from pgcorpus.db.search.corpus import Corpus, Filter, Order
 
 
 def _table(model: type[Base]) -> Table:

@@ -22,8 +22,8 @@ from sqlalchemy import (
     or_,
 )
 
-from db.errors import InvalidFilter, MissingScope, UnknownFilter
-from db.scope import Scope
+from pgcorpus.db.errors import InvalidFilter, MissingScope, UnknownFilter
+from pgcorpus.db.scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.sql.type_api import UserDefinedType
 
-from db.base import Vector
-from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
-from db.search.corpus import Corpus
-from db.search.words import ADDED_WORDS, MOST_SATURATED, SATURATION, TEXT_WEIGHT
+from pgcorpus.db.base import Vector
+from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.words import ADDED_WORDS, MOST_SATURATED, SATURATION, TEXT_WEIGHT
 
 FUZZY_THRESHOLDS: Final = (0.8, 0.6, 0.45, 0.3)
 """Least word similarity that counts as found. Tried in this order until the page is full: the most
@@ -196,7 +196,7 @@ class VectorLeg:
 
 
 class TextLeg:
-    """By words, each counting as much as it is rare: BM25, as ``db.search.words`` explains.
+    """By words, each counting as much as it is rare: BM25 (``pgcorpus.db.search.words``).
 
     ``score`` is in [0, 1): the share of the question's information that a passage holds, a word
     that occurs once in a passage of average length counting as half held. It does not depend on

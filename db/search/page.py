@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from db.errors import SearchError
+from pgcorpus.db.errors import SearchError
 
 LegName = Literal["vector", "text", "fuzzy"]
 Status = Literal["ok", "failed", "timed_out", "skipped"]

@@ -34,10 +34,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
 
-from db.search.corpus import Condition, Corpus
-from db.search.driver import in_drivers_words
-from db.search.question import demanded
-from db.search.ranking import Shape, narrowed
+from pgcorpus.db.search.corpus import Condition, Corpus
+from pgcorpus.db.search.driver import in_drivers_words
+from pgcorpus.db.search.question import demanded
+from pgcorpus.db.search.ranking import Shape, narrowed
 
 SURELY_LARGE = 3
 """Times as many passages as are few, by the statistics: a corpus that is not counted."""

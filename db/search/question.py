@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCONFIG
 
-from db.errors import EmptyQuestion, InvalidSearch
+from pgcorpus.db.errors import EmptyQuestion, InvalidSearch
 
 MAX_CHARACTERS: Final = 100_000
 """PostgreSQL makes a tsvector of at most 1 MiB of text; no real question comes near."""

@@ -36,10 +36,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from db.models.embeddings import CorpusSetting, EmbeddingModel
-from db.search.corpus import Condition, Corpus
-from db.search.driver import in_drivers_words
-from db.search.legs import (
+from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel
+from pgcorpus.db.search.corpus import Condition, Corpus
+from pgcorpus.db.search.driver import in_drivers_words
+from pgcorpus.db.search.legs import (
     AskedModel,
     FuzzyLeg,
     Narrowing,

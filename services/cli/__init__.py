@@ -1,5 +1,5 @@
 """The pgcorpus command."""
 
-from services.cli.main import main
+from pgcorpus.services.cli.main import main
 
 __all__ = ["main"]

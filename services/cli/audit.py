@@ -11,10 +11,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from db.engine import Database
-from db.models.audit import SecurityAuditLog, audited
-from services.cli.output import AsJson, cut, fail, print_json, progress_bar, put, say, table
-from services.ops.audit import AuditService, Progress, Remembered, Verification
+from pgcorpus.db.engine import Database
+from pgcorpus.db.models.audit import SecurityAuditLog, audited
+from pgcorpus.services.audit import AuditService, Progress, Remembered, Verification
+from pgcorpus.services.cli.output import (
+    AsJson,
+    cut,
+    fail,
+    print_json,
+    progress_bar,
+    put,
+    say,
+    table,
+)
 
 app = typer.Typer(
     help=(

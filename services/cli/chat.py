@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from db.engine import Database
-from db.repositories.chat_statistics import EmbeddingCoverage
-from db.repositories.conversations import ConversationSummary, Order
-from db.repositories.pages import MAX_PAGE
-from db.search.corpora import CHAT
-from services.cli.output import AsJson, cut, print_json, put, say, table, write
-from services.embedding.choice import choose
-from services.export.chat import ChatExporter
+from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.chat.conversations import ConversationSummary, Order
+from pgcorpus.db.repositories.chat.statistics import EmbeddingCoverage
+from pgcorpus.db.repositories.pages import MAX_PAGE
+from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.services.chat.exporting.exporter import ChatExporter
+from pgcorpus.services.cli.output import AsJson, cut, print_json, put, say, table, write
+from pgcorpus.services.embedding.choice import choose
 
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
 

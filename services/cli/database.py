@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from db import migrations
-from db.engine import Database
-from services.cli.output import AsJson, fail, print_json, put, say, table
+from pgcorpus.db import migrations
+from pgcorpus.db.engine import Database
+from pgcorpus.services.cli.output import AsJson, fail, print_json, put, say, table
 
 app = typer.Typer(help="Upgrade, roll back and inspect the schema.", no_args_is_help=True)
 

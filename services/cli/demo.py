@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import typer
 
-from db import migrations
-from db.engine import Database
-from db.settings import Settings
-from services import samples
-from services.cli.embedding import embed_with_bar
-from services.cli.imports import import_with_bar, show_report
-from services.cli.output import out, say
-from services.cli.search import show as show_page
-from services.cli.search import show_context
-from services.cli.validate import show as show_validation
-from services.importers.chat.importer import ChatImporter
-from services.importers.knowledge import KnowledgeImporter
-from services.jobs.worker import Worker
-from services.ops.validate import ValidationService
-from services.search import SearchOptions, SearchService
+from pgcorpus.db import migrations
+from pgcorpus.db.engine import Database
+from pgcorpus.db.settings import Settings
+from pgcorpus.services import samples
+from pgcorpus.services.chat.importing.importer import ChatImporter
+from pgcorpus.services.cli.embedding import embed_with_bar
+from pgcorpus.services.cli.imports import import_with_bar, show_report
+from pgcorpus.services.cli.output import out, say
+from pgcorpus.services.cli.search import show as show_page
+from pgcorpus.services.cli.search import show_context
+from pgcorpus.services.cli.validate import show as show_validation
+from pgcorpus.services.jobs.worker import Worker
+from pgcorpus.services.knowledge.importer import KnowledgeImporter
+from pgcorpus.services.knowledge.validate import ValidationService
+from pgcorpus.services.search.service import SearchOptions, SearchService
 
 SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ("raise prices on existing customers without losing them", {"mode": "hybrid"}),

@@ -6,9 +6,9 @@ from collections import Counter
 
 import typer
 
-from db.engine import Database
-from services.cli.output import AsJson, out, print_json, put, say, table
-from services.ops.doctor import Diagnosis, DoctorService
+from pgcorpus.db.engine import Database
+from pgcorpus.services.cli.output import AsJson, out, print_json, put, say, table
+from pgcorpus.services.ops.doctor import Diagnosis, DoctorService
 
 SHOWN: dict[str, str] = {"ok": "ok", "warning": "warning", "failure": "FAIL"}
 

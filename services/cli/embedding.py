@@ -13,13 +13,13 @@ from typing import Annotated, Any, Final
 import typer
 from rich.progress import Progress
 
-from db.engine import Database
-from db.errors import MEANINGS, NotPermitted
-from db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
-from db.search.corpora import CORPORA
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.cli.output import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import MEANINGS, NotPermitted
+from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
+from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.cli.output import (
     AsJson,
     CorpusName,
     fail,
@@ -29,11 +29,11 @@ from services.cli.output import (
     table,
     warn,
 )
-from services.embedding.choice import Choice
-from services.embedding.embed import EmbeddingService, EmbedReport, covered
-from services.embedding.embedder import PROVIDERS
-from services.embedding.switch import GRACE_SECONDS, ModelSwitch, Switch
-from services.embedding.verify import LEAST_RECALL, ModelVerifier, Verification
+from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, covered
+from pgcorpus.services.embedding.embedder import PROVIDERS
+from pgcorpus.services.ops.switch import GRACE_SECONDS, ModelSwitch, Switch
+from pgcorpus.services.ops.verify import LEAST_RECALL, ModelVerifier, Verification
 
 models = typer.Typer(
     help=(

@@ -11,14 +11,14 @@ from typing import Annotated, Final
 import typer
 from rich.progress import Progress, TaskID
 
-from db.engine import Database
-from services.cli.imports import language_name
-from services.cli.output import AsJson, print_json, progress_bar, say, table
-from services.importers.language import AUTO
-from services.ops.beir import Collection, missing_files, read_collection
-from services.ops.evaluate import Evaluation, EvaluationService
-from services.ops.loading import ADAPTERS
-from services.search import MODES, Mode
+from pgcorpus.db.engine import Database
+from pgcorpus.services.cli.imports import language_name
+from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, say, table
+from pgcorpus.services.evaluation.beir import Collection, missing_files, read_collection
+from pgcorpus.services.evaluation.evaluate import Evaluation, EvaluationService
+from pgcorpus.services.evaluation.loading import ADAPTERS
+from pgcorpus.services.importers.language import AUTO
+from pgcorpus.services.search.service import MODES, Mode
 
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 KILLED: Final = 128

@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from db.search.page import Explanation, Leg, SearchPage
-from services.cli.output import visible
+from pgcorpus.db.search.page import Explanation, Leg, SearchPage
+from pgcorpus.services.cli.output import visible
 
 MAX_VALUE_CHARACTERS = 100
 

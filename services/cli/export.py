@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from db.engine import Database
-from services.cli.output import fail, say, write
-from services.export.chat import ChatExporter, Format
+from pgcorpus.db.engine import Database
+from pgcorpus.services.chat.exporting.exporter import ChatExporter, Format
+from pgcorpus.services.cli.output import fail, say, write
 
 app = typer.Typer(help="Get out what was put in.", no_args_is_help=True)
 

@@ -11,22 +11,18 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from db.engine import Database
-from db.errors import SettingsError
-from db.models.memory import NOISE
-from db.scope import Scope
-from services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
-from services.cli.scope import TenantId, UserId, uuid_of
-from services.importers.chat.candidates import ChatFormat
-from services.importers.chat.importer import ChatImporter
-from services.importers.conflicts import OnConflict
-from services.importers.files import key_of
-from services.importers.importer import Importer
-from services.importers.knowledge import KnowledgeImporter
-from services.importers.language import AUTO, NAMES
-from services.importers.memory.importer import MODEL, MemoryImporter
-from services.importers.memory.importer import OnConflict as MemoryConflict
-from services.importers.report import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import SettingsError
+from pgcorpus.db.models.memory import NOISE
+from pgcorpus.db.scope import Scope
+from pgcorpus.services.chat.importing.candidates import ChatFormat
+from pgcorpus.services.chat.importing.importer import ChatImporter
+from pgcorpus.services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from pgcorpus.services.cli.scope import TenantId, UserId, uuid_of
+from pgcorpus.services.importers.files import key_of
+from pgcorpus.services.importers.importer import Importer
+from pgcorpus.services.importers.language import AUTO, DEFAULT_LANGUAGE, NAMES
+from pgcorpus.services.importers.report import (
     COUNTS,
     FileReport,
     ImportReport,
@@ -34,7 +30,10 @@ from services.importers.report import (
     Outcome,
     Skipped,
 )
-from services.importers.rules import DEFAULT_LANGUAGE
+from pgcorpus.services.knowledge.conflicts import OnConflict
+from pgcorpus.services.knowledge.importer import KnowledgeImporter
+from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
+from pgcorpus.services.memory.importing.importer import OnConflict as MemoryConflict
 
 app = typer.Typer(
     help="Import files; see what was changed, and try again what was rejected.",

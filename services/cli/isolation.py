@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from db.engine import Database
-from db.scope import APPLICATION_ROLE
-from services.cli.output import AsJson, print_json, progress_bar, put, say, table
-from services.ops.isolation import IsolationReport, IsolationService, Tried
+from pgcorpus.db.engine import Database
+from pgcorpus.db.scope import APPLICATION_ROLE
+from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, put, say, table
+from pgcorpus.services.ops.isolation import IsolationReport, IsolationService, Tried
 
 
 def verify_isolation(

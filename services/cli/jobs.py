@@ -15,13 +15,22 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.logging import RichHandler
 
-from db.engine import Database
-from db.errors import NotFound
-from db.models.jobs import Job, JobStatus
-from db.repositories.jobs import QueueStats
-from db.uow import UnitOfWork
-from services.cli.output import AsJson, cut, err, fail, print_json, progress_bar, say, table
-from services.jobs.worker import BatchReport, Worker, stopped_by_signals
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import NotFound
+from pgcorpus.db.models.jobs import Job, JobStatus
+from pgcorpus.db.repositories.jobs import QueueStats
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.cli.output import (
+    AsJson,
+    cut,
+    err,
+    fail,
+    print_json,
+    progress_bar,
+    say,
+    table,
+)
+from pgcorpus.services.jobs.worker import BatchReport, Worker, stopped_by_signals
 
 app = typer.Typer(
     help=(

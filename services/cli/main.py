@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from db.errors import (
+from pgcorpus.db.errors import (
     DataLayerError,
     EmptyQuestion,
     InvalidCursor,
@@ -26,8 +26,8 @@ from db.errors import (
     UnknownKind,
     UnknownModel,
 )
-from db.settings import Settings, environment
-from services.cli import (
+from pgcorpus.db.settings import Settings, environment
+from pgcorpus.services.cli import (
     audit,
     chat,
     database,
@@ -46,7 +46,7 @@ from services.cli import (
     tenancy,
     validate,
 )
-from services.cli.output import LogFormatter, fail, put, say
+from pgcorpus.services.cli.output import LogFormatter, fail, put, say
 
 FAILED = 1
 USED_WRONGLY = 2
@@ -177,5 +177,4 @@ def _log(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in ("db", "services"):
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger("pgcorpus").setLevel(level)

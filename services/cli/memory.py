@@ -13,9 +13,9 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from db.engine import Database
-from db.errors import InvalidValue
-from db.models.memory import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import InvalidValue
+from pgcorpus.db.models.memory import (
     TAGS,
     Complexity,
     ConversationMode,
@@ -23,9 +23,9 @@ from db.models.memory import (
     IntentType,
     Urgency,
 )
-from db.repositories.memory import NATIVE, Exchange
-from db.repositories.pages import MAX_PAGE
-from services.cli.output import (
+from pgcorpus.db.repositories.memory.nodes import NATIVE, Exchange
+from pgcorpus.db.repositories.pages import MAX_PAGE
+from pgcorpus.services.cli.output import (
     AsJson,
     cut,
     fail,
@@ -37,15 +37,15 @@ from services.cli.output import (
     visible,
     write,
 )
-from services.cli.scope import TenantId, UserId, named_scope, uuid_of
-from services.cli.search import could_not_answer, read_filters
-from services.context import MOST_TOKENS
-from services.memory.operations import BOOST
-from services.memory.options import Choosing, EpisodeDetails
-from services.memory.records import Episode, Erasure, Memory
-from services.memory.remembering import THRESHOLD, Duplicates, Handling
-from services.memory.service import MemoryService
-from services.search import Mode
+from pgcorpus.services.cli.scope import TenantId, UserId, named_scope, uuid_of
+from pgcorpus.services.cli.search import could_not_answer, read_filters
+from pgcorpus.services.memory.operations import BOOST
+from pgcorpus.services.memory.options import Choosing, EpisodeDetails
+from pgcorpus.services.memory.records import Episode, Erasure, Memory
+from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
+from pgcorpus.services.memory.service import MemoryService
+from pgcorpus.services.search.context import MOST_TOKENS
+from pgcorpus.services.search.service import Mode
 
 app = typer.Typer(
     help="What agents remember: of a tenant, or of a user on their own.", no_args_is_help=True

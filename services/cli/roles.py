@@ -13,9 +13,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from db.engine import Database
-from db.repositories.roles import GROUPS, PUBLIC, Group, Rights
-from services.cli.output import AsJson, out, print_json, put, say, table, warn
+from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.operations.roles import GROUPS, PUBLIC, Group, Rights
+from pgcorpus.services.cli.output import AsJson, out, print_json, put, say, table, warn
 
 app = typer.Typer(
     help=(

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import typer
 
-from db.base import as_uuid
-from db.engine import Database
-from db.errors import MissingScope
-from db.scope import Scope
+from pgcorpus.db.base import as_uuid
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import MissingScope
+from pgcorpus.db.scope import Scope
 
 TenantId = Annotated[
     str | None,

@@ -9,16 +9,26 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from db.engine import Database
-from db.search import corpora
-from db.search.context import order_of
-from db.search.page import Hit, Leg, SearchPage
-from db.search.ranking import Fusion
-from services.cli.explanation import told, tree
-from services.cli.output import AsJson, CorpusName, cut, out, print_json, put, say, table, visible
-from services.cli.scope import TenantId, UserId, find_scope
-from services.context import MAX_NEIGHBOURS, Context
-from services.search import Mode, SearchService
+from pgcorpus.db.engine import Database
+from pgcorpus.db.search import corpora
+from pgcorpus.db.search.context import order_of
+from pgcorpus.db.search.page import Hit, Leg, SearchPage
+from pgcorpus.db.search.ranking import Fusion
+from pgcorpus.services.cli.explanation import told, tree
+from pgcorpus.services.cli.output import (
+    AsJson,
+    CorpusName,
+    cut,
+    out,
+    print_json,
+    put,
+    say,
+    table,
+    visible,
+)
+from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
+from pgcorpus.services.search.context import MAX_NEIGHBOURS, Context
+from pgcorpus.services.search.service import Mode, SearchService
 
 TITLE_CHARACTERS = 32
 GROUP_CHARACTERS = 36  # a UUID

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from db.embedded import EmbeddedServer
-from db.settings import Settings
-from services.cli.output import AsJson, print_json, say, table
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.settings import Settings
+from pgcorpus.services.cli.output import AsJson, print_json, say, table
 
 app = typer.Typer(help="The embedded PostgreSQL of this folder.", no_args_is_help=True)
 

@@ -10,14 +10,14 @@ from uuid import UUID, uuid4
 
 import typer
 
-from db.base import as_uuid
-from db.engine import Database
-from db.errors import MEANINGS, InvalidValue, NotFound
-from db.models.memory import Tenant, User
-from db.repositories.tenancy import slug_of, tenant_sql, user_sql
-from db.uow import UnitOfWork
-from services.cli.output import AsJson, print_json, say, table, write
-from services.cli.scope import uuid_of
+from pgcorpus.db.base import as_uuid
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
+from pgcorpus.db.models.memory import Tenant, User
+from pgcorpus.db.repositories.tenancy import slug_of, tenant_sql, user_sql
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.cli.output import AsJson, print_json, say, table, write
+from pgcorpus.services.cli.scope import uuid_of
 
 tenants = typer.Typer(
     help="Enterprises: users of one share its memories, and nobody else sees them.",

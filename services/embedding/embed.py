@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from db.engine import Database
-from db.errors import NotPermitted, TextsRefused
-from db.repositories.embeddings import Coverage, Pending
-from db.scope import Scope
-from db.search import corpora
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.embedding.choice import Choice, choose
-from services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import NotPermitted, TextsRefused
+from pgcorpus.db.repositories.embeddings import Coverage, Pending
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search import corpora
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.embedding.embedder import Embedder, embedder_for
 
 
 @dataclass(kw_only=True)

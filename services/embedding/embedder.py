@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from db.errors import EmbedderUnavailable, TextsRefused, UnknownModel
-from db.settings import Settings
+from pgcorpus.db.errors import EmbedderUnavailable, TextsRefused, UnknownModel
+from pgcorpus.db.settings import Settings
 
 PROVIDERS = ("openai", "hashing", "local")
 
@@ -105,11 +105,11 @@ def embedder_for(model_name: str, dimensions: int, provider: str, settings: Sett
     # Imported here: a process pays only for the client or the weights that it uses.
     match provider:
         case "hashing":
-            from services.embedding.hashing import HashingEmbedder  # noqa: PLC0415 - see above
+            from pgcorpus.services.embedding.hashing import HashingEmbedder  # noqa: PLC0415 - see above
 
             return HashingEmbedder(model_name, dimensions)
         case "local":
-            from services.embedding.local import LocalEmbedder  # noqa: PLC0415 - see above
+            from pgcorpus.services.embedding.local import LocalEmbedder  # noqa: PLC0415 - see above
 
             return LocalEmbedder(model_name, dimensions)
         case "openai":
@@ -119,7 +119,7 @@ def embedder_for(model_name: str, dimensions: int, provider: str, settings: Sett
                     "that asks for no key takes any value); to embed without a hosted model: "
                     "pgcorpus models use <corpus> hashing"
                 )
-            from services.embedding.openai import OpenAIEmbedder  # noqa: PLC0415 - see above
+            from pgcorpus.services.embedding.openai import OpenAIEmbedder  # noqa: PLC0415 - see above
 
             return OpenAIEmbedder(
                 model_name,

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from db.errors import EmbeddingError
-from services.embedding.embedder import unit_rows
+from pgcorpus.db.errors import EmbeddingError
+from pgcorpus.services.embedding.embedder import unit_rows
 
 # A word is what stands between spaces and punctuation, in any script. `\w` would not do: it breaks
 # Indic words at their vowel signs. The joiners U+200C and U+200D stay inside words.

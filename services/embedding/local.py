@@ -7,8 +7,8 @@ from importlib import import_module
 
 import numpy as np
 
-from db.errors import EmbedderUnavailable, EmbeddingError, UnknownModel
-from services.embedding.embedder import unit_rows
+from pgcorpus.db.errors import EmbedderUnavailable, EmbeddingError, UnknownModel
+from pgcorpus.services.embedding.embedder import unit_rows
 
 DIMENSIONS = {"all-MiniLM-L6-v2": 384}
 

@@ -18,9 +18,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import numpy as np
 import openai
 
-from db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
-from services.embedding.embedder import unit_rows
-from services.embedding.tokens import cut
+from pgcorpus.db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
+from pgcorpus.services.embedding.embedder import unit_rows
+from pgcorpus.services.embedding.tokens import cut
 
 logger = logging.getLogger("pgcorpus.embedding")
 

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.lib import format as npy
 
-from db.errors import ImportFailed
-from services.importers.files import printable, refuse_special
+from pgcorpus.db.errors import ImportFailed
+from pgcorpus.services.importers.files import printable, refuse_special
 
 MAX_HEADER_BYTES: Final = 10_000
 """NumPy's own limit on what it evaluates of a header (``numpy.lib.format``, "max_header_size")."""

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Self
 
-from db.errors import ImportFailed
+from pgcorpus.db.errors import ImportFailed
 
 MAX_FILE_BYTES: Final = 256 * 1024**2
 """A larger file is refused unread: parsed, it would take some eight times its size in memory."""

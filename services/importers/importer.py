@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 from uuid import UUID
 
-from db.engine import Database
-from db.errors import TransactionConflict, translated
-from db.models.imports import ImportFile, ImportTransformation
-from db.repositories.imports import Refused
-from db.scope import Scope
-from db.uow import UnitOfWork
-from services.importers.files import key_of
-from services.importers.language import AUTO, configuration_of, postgresql_of
-from services.importers.report import FileReport, ImportReport
-from services.importers.rules import Language
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import TransactionConflict, translated
+from pgcorpus.db.models.imports import ImportFile, ImportTransformation
+from pgcorpus.db.repositories.imports import Refused
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.importers.files import key_of
+from pgcorpus.services.importers.language import AUTO, Language, configuration_of, postgresql_of
+from pgcorpus.services.importers.report import FileReport, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10

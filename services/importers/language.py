@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Dialect
 
-from services.importers.rules import CONFIGURATIONS, LANGUAGES
+LANGUAGES: Final = {
+    "ar": "arabic",
+    "hy": "armenian",
+    "eu": "basque",
+    "ca": "catalan",
+    "da": "danish",
+    "nl": "dutch",
+    "en": "english",
+    "fi": "finnish",
+    "fr": "french",
+    "de": "german",
+    "el": "greek",
+    "hi": "hindi",
+    "hu": "hungarian",
+    "id": "indonesian",
+    "ga": "irish",
+    "it": "italian",
+    "lt": "lithuanian",
+    "ne": "nepali",
+    "no": "norwegian",
+    "nb": "norwegian",
+    "nn": "norwegian",
+    "pt": "portuguese",
+    "ro": "romanian",
+    "ru": "russian",
+    "sr": "serbian",
+    "es": "spanish",
+    "sv": "swedish",
+    "ta": "tamil",
+    "tr": "turkish",
+    "yi": "yiddish",
+}
+"""ISO 639-1 → the text search configuration that PostgreSQL 15 and newer have for it."""
+
+CONFIGURATIONS: Final = frozenset({*LANGUAGES.values(), "simple"})
+
+DEFAULT_LANGUAGE: Final = "english"
+Language = str | Callable[[str], str]
+"""The configuration of chunks that name none, or what finds it from a chunk's content."""
 
 AUTO: Final = "auto"
 """In place of a name: find out."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from db.repositories.jobs import ClaimedJob
-from db.uow import UnitOfWork
+from pgcorpus.db.repositories.jobs import ClaimedJob
+from pgcorpus.db.uow import UnitOfWork
 
 Ending = Literal["completed", "released", "retried", "failed"]
 

@@ -10,19 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from db.engine import Database
-from db.errors import AuditError, NotPermitted
-from db.repositories.embeddings import Pending
-from db.repositories.jobs import EMBED, ClaimedJob
-from db.scope import Scope
-from db.search.corpora import CORPORA
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.embedding.choice import Choice, choose
-from services.embedding.embedder import Embedder, embedder_for
-from services.jobs.handler import COMPLETED, Finish, Handler, Outcome
-from services.ops.audit import AuditService
-from services.search_log import SearchLog
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import AuditError, NotPermitted
+from pgcorpus.db.repositories.embeddings import Pending
+from pgcorpus.db.repositories.jobs import EMBED, ClaimedJob
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.audit import AuditService
+from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.jobs.handler import COMPLETED, Finish, Handler, Outcome
+from pgcorpus.services.search.log import SearchLog
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.engine import Database
-from db.errors import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
     DatabaseExhausted,
     DatabaseNotReady,
     DatabaseReadOnly,
@@ -38,12 +38,12 @@ from db.errors import (
     TransactionConflict,
     UnknownKind,
 )
-from db.models.jobs import CHANNEL
-from db.repositories.jobs import ClaimedJob
-from db.uow import UnitOfWork
-from services.jobs.circuit import Circuit
-from services.jobs.handler import Finish, Handler, Outcome
-from services.jobs.handlers import all_handlers
+from pgcorpus.db.models.jobs import CHANNEL
+from pgcorpus.db.repositories.jobs import ClaimedJob
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.jobs.circuit import Circuit
+from pgcorpus.services.jobs.handler import Finish, Handler, Outcome
+from pgcorpus.services.jobs.handlers import all_handlers
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Final
 from uuid import UUID
 
-from db.engine import Database
-from db.scope import Scope
-from db.search.corpus import Corpus
-from services.write_behind import MAX_BUFFERED, WriteBehind
+from pgcorpus.db.engine import Database
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.services.search.write_behind import MAX_BUFFERED, WriteBehind
 
 MOST_TOUCHED: Final = 1000
 """Rows that one statement touches."""

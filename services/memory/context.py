@@ -10,12 +10,19 @@ from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Any, Final, Literal
 
-from db.errors import InvalidValue
-from db.search.page import SearchPage
-from services.context import APART, LINE_ENDS, MOST_TOKENS, OMITTED, UNTITLED, quote_name
-from services.embedding.tokens import cut, estimate
-from services.memory.records import Episode, EpisodeRecall, Memory, Recall
-from services.search_request import is_whole
+from pgcorpus.db.errors import InvalidValue
+from pgcorpus.db.search.page import SearchPage
+from pgcorpus.services.embedding.tokens import cut, estimate
+from pgcorpus.services.memory.records import Episode, EpisodeRecall, Memory, Recall
+from pgcorpus.services.search.context import (
+    APART,
+    LINE_ENDS,
+    MOST_TOKENS,
+    OMITTED,
+    UNTITLED,
+    quote_name,
+)
+from pgcorpus.services.search.request import is_whole
 
 EPISODE_TOKENS: Final = 400
 """Of what is told of an episode, so that a long one leaves room for others."""

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import numpy as np
 
-from db.engine import Database
-from db.errors import EmbeddingError, InvalidValue, TextsRefused
-from db.repositories.embeddings import refuse_unusable
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.embedding.choice import Choice, choose
-from services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import EmbeddingError, InvalidValue, TextsRefused
+from pgcorpus.db.repositories.embeddings import refuse_unusable
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.embedding.embedder import Embedder, embedder_for
 
 
 class Encoded(NamedTuple):

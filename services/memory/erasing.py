@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db.errors import InvalidValue
-from db.repositories.memory import Forgotten
-from db.scope import Scope
-from db.search.corpora import EPISODES, MEMORY
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.memory.options import Choosing, Progress
-from services.memory.records import Erasure
-from services.memory.steps import Steps, Transact
+from pgcorpus.db.errors import InvalidValue
+from pgcorpus.db.repositories.memory.nodes import Forgotten
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import EPISODES, MEMORY
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.memory.options import Choosing, Progress
+from pgcorpus.services.memory.records import Erasure
+from pgcorpus.services.memory.steps import Steps, Transact
 
 MOST_FORGOTTEN: Final = 1000
 """Memories that one transaction erases."""

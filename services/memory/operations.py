@@ -10,28 +10,35 @@ from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
-from db.engine import Database
-from db.errors import InvalidValue, MissingScope, NotFound
-from db.models.memory import EpisodicMemory
-from db.repositories.embeddings import Pending
-from db.repositories.memory import Exchange
-from db.repositories.pages import Page
-from db.scope import Scope
-from db.search.corpora import EPISODES, MEMORY
-from db.search.corpus import Corpus
-from db.uow import UnitOfWork
-from services.embedding.choice import Choice
-from services.embedding.embedder import Embedder
-from services.importers.language import NAMES
-from services.memory.access import AccessLog
-from services.memory.context import MemoryContext, assembled, check_tokens
-from services.memory.encoder import Encoded, Encoder
-from services.memory.erasing import ALL_OF, EVERYTHING, Erasing, chosen, missing
-from services.memory.options import Choosing, EpisodeDetails, Progress, Recalling
-from services.memory.records import Episode, EpisodeRecall, Erasure, Memory, Recall, Remembered
-from services.memory.remembering import WITH_NOISE, Duplicates, Remembering
-from services.memory.steps import Compute, Search, Steps, Transact
-from services.memory.telling import told
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound
+from pgcorpus.db.models.memory import EpisodicMemory
+from pgcorpus.db.repositories.embeddings import Pending
+from pgcorpus.db.repositories.memory.nodes import Exchange
+from pgcorpus.db.repositories.pages import Page
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import EPISODES, MEMORY
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embedder import Embedder
+from pgcorpus.services.importers.language import NAMES
+from pgcorpus.services.memory.access import AccessLog
+from pgcorpus.services.memory.context import MemoryContext, assembled, check_tokens
+from pgcorpus.services.memory.encoder import Encoded, Encoder
+from pgcorpus.services.memory.erasing import ALL_OF, EVERYTHING, Erasing, chosen, missing
+from pgcorpus.services.memory.options import Choosing, EpisodeDetails, Progress, Recalling
+from pgcorpus.services.memory.records import (
+    Episode,
+    EpisodeRecall,
+    Erasure,
+    Memory,
+    Recall,
+    Remembered,
+)
+from pgcorpus.services.memory.remembering import WITH_NOISE, Duplicates, Remembering
+from pgcorpus.services.memory.steps import Compute, Search, Steps, Transact
+from pgcorpus.services.memory.telling import told
 
 BATCH: Final = 100
 """Exchanges that are remembered in one transaction; others of the scope wait so long."""

@@ -6,9 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
-from db.models.memory import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
-from db.search.ranking import Fusion
-from services.search_request import Mode, Reranker
+from pgcorpus.db.models.memory import (
+    Complexity,
+    ConversationMode,
+    EmotionalValence,
+    IntentType,
+    Urgency,
+)
+from pgcorpus.db.search.ranking import Fusion
+from pgcorpus.services.search.request import Mode, Reranker
 
 Progress = Callable[[int], None]
 

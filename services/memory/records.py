@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Self
 
-from db.models.memory import (
+from pgcorpus.db.models.memory import (
     Complexity,
     ConversationMode,
     EmotionalValence,
@@ -16,7 +16,7 @@ from db.models.memory import (
     MemoryNode,
     Urgency,
 )
-from db.search.page import Hit, SearchPage
+from pgcorpus.db.search.page import Hit, SearchPage
 
 Outcome = Literal["new", "same", "merged", "linked"]
 

@@ -11,14 +11,14 @@ from uuid import UUID
 
 import numpy as np
 
-from db.errors import AlreadyExists, InvalidValue
-from db.models.memory import MemoryNode
-from db.repositories.memory import Exchange
-from db.search.corpora import MEMORY
-from db.uow import UnitOfWork
-from services.embedding.choice import Choice
-from services.memory.encoder import Encoded, Encoder
-from services.memory.records import Remembered
+from pgcorpus.db.errors import AlreadyExists, InvalidValue
+from pgcorpus.db.models.memory import MemoryNode
+from pgcorpus.db.repositories.memory.nodes import Exchange
+from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.memory.encoder import Encoded, Encoder
+from pgcorpus.services.memory.records import Remembered
 
 Handling = Literal["keep", "merge", "link", "refuse"]
 HANDLINGS: Final = get_args(Handling)

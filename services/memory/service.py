@@ -8,18 +8,25 @@ from functools import partial
 from typing import Any, TypeVar, Unpack
 from uuid import UUID
 
-from db.engine import Database
-from db.repositories.memory import Exchange
-from db.repositories.pages import Page
-from db.scope import Scope
-from services.embedding.embedder import Embedder
-from services.memory.context import MemoryContext
-from services.memory.operations import Operations, episode, episodes_of, related, required
-from services.memory.options import Choosing, Details, EpisodeDetails, Progress, Recalling
-from services.memory.records import Episode, EpisodeRecall, Erasure, Memory, Recall, Remembered
-from services.memory.remembering import THRESHOLD, Duplicates, Handling
-from services.memory.steps import Compute, Search, Step, Steps, Transact
-from services.search import AsyncSearchService, SearchService
+from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.memory.nodes import Exchange
+from pgcorpus.db.repositories.pages import Page
+from pgcorpus.db.scope import Scope
+from pgcorpus.services.embedding.embedder import Embedder
+from pgcorpus.services.memory.context import MemoryContext
+from pgcorpus.services.memory.operations import Operations, episode, episodes_of, related, required
+from pgcorpus.services.memory.options import Choosing, Details, EpisodeDetails, Progress, Recalling
+from pgcorpus.services.memory.records import (
+    Episode,
+    EpisodeRecall,
+    Erasure,
+    Memory,
+    Recall,
+    Remembered,
+)
+from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
+from pgcorpus.services.memory.steps import Compute, Search, Step, Steps, Transact
+from pgcorpus.services.search.service import AsyncSearchService, SearchService
 
 T = TypeVar("T")
 
@@ -144,7 +151,7 @@ class MemoryService(Operations):
         Args:
             question: What the model is to answer.
             scope: Whose memories.
-            max_tokens: Of the text, at most, as ``services.embedding.tokens`` estimates them.
+            max_tokens: Of the text, at most, estimated by ``pgcorpus.services.embedding.tokens``.
             memories: How many are looked for.
             episodes: How many are looked for.
             options: See ``Recalling``; filters narrow the memories.

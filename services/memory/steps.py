@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from db.scope import Scope
-from db.uow import UnitOfWork
-from services.search_request import SearchOptions
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.search.request import SearchOptions
 
 T = TypeVar("T")
 

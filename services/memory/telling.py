@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from db.errors import InvalidValue, NotFound
-from db.models.memory import MemoryNode
-from db.repositories.episodes import Told, episode_id
-from db.repositories.memory import NATIVE
-from db.uow import UnitOfWork
-from services.memory.options import EpisodeDetails
+from pgcorpus.db.errors import InvalidValue, NotFound
+from pgcorpus.db.models.memory import MemoryNode
+from pgcorpus.db.repositories.memory.episodes import Told, episode_id
+from pgcorpus.db.repositories.memory.nodes import NATIVE
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.memory.options import EpisodeDetails
 
 
 def told(work: UnitOfWork, conversation_id: str | None, details: EpisodeDetails) -> Told:

@@ -15,16 +15,16 @@ from typing import Any, Final, Literal
 
 from sqlalchemy.exc import DBAPIError
 
-from db.engine import Database
-from db.errors import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
     DatabaseNotReady,
     DatabaseUnavailable,
     DataLayerError,
     NotPermitted,
     translate,
 )
-from db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
-from db.repositories.diagnosis import (
+from pgcorpus.db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
+from pgcorpus.db.repositories.operations.diagnosis import (
     Example,
     NeededIndex,
     Owner,
@@ -36,17 +36,17 @@ from db.repositories.diagnosis import (
     setting_remedy,
     vacuum_remedy,
 )
-from db.repositories.roles import GROUPS
-from db.repositories.search import Ask, Statement
-from db.scope import Scope
-from db.search.corpora import CORPORA
-from db.search.corpus import Corpus
-from db.search.legs import AskedModel
-from db.search.question import Question
-from db.settings import Settings
-from db.uow import UnitOfWork
-from services.embedding.choice import list_in_use
-from services.search import LEGS_OF
+from pgcorpus.db.repositories.operations.roles import GROUPS
+from pgcorpus.db.repositories.search import Ask, Statement
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.question import Question
+from pgcorpus.db.settings import Settings
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import list_in_use
+from pgcorpus.services.search.service import LEGS_OF
 
 Status = Literal["ok", "warning", "failure"]
 

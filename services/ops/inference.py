@@ -9,9 +9,21 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
-from db.repositories.inference import PLANNED, InferenceRepository, Timing, compare_times
-from db.repositories.isolation import MODEL, NOBODY, SCOPE_COLUMNS, Guarded, Intruder, Party
-from db.repositories.probes import (
+from pgcorpus.db.repositories.operations.inference import (
+    PLANNED,
+    InferenceRepository,
+    Timing,
+    compare_times,
+)
+from pgcorpus.db.repositories.operations.isolation import (
+    MODEL,
+    NOBODY,
+    SCOPE_COLUMNS,
+    Guarded,
+    Intruder,
+    Party,
+)
+from pgcorpus.db.repositories.operations.probes import (
     Column,
     Early,
     Probe,
@@ -25,8 +37,8 @@ from db.repositories.probes import (
     quoted,
     timed,
 )
-from db.search.page import SearchPage
-from services.search import MODES, SearchService
+from pgcorpus.db.search.page import SearchPage
+from pgcorpus.services.search.service import MODES, SearchService
 
 PROBING_SECONDS: Final = 15.0
 """After which no further probe is begun: tables of millions of rows, or a server under load, would

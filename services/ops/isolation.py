@@ -14,12 +14,12 @@ from typing import Any, Literal
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 
-from db.engine import Database
-from db.errors import MissingScope, NotFound, NotPermitted, UnsafeRole, translate
-from db.rehearsal import Rehearsal, rehearsal
-from db.repositories.guards import GuardRepository
-from db.repositories.inference import InferenceRepository, Timing
-from db.repositories.isolation import (
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import MissingScope, NotFound, NotPermitted, UnsafeRole, translate
+from pgcorpus.db.rehearsal import Rehearsal, rehearsal
+from pgcorpus.db.repositories.operations.guards import GuardRepository
+from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
+from pgcorpus.db.repositories.operations.isolation import (
     ATTACKS,
     NOBODY,
     SAID,
@@ -30,13 +30,13 @@ from db.repositories.isolation import (
     Party,
     party,
 )
-from db.scope import APPLICATION_ROLE, refuse_unsafe
-from db.search.corpora import CORPORA
-from db.search.page import SearchPage
-from db.uow import UnitOfWork
-from services.embedding.hashing import HashingEmbedder
-from services.ops.inference import Inference, Told
-from services.search import MODES, SearchService
+from pgcorpus.db.scope import APPLICATION_ROLE, refuse_unsafe
+from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.page import SearchPage
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.hashing import HashingEmbedder
+from pgcorpus.services.ops.inference import Inference, Told
+from pgcorpus.services.search.service import MODES, SearchService
 
 Status = Literal["ok", "failure"]
 Tell = Callable[[str, int, int], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import db
+import pgcorpus
 
-ROOT = Path(db.__file__).parents[1]
+ROOT = Path(pgcorpus.__file__).parents[1]
 CODE = [
     path for top in ("db", "services", "tests", "alembic") for path in ROOT.glob(f"{top}/**/*.py")
 ]

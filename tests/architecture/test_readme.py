@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from db.engine import Database
-from db.settings import VARIABLES
-from services.cli.main import app
+from pgcorpus.db.engine import Database
+from pgcorpus.db.settings import VARIABLES
+from pgcorpus.services.cli.main import app
 from tests.logins import logged_in
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from db.errors import DataLayerError
-from services.cli.output import AsJson, fail, print_json, say
+from pgcorpus.db.errors import DataLayerError
+from pgcorpus.services.cli.output import AsJson, fail, print_json, say
 from tests.benchmarks.plot import plot
 from tests.benchmarks.processes import HOME, PEERS, ContenderFailed, python_of
 from tests.benchmarks.report import failed_checks, print_tables

@@ -19,13 +19,13 @@ import numpy as np
 import typer
 from sqlalchemy import text
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.search.corpora import KNOWLEDGE
-from db.settings import Settings
-from services.cli.output import AsJson, print_json, progress_bar, table
-from services.importers.knowledge import KnowledgeImporter
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.settings import Settings
+from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, table
+from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from tests.benchmarks import data
 
 DIMENSIONS: Final = 384

@@ -21,11 +21,11 @@ from psycopg.rows import dict_row
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
-from db.engine import Database
-from db.repositories.search import FIRST_DEPTH
-from db.search.corpora import KNOWLEDGE
-from db.settings import DRIVER, Settings
-from services.search import Mode, SearchService
+from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.search import FIRST_DEPTH
+from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.settings import DRIVER, Settings
+from pgcorpus.services.search.service import Mode, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
 from tests.benchmarks.ours import MODEL, GivenVectors
 

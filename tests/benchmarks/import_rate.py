@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from db.engine import Database
-from services.importers.knowledge import KnowledgeImporter
+from pgcorpus.db.engine import Database
+from pgcorpus.services.knowledge.importer import KnowledgeImporter
 
 
 def import_rate(database: Database, chunks: Path) -> dict[str, float]:

@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import text
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.models.memory import INTENT_TYPES, memory_id
-from db.scope import Scope
-from services.importers.memory.importer import MemoryImporter
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.models.memory import INTENT_TYPES, memory_id
+from pgcorpus.db.scope import Scope
+from pgcorpus.services.memory.importing.importer import MemoryImporter
 from tests.benchmarks import data
 from tests.conftest import Databases
 

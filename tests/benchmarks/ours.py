@@ -12,12 +12,12 @@ import numpy as np
 import psycopg
 from sqlalchemy.engine import make_url
 
-from db.engine import Database
-from db.search.corpora import KNOWLEDGE
-from db.settings import DRIVER, Settings
-from services.embedding.switch import ModelSwitch
-from services.importers.knowledge import KnowledgeImporter
-from services.search import Mode, SearchService
+from pgcorpus.db.engine import Database
+from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.settings import DRIVER, Settings
+from pgcorpus.services.knowledge.importer import KnowledgeImporter
+from pgcorpus.services.ops.switch import ModelSwitch
+from pgcorpus.services.search.service import Mode, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
 
 MODEL = "benchmark"

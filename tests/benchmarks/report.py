@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.cli.output import out, table
+from pgcorpus.services.cli.output import out, table
 
 MEBIBYTE = 2**20
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from hashlib import sha256
 from uuid import uuid4
 
-from db.repositories.knowledge import ChunkRecord, Write
-from db.search.corpora import KNOWLEDGE
-from db.uow import UnitOfWork
+from pgcorpus.db.repositories.knowledge.chunks import ChunkRecord, Write
+from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.uow import UnitOfWork
 from tests.benchmarks.contender import serve
 from tests.benchmarks.ours import MODEL, Ours, register_model
 

@@ -20,11 +20,11 @@ from psycopg import sql
 from rich.progress import Progress
 from sqlalchemy.engine import URL
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.settings import DRIVER, Settings
-from services.cli.output import fail, progress_bar
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.settings import DRIVER, Settings
+from pgcorpus.services.cli.output import fail, progress_bar
 from tests.benchmarks import data
 from tests.benchmarks.contender import HITS
 from tests.benchmarks.import_rate import import_rate

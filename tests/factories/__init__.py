@@ -13,8 +13,8 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import models
-from db.scope import Scope
+from pgcorpus.db import models
+from pgcorpus.db.scope import Scope
 
 SCOPED = (
     models.MemoryNode,

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, text
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
 from tests.conftest import settings_for
 from tests.prove import proofs
 

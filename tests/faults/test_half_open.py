@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import URL, text
 
-from db.connections import ANSWER_MARGIN_SECONDS
-from db.engine import Database
-from db.errors import DatabaseUnavailable
-from db.uow import UnitOfWork
+from pgcorpus.db.connections import ANSWER_MARGIN_SECONDS
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseUnavailable
+from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import settings_for
 from tests.faults.proxy import Proxy
 

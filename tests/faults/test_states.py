@@ -17,9 +17,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL, text
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.errors import (
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
     STATES,
     DatabaseExhausted,
     DatabaseReadOnly,
@@ -34,7 +34,7 @@ from db.errors import (
     TransactionConflict,
     translate,
 )
-from db.uow import UnitOfWork
+from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import settings_for
 from tests.logins import logged_in
 

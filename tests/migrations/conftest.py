@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-import db
-from db.embedded import EmbeddedServer
-from tests.unit.test_embedded import share_programs
+import pgcorpus
+from pgcorpus.db.embedded import EmbeddedServer
+from tests.db.test_embedded import share_programs
 
-ROOT = Path(db.__file__).parents[1]
+ROOT = Path(pgcorpus.__file__).parents[1]
 Dump = Callable[[URL], str]
 
 

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from sqlalchemy import URL, text
 
-from db import migrations
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.errors import DatabaseNotReady, DatabaseUnavailable
+from pgcorpus.db import migrations
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseNotReady, DatabaseUnavailable
 from tests.conftest import settings_for
 from tests.migrations.conftest import Alembic, Dump
 

@@ -14,11 +14,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, text
 
-from db import migrations
-from db.engine import Database
-from db.errors import DatabaseNotReady
-from db.migrations import Loss
-from db.scope import Scope
+from pgcorpus.db import migrations
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseNotReady
+from pgcorpus.db.migrations import Loss
+from pgcorpus.db.scope import Scope
 from tests import factories
 from tests.command import PGCORPUS, Command, run_command
 from tests.conftest import Databases, settings_for

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import URL, Connection, Row, text
 from sqlalchemy.orm import Session
 
-from db import migrations
-from db.base import Base
-from db.engine import Database
+from pgcorpus.db import migrations
+from pgcorpus.db.base import Base
+from pgcorpus.db.engine import Database
 from tests.conftest import Databases, settings_for
 
 CATALOG = {

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 import pytest
 from sqlalchemy import create_engine, text
 
-from db.engine import Database
-from db.errors import DatabaseNotReady, NotPermitted
-from db.migrations import drift, upgrade
-from db.scratch import scratch_database
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseNotReady, NotPermitted
+from pgcorpus.db.migrations import drift, upgrade
+from pgcorpus.db.scratch import scratch_database
 from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from db import migrations
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.errors import SettingsError
-from db.settings import Settings
+from pgcorpus.db import migrations
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import SettingsError
+from pgcorpus.db.settings import Settings
 from tests.command import run_command
 from tests.migrations.conftest import Alembic
 from tests.migrations.test_deployments import HEAD

@@ -11,11 +11,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import migrations
-from db.base import Base
-from db.engine import Database
-from db.search.corpora import KNOWLEDGE
-from services import Worker
+from pgcorpus import Worker
+from pgcorpus.db import migrations
+from pgcorpus.db.base import Base
+from pgcorpus.db.engine import Database
+from pgcorpus.db.search.corpora import KNOWLEDGE
 from tests import factories
 from tests.migrations.conftest import Alembic, Dump, Programs
 from tests.tenancy import rows_of_all

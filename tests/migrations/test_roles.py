@@ -13,13 +13,13 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Row, create_engine, text
 
-from db import migrations
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.errors import DatabaseNotReady
+from pgcorpus.db import migrations
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseNotReady
 from tests.conftest import Databases, settings_for
+from tests.db.test_embedded import share_programs
 from tests.migrations.conftest import Alembic, Dump
-from tests.unit.test_embedded import share_programs
 
 BEFORE, ROLES = "0010", "0011"
 GROUPS = ("rag_read_only", "rag_read_write", "rag_admin")

@@ -28,11 +28,11 @@ from rich.table import Table
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.errors import DataLayerError
-from db.migrations import upgrade
-from db.settings import DRIVER
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DataLayerError
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.settings import DRIVER
 from tests.conftest import Databases, settings_for
 from tests.pooler import NEEDED, PROGRAM, SUITES, install
 from tests.prove import chat_memory, isolation, proofs
@@ -40,8 +40,8 @@ from tests.prove.proofs import Proof
 
 ROOT: Final = Path(__file__).parents[2]
 CONTRACTS: Final = (
-    "tests/search/test_contract.py",
-    "tests/search/test_word_statistics.py",
+    "tests/db/search/test_contract.py",
+    "tests/db/search/test_word_statistics.py",
     "tests/migrations/test_hosted.py",
 )
 """What must hold on any server; see ``PROVE_DATABASE_URL``."""

@@ -20,11 +20,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.settings import Settings
-from services.cli.output import fail, say, table
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.settings import Settings
+from pgcorpus.services.cli.output import fail, say, table
 from tests.command import PGCORPUS
 from tests.factories import exports
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from db.engine import Database
-from db.repositories.jobs import ClaimedJob
-from db.uow import UnitOfWork
-from services.jobs.handler import COMPLETED, Finish, Outcome
+from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.jobs import ClaimedJob
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.jobs.handler import COMPLETED, Finish, Outcome
 
 
 class EffectHandler:

@@ -24,18 +24,18 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import text
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.repositories.base import REBUILT
-from db.repositories.search import Ask
-from db.scope import APPLICATION_ROLE, Scope
-from db.search.corpora import MEMORY
-from db.search.legs import AskedModel
-from db.search.question import Question
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.repositories.base import REBUILT
+from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.scope import APPLICATION_ROLE, Scope
+from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.question import Question
 from tests.conftest import Databases, settings_for
+from tests.db.search.crowd import VOCABULARY, WORD
 from tests.logins import logged_in
-from tests.search.crowd import VOCABULARY, WORD
 
 MODEL: Final = AskedModel("all-MiniLM-L6-v2", 384)
 CENTRES: Final = 300

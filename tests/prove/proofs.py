@@ -18,16 +18,16 @@ from typing import Any
 
 from sqlalchemy import text, update
 
-import db
-from db.engine import Database
-from db.models import Message
-from db.search.corpora import CHAT
+import pgcorpus
+from pgcorpus.db.engine import Database
+from pgcorpus.db.models import Message
+from pgcorpus.db.search.corpora import CHAT
 from tests.command import PGCORPUS
 from tests.pooler import variables_of
 from tests.prove.effects import count_effects, enqueue_effects
-from tests.services.loopback_api import Answer, LoopbackAPI, Request
+from tests.services.embedding.loopback_api import Answer, LoopbackAPI, Request
 
-PROJECT = Path(db.__file__).parents[1]
+PROJECT = Path(pgcorpus.__file__).parents[1]
 LEASE_SECONDS = 2.0
 PATIENCE_SECONDS = 900.0
 MODEL = "loopback"

@@ -16,16 +16,16 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from db.embedded import EmbeddedServer
-from db.engine import Database
-from db.migrations import upgrade
-from db.rehearsal import rehearsal
-from db.repositories.inference import InferenceRepository, Timing
-from db.repositories.isolation import SAID, party
-from db.scope import APPLICATION_ROLE
-from services.embedding.hashing import HashingEmbedder
-from services.ops.inference import Inference
-from services.search import SearchService
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.rehearsal import rehearsal
+from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
+from pgcorpus.db.repositories.operations.isolation import SAID, party
+from pgcorpus.db.scope import APPLICATION_ROLE
+from pgcorpus.services.embedding.hashing import HashingEmbedder
+from pgcorpus.services.ops.inference import Inference
+from pgcorpus.services.search.service import SearchService
 from tests.conftest import settings_for
 from tests.prove.isolation import Population, fill
 

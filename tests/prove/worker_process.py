@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from db.engine import Database
-from db.search.corpora import CHAT
-from services import Worker
-from services.embedding.embedder import unit_rows
-from services.jobs.handler import Handler
-from services.jobs.handlers import EmbedHandler
-from services.jobs.worker import stopped_by_signals
+from pgcorpus import Worker
+from pgcorpus.db.engine import Database
+from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.services.embedding.embedder import unit_rows
+from pgcorpus.services.jobs.handler import Handler
+from pgcorpus.services.jobs.handlers import EmbedHandler
+from pgcorpus.services.jobs.worker import stopped_by_signals
 from tests.prove.effects import EffectHandler
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from db.engine import Database
+from pgcorpus.db.engine import Database
 from tests.command import Command, run_command
 from tests.pooler import variables_of
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from db.engine import Database
-from db.errors import DataLayerError
-from db.scope import Scope
-from services.context import assembled, on_one_line, quote_name
-from services.memory.context import Part
-from services.memory.service import MemoryService
-from services.search import SearchService
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DataLayerError
+from pgcorpus.db.scope import Scope
+from pgcorpus.services.memory.context import Part
+from pgcorpus.services.memory.service import MemoryService
+from pgcorpus.services.search.context import assembled, on_one_line, quote_name
+from pgcorpus.services.search.service import SearchService
 from tests.logins import logged_in
-from tests.services.test_search_context import turn, windows
+from tests.services.search.test_context import turn, windows
 
 UNHOLDABLE = ["\ud800", "mem_\udfff", "a\0b"]
 

@@ -1,0 +1,241 @@
+"""Messages of the chat archive: read, edited, deleted, and found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, get_args
+from uuid import UUID
+
+import numpy as np
+from sqlalchemy import Select, delete, select, text, update
+
+from pgcorpus.db.errors import InvalidSearch, NotFound, TransactionConflict
+from pgcorpus.db.models.chat import Message
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.chat.conversations import ConversationRepository, said
+from pgcorpus.db.repositories.embeddings import EmbeddingRepository
+from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
+from pgcorpus.db.repositories.search import Ask, SearchRepository
+from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.db.search.page import Hit
+from pgcorpus.db.search.question import Question
+
+MessageSearch = Literal["text", "fuzzy", "vector", "hybrid"]
+"""By words, by words spelt alike, by a vector, or by words and a vector."""
+
+MODES: Final = get_args(MessageSearch)
+
+MAIN: Final = 0
+"""The branch that is the conversation as it stands."""
+
+CLOSE_THE_GAP: Final = text("""
+    UPDATE messages SET position = position - 1
+    WHERE conversation_id = :conversation AND position > :position AND branch >= :branch
+      AND branch < coalesce(
+          (SELECT min(other.branch) FROM messages AS other
+           WHERE other.conversation_id = :conversation
+             AND other.branch > :branch AND other.position <= :position),
+          2147483648)
+""")
+"""After a message is deleted, what was said after it moves up. By the numbering of branches (see
+``Message.branch``) those that fork after it are the next ones, up to the first that began earlier:
+what followed the deleted message follows the one before it, on every branch."""
+
+
+class MessageRepository(Repository):
+    """Messages, one at a time, by the page, and as the best answers to a question."""
+
+    def get(self, message_id: UUID) -> Message:
+        """The message of that key.
+
+        Raises:
+            NotFound: There is none.
+        """
+        message = self.find(message_id)
+        if message is None:
+            raise _no_message(message_id)
+        return message
+
+    def find(self, message_id: UUID) -> Message | None:
+        """The message of that key, or None."""
+        return self.session.get(Message, message_id)
+
+    def list_messages(self, conversation_id: UUID, *, branch: int | None = MAIN) -> list[Message]:
+        """What was said in a conversation.
+
+        Args:
+            conversation_id: Which; one that does not exist has no messages.
+            branch: Which branch, from where it forks; None for all.
+
+        Returns:
+            By branch and position.
+        """
+        turns: Select[Message] = (
+            select(Message)
+            .where(Message.conversation_id == conversation_id)
+            .order_by(Message.branch, Message.position)
+        )
+        if branch is not None:
+            turns = turns.where(Message.branch == branch)
+        return list(self.session.scalars(turns))
+
+    def list_page(
+        self,
+        conversation_id: UUID,
+        *,
+        branch: int = MAIN,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Message]:
+        """A long conversation from its beginning, page by page.
+
+        Args:
+            conversation_id: Which.
+            branch: Which branch, from where it forks.
+            limit: At most this many, 1 to 1,000.
+            cursor: ``next_cursor`` of the page before.
+
+        Raises:
+            InvalidCursor: It is of no page of this branch.
+            InvalidValue: The limit is out of range.
+        """
+        listing = f"messages of {conversation_id}, {branch}"
+        turns: Select[Message] = (
+            select(Message)
+            .where(Message.conversation_id == conversation_id, Message.branch == branch)
+            .order_by(Message.position)
+            .limit(check_limit(limit) + 1)
+        )
+        if cursor is not None:
+            (position,) = decode(listing, cursor)
+            turns = turns.where(Message.position > int(position))
+        return page_of(
+            self.session.scalars(turns).all(), limit, listing, lambda last: (last.position,)
+        )
+
+    def edit(
+        self, message_id: UUID, content: str, *, expected_version: int | None = None
+    ) -> Message:
+        """Change what a message says; its version is incremented and its embedding enqueued.
+
+        Args:
+            message_id: Which.
+            content: Not empty, nor white space alone.
+            expected_version: The version that the change was made to; None overwrites any.
+
+        Raises:
+            NotFound: There is none of that key.
+            TransactionConflict: Someone else changed it in the meantime; read it again.
+            InvalidValue: The content is empty, or no text can hold it.
+        """
+        changed = (
+            update(Message)
+            .where(Message.id == message_id)
+            .values(content=said(content))
+            .returning(Message)
+        )
+        if expected_version is not None:
+            changed = changed.where(Message.version == expected_version)
+        self._touch_conversation_of(message_id)
+        message = self.session.scalar(changed, execution_options={"populate_existing": True})
+        if message is None:
+            raise TransactionConflict(
+                f"the message {message_id} is no longer at version {expected_version}; "
+                "read it again, and edit what it says now"
+            )
+        return message
+
+    def delete(self, message_id: UUID) -> None:
+        """Remove a message; what followed it follows the one before it, on every branch.
+
+        Raises:
+            NotFound: There is none of that key.
+        """
+        self._touch_conversation_of(message_id)
+        gone = self.session.execute(
+            delete(Message)
+            .where(Message.id == message_id)
+            .returning(Message.conversation_id, Message.branch, Message.position)
+        ).one_or_none()
+        if gone is None:  # someone else was faster
+            raise _no_message(message_id)
+        self.session.execute(
+            CLOSE_THE_GAP,
+            {
+                "conversation": gone.conversation_id,
+                "branch": gone.branch,
+                "position": gone.position,
+            },
+        )
+        for each in self.session:
+            if isinstance(each, Message):
+                self.session.expire(each, ["position"])
+
+    def search(
+        self,
+        question: str = "",
+        *,
+        mode: MessageSearch = "text",
+        vector: np.ndarray | None = None,
+        model_name: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        filters: Mapping[str, Any] | None = None,
+    ) -> tuple[Hit, ...]:
+        """The messages that answer best, as the ranking of every corpus has them, and no more.
+
+        What falls back, embeds the question and explains itself is ``SearchService``.
+
+        Args:
+            question: In the grammar of web searches; the mode ``vector`` takes none.
+            mode: How to search.
+            vector: Of the question, float32 of shape ``(dimensions,)``, for the modes ``vector``
+                and ``hybrid``.
+            model_name: Whose vector it is; by default the archive's active model's.
+            limit: Hits, at most.
+            offset: Hits that are passed over.
+            filters: See ``CHAT`` in ``pgcorpus.db.search.corpora``; by default the main branch
+                alone.
+
+        Returns:
+            Best first.
+
+        Raises:
+            SearchError: The question is empty, the mode lacks its vector, or a filter is not known
+                or of the wrong kind.
+            UnknownModel: The model is not registered.
+        """
+        if mode in ("text", "fuzzy"):
+            ask = Ask(
+                question=Question.parse(question),
+                legs={mode: 1.0},
+                limit=limit,
+                offset=offset,
+                filters=filters or {},
+            )
+            return SearchRepository(self.session).answer(CHAT, ask).hits
+        if mode not in ("vector", "hybrid"):
+            raise InvalidSearch(f"there is no mode {mode!r}; known: {', '.join(MODES)}")
+        if vector is None:
+            raise InvalidSearch(f"the mode {mode} compares vectors; give that of the question")
+        return EmbeddingRepository(self.session).search(
+            CHAT,
+            vector,
+            question=question if mode == "hybrid" else None,
+            model_name=model_name,
+            limit=limit,
+            offset=offset,
+            filters=filters,
+        )
+
+    def _touch_conversation_of(self, message_id: UUID) -> None:
+        conversation_id = self.session.scalar(
+            select(Message.conversation_id).where(Message.id == message_id)
+        )
+        if conversation_id is None:
+            raise _no_message(message_id)
+        ConversationRepository(self.session).touch(conversation_id)
+
+
+def _no_message(message_id: UUID) -> NotFound:
+    return NotFound(f"there is no message {message_id}")

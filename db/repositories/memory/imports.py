@@ -1,0 +1,453 @@
+"""Memories and episodes as imports bring them, and how they go in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Double,
+    Integer,
+    Row,
+    SmallInteger,
+    String,
+    TableClause,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, insert
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.sql.selectable import LateralFromClause
+from sqlalchemy.types import TypeEngine
+
+from pgcorpus.db.errors import DatabaseNotReady, InvalidValue, TransactionConflict
+from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.db.models.jobs import Job
+from pgcorpus.db.models.memory import (
+    Complexity,
+    ConversationMode,
+    EmotionalValence,
+    IntentType,
+    Urgency,
+)
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.embeddings import build_memory_kb, text_hash
+from pgcorpus.db.repositories.imports import fresh_ids
+from pgcorpus.db.repositories.jobs import EMBED, PENDING, embed_key
+from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository, NeededIndex
+from pgcorpus.db.search import corpora
+from pgcorpus.db.search.corpus import Corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """One exchange, normalised; the fields are named as the columns.
+
+    Attributes:
+        created_at: When it was said, or None where nobody knows.
+        language: Name of a text search configuration.
+    """
+
+    id: str
+    conversation_id: str
+    sequence_index: int
+    human_content: str
+    assistant_content: str
+    source: str
+    created_at: datetime | None
+    intent_type: IntentType
+    complexity: Complexity
+    technical_depth: int
+    emotional_valence: EmotionalValence
+    urgency: Urgency
+    conversation_mode: ConversationMode
+    action_required: bool
+    has_code: bool
+    has_error: bool
+    tags: dict[str, Any]
+    cluster_id: int | None
+    cluster_label: str | None
+    cluster_confidence: float | None
+    access_count: int
+    last_accessed: datetime | None
+    language: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeRecord:
+    """One conversation, normalised; the fields are named as the columns.
+
+    Attributes:
+        created_at: When it began, or None where nobody knows.
+        updated_at: When it ended, or None where nobody knows.
+        language: Name of a text search configuration.
+    """
+
+    id: str
+    title: str
+    messages: list[Any]
+    message_count: int
+    source: str
+    created_at: datetime | None
+    updated_at: datetime | None
+    duration_minutes: float | None
+    llm_tags: dict[str, Any]
+    dominant_intent: IntentType | None
+    avg_complexity: float | None
+    avg_technical_depth: float | None
+    emotional_arc: str | None
+    has_code: bool
+    has_errors: bool
+    urgency_max: Urgency | None
+    memory_node_ids: list[str]
+    related_episode_ids: list[str]
+    access_count: int
+    last_accessed: datetime | None
+    language: str
+
+
+Record = NodeRecord | EpisodeRecord
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What records of one kind are stored in.
+
+    Attributes:
+        corpus: Where.
+        record: Their class.
+        said: The columns that the embedded text is made of.
+        moments: Columns that a record may lack a value for; each then becomes what is stored
+            already, the one before it, or the present.
+    """
+
+    corpus: Corpus
+    record: type[Record]
+    said: tuple[str, ...]
+    moments: tuple[str, ...]
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """Types of the columns as they are staged, in the order of the record's fields."""
+        columns = self.corpus.passages.c
+        return {
+            field.name: STAGED_TYPES[type(columns[field.name].type)]
+            for field in fields(self.record)
+        }
+
+    def row(self, record: Record) -> list[Any]:
+        """The values to be staged."""
+        values = list(self._values(record))
+        for place in self._json:
+            values[place] = Jsonb(values[place])
+        return values
+
+    @cached_property
+    def _values(self) -> Callable[[Record], tuple[Any, ...]]:
+        return attrgetter(*self.columns)
+
+    @cached_property
+    def _json(self) -> list[int]:
+        return [place for place, kind in enumerate(self.columns.values()) if kind == "jsonb"]
+
+
+STAGED_TYPES: Final[Mapping[type[TypeEngine[Any]], str]] = {
+    ARRAY: "text[]",
+    Boolean: "bool",
+    DateTime: "timestamptz",
+    Double: "float8",
+    Integer: "int4",
+    JSONB: "jsonb",
+    REGCONFIG: "text",
+    SmallInteger: "int2",
+    String: "text",
+    Text: "text",
+}
+
+NODES: Final = Kind(
+    corpora.MEMORY, NodeRecord, said=("human_content", "assistant_content"), moments=("created_at",)
+)
+EPISODES: Final = Kind(
+    corpora.EPISODES,
+    EpisodeRecord,
+    said=("title", "messages", "llm_tags"),
+    moments=("created_at", "updated_at"),
+)
+
+OF_USE: Final = frozenset({"access_count", "last_accessed"})
+"""What comes of a memory's use, and is never replaced by what a file says."""
+
+TABLES: Final = tuple(
+    table for kind in (NODES, EPISODES) for table in (kind.corpus.passages, kind.corpus.vectors)
+)
+
+OWNED: Final = text("""
+    SELECT bool_and(pg_has_role(relowner, 'USAGE')
+                    AND has_schema_privilege(relnamespace, 'CREATE')) FROM pg_class
+    WHERE oid = ANY (CAST(:tables AS regclass[]))
+""").bindparams(tables=[table.name for table in TABLES])
+
+SIZE_OF_VECTORS: Final = text("""
+    SELECT max(pg_table_size(filled)) FROM unnest(CAST(:tables AS regclass[])) AS filled
+""").bindparams(tables=[kind.corpus.vectors.name for kind in (NODES, EPISODES)])
+
+EXISTS: Final = text("SELECT to_regclass('memory_nodes') IS NOT NULL")
+
+Outcome = Literal["added", "updated", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What became of a record.
+
+    Attributes:
+        key: Of its row.
+        outcome: Whether the row is new, was replaced, or was left as it was.
+        same_text: Whether the stored text is what the record says.
+        content_hash: SHA-256 of the stored text.
+        is_embedded: Whether the stored text has its vector.
+    """
+
+    key: UUID
+    outcome: Outcome
+    same_text: bool
+    content_hash: bytes
+    is_embedded: bool
+
+
+class MemoryImportRepository(Repository):
+    """Memories by the thousand, into the scope of the unit of work."""
+
+    def require_tables(self) -> None:
+        """Make sure that there is somewhere to import to.
+
+        Raises:
+            DatabaseNotReady: There is not.
+        """
+        if not self.session.scalar(EXISTS):
+            raise DatabaseNotReady(
+                "memory_nodes table does not exist; make it with: pgcorpus db upgrade"
+            )
+
+    def count(self) -> int:
+        """How many memories and episodes the role sees."""
+        counts = (
+            select(func.count()).select_from(kind.corpus.passages).scalar_subquery()
+            for kind in (NODES, EPISODES)
+        )
+        return self.session.scalar(select(sum(counts, start=literal(0)))) or 0
+
+    def analyze(self) -> None:
+        """Renew the planner's statistics of all that an import fills."""
+        self.renew_statistics(*(table.name for table in TABLES))
+
+    def is_first(self) -> bool:
+        """Whether nobody has a memory yet."""
+        return self.are_empty(*TABLES)
+
+    def owns_tables(self) -> bool:
+        """Whether the role may drop and build the indexes of memories."""
+        with self.as_login():
+            return bool(self.session.scalar(OWNED))
+
+    def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
+        """Whether a load goes in without indexes and builds them: the first, or after it stopped.
+
+        Only who owns the tables can do so, and may make anything in their schema.
+
+        Args:
+            model: Whose vectors are coming.
+        """
+        with self.as_login():
+            if not self.owns_tables():
+                return False
+            return self.is_first() or bool(self.list_unbuilt(model))
+
+    def drop_search_indexes(self, model: EmbeddingModel) -> None:
+        """Make room for a first load: without the indexes that nothing but searches needs.
+
+        Searches find the same without them, later. Where somebody has a memory, or uses the tables
+        at this moment, nothing is dropped; nor is an index that was made otherwise than here.
+        """
+        with self.as_login():
+            if not self.is_first():
+                return
+        try:
+            with self.as_login(), self.session.begin_nested():
+                self.lock_at_once(*TABLES)
+                for needed in self._search_indexes(model):
+                    for each in needed.found:
+                        if needed.is_restored(each):
+                            self.session.execute(text(f"DROP INDEX {each.identifier}"))
+        except OperationalError:  # in use
+            return
+
+    def list_unbuilt(self, model: EmbeddingModel) -> list[NeededIndex]:
+        """The indexes that a first load left out, this one or one that was stopped."""
+        return [each for each in self._search_indexes(model) if each.state == "missing"]
+
+    def build_search_index(self, index: NeededIndex, model: EmbeddingModel) -> None:
+        """Build one; until the transaction ends others can only read."""
+        self.lift_timeout()
+        # Counting would count those of the scope. A number has four bytes.
+        vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
+        with self.as_login():
+            self.build(index.create_at_once, memory=f"{build_memory_kb(model, vectors)}kB")
+
+    def _search_indexes(self, model: EmbeddingModel) -> Iterator[NeededIndex]:
+        diagnosis = DiagnosisRepository(self.session)
+        for kind in (NODES, EPISODES):
+            yield from diagnosis.list_needed(kind.corpus, [model])
+
+    def merge(
+        self, kind: Kind, records: Sequence[Record], *, model_name: str, replace: bool
+    ) -> list[Merged]:
+        """Add records to the scope, and leave or replace those whose id it has.
+
+        Args:
+            kind: Of which kind they are.
+            records: No two with the same id.
+            model_name: Whose vectors are looked for.
+            replace: Whether a stored record that differs becomes the new one; how often it was
+                recalled, and who wrote it, stays.
+
+        Returns:
+            What became of each, in their order.
+
+        Raises:
+            MissingScope: The unit of work has none.
+            InvalidValue: A value of one of them cannot be sent to PostgreSQL.
+            TransactionConflict: Somebody has just deleted one of them.
+            IntegrityError: The unit of work turns it into ``ConstraintViolated``.
+        """
+        columns = {"place": "int4", "key": "uuid"} | kind.columns
+        keyed = zip(fresh_ids(len(records)), records, strict=True)
+        rows = ((place, key, *kind.row(record)) for place, (key, record) in enumerate(keyed))
+        try:
+            with self.staged(f"staged_{kind.corpus.name}", columns, rows) as staged:
+                written = self._write(kind, staged, replace=replace)
+                found = self._found(kind, staged, model_name)
+        except (psycopg.DataError, UnicodeEncodeError, RecursionError) as error:  # from COPY
+            raise InvalidValue("one of its values cannot be sent to PostgreSQL") from error
+        if len(found) != len(records):
+            raise TransactionConflict
+        return [
+            Merged(
+                row.key,
+                "unchanged" if row.id not in written else "added" if row.is_new else "updated",
+                row.same_text,
+                row.content_hash,
+                row.is_embedded,
+            )
+            for row in found
+        ]
+
+    def forget_jobs(self, kind: Kind, keys: Collection[UUID]) -> None:
+        """Take back the jobs of rows that this transaction wrote and gave their vectors.
+
+        Nobody else has seen the rows, or can change them before the transaction ends: no job of a
+        later text is lost.
+        """
+        waiting = [embed_key(kind.corpus, self.scope, key) for key in keys]
+        self.session.execute(
+            delete(Job).where(
+                Job.status == PENDING,
+                Job.kind == EMBED,
+                Job.dedupe_key == any_(literal(waiting, ARRAY(Text()))),
+                Job.scope == str(self.scope),
+            ),
+            execution_options={"synchronize_session": False},
+        )
+
+    def _write(self, kind: Kind, staged: TableClause, *, replace: bool) -> set[str]:
+        """Add and replace; gives the ids of what was."""
+        kind.corpus.refuse_without(self.scope)
+        former = self._one_by_one(kind, staged)
+        values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in kind.columns}
+        values["language"] = cast(staged.c.language, REGCONFIG)
+        before: list[ColumnElement[Any]] = []
+        for name in kind.moments:
+            given = staged.c[name]
+            values[name] = func.coalesce(given, former.c[name], *before, func.now())
+            before.insert(0, given)
+        content = [name for name in values if name not in {"id", *OF_USE}]
+        same = and_(*(former.c[name].is_not_distinct_from(values[name]) for name in content))
+        values["key"] = staged.c.key
+        for name in ("tenant_id", "user_id"):
+            values[name] = literal(getattr(self.scope, name), Uuid())
+        fresh = (
+            select(*values.values())
+            .select_from(staged)
+            .outerjoin(former, true())
+            .where(or_(former.c.key.is_(None), ~same) if replace else former.c.key.is_(None))
+            .order_by(staged.c.id)  # so that two writers take their locks in the same order
+        )
+        merge = insert(kind.corpus.passages).from_select(list(values), fresh)
+        identity = ["scope", "id"]
+        merge = (
+            merge.on_conflict_do_update(
+                index_elements=identity, set_={name: merge.excluded[name] for name in content}
+            )
+            if replace
+            else merge.on_conflict_do_nothing(index_elements=identity)
+        )
+        return set(self.session.scalars(merge.returning(kind.corpus.passages.c.id)))
+
+    def _found(self, kind: Kind, staged: TableClause, model_name: str) -> Sequence[Row[Any]]:
+        """What is stored of each staged record."""
+        stored, vectors = self._one_by_one(kind, staged), kind.corpus.vectors
+        found = (
+            select(
+                stored.c.id,
+                stored.c.key,
+                (stored.c.key == staged.c.key).label("is_new"),
+                and_(*(stored.c[name] == staged.c[name] for name in kind.said)).label("same_text"),
+                stored.c.content_hash,
+                vectors.c.content_hash.is_not_distinct_from(stored.c.content_hash).label(
+                    "is_embedded"
+                ),
+            )
+            .select_from(staged)
+            .join(stored, true())
+            .outerjoin(
+                vectors,
+                and_(kind.corpus.item == stored.c.key, vectors.c.model_name == model_name),
+            )
+            .order_by(staged.c.place)
+        )
+        return self.session.execute(found).all()
+
+    def _one_by_one(self, kind: Kind, staged: TableClause) -> LateralFromClause:
+        """What is stored under the id of a staged record, looked up for each.
+
+        Where the statistics do not know the scope yet, a join would read all that is in it, for
+        every batch.
+        """
+        passages = kind.corpus.passages
+        return (
+            select(passages, text_hash(kind.corpus).label("content_hash"))
+            .where(passages.c.scope == str(self.scope), passages.c.id == staged.c.id)
+            .limit(1)
+            .lateral("stored")
+        )

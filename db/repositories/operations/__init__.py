@@ -1,0 +1,1 @@
+"""Repositories for those who operate the database: roles, audit, isolation, diagnosis."""

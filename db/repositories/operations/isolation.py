@@ -1,0 +1,708 @@
+"""Attacks on row security: what an application could try to reach, or to change, that is others'.
+
+What is tried here is tried in a transaction that is rolled back (``pgcorpus.db.rehearsal``), each
+attempt in a savepoint of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, product
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid4
+
+import numpy as np
+import psycopg
+from psycopg.errors import InsufficientPrivilege, QueryCanceled
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from pgcorpus.db.errors import NotPermitted
+from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
+from pgcorpus.db.models.memory import (
+    EpisodeEmbedding,
+    EpisodicMemory,
+    MemoryEmbedding,
+    MemoryNode,
+    Tenant,
+    User,
+)
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.operations.probes import quoted
+from pgcorpus.db.scope import SETTINGS, Scope
+
+MODEL: Final = "hashing"
+"""Whose vectors the rows get: it needs no network."""
+
+SAID: Final = "isolation rehearsal of a price"
+"""What the memories of all parties say: each would find the others' if it could."""
+
+SOURCE: Final = "rehearsal"
+
+MEMORIES: Final = 3
+
+CHOSEN: Final = frozenset(("app.identity", *SETTINGS))
+"""Settings that say who is asking."""
+
+SCOPE_COLUMNS: Final = ("scope", "tenant_id", "user_id")
+
+ATTACKS: Final[Mapping[str, str]] = {
+    "SELECT": "SELECT FROM {table} WHERE {key} = ANY (:keys)",
+    "whole table": "SELECT FROM {table} AS t WHERE CAST(t AS text) LIKE ANY (:marks)",
+    "FOR UPDATE": "SELECT FROM {table} WHERE {key} = ANY (:keys) FOR UPDATE",
+    "UPDATE": "UPDATE {table} SET {column} = {column} WHERE {key} = ANY (:keys)",
+    "DELETE": "DELETE FROM {table} WHERE {key} = ANY (:keys) RETURNING 1",
+    "MERGE": (
+        "MERGE INTO {table} AS t USING (SELECT unnest(CAST(:keys AS {type}[])) AS k) AS s"
+        " ON t.{key} = s.k WHEN MATCHED THEN UPDATE SET {column} = t.{column}"
+    ),
+    "MERGE DELETE": (
+        "MERGE INTO {table} AS t USING (SELECT unnest(CAST(:keys AS {type}[])) AS k) AS s"
+        " ON t.{key} = s.k WHEN MATCHED THEN DELETE"
+    ),
+    "CREATE AS": "CREATE TEMPORARY TABLE stolen AS SELECT * FROM {table} WHERE {key} = ANY (:keys)",
+    "ON CONFLICT": (
+        "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns}"
+        " FROM unnest(CAST(:rows AS jsonb[])) AS r, jsonb_populate_record(NULL::{table}, r)"
+        " ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
+    ),
+}
+"""Kind → statement; how many rows it gives or writes is how many were crossed to."""
+
+REACHABLE: Final = text("""
+    WITH RECURSIVE reading AS (
+        SELECT ev_class AS reader, refobjid AS read FROM pg_rewrite
+        JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid
+            AND refclassid = 'pg_class'::regclass AND refobjid <> ev_class
+        UNION
+        SELECT reading.reader, refobjid FROM reading
+        JOIN pg_rewrite ON ev_class = reading.read
+        JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid
+            AND refclassid = 'pg_class'::regclass AND refobjid <> ev_class
+    )
+    SELECT DISTINCT view.relname::text AS name,
+           coalesce(view.reloptions @> ARRAY['security_invoker=true'], false) AS as_invoker
+    FROM reading JOIN pg_class AS view ON view.oid = reader
+    JOIN pg_class AS guarded ON guarded.oid = read
+    WHERE view.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        AND view.relkind IN ('v', 'm') AND guarded.relname = ANY (:tables)
+    ORDER BY 1
+""")
+
+GUARDED: Final = text("""
+    SELECT relname::text AS name, relrowsecurity AS enabled, relforcerowsecurity AS forced,
+           (SELECT attname::text FROM pg_index JOIN pg_attribute
+                ON attrelid = indrelid AND attnum = indkey[0]
+            WHERE indrelid = pg_class.oid AND indisprimary AND indnkeyatts = 1) AS key,
+           ARRAY(SELECT attname::text FROM pg_attribute
+                 WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+                     AND attgenerated = '' ORDER BY attnum) AS columns,
+           ARRAY(SELECT attname::text FROM pg_attribute
+                 WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+                     AND attname = ANY (CAST(:scope_columns AS text[]))) AS scope_columns,
+           (SELECT format_type(atttypid, atttypmod) FROM pg_index JOIN pg_attribute
+                ON attrelid = indrelid AND attnum = indkey[0]
+            WHERE indrelid = pg_class.oid AND indisprimary AND indnkeyatts = 1) AS type,
+           (SELECT attname::text FROM pg_attribute
+            WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+                AND attgenerated = '' AND attidentity = '' ORDER BY attname = 'created_at' DESC
+            LIMIT 1) AS column,
+           ARRAY(SELECT polname::text FROM pg_policy
+                 WHERE polrelid = pg_class.oid AND 0 = ANY (polroles) AND polpermissive
+                     -- whoever signs somebody in knows the identity, and not yet the scope
+                     AND concat(pg_get_expr(polqual, polrelid),
+                                pg_get_expr(polwithcheck, polrelid)) NOT LIKE '%app.identity%'
+                     AND NOT EXISTS (
+                         SELECT FROM pg_depend WHERE classid = 'pg_policy'::regclass
+                             AND objid = pg_policy.oid AND refclassid = 'pg_proc'::regclass
+                             AND refobjid = to_regproc('app_scope'))) AS strange
+    FROM pg_class
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        AND relkind IN ('r', 'p', 'm', 'f') AND NOT relispartition
+        AND (relrowsecurity OR relforcerowsecurity OR EXISTS (
+            SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND NOT attisdropped
+                AND attname = ANY (CAST(:scope_columns AS text[]))))
+    ORDER BY 1
+""")
+
+FUNCTIONS: Final = text("""
+    SELECT p.oid::regproc::text AS name, prosecdef AS as_owner,
+           coalesce(array_to_string(proconfig, ',') LIKE '%search_path=%', false) AS pinned,
+           ARRAY(SELECT format_type(each, NULL)
+                 FROM unnest(proargtypes) WITH ORDINALITY AS of (each, place)
+                 ORDER BY place) AS arguments
+    FROM pg_proc AS p
+    WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        AND prokind = 'f' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+        AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
+                        AND objid = p.oid AND deptype = 'e')
+    ORDER BY 1
+""")
+
+LISTENER: Final = """
+    CREATE FUNCTION pg_temp.overhear(said text) RETURNS boolean LANGUAGE plpgsql
+    COST 0.0000001 AS $$
+    BEGIN
+        PERFORM set_config('app.heard', current_setting('app.heard', true) || said, true);
+        RETURN true;
+    END $$
+"""
+"""What a leaky function does: it takes note of all it is given, and claims to cost nothing."""
+
+STATISTICS: Final = {
+    "pg_stats": "SELECT count(*) FROM pg_stats WHERE tablename = ANY (:tables)",
+    "pg_stats_ext": "SELECT count(*) FROM pg_stats_ext WHERE tablename = ANY (:tables)",
+}
+
+MOST_CALLS: Final = 12
+"""Ways to call a function that are tried."""
+
+
+HOSTILE: Final[Mapping[str, Sequence[Any]]] = {
+    "text": (None, "", "'", "%' OR true --", "{", "(" * 1000, "x" * 1_000_000),
+    "character varying": (None, "'", "x" * 1_000_000),
+    "text[]": (None, [], [None], ["'", "(", "%"], ["x"] * 100_000),
+    "integer": (None, -1, 2_147_483_647),
+    "bigint": (None, -1, 9_223_372_036_854_775_807),
+    "jsonb": (None, "[]", '{"a": ' * 500 + "1" + "}" * 500),
+    "regclass": (None, "pg_class"),
+    "name": (None, "'"),
+}
+"""Type → arguments that a function may stumble over; of others NULL."""
+
+WRITTEN: Final = text("""
+    SELECT DISTINCT coalesce(parent.relname, own.relname)::text
+    FROM pg_stat_xact_user_tables AS written JOIN pg_class AS own ON own.oid = relid
+    LEFT JOIN pg_inherits ON inhrelid = own.oid AND own.relispartition
+    LEFT JOIN pg_class AS parent ON parent.oid = inhparent
+    WHERE n_tup_ins + n_tup_upd > 0 AND own.relnamespace NOT IN (
+            SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg\\_%')
+        AND NOT own.relrowsecurity
+        AND has_table_privilege(CAST(:role AS name), coalesce(parent.oid, own.oid), 'SELECT')
+    ORDER BY 1
+""")
+
+
+class Guarded(NamedTuple):
+    """A table whose rows are somebody's.
+
+    Attributes:
+        name: Of the table.
+        enabled: Whether row security holds.
+        forced: Whether it holds for the owner, too.
+        key: Its primary key, where that is one column.
+        columns: Those that can be written.
+        scope_columns: Those that say whose a row is.
+        type: Of the key.
+        column: One that a harmless UPDATE writes.
+        strange: Policies for everybody that do not ask for the scope.
+    """
+
+    name: str
+    enabled: bool
+    forced: bool
+    key: str | None
+    columns: Sequence[str]
+    scope_columns: Sequence[str]
+    type: str | None
+    column: str
+    strange: Sequence[str]
+
+    @property
+    def fault(self) -> str | None:
+        """Which guard is missing."""
+        if not self.enabled:
+            return "says whose its rows are, and has no row security"
+        if not self.forced:
+            return "has row security that does not hold for its owner"
+        if self.strange:
+            named = ", ".join(self.strange)
+            return f"has policies for everybody that do not ask for the scope: {named}"
+        return None
+
+    @property
+    def remedy(self) -> str:
+        """What puts the guard up again; a policy of whose rows they are is for its author."""
+        name = quoted(self.name)
+        force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
+        if not self.enabled:
+            return f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;\n{force}"
+        if not self.forced:
+            return force
+        return "\n".join(f"DROP POLICY {quoted(each)} ON {name};" for each in self.strange)
+
+
+class View(NamedTuple):
+    """A view that reads guarded tables, and whether with the rights of who asks."""
+
+    name: str
+    as_invoker: bool
+
+
+class Function(NamedTuple):
+    """A function of the schema.
+
+    Attributes:
+        name: Of the function.
+        as_owner: Whether it runs with its owner's rights.
+        pinned: Whether it has a search path of its own.
+        arguments: Their types.
+    """
+
+    name: str
+    as_owner: bool
+    pinned: bool
+    arguments: Sequence[str]
+
+
+@dataclass
+class Party:
+    """Somebody with rows of their own.
+
+    Attributes:
+        name: As reports call them.
+        scope: Whose rows they are.
+        user_id: Of a user of the scope.
+        keys: Table → primary keys of their rows.
+        rows: Table → one of them whole, as JSON.
+    """
+
+    name: str
+    scope: Scope
+    user_id: UUID
+    keys: dict[str, list[Any]]
+    rows: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def marks(self) -> list[str]:
+        """What the text of each of their rows holds."""
+        return [str(self.scope.tenant_id or self.user_id), str(self.user_id)]
+
+
+@dataclass(frozen=True)
+class Intruder:
+    """Who tries to reach what is others'.
+
+    Attributes:
+        name: As reports call them.
+        settings: What they say who they are.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+
+
+NOBODY: Final = Intruder("nobody", {})
+
+
+class Attempt(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        rows: Given or written.
+        refusal: SQLSTATE of the error, or None.
+        said: What was given, where it is compared.
+    """
+
+    rows: int = 0
+    refusal: str | None = None
+    said: str | None = None
+
+
+def party(name: str, *, tenant: bool) -> Party:
+    """Somebody new; nothing of them is written yet."""
+    user_id = uuid4()
+    scope = Scope.tenant(uuid4()) if tenant else Scope.user(user_id)
+    keys: dict[str, list[Any]] = {
+        "tenants": [scope.tenant_id] if tenant else [],
+        "users": [user_id],
+        "memory_nodes": [uuid4() for _ in range(MEMORIES)],
+        "episodic_memories": [uuid4()],
+        "memory_embeddings": [uuid4() for _ in range(MEMORIES)],
+        "episode_embeddings": [uuid4()],
+    }
+    return Party(name, scope, user_id, keys)
+
+
+class IsolationRepository(Repository):
+    """Looks at the guards of scoped tables, and attacks them. It never commits."""
+
+    def list_guarded(self) -> list[Guarded]:
+        """Every table whose rows are somebody's: by row security, or by the name of a column."""
+        found = self.session.execute(GUARDED, {"scope_columns": list(SCOPE_COLUMNS)})
+        return [Guarded(*row) for row in found]
+
+    def list_views(self, tables: Sequence[str]) -> list[View]:
+        """Views that read one of these tables, directly or by way of another view."""
+        return [View(*row) for row in self.session.execute(REACHABLE, {"tables": list(tables)})]
+
+    def list_functions(self) -> list[Function]:
+        """The functions of the schema that are no triggers."""
+        return [Function(*row) for row in self.session.execute(FUNCTIONS)]
+
+    def has_role(self, name: str) -> bool:
+        """Whether the server has a role of that name."""
+        found = self.session.scalar(select(func.to_regrole(quoted(name))))
+        return found is not None
+
+    def populate(self, who: Party, vector: np.ndarray) -> None:
+        """Write rows of a party into every table.
+
+        Args:
+            who: Whose; their keys and rows are noted there.
+            vector: Of ``SAID``, float32 of shape ``(dimensions,)`` of ``MODEL``.
+        """
+        session, scope = self.session, who.scope
+        self.as_operator(scope)
+        if scope.tenant_id is not None:
+            slug = f"rehearsal-{scope.tenant_id}"
+            session.add(Tenant(id=scope.tenant_id, name=SAID, slug=slug))
+            session.flush()
+        external_id = str(who.user_id)
+        session.add(
+            User(
+                id=who.user_id,
+                tenant_id=scope.tenant_id,
+                auth_provider="rehearsal",
+                external_id=external_id,
+                email=f"{external_id}@example.com",
+            )
+        )
+        session.flush()
+        owned = {"tenant_id": scope.tenant_id, "user_id": who.user_id, "source": SOURCE}
+        nodes = [
+            MemoryNode(
+                key=key,
+                id=f"mem_{number}",
+                conversation_id="rehearsal",
+                sequence_index=number,
+                human_content=f"{SAID} {who.user_id}",
+                **owned,
+            )
+            for number, key in enumerate(who.keys["memory_nodes"])
+        ]
+        episode = EpisodicMemory(
+            key=who.keys["episodic_memories"][0],
+            id="ep_0",
+            title=f"{SAID} {who.user_id}",
+            messages=[],
+            message_count=0,
+            **owned,
+        )
+        session.add_all([*nodes, episode])
+        session.flush()
+        of_vector = {
+            "scope": str(scope),
+            "model_name": MODEL,
+            "embedding": vector,
+            "content_hash": b"",
+        }
+        for table, column, model in (
+            ("memory_nodes", "node_key", MemoryEmbedding),
+            ("episodic_memories", "episode_key", EpisodeEmbedding),
+        ):
+            keys = zip(who.keys[model.__tablename__], who.keys[table], strict=True)
+            session.add_all(model(id=id_, **{column: key}, **of_vector) for id_, key in keys)
+        run = ImportRun(id=uuid4(), corpus="memory", scope=str(scope))
+        session.add(run)
+        session.flush()
+        of_run = {"run_id": run.id, "file": SAID, "scope": str(scope)}
+        place = {"locator": "$", **of_run}
+        session.add_all(
+            [
+                ImportFile(**of_run),
+                ImportTransformation(item=external_id, field="", rule="", **place),
+                ImportReject(corpus="memory", reason=SAID, payload={"id": external_id}, **place),
+            ]
+        )
+        session.flush()
+        session.expunge_all()
+
+    def list_open(self, role: str) -> list[str]:
+        """Tables written in this transaction whose rows a role may read, whosever they are."""
+        return list(self.session.scalars(WRITTEN, {"role": role}))
+
+    def note_rows(self, who: Party, table: Guarded) -> None:
+        """Remember the rows of a table that are a party's, those that triggers wrote included."""
+        self.as_operator(who.scope)
+        key = quoted(table.key or "")
+        whose = {
+            "scope": str(who.scope),
+            "tenant_id": who.scope.tenant_id,
+            "user_id": who.user_id,
+            "keys": who.keys.get(table.name, []),
+        }
+        conditions = [f"{column} = :{column}" for column in table.scope_columns]
+        if table.name in who.keys:  # whatever its columns and policies say
+            conditions = [f"{key} = ANY (:keys)"]
+        found = self.session.execute(
+            text(
+                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {quoted(table.name)} AS t"  # noqa: S608 - names of the catalog
+                f" WHERE {' OR '.join(conditions) or 'false'}"
+            ),
+            whose,
+        ).all()
+        who.keys[table.name] = [row.key for row in found]
+        if found:
+            who.rows[table.name] = found[0].row
+
+    def as_operator(self, scope: Scope) -> None:
+        """Be whoever has logged in, within a scope."""
+        self._become({"role": "none", **scope.settings})
+
+    def as_application(self, role: str) -> None:
+        """Be a role of the application, in nobody's name."""
+        self._become(self._settings(NOBODY, role))
+
+    def try_statement(
+        self, kind: str, table: Guarded, who: Intruder, role: str, victims: Sequence[Party]
+    ) -> Attempt:
+        """Try one statement of ``ATTACKS`` on the rows of others."""
+        statement = ATTACKS[kind].format(
+            table=quoted(table.name),
+            key=quoted(table.key or ""),
+            type=table.type,
+            column=quoted(table.column),
+            columns=", ".join(map(quoted, table.columns)),
+        )
+        values = {
+            "keys": [key for victim in victims for key in victim.keys[table.name]],
+            "marks": [f"%{mark}%" for victim in victims for mark in victim.marks],
+            "rows": [Jsonb(v.rows[table.name]) for v in victims if table.name in v.rows],
+        }
+        return self._attempt(statement, values, who, role)
+
+    def try_insert(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
+        """Try to write a row that is a victim's: one it had, after it was taken away."""
+        columns = ", ".join(map(quoted, table.columns))
+        name, key = quoted(table.name), quoted(table.key or "")
+        with self._savepoint() as connection:
+            self.as_operator(victim.scope)
+            own = text(f"DELETE FROM {name} WHERE {key} = :key")  # noqa: S608 - names of the catalog
+            connection.execute(own, {"key": victim.keys[table.name][0]})
+            return self._attempt(
+                f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns}"  # noqa: S608 - names of the catalog
+                f" FROM jsonb_populate_record(NULL::{name}, CAST(:row AS jsonb))",
+                {"row": Jsonb(victim.rows[table.name])},
+                who,
+                role,
+            )
+
+    def try_giving(self, table: Guarded, who: Party, role: str, victim: Party) -> Attempt | None:
+        """Try to make one's own rows a victim's; None where no column could say so."""
+        new = {
+            "scope": str(victim.scope),
+            "tenant_id": victim.scope.tenant_id,
+            "user_id": victim.user_id,
+        }
+        given = [name for name in table.scope_columns if name in table.columns]
+        if all(new[name] is None for name in given):
+            return None
+        changes = ", ".join(f"{name} = :{name}" for name in given)
+        return self._attempt(
+            f"UPDATE {quoted(table.name)} SET {changes} WHERE {quoted(table.key or '')}"  # noqa: S608 - names of the catalog
+            " = ANY (:keys)",
+            {**new, "keys": who.keys[table.name]},
+            Intruder(who.name, who.scope.settings),
+            role,
+        )
+
+    def try_copy(self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]) -> Attempt:
+        """Try COPY TO, and count the lines of others."""
+        with self._savepoint(who, role) as connection:
+            driver: Any = connection.connection.driver_connection
+            try:
+                with driver.cursor().copy(f"COPY {quoted(table.name)} TO STDOUT") as copy:
+                    lines = b"".join(copy).decode().splitlines()
+            except psycopg.Error as error:
+                return Attempt(refusal=error.sqlstate)
+        return Attempt(rows=sum(any(mark in line for mark in marks) for line in lines))
+
+    def try_copy_from(self, table: Guarded, who: Intruder, role: str) -> Attempt:
+        """Try COPY FROM, which would ask no policy."""
+        with self._savepoint(who, role) as connection:
+            driver: Any = connection.connection.driver_connection
+            try:
+                with driver.cursor().copy(f"COPY {quoted(table.name)} FROM STDIN"):
+                    pass
+            except psycopg.Error as error:
+                return Attempt(refusal=error.sqlstate)
+        return Attempt(rows=1)
+
+    def try_truncate(self, table: Guarded, role: str) -> Attempt:
+        """Whether the role might TRUNCATE; it is not tried, which would lock the table."""
+        may = select(func.has_table_privilege(role, quoted(table.name), "TRUNCATE"))
+        return Attempt(rows=1) if self.session.scalar(may) else Attempt(refusal="42501")
+
+    def try_listening(
+        self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]
+    ) -> Attempt:
+        """Try to have a function of one's own see the rows of others."""
+        with self._savepoint(who, role) as connection:
+            try:
+                connection.exec_driver_sql(LISTENER)
+                connection.execute(select(func.set_config("app.heard", "", True)))
+                connection.exec_driver_sql(
+                    f"SELECT FROM {quoted(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
+                )
+            except DBAPIError as error:
+                return Attempt(refusal=_sqlstate(error))
+            heard = connection.scalar(select(func.current_setting("app.heard"))) or ""
+        return Attempt(rows=sum(mark in heard for mark in marks))
+
+    def try_prepared(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
+        """Try a statement that was prepared, and run, in the name of a victim."""
+        keys = victim.keys[table.name]
+        statement = (
+            f"SELECT FROM {quoted(table.name)} WHERE {quoted(table.key or '')}"
+            f" = ANY ('{{{','.join(map(str, keys))}}}')"
+        )
+        name = f"rehearsal_{uuid4().hex}"
+        with self._savepoint(Intruder(victim.name, victim.scope.settings), role) as connection:
+            try:
+                connection.exec_driver_sql(f"PREPARE {name} AS {statement}")
+                connection.exec_driver_sql(f"EXECUTE {name}")
+                self._become(self._settings(who, role))
+                found = connection.exec_driver_sql(f"EXECUTE {name}").rowcount
+                connection.exec_driver_sql(f"DEALLOCATE {name}")
+            except DBAPIError as error:
+                return Attempt(refusal=_sqlstate(error))
+        return Attempt(rows=found)
+
+    def look_around(
+        self,
+        who: Intruder,
+        role: str,
+        parties: Sequence[Party],
+        only: Container[str] | None = None,
+    ) -> dict[str, Attempt]:
+        """What views, functions, statistics and whole tables say to somebody.
+
+        Compared before and after others have written, it must be the same.
+
+        Args:
+            who: Who looks.
+            role: As which role.
+            parties: Whose keys and scopes functions are called with.
+            only: What is asked, of what is asked otherwise.
+
+        Returns:
+            What was asked → the answer, condensed, or its refusal. Calls of a function are told
+            apart by what follows its ``()``.
+        """
+        guarded = [table.name for table in self.list_guarded()]
+        asked: dict[str, tuple[str, dict[str, Any]]] = {}
+        for name in (*guarded, *(view.name for view in self.list_views(guarded))):
+            asked[name] = (_condensed(quoted(name)), {})
+        for name, statement in STATISTICS.items():
+            asked[name] = (statement, {"tables": guarded})
+        for function in self.list_functions():
+            for number, arguments in enumerate(_calls(function, guarded, parties)):
+                call = ", ".join(f"CAST(:a{n} AS {t})" for n, t in enumerate(function.arguments))
+                values = {f"a{n}": value for n, value in enumerate(arguments)}
+                statement = _condensed(f"{function.name}({call})")
+                asked[f"{function.name}() {number}"] = (statement, values)
+        return {
+            name: self._attempt(statement, values, who, role, read=True)
+            for name, (statement, values) in asked.items()
+            if only is None or name in only
+        }
+
+    def _attempt(
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        who: Intruder,
+        role: str,
+        *,
+        read: bool = False,
+    ) -> Attempt:
+        """Run a statement as an intruder, and take it back."""
+        with self._savepoint(who, role) as connection:
+            try:
+                result = connection.execute(text(statement), dict(values))
+            except DBAPIError as error:
+                if error.connection_invalidated or isinstance(error.orig, QueryCanceled):
+                    raise
+                return Attempt(refusal=_sqlstate(error), said=str(error.orig) if read else None)
+            return Attempt(said=str(result.scalar())) if read else Attempt(rows=result.rowcount)
+
+    def _savepoint(self, who: Intruder | None = None, role: str | None = None) -> _Savepoint:
+        return _Savepoint(self, None if who is None else self._settings(who, role or "none"))
+
+    @staticmethod
+    def _settings(who: Intruder, role: str) -> dict[str, str]:
+        return {**dict.fromkeys(CHOSEN, ""), **who.settings, "role": role}
+
+    def _become(self, settings: Mapping[str, str]) -> None:
+        """Set who is asking; the role last, which may be less than sets the others."""
+        ordered = sorted(settings.items(), key=lambda each: each[0] == "role")
+        becoming = select(*(func.set_config(*each, True) for each in ordered))
+        try:
+            self.session.connection().execute(becoming)
+        except DBAPIError as error:
+            if isinstance(error.orig, InsufficientPrivilege):
+                role = settings["role"]
+                raise NotPermitted(
+                    f"whoever verifies must be able to become {role}; allow it with: "
+                    f"GRANT {quoted(role)} TO the login that verifies, or verify as a superuser"
+                ) from error
+            raise
+
+
+class _Savepoint:
+    """A savepoint that is always rolled back, and who is asking within it."""
+
+    def __init__(self, repository: IsolationRepository, settings: Mapping[str, str] | None) -> None:
+        self._repository = repository
+        self._settings = settings
+
+    def __enter__(self) -> Connection:
+        connection = self._repository.session.connection()
+        self._savepoint = connection.begin_nested()
+        if self._settings is not None:
+            self._repository._become(self._settings)  # noqa: SLF001 - the other half of this class
+        return connection
+
+    def __exit__(self, *_: object) -> None:
+        self._savepoint.rollback()
+
+
+def _calls(
+    function: Function, tables: Sequence[str], parties: Sequence[Party]
+) -> Iterator[tuple[Any, ...]]:
+    """Arguments with which a function could be made to tell something."""
+    keys = [str(key) for each in parties for key in each.keys.get("memory_nodes", [])[:1]]
+    texts = [str(each.scope) for each in parties] + keys + ["memory", "episodes", "memory_nodes"]
+    values: dict[str, list[Any]] = {
+        "uuid": [each.user_id for each in parties] + keys,
+        "integer": [1000],
+        "bigint": [1000],
+        "regclass": [name for name in tables if "mem" in name],
+        "name": ["memory_search", "episode_search", "language"],
+        "jsonb": ["{}"],
+        "boolean": [True],
+    }
+    choices = [
+        texts if kind in {"text", "character varying"} else values.get(kind, [None])
+        for kind in function.arguments
+    ]
+    yield from islice(product(*choices), MOST_CALLS)
+    usual = tuple(values[0] for values in choices)
+    for place, kind in enumerate(function.arguments):
+        for hostile in HOSTILE.get(kind, (None,)):
+            yield (*usual[:place], hostile, *usual[place + 1 :])
+
+
+def _condensed(source: str) -> str:
+    """How many rows a table or a function gives, and a sum that tells whether they are the same."""
+    return (
+        "SELECT count(*) || ' rows, ' || coalesce(sum(CAST(hashtextextended(CAST(r AS text), 0)"  # noqa: S608 - names of the catalog
+        f" AS numeric)), 0) FROM {source} AS r"
+    )
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or "unknown"

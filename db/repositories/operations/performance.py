@@ -1,0 +1,78 @@
+"""What the system notes about its own running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import delete, func, insert, select, text
+
+from pgcorpus.db.base import Base
+from pgcorpus.db.models.operations import QueryPerformance
+from pgcorpus.db.repositories.base import Repository
+
+OUTDATED_STATISTICS: Final = text("""
+    SELECT relname FROM pg_stat_user_tables
+    WHERE relname = ANY (:tables) AND schemaname = ANY (current_schemas(false))
+      AND n_mod_since_analyze > greatest(:least, :share * n_live_tup)
+    ORDER BY relname
+""")
+
+
+class OperationsRepository(Repository):
+    """Logs that nobody waits for."""
+
+    def log_searches(self, searches: Sequence[dict[str, Any]]) -> None:
+        """Keep how long searches took.
+
+        Args:
+            searches: Columns of ``QueryPerformance``; one statement for all.
+        """
+        self.session.execute(insert(QueryPerformance), searches)
+
+    def delete_searches(self, *, older_than_seconds: float, limit: int = 10_000) -> int:
+        """Delete some of the timings of searches of long ago.
+
+        Args:
+            older_than_seconds: How long ago at least.
+            limit: At most this many: call it again until it says 0.
+
+        Returns:
+            How many were deleted.
+        """
+        some = (
+            select(QueryPerformance.id)
+            .where(QueryPerformance.timestamp < func.now() - timedelta(seconds=older_than_seconds))
+            .order_by(QueryPerformance.timestamp)
+            .limit(limit)
+        )
+        deleted = self.session.execute(
+            delete(QueryPerformance)
+            .where(QueryPerformance.id.in_(some))
+            .returning(QueryPerformance.id),
+            execution_options={"synchronize_session": False},
+        )
+        return len(deleted.all())
+
+    def list_outdated_statistics(self, *, least: int, share: float) -> Sequence[str]:
+        """Tables of which much was changed since their statistics were made.
+
+        Args:
+            least: More rows than this were changed.
+            share: And more than this share of the rows, in [0, 1].
+
+        Returns:
+            Names, sorted.
+        """
+        tables = [table.name for table in Base.metadata.sorted_tables]
+        values = {"tables": tables, "least": least, "share": share}
+        return self.session.scalars(OUTDATED_STATISTICS, values).all()
+
+    def analyze(self, table: str) -> None:
+        """Renew the statistics of a table; a role that does not own it is passed over.
+
+        Args:
+            table: One of ``list_outdated_statistics``.
+        """
+        self.renew_statistics(Base.metadata.tables[table].name, skip_locked=True)

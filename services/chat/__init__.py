@@ -1,0 +1,1 @@
+"""The chat archive: importing, exporting, and the interface of the old archive."""

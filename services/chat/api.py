@@ -1,0 +1,450 @@
+"""The old chat archive's HTTP interface, frozen, over this database; docs/reference/chat-api.md.
+
+No web framework: whoever serves it mounts a method of ``ChatApi`` per route, and sends the status
+and the model that it gives back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import wraps
+from typing import Annotated, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
+    DataLayerError,
+    EmptyQuestion,
+    InvalidReference,
+    InvalidSearch,
+    NotFound,
+    SearchError,
+)
+from pgcorpus.db.models.chat import Conversation, Message, Role
+from pgcorpus.db.repositories.chat.conversations import ConversationSummary
+from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.db.search.page import Hit
+from pgcorpus.services.chat.exporting.exporter import ChatExporter
+from pgcorpus.services.chat.exporting.markdown import ASSISTANTS, iso
+from pgcorpus.services.chat.preview import plain, shortened
+from pgcorpus.services.search.request import MAX_LIMIT
+from pgcorpus.services.search.service import SearchService
+
+MAX_SUMMARIES: Final = 100
+MAX_PREVIEW: Final = 200
+MAX_CONTENT: Final = 300
+MAX_LONG_PREVIEW: Final = 500
+"""Characters, and summaries of a page, as the contract has them."""
+
+VIEW_PREVIEW: Final = 200
+"""Characters of a message that the view ``conversation_summaries`` gives."""
+
+DIGITS: Final = 6
+"""Of a distance: what is beyond comes from the order in which floating point numbers were added."""
+
+UNNAMED_ASSISTANT: Final = "AI"
+
+SPEAKERS: Final[Mapping[Role, Literal["user", "assistant", "system"]]] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    # The contract has no tools. What one returns was said by neither side: it is the system's.
+    "tool": "system",
+}
+
+SearchType = Literal["semantic", "keyword"]
+MODES: Final[Mapping[str, Literal["vector", "text"]]] = {"semantic": "vector", "keyword": "text"}
+
+UNANSWERED: Final = frozenset({"failed", "timed_out"})
+
+TRUE: Final = frozenset({"true", "1", "yes", "on"})
+
+WHOLE: Final = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
+"""A number as a query string has it; one with more digits is no page of anything."""
+
+logger = logging.getLogger(__name__)
+
+
+class Frozen(BaseModel):
+    """A shape that clients depend on: no field more, none less."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Summary(Frozen):
+    """A conversation in a list; ``date`` is ``""`` where it is not known."""
+
+    id: str
+    title: str
+    preview: Annotated[str, Field(max_length=MAX_PREVIEW)]
+    date: str
+    source: str
+
+
+class Pagination(Frozen):
+    """Which page of how many conversations; pages count from 1."""
+
+    page: int
+    limit: Annotated[int, Field(ge=1, le=MAX_SUMMARIES)]
+    total: int
+    has_next: bool
+    has_prev: bool
+
+
+class ConversationsPage(Frozen):
+    """``GET /api/conversations``."""
+
+    conversations: list[Summary]
+    pagination: Pagination
+
+
+class MessageView(Frozen):
+    """A turn; ``id`` counts per role: ``user-1``, ``assistant-1``, ``user-2``."""
+
+    id: str
+    role: Literal["user", "assistant", "system"]
+    content: str
+    timestamp: str | None
+
+
+class ConversationView(Frozen):
+    """``GET /api/conversation/<id>``."""
+
+    id: str
+    title: str
+    source: str
+    date: str | None
+    assistant_name: str
+    messages: list[MessageView]
+
+
+class HitMetadata(Frozen):
+    """What is known of the conversation that a hit is a part of; ``id`` is the conversation's."""
+
+    id: str
+    title: str
+    source: str
+    earliest_ts: str | None
+    latest_ts: str | None
+    message_count: int
+    is_chunk: bool
+
+
+class SearchResult(Frozen):
+    """A hit of ``GET /api/search``."""
+
+    title: str
+    date: str | None
+    content: Annotated[str, Field(max_length=MAX_CONTENT)]
+    metadata: HitMetadata
+
+
+class SearchResults(Frozen):
+    """``GET /api/search``."""
+
+    query: str
+    results: list[SearchResult]
+
+
+class RagResult(Frozen):
+    """A hit of ``POST /api/rag/query``; ``relevance`` is ``1.0 - distance``, to the bit."""
+
+    id: str
+    title: str
+    content: str
+    preview: Annotated[str, Field(max_length=MAX_LONG_PREVIEW)]
+    source: str
+    distance: Annotated[float, Field(ge=0, le=1)]
+    relevance: Annotated[float, Field(ge=0, le=1)]
+    metadata: HitMetadata
+
+
+class RagResults(Frozen):
+    """``POST /api/rag/query``."""
+
+    query: str
+    search_type: SearchType
+    results: list[RagResult]
+
+
+class Stats(Frozen):
+    """``GET /api/stats``, and ``GET /api/rag/health`` of what is healthy."""
+
+    status: Literal["healthy"] = "healthy"
+    collection_name: str
+    document_count: int
+    embedding_model: str
+
+
+class Unhealthy(Frozen):
+    """``GET /api/rag/health`` of what is not."""
+
+    status: Literal["unhealthy"] = "unhealthy"
+    error: str
+
+
+class Cleared(Frozen):
+    """``POST /clear_db``."""
+
+    status: Literal["success", "error"]
+    message: str
+
+
+class Failure(Frozen):
+    """Any route that could not answer."""
+
+    error: str
+
+
+class BadRequest(Exception):
+    """A parameter is missing or cannot be read."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _answering(
+    route: Callable[Concatenate[ChatApi, P], T],
+) -> Callable[Concatenate[ChatApi, P], tuple[int, T | Failure]]:
+    """The route with its status, and with errors as the contract has them."""
+
+    @wraps(route)
+    def answer(self: ChatApi, /, *args: P.args, **kwargs: P.kwargs) -> tuple[int, T | Failure]:
+        try:
+            return 200, route(self, *args, **kwargs)
+        except (BadRequest, EmptyQuestion, InvalidSearch) as error:
+            return 400, Failure(error=str(error))
+        except (NotFound, InvalidReference) as error:
+            return 404, Failure(error=str(error))
+        except DataLayerError as error:
+            return 500, Failure(error=str(error))
+        except Exception:  # clients expect JSON, and no client is to read our insides
+            logger.exception("%s failed", route.__name__)
+            return 500, Failure(error="internal error; the server's log has more")
+
+    return answer
+
+
+class ChatApi:
+    """One method per route: what came in, to the status and the body that go out.
+
+    Numbers and flags may be the text that stands in a query string. Every error is a body, too.
+
+    Args:
+        database: Where the archive is.
+        search: Searches it; by default with the archive's own model.
+    """
+
+    def __init__(self, database: Database, *, search: SearchService | None = None) -> None:
+        self._database = database
+        self._search = search or SearchService(database)
+
+    @_answering
+    def conversations(self, page: int | str = 1, limit: int | str = 50) -> ConversationsPage:
+        """``GET /api/conversations``: newest first.
+
+        Args:
+            page: From 1; lower is 1.
+            limit: 1 to 100; what is beyond is the nearest of these.
+        """
+        number = max(_whole("page", page), 1)
+        size = min(max(_whole("limit", limit), 1), MAX_SUMMARIES)
+        passed = (number - 1) * size
+        with self._database.unit_of_work() as work:
+            total = work.chat.count()
+            found = (
+                work.chat.list_summaries(limit=size, offset=passed).items if passed < total else ()
+            )
+        return ConversationsPage(
+            conversations=[summary_of(each) for each in found],
+            pagination=Pagination(
+                page=number,
+                limit=size,
+                total=total,
+                has_next=passed + size < total,
+                has_prev=number > 1,
+            ),
+        )
+
+    @_answering
+    def conversation(self, conversation_id: str) -> ConversationView:
+        """``GET /api/conversation/<id>``: the main branch; ``source_type:source_id`` will do."""
+        with self._database.unit_of_work() as work:
+            conversation = work.chat.get_by_reference(conversation_id)
+            return view_of(conversation, work.messages.list_messages(conversation.id))
+
+    @_answering
+    def search(
+        self, q: str | None = None, n: int | str = 5, keyword: bool | str = False
+    ) -> SearchResults:
+        """``GET /api/search``: the best messages, by words or, by default, by meaning."""
+        by_words = str(keyword).lower() in TRUE
+        query, hits = self._found("q", q, n, "keyword" if by_words else "semantic")
+        return SearchResults(
+            query=query, results=[search_result_of(hit, summary) for hit, summary in hits]
+        )
+
+    @_answering
+    def rag_query(self, body: object) -> RagResults:
+        """``POST /api/rag/query``: the best messages, ready for a prompt.
+
+        Args:
+            body: The request's JSON.
+        """
+        if not isinstance(body, Mapping):
+            raise BadRequest("the body must be a JSON object with the key query")
+        search_type = body.get("search_type", "semantic")
+        if search_type not in ("semantic", "keyword"):
+            raise BadRequest(f"search_type must be semantic or keyword, not {search_type!r}")
+        query, hits = self._found("query", body.get("query"), body.get("n_results", 5), search_type)
+        return RagResults(
+            query=query,
+            search_type=search_type,
+            results=[rag_result_of(hit, summary) for hit, summary in hits],
+        )
+
+    @_answering
+    def stats(self) -> Stats:
+        """``GET /api/stats``: how many messages there are, and who embeds them."""
+        with self._database.unit_of_work() as work:
+            model = work.embeddings.find_active_model(CHAT.name)
+            return Stats(
+                collection_name=CHAT.name,
+                document_count=work.searches.count(CHAT),
+                embedding_model=model.name if model else "",
+            )
+
+    def health(self) -> tuple[int, Stats | Unhealthy]:
+        """``GET /api/rag/health``: as the statistics, which need all that a search needs."""
+        status, body = self.stats()
+        return status, Unhealthy(error=body.error) if isinstance(body, Failure) else body
+
+    @_answering
+    def export(self, conversation_id: str) -> str:
+        """``GET /export/<id>``: Markdown."""
+        return ChatExporter(self._database).export(conversation_id).text
+
+    def clear_db(self) -> tuple[int, Cleared]:
+        """``POST /clear_db``: every conversation is deleted, for good."""
+        status, done = self._clear()
+        if isinstance(done, Failure):
+            return status, Cleared(status="error", message=done.error)
+        return status, Cleared(status="success", message=f"{done} conversations were deleted")
+
+    @_answering
+    def _clear(self) -> int:
+        with self._database.unit_of_work() as work:
+            deleted = work.chat.clear()
+            work.commit()
+        return deleted
+
+    def _found(
+        self, name: str, query: object, limit: object, search_type: SearchType
+    ) -> tuple[str, list[tuple[Hit, ConversationSummary]]]:
+        """The question, and hits with their conversations."""
+        if not isinstance(query, str) or not query.strip():
+            raise BadRequest(f"the parameter {name} is required")
+        most = min(max(_whole("the number of results", limit), 1), MAX_LIMIT)
+        page = self._search.search(query, corpus=CHAT.name, mode=MODES[search_type], limit=most)
+        if not page.hits and (failed := [leg for leg in page.legs if leg.status in UNANSWERED]):
+            raise SearchError(failed[0].reason)  # an empty page would say that there is nothing
+        with self._database.unit_of_work() as work:
+            known = work.chat.summarize({hit.metadata["conversation"] for hit in page.hits})
+        held = ((hit, known.get(hit.metadata["conversation"])) for hit in page.hits)
+        return query, [(hit, summary) for hit, summary in held if summary is not None]
+
+
+def summary_of(summary: ConversationSummary) -> Summary:
+    """A conversation as a list shows it."""
+    return Summary(
+        id=str(summary.id),
+        title=summary.title,
+        preview=shortened(
+            plain(summary.preview),
+            MAX_PREVIEW,
+            goes_on=len(summary.preview) == VIEW_PREVIEW,
+        ),
+        date=_time(summary.created_at) or "",
+        source=summary.source_type,
+    )
+
+
+def view_of(conversation: Conversation, messages: Iterable[Message]) -> ConversationView:
+    """A conversation with what was said in it."""
+    return ConversationView(
+        id=str(conversation.id),
+        title=conversation.title,
+        source=conversation.source_type,
+        date=_time(conversation.created_at),
+        assistant_name=ASSISTANTS.get(conversation.source_type, UNNAMED_ASSISTANT),
+        messages=list(_turns(messages)),
+    )
+
+
+def search_result_of(hit: Hit, summary: ConversationSummary) -> SearchResult:
+    """A hit for people: its date is the conversation's, as everywhere else."""
+    return SearchResult(
+        title=hit.title,
+        date=_time(summary.created_at),
+        content=shortened(hit.content, MAX_CONTENT),
+        metadata=metadata_of(summary),
+    )
+
+
+def rag_result_of(hit: Hit, summary: ConversationSummary) -> RagResult:
+    """A hit for a prompt: its id is the message's, and the score is the relevance."""
+    distance = round(min(max(1.0 - hit.score, 0.0), 1.0), DIGITS)
+    return RagResult(
+        id=str(hit.id),
+        title=hit.title,
+        content=hit.content,
+        preview=shortened(hit.content, MAX_LONG_PREVIEW),
+        source=summary.source_type,
+        distance=distance,
+        relevance=1.0 - distance,
+        metadata=metadata_of(summary),
+    )
+
+
+def metadata_of(summary: ConversationSummary) -> HitMetadata:
+    """The conversation of a hit; a hit is always a part of one."""
+    return HitMetadata(
+        id=str(summary.id),
+        title=summary.title,
+        source=summary.source_type,
+        earliest_ts=_time(summary.first_message_at),
+        latest_ts=_time(summary.last_message_at),
+        message_count=summary.message_count,
+        is_chunk=True,
+    )
+
+
+def _turns(messages: Iterable[Message]) -> Iterable[MessageView]:
+    said: Counter[str] = Counter()
+    for message in messages:
+        role = SPEAKERS[message.role]
+        said[role] += 1
+        yield MessageView(
+            id=f"{role}-{said[role]}",
+            role=role,
+            content=message.content,
+            timestamp=_time(message.created_at),
+        )
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else iso(moment)
+
+
+def _whole(name: str, value: Any) -> int:  # noqa: ANN401 - whatever JSON or a query string has
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and WHOLE.fullmatch(value):
+        return int(value)
+    raise BadRequest(f"{name} must be a whole number, not {value!r}")

@@ -1,0 +1,1 @@
+"""Export conversations, in our own format and in those of others."""

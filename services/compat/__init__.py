@@ -1,1 +1,0 @@
-"""Frozen interfaces of the systems that this one replaces."""

@@ -1,0 +1,1 @@
+"""Measure ranking on test collections."""

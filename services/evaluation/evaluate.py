@@ -1,0 +1,486 @@
+"""How well searches rank, measured on a test collection in a schema of its own."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
+    DatabaseNotReady,
+    EmbeddingError,
+    EmptyQuestion,
+    ImportFailed,
+    InvalidSearch,
+    StatementTimeout,
+    TextsRefused,
+)
+from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.db.scratch import analyze, scratch_database
+from pgcorpus.db.search.page import SearchPage
+from pgcorpus.db.search.question import Question
+from pgcorpus.db.search.ranking import FUSIONS
+from pgcorpus.services.embedding.embed import EmbeddingService
+from pgcorpus.services.embedding.embedder import Embedder, embedder_for, unit_rows
+from pgcorpus.services.evaluation.beir import Collection, Document, Query
+from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, checked, scopes_of
+from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
+from pgcorpus.services.importers.language import AUTO, configuration_of, postgresql_of
+from pgcorpus.services.ops.switch import ModelSwitch
+from pgcorpus.services.search.service import (
+    LEGS_OF,
+    MODES,
+    Mode,
+    Request,
+    SearchOptions,
+    SearchService,
+)
+
+DEPTH: Final = 100
+"""Hits that the measures of quality are taken from."""
+
+PAGE: Final = 10
+"""Hits of the searches that are timed: a usual page."""
+
+MAX_TIMED: Final = 500
+WARM_UP: Final = 20
+SAMPLE_DOCUMENTS: Final = 200
+SAMPLE_CHARACTERS: Final = 500
+"""How much a collection's language is told from."""
+
+GIVEN: Final = "given"
+"""Provider of models that are known by vectors alone."""
+
+KNOWN_LENGTHS: Final = {384: "all-MiniLM-L6-v2"}
+"""Whose vectors unnamed ones of a length are taken to be; the name changes no figure."""
+
+DEFAULT: Final = "default"
+"""The fusion that a caller gets who names none."""
+
+SCRATCH: Final = "scratch schema"
+"""The first stage, which begins when all that was asked is known to be possible."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The figures of one mode and fusion, means over all queries.
+
+    Attributes:
+        mode: As ``SearchService`` names it.
+        fusion: ``default``, or the fusion that was asked for.
+        ndcg: nDCG@10.
+        recall_10: Recall@10.
+        recall_100: Recall@100.
+        mrr: Mean reciprocal rank, among the first 100.
+        p50_ms: Median time of a search for 10 hits.
+        p95_ms: 95th percentile of the same.
+    """
+
+    mode: str
+    fusion: str
+    ndcg: float
+    recall_10: float
+    recall_100: float
+    mrr: float
+    p50_ms: float
+    p95_ms: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures under their usual names."""
+        return {
+            "mode": self.mode,
+            "fusion": self.fusion,
+            "ndcg@10": self.ndcg,
+            "recall@10": self.recall_10,
+            "recall@100": self.recall_100,
+            "mrr": self.mrr,
+            "p50_ms": round(self.p50_ms, 3),
+            "p95_ms": round(self.p95_ms, 3),
+        }
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        collection: Its name.
+        corpus: What it was loaded as.
+        documents: How many.
+        queries: How many were asked: those with a relevant document.
+        language: Text search configuration of the documents.
+        model: Whose vectors, or None where no mode needed any.
+        results: One per mode and fusion.
+        notes: What a reader should know, a sentence each.
+    """
+
+    collection: str
+    corpus: str
+    documents: int
+    queries: int
+    language: str
+    model: str | None
+    results: list[Result] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The evaluation as the command line prints it."""
+        return vars(self) | {"results": [result.as_json() for result in self.results]}
+
+
+class GivenVectors:
+    """Vectors of texts that are known in advance, as an embedder.
+
+    Args:
+        model_name: Name in the registry.
+        texts: The texts; of equal ones the last counts.
+        vectors: float of shape ``(len(texts), dimensions)``, no row all zeros.
+    """
+
+    def __init__(self, model_name: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+        self.model_name = model_name
+        self.dimensions = int(vectors.shape[1])
+        self.batch_size = max(1, len(texts))
+        self._vectors = dict(zip(texts, unit_rows(vectors), strict=True))
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """The vectors of *texts*, float32 of shape ``(len(texts), dimensions)``.
+
+        Raises:
+            TextsRefused: One of the texts has no vector.
+        """
+        try:
+            vectors = [self._vectors[text] for text in texts]
+        except KeyError as error:
+            raise TextsRefused(f"no vector was given for the text {error}") from error
+        return np.reshape(vectors, (len(texts), self.dimensions))
+
+    def embed_question(self, text: str) -> np.ndarray:
+        """The vector of *text*, float32 of shape ``(dimensions,)``.
+
+        Raises:
+            TextsRefused: It has none.
+        """
+        return np.asarray(self.embed_documents([text])[0])
+
+
+class EvaluationService:
+    """Loads a collection into a scratch schema, and asks all its questions.
+
+    Args:
+        database: As its owner. It lends its settings, and its registry the models that a new schema
+            has not; its tables are not changed.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def evaluate(
+        self,
+        collection: Collection,
+        *,
+        corpus: str = "scratch",
+        modes: Sequence[Mode] = (),
+        language: str = AUTO,
+        model: str | None = None,
+        progress: Progress = lambda _stage, _done, _total: None,
+    ) -> Evaluation:
+        """Measure how well searches rank, and how long they take.
+
+        Documents go in through the corpus's importer and questions through ``SearchService``; a
+        question's text has the meaning it has there, quotes and minus signs included.
+
+        Args:
+            collection: Documents, questions and judgments.
+            corpus: What it is loaded as; one of ``ADAPTERS``.
+            modes: Modes of search; by default all.
+            language: A text search configuration, in which documents are stored and queries read,
+                or ``auto``: documents are stored in that of most of them, and queries name none, so
+                that they are read in those of the corpus.
+            model: Whose vectors those of the collection are; where it has none, what to embed with.
+            progress: Called with a stage's name, what is done of it and what it has in all. What it
+                raises ends the evaluation.
+
+        Returns:
+            One result per mode, for ``hybrid`` one per fusion. Modes that need vectors are left
+            out, with a note, where there are none.
+
+        Raises:
+            UnknownCorpus: A collection cannot be loaded as that.
+            InvalidSearch: A mode is not known or none is left, or the vectors are not as long as
+                the model's.
+            UnknownModel: The model is not registered.
+            ImportFailed: A document could not be stored, or no query holds a word.
+            NotPermitted: The login may make no scratch schema.
+            EmbeddingError: The model could not be asked.
+        """
+        adapter = adapter_of(corpus)
+        asked, left_out = _modes(modes, vectors=collection.vectors is not None or model is not None)
+        words = [_words(query) for query in collection.queries]
+        if not any(words):
+            raise ImportFailed("none of the queries holds a word to search for")
+        if not any("vector" in LEGS_OF[mode] for mode in asked):
+            collection, model = replace(collection, vectors=None), None
+        asked_in = None if language == AUTO else language
+        progress(SCRATCH, 0, 1)
+        with scratch_database(self._database) as scratch:
+            progress(SCRATCH, 1, 1)
+            found = self._model(scratch, collection, model)
+            embedder = None if found is None else self._embedder(found, collection)
+            if language == AUTO:
+                language = _language_of(scratch, collection.documents)
+            evaluation = Evaluation(
+                collection=collection.name,
+                corpus=adapter.corpus,
+                documents=len(collection.documents),
+                queries=len(collection.queries),
+                language=language,
+                model=None if found is None else found.name,
+                notes=[*collection.notes, *left_out],
+            )
+            load = Load(
+                language,
+                collection.vectors.path if collection.vectors else None,
+                evaluation.model,
+            )
+            report = adapter.load(scratch, collection, load, partial(progress, "importing"))
+            evaluation.notes += checked(report, collection)
+            if embedder is not None and collection.vectors is None:
+                _embed(scratch, adapter, embedder, partial(progress, "embedding documents"))
+                embedder = _questions(embedder, words, partial(progress, "embedding queries"))
+            analyze(scratch)
+            run = _Run(
+                SearchService(scratch, embedder=embedder),
+                adapter,
+                collection,
+                [query for query, said in zip(collection.queries, words, strict=True) if said],
+                asked_in,
+            )
+            for mode in asked:
+                for fusion in _fusions(mode):
+                    evaluation.results.append(run.measure(mode, fusion, progress))
+            evaluation.notes += run.notes()
+        return evaluation
+
+    def _model(
+        self, scratch: Database, collection: Collection, named: str | None
+    ) -> EmbeddingModel | None:
+        """The model of the documents' vectors, registered where it is not yet."""
+        if collection.vectors is None and named is None:
+            return None
+        length = None if collection.vectors is None else collection.vectors.dimensions
+        name = named or KNOWN_LENGTHS.get(length or 0, f"{GIVEN}-{length}")
+        with scratch.unit_of_work() as work:
+            seeded = work.embeddings.find_model(name)
+            model = seeded or self._own_model(name)
+            if length is None:
+                model = model or work.embeddings.get_model(name)  # raises, with the names there are
+                length = model.dimensions
+        if model is None:
+            return ModelSwitch(scratch).add(name, dimensions=length, provider=GIVEN)
+        if model.dimensions != length:
+            raise InvalidSearch(
+                f"the collection's vectors have {length} dimensions and those of {name} have "
+                f"{model.dimensions}; name the model that made them, with any new name"
+            )
+        if seeded is not None:
+            return seeded
+        return ModelSwitch(scratch).add(
+            name, dimensions=length, provider=model.provider, index_kind=model.index_kind
+        )
+
+    def _own_model(self, name: str) -> EmbeddingModel | None:
+        """A model that the database has registered, and a new one has not."""
+        try:
+            with self._database.unit_of_work() as work:
+                return work.embeddings.find_model(name)
+        except DatabaseNotReady:  # it has no schema, and so no models of its own
+            return None
+
+    def _embedder(self, model: EmbeddingModel, collection: Collection) -> Embedder:
+        """What makes the vectors; asked for early, as it may lack its key or its package."""
+        if collection.vectors is None:
+            return embedder_for(
+                model.name, model.dimensions, model.provider, self._database.settings
+            )
+        words = [_words(query) or "" for query in collection.queries]
+        return GivenVectors(model.name, words, collection.vectors.queries)
+
+
+class _Run:
+    """The searches of one evaluation."""
+
+    def __init__(
+        self,
+        service: SearchService,
+        adapter: Adapter,
+        collection: Collection,
+        askable: Sequence[Query],
+        language: str | None,
+    ) -> None:
+        self._service = service
+        self._adapter = adapter
+        self._collection = collection
+        self._askable = askable
+        self._language = language
+        self._scopes = scopes_of(collection.documents)
+        self._failures: Counter[str] = Counter()
+
+    def measure(self, mode: Mode, fusion: str, progress: Progress) -> Result:
+        """Ask every question for its quality, then some of them for their time."""
+        name = mode if fusion == DEFAULT else f"{mode} ({fusion})"
+        rankings: dict[str, list[str]] = {}
+        for done, query in enumerate(self._askable):
+            progress(name, done, len(self._askable))
+            rankings[query.id] = self._ranking(self._ask(query, mode, fusion, DEPTH))
+        progress(name, len(self._askable), len(self._askable))
+        times = self._times(mode, fusion, partial(progress, f"{name}, timed"))
+        judged = [
+            (rankings.get(query.id, []), self._collection.judgments[query.id])
+            for query in self._collection.queries
+        ]
+        return Result(
+            mode=mode,
+            fusion=fusion,
+            ndcg=fmean(ndcg(*each, depth=10) for each in judged),
+            recall_10=fmean(recall(*each, depth=10) for each in judged),
+            recall_100=fmean(recall(*each, depth=DEPTH) for each in judged),
+            mrr=fmean(reciprocal_rank(*each) for each in judged),
+            p50_ms=float(np.percentile(times, 50)),
+            p95_ms=float(np.percentile(times, 95)),
+        )
+
+    def notes(self) -> Iterator[str]:
+        """What went wrong, and questions that were not asked."""
+        if silent := len(self._collection.queries) - len(self._askable):
+            yield f"queries without a word to search for, which score 0: {silent}"
+        for failure, count in self._failures.items():
+            yield f"searches that failed: {count}; {failure}"
+
+    def _times(self, mode: Mode, fusion: str, progress: Callable[[int, int], None]) -> list[float]:
+        """Milliseconds of searches for a page, for at most ``MAX_TIMED`` questions."""
+        chosen = [self._askable[row] for row in _spread(len(self._askable), MAX_TIMED)]
+        for query in chosen[:WARM_UP]:
+            self._ask(query, mode, fusion, PAGE)
+        times = []
+        for done, query in enumerate(chosen, start=1):
+            started = time.perf_counter()
+            self._ask(query, mode, fusion, PAGE)
+            times.append((time.perf_counter() - started) * 1000)
+            progress(done, len(chosen))
+        return times
+
+    def _ask(self, query: Query, mode: Mode, fusion: str, limit: int) -> SearchPage | None:
+        options: SearchOptions = {"mode": mode, "limit": limit}
+        if self._language is not None:
+            options["language"] = self._language
+        if fusion != DEFAULT:
+            options["fusion"] = fusion  # type: ignore[typeddict-item]
+        if query.scope is not None:
+            scope = self._scopes.get(query.scope, "")  # no document has it
+            options["filters"] = {self._adapter.scope: scope}
+        try:
+            page = self._service.search(query.text, corpus=self._adapter.corpus, **options)
+        except StatementTimeout as error:
+            self._failures[f"{mode}: {error}"] += 1
+            return None
+        for leg in page.legs:
+            if leg.status in {"failed", "timed_out"}:
+                self._failures[f"{mode}: the {leg.name} leg {leg.status}: {leg.reason}"] += 1
+        return page
+
+    def _ranking(self, page: SearchPage | None) -> list[str]:
+        hits = page.hits if page is not None else ()
+        places = [int(hit.metadata[self._adapter.key]) for hit in hits]
+        return [self._collection.documents[place].id for place in places]
+
+
+def _modes(asked: Sequence[Mode], *, vectors: bool) -> tuple[list[Mode], list[str]]:
+    """The modes that can run, each once, and a note on those that cannot."""
+    if unknown := set(asked) - set(MODES):
+        raise InvalidSearch(f"there is no mode {min(unknown)!r}; known: {', '.join(MODES)}")
+    wanted = [mode for mode in MODES if mode in asked or not asked]
+    able = [mode for mode in wanted if vectors or "vector" not in LEGS_OF[mode]]
+    if able == wanted:
+        return able, []
+    unable = ", ".join(mode for mode in wanted if mode not in able)
+    cure = "the collection has no vectors; name a model to embed with: --model hashing"
+    if not able:
+        raise InvalidSearch(f"{unable} cannot be evaluated: {cure}")
+    return able, [f"{unable} left out: {cure}"]
+
+
+def _fusions(mode: Mode) -> list[str]:
+    """What is measured of a mode: only where legs are joined does the fusion matter."""
+    if len(LEGS_OF[mode]) == 1:
+        return [DEFAULT]
+    return [DEFAULT, *(fusion for fusion in FUSIONS if fusion != Request.fusion)]
+
+
+def _words(query: Query) -> str | None:
+    """What an embedder is asked for, or None for a question without a word."""
+    try:
+        return Question.parse(query.text).words
+    except EmptyQuestion:
+        return None
+
+
+def _language_of(database: Database, documents: Sequence[Document]) -> str:
+    sample = (documents[row] for row in _spread(len(documents), SAMPLE_DOCUMENTS))
+    text = "\n".join(f"{each.title} {each.text}"[:SAMPLE_CHARACTERS] for each in sample)
+    return configuration_of(text, postgresql=postgresql_of(database.engine.dialect))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most *most* of the numbers below *count*, evenly apart."""
+    return [int(row) for row in np.linspace(0, count - 1, min(count, most))]
+
+
+def _embed(
+    database: Database, adapter: Adapter, embedder: Embedder, progress: Callable[[int, int], None]
+) -> None:
+    """Embed the documents.
+
+    Raises:
+        EmbeddingError: The model refused one.
+    """
+    done = total = 0
+
+    def started(_choice: object, count: int) -> None:
+        nonlocal total
+        total = count
+        progress(0, total)
+
+    def advanced(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    report = EmbeddingService(database, embedder=embedder).embed(
+        adapter.corpus, on_start=started, on_progress=advanced
+    )
+    if report.failed:
+        raise EmbeddingError(
+            f"{report.failed} documents could not be embedded, such as: {report.failures[0][1]}"
+        )
+
+
+def _questions(
+    embedder: Embedder, words: Sequence[str | None], progress: Callable[[int, int], None]
+) -> GivenVectors:
+    """The vectors of all questions, made before the clock runs."""
+    texts = [said for said in words if said]
+    batches = []
+    for start in range(0, len(texts), embedder.batch_size):
+        batches.append(embedder.embed_documents(texts[start : start + embedder.batch_size]))
+        progress(min(start + embedder.batch_size, len(texts)), len(texts))
+    return GivenVectors(embedder.model_name, texts, np.concatenate(batches))

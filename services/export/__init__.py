@@ -1,1 +1,0 @@
-"""What is stored, as files for others."""

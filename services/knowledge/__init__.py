@@ -1,0 +1,1 @@
+"""The curated knowledge base: importing and validating."""

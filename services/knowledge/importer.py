@@ -1,0 +1,376 @@
+"""Files of chunks into the knowledge base: nothing is lost, and nothing changes silently."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import ConstraintViolated, ImportFailed
+from pgcorpus.db.models.imports import ImportFile
+from pgcorpus.db.repositories.imports import Changed, Refused, fresh_ids
+from pgcorpus.db.repositories.knowledge.chunks import Known, Write
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.importers.draft import Unacceptable
+from pgcorpus.services.importers.files import Found, find_files, printable, read_json
+from pgcorpus.services.importers.importer import (
+    Bar,
+    Passages,
+    Progress,
+    RetryingImporter,
+    Run,
+    ahead,
+    counted,
+)
+from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
+from pgcorpus.services.importers.report import FileReport, ImportReport, Reject
+from pgcorpus.services.knowledge.chunks import Context, Layout, Place, layout_of
+from pgcorpus.services.knowledge.conflicts import OnConflict, Stored, decide
+from pgcorpus.services.knowledge.rules import Normalised, identifier_of, normalise
+from pgcorpus.services.knowledge.vectors import (
+    Arrival,
+    VectorSet,
+    check_vectors,
+    read_vectors,
+    store_vectors,
+)
+
+CORPUS: Final = "knowledge"
+
+BATCH: Final = 5000
+"""Chunks that are merged at a time: while the database merges one batch, the next is made."""
+
+
+class KnowledgeImporter(RetryingImporter):
+    """Imports files of chunks.
+
+    Args:
+        database: Where to.
+        strict: Reject a chunk instead of changing a value that it gives, or making up one that is
+            required.
+        dry_run: Report what would be done, and write nothing.
+        on_conflict: What becomes of a chunk whose identifier is stored with a different text.
+        language: The text search configuration of chunks that name no language, one of
+            ``language.NAMES``; ``auto`` finds it for each from its content.
+        embeddings: A file of vectors that come along; see ``pgcorpus.services.knowledge.vectors``.
+        embeddings_model: The model that made them, where the file does not say.
+    """
+
+    corpus = CORPUS
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        strict: bool = False,
+        dry_run: bool = False,
+        on_conflict: OnConflict = "reject",
+        language: str = DEFAULT_LANGUAGE,
+        embeddings: Path | None = None,
+        embeddings_model: str | None = None,
+    ) -> None:
+        super().__init__(database, strict=strict, dry_run=dry_run, language=language)
+        self._on_conflict = on_conflict
+        self._embeddings = embeddings
+        self._embeddings_model = embeddings_model
+
+    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
+        """Import files and folders, each file in a transaction of its own.
+
+        Args:
+            paths: Files, and folders of ``.json`` files.
+            progress: Called with the bytes done and the bytes in all, after each batch and file.
+                What it raises ends the run; the files before stay imported.
+
+        Returns:
+            What was done. A file that cannot be imported is in it with its error.
+
+        Raises:
+            ImportFailed: The file of vectors cannot be used; nothing was written.
+            UnknownModel: It is of a model that is not registered; nothing was written.
+        """
+        files = list(find_files(paths))
+        vectors = self._vectors(files)
+        bar = Bar(
+            progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
+        )
+        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
+            with closing(ahead(_read(found) for found in files)) as contents:
+                for content in contents:
+                    with frozen():
+                        filling.take(content, bar)
+                    bar.finish(content.found.size_bytes)
+            if vectors:
+                filling.store(vectors)
+        return run.report
+
+    def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
+        """The vectors that come along, checked; the files are read for it once more."""
+        if self._embeddings is None:
+            return []
+        places = [place for found in files for place in _read(found).layout.places]
+        vectors = read_vectors(
+            self._embeddings, chunks=len(places), model_name=self._embeddings_model
+        )
+        coming = {key for place in places if (key := identifier_of(place.raw)) is not None}
+        with self._database.unit_of_work() as work:
+            check_vectors(work, self._embeddings, vectors, coming)
+        return vectors
+
+    def _passages(self, work: UnitOfWork) -> Passages:
+        return work.knowledge
+
+    @contextmanager
+    def _started(self, **options: Any) -> Iterator[tuple[Run, _Run]]:  # noqa: ANN401 - any JSON
+        options |= {
+            "on_conflict": self._on_conflict,
+            "embeddings": None if self._embeddings is None else printable(self._embeddings),
+        }
+        with self._recorded(**options) as run:
+            yield run, _Run(run, strict=self._strict, on_conflict=self._on_conflict)
+
+
+class _Content(NamedTuple):
+    """A file that was read, or why not."""
+
+    found: Found
+    layout: Layout
+    sha256: bytes | None = None
+    error: str | None = None
+
+
+class _Candidate(NamedTuple):
+    """A chunk that a rule book has seen."""
+
+    place: Place
+    normalised: Normalised | None
+    reason: str | None
+
+
+@dataclass
+class _Tally:
+    """What one transaction has done so far; it counts only when the transaction is kept."""
+
+    report: FileReport
+    rejects: list[Reject] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
+
+
+class _Run:
+    """One call of the importer, under way."""
+
+    def __init__(self, run: Run, *, strict: bool, on_conflict: OnConflict) -> None:
+        self.report = run.report
+        self._run_id = run.id
+        self._transaction = run.transaction
+        self._language = run.language
+        self._strict = strict
+        self._on_conflict = on_conflict
+        self._first: dict[str, str] = {}
+        self._arrivals: list[Arrival] = []
+
+    def take(self, content: _Content, bar: Bar) -> None:
+        """Import one file."""
+        size, total = content.found.size_bytes, len(content.layout.places)
+
+        def shown(done: int) -> None:
+            bar.part(size, done, total)
+
+        self._take(
+            ImportFile(
+                run_id=self._run_id,
+                file=content.found.key,
+                sha256=content.sha256,
+                header=content.layout.header,
+                error=content.error,
+            ),
+            content.found.name,
+            content.layout.places,
+            shown,
+        )
+
+    def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
+        """Try what was refused of one file again."""
+        places = [
+            Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
+        ]
+        row = ImportFile(run_id=self._run_id, file=file)
+        self._take(row, file, places, lambda _done: None)
+
+    def store(self, vectors: Sequence[VectorSet]) -> None:
+        """Store the vectors that came along."""
+        with self._transaction() as work:
+            work.imports.lock(CORPUS)
+            for each in vectors:
+                embedded, left_out = store_vectors(work, each, self._arrivals)
+                self.report.embedded += embedded
+                self.report.left_out += left_out
+
+    def _take(
+        self,
+        row: ImportFile,
+        name: str,
+        places: Sequence[Place],
+        shown: Callable[[int], None],
+    ) -> None:
+        """Import what one file holds; it is *name* in reports, and its full path in the tables."""
+        tally = _Tally(FileReport(name, error=row.error))
+        try:
+            with self._transaction() as work:
+                work.imports.lock(CORPUS)
+                with (
+                    work.knowledge.loading(len(places)),
+                    closing(ahead(self._candidates(places))) as batches,
+                ):
+                    for batch in batches:
+                        self._merge(work, row.file, batch, tally)
+                        shown(len(tally.arrivals))
+                if row.error is None:
+                    work.imports.forget_refusals(self._run_id, CORPUS, row.file)
+                work.imports.add_file(counted(row, tally.report))
+        except ConstraintViolated as error:
+            # Nothing of the file went in. All of it can be tried again; the others still go in.
+            tally = _Tally(FileReport(name, error=str(error)))
+            tally.arrivals = [
+                Arrival(identifier_of(place.raw), same_text=False) for place in places
+            ]
+            with self._transaction() as work:
+                work.imports.lock(CORPUS)
+                self._refuse(work, row.file, [_refusal(each, str(error)) for each in places], tally)
+                work.imports.forget_refusals(self._run_id, CORPUS, row.file)
+                failed = ImportFile(
+                    run_id=self._run_id,
+                    file=row.file,
+                    sha256=row.sha256,
+                    header=row.header,
+                    error=str(error),
+                )
+                work.imports.add_file(counted(failed, tally.report))
+        self.report.files.append(tally.report)
+        self.report.rejects += tally.rejects
+        self._arrivals += tally.arrivals
+        self._first |= tally.first
+
+    def _candidates(self, places: Sequence[Place]) -> Iterator[list[_Candidate]]:
+        for start in range(0, len(places), BATCH):
+            yield [self._candidate(place) for place in places[start : start + BATCH]]
+
+    def _candidate(self, place: Place) -> _Candidate:
+        try:
+            normalised = normalise(
+                place.raw, place.context, strict=self._strict, language=self._language
+            )
+        except Unacceptable as refusal:
+            return _Candidate(place, None, str(refusal))
+        return _Candidate(place, normalised, None)
+
+    def _merge(
+        self, work: UnitOfWork, file: str, batch: Sequence[_Candidate], tally: _Tally
+    ) -> None:
+        """Decide for each chunk in order, then write what was decided at once."""
+        stored = _stored(work, batch)
+        existed = set(stored)
+        writes: dict[str, Write] = {}
+        fresh = fresh_ids(len(batch))
+        changed: list[Changed] = []
+        refused: list[Refused] = []
+        for place, incoming, reason in batch:
+            if incoming is None:
+                refused.append(_refusal(place, reason))
+                tally.arrivals.append(Arrival(identifier_of(place.raw), same_text=False))
+                continue
+            chunk_id = incoming.record.chunk_id
+            at = f"{tally.report.file} {place.locator}"
+            decision = decide(
+                incoming,
+                stored.get(chunk_id),
+                file=file,
+                place=at,
+                first=self._first.get(chunk_id) or tally.first.get(chunk_id),
+                on_conflict=self._on_conflict,
+            )
+            if chunk_id not in self._first:
+                tally.first.setdefault(chunk_id, at)
+            tally.arrivals.append(Arrival(chunk_id, decision.same_text))
+            if decision.outcome == "rejected":
+                refused.append(_refusal(place, decision.reason))
+                continue
+            count = getattr(tally.report, decision.outcome)
+            setattr(tally.report, decision.outcome, count + 1)
+            stays = decision.outcome == "unchanged"
+            if decision.changes:
+                changed.append(Changed(place.locator, chunk_id, decision.changes, once=stays))
+            if not stays:
+                id_ = stored[chunk_id].known.id if chunk_id in stored else next(fresh)
+                known = Known(id_, incoming.record_hash, file)
+                stored[chunk_id] = Stored(known, incoming.record)
+                writes[chunk_id] = Write(
+                    id_, chunk_id in existed, incoming.record_hash, file, incoming.record
+                )
+        if writes:
+            work.knowledge.write(list(writes.values()))
+        if changed:
+            tally.report.transformed += work.imports.record_changes(self._run_id, file, changed)
+        if refused:
+            self._refuse(work, file, refused, tally)
+
+    def _refuse(
+        self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally
+    ) -> None:
+        work.imports.record_refusals(self._run_id, CORPUS, file, refused)
+        name = tally.report.file
+        tally.report.rejected += len(refused)
+        tally.rejects += [Reject(name, each.locator, each.reason) for each in refused]
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Leave all objects that there are out of the collector's walks.
+
+    A file is a million objects that live until it is imported.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _read(found: Found) -> _Content:
+    nothing = Layout(None, [])
+    if found.error is not None:
+        return _Content(found, nothing, error=found.error)
+    sha256 = None
+    try:
+        loaded = read_json(found.path)
+        sha256 = loaded.sha256
+        return _Content(found, layout_of(loaded.document), sha256)
+    except ImportFailed as error:
+        return _Content(found, nothing, sha256, str(error))
+
+
+def _stored(work: UnitOfWork, batch: Sequence[_Candidate]) -> dict[str, Stored]:
+    """What the database has under the identifiers of a batch; whole, where it is another."""
+    incoming = [candidate.normalised for candidate in batch if candidate.normalised is not None]
+    known = work.knowledge.list_known({each.record.chunk_id for each in incoming})
+    others = {
+        chunk_id
+        for each in incoming
+        if (chunk_id := each.record.chunk_id) in known
+        and known[chunk_id].record_hash != each.record_hash
+    }
+    records = work.knowledge.list_records(others) if others else {}
+    return {
+        chunk_id: Stored(each, records.get(chunk_id))
+        for chunk_id, each in known.items()
+        if chunk_id not in others or chunk_id in records  # else it was deleted a moment ago
+    }
+
+
+def _refusal(place: Place, reason: str | None) -> Refused:
+    return Refused(place.locator, reason or "", place.raw, place.context.as_json())

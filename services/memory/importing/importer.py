@@ -1,0 +1,612 @@
+"""Agent memory from files: memories, episodes and vectors, into a tenant's or a user's scope."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import ConstraintViolated, ImportFailed
+from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.db.models.imports import ImportFile
+from pgcorpus.db.repositories.imports import Change, Changed, Refused
+from pgcorpus.db.repositories.memory.imports import (
+    EPISODES,
+    NODES,
+    Kind,
+    Merged,
+    NodeRecord,
+    Outcome,
+    Record,
+)
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.importers.arrays import check_vectors, map_vectors
+from pgcorpus.services.importers.draft import Rule, Unacceptable
+from pgcorpus.services.importers.files import key_of, printable, refuse_special
+from pgcorpus.services.importers.importer import (
+    Bar,
+    Importer,
+    Passages,
+    Progress,
+    Run,
+    ahead,
+    counted,
+    persisted,
+)
+from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
+from pgcorpus.services.importers.report import FileReport, ImportReport, MemoryStatistics, Reject
+from pgcorpus.services.importers.stream import Element, Records
+from pgcorpus.services.importers.text import MAX_NAME, clean
+from pgcorpus.services.memory.importing.rules import Normalised, episode, node
+
+CORPUS: Final = "memory"
+MODEL: Final = "bge-m3"
+"""What made the vectors of the system that this replaces."""
+
+OnConflict = Literal["skip", "update"]
+
+BATCH: Final = 2000
+BATCH_BYTES: Final = 8 * 1024**2
+"""A transaction ends with the record that reaches one of these. While it is written the next is
+read."""
+
+BULK: Final = 1000
+"""Vectors from which on building an index anew takes less time than keeping it up."""
+
+MAX_UNKNOWN_FIELDS: Final = 100
+"""Names that are counted: files with more have values for names."""
+
+STORED: Final = "stored already"
+STORED_OTHERWISE: Final = "stored already, with another text (--on-conflict update replaces it)"
+TWICE: Final = "twice in the file"
+OTHER_TEXT: Final = "the stored text is not the one it came with"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a folder may hold of one kind.
+
+    Attributes:
+        kind: How it is stored.
+        name: Of one record, in messages.
+        records: The file of records, below the folder.
+        vectors: The file of vectors, in the same order.
+        holder: The field of the file's outermost object that may have the list.
+        normalise: What a record as it stands becomes.
+    """
+
+    kind: Kind
+    name: str
+    records: str
+    vectors: str
+    holder: str
+    normalise: Callable[..., Normalised]
+
+
+PARTS: Final = (
+    _Part(NODES, "Node", "corpus/nodes.json", "vectors/nodes.npy", "nodes", node),
+    _Part(EPISODES, "Episode", "corpus/episodes.json", "vectors/episodes.npy", "episodes", episode),
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file of records that was looked through.
+
+    Attributes:
+        part: What it holds.
+        path: Where it is.
+        size_bytes: How long it is.
+        count: How many records it has.
+        is_listed: Whether they are a list; else they are the members of an object.
+        vectors: float32 of shape ``(count, dimensions)``, or None where there are none.
+    """
+
+    part: _Part
+    path: Path
+    size_bytes: int
+    count: int
+    is_listed: bool
+    vectors: np.ndarray | None
+
+    @property
+    def vectors_bytes(self) -> int:
+        """How long the vectors are."""
+        return 0 if self.vectors is None else self.vectors.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A record of a file that the rules have seen.
+
+    Attributes:
+        locator: Where in the file.
+        place: The number of its vector.
+        id: What it is known by, as far as that can be told.
+        record: Or None when it is refused.
+        changes: What the rules changed.
+        reason: Why it is refused.
+    """
+
+    locator: str
+    place: int
+    id: str | None
+    record: Record | None
+    changes: Sequence[Change] = ()
+    reason: str = ""
+
+    def refused(self, reason: str) -> _Candidate:
+        """The same, but refused."""
+        return _Candidate(self.locator, self.place, self.id, None, reason=reason)
+
+
+@dataclass
+class _Batch:
+    """What one transaction takes: no id twice.
+
+    Attributes:
+        candidates: In the order of the file.
+        size_bytes: Of them all, as they stand.
+        twice: How many were left out because the file has the same before.
+        unknown: Names of fields that are not stored.
+    """
+
+    candidates: list[_Candidate] = field(default_factory=list)
+    size_bytes: int = 0
+    twice: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What was asked for; see ``MemoryImporter``."""
+
+    scope: Scope
+    on_conflict: OnConflict
+    strict: bool
+    dry_run: bool
+    embeddings_model: str
+
+
+class MemoryImporter(Importer):
+    """Imports what an agent remembered, for one tenant or one user.
+
+    It works as an operator does, over row security's own condition and not around it: whoever logs
+    in enters the scope.
+
+    Args:
+        database: Where to.
+        scope: Whose the memories are to be.
+        on_conflict: What becomes of a stored id: ``skip`` leaves it, ``update`` makes it what the
+            file says; how often it was recalled stays.
+        strict: Reject a record instead of changing a value that it gives.
+        dry_run: Report what would be done, and write nothing.
+        language: The text search configuration of the records, one of ``language.NAMES``; ``auto``
+            finds it for each.
+        embeddings_model: The model that made the vectors.
+    """
+
+    corpus = CORPUS
+
+    def __init__(
+        self,
+        database: Database,
+        scope: Scope,
+        *,
+        on_conflict: OnConflict = "skip",
+        strict: bool = False,
+        dry_run: bool = False,
+        language: str = DEFAULT_LANGUAGE,
+        embeddings_model: str = MODEL,
+    ) -> None:
+        super().__init__(database, strict=strict, dry_run=dry_run, language=language)
+        self.scope = scope
+        self._options = _Options(scope, on_conflict, strict, dry_run, embeddings_model)
+
+    def run(
+        self,
+        paths: Sequence[Path],
+        progress: Progress | None = None,
+        on_build: Callable[[], object] | None = None,
+    ) -> ImportReport:
+        """Import folders with ``corpus/nodes.json``, ``vectors/nodes.npy`` and so on.
+
+        All files are looked through before anything is written. Then some thousand records at a
+        time are kept, with their vectors: a run that is stopped is finished by the next. The first
+        load of an empty database is made without the indexes that only searches use.
+
+        Args:
+            paths: The folders; each file in them is optional, but not all are.
+            progress: Called with the bytes done and the bytes in all. What it raises ends the run;
+                what was kept before stays.
+            on_build: Called when all is loaded and the indexes are built, which takes as long.
+
+        Returns:
+            What was done, counted in memories and episodes.
+
+        Raises:
+            DatabaseNotReady: There are no tables to import to.
+            NotFound: There is no such tenant or user.
+            MissingScope: The user belongs to a tenant.
+            ImportFailed: A file cannot be used.
+            UnknownModel: The model is not registered.
+        """
+        started = time.monotonic()
+        model = self._check_database()
+        found = [each for path in paths for each in _find(path)]
+        total = sum(_size(path) for _, records, vectors in found for path in (records, vectors))
+        bar = Bar(progress or (lambda _done, _total: None), 2 * total)
+        sources = [self._look_through(*each, model.dimensions, bar) for each in found]
+        with self._recorded(
+            paths=[printable(path) for path in paths],
+            scope=str(self._options.scope),
+            on_conflict=self._options.on_conflict,
+            embeddings_model=self._options.embeddings_model,
+        ) as run:
+            statistics = run.report.memory = MemoryStatistics()
+            filling = _MemoryRun(run, self._options, statistics)
+            with self._room(run, sources, model, on_build):
+                for source in sources:
+                    filling.take(source, bar)
+        statistics.duration_s = round(time.monotonic() - started, 3)
+        return run.report
+
+    def _check_database(self) -> EmbeddingModel:
+        """Make sure that there is somewhere to import to; gives the model of the vectors."""
+        with self._entered() as work:
+            work.memory_imports.require_tables()
+            work.tenancy.require_scope()
+            return work.embeddings.get_model(self._options.embeddings_model)
+
+    def _look_through(
+        self, part: _Part, path: Path, vectors_path: Path, dimensions: int, bar: Bar
+    ) -> _Source:
+        """Read a file of records and its vectors once, and refuse what cannot be imported."""
+        size = _size(path)
+        try:
+            refuse_special(path)
+            with path.open("rb") as file:
+                records = Records(file, part.holder)
+                names = Counter(name is None for name, _ in records)
+        except OSError as error:
+            raise ImportFailed(f"{printable(path)} cannot be read: {error.strerror}") from error
+        except ImportFailed as error:
+            raise ImportFailed(f"{printable(path)}: {error}") from error
+        bar.finish(size)
+        count = names[True] if records.listed else names[False]
+        vectors = None
+        if vectors_path.exists():
+            vectors = map_vectors(
+                vectors_path, dimensions=dimensions, model_name=self._options.embeddings_model
+            )
+            if len(vectors) != count:
+                raise ImportFailed(
+                    f"{part.name} count mismatch: {count} in {printable(path)}, but {len(vectors)} "
+                    f"vectors in {printable(vectors_path)}; run again what made them"
+                )
+            for done in check_vectors(vectors_path, vectors):
+                bar.finish(done)
+        return _Source(part, path, size, count, records.listed, vectors)
+
+    @contextmanager
+    def _room(
+        self,
+        run: Run,
+        sources: Sequence[_Source],
+        model: EmbeddingModel,
+        on_build: Callable[[], object] | None,
+    ) -> Iterator[None]:
+        """Load without the indexes of searches where that is faster, and build them at the end.
+
+        They are what a run that is stopped leaves to the next: searches do without them, slowly.
+        """
+        bulk = not self._dry_run and sum(source.count for source in sources) >= BULK
+        leaves_out = False
+        if bulk:
+            with run.transaction() as work:
+                leaves_out = work.memory_imports.leaves_indexes_out(model)
+        if not leaves_out:
+            yield
+            if bulk:
+                self._index_large_scope(run, model, on_build)
+            return
+        # Who brings as much meanwhile waits until all is built.
+        with self._database.exclusively("loading memories without indexes", wait=True):
+            with run.transaction() as work:
+                work.memory_imports.drop_search_indexes(model)
+            yield
+            with run.transaction() as work:
+                unbuilt = work.memory_imports.list_unbuilt(model)
+            if unbuilt and on_build is not None:
+                on_build()
+            run.renews_statistics = bool(unbuilt)  # a run that was stopped did not
+            for index in unbuilt:
+                with run.transaction() as work:
+                    work.memory_imports.build_search_index(index, model)
+        self._index_large_scope(run, model, on_build)
+
+    def _index_large_scope(
+        self, run: Run, model: EmbeddingModel, on_build: Callable[[], object] | None
+    ) -> None:
+        """Build the vector index of the scope where it has become large, beside running work.
+
+        Only who owns the tables can; ``pgcorpus doctor`` tells others what is missing.
+        """
+        with run.transaction() as work:
+            large = [
+                each
+                for kind in (NODES, EPISODES)
+                if work.memory_imports.owns_tables()
+                for each in work.embeddings.list_unindexed_scopes(kind.corpus, model)
+                if str(each.scope) == str(self.scope)
+            ]
+        if large and on_build is not None:
+            on_build()
+        for each in large:
+            with self._database.autocommitting() as work:
+                work.embeddings.build_scope_index(each)
+
+    def _passages(self, work: UnitOfWork) -> Passages:
+        return work.memory_imports
+
+
+class _MemoryRun:
+    """One call of the importer, under way.
+
+    Args:
+        run: As it is recorded.
+        options: What was asked for.
+        statistics: What was found so far.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        options: _Options,
+        statistics: MemoryStatistics,
+    ) -> None:
+        self._run = run
+        self._options = options
+        self._statistics = statistics
+
+    def take(self, source: _Source, bar: Bar) -> None:
+        """Import one file of records with its vectors."""
+        report = FileReport(printable(source.path))
+        file = key_of(source.path)
+        end = bar.done + source.size_bytes + source.vectors_bytes
+        with closing(ahead(self._batches(source))) as batches:
+            for batch in batches:
+                self._keep(source, file, report, batch.candidates)
+                report.unchanged += batch.twice
+                self._statistics.left_alone += Counter({TWICE: batch.twice})
+                self._count_unknown(batch.unknown)
+                records = len(batch.candidates) + batch.twice
+                vectors = source.vectors_bytes * records // max(source.count, 1)
+                bar.finish(min(batch.size_bytes + vectors, end - bar.done))
+        with self._run.transaction() as work:
+            work.imports.forget_refusals(self._run.id, CORPUS, file)
+            work.imports.add_file(counted(ImportFile(run_id=self._run.id, file=file), report))
+        self._run.report.files.append(report)
+        bar.finish(end - bar.done)
+
+    def _batches(self, source: _Source) -> Iterator[_Batch]:
+        """The records of a file, normalised; each id once."""
+        seen: dict[str, tuple[str, int]] = {}
+        batch = _Batch()
+        with source.path.open("rb") as file:
+            records = (
+                each
+                for each in Records(file, source.part.holder)
+                if (each[0] is None) == source.is_listed
+            )
+            for place, (name, element) in enumerate(records):
+                candidate = self._candidate(source.part, place, name, element, batch.unknown)
+                if candidate.record is not None:
+                    digest = hash(repr(candidate.record))
+                    first, same = seen.setdefault(candidate.record.id, (candidate.locator, digest))
+                    if first != candidate.locator and same == digest:
+                        batch.twice += 1
+                        batch.size_bytes += element.size_bytes
+                        continue
+                    if first != candidate.locator:
+                        candidate = candidate.refused(f"{first} has the same id, and differs")
+                batch.candidates.append(candidate)
+                batch.size_bytes += element.size_bytes
+                if len(batch.candidates) >= BATCH or batch.size_bytes >= BATCH_BYTES:
+                    yield batch
+                    batch = _Batch()
+        yield batch
+
+    def _candidate(
+        self,
+        part: _Part,
+        place: int,
+        name: str | None,
+        element: Element,
+        unknown: Counter[str],
+    ) -> _Candidate:
+        locator = clean(element.locator)
+        raw: Any = None
+        try:
+            raw, damage = element.read()
+            normalised = part.normalise(
+                raw, name=name, strict=self._options.strict, language=self._run.language
+            )
+        except (ImportFailed, Unacceptable) as error:
+            given = raw.get("id", name) if isinstance(raw, dict) else name
+            id_ = clean(given)[:MAX_NAME] if isinstance(given, str) else None
+            return _Candidate(locator, place, id_, None, reason=str(error))
+        unknown.update(normalised.unknown)
+        changes = normalised.changes
+        if damage is not None:
+            changes.append(Change("bytes", damage.offset, damage.count, Rule.ENCODING))
+        return _Candidate(locator, place, normalised.record.id, normalised.record, changes)
+
+    def _keep(
+        self, source: _Source, file: str, report: FileReport, candidates: Sequence[_Candidate]
+    ) -> None:
+        """Keep records in one transaction; where one of them cannot be, the others alone."""
+        if not candidates:
+            return
+        try:
+            tally = persisted(lambda: self._merge(source, file, candidates))
+        except ConstraintViolated as error:
+            if len(candidates) > 1:
+                middle = len(candidates) // 2
+                self._keep(source, file, report, candidates[:middle])
+                self._keep(source, file, report, candidates[middle:])
+                return
+            (alone,) = candidates
+            if alone.record is None:
+                raise
+            # Some messages of the database quote what they are about.
+            reason = str(error) if error.constraint else "the database refuses one of its values"
+            tally = self._merge(source, file, [alone.refused(reason)])
+        tally.add_to(report, self._run.report, self._statistics)
+
+    def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> _Tally:
+        """Write a batch at once, with its vectors, its changes and what was refused of it."""
+        kind = source.part.kind
+        accepted = [each for each in candidates if each.record is not None]
+        tally = _Tally([each for each in candidates if each.record is None])
+        with self._run.transaction() as work:
+            work.imports.lock(f"{CORPUS} of {self._options.scope}")
+            merged = work.memory_imports.merge(
+                kind,
+                [each.record for each in accepted if each.record is not None],
+                model_name=self._options.embeddings_model,
+                replace=self._options.on_conflict == "update",
+            )
+            for candidate, each in zip(accepted, merged, strict=True):
+                tally.count(candidate, each)
+            if source.vectors is not None:
+                self._store_vectors(work, source, accepted, merged, tally)
+            changed = [
+                Changed(candidate.locator, candidate.record.id, candidate.changes, once=False)
+                for candidate, each in zip(accepted, merged, strict=True)
+                if candidate.record and candidate.changes and each.outcome != "unchanged"
+            ]
+            if changed:
+                tally.transformed = work.imports.record_changes(self._run.id, file, changed)
+            if tally.refused:
+                # The history outlives what it tells of: a refused memory is not kept in it.
+                refused = [
+                    Refused(each.locator, each.reason, {"id": each.id}, None)
+                    for each in tally.refused
+                ]
+                work.imports.record_refusals(self._run.id, CORPUS, file, refused)
+        return tally
+
+    def _store_vectors(
+        self,
+        work: UnitOfWork,
+        source: _Source,
+        accepted: Sequence[_Candidate],
+        merged: Sequence[Merged],
+        tally: _Tally,
+    ) -> None:
+        """Store the vectors of records that are stored as they came and lack theirs."""
+        corpus, model = source.part.kind.corpus, self._options.embeddings_model
+        lacking = [
+            (candidate.place, each)
+            for candidate, each in zip(accepted, merged, strict=True)
+            if each.same_text and not each.is_embedded
+        ]
+        tally.other_text = sum(not each.same_text for each in merged)
+        tally.embedded = len(lacking)
+        if not lacking or self._options.dry_run or source.vectors is None:
+            return
+        keys = [each.key for _, each in lacking]
+        rows = source.vectors[[place for place, _ in lacking]]
+        hashes = [each.content_hash for _, each in lacking]
+        tally.embedded = work.embeddings.store(corpus, model, keys, rows, hashes)
+        active = work.embeddings.find_active_model(corpus.name)
+        if active is not None and active.name == model:
+            written = [each.key for _, each in lacking if each.outcome != "unchanged"]
+            work.memory_imports.forget_jobs(source.part.kind, written)
+            others = [each.key for _, each in lacking if each.outcome == "unchanged"]
+            work.jobs.settle(corpus, model, others)
+
+    def _count_unknown(self, unknown: Counter[str]) -> None:
+        known = self._statistics.unknown_fields
+        for name, count in unknown.items():
+            if name in known or len(known) < MAX_UNKNOWN_FIELDS:
+                known[name] += count
+
+
+@dataclass
+class _Tally:
+    """What one transaction has done; it counts only when the transaction is kept.
+
+    Attributes:
+        refused: What did not go in.
+        outcomes: How many records ended how.
+        transformed: Of how many a change was recorded.
+        embedded: How many vectors were stored.
+        other_text: How many were not, because another text is stored.
+        found: What the statistics have of it.
+    """
+
+    refused: Sequence[_Candidate]
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    transformed: int = 0
+    embedded: int = 0
+    other_text: int = 0
+    found: MemoryStatistics = field(default_factory=MemoryStatistics)
+
+    def count(self, candidate: _Candidate, merged: Merged) -> None:
+        """Count a record that is stored."""
+        self.outcomes[merged.outcome] += 1
+        if merged.outcome == "unchanged":
+            self.found.left_alone[STORED if merged.same_text else STORED_OTHERWISE] += 1
+        if isinstance(candidate.record, NodeRecord):
+            self.found.nodes_by_source[candidate.record.source] += 1
+            self.found.nodes_by_intent[candidate.record.intent_type] += 1
+            self.found.nodes_by_cluster[candidate.record.cluster_id] += 1
+
+    def add_to(self, file: FileReport, report: ImportReport, statistics: MemoryStatistics) -> None:
+        """Report it."""
+        for outcome, count in self.outcomes.items():
+            setattr(file, outcome, getattr(file, outcome) + count)
+        file.rejected += len(self.refused)
+        file.transformed += self.transformed
+        report.rejects += [Reject(file.file, each.locator, each.reason) for each in self.refused]
+        report.embedded += self.embedded
+        report.left_out += Counter({OTHER_TEXT: self.other_text})
+        for name in ("nodes_by_source", "nodes_by_intent", "nodes_by_cluster", "left_alone"):
+            getattr(statistics, name).update(getattr(self.found, name))
+
+
+def _find(folder: Path) -> list[tuple[_Part, Path, Path]]:
+    """What a folder has: each part with its file of records and where its vectors would be.
+
+    Raises:
+        ImportFailed: It has nothing to import, or vectors of nothing.
+    """
+    if not folder.is_dir():
+        raise ImportFailed(f"there is no folder {printable(folder)}")
+    found = []
+    for part in PARTS:
+        records, vectors = folder / part.records, folder / part.vectors
+        if records.exists():
+            found.append((part, records, vectors))
+        elif vectors.exists():
+            raise ImportFailed(
+                f"{printable(vectors)} has vectors of what is not there: {printable(records)}"
+            )
+    if not found:
+        wanted = " nor ".join(part.records for part in PARTS)
+        raise ImportFailed(f"the folder {printable(folder)} has neither {wanted}")
+    return found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,1 @@
+"""Search, and context for a language model, over every corpus."""

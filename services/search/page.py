@@ -1,0 +1,163 @@
+"""Pages made of what the database said: legs, reasons, the order of a reranker, groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask
+from pgcorpus.db.search.legs import LARGE_FUZZY_THRESHOLD
+from pgcorpus.db.search.page import Explainer, Group, Hit, Leg, LegName, SearchPage
+from pgcorpus.db.search.words import MAX_WORDS
+from pgcorpus.services.search.request import RERANKED, Prepared, Request, Reranker
+
+MOST_GROUPED: Final = DEPTHS[1]
+"""Hits that are grouped where fewer are of too few groups."""
+
+AWAITED: Final = (
+    "vectors of some passages are still being made: the vector leg does not find these yet"
+)
+
+
+def page_of(
+    prepared: Prepared,
+    answer: Answer | None,
+    explainer: Explainer | None = None,
+) -> SearchPage:
+    """What was found, and what each leg did; not yet reranked, grouped or cut."""
+    request, ask = prepared.request, prepared.ask
+    notes = [request.question.note, *prepared.notes]
+    legs = list(prepared.silent)
+    if answer is not None:
+        named = {leg.name for leg in legs}
+        legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
+        if _units(answer.hits, request) < request.wanted - ask.offset:
+            notes.append(_why_fewer(request, ask, answer))
+        if "vector" in ask.legs and answer.awaited:
+            notes.append(AWAITED)
+        first_depth = DEPTHS[0] if request.cuts_windows else ask.first_depth
+        if request.offset and ask.depth > first_depth:
+            notes.append(
+                f"this far down, hits are ranked among {ask.depth} candidates of each leg; "
+                "they may repeat hits of the first pages"
+            )
+        if request.offset and request.rerank and ask.limit > RERANKED:
+            notes.append(
+                f"this far down, {ask.limit} hits are reranked; they may repeat those of the first "
+                "pages"
+            )
+    order = get_args(LegName)
+    return SearchPage(
+        corpus=request.corpus.name,
+        mode=request.mode,
+        fusion=request.fusion,
+        question=request.asked,
+        degraded=any(leg.status != "ok" for leg in legs),
+        legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
+        hits=() if answer is None else answer.hits,
+        note="; ".join(note for note in notes if note) or None,
+        explainer=explainer,
+    )
+
+
+def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
+    reasons = []
+    if name == "text" and not answer.words_known:
+        reasons.append(
+            "no statistics of words that this role may read, so all weigh the same: run ANALYZE as "
+            "the owner, who must be able to read pg_stats"
+        )
+    if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
+        reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
+    if name == "fuzzy" and answer.statement.stops_early:
+        reasons.append(
+            f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
+        )
+    compared = answer.statement.values["fuzzy_question"]
+    if name == "fuzzy" and compared != ask.question.words:
+        reasons.append(f"compared by {compared!r} of the question")
+    return Leg(
+        name=name,  # type: ignore[arg-type]
+        status="ok",
+        candidates=answer.candidates.get(name, 0),
+        duration_ms=answer.durations_ms.get(name),
+        reason="; ".join(reasons) or None,
+    )
+
+
+def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
+    """Why a page is not full."""
+    found = sum(answer.candidates.values())
+    asked_for = "hits" if request.group_by is None else "groups"
+    if request.group_by is not None and len(answer.hits) == ask.limit:
+        return f"fewer groups than asked for: the best {ask.limit} hits are of no more"
+    if request.filters and answer.kept is not None:
+        passages = "passage" if answer.kept == 1 else "passages"
+        return f"fewer {asked_for} than asked for: the filters keep {answer.kept} {passages}"
+    if not found:
+        return "no passage was found"
+    return f"fewer {asked_for} than asked for: the legs found no more passages"
+
+
+def finished(page: SearchPage, request: Request) -> SearchPage:
+    """The page in the order of the reranker, in groups, cut to what was asked for."""
+    if request.rerank is not None:
+        page = _reranked(page, request.rerank)
+    cut = slice(request.offset, request.wanted)
+    if request.group_by is not None:
+        groups = _groups(page.hits, request)[cut]
+        return replace(page, groups=groups, hits=tuple(h for each in groups for h in each.hits))
+    return page if request.rerank is None else replace(page, hits=page.hits[cut])
+
+
+def wants_more(hits: Sequence[Hit], request: Request, ask: Ask) -> bool:
+    """Whether the hits fill what was asked of the database, and yet are of too few groups."""
+    return (
+        request.group_by is not None
+        and request.rerank is None  # which would have to score them all
+        and ask.limit < MOST_GROUPED
+        and len(hits) == ask.limit
+        and _units(hits, request) < request.wanted
+    )
+
+
+def _units(hits: Sequence[Hit], request: Request) -> int:
+    """How many hits, or groups of them."""
+    return len(hits) if request.group_by is None else len({_key(hit, request) for hit in hits})
+
+
+def _groups(hits: Sequence[Hit], request: Request) -> tuple[Group, ...]:
+    """Hits by their key, in the order of their best."""
+    grouped: dict[Hashable, list[Hit]] = {}
+    for hit in hits:
+        grouped.setdefault(_key(hit, request), []).append(hit)
+    return tuple(
+        Group(key=key, hits=tuple(found[: request.group_size]), found=len(found))
+        for key, found in grouped.items()
+    )
+
+
+def _key(hit: Hit, request: Request) -> Hashable:
+    value: Any = hit.metadata[request.group_by or ""]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _reranked(page: SearchPage, rerank: Reranker) -> SearchPage:
+    """The hits in the order of the reranker; as they were where it fails."""
+    try:
+        scores = [float(score) for score in rerank(page.question, page.hits)]
+        if len(scores) != len(page.hits) or not all(map(math.isfinite, scores)):
+            raise ValueError(  # noqa: TRY301 - one way out for all that a reranker can do wrong
+                f"{len(page.hits)} hits need as many finite scores, not {scores[:10]}"
+            )
+    except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
+        note = f"the reranker failed, so hits are in the order of the legs: {error!r}"
+        notes = "; ".join(each for each in (page.note, note) if each)
+        return replace(page, degraded=True, note=notes)
+    scored = [
+        replace(hit, score=score, scores={**hit.scores, "rerank": score})
+        for hit, score in zip(page.hits, scores, strict=True)
+    ]
+    return replace(page, hits=tuple(sorted(scored, key=lambda hit: hit.score, reverse=True)))

@@ -1,0 +1,259 @@
+"""A search as asked, checked as far as that needs no database, and as prepared for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
+
+from pgcorpus.db.errors import InvalidFilter, InvalidSearch
+from pgcorpus.db.repositories.search import DEPTHS, HALF_LIFE_DAYS, Ask, ModelState
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search import corpora
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.page import Hit, Leg, LegName
+from pgcorpus.db.search.question import Question
+from pgcorpus.db.search.ranking import FUSIONS, Fusion
+from pgcorpus.services.embedding.choice import Choice
+
+Mode = Literal["vector", "text", "fuzzy", "hybrid"]
+MODES: Final = get_args(Mode)
+
+LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
+    "vector": ("vector",),
+    "text": ("text",),
+    "fuzzy": ("fuzzy",),
+    "hybrid": ("vector", "text"),
+}
+
+WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
+    "calibrated": {"vector": 0.3, "text": 0.7, "fuzzy": 0.7},
+    "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
+    "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
+}
+"""How they were found is in docs/explanation/search.md. 70 % vector and 30 % text are the
+specification's (FR2); RRF's own paper weighs all alike."""
+
+LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
+"""A name, with or without its schema; a number would be read as an object's identifier."""
+
+MAX_WEIGHT: Final = 1_000_000
+"""Of a leg; beyond, sums of scores lose their digits."""
+
+MAX_LIMIT: Final = 1000
+MAX_OFFSET: Final = 10_000
+
+
+MAX_GROUP_SIZE: Final = 100
+
+MAX_HALF_LIFE_DAYS: Final = 100_000
+
+Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
+
+RERANKED: Final = DEPTHS[0]
+"""Hits that a reranker sees at least, where so many are found: all that a leg finds. It does not
+grow from page to page, or hits would move between them."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """How a search is narrowed, joined and paged. Every key has a default.
+
+    Attributes:
+        mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
+            text.
+        fusion: ``calibrated`` (the default) has every leg score what any leg found, and adds
+            weight · score; ``weighted`` adds weight · score over the legs that found a passage;
+            ``rrf`` adds weight / (60 + rank).
+        weights: Leg → weight, not negative; by default 0.3 vector and 0.7 text, 0.7 and 0.3 for
+            ``weighted``, all alike for ``rrf``.
+        limit: Hits on the page, 1 to 1,000; by default 10.
+        offset: Hits before the page, 0 to 10,000; applied once, after fusion.
+        filters: Name → value, list, None or range; see ``Corpus.narrowed``.
+        language: Text search configuration that reads the question; by default those of the
+            corpus's passages.
+        rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
+            many were found; gives a score to each, the higher the better, and the page is in that
+            order. When it fails, the page is as it was and says so.
+        group_by: A column of the hits' metadata: the page has its values with their hits, that of
+            the best hit first, and ``limit`` and ``offset`` count values.
+        group_size: Hits of each value, 1 to 100; by default 3.
+        scope: Whose passages are searched; a corpus whose passages are somebody's needs it.
+        boost: 0 (the default) to 1: by which share of its score what speaks for a passage by itself
+            may raise it, where a corpus has such: how new it is, and how often it was recalled.
+        half_life_days: After so many days half as much speaks for a passage; by default 30.
+    """
+
+    mode: Mode
+    fusion: Fusion
+    weights: Mapping[str, float]
+    limit: int
+    offset: int
+    filters: Mapping[str, Any]
+    language: str | None
+    rerank: Reranker | None
+    group_by: str | None
+    group_size: int
+    scope: Scope | None
+    boost: float
+    half_life_days: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A search as asked, checked as far as that needs no database."""
+
+    asked: str
+    question: Question
+    corpus: Corpus
+    mode: Mode = "hybrid"
+    fusion: Fusion = "calibrated"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    limit: int = 10
+    offset: int = 0
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    language: str | None = None
+    rerank: Reranker | None = None
+    group_by: str | None = None
+    group_size: int = 3
+    scope: Scope | None = None
+    boost: float = 0.0
+    half_life_days: float = HALF_LIFE_DAYS
+
+    @classmethod
+    def of(cls, question: str, corpus: str, options: SearchOptions) -> Self:
+        """A search as a caller asks; None is the default of an option.
+
+        Raises:
+            SearchError: Something of it is not allowed; see ``SearchService.search``.
+        """
+        given: Any = {name: value for name, value in options.items() if value is not None}
+        parsed = Question.parse(question)
+        return cls(asked=question, question=parsed, corpus=corpora.named(corpus), **given)
+
+    def __post_init__(self) -> None:
+        self._refuse_wrong_types()
+        self.corpus.refuse_without(self.scope)
+        self._refuse_impossible_boost()
+        if self.mode not in MODES:
+            raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
+        if self.fusion not in FUSIONS:
+            raise InvalidSearch(f"there is no fusion {self.fusion!r}; known: {', '.join(FUSIONS)}")
+        if self.language is not None and not LANGUAGE.fullmatch(self.language):
+            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
+        if not is_whole(self.limit, 1, MAX_LIMIT) or not is_whole(self.offset, 0, MAX_OFFSET):
+            raise InvalidSearch(
+                f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_OFFSET}, "
+                f"not {self.limit!r} and {self.offset!r}"
+            )
+        if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
+            raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
+        if not all(
+            _number(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights.values()
+        ):
+            raise InvalidSearch(f"a leg's weight must be a number from 0 to {MAX_WEIGHT:,}")
+        if not sum(self.legs.values()) > 0:
+            raise InvalidSearch(f"the weights leave {self.mode} no leg; one must be above 0")
+        if self.group_by is not None and self.group_by not in self.corpus.metadata:
+            raise InvalidSearch(
+                f"hits of {self.corpus.name} have no column {self.group_by!r} to be grouped by; "
+                f"known: {', '.join(self.corpus.metadata)}"
+            )
+        if not is_whole(self.group_size, 1, MAX_GROUP_SIZE):
+            raise InvalidSearch(f"a group has 1 to {MAX_GROUP_SIZE} hits, not {self.group_size!r}")
+        self.corpus.narrowed(self.filters)
+
+    def _refuse_impossible_boost(self) -> None:
+        if not _number(self.boost) or not 0 <= self.boost <= 1:
+            raise InvalidSearch(f"boost must be a number from 0 to 1, not {self.boost!r}")
+        if self.boost and self.corpus.boost is None:
+            raise InvalidSearch(f"nothing speaks for a passage of {self.corpus.name} by itself")
+        if not _number(self.half_life_days) or not 0 < self.half_life_days <= MAX_HALF_LIFE_DAYS:
+            raise InvalidSearch(
+                f"half_life_days must be above 0 and at most {MAX_HALF_LIFE_DAYS:,}, "
+                f"not {self.half_life_days!r}"
+            )
+
+    def _refuse_wrong_types(self) -> None:
+        if not isinstance(self.scope, Scope | None):
+            raise InvalidSearch(f"a scope is a pgcorpus.db.scope.Scope, not {self.scope!r}")
+        if not isinstance(self.filters, Mapping):
+            raise InvalidFilter(f"filters are name → value, not {self.filters!r}")
+        if not isinstance(self.weights, Mapping):
+            raise InvalidSearch(f"weights are leg → number, not {self.weights!r}")
+        if not isinstance(self.language, str | None):
+            raise InvalidSearch(f"there is no text search configuration {self.language!r}")
+        if self.rerank is not None and not callable(self.rerank):
+            raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
+
+    @property
+    def cuts_windows(self) -> bool:
+        """Return whether pages are cut from windows of hits, reranked or grouped before."""
+        return self.rerank is not None or self.group_by is not None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Limit and offset of what the database is asked for.
+
+        A reranker orders, and groups are made, before pages are cut.
+        """
+        if not self.cuts_windows:
+            return self.limit, self.offset
+        return next(window for window in DEPTHS if window >= self.wanted), 0
+
+    @property
+    def wanted(self) -> int:
+        """Hits, or groups of them, up to the end of the page."""
+        return self.limit + self.offset
+
+    @property
+    def legs(self) -> dict[str, float]:
+        """The legs of the mode, with their weights."""
+        weights = {**WEIGHTS_OF[self.fusion], **self.weights}
+        legs = LEGS_OF[self.mode]
+        return {leg: weights[leg] if len(legs) > 1 else 1.0 for leg in legs}
+
+    @property
+    def words_leg(self) -> LegName:
+        """The leg that reads the question's words."""
+        return "fuzzy" if self.question.unspaced else "text"
+
+
+class Chosen(NamedTuple):
+    """The model of a vector leg, and what was so when it was chosen."""
+
+    choice: Choice
+    state: ModelState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A search ready to run, with what its legs have to say already."""
+
+    request: Request
+    ask: Ask
+    chosen: Chosen | None = None
+    silent: tuple[Leg, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def having(self, leg: Leg) -> Prepared:
+        """The same, with what a leg has to say; one that failed or was skipped is left out."""
+        legs = (
+            self.ask.legs
+            if leg.status == "ok"
+            else {name: weight for name, weight in self.ask.legs.items() if name != leg.name}
+        )
+        return replace(self, ask=replace(self.ask, legs=legs), silent=(*self.silent, leg))
+
+    def asking(self, ask: Ask, note: str) -> Prepared:
+        """The same, asked otherwise, and why."""
+        return replace(self, ask=ask, notes=(*self.notes, note))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(number: object, low: int, high: int) -> bool:
+    """Whether it is a whole number in that range; True and False are none."""
+    return isinstance(number, int) and not isinstance(number, bool) and low <= number <= high

@@ -1,0 +1,480 @@
+"""Searches: vector, text, fuzzy and hybrid, over any corpus, with honest results."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Final, Unpack
+
+import numpy as np
+from psycopg.errors import QueryCanceled, UndefinedObject
+from sqlalchemy.exc import DBAPIError
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import (
+    DataLayerError,
+    EmbeddingError,
+    InvalidSearch,
+    NotPermitted,
+    SearchError,
+    StatementTimeout,
+    WrongDimensions,
+    translate,
+)
+from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask, ModelState
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.search.context import Context, ContextRequest
+from pgcorpus.services.search.log import SearchLog
+from pgcorpus.services.search.page import finished, page_of, wants_more
+from pgcorpus.services.search.request import (
+    LEGS_OF,
+    MODES,
+    RERANKED,
+    Chosen,
+    Mode,
+    Prepared,
+    Request,
+    Reranker,
+    SearchOptions,
+)
+
+__all__ = [
+    "LEGS_OF",
+    "MODES",
+    "RERANKED",
+    "AsyncSearchService",
+    "Mode",
+    "Request",
+    "Reranker",
+    "SearchOptions",
+    "SearchService",
+]
+
+REFERENCE_SPREAD: Final = 0.13
+"""Standard deviation of the cosine between two passages with all-MiniLM-L6-v2: the mean over seven
+collections, of which the weights of ``calibrated`` were found on four."""
+
+MOST_STRETCHED: Final = 3.0
+"""A spread measured on unusual passages does not turn the weights over."""
+
+MOST_SWITCHES: Final = 5
+"""So often a search begins anew because its corpus was given another model meanwhile."""
+
+SWITCHING: Final = "the corpus changed its model again and again during the search; try again"
+
+
+class _ModelChanged(Exception):
+    """The corpus was given another model, or the model was measured, since it was chosen."""
+
+
+class _Searching:
+    """What both services do; they differ in how they wait."""
+
+    def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
+        self._database = database
+        self._embedders: dict[str, Embedder] = {}
+        self._given = embedder
+        self._chosen: dict[str, Chosen] = {}
+        self._log = SearchLog(database)
+
+    def flush_log(self) -> None:
+        """Write the timings of searches that are not yet in ``query_performance_log``."""
+        self._log.flush()
+
+    def _needs_choice(self, request: Request) -> bool:
+        """Whether the model is still to be chosen.
+
+        It is kept from search to search: that it is still the corpus's is seen in the snapshot of
+        each search.
+        """
+        return "vector" in LEGS_OF[request.mode] and request.corpus.name not in self._chosen
+
+    def _choose(self, work: UnitOfWork, request: Request) -> NotPermitted | None:
+        """Choose the model and keep it; or why the role may not know the models."""
+        try:
+            active = work.embeddings.find_active_model(request.corpus.name)
+            choice = choose(work, request.corpus, self._database.settings, self._given_name())
+        except DBAPIError as error:
+            refused = translate(error)
+            if isinstance(refused, NotPermitted):
+                return refused
+            raise
+        state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
+        self._chosen[request.corpus.name] = Chosen(choice, state)
+        return None
+
+    def _prepare(self, request: Request, refused: NotPermitted | None = None) -> Prepared:
+        """Embed the question, outside of any transaction.
+
+        Args:
+            request: The search.
+            refused: Why the model could not be chosen, if so.
+        """
+        legs: Mapping[str, float] = request.legs
+        notes: list[str] = []
+        if request.words_leg == "fuzzy" and "text" in legs:
+            notes.append(
+                "the question is in a script without spaces between words: "
+                "the fuzzy leg answered instead of the text leg"
+            )
+            legs = {("fuzzy" if name == "text" else name): w for name, w in legs.items()}
+        limit, offset = request.window
+        ask = Ask(
+            question=request.question,
+            language=request.language,
+            legs=legs,
+            fusion=request.fusion,
+            limit=limit,
+            offset=offset,
+            filters=request.filters,
+            boost=request.boost,
+            half_life_days=request.half_life_days,
+        )
+        prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
+        if "vector" not in legs:
+            return prepared
+        if refused is not None:
+            return prepared.having(Leg(name="vector", status="failed", reason=str(refused)))
+        chosen = self._chosen[request.corpus.name]
+        choice = chosen.choice
+        if choice.reason:
+            prepared = prepared.asking(ask, choice.reason)
+        try:
+            vector = self._embedder(choice).embed_question(request.question.words)
+        except EmbeddingError as error:
+            return prepared.having(Leg(name="vector", status="failed", reason=str(error)))
+        if vector.shape != (choice.dimensions,):
+            raise WrongDimensions(
+                f"the question's vector has shape {vector.shape}, but the vectors of "
+                f"{choice.name!r} have {choice.dimensions} dimensions"
+            )
+        if request.fusion == "calibrated" and len(legs) > 1:
+            legs = {**legs, "vector": legs["vector"] * _stretch(choice)}
+        model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
+        ask = replace(ask, legs=legs, model=model, vector=vector)
+        return replace(prepared, ask=ask, chosen=chosen)
+
+    def _run(self, work: UnitOfWork, prepared: Prepared) -> SearchPage:
+        """Search; when a leg fails or finds nothing, search again in the way that is left.
+
+        Raises:
+            _ModelChanged: The question's vector is of a model that is no longer the corpus's.
+        """
+        prepared, answer = self._searched(work, prepared)
+        if answer is None:
+            return page_of(prepared, None)
+        prepared, answer = self._without_quotes(work, prepared, answer)
+        prepared, answer = self._with_words(work, prepared, answer)
+        prepared, answer = self._with_more_groups(work, prepared, answer)
+        explainer = Explainer(partial(self._explain, answer, prepared.request.scope))
+        return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
+
+    def _with_words(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """When the text leg found nothing: why, and what stands in for it."""
+        if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
+            return prepared, answer
+        if not answer.words_asked:
+            reason = "the question has only words too common or too long to be looked up"
+            return prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
+        return self._fuzzy_instead(work, prepared, answer)
+
+    def _fuzzy_instead(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """No passage holds a word, so it was a typo; what was found stays if this fails."""
+        reason = "no passage holds a word of the question"
+        legs = {("fuzzy" if n == "text" else n): w for n, w in prepared.ask.legs.items()}
+        prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
+        instead = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
+        try:
+            instead, found = self._searched(work, instead)
+        except DataLayerError as error:
+            status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
+            return prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
+        return (prepared, answer) if found is None else (instead, found)
+
+    def _with_more_groups(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """When the best hits are of too few groups: more hits; these stay if that fails."""
+        if not wants_more(answer.hits, prepared.request, prepared.ask):
+            return prepared, answer
+        limit = next(depth for depth in DEPTHS if depth > prepared.ask.limit)
+        deeper = replace(prepared, ask=replace(prepared.ask, limit=limit))
+        try:
+            deeper, found = self._searched(work, deeper)
+        except DataLayerError as error:
+            note = f"the best {prepared.ask.limit} hits alone were grouped: {error}"
+            return prepared.asking(prepared.ask, note), answer
+        return (prepared, answer) if found is None else (deeper, found)
+
+    def _searched(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
+        """Search with the legs that can; no answer where there are none."""
+        if not prepared.ask.legs:
+            return prepared, None
+        try:
+            answer = self._answer(work, prepared)
+        except DBAPIError as error:
+            for leg in self._diagnosed(work, prepared, error):
+                prepared = prepared.having(leg)
+            answer = self._again(work, prepared)
+        if prepared.chosen is None or "vector" not in prepared.ask.legs:
+            return prepared, answer
+        if answer.model != prepared.chosen.state:
+            raise _ModelChanged
+        name, corpus = prepared.chosen.choice.name, prepared.request.corpus
+        if answer.candidates.get("vector") or work.embeddings.has_vectors(corpus, name):
+            return prepared, answer
+        reason = (
+            f"there are no vectors of the model {name!r}; "
+            f"make them with: pgcorpus embed --corpus {corpus.name}; "
+            "from then on they are made as texts are written, by: pgcorpus worker"
+        )
+        if work.searches.is_empty(corpus):
+            reason = f"nothing is stored in {corpus.name} yet"
+        prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
+        if not prepared.ask.legs:
+            instead = prepared.request.words_leg
+            prepared = prepared.asking(
+                replace(prepared.ask, legs={instead: 1.0}),
+                f"the {instead} leg stood in for the vector leg",
+            )
+        return self._searched(work, prepared)
+
+    def _without_quotes(
+        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+    ) -> tuple[Prepared, Answer]:
+        """When no passage holds what the question quotes: search for its words."""
+        question = prepared.ask.question
+        if answer.kept != 0 or question.relaxed == question:
+            return prepared, answer
+        relaxed = prepared.asking(
+            replace(prepared.ask, question=question.relaxed),
+            "no passage holds what the question quotes: its words were searched for",
+        )
+        relaxed, by_words = self._searched(work, relaxed)
+        # Where nothing is left nevertheless, it was the filters.
+        if by_words is None or by_words.kept == 0:
+            return prepared, answer
+        return relaxed, by_words
+
+    def _explain(self, answer: Answer, scope: Scope | None) -> Explanation:
+        with self._database.unit_of_work(scope) as work:
+            plan = work.searches.explain(answer.statement)
+        statement = answer.statement
+        return Explanation(
+            statement=statement.sql,
+            parameters={
+                name: f"a vector of {len(value)}" if isinstance(value, np.ndarray) else value
+                for name, value in statement.values.items()
+                if f"%({name})s" in statement.sql
+            },
+            settings=statement.settings,
+            plan=plan,
+        )
+
+    def _diagnosed(
+        self, work: UnitOfWork, prepared: Prepared, error: DBAPIError
+    ) -> tuple[Leg, ...]:
+        """The legs that made a search fail, when others are left; else the failure, raised."""
+        ask = prepared.ask
+        if error.connection_invalidated:
+            raise error
+        if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
+            raise _as_search_error(error, prepared.request) from error
+        work.rollback()
+        failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
+        if len(ask.legs) == 1 or len(failed) == len(ask.legs):
+            raise _as_search_error(error, prepared.request) from error
+        return failed
+
+    def _answer(self, work: UnitOfWork, prepared: Prepared) -> Answer:
+        return work.searches.answer(prepared.request.corpus, prepared.ask)
+
+    def _again(self, work: UnitOfWork, prepared: Prepared) -> Answer:
+        try:
+            return self._answer(work, prepared)
+        except DBAPIError as error:
+            raise _as_search_error(error, prepared.request) from error
+
+    def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
+        """Each leg alone: which of them is it?"""
+        failed = []
+        for name, weight in ask.legs.items():
+            try:
+                work.searches.answer(request.corpus, replace(ask, legs={name: weight or 1.0}))
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                late = isinstance(error.orig, QueryCanceled)
+                failed.append(
+                    Leg(
+                        name=name,  # type: ignore[arg-type]
+                        status="timed_out" if late else "failed",
+                        reason=str(_as_search_error(error, request)),
+                    )
+                )
+                work.rollback()
+        return tuple(failed)
+
+    def _embedder(self, choice: Choice) -> Embedder:
+        if self._given is not None:
+            return self._given
+        if choice.name not in self._embedders:
+            self._embedders[choice.name] = embedder_for(
+                choice.name, choice.dimensions, choice.provider, self._database.settings
+            )
+        return self._embedders[choice.name]
+
+    def _given_name(self) -> str | None:
+        return None if self._given is None else self._given.model_name
+
+
+class SearchService(_Searching):
+    """Searches any corpus.
+
+    Args:
+        database: Where the passages are.
+        embedder: Makes the question's vector; by default that of the corpus's active model.
+    """
+
+    def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
+        """Find the passages that answer a question best.
+
+        Args:
+            question: In the grammar of web searches: words, ``"a phrase"``, ``-word``, ``or``.
+            corpus: Its name.
+            options: See ``SearchOptions``.
+
+        Returns:
+            The page. A leg that could not answer is reported on it, and the others answer.
+
+        Raises:
+            SearchError: The question is empty, or the corpus, a filter, the mode, the language or
+                another argument is not known.
+            DatabaseUnavailable: The database did not answer.
+        """
+        started = time.perf_counter()
+        request = Request.of(question, corpus, options)
+        for _ in range(MOST_SWITCHES):
+            refused = None
+            if self._needs_choice(request):
+                with self._database.unit_of_work() as work:
+                    refused = self._choose(work, request)
+            prepared = self._prepare(request, refused)
+            try:
+                with self._database.unit_of_work(request.scope) as work:
+                    page = self._run(work, prepared)
+                    work.commit()  # a rollback would make psycopg forget prepared statements
+            except _ModelChanged:
+                self._chosen.pop(request.corpus.name, None)
+                continue
+            page = finished(page, request)
+            self._log.note(page, (time.perf_counter() - started) * 1000)
+            return page
+        raise SearchError(SWITCHING)
+
+    def context(
+        self,
+        hits: Hit | Iterable[Hit],
+        *,
+        before: int = 2,
+        after: int = 2,
+        max_tokens: int | None = None,
+        scope: Scope | None = None,
+    ) -> Context:
+        """What stands around hits, ready for a prompt.
+
+        Args:
+            hits: One hit, or several of one corpus, best first: a page's ``hits``.
+            before: Turns before each hit, 0 to 1,000.
+            after: Turns after each hit, 0 to 1,000.
+            max_tokens: Of ``Context.text``, at most, estimated by
+                ``pgcorpus.services.embedding.tokens``. Hits come first, then the turns
+                nearest to one.
+            scope: As of the search.
+
+        Returns:
+            Windows that overlap or touch are one; hits that are gone meanwhile are named.
+
+        Raises:
+            InvalidSearch: The corpus's passages do not follow one another, hits are of several
+                corpora, or a number is not allowed.
+            MissingScope: Its passages are somebody's, and there is no scope.
+            DatabaseUnavailable: The database did not answer.
+        """
+        request = ContextRequest.of(hits, before, after, max_tokens)
+        with self._database.unit_of_work(scope) as work:
+            context = request.answered(work)
+            work.commit()  # as above: what psycopg has prepared stays
+        return context
+
+
+class AsyncSearchService(_Searching):
+    """Searches any corpus, for asyncio: the same statements, awaited."""
+
+    async def search(
+        self, question: str, *, corpus: str, **options: Unpack[SearchOptions]
+    ) -> SearchPage:
+        """As ``SearchService.search``. The question is embedded in a thread of its own."""
+        started = time.perf_counter()
+        request = Request.of(question, corpus, options)
+        for _ in range(MOST_SWITCHES):
+            refused = None
+            if self._needs_choice(request):
+                async with self._database.async_unit_of_work() as work:
+                    refused = await work.run(self._choose, request)
+            prepared = await asyncio.to_thread(self._prepare, request, refused)
+            try:
+                async with self._database.async_unit_of_work(request.scope) as work:
+                    page = await work.run(self._run, prepared)
+                    await work.commit()
+            except _ModelChanged:
+                self._chosen.pop(request.corpus.name, None)
+                continue
+            page = await asyncio.to_thread(finished, page, request)
+            self._log.note(page, (time.perf_counter() - started) * 1000)
+            return page
+        raise SearchError(SWITCHING)
+
+    async def context(
+        self,
+        hits: Hit | Iterable[Hit],
+        *,
+        before: int = 2,
+        after: int = 2,
+        max_tokens: int | None = None,
+        scope: Scope | None = None,
+    ) -> Context:
+        """As ``SearchService.context``."""
+        request = ContextRequest.of(hits, before, after, max_tokens)
+        async with self._database.async_unit_of_work(scope) as work:
+            context = await work.run(request.answered)
+            await work.commit()
+        return context
+
+
+def _stretch(choice: Choice) -> float:
+    """What makes a model's cosines spread like those that the weights were found with."""
+    if choice.cosine_spread is None:
+        return 1.0
+    return min(max(REFERENCE_SPREAD / choice.cosine_spread, 1 / MOST_STRETCHED), MOST_STRETCHED)
+
+
+def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
+    """Why a search failed, for a caller."""
+    if isinstance(error.orig, UndefinedObject):
+        return InvalidSearch(
+            f"there is no text search configuration {request.language!r}; psql lists them with \\dF"
+        )
+    return translate(error) or SearchError(str(error.orig))
