@@ -36,6 +36,7 @@ from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import SettingsError, TransactionConflict, translated
 from pgcorpus.db.pools import Places
+from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
@@ -96,6 +97,7 @@ class Database:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
+        self._known: dict[Any, Any] = {}  # by searches, of the size and the words of each corpus
         self._making = threading.RLock()
         self._buffers: WeakSet[Buffer] = WeakSet()
 
@@ -332,11 +334,13 @@ class Database:
 
     @made_once
     def _sessions(self) -> sessionmaker[Any]:
-        return sessionmaker(self.engine, expire_on_commit=False)
+        return sessionmaker(self.engine, expire_on_commit=False, info={KNOWN: self._known})
 
     @made_once
     def _async_sessions(self) -> async_sessionmaker[Any]:
-        return async_sessionmaker(self.async_engine, expire_on_commit=False)
+        return async_sessionmaker(
+            self.async_engine, expire_on_commit=False, info={KNOWN: self._known}
+        )
 
     def _guard(self, connection: Connection, *, serving: bool) -> str | ColumnElement[str] | None:
         """The role of a transaction, where it is not that of the login."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import psycopg
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.repositories.base import Repository
@@ -63,7 +62,7 @@ were seen: a scope of a little less is then compared by its half vectors, exactl
 HALF_LIFE_DAYS: Final = 30.0
 
 MAX_KNOWN: Final = 10_000
-"""Scopes of which an engine remembers the languages and sizes."""
+"""Scopes of which a database remembers the languages and sizes."""
 
 MAX_EF_SEARCH: Final = 1000
 """pgvector's own bound of ``hnsw.ef_search``."""
@@ -222,7 +221,7 @@ class Answer:
 
 
 class _Known(NamedTuple):
-    """What an engine knows of a corpus from the last search."""
+    """What a database knows of a corpus from the last search."""
 
     lexicon: Lexicon = Lexicon()
     languages: tuple[str, ...] = ()
@@ -250,7 +249,8 @@ class _Known(NamedTuple):
         return in_doubt or self.narrows(ask)
 
 
-_known: WeakKeyDictionary[Engine, dict[tuple[str, Scope | None], _Known]] = WeakKeyDictionary()
+KNOWN: Final = "known of searches"
+"""Under this key a session's ``info`` has what the searches of its database know of each corpus."""
 
 
 class SearchRepository(Repository):
@@ -451,10 +451,10 @@ class SearchRepository(Repository):
         self, shape: Shape, ask: Ask, values: Mapping[str, Any], *, counted: bool
     ) -> tuple[Prelude, _Known]:
         """How many passages are left to search, if few, and what is known of the words."""
-        of_engine = _known.setdefault(self.session.connection().engine, {})
+        remembered: dict[tuple[str, Scope | None], _Known] = self.session.info.setdefault(KNOWN, {})
         scoped = shape.corpus.scope is not None
         place = (shape.corpus.name, self.scope if scoped else None)
-        known = of_engine.get(place, _Known())
+        known = remembered.get(place, _Known())
         counts = counted or known.must_count(shape.corpus, ask)
         if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
             # Nothing is to be found out that a moment ago would not do for.
@@ -504,10 +504,10 @@ class SearchRepository(Repository):
             if stale and shape.corpus.defaults and not ask.filters:
                 share = self._estimate(shape, values) / max(known.passages, 1.0)
                 known = known._replace(default_share=min(1.0, share))
-            if len(of_engine) >= MAX_KNOWN:
-                of_engine.clear()
+            if len(remembered) >= MAX_KNOWN:
+                remembered.clear()
             # The words of a scope are counted for each question, and kept from the next.
-            of_engine[place] = known._replace(lexicon=Lexicon()) if scoped else known
+            remembered[place] = known._replace(lexicon=Lexicon()) if scoped else known
             read_in = (ask.language,) if ask.language else known.languages
             uncounted = not counts and known.must_count(shape.corpus, ask)
             if asked_in == read_in and not uncounted:
