@@ -25,7 +25,7 @@ NAMING_CONVENTION: Final = {
 
 
 class Base(DeclarativeBase):
-    """What all tables share."""
+    """The declarative base of all models."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's own form
@@ -36,7 +36,7 @@ now = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
 def as_uuid(text: str) -> UUID | None:
-    """The key that a text stands for, or None where it stands for none."""
+    """Return the key that a text stands for, or None where it stands for none."""
     try:
         return UUID(text)
     except ValueError:
@@ -44,17 +44,19 @@ def as_uuid(text: str) -> UUID | None:
 
 
 def in_utc(moment: datetime | None) -> datetime | None:
-    """The moment with a zone: PostgreSQL would read one without in the session's."""
+    """Return the moment with a zone: PostgreSQL would read one without in the session's."""
     return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
-def owned_by(column: str) -> ForeignKey:
-    """A foreign key whose rows live and die with their parent."""
+def parent_key(column: str) -> ForeignKey:
+    """Build a foreign key that deletes a row together with its parent."""
     return ForeignKey(column, ondelete="CASCADE")
 
 
 def readable_times(*columns: str) -> CheckConstraint:
-    """Keep times between the years 2 and 9998: others, and infinity, no client in Python can read.
+    """Build the check that times lie between the years 2 and 9998.
+
+    No client in Python reads others.
 
     One such row would break every listing that it is on.
     """
@@ -68,7 +70,10 @@ def readable_times(*columns: str) -> CheckConstraint:
 
 
 def valid_scope() -> CheckConstraint:
-    """Keep what is no scope out of a column that callers write, as ``Scope.parse`` would."""
+    """Build the check that a scope is written as ``Scope.parse`` reads it.
+
+    Callers write the column.
+    """
     return CheckConstraint(
         "scope ~ '^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'", name="valid_scope"
     )
@@ -88,7 +93,7 @@ class Vector(VECTOR):
         return lambda value: None if value is None else np.asarray(value, dtype=np.float32)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
-        """Give an array back."""
+        """Return the function that makes an array of a binary vector."""
 
         def process(value: Any) -> np.ndarray | None:  # noqa: ANN401 - whatever the adapter loads
             if isinstance(value, str):  # a connection made before the extension was

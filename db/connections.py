@@ -1,4 +1,7 @@
-"""Connections that end every wait: answers must come in time, attempts are repeated for a while."""
+"""Connections with a limit on every wait.
+
+An answer must come in time, and attempts are repeated.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ SHORTEST_ATTEMPT_SECONDS: Final = 2
 """psycopg gives no attempt less."""
 
 QUIET_SECONDS: Final = 2.0
-"""After so long a person is told what is waited for."""
+"""After this a person is told what is waited for."""
 
 ANSWER_MARGIN_SECONDS: Final = 5.0
 """The server ends a statement after the statement timeout, and its word needs time to arrive."""
@@ -62,8 +65,8 @@ POOLER_HINT: Final = (
 SQLSTATE: Final = re.compile(r'\tErrorResponse\t.*? C "([0-9A-Z]{5})"')
 
 
-class _Answered:
-    """A connection that waits for the server's next word no longer than it may.
+class _AnswersInTime:
+    """A connection that waits for the server's next answer no longer than it may.
 
     The server ends a statement by its own timeout. Where not even that word comes, the peer is
     gone although its socket stays (a proxy that stalls, a machine that hangs), and TCP sees
@@ -78,14 +81,16 @@ class _Answered:
     patient: bool = False
     pgconn: abc.PGconn
 
-    def _bounded(self, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _limit_silence(self, waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             self.patient = False
         if self.answer_seconds is None or self.patient:
             return waiting
-        return self._until(waiting, self.answer_seconds)
+        return self._watch_silence(waiting, self.answer_seconds)
 
-    def _until(self, waiting: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    def _watch_silence(
+        self, waiting: Generator[Any, Any, T], seconds: float
+    ) -> Generator[Any, Any, T]:
         deadline = time.monotonic() + seconds
         try:
             state = next(waiting)
@@ -101,20 +106,20 @@ class _Answered:
             return result
 
 
-class Connection(_Answered, psycopg.Connection[Any]):
+class Connection(_AnswersInTime, psycopg.Connection[Any]):
     """psycopg's connection, with an end to each wait."""
 
     def wait(self, gen: Any, *how: Any, **named: Any) -> Any:  # noqa: ANN401 - as psycopg has it
-        """Wait for the driver's *gen*; whoever names a time limits the wait by that alone."""
-        return super().wait(gen if how or named else self._bounded(gen), *how, **named)
+        """Wait for the driver's *gen*; a caller that names a time limits the wait by that alone."""
+        return super().wait(gen if how or named else self._limit_silence(gen), *how, **named)
 
 
-class AsyncConnection(_Answered, psycopg.AsyncConnection[Any]):
+class AsyncConnection(_AnswersInTime, psycopg.AsyncConnection[Any]):
     """psycopg's connection for asyncio, with an end to each wait."""
 
     async def wait(self, gen: Any, *how: Any, **named: Any) -> Any:  # noqa: ANN401 - as above
-        """Wait for the driver's *gen*; whoever names a time limits the wait by that alone."""
-        return await super().wait(gen if how or named else self._bounded(gen), *how, **named)
+        """Wait for the driver's *gen*; a caller that names a time limits the wait by that alone."""
+        return await super().wait(gen if how or named else self._limit_silence(gen), *how, **named)
 
 
 def connector(
@@ -155,14 +160,14 @@ def connector(
         dialect: Dialect, _record: object, args: list[Any], parameters: dict[str, Any]
     ) -> DBAPIConnection:
         began = time.monotonic()
-        with waits.told(_place(parameters)):
+        with waits.announce(_place(parameters)):
             for tries in count():
                 left = began + settings.connect_retry_seconds - time.monotonic()
                 try:
-                    return attempt(dialect, args, _shortened(parameters, settings, left))
+                    return attempt(dialect, args, _shorten_timeout(parameters, settings, left))
                 except psycopg.OperationalError as error:
                     away = isinstance(error, ConnectionTimeout)
-                    said = Said(str(error)) if away else run(_diagnose, parameters, str(error))
+                    said = Outcome(str(error)) if away else run(_diagnose, parameters, str(error))
                 if said.connected and not tries:  # it came up after the attempt
                     continue
                 if said.refused:
@@ -171,7 +176,7 @@ def connector(
                 pause = min(FIRST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
                 if time.monotonic() - began + pause > settings.connect_retry_seconds:
-                    raise _given_up(said, settings.connect_retry_seconds)
+                    raise _describe_failure(said, settings.connect_retry_seconds)
                 run(time.sleep, pause)
         raise AssertionError  # count() does not end
 
@@ -179,8 +184,8 @@ def connector(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """How a server met an attempt to connect.
+class Outcome:
+    """The outcome of an attempt to connect.
 
     Attributes:
         message: Its words, or libpq's.
@@ -195,7 +200,7 @@ class Said:
     refused: bool = False
 
 
-def _given_up(said: Said, seconds: int) -> DatabaseUnavailable:
+def _describe_failure(said: Outcome, seconds: int) -> DatabaseUnavailable:
     if said.sqlstate is not None and said.sqlstate.startswith(FULL):
         return TooManyConnections(
             f"{said.message}\nEvery connection that the server, the database or the role may have "
@@ -209,8 +214,8 @@ def _given_up(said: Said, seconds: int) -> DatabaseUnavailable:
     )
 
 
-def _shortened(parameters: dict[str, Any], settings: Settings, left: float) -> dict[str, Any]:
-    """An attempt takes no longer than all of them may."""
+def _shorten_timeout(parameters: dict[str, Any], settings: Settings, left: float) -> dict[str, Any]:
+    """Shorten the timeout of an attempt to the time that is left for all of them."""
     if not settings.connect_retry_seconds:
         return parameters
     longest = max(SHORTEST_ATTEMPT_SECONDS, math.ceil(left))
@@ -221,10 +226,13 @@ def _shortened(parameters: dict[str, Any], settings: Settings, left: float) -> d
     return parameters | {"connect_timeout": min(given, longest) if given > 0 else longest}
 
 
-def _diagnose(parameters: Mapping[str, Any], message: str) -> Said:
-    """Find out why an attempt failed. Only what is asked after an answer proves a refusal."""
+def _diagnose(parameters: Mapping[str, Any], message: str) -> Outcome:
+    """Find out why an attempt failed.
+
+    A refusal is believed only from a server that answered before.
+    """
     if ping(parameters) is not Ping.OK:
-        return Said(message)
+        return Outcome(message)
     return _probe(parameters)
 
 
@@ -235,7 +243,7 @@ def ping(parameters: Mapping[str, Any]) -> Ping:
     return Ping(PGconn.ping(conninfo.encode()))
 
 
-def _probe(parameters: Mapping[str, Any]) -> Said:
+def _probe(parameters: Mapping[str, Any]) -> Outcome:
     """Try to connect, and read the SQLSTATE of the server's refusal.
 
     libpq keeps the SQLSTATE of a failed connection to itself, and the message is in the server's
@@ -252,7 +260,7 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
             connection.trace(trace)
         while (state := connection.connect_poll()) not in {PollingStatus.OK, PollingStatus.FAILED}:
             if time.monotonic() > deadline:
-                return Said("the server did not complete the login")
+                return Outcome("the server did not complete the login")
             reads = state == PollingStatus.READING
             ready = [connection.socket]
             select.select(ready if reads else [], [] if reads else ready, [], POLL_SECONDS)
@@ -263,7 +271,7 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
         connection.finish()
         told = _read(trace)
     if state == PollingStatus.OK:
-        return Said(message, connected=True)
+        return Outcome(message, connected=True)
     found = SQLSTATE.findall(told)
     sqlstate = found[-1] if found else None
     if sqlstate is None:
@@ -271,7 +279,7 @@ def _probe(parameters: Mapping[str, Any]) -> Said:
         passes = parameters.get("target_session_attrs", "any") != "any"
     else:
         passes = sqlstate.startswith((FULL, *AWAY)) and POOLER not in message
-    return Said(message, sqlstate, refused=not passes)
+    return Outcome(message, sqlstate, refused=not passes)
 
 
 def _read(trace: int | None) -> str:
@@ -288,7 +296,7 @@ def _place(parameters: Mapping[str, Any]) -> str:
 
 
 class _Waits:
-    """Says what is waited for: once, until a connection is there again."""
+    """Announces a wait for the server, once until a connection is there again."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -296,8 +304,8 @@ class _Waits:
         self._connected = 0.0
 
     @contextmanager
-    def told(self, place: str) -> Iterator[None]:
-        """Say after a moment that *place* is waited for, if nobody reaches it before."""
+    def announce(self, place: str) -> Iterator[None]:
+        """Announce after a moment that *place* is waited for, unless the wait ends before."""
         began = time.monotonic()
 
         def tell() -> None:
@@ -324,7 +332,7 @@ def interruptibly(call: Callable[..., T], *args: Any, **named: Any) -> T:  # noq
     """
     if threading.current_thread() is not threading.main_thread():
         return call(*args, **named)
-    future = _started(call, *args, **named)
+    future = _start_thread(call, *args, **named)
     try:
         return future.result()
     except BaseException:
@@ -333,26 +341,26 @@ def interruptibly(call: Callable[..., T], *args: Any, **named: Any) -> T:  # noq
 
 
 def awaiting(call: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
-    """Await a function that blocks, from a greenlet. No loop waits for it when it is cancelled."""
-    result: T = await_only(asyncio.wrap_future(_started(call, *args)))
+    """Await a blocking function from a greenlet; a cancelled call does not hold up the loop."""
+    result: T = await_only(asyncio.wrap_future(_start_thread(call, *args)))
     return result
 
 
-def _started(call: Callable[..., T], *args: Any, **named: Any) -> Future[T]:  # noqa: ANN401
-    """Call a function in a thread that no end of the process waits for."""
+def _start_thread(call: Callable[..., T], *args: Any, **named: Any) -> Future[T]:  # noqa: ANN401
+    """Call a function in a daemon thread, for which no process waits when it ends."""
     future: Future[T] = Future()
 
     def work() -> None:
         try:
             result = call(*args, **named)
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 - the waiting thread gets it
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         else:
             if future.set_running_or_notify_cancel():
                 future.set_result(result)
             elif isinstance(result, psycopg.Connection):
-                result.close()  # nobody waits for it any more
+                result.close()  # no call waits for it any more
 
     threading.Thread(target=work, daemon=True, name="connect").start()
     return future

@@ -71,7 +71,7 @@ UNFINISHED: Final = ".pgcorpus-unfinished-"
 
 
 class Account(NamedTuple):
-    """Whom PostgreSQL's programs run as."""
+    """The unprivileged account that PostgreSQL's programs run as."""
 
     uid: int
     gid: int
@@ -79,7 +79,7 @@ class Account(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """What is known of a server without starting it.
+    """The state of a server, read without starting it.
 
     Attributes:
         running: Whether a server serves ``data`` at this moment.
@@ -127,7 +127,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: The server is not running, so it has no port.
         """
-        with self._explained():
+        with self._explain_errors():
             serving = _postmaster(self._data)
             if serving is None:
                 raise EmbeddedServerError(
@@ -137,12 +137,12 @@ class EmbeddedServer:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a cluster to start, running or not.
+        """Return whether there is a cluster to start, running or not.
 
         Raises:
             EmbeddedServerError: The home cannot be read.
         """
-        with self._explained():
+        with self._explain_errors():
             return (self._data / "PG_VERSION").exists()
 
     def start(self) -> URL:
@@ -158,7 +158,7 @@ class EmbeddedServer:
             EmbeddedServerError: It could not be started. The message has the cause, the last lines
                 of the server's log and what to do. The call may be repeated.
         """
-        with self._locked():
+        with self._hold_lock():
             self._claim()
             if not (self.bin / "postgres").exists():
                 self._unpack()
@@ -180,19 +180,19 @@ class EmbeddedServer:
         """
         if not self._was_started:
             return False
-        with self._locked():
+        with self._hold_lock():
             if _postmaster(self._data) is None:
                 return False
             self._halt(self.bin, self._data, "fast")
             return True
 
     def status(self) -> ServerStatus:
-        """Look, and change nothing.
+        """Return the state of the server, and change nothing.
 
         Raises:
             EmbeddedServerError: The home cannot be read.
         """
-        with self._explained():
+        with self._explain_errors():
             pid, port = _postmaster(self._data) or (None, None)
             postgres = self.bin / "postgres"
             said = self._run(postgres, "--version", home=self._files) if postgres.exists() else ""
@@ -215,13 +215,13 @@ class EmbeddedServer:
         """
         if not self._was_started:
             return
-        with self._locked():
+        with self._hold_lock():
             self._refuse_data_of_others()
             if _postmaster(self._data) is not None:
                 self._halt(self.bin, self._data, "immediate")
             if self._data.exists():
                 # Renamed first: interrupted, this leaves no data folder with half of its files.
-                with self._unfinished() as folder:
+                with self._provide_working_folder() as folder:
                     self._data.rename(folder / "data")
             self._sweep()
             files = self._files
@@ -284,7 +284,7 @@ class EmbeddedServer:
 
     @property
     def _was_started(self) -> bool:
-        with self._explained():
+        with self._explain_errors():
             return self._lock.exists()
 
     def _url(self, database: str, *, port: int) -> URL:
@@ -295,12 +295,15 @@ class EmbeddedServer:
 
     @property
     def _account(self) -> Account | None:
-        """Whom root runs the programs as, for PostgreSQL refuses root. None: as oneself."""
+        """Return the account that root runs the programs as, for PostgreSQL refuses root.
+
+        Else None.
+        """
         if os.geteuid() != 0:
             return None
         if self._data.exists() and (owner := self._data.stat()).st_uid != 0:
             return Account(owner.st_uid, owner.st_gid)
-        return _unprivileged_account()
+        return _find_unprivileged_account()
 
     def _give(self, path: Path) -> None:
         if account := self._account:
@@ -309,9 +312,9 @@ class EmbeddedServer:
     # The steps of a start, each of which is whole or did not happen.
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; an OSError becomes an error that says what to do."""
-        with self._explained(), self._acquire():
+    def _hold_lock(self) -> Iterator[None]:
+        """Hold the lock of one process; an OSError becomes an error that says what to do."""
+        with self._explain_errors(), self._acquire():
             yield
 
     def _acquire(self) -> IO[str]:
@@ -326,7 +329,7 @@ class EmbeddedServer:
                     return lock
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -357,7 +360,10 @@ class EmbeddedServer:
             _write(self._password, secrets.token_hex(24))
 
     def _refuse_data_of_others(self) -> None:
-        """The password is written before the data folder is made and deleted after it."""
+        """Raise if the data folder has no password beside it.
+
+        The password is written before the folder is made, and deleted after it.
+        """
         if self._data.exists() and not self._password.exists():
             raise EmbeddedServerError(
                 f"{self._data} exists without {self._password}, so it is not (or no longer) ours. "
@@ -365,8 +371,11 @@ class EmbeddedServer:
             )
 
     @contextmanager
-    def _unfinished(self) -> Iterator[Path]:
-        """A folder to work in; what is not moved out of it in the end never existed."""
+    def _provide_working_folder(self) -> Iterator[Path]:
+        """Provide a working folder.
+
+        It is deleted at the end, with everything that was not moved out of it.
+        """
         folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._files))
         try:
             self._give(folder)
@@ -395,7 +404,7 @@ class EmbeddedServer:
         pg0 adds pgvector only after a start, and shows that cluster's password in the process
         list: this password opens nothing else, and the cluster is gone a second later.
         """
-        with self._unfinished() as folder:
+        with self._provide_working_folder() as folder:
             pg0 = folder / "pg0"
             shutil.copyfile(_pg0(), pg0)  # the account may not reach the wheel's
             pg0.chmod(0o755)
@@ -419,8 +428,8 @@ class EmbeddedServer:
             installation.rename(self._programs)
 
     def _make_cluster(self) -> None:
-        """``initdb``, in a working folder: the data folder appears only when it is whole."""
-        with self._unfinished() as folder:
+        """Run ``initdb`` in a working folder: the data folder appears only when it is complete."""
+        with self._provide_working_folder() as folder:
             secret = folder / "password"
             _write(secret, self._password.read_text())
             self._give(secret)
@@ -469,7 +478,7 @@ class EmbeddedServer:
 
     def _pg_ctl_start(self, port: int) -> None:
         parameters = {
-            **_shared_memory(),
+            **_choose_shared_memory(),
             **self.settings,
             "listen_addresses": HOST,
             "unix_socket_directories": "",
@@ -485,7 +494,7 @@ class EmbeddedServer:
         # fmt: on
 
     def _usual_port(self) -> int | None:
-        """The port of the last start, if it is free."""
+        """Return the port of the last start, if it is free."""
         with suppress(FileNotFoundError):
             options = (self._data / "postmaster.opts").read_text()
             if (found := re.search(r"\bport=(\d+)", options)) and _is_free(int(found[1])):
@@ -608,7 +617,10 @@ def _postmaster(data: Path) -> tuple[int, int] | None:
 
 
 def _command_line(pid: int) -> str:
-    """A process's program and arguments, each followed by a space; empty for none and zombies."""
+    """Return a process's program and arguments, each followed by a space.
+
+    Empty for zombies and none.
+    """
     if Path("/proc/self/cmdline").exists():
         with suppress(FileNotFoundError, ProcessLookupError):
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ")
@@ -622,7 +634,7 @@ def _command_line(pid: int) -> str:
     return f"{listed.stdout.strip()} "
 
 
-def _unprivileged_account() -> Account:
+def _find_unprivileged_account() -> Account:
     for name in UNPRIVILEGED_ACCOUNTS:
         with suppress(KeyError):
             entry = pwd.getpwnam(name)
@@ -635,7 +647,10 @@ def _unprivileged_account() -> Account:
 
 
 def _can_enter(folder: Path, account: Account) -> bool:
-    """Ask the system itself: modes of all parents, access lists and mounts have a say."""
+    """Return whether an account can enter a folder.
+
+    The system is asked: modes of all parents, access lists and mounts have a say.
+    """
     asked = subprocess.run(  # noqa: S603 - the path is an argument, not part of the script
         ["/bin/sh", "-c", 'test -x "$0"', folder],
         user=account.uid,
@@ -648,7 +663,7 @@ def _can_enter(folder: Path, account: Account) -> bool:
 
 
 def _pg0() -> Path:
-    """The pg0 program of the installed wheel."""
+    """Return the pg0 program of the installed wheel."""
     package = importlib.util.find_spec(PG0_PACKAGE)
     program = Path(package.origin).parent / "bin" / "pg0" if package and package.origin else None
     if program is None or not program.exists():
@@ -659,8 +674,11 @@ def _pg0() -> Path:
     return program
 
 
-def _shared_memory() -> dict[str, str]:
-    """Containers often have a /dev/shm of 64 MB, in which parallel index builds fail."""
+def _choose_shared_memory() -> dict[str, str]:
+    """Choose where shared memory lies.
+
+    Containers often have a /dev/shm of 64 MB, in which parallel index builds fail.
+    """
     shm = Path("/dev/shm")  # noqa: S108 - only its size is read
     if shm.exists() and shutil.disk_usage(shm).free < ENOUGH_SHARED_MEMORY_BYTES:
         return {"dynamic_shared_memory_type": "mmap"}

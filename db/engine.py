@@ -1,4 +1,4 @@
-"""The way to the database: engines with the specification's pool, retry and TLS."""
+"""The database: engines with the specification's pool, retry and TLS."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
-from pgcorpus.db.errors import SettingsError, TransactionConflict, translated
+from pgcorpus.db.errors import SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.pools import Places
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
@@ -58,13 +58,16 @@ OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT;
 """Behind a transaction pooler: what other clients may have SET for the session that they shared."""
 
 POLL_SECONDS: Final = 0.2
-"""Until a lock that somebody holds is asked for again."""
+"""The wait between two tries to take a lock."""
 
 T = TypeVar("T")
 
 
 class made_once(cached_property[T]):  # noqa: N801 - as cached_property is written
-    """A ``cached_property`` that threads do not make twice: Python 3.12 took its lock away."""
+    """A ``cached_property`` with a lock, which Python 3.12 took away.
+
+    Two threads make no second value.
+    """
 
     if not TYPE_CHECKING:  # its type is that of cached_property
 
@@ -76,14 +79,14 @@ class made_once(cached_property[T]):  # noqa: N801 - as cached_property is writt
 
 
 class Buffer(Protocol):
-    """Notes that a service writes later."""
+    """A buffer of notes that a service writes later."""
 
     def flush(self) -> object:
-        """Write them now."""
+        """Write the notes now."""
 
 
 class Database:
-    """One database and the pools of connections to it.
+    """A database and the pools of connections to it.
 
     Args:
         settings: Where it is and how to connect. Without a ``database_url`` the embedded server is
@@ -103,12 +106,12 @@ class Database:
 
     @classmethod
     def from_env(cls) -> Self:
-        """The database that the environment names, or the embedded one."""
+        """Return the database that the environment names, or the embedded one."""
         return cls(Settings.from_env())
 
     @made_once
     def url(self) -> URL:
-        """Where the database is. Starts the embedded server when there is no other.
+        """The address of the database. Starts the embedded server when there is no other.
 
         Raises:
             SettingsError: There is no other, and the embedded server was never made.
@@ -169,7 +172,7 @@ class Database:
         return engine
 
     def schema_engine(self) -> Engine:
-        """An engine for administration: no pool, no pooler, no statement timeout.
+        """Make an engine for administration: no pool, no pooler, no statement timeout.
 
         Raises:
             SettingsError: A transaction pooler is all that is known of the database.
@@ -178,8 +181,8 @@ class Database:
 
     @property
     def has_sessions(self) -> bool:
-        """Whether a connection past any transaction pooler can be made."""
-        return not self.settings.pooled or self.settings.admin_url is not None
+        """True if a connection past any transaction pooler can be made."""
+        return not self.settings.is_pooled or self.settings.admin_url is not None
 
     def _session_engine(self, statement_timeout_ms: int) -> Engine:
         if not self.has_sessions:
@@ -190,7 +193,7 @@ class Database:
         return self._engine_aside(statement_timeout_ms)
 
     def _engine_aside(self, statement_timeout_ms: int) -> Engine:
-        """An engine outside of the pools, of which a process may be out of connections."""
+        """Make an engine outside of the pools, whose connections a process may have used up."""
         url = self.settings.admin_url or self.url
         engine = create_engine(url, poolclass=NullPool, **self._options(url, statement_timeout_ms))
         event.listen(
@@ -208,7 +211,7 @@ class Database:
         return engine
 
     def unit_of_work(self, scope: Scope | None = None, *, actor: str | None = None) -> UnitOfWork:
-        """A transaction and the repositories that work in it; kept only by ``commit()``.
+        """Return a transaction with its repositories; kept only by ``commit()``.
 
         Args:
             scope: Whose memories it reads and writes. Its first statement raises ``UnsafeRole``
@@ -220,7 +223,7 @@ class Database:
     def async_unit_of_work(
         self, scope: Scope | None = None, *, actor: str | None = None
     ) -> AsyncUnitOfWork:
-        """The same for asyncio."""
+        """Return a unit of work for asyncio."""
         return AsyncUnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
 
     @contextmanager
@@ -239,12 +242,12 @@ class Database:
 
     @contextmanager
     def exclusively(self, doing: str, *, wait: bool = False) -> Iterator[None]:
-        """Do something that two processes must not do at once, outside of any transaction.
+        """Hold a lock that one process at a time has, outside of any transaction.
 
         Args:
-            doing: What, in words; the same words exclude each other.
-            wait: Wait until nobody else does it. The lock is polled for: who waits for a lock in a
-                statement holds a snapshot, for which any CREATE INDEX CONCURRENTLY waits.
+            doing: The name of the work; the same names exclude each other.
+            wait: Wait for the lock rather than raise. It is polled: a statement that waits for a
+                lock holds a snapshot, for which any CREATE INDEX CONCURRENTLY waits.
 
         Raises:
             TransactionConflict: Another process is doing it.
@@ -257,7 +260,7 @@ class Database:
             func.set_config("idle_in_transaction_session_timeout", "0", True),
         )
         # Outside of the pool, which may be of one connection, for what is done.
-        with translated(), self._engine_aside(statement_timeout_ms=0).connect() as connection:
+        with translate_errors(), self._engine_aside(statement_timeout_ms=0).connect() as connection:
             while not connection.scalar(lock):
                 connection.rollback()
                 if not wait:
@@ -273,7 +276,7 @@ class Database:
 
     @contextmanager
     def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
-        """Hear of notifications as they come, on a connection that serves nothing else.
+        """Provide a wait for notifications, on a connection that serves nothing else.
 
         Args:
             channel: An identifier, as ``NOTIFY`` has it.
@@ -287,13 +290,13 @@ class Database:
         """
         # With a statement timeout: without one, LISTEN might wait for its answer for ever.
         engine = self._session_engine(self.settings.statement_timeout_ms)
-        with translated(), engine.connect() as connection:
+        with translate_errors(), engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.autocommit = True
             listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
 
             def wait(timeout_seconds: float) -> bool:
-                with translated():
+                with translate_errors():
                     driver.execute(listen)  # again and again: it proves the connection
                     return any(True for _ in driver.notifies(timeout=timeout_seconds, stop_after=1))
 
@@ -304,7 +307,7 @@ class Database:
                 driver.close()
 
     def flush_before_close(self, buffer: Buffer) -> None:
-        """Flush *buffer*, as long as somebody holds it, before connections are closed."""
+        """Flush *buffer* before connections are closed, unless it is gone by then."""
         with self._making:
             self._buffers.add(buffer)
 
@@ -343,7 +346,7 @@ class Database:
         )
 
     def _guard(self, connection: Connection, *, serving: bool) -> str | ColumnElement[str] | None:
-        """The role of a transaction, where it is not that of the login."""
+        """Return the role of a transaction, where it is not that of the login."""
         if self.settings.database_url is None:  # the embedded server has its superuser alone
             return APPLICATION_ROLE if serving else step_down(connection)
         if not serving:
@@ -358,16 +361,16 @@ class Database:
 
     @made_once
     def _places(self) -> Places:
-        """The connections of both pools."""
+        """The limit that the connections of both pools share."""
         settings = self.settings
         return Places(settings.pool_size + settings.max_overflow, settings.pool_timeout_seconds)
 
     def _is_pooled(self, url: URL) -> bool:
-        return self.settings.pooled and url is not self.settings.admin_url
+        return self.settings.is_pooled and url is not self.settings.admin_url
 
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
-        """Let nothing that others have SET reach a transaction."""
-        if self.settings.pooled:
+        """Keep settings of other users of a connection from reaching a transaction."""
+        if self.settings.is_pooled:
             begin = f"SET LOCAL statement_timeout = {statement_timeout_ms}; {OF_OTHERS}"
             event.listen(engine, "checkout", _leave_begin_to_us)
             event.listen(engine, "begin", _begin_with(begin))
@@ -383,7 +386,7 @@ class Database:
         }
 
     def _options(self, url: URL, statement_timeout_ms: int) -> dict[str, Any]:
-        """Options of an engine."""
+        """Return the options of an engine."""
         return {
             "connect_args": self._connect_args(url, statement_timeout_ms),
             "hide_parameters": HIDE_PARAMETERS,
@@ -410,7 +413,7 @@ class Database:
         if url is settings.admin_url and "sslmode" in of_address:
             del arguments["sslmode"]
         if self._is_pooled(url):
-            # Options and prepared statements are a session's, which is another's in a moment.
+            # Options and prepared statements are a session's, which serves another client next.
             return arguments | {"autocommit": True, "prepare_threshold": None}
         return arguments | {
             "options": f"{of_address.get('options', '')} "
@@ -419,9 +422,9 @@ class Database:
 
 
 def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
-    """Let nothing that was SET for the session reach the next user of a pooled connection.
+    """Reset what was SET for the session before a pooled connection is used again.
 
-    A scope above all: ours are of the transaction alone, but anybody may run a SET. And what was
+    A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
     read within one: a cursor WITH HOLD outlives its transaction, a temporary table even hides the
     table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
     is made anew when it is lost.
@@ -469,8 +472,8 @@ def _replace_pool(engine: Engine) -> Pool:
     """Give *engine* a new pool.
 
     Returns:
-        The former one. What comes back to it, from a thread that was at work, is closed: nobody
-        would take it from there.
+        The former one. Connections that threads return to it are closed: no other thread would
+        take them from there.
     """
     pool = engine.pool
     engine.dispose(close=False)
@@ -479,8 +482,8 @@ def _replace_pool(engine: Engine) -> Pool:
 
 
 @contextmanager
-def _closed_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - psycopg's, of either kind
-    """Close a new connection whose preparation is given up: the pool forgets it without closing.
+def _close_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - psycopg's, of either kind
+    """Close a new connection whose preparation is given up, which the pool would forget unclosed.
 
     By libpq's connection, which asks for no event loop.
     """
@@ -492,7 +495,7 @@ def _closed_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - p
 
 
 def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
-    with _closed_unless_ready(connection):
+    with _close_unless_ready(connection):
         with suppress(psycopg.ProgrammingError):  # no vector type before the first revision
             register_vector(connection)
         connection.rollback()  # the look-up opened a transaction
@@ -500,7 +503,7 @@ def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 
 
 def _register_vector_async(connection: Any, _record: object) -> None:  # noqa: ANN401
     async def register(driver_connection: psycopg.AsyncConnection[Any]) -> None:
-        with _closed_unless_ready(driver_connection):
+        with _close_unless_ready(driver_connection):
             with suppress(psycopg.ProgrammingError):  # as above
                 await register_vector_async(driver_connection)
             await driver_connection.rollback()

@@ -111,7 +111,7 @@ class NotPermitted(DataLayerError):
 
 
 class UnsafeRole(DataLayerError):
-    """The database role passes over row security, so one tenant could see what is another's."""
+    """The database role bypasses row security, so one tenant could see rows of another."""
 
 
 class ConcurrentUse(DataLayerError):
@@ -179,7 +179,7 @@ class InvalidFilter(SearchError):
 
 
 class MissingScope(SearchError):
-    """What is a tenant's or a user's is read and written only within their scope."""
+    """A tenant's or a user's rows are read and written only within their scope."""
 
 
 class InvalidSearch(SearchError):
@@ -400,8 +400,8 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
     "42501": (
         NotPermitted,
         (
-            "the login has no right to do this ({primary}); what each group may is told by: "
-            "pgcorpus roles show; all else is the owner's"
+            "the login has no right to do this ({primary}); only the owner of the schema has all "
+            "rights; see those of each group with: pgcorpus roles show"
         ),
     ),
     "42P01": (DatabaseNotReady, NO_SCHEMA),
@@ -436,15 +436,15 @@ def translate(error: BaseException | None) -> DataLayerError | None:
     # A value that psycopg cannot send has no SQLSTATE: the server has not seen it.
     state = cause.sqlstate or ("22" if isinstance(cause, psycopg.DataError) else "")
     if kind := STATES.get(state) or STATES.get(state[:2]):
-        return _built(*kind, cause)
+        return _build_error(*kind, cause)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or (not state and isinstance(cause, psycopg.OperationalError)):
         return DatabaseUnavailable(LOST)
     return None
 
 
-def _built(kind: type[DataLayerError], message: str, cause: psycopg.Error) -> DataLayerError:
-    """Fill in what the server said."""
+def _build_error(kind: type[DataLayerError], message: str, cause: psycopg.Error) -> DataLayerError:
+    """Build an error from the server's fields and the message of its SQLSTATE."""
     constraint = cause.diag.constraint_name
     told = MEANINGS.get(constraint or "") or message.format(
         primary=cause.diag.message_primary or cause,
@@ -458,7 +458,7 @@ def _built(kind: type[DataLayerError], message: str, cause: psycopg.Error) -> Da
 
 
 def raise_translated(error: BaseException | None) -> None:
-    """Raise this layer's error for one of the database's; do nothing for any other."""
+    """Raise this layer's error for one of the driver's; return for any other."""
     if (better := translate(error)) is not None:
         raise better from error
     if isinstance(error, UnicodeEncodeError):
@@ -480,8 +480,8 @@ def raise_translated(error: BaseException | None) -> None:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raise the errors of the database as this layer's."""
+def translate_errors() -> Iterator[None]:
+    """Translate the driver's errors that leave the block into this layer's."""
     try:
         yield
     except Exception as error:

@@ -32,14 +32,17 @@ IndexKind = Literal["halfvec", "binary"]
 
 
 class Timestamped:
-    """When a row came and when it last changed; a trigger keeps ``updated_at``."""
+    """Columns with the time of a row's insertion and of its last change, kept by a trigger."""
 
     created_at: Mapped[now]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Embedded(Timestamped):
-    """One vector of one model for one passage; see docs/explanation/embeddings.md."""
+    """Columns of an embedding table: one vector of one model for one passage.
+
+    See docs/explanation/embeddings.md.
+    """
 
     model_name: Mapped[str] = mapped_column(String(100), comment="which model made the vector")
     embedding: Mapped[np.ndarray] = mapped_column(
@@ -54,7 +57,7 @@ class Embedded(Timestamped):
 
 
 def embedding_constraints(item: str) -> tuple[SchemaItem, ...]:
-    """The rules every embedding table has.
+    """Build the constraints that every embedding table has.
 
     Args:
         item: The column that names the passage.
@@ -75,7 +78,7 @@ def embedding_constraints(item: str) -> tuple[SchemaItem, ...]:
 
 
 def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec") -> Index:
-    """Approximate nearest neighbours, for one model's vectors.
+    """Build the HNSW index over one model's vectors.
 
     A ``vector`` column without a length cannot be indexed, and ``vector`` cannot be indexed beyond
     2,000 dimensions: the index is on an expression, and partial. A query must repeat the expression
@@ -107,7 +110,7 @@ def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec
 
 
 def rows_of(model_name: str) -> ColumnElement[bool]:
-    """The condition of a partial index: the rows of one model, named by a literal."""
+    """Build the condition of a partial index: the rows of one model, named by a literal."""
     literal = model_name.replace("'", "''")
     # Not text(): a colon in a name would be read as a parameter.
     return literal_column(f"model_name = '{literal}'", Boolean)

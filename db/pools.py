@@ -45,7 +45,7 @@ class Places:
         Args:
             engine: Before its first connection.
             connect: Makes a connection, as a listener to ``do_connect``.
-            pause: Waits for so many seconds.
+            pause: Waits for a number of seconds.
         """
 
         def connect_in_turn(

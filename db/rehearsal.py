@@ -1,4 +1,4 @@
-"""A database for trying things out: one transaction, of which nothing is kept."""
+"""A database for rehearsals: one transaction, which is always rolled back."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import sessionmaker
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import translated
+from pgcorpus.db.errors import translate_errors
 
 
 class Rehearsal(Database):
     """A database whose units of work all take place within one transaction.
 
     They see what earlier ones did, and their commits are savepoints. They work as the role that the
-    transaction has, whatever that is: nobody is refused.
+    transaction has, whatever that is: no login is refused.
 
     Args:
         database: Which.
@@ -27,7 +27,7 @@ class Rehearsal(Database):
     """
 
     def __init__(self, database: Database, connection: Connection) -> None:
-        # Timings of what did not happen are nobody's.
+        # Timings of a rehearsal are not kept.
         super().__init__(replace(database.settings, metrics_enabled=False))
         self.connection = connection
 
@@ -43,13 +43,13 @@ class Rehearsal(Database):
 
 @contextmanager
 def rehearsal(database: Database) -> Iterator[Rehearsal]:
-    """Do anything to a live database, and take it back at the end, however that comes.
+    """Provide a live database in a transaction that is rolled back at the end, also after an error.
 
     All statements see one snapshot and what was done here, not what others do meanwhile. Rows that
     are written stay locked until the end.
     """
     engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
-    with translated(), engine.connect() as connection, connection.begin() as transaction:
+    with translate_errors(), engine.connect() as connection, connection.begin() as transaction:
         try:
             yield Rehearsal(database, connection)
         finally:

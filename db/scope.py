@@ -1,4 +1,4 @@
-"""In whose name a unit of work reads and writes: a tenant's, or a single user's."""
+"""The scope of a unit of work: a tenant, or a single user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADMINISTRATORS_ROLE: Final = "rag_admin"
 
 
 class Guard(Protocol):
-    """Looks at a login; gives the role to work as instead, or None.
+    """Checks a login, and returns the role to work as instead, or None.
 
     ``serving`` says whether the transaction is a service's, in the scope that it asked for.
     """
@@ -50,9 +50,9 @@ LOGIN: Final = text("""
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose memories are seen, by row security and by every statement of ours.
+    """The tenant or user whose rows a unit of work reads and writes.
 
-    An enterprise's users share what is the tenant's; anybody else sees what is their own.
+    Users of a tenant share its rows; a user without one sees their own.
 
     Attributes:
         tenant_id: The tenant, or None for a user without one.
@@ -71,17 +71,17 @@ class Scope:
 
     @classmethod
     def tenant(cls, tenant_id: UUID, *, user_id: UUID | None = None) -> Self:
-        """All that is a tenant's; *user_id* is who of it writes."""
+        """Return the scope of a tenant; *user_id* is the member who writes."""
         return cls(tenant_id, user_id)
 
     @classmethod
     def user(cls, user_id: UUID) -> Self:
-        """What is a single user's."""
+        """Return the scope of a single user."""
         return cls(None, user_id)
 
     @classmethod
     def parse(cls, written: str) -> Self:
-        """A scope as the database writes it: ``tenant:<uuid>`` or ``user:<uuid>``.
+        """Parse a scope as the database writes it: ``tenant:<uuid>`` or ``user:<uuid>``.
 
         Raises:
             MissingScope: It is neither.
@@ -97,7 +97,7 @@ class Scope:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What row security reads, for one transaction."""
+        """The settings that row security reads, for one transaction."""
         ids = (self.tenant_id, self.user_id)
         return {
             setting: "" if each is None else str(each)
@@ -116,10 +116,10 @@ STEPPED_DOWN: Final[ColumnElement[str]] = literal_column(
 
 
 def step_down(connection: Connection) -> ColumnElement[str] | None:
-    """The role as which a superuser's login works: what fires on a write fires with its rights.
+    """Return the role as which a superuser's login works: triggers fire with that role's rights.
 
-    A trigger, a default or a rule is the doing of whoever may put it on a table, and what it calls
-    runs as whoever writes. The server says by itself, without being asked, who is a superuser now.
+    A trigger, a default or a rule is made by any role that may change the table, and what it calls
+    runs as the role that writes. The server reports by itself whether that is a superuser now.
     """
     driver: Any = connection.connection.driver_connection
     if driver.info.parameter_status("is_superuser") != "on":
@@ -128,7 +128,7 @@ def step_down(connection: Connection) -> ColumnElement[str] | None:
 
 
 def refuse_unsafe(connection: Connection) -> None:
-    """Make sure that row security holds for whoever has logged in.
+    """Raise if row security does not bind the login.
 
     Raises:
         UnsafeRole: It does not, or they could switch it off.

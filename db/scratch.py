@@ -22,7 +22,7 @@ from pgcorpus.db.errors import (
     DataLayerError,
     NotPermitted,
     raise_translated,
-    translated,
+    translate_errors,
 )
 from pgcorpus.db.repositories.operations.roles import GROUPS
 
@@ -89,7 +89,9 @@ END_OTHERS: Final = text("""
 
 @contextmanager
 def scratch_database(database: Database) -> Iterator[Database]:
-    """Make the newest schema with nothing in it, and drop it at the end, however that comes.
+    """Provide a database with the newest schema and no rows.
+
+    It is dropped at the end, also after an error.
 
     A superuser gets a database of its own. Who is none may not make the extensions in one, and
     gets a schema beside the others of the same database. There all work is done as a role that
@@ -106,7 +108,7 @@ def scratch_database(database: Database) -> Iterator[Database]:
         SettingsError: A transaction pooler is all that is known of the database.
     """
     name = f"{PREFIX}{secrets.token_hex(6)}"
-    with translated(), database.schema_engine().connect() as connection:
+    with translate_errors(), database.schema_engine().connect() as connection:
         by_superuser = bool(connection.scalar(IS_SUPERUSER))
     create, drop = (_create, _drop) if by_superuser else (_create_schema, _drop_schema)
     scratch: Database | None = None
@@ -129,14 +131,16 @@ def scratch_database(database: Database) -> Iterator[Database]:
 
 def analyze(scratch: Database) -> None:
     """Renew the statistics of all tables, as autovacuum does in databases that live longer."""
-    with translated():
+    with translate_errors():
         _run(scratch, "ANALYZE")
 
 
 def _with_address(database: Database, url: URL) -> Database:
-    """The same settings for another address, past a pooler: it knows neither names nor options.
+    """Return the same settings for another address.
 
-    Timings of these searches are nobody's, and would be written when there is no table.
+    It is past a pooler, and knows neither names nor options.
+
+    Timings of these searches are not kept: they would be written when there is no table.
     """
     return Database(
         replace(
@@ -150,20 +154,20 @@ def _with_address(database: Database, url: URL) -> Database:
 
 
 def _address(database: Database) -> URL:
-    """The server's own address."""
+    """Return the server's own address."""
     return database.settings.admin_url or database.url
 
 
 def _create(database: Database, name: str) -> URL:
     """Make a database."""
-    with translated():
-        # template0, as somebody may be connected to template1, which then cannot be copied.
+    with translate_errors():
+        # template0, as another may be connected to template1, which then cannot be copied.
         _run(database, f'CREATE DATABASE "{name}" TEMPLATE template0')
     return _address(database).set(database=name)
 
 
 def _drop(database: Database, name: str) -> None:
-    """Drop it, and the role that its searches ran as."""
+    """Drop a database, and the role that its searches ran as."""
     statements = (
         f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)',
         f'DROP ROLE IF EXISTS "rag_search_{name}"',
@@ -176,13 +180,13 @@ def _drop(database: Database, name: str) -> None:
 
 
 def _create_schema(database: Database, name: str) -> URL:
-    """Make a schema and its owner, and return the address at which one works in it as that."""
-    with translated(), database.schema_engine().begin() as connection:
+    """Make a schema and its owner, and return the address at which that owner works in it."""
+    with translate_errors(), database.schema_engine().begin() as connection:
         here = connection.execute(HERE, {"groups": [*GROUPS]}).one()
         if not here.has_groups:
             raise DatabaseNotReady(
-                "the server has not the roles of pgcorpus, which an evaluation needs; they are "
-                "made by: pgcorpus db upgrade"
+                "the server lacks the roles of pgcorpus, which an evaluation needs; make them "
+                "with: pgcorpus db upgrade"
             )
         me = here.me
         may_make_roles = f"ALTER ROLE {me} CREATEROLE"
@@ -221,7 +225,7 @@ def _create_schema(database: Database, name: str) -> URL:
 
 
 def _statements_for_searcher(here: Row[Any], name: str, remedy: str) -> Iterator[tuple[str, str]]:
-    """The role that searches run as, marked as one to be dropped with the schema."""
+    """Yield the statements that make the role of searches, marked to be dropped with the schema."""
     yield f"CREATE ROLE {here.searcher} NOLOGIN NOINHERIT", remedy
     yield f"COMMENT ON ROLE {here.searcher} IS '{name}'", remedy
 
@@ -245,7 +249,7 @@ def _make(connection: Connection, statement: str, remedy: str) -> None:
 
 
 def _let_use(connection: Connection, me: str, role: str, schema: str) -> None:
-    """Let a role use the schema of an extension, where it is not open to everybody."""
+    """Grant a role the use of an extension's schema, where it is not open to all."""
     grant = f"GRANT USAGE ON SCHEMA {schema} TO"
     remedy = f"{grant} {me} WITH GRANT OPTION"
     _make(connection, f'{grant} "{role}"', remedy)
@@ -267,7 +271,7 @@ def _drop_schema(database: Database, name: str) -> None:
         f'DROP ROLE "{name}"',
     )
     try:
-        with translated(), database.schema_engine().begin() as connection:
+        with translate_errors(), database.schema_engine().begin() as connection:
             connection.execute(PATIENCE)
             opened = [home.name for home in connection.execute(HOMES) if not home.open]
             connection.execute(END_OTHERS, {"name": name})

@@ -46,7 +46,7 @@ class Address(URL):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the environment says, typed.
+    """The settings of the environment, typed and checked.
 
     The pool's figures are those of the knowledge base's engineering specification.
 
@@ -122,12 +122,12 @@ class Settings:
 
     @property
     def production(self) -> bool:
-        """Whether this is a production deployment."""
+        """True if this is a production deployment."""
         return self.environment == "production"
 
     @property
-    def pooled(self) -> bool:
-        """Whether a transaction pooler stands before the database; never before the embedded."""
+    def is_pooled(self) -> bool:
+        """True if a transaction pooler stands before the database; never before the embedded."""
         return self.pooler == "transaction" and self.database_url is not None
 
     @classmethod
@@ -171,12 +171,12 @@ class Settings:
 
 
 def text(variable: str, value: str) -> str:  # noqa: ARG001 - every parser has this shape
-    """Any text."""
+    """Accept any text."""
     return value
 
 
 def boolean(variable: str, value: str) -> bool:
-    """``true`` or ``false``, and the usual other spellings."""
+    """Read ``true`` or ``false``, and the usual other spellings."""
     if value.lower() in {"true", "1", "yes", "on"}:
         return True
     if value.lower() in {"false", "0", "no", "off"}:
@@ -185,7 +185,7 @@ def boolean(variable: str, value: str) -> bool:
 
 
 def integer(low: int, high: int) -> Callable[[str, str], int]:
-    """A whole number in a range, ends included."""
+    """Build a reader of whole numbers in a range, ends included."""
 
     def parse(variable: str, value: str) -> int:
         if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
@@ -198,7 +198,7 @@ def integer(low: int, high: int) -> Callable[[str, str], int]:
 
 
 def choice(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
-    """One of a few words, in any case."""
+    """Build a reader of one of a few words, in any case."""
 
     def parse(variable: str, value: str) -> str:
         for word in allowed:
@@ -212,21 +212,21 @@ def choice(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
 
 
 def file(variable: str, value: str) -> Path:
-    """A file that exists."""
+    """Read the path of a file that exists."""
     if not Path(value).is_file():
         raise SettingsError(f"{variable}={value!r} is not a file; allowed: the path of a PEM file")
     return Path(value)
 
 
 def folder(variable: str, value: str) -> Path:
-    """A folder, which may not exist yet."""
+    """Read the path of a folder, which may not exist yet."""
     if Path(value).exists() and not Path(value).is_dir():
         raise SettingsError(f"{variable}={value!r} is not a folder; allowed: the path of a folder")
     return Path(value)
 
 
 def http_url(variable: str, value: str) -> str:
-    """An address of a web service."""
+    """Read the address of a web service."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -238,7 +238,7 @@ def http_url(variable: str, value: str) -> str:
 
 
 def secret(least: int) -> Callable[[str, str], str]:
-    """A text that nobody guesses, and no message shows."""
+    """Build a reader of secrets of a least length, which no message shows."""
 
     def parse(variable: str, value: str) -> str:
         if len(value) < least:
@@ -301,7 +301,7 @@ def environment() -> dict[str, str]:
 
 
 def _dotenv() -> dict[str, str]:
-    """The variables of the nearest ``.env`` at or above the working directory."""
+    """Read the variables of the nearest ``.env`` at or above the working directory."""
     try:
         found = dotenv_values(find_dotenv(usecwd=True))
     except UnicodeDecodeError:  # it holds what was read, perhaps a secret: not chained
@@ -314,7 +314,7 @@ def _dotenv() -> dict[str, str]:
 
 
 def _database_url(given: Mapping[str, str]) -> URL | None:
-    """``DATABASE_URL``, else the ``POSTGRES_*`` variables, else None."""
+    """Return ``DATABASE_URL``, else the address of the ``POSTGRES_*`` variables, else None."""
     if "DATABASE_URL" in given:
         return _address("DATABASE_URL", given["DATABASE_URL"])
     if "POSTGRES_HOST" in given:
@@ -335,7 +335,7 @@ def _database_url(given: Mapping[str, str]) -> URL | None:
 
 
 def _admin_url(given: Mapping[str, str]) -> URL | None:
-    """``DATABASE_ADMIN_URL``, beside an address of the database."""
+    """Return ``DATABASE_ADMIN_URL``, which stands beside an address of the database."""
     if "DATABASE_ADMIN_URL" not in given:
         return None
     if not given.keys() & {"DATABASE_URL", "POSTGRES_HOST"}:
@@ -346,7 +346,7 @@ def _admin_url(given: Mapping[str, str]) -> URL | None:
 
 
 def _address(variable: str, value: str) -> URL:
-    """The address of a database, its password where no repr shows it."""
+    """Read the address of a database, and hide its password from every repr."""
     try:
         url = make_url(value)
         backend = url.get_backend_name()
@@ -364,13 +364,13 @@ def _address(variable: str, value: str) -> URL:
 
 
 def _refuse_unusable_pooler(settings: Settings) -> None:
-    """Check what a transaction pooler would refuse.
+    """Raise for settings that a transaction pooler would refuse.
 
     Raises:
         SettingsError: The address has options of a session.
     """
     url = settings.database_url
-    if settings.pooled and url is not None and "options" in url.query:
+    if settings.is_pooled and url is not None and "options" in url.query:
         raise SettingsError(
             "DATABASE_URL has options= after its '?', which a transaction pooler does not pass on; "
             "leave them out, or set them for the role: ALTER ROLE ... SET ..."
@@ -378,7 +378,7 @@ def _refuse_unusable_pooler(settings: Settings) -> None:
 
 
 def _refuse_unusable_options(variable: str, url: URL) -> None:
-    """Check what would otherwise fail on the first connection, without showing any of it.
+    """Raise for options that would fail on the first connection, without showing any of them.
 
     Raises:
         SettingsError: A port that is none, or an option that libpq does not know.
@@ -399,7 +399,7 @@ def _refuse_unusable_options(variable: str, url: URL) -> None:
 def _ssl_mode(
     given: Mapping[str, str], url: URL | None, mode: str | None, ca_cert: Path | None
 ) -> str:
-    """``SSL_MODE``, else the address's own, else the least that ``SSL_REQUIRE`` asks for."""
+    """Return ``SSL_MODE``, else the address's own, else the least that ``SSL_REQUIRE`` asks for."""
     required = "SSL_REQUIRE" in given and boolean("SSL_REQUIRE", given["SSL_REQUIRE"])
     of_url = str(url.query["sslmode"]) if url is not None and "sslmode" in url.query else None
     least = "prefer" if not required else "verify-full" if ca_cert else "require"

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
-from pgcorpus.db.errors import ConcurrentUse, raise_translated, translated
+from pgcorpus.db.errors import ConcurrentUse, raise_translated, translate_errors
 from pgcorpus.db.repositories.chat.conversations import ConversationRepository
 from pgcorpus.db.repositories.chat.imports import ChatImportRepository
 from pgcorpus.db.repositories.chat.messages import MessageRepository
@@ -40,20 +40,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SAVEPOINTS: Final = "savepoints"
-"""Under this key a session's ``info`` has in whose name each savepoint was made."""
+"""Under this key a session's ``info`` has the scope and actor at each savepoint."""
 
-NOBODY: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
+WITHOUT_SCOPE: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
 
 
 class UnitOfWork:
-    """One transaction. Nothing is kept unless ``commit()`` is called.
+    """One transaction, and the repositories that work in it.
+
+    Nothing is kept unless ``commit()`` is called.
 
     Errors of the database leave it as the errors of ``pgcorpus.db.errors``.
 
     Args:
         sessions: Makes the session.
-        scope: In whose name it reads and writes, or None: then no memory is anybody's.
-        actor: Who is behind it, for the audit log.
+        scope: The scope it reads and writes in, or None: then it sees no scoped row.
+        actor: The person or service behind it, for the audit log.
         guard: Looks at the login of a transaction with a scope, before it begins.
     """
 
@@ -86,7 +88,7 @@ class UnitOfWork:
         guard: Guard | None = None,
     ) -> None:
         self._sessions = sessions
-        self._at_first = _Named(scope, actor, guard, serving=scope is not None)
+        self._at_first = _Identity(scope, actor, guard, serving=scope is not None)
 
     def __enter__(self) -> Self:
         self._begin(self._sessions())
@@ -105,40 +107,40 @@ class UnitOfWork:
         raise_translated(error)
 
     def commit(self) -> None:
-        """Keep what was done. The unit of work can go on in a new transaction."""
-        with translated():
+        """Commit the transaction. The unit of work can go on in a new one."""
+        with translate_errors():
             self.session.commit()
 
     def rollback(self) -> None:
-        """Forget what was done since the last commit."""
+        """Roll back to the last commit."""
         self.session.rollback()
 
     def enter(self, scope: Scope) -> None:
-        """Work within another scope from here on, as whatever role one has logged in.
+        """Enter another scope, from here on and with whatever role the login has.
 
         For what operators run over the scopes of many: imports, workers. A service asks
         ``Database.unit_of_work`` for a scope, which refuses a role that sees everything. Within a
         savepoint that is rolled back it goes back with it.
         """
-        self._rename(replace(self._named, scope=scope, serving=False))
+        self._change(replace(self._identity, scope=scope, serving=False))
 
     def leave(self) -> None:
-        """Work in nobody's name from here on."""
-        self._rename(replace(self._named, scope=None))
+        """Leave the scope, and work without one from here on."""
+        self._change(replace(self._identity, scope=None))
         if self.session.in_transaction():
-            self.session.execute(NOBODY)
+            self.session.execute(WITHOUT_SCOPE)
 
     def scopes_of(self, corpus: Corpus) -> Iterator[Scope | None]:
-        """Work within each scope that passages of a corpus may be of, one after the other.
+        """Enter each scope that passages of a corpus may have, one after the other.
 
         Yields:
-            Each scope, entered; None, once, where passages are nobody's.
+            Each scope, entered; None, once, for a corpus without scopes.
 
         Raises:
             NotPermitted: Row security hides from the role which scopes there are.
         """
-        if corpus.scope is None or self._named.scope is not None:
-            yield self._named.scope
+        if corpus.scope is None or self._identity.scope is not None:
+            yield self._identity.scope
             return
         for scope in self.tenancy.list_scopes():
             self.enter(scope)
@@ -146,20 +148,20 @@ class UnitOfWork:
         self.leave()
 
     @property
-    def _named(self) -> _Named:
-        """In whose name it is now. The session knows, for it knows what is rolled back."""
-        named: _Named = self.session.info[_Named]
-        return named
+    def _identity(self) -> _Identity:
+        """The present scope and actor. The session has them, for it knows what is rolled back."""
+        identity: _Identity = self.session.info[_Identity]
+        return identity
 
-    def _rename(self, named: _Named) -> None:
-        """Go on in another name. Rows that are loaded are asked for again: who may see them?"""
-        self.session.flush()  # what was added before is of the name before
-        named.take_over(self.session)
+    def _change(self, identity: _Identity) -> None:
+        """Change scope or actor, and expire loaded rows, which the new scope may not see."""
+        self.session.flush()  # what was added before is of the scope before
+        identity.take_over(self.session)
         if self.session.in_transaction():
-            named.announce(self.session.connection())
+            identity.announce(self.session.connection())
 
     def _begin(self, session: Session) -> None:
-        """Tell the database of each transaction of the session in whose name it is."""
+        """Tell the database the scope and actor at the begin of each transaction."""
         self.session = session
         self._at_first.take_over(session)
         if not event.contains(session, "after_begin", _at_begin):
@@ -204,7 +206,7 @@ class AsyncUnitOfWork:
         guard: Guard | None = None,
     ) -> None:
         self._sessions = sessions
-        self._at_first = _Named(scope, actor, guard, serving=scope is not None)
+        self._at_first = _Identity(scope, actor, guard, serving=scope is not None)
         self._in_use = False
 
     async def __aenter__(self) -> Self:
@@ -239,18 +241,18 @@ class AsyncUnitOfWork:
             return await self._session.run_sync(lambda _: function(self._work, *args, **kwargs))
 
     async def commit(self) -> None:
-        """Keep what was done."""
-        with self._alone(), translated():
+        """Commit the transaction."""
+        with self._alone(), translate_errors():
             await self._session.commit()
 
     async def rollback(self) -> None:
-        """Forget what was done since the last commit."""
+        """Roll back to the last commit."""
         with self._alone():
             await self._session.rollback()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Refuse a second task: what it reads would depend on the scope that the first enters."""
+        """Raise for a second task: its reads would depend on the scope that the first enters."""
         if self._in_use:
             raise ConcurrentUse(
                 "two tasks use one unit of work at the same time; open one for each task, with: "
@@ -264,8 +266,8 @@ class AsyncUnitOfWork:
 
 
 @dataclass(frozen=True)
-class _Named:
-    """In whose name a unit of work is."""
+class _Identity:
+    """The scope and actor of a unit of work."""
 
     scope: Scope | None
     actor: str | None
@@ -274,13 +276,13 @@ class _Named:
     """Whether the scope was asked for at the start, as services do."""
 
     def take_over(self, session: Session) -> None:
-        """Let the session go on in this name. Rows that it has loaded are asked for again."""
-        session.info[_Named] = self
+        """Change the session to this scope and actor, and expire the rows it has loaded."""
+        session.info[_Identity] = self
         session.info[SCOPE] = self.scope
         session.expire_all()
 
     def announce(self, connection: Connection) -> None:
-        """Say it to the database, until the transaction ends."""
+        """Tell the database, until the transaction ends."""
         settings: dict[str, Any] = {} if self.actor is None else {"app.actor": self.actor}
         if self.guard is not None:
             role = self.guard(connection, serving=self.serving and self.scope is not None)
@@ -292,26 +294,26 @@ class _Named:
 
 
 def _at_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    session.info[_Named].announce(connection)
+    session.info[_Identity].announce(connection)
 
 
 def _at_savepoint(session: Session, begun: SessionTransaction) -> None:
-    """Note in whose name a savepoint was made."""
+    """Remember the scope and actor at a savepoint."""
     if begun.nested:
-        session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.info[_Named]
+        session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.info[_Identity]
 
 
 def _after_rollback(session: Session, ended: SessionTransaction) -> None:
-    """Go back to the name in which a savepoint was made, as the database does."""
-    before: _Named | None = session.info.get(SAVEPOINTS, {}).get(ended)
-    if before is session.info[_Named]:
+    """Restore the scope and actor of a savepoint, as the database does."""
+    before: _Identity | None = session.info.get(SAVEPOINTS, {}).get(ended)
+    if before is session.info[_Identity]:
         return  # so has the database
     if before is not None:
         before.take_over(session)
     if session.is_active and ended.nested and ended.parent is not None:
         # Not the session's own: inside of "with begin_nested()" it gives none any more.
         connection = ended.parent.connection(None)
-        named: _Named = session.info[_Named]
-        if named.scope is None:  # left since the savepoint
-            connection.execute(NOBODY)
-        named.announce(connection)
+        identity: _Identity = session.info[_Identity]
+        if identity.scope is None:  # left since the savepoint
+            connection.execute(WITHOUT_SCOPE)
+        identity.announce(connection)

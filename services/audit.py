@@ -1,4 +1,4 @@
-"""The audit log in service: sealed in time, verified, and forgotten month by month.
+"""The service of the audit log: sealing, verification and retention.
 
 docs/explanation/audit.md says what a seal proves, and what it does not.
 """
@@ -45,7 +45,7 @@ UNSIGNED: Final = (
 
 
 class Remembered(NamedTuple):
-    """A seal as somebody outside of the database knows it.
+    """A seal that is kept outside of the database.
 
     Attributes:
         number: Which.
@@ -58,7 +58,7 @@ class Remembered(NamedTuple):
 
 @dataclass(frozen=True)
 class Tampering:
-    """Something that is not as it was sealed.
+    """An entry or seal that is not as it was sealed.
 
     Attributes:
         kind: Stable, for scripts.
@@ -75,7 +75,7 @@ class Tampering:
 
 @dataclass(frozen=True)
 class DroppedMonth:
-    """Entries that are gone by right.
+    """A month of entries that retention has dropped.
 
     Attributes:
         month: As ``2026-11``.
@@ -92,7 +92,7 @@ class DroppedMonth:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of the log since it was sealed.
+    """The result of verifying the log against its seals.
 
     Attributes:
         seals: How many there are.
@@ -114,11 +114,11 @@ class Verification:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing was found."""
+        """True if no tampering was found."""
         return not self.tampering
 
     def as_json(self) -> dict[str, Any]:
-        """The verification as the command line prints it."""
+        """Return the verification as the command line prints it."""
         return {
             "intact": self.intact,
             "seals": self.seals,
@@ -144,7 +144,7 @@ class AuditService:
         self._key = None if key is None else key.encode()
 
     def maintain(self) -> None:
-        """Make partitions ahead, look at the roles, and seal.
+        """Make partitions ahead, check the roles, and seal.
 
         Raises:
             NotPermitted: The login is no member of rag_admin.
@@ -214,21 +214,21 @@ class AuditService:
             if progress is not None:
                 progress(len(partitions), len(partitions))
         seals = [each.seal for each in stored]
-        tampering = [*_broken_chain(stored), *self._signatures(seals)]
+        tampering = [*_find_broken_seals(stored), *self._signatures(seals)]
         if remembered is not None:
-            tampering += _forgotten(seals, remembered)
+            tampering += _find_forgotten(seals, remembered)
         return Verification(
             seals=len(seals),
             sealed=sum(each.rows for (seal, _), each in found.items() if seal is not None),
             unsealed=sum(each.rows for (seal, _), each in found.items() if seal is None),
             signatures=self._state_of_signatures(seals),
             last_seal=Remembered(seals[-1].number, seals[-1].hash.hex()) if seals else None,
-            dropped=tuple(_dropped(seals)),
-            tampering=(*tampering, *_touched(seals, found)),
+            dropped=tuple(_list_dropped(seals)),
+            tampering=(*tampering, *_find_touched(seals, found)),
         )
 
     def list_droppable(self, months: int) -> dict[date, Partition]:
-        """The partitions that retention would drop, by the first day of their month.
+        """Return the partitions that retention would drop, by the first day of their month.
 
         Args:
             months: How many are kept beside the current one.
@@ -241,7 +241,7 @@ class AuditService:
         return {each.month: each for each in partitions if each.month and each.month < kept}
 
     def retain(self, months: int, progress: Progress | None = None) -> list[DroppedMonth]:
-        """Drop what is older than some months. The log is verified before, and must be sealed.
+        """Drop the months older than a number. The log is verified before, and must be sealed.
 
         Args:
             months: How many are kept beside the current one.
@@ -269,7 +269,7 @@ class AuditService:
                 seal = work.audit.drop_month(month)
                 self._sign(work, seal)
                 work.commit()
-            dropped += _dropped([seal])
+            dropped += _list_dropped([seal])
         return dropped
 
     def _sign(self, work: UnitOfWork, seal: AuditSeal) -> None:
@@ -280,12 +280,12 @@ class AuditService:
         return None if self._key is None else hmac.digest(self._key, seal.hash, "sha256")
 
     def _is_forged(self, seal: AuditSeal) -> bool:
-        """Whether a seal has another signature than this key makes."""
+        """Return whether a seal has another signature than this key makes."""
         wanted, found = self._signature(seal), seal.signature
         return bool(wanted and found and not hmac.compare_digest(wanted, found))
 
     def _refuse_forged(self, last: AuditSeal | None, *, trust_unsigned: bool = False) -> None:
-        """Do not put a signature on a chain that somebody else may have made."""
+        """Raise rather than sign a chain that another may have made."""
         if self._key is None or last is None:
             return
         if self._is_forged(last):
@@ -302,7 +302,10 @@ class AuditService:
         return "unchecked" if any(seal.signature is not None for seal in seals) else "none"
 
     def _signatures(self, seals: Sequence[AuditSeal]) -> Iterator[Tampering]:
-        """Each signature must be right, and the last seal have one: it stands for all before it."""
+        """Yield the seals with a wrong signature, and the last if it has none.
+
+        It stands for all before it.
+        """
         for seal in seals:
             if self._is_forged(seal):
                 detail = f"seal {seal.number} was not signed with this PGCORPUS_AUDIT_KEY"
@@ -312,8 +315,8 @@ class AuditService:
             yield Tampering("signature_missing", f"seal {last} {UNSIGNED}", last)
 
 
-def _broken_chain(stored: Sequence[StoredSeal]) -> Iterator[Tampering]:
-    """Seals that are gone, or are not as they were made."""
+def _find_broken_seals(stored: Sequence[StoredSeal]) -> Iterator[Tampering]:
+    """Yield the seals that are gone, or are not as they were made."""
     before: StoredSeal | None = None
     for each in stored:
         number = each.seal.number
@@ -329,8 +332,8 @@ def _broken_chain(stored: Sequence[StoredSeal]) -> Iterator[Tampering]:
         before = each
 
 
-def _forgotten(seals: Sequence[AuditSeal], remembered: Remembered) -> list[Tampering]:
-    """Whether a seal that is remembered is still there, with that hash."""
+def _find_forgotten(seals: Sequence[AuditSeal], remembered: Remembered) -> list[Tampering]:
+    """List the remembered seals that are not there with that hash."""
     now = {seal.number: seal.hash.hex() for seal in seals}.get(remembered.number)
     if now == remembered.hash:
         return []
@@ -344,17 +347,17 @@ def _forgotten(seals: Sequence[AuditSeal], remembered: Remembered) -> list[Tampe
     ]
 
 
-def _dropped(seals: Sequence[AuditSeal]) -> Iterator[DroppedMonth]:
+def _list_dropped(seals: Sequence[AuditSeal]) -> Iterator[DroppedMonth]:
     for seal in seals:
         if seal.kind == RETENTION:
             for month, of in seal.months.items():
                 yield DroppedMonth(month, of["rows"], seal.sealed_by, seal.sealed_at)
 
 
-def _touched(
+def _find_touched(
     seals: Sequence[AuditSeal], found: Mapping[tuple[int | None, str], Digest]
 ) -> Iterator[Tampering]:
-    """Entries that are not as they were sealed, by month and seal."""
+    """Yield the entries that are not as they were sealed, by month and seal."""
     sealed = {
         (seal.number, month): of
         for seal in seals
@@ -376,7 +379,7 @@ def _touched(
         if month not in remaining:
             lost[month] += of["rows"]
         else:
-            yield from _compared(number, month, of, there.get((number, month)))
+            yield from _compare(number, month, of, there.get((number, month)))
     for month, rows in sorted(lost.items()):
         detail = f"{month}: all {rows} sealed entries are gone, and no retention dropped them"
         yield Tampering("month_missing", detail, month=month)
@@ -391,7 +394,7 @@ def _touched(
             )
 
 
-def _compared(
+def _compare(
     number: int, month: str, of: Mapping[str, Any], found: Digest | None
 ) -> Iterator[Tampering]:
     if found is None:
@@ -412,6 +415,6 @@ def _compared(
 
 
 def _place(found: Digest) -> str:
-    """Where entries are, and when they were written."""
+    """Describe where entries are, and when they were written."""
     times = f"{found.earliest:%Y-%m-%d %H:%M:%S} to {found.latest:%Y-%m-%d %H:%M:%S}"
     return f"{found.month}, positions {found.first_position} to {found.last_position}, {times}"

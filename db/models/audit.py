@@ -1,4 +1,4 @@
-"""The audit log: what was changed, by whom, and the seals that prove that nobody touched it since.
+"""The audit log: changes, their authors, and the seals that prove it unchanged.
 
 Triggers write it, and functions seal it: no code of ours inserts a row here.
 """
@@ -43,8 +43,8 @@ NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
 """Tables of which changes are not recorded: logs themselves, and work under way."""
 
 
-def audited() -> list[str]:
-    """The names of all other tables, in order: every change of a row of theirs is recorded."""
+def list_audited() -> list[str]:
+    """Return the names of all other tables, in order: every change of their rows is recorded."""
     return sorted(Base.metadata.tables.keys() - NOT_AUDITED)
 
 

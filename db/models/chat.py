@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from pgcorpus.db.base import Base, owned_by, readable_times, uuid_pk
+from pgcorpus.db.base import Base, parent_key, readable_times, uuid_pk
 from pgcorpus.db.mixins import Embedded, Timestamped, embedding_constraints
 from pgcorpus.db.models.embeddings import vector_indexes
 
@@ -100,7 +100,7 @@ class Message(Timestamped, Base):
     )
 
     id: Mapped[uuid_pk]
-    conversation_id: Mapped[UUID] = mapped_column(owned_by("conversations.id"))
+    conversation_id: Mapped[UUID] = mapped_column(parent_key("conversations.id"))
     branch: Mapped[int] = mapped_column(
         server_default=text("0"),
         comment="0: the conversation as it stands; others were abandoned, numbered depth first "
@@ -154,6 +154,6 @@ class MessageEmbedding(Embedded, Base):
     )
 
     id: Mapped[uuid_pk]
-    message_id: Mapped[UUID] = mapped_column(owned_by("messages.id"))
+    message_id: Mapped[UUID] = mapped_column(parent_key("messages.id"))
 
     message: Mapped[Message] = relationship(back_populates="embeddings", lazy="raise")

@@ -1,4 +1,4 @@
-"""The registry of embedding models, and which of them each corpus uses."""
+"""The registry of embedding models, and the model that each corpus uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SEEDED_MODELS: Final = (
 
 
 class EmbeddingModel(Base):
-    """A model whose vectors may be stored; its length is what a foreign key holds vectors to."""
+    """A model whose vectors may be stored; a foreign key holds vectors to its length."""
 
     __tablename__ = "embedding_models"
     __table_args__ = (
@@ -63,13 +63,13 @@ class EmbeddingModel(Base):
     )
 
     @property
-    def seeded(self) -> bool:
-        """Whether the revisions own its row and its indexes."""
+    def is_seeded(self) -> bool:
+        """True if the revisions own its row and its indexes."""
         return any(self.name == each.name for each in SEEDED_MODELS)
 
 
 class CorpusSetting(Timestamped, Base):
-    """What a deployment decides for one corpus: a row, so that a change needs no release."""
+    """A deployment's settings of one corpus: a row, so that a change needs no release."""
 
     __tablename__ = "corpus_settings"
 
@@ -85,7 +85,7 @@ class CorpusSetting(Timestamped, Base):
 
 
 def vector_indexes(table: str, **names: str) -> tuple[Index, ...]:
-    """One HNSW index per seeded model.
+    """Build one HNSW index per seeded model.
 
     Args:
         table: The embedding table.
@@ -98,5 +98,5 @@ def vector_indexes(table: str, **names: str) -> tuple[Index, ...]:
 
 
 def index_slug(model_name: str) -> str:
-    """The model's name as part of an identifier."""
+    """Return the model's name as part of an identifier."""
     return "".join(c if c.isalnum() and c.isascii() else "_" for c in model_name.lower())

@@ -1,4 +1,4 @@
-"""What imports did: runs, files, every change made to a value, and what was refused."""
+"""The history of imports: runs, files, every change made to a value, and refused passages."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pgcorpus.db.base import Base, now, owned_by, readable_times, uuid_pk, valid_scope
+from pgcorpus.db.base import Base, now, parent_key, readable_times, uuid_pk, valid_scope
 
 
 class Scoped:
-    """What memories leave behind is as much a scope's as they are."""
+    """The scope of an import's history: what memories leave behind is scoped as they are."""
 
     scope: Mapped[str | None] = mapped_column(
         Text, comment="whose row it is about, as app_scope() has it, or null"
@@ -60,7 +60,7 @@ class ImportFile(Scoped, Base):
     )
 
     id: Mapped[uuid_pk]
-    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     file: Mapped[str] = mapped_column(Text)
     sha256: Mapped[bytes | None] = mapped_column(LargeBinary, comment="of the file's bytes")
     header: Mapped[Any] = mapped_column(
@@ -90,7 +90,7 @@ class ImportTransformation(Scoped, Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     file: Mapped[str] = mapped_column(Text)
     locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
     item: Mapped[str] = mapped_column(Text, comment="the author's identifier of the passage")
@@ -109,7 +109,7 @@ PLACE: Final[tuple[ColumnElement[bytes], ...]] = (
 
 
 class ImportReject(Scoped, Base):
-    """A passage that was refused whole, kept so that it can be mended and tried again."""
+    """A passage that was refused, kept so that it can be mended and tried again."""
 
     __tablename__ = "import_rejects"
     __table_args__ = (
@@ -131,7 +131,7 @@ class ImportReject(Scoped, Base):
     )
 
     id: Mapped[uuid_pk]
-    run_id: Mapped[UUID] = mapped_column(owned_by("import_runs.id"))
+    run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     corpus: Mapped[str] = mapped_column(String(50))
     file: Mapped[str] = mapped_column(Text)
     locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")

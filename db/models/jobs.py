@@ -1,4 +1,4 @@
-"""Work to be done later, by whoever takes it first."""
+"""The job queue: work to be done later, by any worker."""
 
 from __future__ import annotations
 

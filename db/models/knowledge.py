@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from pgcorpus.db.base import Base, now, owned_by, readable_times, uuid_pk
+from pgcorpus.db.base import Base, now, parent_key, readable_times, uuid_pk
 from pgcorpus.db.mixins import Embedded, Timestamped, embedding_constraints
 from pgcorpus.db.models.embeddings import vector_indexes
 
@@ -120,7 +120,7 @@ class ChunkEmbedding(Embedded, Base):
     )
 
     id: Mapped[uuid_pk]
-    document_id: Mapped[UUID] = mapped_column(owned_by("framework_documents.id"))
+    document_id: Mapped[UUID] = mapped_column(parent_key("framework_documents.id"))
     # The seed's default, kept for its own INSERT statements.
     model_name: Mapped[str] = mapped_column(
         String(100),
@@ -132,7 +132,7 @@ class ChunkEmbedding(Embedded, Base):
 
 
 class FrameworkMetadata(Base):
-    """What the author says of a chunk: its kind, its counts and what was checked."""
+    """The author's metadata of a chunk: its kind, its counts and its checks."""
 
     __tablename__ = "framework_metadata"
     __table_args__ = (
@@ -152,7 +152,7 @@ class FrameworkMetadata(Base):
     )
 
     id: Mapped[uuid_pk]
-    document_id: Mapped[UUID] = mapped_column(owned_by("framework_documents.id"), unique=True)
+    document_id: Mapped[UUID] = mapped_column(parent_key("framework_documents.id"), unique=True)
     character_count: Mapped[int]
     word_count: Mapped[int]
     chunk_type: Mapped[str] = mapped_column(String(50))
@@ -194,7 +194,7 @@ class KeyConcept(Base):
 
 
 class DocumentConcept(Base):
-    """Which chunk explains which concept."""
+    """A link between a chunk and a concept that it explains."""
 
     __tablename__ = "document_concepts"
     __table_args__ = (
@@ -202,13 +202,15 @@ class DocumentConcept(Base):
         Index("idx_document_concepts_concept_id", "concept_id"),
     )
 
-    document_id: Mapped[UUID] = mapped_column(owned_by("framework_documents.id"), primary_key=True)
-    concept_id: Mapped[UUID] = mapped_column(owned_by("key_concepts.id"), primary_key=True)
+    document_id: Mapped[UUID] = mapped_column(
+        parent_key("framework_documents.id"), primary_key=True
+    )
+    concept_id: Mapped[UUID] = mapped_column(parent_key("key_concepts.id"), primary_key=True)
     created_at: Mapped[now]
 
 
 class SourceLines(Base):
-    """Where in its source a chunk was cut."""
+    """The lines of its source that a chunk was cut from."""
 
     __tablename__ = "source_lines"
     __table_args__ = (
@@ -219,7 +221,7 @@ class SourceLines(Base):
     )
 
     id: Mapped[uuid_pk]
-    document_id: Mapped[UUID] = mapped_column(owned_by("framework_documents.id"), unique=True)
+    document_id: Mapped[UUID] = mapped_column(parent_key("framework_documents.id"), unique=True)
     start_line: Mapped[int | None]
     end_line: Mapped[int | None]
 

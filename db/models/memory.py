@@ -1,4 +1,4 @@
-"""Agent memory: single exchanges, whole episodes, and whose they are."""
+"""Agent memory: single exchanges, whole episodes, and the tenants and users that own them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
-from pgcorpus.db.base import Base, now, owned_by, readable_times, uuid_pk
+from pgcorpus.db.base import Base, now, parent_key, readable_times, uuid_pk
 from pgcorpus.db.mixins import Embedded, embedding_constraints
 
 IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
@@ -56,7 +56,7 @@ SCOPE: Final = "COALESCE('tenant:' || tenant_id::text, 'user:' || user_id::text)
 
 
 def memory_id(conversation_id: str, sequence_index: int, human_content: str) -> str:
-    """The id of a memory, as the systems before this one made it."""
+    """Return the id of a memory, as the systems before this one made it."""
     said = f"{conversation_id}:{sequence_index}:{human_content[:100]}"
     return f"mem_{sha256(said.encode()).hexdigest()[:16]}"
 
@@ -67,7 +67,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 def _lists(column: str, names: tuple[str, ...]) -> str:
-    """That these keys of a JSON object are lists, where there are such."""
+    """Write the condition that these keys of a JSON object are lists, where they exist."""
     return " AND ".join(
         [f"jsonb_typeof({column}) = 'object'"]
         + [f"COALESCE(jsonb_typeof({column} -> '{name}'), 'array') = 'array'" for name in names]
@@ -75,14 +75,14 @@ def _lists(column: str, names: tuple[str, ...]) -> str:
 
 
 class Scoped:
-    """A row that is a user's or a tenant's, and whose it is in one column."""
+    """The owner of a row, a user or a tenant, and its scope in one column."""
 
     key: Mapped[uuid_pk]
     user_id: Mapped[UUID | None] = mapped_column(
         comment="whose personal memory it is, or who wrote"
     )
     tenant_id: Mapped[UUID | None] = mapped_column(
-        owned_by("tenants.id"), comment="whose enterprise memory it is"
+        parent_key("tenants.id"), comment="whose enterprise memory it is"
     )
     scope: Mapped[str] = mapped_column(
         Text,
@@ -100,8 +100,10 @@ STORAGE: Final = {"postgresql_with": {"fillfactor": 85}}
 """Room on each page: a recalled row is counted where it stands, and no index is written."""
 
 
-def _scoped(table: str, *, words: str, shown: tuple[str, str]) -> tuple[SchemaItem, ...]:
-    """The rules and indexes that memories and episodes share.
+def _build_shared_items(
+    table: str, *, words: str, shown: tuple[str, str]
+) -> tuple[SchemaItem, ...]:
+    """Build the constraints and indexes that memories and episodes share.
 
     Args:
         table: Which of them.
@@ -127,7 +129,7 @@ def _scoped(table: str, *, words: str, shown: tuple[str, str]) -> tuple[SchemaIt
 
 
 def _keys_of_scope(name: str, terms: str) -> Index:
-    """An index of terms together with the scope, for the functions that searches call."""
+    """Build an index of terms together with the scope, for the functions that searches call."""
     keys: ColumnElement[Any] = literal_column(f"scope_keys(scope, {terms})")
     return Index(name, keys.label("keys"), postgresql_using="gin")
 
@@ -158,7 +160,7 @@ class Tenant(Base):
 
 
 class User(Base):
-    """Somebody who has memories, as an identity provider knows them."""
+    """An owner of memories, as an identity provider knows them."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -177,7 +179,7 @@ class User(Base):
 
     id: Mapped[uuid_pk]
     tenant_id: Mapped[UUID | None] = mapped_column(
-        owned_by("tenants.id"), comment="the enterprise, or null for a user on their own"
+        parent_key("tenants.id"), comment="the enterprise, or null for a user on their own"
     )
     auth_provider: Mapped[str] = mapped_column(String(50))
     external_id: Mapped[str] = mapped_column(
@@ -201,11 +203,11 @@ class User(Base):
 
 
 class MemoryNode(Scoped, Base):
-    """One exchange: what somebody said, and what was answered."""
+    """One exchange: the human's words, and the answer."""
 
     __tablename__ = "memory_nodes"
     __table_args__ = (
-        *_scoped(
+        *_build_shared_items(
             "memory_nodes", words="memory_search", shown=("human_content", "assistant_content")
         ),
         CheckConstraint(r"human_content ~ '\S' OR assistant_content ~ '\S'", name="non_empty_node"),
@@ -296,11 +298,13 @@ class MemoryNode(Scoped, Base):
 
 
 class EpisodicMemory(Scoped, Base):
-    """A whole conversation, and what came of it."""
+    """A whole conversation, and its outcome."""
 
     __tablename__ = "episodic_memories"
     __table_args__ = (
-        *_scoped("episodic_memories", words="episode_search", shown=("title", "content")),
+        *_build_shared_items(
+            "episodic_memories", words="episode_search", shown=("title", "content")
+        ),
         CheckConstraint("jsonb_typeof(messages) = 'array'", name="valid_messages"),
         readable_times("created_at", "updated_at", "last_accessed"),
         CheckConstraint("message_count >= 0", name="valid_message_count"),

@@ -1,4 +1,4 @@
-"""What the system notes about its own running."""
+"""The logs that the system keeps of its own running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgcorpus.db.base import Base
 
 
 class QueryPerformance(Base):
-    """How long one search took, as its caller saw it."""
+    """The duration of one search, as its caller saw it."""
 
     __tablename__ = "query_performance_log"
     __table_args__ = (Index("idx_query_performance_log_timestamp", "timestamp"),)

@@ -1,1 +1,1 @@
-"""What may be asked of the tables, one repository per corpus."""
+"""Repositories: the questions that may be asked of the tables, a class for each corpus."""

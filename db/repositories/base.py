@@ -1,4 +1,4 @@
-"""What every repository has: a session, and the fast way in."""
+"""The base of all repositories: a session, its scope, and bulk loads."""
 
 from __future__ import annotations
 
@@ -60,17 +60,20 @@ class Repository:
 
     @property
     def scope(self) -> Scope | None:
-        """In whose name the unit of work reads and writes."""
+        """The scope that the unit of work reads and writes in."""
         scope: Scope | None = self.session.info.get(SCOPE)
         return scope
 
-    def seen_of(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
-        """That rows are of the scope, where there is one; else all that the role may see."""
-        return () if self.scope is None else corpus.own(table)
+    def in_scope(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table* to the scope; without one, all rows are kept that the role may see.
+
+        Else to nothing less than the role may see.
+        """
+        return () if self.scope is None else corpus.in_scope(table)
 
     @contextmanager
     def as_login(self) -> Iterator[None]:
-        """Work with all rights of the login for a while: as the owner, who alone changes tables.
+        """Work with all rights of the login for a while: only the owner may change tables.
 
         On the embedded server units of work write rows as the administrators' role: see
         ``step_down``. Write none in here.
@@ -86,7 +89,7 @@ class Repository:
                 self.session.execute(select(func.set_config("role", ADMINISTRATORS_ROLE, True)))
 
     def lift_timeout(self) -> None:
-        """Let statements take as long as they take, until the transaction ends.
+        """Lift the statement timeout until the transaction ends.
 
         The statement timeout is there for questions.
         """
@@ -108,7 +111,7 @@ class Repository:
             self.session.execute(text(f"ANALYZE {options}{', '.join(tables)}"))
 
     @contextmanager
-    def staged(
+    def stage(
         self, name: str, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]
     ) -> Iterator[TableClause]:
         """Load *rows* into a temporary table by binary COPY, and drop it afterwards.
@@ -139,7 +142,7 @@ class Repository:
         self.session.execute(text(f'DROP TABLE "{name}"'))
 
     def are_empty(self, *tables: Table) -> bool:
-        """Whether there is no row of anybody's in the tables, as far as the role can tell.
+        """Return whether the tables have no row of any scope, as far as the role can tell.
 
         Row security makes a SELECT lie. What takes no space on disk holds nothing; of the rest only
         who passes over row security knows.
@@ -159,10 +162,10 @@ class Repository:
             asking.rollback()
 
     def lock_at_once(self, *tables: Table) -> None:
-        """Lock tables against everybody until the transaction ends.
+        """Lock tables exclusively until the transaction ends, or fail at once.
 
         Raises:
-            OperationalError: Somebody uses one of them.
+            OperationalError: Another session uses one of them.
             ProgrammingError: One of them is another role's.
         """
         names = ", ".join(each.name for each in tables)
@@ -174,7 +177,7 @@ class Repository:
 
         Building an index costs a third of keeping it up row by row, and one join checks a foreign
         key faster than a trigger for each row. The tables are locked until the transaction ends,
-        which nobody notices while they are empty; a transaction that fails leaves all as it was.
+        which disturbs no reader while they are empty; a failed transaction leaves all as it was.
         Where a table has rows, belongs to another role or is in use at this moment, nothing is
         dropped and rows go in as ever.
 
@@ -203,7 +206,9 @@ class Repository:
                     self.build(each.build)
 
     def build(self, statement: str, *, memory: str = INDEX_BUILD_MEMORY) -> None:
-        """Build with as many processes as the server has to spare, or else with one.
+        """Build an index or a foreign key, with as many processes as the server can spare.
+
+        If these lack memory, it is built with one.
 
         Several share their memory in ``/dev/shm``, which containers keep at 64 MB.
 

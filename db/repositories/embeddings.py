@@ -117,7 +117,7 @@ containers keep at 64 MB, and would take the processors that searches need meanw
 
 @dataclass(frozen=True)
 class Pending:
-    """A passage whose vector is missing or of an older text.
+    """A passage whose vector is missing or stale.
 
     Attributes:
         id: The passage's key.
@@ -153,7 +153,7 @@ class LargeScope:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a corpus one model has vectors for.
+    """The number of a corpus's passages that one model has vectors for.
 
     Attributes:
         total: Passages.
@@ -172,7 +172,7 @@ class Coverage:
 
     @property
     def missing(self) -> int:
-        """Passages without any vector."""
+        """The number of passages without any vector."""
         return self.total - self.embedded - self.stale
 
 
@@ -192,23 +192,23 @@ class VectorIndex:
 
     @property
     def usable(self) -> bool:
-        """Whether searches use it."""
+        """True if searches use it."""
         return self.valid and self.matching
 
 
 class EmbeddingRepository(Repository):
-    """Models, and which of them a corpus uses; vectors, and which of them are missing."""
+    """Models and their use by corpora; vectors, and the passages that lack one."""
 
     def list_models(self) -> Sequence[EmbeddingModel]:
-        """Every registered model, by name."""
+        """List the registered models, by name."""
         return self.session.scalars(select(EmbeddingModel).order_by(EmbeddingModel.name)).all()
 
     def find_model(self, name: str) -> EmbeddingModel | None:
-        """The model of that name, or None."""
+        """Return the model of that name, or None."""
         return self.session.get(EmbeddingModel, name)
 
     def get_model(self, name: str) -> EmbeddingModel:
-        """The model of that name.
+        """Return the model of that name.
 
         Raises:
             UnknownModel: It is not registered; the message lists those that are.
@@ -242,7 +242,7 @@ class EmbeddingRepository(Repository):
 
     @contextmanager
     def alone_with(self, name: str) -> Iterator[None]:
-        """Let nobody else index, drop or take up the model meanwhile, outside of a transaction.
+        """Keep other sessions from indexing, dropping or using the model, outside of a transaction.
 
         The lock is the connection's: a build that the server goes on with after its client was
         killed still holds it.
@@ -261,7 +261,7 @@ class EmbeddingRepository(Repository):
                     connection.execute(select(func.pg_advisory_unlock(_lock_of(name))))
 
     def keep_model(self, name: str) -> None:
-        """Let nobody index or drop the model until the transaction ends.
+        """Keep other sessions from indexing or dropping the model until the transaction ends.
 
         Raises:
             TransactionConflict: Somebody does just now.
@@ -284,7 +284,7 @@ class EmbeddingRepository(Repository):
         return [VectorIndex(row.name, row.valid, compared in row.definition) for row in found]
 
     def index_state(self, corpus: Corpus, model: EmbeddingModel) -> IndexState:
-        """Whether searches of the corpus can use an index of the model, and if not, why.
+        """Return whether searches of the corpus can use an index of the model, and if not, why.
 
         A corpus with scopes needs none to be ready: small scopes are compared one by one, and of a
         large one ``list_unindexed_scopes`` tells.
@@ -335,7 +335,7 @@ class EmbeddingRepository(Repository):
         return None if found is None else Scope.parse(found)
 
     def may_list_large_scopes(self) -> bool:
-        """Whether the role is told the sizes of scopes."""
+        """Return whether the role may read the sizes of scopes."""
         function = "large_scopes(regclass, bigint)"
         return bool(self.session.scalar(select(func.has_function_privilege(function, "EXECUTE"))))
 
@@ -348,7 +348,9 @@ class EmbeddingRepository(Repository):
         self.session.connection().exec_driver_sql(large.remedy)
 
     def analyze_vectors(self, corpus: Corpus) -> None:
-        """Tell the planner how many vectors each model has, or it prefers a sort to a new index.
+        """Renew the statistics of the vectors.
+
+        Without them the planner prefers a sort to a new index.
 
         Skipped while another model's index is built on the table, which may take hours.
         """
@@ -359,7 +361,7 @@ class EmbeddingRepository(Repository):
         self.session.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
 
     def find_index_build(self, corpus: Corpus) -> tuple[str, float] | None:
-        """The phase of the build that runs on the corpus's vectors, and its share done in [0, 1].
+        """Return the phase of the build on the corpus's vectors, and its share done in [0, 1].
 
         None where none runs.
         """
@@ -367,12 +369,12 @@ class EmbeddingRepository(Repository):
         return None if row is None else (row[0], row[1])
 
     def find_active_model(self, corpus: str) -> EmbeddingModel | None:
-        """The model that searches of the corpus use, or None where no one has chosen."""
+        """Return the model that searches of the corpus use, or None where none is set."""
         chosen = self.session.get(CorpusSetting, corpus)
         return None if chosen is None else self.get_model(chosen.active_model)
 
     def measure_spread(self, corpus: Corpus, model_name: str) -> None:
-        """Note how far the cosines of a model spread, unless it is noted or they are too few."""
+        """Measure how far the cosines of a model spread, unless it is known or they are too few."""
         sample = (
             select(corpus.vectors.c.embedding, corpus.item.label("item"))
             .where(corpus.vectors.c.model_name == model_name)
@@ -394,12 +396,15 @@ class EmbeddingRepository(Repository):
         self.session.expire_all()
 
     def find_previous_model(self, corpus: str) -> str | None:
-        """The model that searches of the corpus used before, or None."""
+        """Return the model that searches of the corpus used before, or None."""
         chosen = self.session.get(CorpusSetting, corpus)
         return None if chosen is None else chosen.previous_model
 
     def lock_setting(self, corpus: str) -> None:
-        """Let nobody else switch the corpus until the transaction ends; waits for who does."""
+        """Keep other sessions from switching the corpus until the transaction ends.
+
+        Wait for one that does.
+        """
         setting = select(CorpusSetting).where(CorpusSetting.corpus == corpus).with_for_update()
         self.session.execute(setting.execution_options(populate_existing=True))
 
@@ -459,7 +464,7 @@ class EmbeddingRepository(Repository):
         return previous
 
     def forget_previous(self, name: str) -> None:
-        """Let no corpus go back to the model."""
+        """Keep every corpus from going back to the model."""
         self.session.execute(
             update(CorpusSetting)
             .where(CorpusSetting.previous_model == name)
@@ -467,7 +472,7 @@ class EmbeddingRepository(Repository):
         )
 
     def seconds_retired(self, name: str) -> float | None:
-        """How long ago a corpus changed from the model to another; None: never."""
+        """Return the seconds since a corpus changed from the model to another; None: never."""
         age = func.extract("epoch", func.clock_timestamp() - EmbeddingModel.retired_at)
         found: float | None = self.session.scalar(
             select(cast(age, Double)).where(EmbeddingModel.name == name)
@@ -475,7 +480,7 @@ class EmbeddingRepository(Repository):
         return found
 
     def delete_model(self, name: str) -> None:
-        """Take a model that has no vectors out of the registry.
+        """Delete a model without vectors from the registry.
 
         Raises:
             MissingReference: It has vectors, or a corpus uses it.
@@ -483,9 +488,9 @@ class EmbeddingRepository(Repository):
         self.session.execute(delete(EmbeddingModel).where(EmbeddingModel.name == name))
 
     def count_vectors(self, corpus: Corpus, model_name: str) -> int:
-        """How many vectors of the model the corpus has."""
+        """Count the vectors of the model in the corpus."""
         of_model = corpus.vectors.c.model_name == model_name
-        own = self.seen_of(corpus, corpus.vectors)
+        own = self.in_scope(corpus, corpus.vectors)
         counted = select(func.count()).select_from(corpus.vectors).where(of_model, *own)
         return self.session.scalar(counted) or 0
 
@@ -501,7 +506,7 @@ class EmbeddingRepository(Repository):
             How many were deleted; 0 when none is left.
         """
         of_model = corpus.vectors.c.model_name == model_name
-        own = self.seen_of(corpus, corpus.vectors)
+        own = self.in_scope(corpus, corpus.vectors)
         some = select(corpus.item).where(of_model, *own).limit(limit)
         result = self.session.connection().execute(
             delete(corpus.vectors).where(of_model, corpus.item.in_(some)),
@@ -512,7 +517,9 @@ class EmbeddingRepository(Repository):
     def list_nearest(
         self, corpus: Corpus, model_name: str, asked: np.ndarray, *, limit: int
     ) -> list[float]:
-        """The best cosine similarities in a corpus, by comparing all vectors and without an index.
+        """Return the best cosine similarities in a corpus.
+
+        All vectors are compared, without an index.
 
         Args:
             corpus: What is searched, under its default filters.
@@ -523,7 +530,7 @@ class EmbeddingRepository(Repository):
         Returns:
             Similarities, best first; 0 where one is negative, as in a search.
         """
-        shown, values = _shown(corpus)
+        shown, values = _build_defaults(corpus)
         question = bindparam("question_vector", type_=Vector())
         # The indexes are on other expressions: none serves this one.
         distance = cast(corpus.vectors.c.embedding.op("<=>")(question), Double)
@@ -531,7 +538,7 @@ class EmbeddingRepository(Repository):
             select(func.greatest(1 - distance, 0, type_=Double))
             .join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
             .where(corpus.vectors.c.model_name == model_name, *shown)
-            .where(*self.seen_of(corpus, corpus.vectors))
+            .where(*self.in_scope(corpus, corpus.vectors))
             .order_by(distance)
             .limit(limit)
         )
@@ -548,7 +555,7 @@ class EmbeddingRepository(Repository):
         offset: int = 0,
         filters: Mapping[str, Any] | None = None,
     ) -> tuple[Hit, ...]:
-        """The passages nearest to a vector; with a question, the union with those of its words.
+        """Return the passages nearest to a vector; with a question, joined with those of its words.
 
         As ``SearchRepository`` ranks them, and no more: what falls back, embeds the question and
         explains itself is ``SearchService``.
@@ -560,7 +567,7 @@ class EmbeddingRepository(Repository):
             model_name: Whose vectors; by default those of the corpus's active model.
             limit: Hits, at most.
             offset: Hits that are passed over.
-            filters: As ``Corpus.narrowed`` takes them.
+            filters: As ``Corpus.parse_filters`` takes them.
 
         Returns:
             Best first.
@@ -590,10 +597,10 @@ class EmbeddingRepository(Repository):
         return SearchRepository(self.session).answer(corpus, ask).hits
 
     def sample_texts(self, corpus: Corpus, *, limit: int) -> list[str]:
-        """What is embedded of some passages: the same ones each time, from all over the corpus."""
-        shown, values = _shown(corpus)
+        """Return the texts of some passages: the same ones each time, from all over the corpus."""
+        shown, values = _build_defaults(corpus)
         scattered = func.hashtextextended(cast(corpus.key, Text), 0)
-        shown += self.seen_of(corpus, corpus.passages)
+        shown += self.in_scope(corpus, corpus.passages)
         some = select(corpus.text).where(*shown).order_by(scattered).limit(limit)
         return list(self.session.scalars(some, values))
 
@@ -606,7 +613,7 @@ class EmbeddingRepository(Repository):
         after: Any = None,  # noqa: ANN401
         among: Sequence[Any] | None = None,
     ) -> list[Pending]:
-        """Passages to embed, in the order of their keys.
+        """List passages to embed, in the order of their keys.
 
         Args:
             corpus: Whose passages.
@@ -625,7 +632,7 @@ class EmbeddingRepository(Repository):
                 stored.is_not(None).label("stale"),
             )
             .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
-            .where(or_(stored.is_(None), stored != current), *corpus.own(corpus.passages))
+            .where(or_(stored.is_(None), stored != current), *corpus.in_scope(corpus.passages))
             .order_by(corpus.key)
             .limit(limit)
         )
@@ -637,7 +644,7 @@ class EmbeddingRepository(Repository):
         return [Pending(*row) for row in self.session.execute(missing)]
 
     def coverage(self, corpus: Corpus, model_name: str) -> Coverage:
-        """How much of the corpus the model has vectors for."""
+        """Count the passages of the corpus that the model has vectors for."""
         stored = corpus.vectors.c.content_hash
         current = text_hash(corpus)
         row = self.session.execute(
@@ -647,19 +654,19 @@ class EmbeddingRepository(Repository):
                 func.count().filter(stored != current),
             )
             .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
-            .where(*self.seen_of(corpus, corpus.passages))
+            .where(*self.in_scope(corpus, corpus.passages))
         ).one()
         return Coverage(*row)
 
     def sees_all(self, corpus: Corpus) -> bool:
-        """Whether row security hides none of the corpus's passages from the role."""
+        """Return whether row security hides none of the corpus's passages from the role."""
         hidden = func.row_security_active(corpus.passages.name)
         return not self.session.scalar(select(hidden))
 
     def has_vectors(self, corpus: Corpus, model_name: str) -> bool:
-        """Whether any passage has a vector of the model."""
+        """Return whether any passage has a vector of the model."""
         one = select(literal(1)).where(
-            corpus.vectors.c.model_name == model_name, *self.seen_of(corpus, corpus.vectors)
+            corpus.vectors.c.model_name == model_name, *self.in_scope(corpus, corpus.vectors)
         )
         return self.session.scalar(one.limit(1)) is not None
 
@@ -671,7 +678,7 @@ class EmbeddingRepository(Repository):
         vectors: np.ndarray,
         hashes: Sequence[bytes] | None = None,
     ) -> int:
-        """Keep vectors of passages whose text is still what was embedded.
+        """Store vectors of passages whose text is still the embedded one.
 
         Args:
             corpus: Whose passages.
@@ -703,13 +710,13 @@ class EmbeddingRepository(Repository):
             hashes if hashes is not None else [b""] * len(item_ids),
             strict=True,
         )
-        with self.staged("staged_vectors", columns, rows) as staged:
+        with self.stage("staged_vectors", columns, rows) as staged:
             scope = () if corpus.scope is None else (corpus.scope,)
             # Looked up one by one: where the statistics do not know the scope yet, a join would
             # read all that is in it, for every batch.
             passage = (
                 select(current.label("content_hash"), *scope)
-                .where(corpus.key == staged.c.item, *corpus.own(corpus.passages))
+                .where(corpus.key == staged.c.item, *corpus.in_scope(corpus.passages))
                 .limit(1)
                 .lateral("passage")
             )
@@ -739,7 +746,7 @@ class EmbeddingRepository(Repository):
 
 
 def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
-    """The index of one model's vectors in one corpus, to be made beside running work.
+    """Build the index of one model's vectors in one corpus, to be made beside running work.
 
     That of a seeded model has the name that the revisions gave it.
     """
@@ -769,19 +776,19 @@ def scope_index(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> tuple[st
 
 
 def build_memory_kb(model: EmbeddingModel, vectors: int) -> int:
-    """The ``maintenance_work_mem``, in kB, in which so many vectors of a model are indexed."""
+    """Return the ``maintenance_work_mem``, in kB, for an index of so many vectors of a model."""
     node = model.dimensions // 8 if model.index_kind == "binary" else model.dimensions * 2
     least, most = BUILD_MEMORY_KB
     return min(max(vectors * (node + GRAPH_BYTES) // 1024, least), most)
 
 
 def text_hash(corpus: Corpus) -> ColumnElement[bytes]:
-    """SHA-256 of what is embedded of a passage, computed by the database."""
+    """Build the SHA-256 of a passage's embedded text, computed by the database."""
     return func.sha256(func.convert_to(corpus.text, "UTF8"))
 
 
 def refuse_unusable(vectors: np.ndarray, dimensions: int) -> None:
-    """Check vectors before they are sent; the database's constraints say the same again.
+    """Raise for vectors that cannot be stored; the database's constraints say the same again.
 
     Raises:
         InvalidValue: A vector is of the wrong length, not finite or all zeros; the message names
@@ -804,14 +811,14 @@ def _vector_of(corpus: Corpus, model_name: str) -> ColumnElement[bool]:
     return and_(corpus.item == corpus.key, corpus.vectors.c.model_name == model_name)
 
 
-def _shown(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:
-    """What holds of the passages that a search without filters shows; values of parameters."""
-    conditions, values = corpus.narrowed({})
+def _build_defaults(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:
+    """Return the conditions of a search without filters, and the values of their parameters."""
+    conditions, values = corpus.parse_filters({})
     return [corpus.holds(condition) for condition in conditions], values
 
 
 def _lock_of(model_name: str) -> ColumnElement[int]:
-    """The key of the advisory lock of a model."""
+    """Return the key of the advisory lock of a model."""
     return func.hashtextextended(f"changing the model {model_name}", 0, type_=BigInteger)
 
 

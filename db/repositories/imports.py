@@ -1,4 +1,4 @@
-"""What imports did: runs and files, every change made to a value, and what was refused."""
+"""The history of imports: runs and files, every change made to a value, and refused passages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from pgcorpus.db.repositories.base import Repository
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that is stored otherwise than it was given.
+    """A value that is stored otherwise than it was given.
 
     Attributes:
         field: The field's name in the file.
@@ -57,7 +57,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The changes made to one passage.
+    """A passage with the changes made to it.
 
     Attributes:
         locator: Where in the file, as a JSON path.
@@ -75,7 +75,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A passage that was refused whole.
+    """A passage that was refused.
 
     Attributes:
         locator: Where in the file, as a JSON path.
@@ -111,7 +111,7 @@ _STAGED_REFUSALS: Final = {
 class ImportRepository(Repository):
     """The history of imports.
 
-    What is written within a scope is that scope's, and anything else nobody's.
+    Rows written within a scope belong to it, and all others to none.
     """
 
     def lock(self, corpus: str) -> None:
@@ -137,13 +137,13 @@ class ImportRepository(Repository):
         return run.id
 
     def finish_run(self, run_id: UUID) -> None:
-        """Note that the run came to its end."""
+        """Note the end of a run."""
         self.session.execute(
             update(ImportRun).where(ImportRun.id == run_id).values(finished_at=func.now())
         )
 
     def add_file(self, file: ImportFile) -> None:
-        """Note what became of one file."""
+        """Record the counts of one file."""
         file.scope = self._scope
         self.session.add(file)
         self.session.flush()
@@ -159,10 +159,10 @@ class ImportRepository(Repository):
         Returns:
             For how many passages at least one change was written.
         """
-        with self.staged("staged_changes", _STAGED_CHANGES, _change_rows(changed)) as staged:
+        with self.stage("staged_changes", _STAGED_CHANGES, _change_rows(changed)) as staged:
             told = ImportTransformation
             already = exists().where(
-                self._own(told),
+                self._in_scope(told),
                 told.item == staged.c.item,
                 told.file == file,
                 told.field == staged.c.field,
@@ -193,11 +193,11 @@ class ImportRepository(Repository):
     def record_refusals(
         self, run_id: UUID, corpus: str, file: str, refused: Sequence[Refused]
     ) -> None:
-        """Keep refused passages; what was refused at the same place before is replaced."""
+        """Keep refused passages; those refused at the same place before are replaced."""
         rows = (
             (each.locator, each.reason, Json(each.payload), Json(each.context)) for each in refused
         )
-        with self.staged("staged_refusals", _STAGED_REFUSALS, rows) as staged:
+        with self.stage("staged_refusals", _STAGED_REFUSALS, rows) as staged:
             merge = insert(ImportReject).from_select(
                 ["run_id", "corpus", "file", "scope", *_STAGED_REFUSALS],
                 select(
@@ -219,10 +219,10 @@ class ImportRepository(Repository):
             )
 
     def forget_refusals(self, run_id: UUID, corpus: str, file: str) -> None:
-        """Drop what earlier runs refused of the file and this one did not."""
+        """Delete what earlier runs refused of the file and this one did not."""
         self.session.execute(
             delete(ImportReject).where(
-                self._own(ImportReject),
+                self._in_scope(ImportReject),
                 ImportReject.corpus == corpus,
                 ImportReject.file == file,
                 ImportReject.run_id != run_id,
@@ -231,11 +231,13 @@ class ImportRepository(Repository):
         )
 
     def list_refused(self, corpus: str, file: str) -> list[Refused]:
-        """What is refused of one file, in the order of the file."""
+        """List the refused passages of one file, in the order of the file."""
         found = (
             select(ImportReject)
             .where(
-                self._own(ImportReject), ImportReject.corpus == corpus, ImportReject.file == file
+                self._in_scope(ImportReject),
+                ImportReject.corpus == corpus,
+                ImportReject.file == file,
             )
             .order_by(func.length(ImportReject.locator), ImportReject.locator)
         )
@@ -245,10 +247,10 @@ class ImportRepository(Repository):
         ]
 
     def list_refused_files(self, corpus: str) -> Sequence[str]:
-        """The files of which something is refused, by name."""
+        """List the files with refused passages, by name."""
         return self.session.scalars(
             select(ImportReject.file)
-            .where(self._own(ImportReject), ImportReject.corpus == corpus)
+            .where(self._in_scope(ImportReject), ImportReject.corpus == corpus)
             .distinct()
             .order_by(ImportReject.file)
         ).all()
@@ -263,7 +265,7 @@ class ImportRepository(Repository):
         limit: int = 100,
         before: int | None = None,
     ) -> Sequence[ImportTransformation]:
-        """The history of changes, the newest first.
+        """List the history of changes, the newest first.
 
         Args:
             corpus: Whose.
@@ -277,7 +279,7 @@ class ImportRepository(Repository):
         changes: Select[ImportTransformation] = (
             select(told)
             .join(ImportRun, ImportRun.id == told.run_id)
-            .where(ImportRun.corpus == corpus, self._seen(told))
+            .where(ImportRun.corpus == corpus, self._in_scope_or_shared(told))
             .order_by(told.id.desc())
             .limit(limit)
         )
@@ -292,42 +294,48 @@ class ImportRepository(Repository):
         return self.session.scalars(changes).all()
 
     def list_runs(self, corpus: str, *, limit: int = 20) -> Sequence[ImportRun]:
-        """Calls of the importer, the newest first."""
+        """List the calls of the importer, the newest first."""
         return self.session.scalars(
             select(ImportRun)
-            .where(ImportRun.corpus == corpus, self._seen(ImportRun))
+            .where(ImportRun.corpus == corpus, self._in_scope_or_shared(ImportRun))
             .order_by(ImportRun.started_at.desc(), ImportRun.id)
             .limit(limit)
         ).all()
 
     def list_files(self, run_id: UUID) -> Sequence[ImportFile]:
-        """What became of the files of one run, in their order."""
+        """List the files of one run with their counts, in their order."""
         return self.session.scalars(
             select(ImportFile)
-            .where(ImportFile.run_id == run_id, self._seen(ImportFile))
+            .where(ImportFile.run_id == run_id, self._in_scope_or_shared(ImportFile))
             .order_by(ImportFile.created_at, ImportFile.file)
         ).all()
 
     def list_rejects(self, corpus: str, *, limit: int = 100) -> Sequence[ImportReject]:
-        """What is refused and can be tried again, by file."""
+        """List the refused passages that can be tried again, by file."""
         return self.session.scalars(
             select(ImportReject)
-            .where(ImportReject.corpus == corpus, self._seen(ImportReject))
+            .where(ImportReject.corpus == corpus, self._in_scope_or_shared(ImportReject))
             .order_by(ImportReject.file, func.length(ImportReject.locator), ImportReject.locator)
             .limit(limit)
         ).all()
 
     @property
     def _scope(self) -> str | None:
-        """As the column has it."""
+        """The scope as the column has it."""
         return None if self.scope is None else str(self.scope)
 
-    def _own(self, table: type[Scoped]) -> ColumnElement[bool]:
-        """That a row is of the scope or, without one, of none: what may be written anew."""
+    def _in_scope(self, table: type[Scoped]) -> ColumnElement[bool]:
+        """Restrict *table* to rows of the scope or, without one, of none.
+
+        Those that may be written.
+        """
         return table.scope.is_not_distinct_from(self._scope)
 
-    def _seen(self, table: type[Scoped]) -> ColumnElement[bool]:
-        """What row security shows within a scope; without one, all that the role may see."""
+    def _in_scope_or_shared(self, table: type[Scoped]) -> ColumnElement[bool]:
+        """Restrict *table* to rows of the scope and of none.
+
+        Without a scope, to those the role may see.
+        """
         if self.scope is None:
             return true()
         return or_(table.scope.is_(None), table.scope == self._scope)
@@ -350,12 +358,12 @@ def _change_rows(changed: Iterable[Changed]) -> Iterator[tuple[Any, ...]]:
 
 
 def _json(value: Any) -> Json | None:  # noqa: ANN401 - any JSON
-    """A value for a column where nothing is NULL and not a JSON null."""
+    """Convert a value for a column where nothing is NULL and not a JSON null."""
     return None if value is None else Json(value)
 
 
 def fresh_ids(count: int) -> Iterator[UUID]:
-    """Random keys, from one read of the system's randomness.
+    """Yield random keys, from one read of the system's randomness.
 
     ``uuid4()`` gives the interpreter's lock away each time, and then waits for the thread that
     makes the next batch: 40 µs a key.

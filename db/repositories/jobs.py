@@ -1,4 +1,4 @@
-"""The job queue: who may do what when, and what became of it.
+"""The job queue: enqueuing, claiming, leases, retries and dead letters.
 
 Why it is made this way: docs/explanation/jobs.md.
 """
@@ -69,9 +69,9 @@ full jitter, so that what failed together does not come back together (Brooker, 
 And Jitter", 2015)."""
 
 SHRINKAGE: Final = 8
-"""Each attempt begun in vain makes a job share its batch with so many times fewer. One that kills
-or hangs its worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512:
-the others get through, and it fails alone."""
+"""By this factor a job's batch shrinks with each attempt begun in vain. One that kills or hangs its
+worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512: the others get
+through, and it fails alone."""
 
 LOCK_TIMEOUT: Final = "500ms"
 """How long a job that becomes pending again waits for a transaction that enqueued its like."""
@@ -126,7 +126,7 @@ STATISTICS: Final = text("""
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that a worker has in hand.
+    """A job that a worker holds the lease of.
 
     Attributes:
         id: Its key.
@@ -145,7 +145,7 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What became of the jobs of dead workers.
+    """The counts of jobs taken back from dead workers.
 
     Attributes:
         returned: Jobs that are pending again, or superseded by a newer one.
@@ -179,12 +179,12 @@ class QueueStats:
     failed_in_hour: int
 
     def total(self, status: JobStatus) -> int:
-        """The number of jobs of a status, of all kinds; of completed ones as in ``depth``."""
+        """Return the number of jobs of a status, of all kinds."""
         return sum(counts.get(status, 0) for counts in self.depth.values())
 
 
 class JobRepository(Repository):
-    """Jobs. What ends a job is guarded: only the worker that has it in hand may."""
+    """The queue. Only the worker that holds a job's lease may end it."""
 
     def enqueue(
         self,
@@ -209,7 +209,7 @@ class JobRepository(Repository):
             priority: The higher the sooner, among jobs of its kind.
             delay_seconds: How long it may not be begun.
             max_attempts: How often it is begun before it is given up.
-            repeat_every_seconds: Makes it periodic: ended, it becomes pending for so much later.
+            repeat_every_seconds: Makes it periodic: ended, it is pending again, due after this.
 
         Returns:
             Its id, or that of the job that stands for it.
@@ -244,7 +244,7 @@ class JobRepository(Repository):
         lease_seconds: float,
         corpus: str = "",
     ) -> list[ClaimedJob]:
-        """Take the next jobs that are due; commit at once, so that others see them taken.
+        """Claim the next jobs that are due; commit at once, so that others see them taken.
 
         Jobs that are locked (by another claim, or by a writer whose text is not committed yet) are
         passed over. Jobs that were begun before come in smaller batches, see ``SHRINKAGE``. One
@@ -252,7 +252,7 @@ class JobRepository(Repository):
 
         Args:
             kind: Of which kind.
-            worker_id: Who takes them; nobody else can end them while the lease lasts.
+            worker_id: The worker; no other can end the jobs while the lease lasts.
             limit: At most this many.
             lease_seconds: For how long they are the worker's unless it extends the lease.
             corpus: Of which corpus: what the payload has under ``corpus``, "" where that is none.
@@ -310,7 +310,7 @@ class JobRepository(Repository):
         return claimed
 
     def extend(self, ids: Sequence[int], *, worker_id: str, lease_seconds: float) -> int:
-        """Keep jobs in hand from being taken for those of a dead worker.
+        """Extend the leases of jobs.
 
         Args:
             ids: Jobs that the worker claimed; those that it has ended are passed over.
@@ -329,7 +329,7 @@ class JobRepository(Repository):
         return len(extended.all())
 
     def complete(self, ids: Sequence[int], *, worker_id: str, note: str | None = None) -> None:
-        """Call jobs done. A periodic one becomes pending again.
+        """Complete jobs. A periodic one becomes pending again.
 
         Args:
             ids: Jobs that the worker has in hand.
@@ -344,7 +344,7 @@ class JobRepository(Repository):
     def fail(
         self, ids: Sequence[int], *, worker_id: str, error: str, final: bool = False
     ) -> list[int]:
-        """Note that jobs failed: they are tried again later, or given up after the last attempt.
+        """Fail jobs: they are tried again later, or become dead letters after the last attempt.
 
         Args:
             ids: Jobs that the worker has in hand.
@@ -377,7 +377,7 @@ class JobRepository(Repository):
         reason: str | None = None,
         delay_seconds: float = 0.0,
     ) -> None:
-        """Give jobs back without counting the attempt: they are not to blame.
+        """Release jobs without counting the attempt, which failed for no fault of theirs.
 
         Args:
             ids: Jobs that the worker has in hand.
@@ -441,7 +441,7 @@ class JobRepository(Repository):
         return len(ids)
 
     def settle(self, corpus: Corpus, model_name: str, item_ids: Collection[Any]) -> int:
-        """Call the pending jobs of passages done whose vectors somebody else has just stored.
+        """Complete the pending jobs of passages whose vectors another process has just stored.
 
         In two steps, each a statement with a snapshot of its own. The first locks the jobs, and
         passes over those that a writer with an uncommitted text has locked. What the second reads
@@ -487,7 +487,7 @@ class JobRepository(Repository):
         return len(done)
 
     def get(self, job_id: int) -> Job:
-        """One job.
+        """Return a job.
 
         Raises:
             NotFound: There is none with this id.
@@ -504,7 +504,7 @@ class JobRepository(Repository):
         kind: str | None = None,
         limit: int = 50,
     ) -> Sequence[Job]:
-        """Jobs, the newest first; those that failed by when they did, the last first.
+        """List jobs, the newest first; failed ones by the time of failure, the last first.
 
         Args:
             status: Only those of this status.
@@ -522,7 +522,7 @@ class JobRepository(Repository):
     def requeue(
         self, *, ids: Collection[int] | None = None, kind: str | None = None
     ) -> Sequence[int]:
-        """Make jobs due now, with all their attempts: those given up, and those put off.
+        """Make jobs due now, with all their attempts: dead letters, and those put off.
 
         One whose key is pending anew is superseded by that and called completed.
 
@@ -576,7 +576,7 @@ class JobRepository(Repository):
         return len(deleted.all())
 
     def stats(self) -> QueueStats:
-        """Depth, age, rate and failures."""
+        """Measure depth, age, rate and failures."""
         return QueueStats(**self.session.execute(STATISTICS).mappings().one())
 
     def _run(self, statement: Executable) -> Result[Any]:
@@ -584,7 +584,7 @@ class JobRepository(Repository):
         return self.session.execute(statement, execution_options={"synchronize_session": False})
 
     def _check(self, ids: Sequence[int], worker_id: str) -> None:
-        """Lock jobs that the worker has in hand, or raise ``LeaseLost``."""
+        """Lock jobs whose lease the worker holds, or raise ``LeaseLost``."""
         owned = select(Job.id).where(_among(ids), _in_hand(worker_id)).with_for_update()
         if len(self.session.scalars(owned).all()) < len(ids):
             raise LeaseLost
@@ -620,7 +620,9 @@ class JobRepository(Repository):
         )
 
     def _return(self, ids: Sequence[int], **values: Any) -> None:  # noqa: ANN401 - of columns
-        """Make locked jobs pending again, but those whose key is pending anew: they are superseded.
+        """Make locked jobs pending again, except those whose key is pending anew.
+
+        They are superseded.
 
         A job whose like was enqueued by a transaction that has not ended cannot be judged yet. It
         is given back with all values but the status, for the next ``reap``.
@@ -686,13 +688,13 @@ class JobRepository(Repository):
 
 
 def embed_key(corpus: Corpus, scope: Scope | None, item: object) -> str:
-    """The key under which the outbox enqueues a passage."""
+    """Return the key under which the outbox enqueues a passage."""
     whose = () if corpus.scope is None else (str(scope),)
     return ":".join((EMBED, corpus.name, *whose, str(item)))
 
 
 def _read(row: Row[Any]) -> ClaimedJob:
-    """Read what a claim gave.
+    """Read the row of a claimed job.
 
     Raises:
         MissingScope: Its scope is none.
@@ -712,7 +714,7 @@ def _of(scope: Scope | None) -> ColumnElement[bool]:
 
 
 def _storable(error: str) -> str:
-    """The beginning of an error, without what a text column cannot hold."""
+    """Return the beginning of an error, without what a text column cannot hold."""
     error = error[:MAX_ERROR_CHARACTERS].replace("\0", " ")
     return error.encode("utf-8", "replace").decode()
 
@@ -722,7 +724,10 @@ def _among(ids: Collection[int]) -> ColumnElement[bool]:
 
 
 def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:  # noqa: ANN401 - a type
-    """One parameter for any number of values: the same statement, and plan, for all batches."""
+    """Build one parameter for any number of values.
+
+    The same statement, and plan, for all batches.
+    """
     return literal(list(values), ARRAY(kind))
 
 
@@ -735,7 +740,7 @@ def _in_hand(worker_id: str) -> ColumnElement[bool]:
 
 
 def _later(seconds: float, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
-    """So long after now, by the clock of the database."""
+    """Add seconds to now, by the clock of the database."""
     return (func.clock_timestamp() if now is None else now) + timedelta(seconds=seconds)
 
 

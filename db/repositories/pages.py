@@ -1,4 +1,7 @@
-"""Pages of a long list: each goes on after the last row of the one before, whatever came since."""
+"""Pages of a long list.
+
+Each continues after the last row of the one before, whatever came since.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Page(Generic[T]):
 def page_of(
     rows: Sequence[T], limit: int, listing: str, key: Callable[[T], Sequence[object]]
 ) -> Page[T]:
-    """A page from up to ``limit + 1`` rows: one more than is shown tells that there are more.
+    """Make a page of up to ``limit + 1`` rows: one more than is shown means that there are more.
 
     Args:
         rows: In the order of the list.
@@ -48,7 +51,7 @@ def page_of(
 
 
 def check_limit(limit: int) -> int:
-    """The limit of a page, if it can be one.
+    """Return the limit of a page, or raise if it cannot be one.
 
     Raises:
         InvalidValue: It is not 1 to ``MAX_PAGE``.
@@ -59,7 +62,7 @@ def check_limit(limit: int) -> int:
 
 
 def encode(listing: str, key: Sequence[object]) -> str:
-    """A cursor: the key of the last row that was shown, sealed.
+    """Encode the key of the last row that was shown as a cursor.
 
     The seal is a hash and no secret. It keeps a cursor that was changed, cut off or taken from
     another list from silently giving wrong rows; a forged one is only a place in the list.
@@ -74,7 +77,7 @@ def encode(listing: str, key: Sequence[object]) -> str:
 
 
 def decode(listing: str, cursor: str) -> list[str]:
-    """The key in a cursor, as text.
+    """Decode the key in a cursor, as text.
 
     Args:
         listing: As it was encoded for.

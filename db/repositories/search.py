@@ -1,4 +1,4 @@
-"""Searches: the ranking statement is chosen, given its parameters, run, and its rows read."""
+"""Searches: the choice of a ranking statement, its parameters, its run, and its rows."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from pgcorpus.db.search.prelude import (
     SAMPLED_OF_SCOPE,
     SURELY_LARGE,
     Prelude,
-    compiled_narrowed,
-    compiled_prelude,
+    compile_matching,
+    compile_prelude,
 )
 from pgcorpus.db.search.question import Question
-from pgcorpus.db.search.ranking import Fusion, Shape, compiled
+from pgcorpus.db.search.ranking import Fusion, Shape, compile_search
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
 
 FIRST_DEPTH: Final = 30
-"""Candidates of each leg for pages that end within so many hits. In the default fusion every leg
-scores what any leg found: with 100, nDCG@10 is the same on thirteen collections, to 0.0005. The
-others count what a leg found itself: on three collections they gain up to 0.014 and lose 0.008."""
+"""Candidates of each leg for pages that end within this number of hits. In the default fusion every
+leg scores the candidates of all: with 100, nDCG@10 is the same on thirteen collections, to 0.0005.
+The others count a leg's own candidates: on three collections they gain up to 0.014, and lose
+0.008."""
 
 DEPTHS: Final = (100, 1000, 11_000)
 """Candidates for pages that end beyond: the first of these that reaches the end. Depth does not
@@ -95,7 +96,7 @@ MAX_LANGUAGES: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One question to one corpus, ready for the database.
+    """A question to one corpus, ready for the database.
 
     Attributes:
         question: Taken apart.
@@ -106,9 +107,9 @@ class Ask:
         fusion: How legs are joined.
         limit: Hits, at most.
         offset: Hits that are passed over.
-        filters: As ``Corpus.narrowed`` takes them.
-        boost: How much what speaks for a passage by itself may add to its score, as a share of it.
-        half_life_days: After so many days half as much speaks for a passage.
+        filters: As ``Corpus.parse_filters`` takes them.
+        boost: The share of its score that the corpus's boost may add to a passage.
+        half_life_days: Days after which the freshness in the boost is halved.
     """
 
     question: Question
@@ -125,23 +126,23 @@ class Ask:
 
     @property
     def depth(self) -> int:
-        """Candidates of each leg."""
-        return _choose_depth(self.wanted)
+        """The number of candidates of each leg."""
+        return _choose_depth(self.end)
 
     @property
     def first_depth(self) -> int:
-        """Candidates of each leg for the first page of this size."""
+        """The number of candidates of each leg for the first page of this size."""
         return _choose_depth(self.limit)
 
     @property
-    def wanted(self) -> int:
-        """Hits up to the end of the page."""
+    def end(self) -> int:
+        """The number of hits up to the end of the page."""
         return self.limit + self.offset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """The one statement of a search, with all that it depends on.
+    """The statement of a search, with all that it depends on.
 
     Attributes:
         shape: What it is made of.
@@ -166,17 +167,20 @@ class Statement:
 
     @property
     def sql(self) -> str:
-        """As the driver takes it."""
-        return compiled(self.shape)
+        """The statement as the driver takes it."""
+        return compile_search(self.shape)
 
     @property
     def stops_early(self) -> bool:
-        """Whether the fuzzy leg stops at ``LARGE_FUZZY_THRESHOLD``: so many are searched."""
+        """True if the fuzzy leg stops at ``LARGE_FUZZY_THRESHOLD``.
+
+        So many passages are searched.
+        """
         return _stop_early(self.thresholds)
 
 
 class ModelState(NamedTuple):
-    """What a search must not be mistaken in: it ranks by vectors of another model otherwise."""
+    """The state of a model that a search relies on; when it has changed, the search runs again."""
 
     active: str | None
     index_kind: str | None
@@ -185,7 +189,7 @@ class ModelState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the database said.
+    """The answer of the database.
 
     Attributes:
         hits: Best first.
@@ -206,22 +210,22 @@ class Answer:
 
     @property
     def words_asked(self) -> int:
-        """Lexemes that the text leg looked up."""
+        """The number of lexemes that the text leg looked up."""
         return len(self.statement.look_up.words) if self.statement.look_up else 0
 
     @property
     def words_known(self) -> int:
-        """Lexemes whose rarity is known; 0 before the first ANALYZE."""
+        """The number of lexemes whose rarity is known; 0 before the first ANALYZE."""
         return self.words_asked if self.statement.known else 0
 
     @property
     def kept(self) -> int | None:
-        """How many passages meet filters and demands, or None when they are not few."""
+        """The number of passages that meet filters and demands, or None when they are not few."""
         return self.statement.kept
 
 
 class _Known(NamedTuple):
-    """What a database knows of a corpus from the last search."""
+    """A database's knowledge of a corpus from the last search."""
 
     lexicon: Lexicon = Lexicon()
     languages: tuple[str, ...] = ()
@@ -234,7 +238,7 @@ class _Known(NamedTuple):
         return self.passages > SURELY_LARGE * FEW
 
     def narrows(self, ask: Ask) -> bool:
-        """Whether a search may be left with few passages of many.
+        """Return whether a search may be left with few passages of many.
 
         The defaults of a corpus mostly keep most of it: then a large one is not counted.
         """
@@ -267,11 +271,11 @@ class SearchRepository(Repository):
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
         for threshold in statement.thresholds[1:]:
-            if answer.candidates.get("fuzzy", 0) >= ask.wanted:
+            if answer.candidates.get("fuzzy", 0) >= ask.end:
                 break
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
-        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.wanted}
+        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.end}
         if statement.look_up and statement.look_up.complete:
             short.discard("text")  # there are no more that hold a word
         return self._without_starving(corpus, ask, answer, short) if short else answer
@@ -279,7 +283,7 @@ class SearchRepository(Repository):
     def _without_starving(
         self, corpus: Corpus, ask: Ask, answer: Answer, short: Collection[str]
     ) -> Answer:
-        """Legs found less than a page: unless that is all there is, search where the rest is."""
+        """Search deeper where legs found less than a page, unless that is all there is."""
         if answer.kept is None and not answer.statement.counted:
             counted = self.prepare(corpus, ask, counted=True)
             if counted.kept is not None:  # less is left than was thought
@@ -292,7 +296,7 @@ class SearchRepository(Repository):
     def prepare(
         self, corpus: Corpus, ask: Ask, *, everything: bool = False, counted: bool = False
     ) -> Statement:
-        """Find out what the statement of a search depends on.
+        """Choose the statement of a search, and its parameters.
 
         Args:
             corpus: What is searched.
@@ -301,7 +305,7 @@ class SearchRepository(Repository):
             counted: Count what is left to search even where it is thought to be much.
         """
         corpus.refuse_without(self.scope)
-        conditions, values = corpus.narrowed(ask.filters)
+        conditions, values = corpus.parse_filters(ask.filters)
         values["scope"] = str(self.scope)
         shape = Shape(
             corpus=corpus,
@@ -369,14 +373,14 @@ class SearchRepository(Repository):
             | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
             look_up=found,
             kept=kept,
-            known=known.lexicon.known,
+            known=known.lexicon.is_known,
             counted=prelude.counted,
         )
 
     def surroundings(
         self, corpus: Corpus, hits: Sequence[Any], *, before: int, after: int
     ) -> dict[Any, Window]:
-        """What stands around hits, in one statement.
+        """Return the turns around hits, in one statement.
 
         Args:
             corpus: Of the hits.
@@ -404,17 +408,17 @@ class SearchRepository(Repository):
         return {hit: windows[hit] for hit in hits if hit in windows}
 
     def is_empty(self, corpus: Corpus) -> bool:
-        """Whether the corpus has no passage, within the scope."""
-        some = select(corpus.key).where(*self.seen_of(corpus, corpus.passages)).limit(1)
+        """Return whether the corpus has no passage, within the scope."""
+        some = select(corpus.key).where(*self.in_scope(corpus, corpus.passages)).limit(1)
         return self.session.scalar(some) is None
 
     def count(self, corpus: Corpus) -> int:
-        """How many passages the corpus has, within the scope."""
+        """Count the passages of the corpus, within the scope."""
         counted = select(func.count()).select_from(corpus.passages)
-        return self.session.scalar(counted.where(*self.seen_of(corpus, corpus.passages))) or 0
+        return self.session.scalar(counted.where(*self.in_scope(corpus, corpus.passages))) or 0
 
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
-        """The plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
+        """Return the plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
 
         Args:
             statement: As ``prepare`` made it, or an answer has it.
@@ -450,7 +454,10 @@ class SearchRepository(Repository):
     def _prelude(
         self, shape: Shape, ask: Ask, values: Mapping[str, Any], *, counted: bool
     ) -> tuple[Prelude, _Known]:
-        """How many passages are left to search, if few, and what is known of the words."""
+        """Run the prelude.
+
+        Count the passages left to search, if few, and read the words' frequencies.
+        """
         remembered: dict[tuple[str, Scope | None], _Known] = self.session.info.setdefault(KNOWN, {})
         scoped = shape.corpus.scope is not None
         place = (shape.corpus.name, self.scope if scoped else None)
@@ -470,7 +477,7 @@ class SearchRepository(Repository):
                 [
                     _set(_PLANNED[_planning(shape, narrows=counts or scoped)]),
                     (
-                        compiled_prelude(
+                        compile_prelude(
                             shape.corpus,
                             shape.conditions,
                             demanding=bool(ask.question.demands),
@@ -521,7 +528,7 @@ class SearchRepository(Repository):
         return _read_estimate(plan)
 
     def _rarest_word(self, question: Question, known: _Known) -> str:
-        """The word of the question that the fewest passages hold, stop words aside."""
+        """Return the word of the question that the fewest passages hold, stop words aside."""
         words = question.words.split()[:MAX_WORDS]
         asked = {"words": words, "languages": list(known.languages)}
         frequencies = {
@@ -591,7 +598,7 @@ def _choose_depth(hits: int) -> int:
 
 def _explain_kept(shape: Shape, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Build the EXPLAIN of the passages that the filters and the scope keep."""
-    sql = compiled_narrowed(shape.corpus, shape.conditions, shape.demanding)
+    sql = compile_matching(shape.corpus, shape.conditions, shape.demanding)
     return f"EXPLAIN (FORMAT JSON) {sql}", values
 
 
@@ -605,8 +612,8 @@ def _rows(cursor: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of either driv
 
 
 def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[float]:
-    """Least similarities, in the order in which they are tried."""
-    if question.unspaced:
+    """Return the least similarities, in the order in which they are tried."""
+    if question.is_unspaced:
         return (UNSPACED_FEW_THRESHOLD,) if few else UNSPACED_THRESHOLDS
     if few:
         return FUZZY_THRESHOLDS[-1:]
@@ -624,7 +631,7 @@ def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
 
 
 def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
-    """Those of the legs that take part, summing to 1; ranks have no such sum."""
+    """Return the weights of the legs that take part, summing to 1; ranks have no such sum."""
     if ask.fusion == "rrf":
         return {name: ask.legs[name] for name in legs}
     total = sum(ask.legs[name] for name in legs) or 1.0
@@ -632,14 +639,19 @@ def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
 
 
 def _ef_search(ask: Ask, share: float) -> int:
-    """How many nearest an index scan keeps: enough that after the filters a leg's depth is left."""
+    """Return the number of nearest that an index scan keeps.
+
+    After the filters, enough are left for a leg's depth.
+    """
     fetched = ask.model.candidates_for(ask.depth) if ask.model else ask.depth
     wanted = max(LEAST_EF_SEARCH, fetched * EF_HEADROOM)
     return min(MAX_EF_SEARCH, round(wanted / max(share, wanted / MAX_EF_SEARCH)))
 
 
 def _planning(shape: Shape, *, narrows: bool) -> str:
-    """Whether the planner must see the values: what a filter keeps differs from one to the next.
+    """Return the setting of planning.
+
+    The planner must see values where filters keep unequal shares.
 
     The nearest of all are found by the same plan whatever was asked.
     """
@@ -695,7 +707,7 @@ def _hit(row: Mapping[str, Any], corpus: Corpus, *, boosted: bool) -> Hit:
 
 
 def _durations(report: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Each leg's own time: legs run one after another, and each notes when it was done."""
+    """Return each leg's own duration: legs run one after another, and each notes its end."""
     before, durations = 0.0, {}
     ended = {leg: done["ended"] or 0.0 for leg, done in report.items() if done["candidates"]}
     for leg, moment in sorted(ended.items(), key=lambda item: item[1]):

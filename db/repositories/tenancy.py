@@ -1,4 +1,4 @@
-"""Tenants and users: who there is, and whose memories they see."""
+"""Tenants and users, and the scopes that they see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_SLUG: Final = 100
 
 ADMINISTRATION_ROLE: Final = "rag_admin"
 
-SEES_EVERYBODY: Final = text("""
+SEES_ALL_SCOPES: Final = text("""
     SELECT NOT row_security_active('users') OR EXISTS (
         SELECT FROM pg_roles
         WHERE rolname = :role AND pg_has_role(current_user, oid, 'USAGE'))
@@ -33,8 +33,8 @@ SEES_EVERYBODY: Final = text("""
 class TenancyRepository(Repository):
     """Tenants, users and their scopes.
 
-    Tenants are made and listed by members of ``rag_admin``. Anybody else sees, within a scope, its
-    tenant and its users; without one, whom ``sign_in`` has named.
+    Tenants are made and listed by members of ``rag_admin``. Other logins see, within a scope, its
+    tenant and its users; without one, the user that ``sign_in`` has named.
     """
 
     def create_tenant(
@@ -45,7 +45,7 @@ class TenancyRepository(Repository):
         settings: Mapping[str, Any] | None = None,
         tenant_id: UUID | None = None,
     ) -> Tenant:
-        """Add an enterprise.
+        """Add a tenant.
 
         Args:
             name: As people say it.
@@ -77,7 +77,7 @@ class TenancyRepository(Repository):
         tenant_id: UUID | None = None,
         user_id: UUID | None = None,
     ) -> User:
-        """Add somebody, of an enterprise or on their own.
+        """Add a user, of a tenant or alone.
 
         A service adds whom it has just signed in, or a user of the tenant in whose scope it works.
 
@@ -108,7 +108,7 @@ class TenancyRepository(Repository):
         return user
 
     def sign_in(self, auth_provider: str, external_id: str) -> User | None:
-        """Find whoever has proved to a provider who they are.
+        """Find the user whom a provider has identified.
 
         Until the transaction ends row security shows this user's row, and lets it be added where
         there is none. Whose memories they see is ``scope_of`` the user.
@@ -121,7 +121,7 @@ class TenancyRepository(Repository):
         return self.find_identity(auth_provider, external_id)
 
     def get_tenant(self, tenant_id: UUID) -> Tenant:
-        """The tenant of that key.
+        """Return the tenant of that key.
 
         Raises:
             NotFound: There is none.
@@ -132,13 +132,13 @@ class TenancyRepository(Repository):
         return tenant
 
     def find_tenant(self, slug: str) -> Tenant | None:
-        """The tenant of that slug, or None."""
+        """Return the tenant of that slug, or None."""
         return self.session.scalar(
             select(Tenant).where(func.text_hash(Tenant.slug) == func.text_hash(slug))
         )
 
     def get_user(self, user_id: UUID) -> User:
-        """The user of that key.
+        """Return the user of that key.
 
         Raises:
             NotFound: There is none.
@@ -149,7 +149,7 @@ class TenancyRepository(Repository):
         return user
 
     def find_identity(self, auth_provider: str, external_id: str) -> User | None:
-        """Whoever has that key at that provider, or None."""
+        """Return the user with that key at that provider, or None."""
         return self.session.scalar(
             select(User).where(
                 func.text_hash(User.identity) == func.text_hash(f"{auth_provider}:{external_id}")
@@ -157,7 +157,7 @@ class TenancyRepository(Repository):
         )
 
     def list_tenants(self, *, limit: int = 100, after: str | None = None) -> Sequence[Tenant]:
-        """Tenants by slug, page by page.
+        """List tenants by slug, page by page.
 
         Args:
             limit: At most this many.
@@ -171,7 +171,7 @@ class TenancyRepository(Repository):
     def list_users(
         self, *, tenant_id: UUID | None = None, limit: int = 100, after: User | None = None
     ) -> Sequence[User]:
-        """Users in the order in which they came, page by page.
+        """List users in the order in which they came, page by page.
 
         Args:
             tenant_id: Only those of this tenant.
@@ -187,7 +187,7 @@ class TenancyRepository(Repository):
         return self.session.scalars(users).all()
 
     def list_scopes(self) -> list[Scope]:
-        """Every scope that has or may have rows: of tenants, and of users without one.
+        """List every scope that has or may have rows: of tenants, and of users without one.
 
         Raises:
             NotPermitted: Row security would hide some.
@@ -200,14 +200,14 @@ class TenancyRepository(Repository):
         return [Scope.parse(scope) for scope in found]
 
     def require_scope(self) -> None:
-        """Make sure that the scope in which one works is somebody's.
+        """Raise if the scope of the unit of work has no tenant or user.
 
-        Row security shows a scope its own tenant and users. Whose a user of another scope is, only
-        those learn who see them all.
+        Row security shows a scope its own tenant and users. The tenant of a user of another scope
+        is told only to logins that see all.
 
         Raises:
-            NotFound: There is no such tenant, or it has no such user; or there is nobody on their
-                own of that key, as far as the role sees.
+            NotFound: There is no such tenant, or it has no such user; or there is no user without a
+                tenant of that key, as far as the role sees.
             MissingScope: The user belongs to a tenant, which is not named.
         """
         if self.scope is None:
@@ -218,7 +218,7 @@ class TenancyRepository(Repository):
         user = None if user_id is None else self.session.get(User, user_id)
         if tenant_id is None and user is None:
             raise NotFound(
-                f"there is no user {user_id} on their own; the memories of who belongs to a tenant "
+                f"there is no user {user_id} without a tenant; memories of users of a tenant "
                 "are the tenant's: use --tenant-id; see: pgcorpus users list"
             )
         if tenant_id is None and user is not None and user.tenant_id is not None:
@@ -232,12 +232,12 @@ class TenancyRepository(Repository):
             )
 
     def require_administrator(self) -> None:
-        """Refuse to work for all tenants where row security would hide most of them.
+        """Raise for work on all tenants where row security would hide most of them.
 
         Raises:
             NotPermitted: The login is neither a superuser nor a member of ``rag_admin``.
         """
-        if not self.session.scalar(SEES_EVERYBODY):
+        if not self.session.scalar(SEES_ALL_SCOPES):
             raise NotPermitted(
                 f"only a member of {ADMINISTRATION_ROLE} sees all tenants and users; log in as "
                 f"one, or make one with: pgcorpus roles create-user NAME --role "
@@ -256,7 +256,7 @@ class TenancyRepository(Repository):
         self._forget_imports(Scope.tenant(tenant_id))
 
     def delete_user(self, user_id: UUID) -> None:
-        """Erase a user with what they wrote: memories, episodes, their vectors and jobs.
+        """Erase a user with the memories and episodes they wrote, their vectors and jobs.
 
         Of a user on their own, imports too; those of a tenant stay with it.
 
@@ -269,7 +269,7 @@ class TenancyRepository(Repository):
         self._forget_imports(Scope.user(user_id))
 
     def _forget_imports(self, scope: Scope) -> None:
-        """Erase what imports noted for a scope: files, changes and refusals go with their runs."""
+        """Erase the import history of a scope: files, changes and refusals go with their runs."""
         self.session.execute(
             delete(ImportRun).where(ImportRun.scope == str(scope)),
             execution_options={"synchronize_session": False},
@@ -277,14 +277,14 @@ class TenancyRepository(Repository):
 
 
 def scope_of(user: User) -> Scope:
-    """Whose memories a user sees: those of the tenant, or else their own."""
+    """Return the scope of a user: that of the tenant, or else their own."""
     if user.tenant_id is None:
         return Scope.user(user.id)
     return Scope.tenant(user.tenant_id, user_id=user.id)
 
 
 def slug_of(name: str) -> str:
-    """A short name for addresses and files.
+    """Make a short name for addresses and files.
 
     Raises:
         InvalidValue: The name has no letter or digit that one could be made of.
@@ -297,12 +297,12 @@ def slug_of(name: str) -> str:
 
 
 def tenant_sql(tenant: Tenant) -> str:
-    """The statement that adds a tenant, for whoever runs it elsewhere."""
+    """Write the statement that adds a tenant, to be run elsewhere."""
     return _insert_sql(tenant)
 
 
 def user_sql(user: User, *, tenant_slug: str | None = None) -> str:
-    """The statement that adds a user, for whoever runs it elsewhere.
+    """Write the statement that adds a user, to be run elsewhere.
 
     Args:
         user: The user.
@@ -313,7 +313,7 @@ def user_sql(user: User, *, tenant_slug: str | None = None) -> str:
 
 
 def _identity(auth_provider: str, external_id: str) -> str:
-    """Who somebody is to row security."""
+    """Format the identity of a user as row security compares it."""
     if ":" in auth_provider:  # or two identities could be written alike
         raise InvalidValue(f"the auth_provider {auth_provider!r} has a colon")
     return f"{auth_provider}:{external_id}"

@@ -1,4 +1,4 @@
-"""What stands around hits: the passages before and after each, where a corpus has an order."""
+"""The surroundings of hits: the passages before and after each, where a corpus has an order."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Window = Mapping[int, Turn]
 
 
 def order_of(corpus: Corpus) -> Order:
-    """How the corpus's passages follow one another.
+    """Return the order in which the corpus's passages follow one another.
 
     Raises:
         InvalidSearch: They do not.
@@ -79,7 +79,7 @@ def order_of(corpus: Corpus) -> Order:
 
 @lru_cache(maxsize=64)
 def surroundings(corpus: Corpus) -> Select[Any]:
-    """The passages around hits, all in one statement.
+    """Build the statement that reads the passages around hits.
 
     Parameters: ``hits`` (keys), ``before`` and ``after`` (how many passages on either side).
 
@@ -100,7 +100,7 @@ def surroundings(corpus: Corpus) -> Select[Any]:
         order.place.label("place"),
         branch.label("branch"),
         true().label("own"),
-    ).where(corpus.key == keys, *corpus.own(corpus.passages))
+    ).where(corpus.key == keys, *corpus.in_scope(corpus.passages))
     path = _paths(paths, order)
     near = _near(corpus, path, order)
     distance = func.row_number().over(
@@ -136,7 +136,7 @@ def surroundings(corpus: Corpus) -> Select[Any]:
 
 
 def _paths(start: Select[Any], order: Order) -> CTE:
-    """For each hit its own branch, and after it every lower one of which its past may be."""
+    """Follow each hit's branch down to every branch below it that may hold its past."""
     path = start.cte("path", recursive=order.branch is not None)
     if order.branch is None:
         return path
@@ -154,12 +154,14 @@ def _paths(start: Select[Any], order: Order) -> CTE:
 
 
 def _near(corpus: Corpus, path: CTE, order: Order) -> Any:  # noqa: ANN401 - a subquery
-    """Of each branch of a path what may be before the hit, of its own what is after, too.
+    """Read the passages near a hit.
+
+    Of each branch of its path those that may stand before it, of its own those after it, too.
 
     As many as asked for of every branch are enough: at a place that several branches have, the
     greatest of them is the path's.
     """
-    of_branch = [order.within == path.c.within, *corpus.own(corpus.passages)]
+    of_branch = [order.within == path.c.within, *corpus.in_scope(corpus.passages)]
     if order.branch is not None:
         of_branch.append(order.branch == path.c.branch)
     columns = (corpus.key.label("id"), order.place.label("place"))

@@ -1,4 +1,7 @@
-"""The corpora. A new one is a model, a revision, a constant here, a line in the contract test."""
+"""The corpora.
+
+A new one is a model, a revision, a constant here, and a line in the contract test.
+"""
 
 from __future__ import annotations
 
@@ -173,10 +176,13 @@ OFTEN: Final = 5
 """So many times recalled is half of often."""
 
 
-def _fresh_and_used(
+def _rate_use(
     since: ColumnElement[Any], last_accessed: Column[Any], access_count: Column[Any]
 ) -> ColumnElement[float]:
-    """1 for what was said or recalled just now and always is recalled, 0 for what is forgotten."""
+    """Rate a passage's freshness and use.
+
+    1 when it is new and always recalled, 0 when forgotten.
+    """
     age = extract("epoch", func.now() - func.greatest(since, last_accessed)) / 86_400.0
     half_life: ColumnElement[float] = bindparam("half_life_days", type_=Double())
     recency = func.power(0.5, func.greatest(age, 0, type_=Double) / half_life, type_=Double)
@@ -184,8 +190,8 @@ def _fresh_and_used(
     return RECENCY_SHARE * recency + (1 - RECENCY_SHARE) * recalled / (recalled + OFTEN)
 
 
-def _listed(of: Column[Any], name: str) -> Filter:
-    """A filter on the names that a JSON object has in a list."""
+def _filter_list(of: Column[Any], name: str) -> Filter:
+    """Build a filter on the names that a JSON object has in a list."""
     names = func.jsonb_array_elements_text(of[name]).table_valued(column("name", Text))
     each = names.render_derived(f"of_{name}")
     return Filter(column=each.c.name, through=each.c.name.is_not(None))
@@ -214,18 +220,18 @@ MEMORY: Final = Corpus(
         "conversation": Filter(column=_nodes.c.conversation_id),
         "conversation_mode": Filter(column=_nodes.c.conversation_mode, choices=CONVERSATION_MODES),
         "date": Filter(column=_nodes.c.created_at),
-        "domain": _listed(_nodes.c.tags, "domains"),
+        "domain": _filter_list(_nodes.c.tags, "domains"),
         "emotional_valence": Filter(column=_nodes.c.emotional_valence, choices=EMOTIONAL_VALENCES),
-        "entity": _listed(_nodes.c.tags, "entities"),
+        "entity": _filter_list(_nodes.c.tags, "entities"),
         "has_code": Filter(column=_nodes.c.has_code),
         "has_error": Filter(column=_nodes.c.has_error),
         "intent_type": Filter(column=_nodes.c.intent_type, choices=INTENT_TYPES),
         "memory_id": Filter(column=_nodes.c.id),
         "noise": Filter(column=_nodes.c.cluster_id.is_not_distinct_from(NOISE)),
-        "process": _listed(_nodes.c.tags, "processes"),
+        "process": _filter_list(_nodes.c.tags, "processes"),
         "source": Filter(column=_nodes.c.source),
         "technical_depth": Filter(column=_nodes.c.technical_depth),
-        "topic": _listed(_nodes.c.tags, "topics"),
+        "topic": _filter_list(_nodes.c.tags, "topics"),
         "urgency": Filter(column=_nodes.c.urgency, choices=URGENCIES),
     },
     # What belongs to no cluster was mostly said in passing.
@@ -260,7 +266,7 @@ MEMORY: Final = Corpus(
     order=Order(
         within=_nodes.c.conversation_id, place=_nodes.c.sequence_index, time=_nodes.c.created_at
     ),
-    boost=_fresh_and_used(_nodes.c.created_at, _nodes.c.last_accessed, _nodes.c.access_count),
+    boost=_rate_use(_nodes.c.created_at, _nodes.c.last_accessed, _nodes.c.access_count),
 )
 
 _episodes = _table(EpisodicMemory)
@@ -279,9 +285,9 @@ EPISODES: Final = Corpus(
     scope=_episodes.c.scope,
     filters={
         "date": Filter(column=_episodes.c.created_at),
-        "domain": _listed(_episodes.c.llm_tags, "domains"),
+        "domain": _filter_list(_episodes.c.llm_tags, "domains"),
         "dominant_intent": Filter(column=_episodes.c.dominant_intent, choices=INTENT_TYPES),
-        "entity": _listed(_episodes.c.llm_tags, "key_entities"),
+        "entity": _filter_list(_episodes.c.llm_tags, "key_entities"),
         "episode_id": Filter(column=_episodes.c.id),
         "has_code": Filter(column=_episodes.c.has_code),
         "has_errors": Filter(column=_episodes.c.has_errors),
@@ -310,16 +316,14 @@ EPISODES: Final = Corpus(
         _episodes.c.access_count,
         _episodes.c.last_accessed,
     ),
-    boost=_fresh_and_used(
-        _episodes.c.updated_at, _episodes.c.last_accessed, _episodes.c.access_count
-    ),
+    boost=_rate_use(_episodes.c.updated_at, _episodes.c.last_accessed, _episodes.c.access_count),
 )
 
 CORPORA: Final = {corpus.name: corpus for corpus in (KNOWLEDGE, CHAT, MEMORY, EPISODES)}
 
 
-def named(name: str) -> Corpus:
-    """The corpus of that name.
+def get_corpus(name: str) -> Corpus:
+    """Return the corpus of that name.
 
     Raises:
         UnknownCorpus: There is none; the message lists those there are.

@@ -1,4 +1,4 @@
-"""What is searchable, as a value."""
+"""A corpus as a value: where its passages, words and vectors are, and how searches are filtered."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Condition:
-    """How one filter narrows, without the values: what a statement is built from.
+    """One filter's comparison without its values, as a statement is built from it.
 
     Attributes:
         name: The filter's.
@@ -57,7 +57,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """How the passages of a corpus follow one another; all are columns of the passages' table.
+    """The order in which a corpus's passages follow one another, as columns of the passages' table.
 
     An index on (``within``, ``branch``, ``place``) makes neighbours cheap to find.
 
@@ -79,7 +79,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
-    """Where one corpus keeps what a search reads. All ranking SQL is built from this.
+    """A corpus: the tables and columns that a search reads. All ranking SQL is built from it.
 
     Attributes:
         name: Stable, lower case; it is logged and shown.
@@ -95,11 +95,11 @@ class Corpus:
         defaults: Filters that hold unless the caller names them.
         hits: A SELECT with one row per passage: ``id``, ``title``, ``content``; every further
             column is metadata of the hit. It runs only for the passages that won.
-        scope: Whose a passage is, or None where all are everybody's; ``vectors`` has a column of
-            the same name. Such a corpus is searched only within a scope.
-        boost: What speaks for a passage whatever was asked, in [0, 1], or None; it has the
-            parameter ``half_life_days``.
-        order: How passages follow one another, or None where each stands alone.
+        scope: The column with a passage's scope, or None where all are public; ``vectors`` has a
+            column of the same name. Such a corpus is searched only within a scope.
+        boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
+            ``half_life_days``.
+        order: The order of the passages, or None where each stands alone.
     """
 
     name: str
@@ -120,11 +120,13 @@ class Corpus:
 
     @property
     def metadata(self) -> tuple[str, ...]:
-        """Names of what a hit shows beside its id, title and content; hits are grouped by them."""
+        """The names of a hit's columns beside id, title and content; hits are grouped by them."""
         return tuple(str(each.key) for each in self.hits.selected_columns if each.key not in SHOWN)
 
-    def narrowed(self, asked: Mapping[str, Any]) -> tuple[tuple[Condition, ...], dict[str, Any]]:
-        """What must hold of a passage, the corpus's defaults included.
+    def parse_filters(
+        self, asked: Mapping[str, Any]
+    ) -> tuple[tuple[Condition, ...], dict[str, Any]]:
+        """Parse filters into conditions and their values, the corpus's defaults included.
 
         Args:
             asked: Filter name → a value (equality), a list (any of them), None (no value), or a
@@ -146,55 +148,55 @@ class Corpus:
         conditions: list[Condition] = []
         values: dict[str, Any] = {}
         for name, value in sorted({**self.defaults, **asked}.items()):
-            comparison, compared = _taken_apart(name, self.filters[name], value)
+            comparison, compared = _split_comparison(name, self.filters[name], value)
             conditions.append(Condition(name, comparison))
             values |= {f"{name}_{bound}": limit for bound, limit in compared.items()}
         return tuple(conditions), values
 
     def holds(self, condition: Condition) -> ColumnElement[bool]:
-        """A condition as SQL, with a parameter for each value."""
+        """Build a condition as SQL, with a parameter for each value."""
         of = self.filters[condition.name]
         if of.through is None:
-            return _compared(of.column, condition)
+            return _compare(of.column, condition)
         # No value is also no row: a passage without a concept has none.
         none = ~exists().where(and_(of.through, of.column.is_not(None)))
         if condition.comparison == "null":
             return none
         some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
-        held = exists().where(and_(of.through, _compared(of.column, some)))
+        held = exists().where(and_(of.through, _compare(of.column, some)))
         return or_(held, none) if some != condition else held
 
-    def own(self, of: Table) -> tuple[ColumnElement[bool], ...]:
-        """That rows of the passages' or vectors' table are of the transaction's scope.
+    def in_scope(self, table: Table, *, bound: bool = False) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table*, of passages or vectors, to the transaction's scope.
 
-        Row security says the same again; here it also holds for roles that pass over that.
+        Row security enforces it again; here it also binds roles that pass over row security.
+
+        Args:
+            table: The corpus's passages or vectors.
+            bound: Compare with the parameter ``scope`` rather than ``app_scope()``, for statements
+                whose plan depends on estimates. Of two conditions on ``app_scope()`` the planner
+                takes the product: of a tenant that has a twentieth of all rows it expects a
+                four-hundredth, and passes over the index.
         """
-        return () if self.scope is None else (of.c[self.scope.key] == func.app_scope(type_=Text),)
-
-    def asked_of(self, of: Table) -> tuple[ColumnElement[bool], ...]:
-        """The same with the parameter ``scope``, for statements whose plan depends on estimates.
-
-        Of two conditions on ``app_scope()`` the planner takes the product: of a tenant that has a
-        twentieth of all rows it expects a four-hundredth, and passes over the index.
-        """
-        return (
-            () if self.scope is None else (of.c[self.scope.key] == bindparam("scope", type_=Text),)
-        )
+        if self.scope is None:
+            return ()
+        scope = bindparam("scope", type_=Text) if bound else func.app_scope(type_=Text)
+        return (table.c[self.scope.key] == scope,)
 
     def refuse_without(self, scope: Scope | None) -> None:
-        """Refuse to read or write without a scope what is somebody's.
+        """Raise if the corpus has scoped passages and no scope is given.
 
         Raises:
-            MissingScope: *scope* is None, and passages of the corpus are somebody's.
+            MissingScope: *scope* is None, and the corpus has scoped passages.
         """
         if self.scope is not None and scope is None:
             raise MissingScope(
-                f"{self.name} is searched only within a scope: name the tenant or the user whose "
-                "it is"
+                f"{self.name} is searched only within a scope, and none was given; name a tenant "
+                "or a user"
             )
 
     def is_direct(self, condition: Condition) -> bool:
-        """Whether the passage's own row answers it."""
+        """Return whether a condition is on a column of the passages' own table."""
         return self.filters[condition.name].through is None
 
 
@@ -203,7 +205,10 @@ SHOWN: Final = frozenset(("id", "title", "content"))
 
 
 def storable(value: str) -> bool:
-    """Whether PostgreSQL can hold the text: no NUL character, no half of a surrogate pair."""
+    """Return whether PostgreSQL can hold the text.
+
+    No NUL character, no half of a surrogate pair.
+    """
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
@@ -213,12 +218,12 @@ COMPARISONS: Final = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "_
 BOUNDS: Final = ", ".join(COMPARISONS)
 
 
-def _taken_apart(
+def _split_comparison(
     name: str,
     of: Filter,
     value: Any,  # noqa: ANN401 - what a caller gave
 ) -> tuple[str, dict[str, Any]]:
-    """How a value compares, and the values of its parameters."""
+    """Split a filter's value into the comparison and the values of its parameters."""
     if value is None:
         return "null", {}
     if isinstance(value, Mapping):
@@ -230,20 +235,20 @@ def _taken_apart(
         bounds = {bound: _as(name, of.column, limit) for bound, limit in sorted(value.items())}
         return ",".join(bounds), bounds
     if isinstance(value, (list, tuple, set, frozenset)):
-        present = [_chosen(name, of, each) for each in value if each is not None]
+        present = [_read_choice(name, of, each) for each in value if each is not None]
         return ("any_or_null" if len(present) < len(value) else "any"), {"any": present}
-    return "equal", {"equal": _chosen(name, of, value)}
+    return "equal", {"equal": _read_choice(name, of, value)}
 
 
-def _chosen(name: str, of: Filter, value: Any) -> Any:  # noqa: ANN401
-    """The value as the column's Python type, if the column can have it."""
+def _read_choice(name: str, of: Filter, value: Any) -> Any:  # noqa: ANN401
+    """Convert a value to the column's Python type, and check it against the filter's choices."""
     converted = _as(name, of.column, value)
     if of.choices is not None and converted not in of.choices:
         raise InvalidFilter(f"{name}: {value!r} is none of {', '.join(of.choices)}")
     return converted
 
 
-def _compared(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+def _compare(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
     def parameter(bound: str, several: bool = False) -> ColumnElement[Any]:
         kind = ARRAY(column.type) if several else column.type
         return bindparam(f"{condition.name}_{bound}", type_=kind)
@@ -262,7 +267,7 @@ def _compared(column: ColumnElement[Any], condition: Condition) -> ColumnElement
 
 
 def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:  # noqa: ANN401
-    """The value as the column's Python type; text is read, nothing else is guessed."""
+    """Convert a value to the column's Python type; text is read, nothing else is guessed."""
     kind = column.type.python_type
     try:
         converted = _read(kind, value) if isinstance(value, str) else value

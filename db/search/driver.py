@@ -1,4 +1,4 @@
-"""Statements in the driver's words: compiled once by SQLAlchemy, run by psycopg as they are."""
+"""Statements compiled once by SQLAlchemy, and run by psycopg as they are."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ DIALECT.statement_compiler = _Compiler
 
 
 def in_drivers_words(statement: Select[Any]) -> str:
-    """The statement with ``%(name)s`` for each parameter."""
+    """Compile a statement for psycopg, with ``%(name)s`` for each parameter."""
     return str(statement.compile(dialect=DIALECT))

@@ -1,4 +1,4 @@
-"""The three ways to find passages: which each finds, and how it scores any passage."""
+"""The three legs of a search: how each finds passages, and how it scores any passage."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ UNSPACED_FEW_THRESHOLD: Final = 0.03
 """The same where all passages are compared and no index is to be spared: 0.85 there."""
 
 BINARY_OVERSAMPLING: Final = 4
-"""Signs order less well than numbers: so many times more candidates are ranked by the vectors."""
+"""Factor of the candidates ranked by the vectors: signs order less well than numbers."""
 
 LEAST_BY_SIGNS: Final = 100
-"""Of so many candidates at least, however few a page needs."""
+"""The least number of such candidates, however few a page needs."""
 
 MAX_FUZZY_CHARACTERS: Final = 300
-"""Trigrams compare what somebody types, not pages: a longer question is cut here."""
+"""Trigrams compare what a person types, not pages: a longer question is cut here."""
 
 MAX_PLAIN_BYTES: Final = 400
 """A ``tsvector`` that takes no more is stored as it is, PostgreSQL compresses only longer rows."""
@@ -80,7 +80,7 @@ class TsQuery(UserDefinedType[str]):
     cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
-        """The type's name."""
+        """Return the type's name."""
         return "tsquery"
 
 
@@ -107,7 +107,7 @@ class AskedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Narrowing:
-    """What must hold of a passage beside being found.
+    """The conditions that a passage must meet beside being found.
 
     Attributes:
         direct: Conditions that the passage's own row answers.
@@ -127,7 +127,7 @@ class Narrowing:
 
 
 class VectorLeg:
-    """Nearest by cosine: candidates by an approximate index, ranked by the full vectors.
+    """The vector leg: candidates by an approximate index, ranked by the cosine of the full vectors.
 
     ``score`` is the cosine similarity, 0 where it is negative.
     """
@@ -139,11 +139,11 @@ class VectorLeg:
         self._model = model
         self._question = bindparam("question_vector", type_=Vector())
 
-    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
-        """The nearest *depth* of (passage_id, score)."""
+    def find(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """Select (passage_id, score) of the nearest *depth* passages."""
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
-        near = near.where(self._is_of_model(), *corpus.asked_of(corpus.vectors))
+        near = near.where(self._is_of_model(), *corpus.in_scope(corpus.vectors, bound=True))
         if narrowing.whole:
             compared = near.subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
@@ -153,7 +153,7 @@ class VectorLeg:
             near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
             # The planner knows how large a scope is where it is named, not where a policy asks.
             near = near.where(
-                *corpus.asked_of(corpus.passages), *narrowing.direct, *narrowing.distant
+                *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant
             )
         approximate = self._approximate_distance()
         if not narrowing.few and approximate is not None:
@@ -163,8 +163,8 @@ class VectorLeg:
         candidates = near.cte("vector_near").prefix_with("MATERIALIZED")
         return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)
 
-    def scored(self, passages: Select[Any]) -> Select[Any]:
-        """(passage_id, score) of given passages, those without a vector left out."""
+    def score_passages(self, passages: Select[Any]) -> Select[Any]:
+        """Select (passage_id, score) of given passages, without those that have no vector."""
         corpus, given = self._corpus, passages.subquery()
         return (
             select(given.c.passage_id, self._cosine(corpus.vectors.c.embedding).label("score"))
@@ -182,7 +182,7 @@ class VectorLeg:
         return func.greatest(1 - distance, 0, type_=Double)
 
     def _approximate_distance(self) -> ColumnElement[Any] | None:
-        """What the model's index is ordered by, as its definition has it."""
+        """Return the expression that the model's index is ordered by, as its definition has it."""
         dimensions = self._model.dimensions
         embedding = self._corpus.vectors.c.embedding
         if self._model.index_kind == "binary":
@@ -196,7 +196,7 @@ class VectorLeg:
 
 
 class TextLeg:
-    """By words, each counting as much as it is rare: BM25 (``pgcorpus.db.search.words``).
+    """The text leg: BM25, in which rare words count more (``pgcorpus.db.search.words``).
 
     ``score`` is in [0, 1): the share of the question's information that a passage holds, a word
     that occurs once in a passage of average length counting as half held. It does not depend on
@@ -213,28 +213,28 @@ class TextLeg:
         self._corpus = corpus
         self._size = size
 
-    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
-        """The best *depth* of (passage_id, score) among the candidates of the look-up."""
+    def find(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """Select (passage_id, score) of the best *depth* candidates of the look-up."""
         corpus = self._corpus
         passages = select(corpus.key.label("passage_id"), corpus.words.label("words")).where(
-            *corpus.asked_of(corpus.passages),
+            *corpus.in_scope(corpus.passages, bound=True),
             *narrowing.direct,
             *(narrowing.distant if narrowing.few else ()),
         )
         if corpus.scope is not None and not narrowing.few:
             words = ("words_any_of", "words_one", "words_other")
-            passages = _in_scope(
+            passages = _join_scope_index(
                 passages, corpus, "with_words", *(bindparam(w, type_=ARRAY(Text())) for w in words)
             )
         asked = passages.subquery("asked")
-        matching = select(asked.c.passage_id, self._unpacked(asked.c.words)).where(
+        matching = select(asked.c.passage_id, self._unpack(asked.c.words)).where(
             asked.c.words.op("@@")(bindparam("words_candidates", type_=TsQuery()))
         )
         if narrowing.few:
-            return _best(*self._scored(matching), depth)
-        return _best(*self._scored(matching), depth, corpus, narrowing.distant)
+            return _best(*self._score(matching), depth)
+        return _best(*self._score(matching), depth, corpus, narrowing.distant)
 
-    def scored(self, passages: Select[Any]) -> Select[Any]:
+    def score_passages(self, passages: Select[Any]) -> Select[Any]:
         """(passage_id, score) of given passages, those that hold none of the words left out."""
         corpus, given = self._corpus, passages.subquery()
         # First the passages, then their words: an index has those of all others, too.
@@ -244,20 +244,20 @@ class TextLeg:
             .offset(literal_column("0", Integer))
             .subquery("held")
         )
-        matching = select(held.c.passage_id, self._unpacked(held.c.words)).where(
+        matching = select(held.c.passage_id, self._unpack(held.c.words)).where(
             held.c.words.op("@@")(bindparam("words_all", type_=TsQuery()))
         )
-        passage_id, score = self._scored(matching)
+        passage_id, score = self._score(matching)
         return select(passage_id, score.label("score"))
 
     @staticmethod
-    def _unpacked(words: ColumnElement[Any]) -> ColumnElement[Any]:
-        """A passage's words, those of a long text unpacked: each rank would do it anew."""
+    def _unpack(words: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Decompress the words of a long passage once: each rank would do it anew."""
         unpacked = words.op("||")(literal_column("''::tsvector"))
         long = func.pg_column_size(words) > MAX_PLAIN_BYTES
         return case((long, unpacked), else_=words).label("words")
 
-    def _scored(self, matching: Select[Any]) -> tuple[ColumnElement[Any], ColumnElement[float]]:
+    def _score(self, matching: Select[Any]) -> tuple[ColumnElement[Any], ColumnElement[float]]:
         # OFFSET 0 keeps the planner from copying an expression to each place that names it.
         zero = literal_column("0", Integer)
         each = matching.offset(zero).subquery("matching")
@@ -296,7 +296,7 @@ class TextLeg:
 
 
 class FuzzyLeg:
-    """By trigrams: typos, identifiers, and languages that put no spaces between words.
+    """The fuzzy leg: trigrams, for typos, identifiers, and languages without spaces between words.
 
     ``score`` in [0, 1]: how alike the question and the most similar run of words are.
     """
@@ -308,11 +308,11 @@ class FuzzyLeg:
         self._question = cast(bindparam("fuzzy_question", type_=Text()), Text)
         self._score = cast(func.word_similarity(self._question, corpus.shown), Double)
 
-    def found(self, depth: int, narrowing: Narrowing) -> Select[Any]:
-        """The most alike *depth* of (passage_id, score), of those above the threshold."""
+    def find(self, depth: int, narrowing: Narrowing) -> Select[Any]:
+        """Select (passage_id, score) of the *depth* most similar passages above the threshold."""
         corpus = self._corpus
         alike = select(corpus.key.label("passage_id"), self._score.label("score"))
-        alike = alike.where(*corpus.asked_of(corpus.passages), *narrowing.direct)
+        alike = alike.where(*corpus.in_scope(corpus.passages, bound=True), *narrowing.direct)
         if narrowing.few:  # without the operator that the index serves
             found = alike.where(*narrowing.distant).subquery()
             least = func.current_setting(THRESHOLD_SETTING).cast(Double)
@@ -320,14 +320,14 @@ class FuzzyLeg:
             return _best(enough.c.passage_id, enough.c.score, depth)
         if corpus.scope is not None and not narrowing.whole:
             threshold = func.current_setting(THRESHOLD_SETTING).cast(REAL)
-            alike = _in_scope(alike, corpus, "alike", self._question, threshold)
+            alike = _join_scope_index(alike, corpus, "alike", self._question, threshold)
         else:
             alike = alike.where(self._question.op("<%", precedence=AS_CONCAT)(corpus.shown))
         found = alike.subquery()
         return _best(found.c.passage_id, found.c.score, depth, corpus, narrowing.distant)
 
-    def scored(self, passages: Select[Any]) -> Select[Any]:
-        """(passage_id, score) of given passages."""
+    def score_passages(self, passages: Select[Any]) -> Select[Any]:
+        """Select (passage_id, score) of given passages."""
         corpus, given = self._corpus, passages.subquery()
         return select(given.c.passage_id, self._score.label("score")).join_from(
             given, corpus.passages, corpus.key == given.c.passage_id
@@ -337,10 +337,10 @@ class FuzzyLeg:
 SearchLeg = VectorLeg | TextLeg | FuzzyLeg
 
 
-def _in_scope(
+def _join_scope_index(
     passages: Select[Any], corpus: Corpus, kind: str, *asked: ColumnElement[Any]
 ) -> Select[Any]:
-    """Restrict to what a function of the database finds in the indexes of the scope.
+    """Restrict to the passages that a function of the database finds in the indexes of the scope.
 
     Under row security no index serves a condition on words: it would be asked of others' passages,
     and could tell of them by an error. The function takes data alone, and the scope from the
@@ -359,7 +359,10 @@ def _best(
     corpus: Corpus | None = None,
     distant: Sequence[ColumnElement[bool]] = (),
 ) -> Select[Any]:
-    """The best *depth* of (passage_id, score) that meet *distant*; equals are ordered by id."""
+    """Select (passage_id, score) of the best *depth* that meet *distant*.
+
+    Ties are ordered by id.
+    """
     limit = literal_column(str(depth), Integer)
     best = select(passage_id.label("passage_id"), score.label("score"))
     best = best.order_by(literal_column("score").desc(), literal_column("passage_id"))

@@ -1,4 +1,4 @@
-"""What a search gives back: hits with their reasons, and what each leg did."""
+"""The results of a search: hits with their reasons, and what each leg did."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Status = Literal["ok", "failed", "timed_out", "skipped"]
 
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """What one leg of a search did.
+    """The part of one leg in a search.
 
     Attributes:
         name: ``vector``, ``text`` or ``fuzzy``.
@@ -33,7 +33,7 @@ class Leg:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One passage that was found, and why it stands where it stands.
+    """A passage that was found, with its score, and the ranks and contributions behind it.
 
     Attributes:
         id: The passage's key.
@@ -60,7 +60,7 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Hits that have a column in common.
+    """Hits that have the same value in a column.
 
     Attributes:
         key: The column's value.
@@ -75,7 +75,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why a page is as it is.
+    """The explanation of a page: its statement, plan, and what each leg gave to each hit.
 
     Attributes:
         statement: The SQL that was run, with ``%(name)s`` for each parameter.
@@ -100,16 +100,16 @@ class Explainer:
         self.explain = explain
 
     def __deepcopy__(self, memo: object) -> None:
-        """None."""
+        """Return None: a copy does not hold on to the database."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """None."""
+        """Return None in a pickle, which does not hold on to the database."""
         return type(None), ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPage:
-    """A page of hits, honest about how it came to be.
+    """A page of hits, with what is known of its completeness.
 
     Attributes:
         corpus: What was searched.
@@ -137,7 +137,7 @@ class SearchPage:
     explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Explanation:
-        """Why the page is as it is: the statement, its plan, what each leg gave to each hit.
+        """Explain the page: the statement, its plan, what each leg gave to each hit.
 
         The statement is run again, under EXPLAIN, and waited for: under asyncio call this in a
         thread.
@@ -153,7 +153,7 @@ class SearchPage:
         return replace(explanation, contributions=tuple(hit.contributions for hit in self.hits))
 
     def as_json(self) -> dict[str, Any]:
-        """The page as the command line prints it."""
+        """Return the page as the command line prints it."""
         shown = asdict(replace(self, groups=None))
         del shown["explainer"], shown["groups"]
         for hit in shown["hits"]:

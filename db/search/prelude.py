@@ -1,4 +1,7 @@
-"""What a search must know before its statement can be chosen: one small statement."""
+"""The prelude of a search.
+
+One small statement that reads what the choice of its statement needs.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggrega
 
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
-from pgcorpus.db.search.question import demanded
-from pgcorpus.db.search.ranking import Shape, narrowed
+from pgcorpus.db.search.question import select_demands
+from pgcorpus.db.search.ranking import Shape, select_matching
 
 SURELY_LARGE = 3
 """Times as many passages as are few, by the statistics: a corpus that is not counted."""
@@ -58,7 +61,7 @@ ANYTHING = "'!''no lexeme has spaces'''"
 
 @dataclass(frozen=True)
 class Prelude:
-    """What the prelude found.
+    """The answer of the prelude.
 
     Attributes:
         asked: Language → lexeme of the question → how often it was asked.
@@ -81,7 +84,7 @@ class Prelude:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
-        """Read a row."""
+        """Read a row of the prelude."""
         asked: dict[str, dict[str, int]] = {}
         for language, lexeme, times in row["asked"] or ():
             asked.setdefault(language, {})[lexeme] = times
@@ -95,7 +98,7 @@ class Prelude:
         )
 
     def within_scope(self, passages: float = 0.0, kept: float | None = None) -> Self:
-        """Restrict to the scope.
+        """Limit the estimates to the scope.
 
         Args:
             passages: Of the scope, as the planner estimates it; 0 where that was not asked for.
@@ -107,10 +110,10 @@ class Prelude:
 
 
 @lru_cache(maxsize=512)
-def compiled_prelude(
+def compile_prelude(
     corpus: Corpus, conditions: tuple[Condition, ...], *, demanding: bool, by_words: bool
 ) -> str:
-    """The prelude of searches that narrow so, in the driver's words.
+    """Compile the prelude of searches with these conditions, for the driver.
 
     Parameters beside those of the filters and demands: ``words``, ``languages`` (empty at first),
     ``known_version`` (of the statistics the caller has), ``few`` and ``counted``.
@@ -124,7 +127,7 @@ def compiled_prelude(
     Returns:
         One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
         statistics ``version``, ``elements`` and ``frequencies``, the last two null when the caller
-        has them. Where passages are somebody's, ``elements`` are the question's lexemes alone, and
+        has them. Where passages are scoped, ``elements`` are the question's lexemes alone, and
         there are ``mean_length``, in lexemes, and ``sampled``: how many passages were looked at.
     """
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
@@ -139,21 +142,21 @@ def compiled_prelude(
         languages = statistics.c.languages
     few = bindparam("few", type_=Integer())
     nothing: Select[Any] = select(cast(null(), Text).label("demanded"))
-    read = (demanded() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
+    read = (select_demands() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
     narrowing = Shape(corpus=corpus, legs=(), conditions=conditions).narrowing()
     if demanding:
-        met = select(cast(func.coalesce(read.c.demanded, literal_column(ANYTHING)), TSQUERY))
+        met = select(cast(func.coalesce(read.c.select_demands, literal_column(ANYTHING)), TSQUERY))
         condition = corpus.words.op("@@")(met.scalar_subquery())
         narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
-    some = narrowed(corpus, narrowing).limit(few + 1)
+    some = select_matching(corpus, narrowing).limit(few + 1)
     counted = select(func.count()).select_from(some.subquery())
-    passages = _estimated_passages(relation)
+    passages = _estimate_passages(relation)
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
     )
     statement = select(
-        _asked().label("asked"),
-        select(read.c.demanded).scalar_subquery().label("demanded"),
+        _collect_lexemes().label("asked"),
+        select(read.c.select_demands).scalar_subquery().label("demanded"),
         passages.label("passages"),
         case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
         languages.label("languages"),
@@ -163,14 +166,14 @@ def compiled_prelude(
 
 
 @lru_cache(maxsize=512)
-def compiled_narrowed(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
-    """The passages that meet filters and demands, for the planner to estimate."""
+def compile_matching(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
+    """Compile the SELECT of passages that meet filters and demands, for the planner to estimate."""
     shape = Shape(corpus=corpus, legs=(), conditions=conditions, demanding=demanding)
-    return in_drivers_words(narrowed(corpus, shape.narrowing()))
+    return in_drivers_words(select_matching(corpus, shape.narrowing()))
 
 
 def _of_table(corpus: Corpus, relation: ColumnElement[Any]) -> FromClause:
-    """What ANALYZE knows."""
+    """Read the statistics that ANALYZE keeps of the table."""
     return (
         func.lexeme_statistics(
             relation,
@@ -190,13 +193,12 @@ def _of_table(corpus: Corpus, relation: ColumnElement[Any]) -> FromClause:
 
 
 def _of_scope(corpus: Corpus) -> FromClause:
-    """Of the question's words alone, in a sample of the scope.
+    """Count the question's words in a sample of the scope.
 
-    What ANALYZE knows of words it knows of everybody's: it would tell, and rank, by what others
-    say.
+    ANALYZE's statistics are of all scopes: they would tell, and rank by, what others say.
     """
     language = cast(corpus.language, Text).label("language")
-    sample = _sampled(corpus, corpus.words.label("words"), language)
+    sample = _sample_scope(corpus, corpus.words.label("words"), language)
     distinct = select(_read_question().c.lexeme).distinct().subquery("distinct_lexemes")
     escaped = func.replace(func.replace(distinct.c.lexeme, "\\", "\\\\"), "'", "''")
     as_query = cast(func.concat("'", escaped, "'"), TSQUERY).label("query")
@@ -223,8 +225,8 @@ def _of_scope(corpus: Corpus) -> FromClause:
 
 
 def _of_scope_without_words(corpus: Corpus) -> FromClause:
-    """How many passages a sample of the scope has, which an index tells."""
-    sample = _sampled(corpus, literal_column("1").label("one"))
+    """Count the passages in a sample of the scope, from an index alone."""
+    sample = _sample_scope(corpus, literal_column("1").label("one"))
     return select(
         cast(null(), Text).label("version"),
         cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
@@ -234,15 +236,15 @@ def _of_scope_without_words(corpus: Corpus) -> FromClause:
     ).subquery("statistics")
 
 
-def _sampled(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
-    """Of some passages of the scope."""
-    some = select(*columns).where(*corpus.asked_of(corpus.passages))
+def _sample_scope(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
+    """Select a sample of the scope's passages."""
+    some = select(*columns).where(*corpus.in_scope(corpus.passages, bound=True))
     some = some.limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
     return some.cte("sample").prefix_with("MATERIALIZED")
 
 
 def _read_question() -> FromClause:
-    """The question's lexemes in each language: ``name``, ``lexeme``, ``positions``."""
+    """Parse the question in each language into ``name``, ``lexeme`` and ``positions``."""
     language = (
         func.unnest(bindparam("languages", type_=ARRAY(Text())))
         .table_valued(column("name", Text))
@@ -259,8 +261,8 @@ def _read_question() -> FromClause:
     return each.select_from(language).join(read, true()).subquery("question")
 
 
-def _asked() -> ColumnElement[Any]:
-    """The question's lexemes as (language, lexeme, times)."""
+def _collect_lexemes() -> ColumnElement[Any]:
+    """Collect the question's lexemes as (language, lexeme, times)."""
     question = _read_question()
     triple = func.jsonb_build_array(
         question.c.name, question.c.lexeme, func.cardinality(question.c.positions)
@@ -269,7 +271,10 @@ def _asked() -> ColumnElement[Any]:
 
 
 def _some_languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Those that the statistics list, the most frequent first, and then those of some passages."""
+    """Combine the languages of the statistics with those of some passages.
+
+    The most frequent come first.
+    """
     none = cast(literal_column("'{}'"), ARRAY(Text))
     first = func.coalesce(listed, none)
     some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
@@ -281,7 +286,7 @@ def _some_languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement
 def _by_frequency(
     language: ColumnElement[str], but: ColumnElement[Any] | None = None
 ) -> ColumnElement[Any]:
-    """Names of languages, the most frequent first; null where there are none."""
+    """Order the names of languages by frequency, the highest first; null where there are none."""
     counted = (
         select(language.label("name"), func.count().label("passages")).group_by(language).subquery()
     )
@@ -290,8 +295,11 @@ def _by_frequency(
     return (names if but is None else names.where(counted.c.name != all_(but))).scalar_subquery()
 
 
-def _estimated_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
-    """Rows as the last ANALYZE counted them, scaled to the size of now, as the planner does."""
+def _estimate_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
+    """Estimate the rows as the planner does.
+
+    The last ANALYZE's count, scaled to the size of now.
+    """
     pg_class = table(
         "pg_class", column("oid"), column("reltuples", Double), column("relpages", Double)
     )

@@ -1,4 +1,4 @@
-"""A question as a caller types it, taken apart: words to score, and what a passage must hold."""
+"""A question as a caller types it, parsed into words to score and demands on a passage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_CHARACTERS: Final = 100_000
 """PostgreSQL makes a tsvector of at most 1 MiB of text; no real question comes near."""
 
 SENTENCE_WORDS: Final = 8
-"""A question with so many words outside of quotes is a sentence that cites, and demands nothing."""
+"""Words outside of quotes that make a question a sentence, which cites and demands nothing."""
 
 MAX_DEMANDS: Final = 64
 """Phrases and exclusions of a question; no person types more, and PostgreSQL reads them nested."""
@@ -57,13 +57,13 @@ class Term:
 
     @property
     def binding(self) -> bool:
-        """Whether a passage is refused for it; a plain word only adds to the score."""
+        """True if a passage is refused for it; a plain word only adds to the score."""
         return self.phrase or self.excluded
 
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked, in the grammar of web searches: ``"a phrase"``, ``-word``, ``or``.
+    """A question in the grammar of web searches: ``"a phrase"``, ``-word``, ``or``.
 
     Attributes:
         text: As asked, without what no column can hold.
@@ -77,7 +77,7 @@ class Question:
 
     @classmethod
     def parse(cls, asked: str) -> Question:
-        """Take a question apart.
+        """Parse a question.
 
         Raises:
             EmptyQuestion: Nothing but spaces, signs and exclusions.
@@ -108,14 +108,17 @@ class Question:
             alternatives, note = _within_bounds(alternatives)
             notes.append(note)
         question = cls(text.strip(), tuple(tuple(each) for each in alternatives if each))
-        if plain >= SENTENCE_WORDS and question.relaxed != question:
-            question = question.relaxed
+        if plain >= SENTENCE_WORDS and question.as_plain_words != question:
+            question = question.as_plain_words
             notes.append("the question is a sentence: what it quotes need not occur as it stands")
         return replace(question, note="; ".join(notes) or None)
 
     @property
-    def relaxed(self) -> Question:
-        """The same, its phrases as plain words: they add to the score, and need not occur."""
+    def as_plain_words(self) -> Question:
+        """The same question with its phrases as plain words.
+
+        They add to the score, and need not occur.
+        """
         return replace(
             self,
             alternatives=tuple(
@@ -126,17 +129,17 @@ class Question:
 
     @property
     def words(self) -> str:
-        """Everything that is to be found, for scoring: phrases as their words, no exclusions."""
+        """All words to be found, for scoring: phrases as their words, no exclusions."""
         return " ".join(
             term.text for each in self.alternatives for term in each if not term.excluded
         )
 
     @property
     def demands(self) -> dict[str, list[Any]]:
-        """What a passage must hold or must not: phrases and exclusions, on every leg.
+        """The phrases that a passage must hold and those that it must not, on every leg.
 
-        The parameters of ``demanded``: of each term its text, the side of an ``or`` it is on, and
-        whether it is excluded; of each side whether all its terms must be met, or any of them.
+        The parameters of ``select_demands``: of each term its text, the side of an ``or`` it is on,
+        and whether it is excluded; of each side whether all its terms must be met, or any of them.
         Empty when the question has only plain words: these add to the score, and a passage may
         lack some.
         """
@@ -157,14 +160,17 @@ class Question:
         }
 
     @property
-    def unspaced(self) -> bool:
-        """Whether most of its letters are of a script that puts no spaces between words."""
+    def is_unspaced(self) -> bool:
+        """True if most of its letters are of a script that puts no spaces between words."""
         letters = [c for c in self.words if c.isalpha()]
         return 2 * len(UNSPACED.findall("".join(letters))) > len(letters)
 
 
 def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], str]:
-    """The first ``MAX_DEMANDS`` phrases and exclusions; beyond, and with so many sides, none."""
+    """Keep the first ``MAX_DEMANDS`` phrases and exclusions.
+
+    Beyond, and with so many sides, none.
+    """
     heeded = 0
     kept: list[list[Term]] = [[]]
     for side, terms in enumerate(alternatives):
@@ -177,8 +183,8 @@ def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], st
     return kept, f"only the first {MAX_DEMANDS} phrases, exclusions and alternatives were heeded"
 
 
-def demanded() -> Select[Any]:
-    """What a question demands as one ``tsquery`` in text, from ``Question.demands``.
+def select_demands() -> Select[Any]:
+    """Select the demands of a question as one ``tsquery`` in text, from ``Question.demands``.
 
     A phrase is read in each of ``languages``, and may be met in any. Where a side of an ``or`` has
     only stop words it demands nothing, and so does the whole: null.

@@ -1,4 +1,4 @@
-"""Legs joined into one statement: the union of what they found, fused, and shown."""
+"""Legs joined into one statement: the union of their candidates, fused, and shown."""
 
 from __future__ import annotations
 
@@ -62,20 +62,22 @@ command made the vectors and left the jobs pending, no search looks through thou
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """All that a search's statement depends on but for the values of its parameters.
+    """The shape of a search.
+
+    Everything that its statement depends on but the values of its parameters.
 
     Attributes:
         corpus: What is searched.
         legs: Which legs run, in this order.
         fusion: How they are joined.
         depth: Candidates of each leg, at most.
-        model: Whose vectors the vector leg compares.
+        model: The model whose vectors the vector leg compares.
         words: For how many words the text leg has room.
         conditions: What the filters ask of a passage.
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
         whole: Whether all of the scope are, without an index, and most of it meets both.
-        boosted: Whether what speaks for a passage by itself counts.
+        boosted: Whether the corpus's boost counts.
     """
 
     corpus: Corpus
@@ -91,7 +93,7 @@ class Shape:
     boosted: bool = False
 
     def narrowing(self) -> Narrowing:
-        """The conditions as SQL."""
+        """Return the conditions as SQL."""
         corpus = self.corpus
         direct = [corpus.holds(each) for each in self.conditions if corpus.is_direct(each)]
         if self.demanding:
@@ -104,7 +106,7 @@ class Shape:
         )
 
     def search_legs(self) -> list[SearchLeg]:
-        """The legs as they build their parts."""
+        """Return the legs, each of which builds its part of the statement."""
         legs: list[SearchLeg] = []
         for name in self.legs:
             if name == "vector" and self.model is not None:
@@ -117,13 +119,13 @@ class Shape:
 
 
 @lru_cache(maxsize=512)
-def compiled(shape: Shape) -> str:
-    """The statement of a search in the driver's words, made once for each shape."""
-    return in_drivers_words(ranked(shape))
+def compile_search(shape: Shape) -> str:
+    """Compile the statement of a search for the driver, once for each shape."""
+    return in_drivers_words(build_statement(shape))
 
 
-def ranked(shape: Shape) -> Select[Any]:
-    """The statement of a search: every leg, one snapshot.
+def build_statement(shape: Shape) -> Select[Any]:
+    """Build the statement of a search: every leg, one snapshot.
 
     ``weighted`` and ``rrf`` add weight · score and weight / (60 + place) for each leg that found a
     passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is scored by
@@ -139,16 +141,16 @@ def ranked(shape: Shape) -> Select[Any]:
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
-    found = {leg.name: _placed(leg, shape.depth, narrowing) for leg in legs}
-    rows = [_under_its_name(name, cte) for name, cte in found.items()]
+    found = {leg.name: _rank_candidates(leg, shape.depth, narrowing) for leg in legs}
+    rows = [_label_leg(name, cte) for name, cte in found.items()]
     if shape.fusion == "calibrated" and len(legs) > 1:
-        rows += [_completed(leg, found) for leg in legs]
+        rows += [_complete_scores(leg, found) for leg in legs]
     candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
     gain = _gain(candidates, shape)
     summed = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
         candidates.c.passage_id
     )
-    scored = (_boosted(summed, corpus) if shape.boosted else summed).subquery("scored")
+    scored = (_boost(summed, corpus) if shape.boosted else summed).subquery("scored")
     fused = (
         select(scored)
         .order_by(scored.c.score.desc(), scored.c.passage_id)
@@ -176,7 +178,7 @@ def ranked(shape: Shape) -> Select[Any]:
     report = select(
         _report(candidates).label("report"),
         _model(shape).label("model"),
-        _awaited(shape).label("awaited"),
+        _is_vector_pending(shape).label("awaited"),
     ).subquery("report")
     return (
         select(report, shown)
@@ -185,14 +187,16 @@ def ranked(shape: Shape) -> Select[Any]:
     )
 
 
-def narrowed(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
-    """The passages that meet the filters and the question's demands, to be counted."""
+def select_matching(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
+    """Select the passages that meet the filters and the question's demands, to be counted."""
     some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
-    return some.where(*corpus.asked_of(corpus.passages), *narrowing.direct, *narrowing.distant)
+    return some.where(
+        *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant
+    )
 
 
-def _boosted(summed: Select[Any], corpus: Corpus) -> Select[Any]:
-    """Scores, raised by what speaks for each passage whatever was asked."""
+def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
+    """Multiply the scores by the corpus's boost."""
     each = summed.subquery("summed")
     weight: ColumnElement[float] = bindparam("boost", type_=Double())
     boost = weight * corpus.boost
@@ -201,9 +205,9 @@ def _boosted(summed: Select[Any], corpus: Corpus) -> Select[Any]:
     )
 
 
-def _placed(leg: SearchLeg, depth: int, narrowing: Narrowing) -> CTE:
-    """What a leg found, numbered, each with the moment it was there."""
-    best = leg.found(depth, narrowing).subquery(f"{leg.name}_best")
+def _rank_candidates(leg: SearchLeg, depth: int, narrowing: Narrowing) -> CTE:
+    """Rank a leg's candidates, each with the time at which it was there."""
+    best = leg.find(depth, narrowing).subquery(f"{leg.name}_best")
     elapsed = extract("epoch", func.clock_timestamp() - func.statement_timestamp())
     return (
         select(
@@ -219,7 +223,7 @@ def _placed(leg: SearchLeg, depth: int, narrowing: Narrowing) -> CTE:
     )
 
 
-def _under_its_name(name: str, found: CTE) -> Select[Any]:
+def _label_leg(name: str, found: CTE) -> Select[Any]:
     return select(
         literal_column(f"'{name}'").label("leg"),
         found.c.passage_id,
@@ -229,15 +233,15 @@ def _under_its_name(name: str, found: CTE) -> Select[Any]:
     )
 
 
-def _completed(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
-    """The leg's scores of what only the others found."""
+def _complete_scores(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
+    """Score with one leg the candidates that only the others found."""
     own = found[leg.name]
     others: Sequence[Select[Any]] = [
         select(cte.c.passage_id) for name, cte in found.items() if name != leg.name
     ]
     found_by_others = union(*others) if len(others) > 1 else others[0]
     missing = except_(found_by_others, select(own.c.passage_id)).subquery("missing")
-    scores = leg.scored(select(missing.c.passage_id)).subquery(f"{leg.name}_completed")
+    scores = leg.score_passages(select(missing.c.passage_id)).subquery(f"{leg.name}_completed")
     return select(
         literal_column(f"'{leg.name}'").label("leg"),
         scores.c.passage_id,
@@ -281,7 +285,7 @@ def _report(candidates: CTE) -> ColumnElement[Any]:
 
 
 def _model(shape: Shape) -> ColumnElement[Any]:
-    """The model that the corpus is set to, and what is registered of the one compared."""
+    """Read the corpus's active model, and the index kind and cosine spread of the one compared."""
     if shape.model is None:
         return cast(null(), JSONB)
     active = select(CorpusSetting.active_model).where(CorpusSetting.corpus == shape.corpus.name)
@@ -293,8 +297,8 @@ def _model(shape: Shape) -> ColumnElement[Any]:
     return model.scalar_subquery()
 
 
-def _awaited(shape: Shape) -> ColumnElement[bool]:
-    """Whether a job is pending that makes a vector which the vector leg misses."""
+def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
+    """Build the condition that a job is pending for a vector which the vector leg misses."""
     if shape.model is None:
         return literal_column("false", Boolean)
     corpus = shape.corpus

@@ -1,6 +1,6 @@
 """The words of a question: how rare each is, which passages are looked up, how they are scored.
 
-The score is BM25's. PostgreSQL has what it needs, in two places nobody looks. ANALYZE keeps the
+The score is BM25's. PostgreSQL has what it needs, in two unusual places. ANALYZE keeps the
 frequency of every common lexeme of a ``tsvector`` column, which gives the idf. And ``ts_rank`` of a
 single lexeme, with the label weights equal, is z = Σ 1/j² over its occurrences j = 1…tf, divided by
 π²/6: a function of tf alone, whose inverse is tf = z / ((1 - z) · π²/6) to within 6 %. So BM25's
@@ -51,19 +51,19 @@ TOGETHER: Final = 2
 """Words of one question occur together this much more often than chance has it, at least."""
 
 MAX_PAIRED: Final = 12
-"""Of so many frequent words, pairs are looked up."""
+"""The most frequent words of which pairs are looked up."""
 
 ENOUGH_PAIRED: Final = 3
 """Where even the rarest word is too frequent, passages with two words do without those with one, if
-there are so many times as many as the leg gives."""
+they are this many times the leg's candidates."""
 
 SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, MAX_WORDS)
-"""Statements exist for so many words; a question is filled up with words that nothing holds."""
+"""Numbers of words that statements exist for; a question is padded with words that none has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lexicon:
-    """What ANALYZE knows of a corpus's words.
+    """The frequencies of a corpus's words, from ANALYZE's statistics or a sample.
 
     Attributes:
         version: Changes with every ANALYZE; None before the first.
@@ -76,12 +76,15 @@ class Lexicon:
     mean_length: float | None = None
 
     @property
-    def known(self) -> bool:
-        """Whether there are statistics."""
+    def is_known(self) -> bool:
+        """True if there are statistics."""
         return bool(self.frequencies)
 
     def frequency(self, lexeme: str) -> float:
-        """Share of the passages that hold a lexeme: one not listed is rarer than any listed."""
+        """Return the share of passages that hold a lexeme.
+
+        An unlisted one is rarer than any listed.
+        """
         return self.frequencies.get(lexeme, self._rarest / 2)
 
     @cached_property
@@ -133,7 +136,7 @@ class LookUp:
 
     @property
     def size(self) -> int:
-        """How many words the statement must have room for."""
+        """The number of words that the statement must have room for."""
         return next(size for size in SIZES if size >= len(self.words))
 
     @property
@@ -141,14 +144,14 @@ class LookUp:
         """The ``tsquery`` of the passages that are scored, as text."""
         others: dict[str, list[str]] = {}
         for one, other in self.pairs:
-            others.setdefault(quoted(one), []).append(quoted(other))
+            others.setdefault(quote(one), []).append(quote(other))
         paired = [f"{one} & ({' | '.join(of)})" for one, of in others.items()]
-        return " | ".join([*map(quoted, self.any_of), *paired])
+        return " | ".join([*map(quote, self.any_of), *paired])
 
     def values(self) -> dict[str, object]:
-        """The parameters of the statement."""
+        """Return the parameters of the statement."""
         spare = self.size - len(self.words)
-        queries = [quoted(word.lexeme) for word in self.words]
+        queries = [quote(word.lexeme) for word in self.words]
         weights = [word.weight / self.total for word in self.words]
         return {
             "words_candidates": self.candidates,
@@ -202,7 +205,7 @@ def look_up(
     weighed = {}
     for lexeme, count in times.items():
         frequency = lexicon.frequency(lexeme)
-        idf = log(1 + (1 - frequency + half) / (frequency + half)) if lexicon.known else 1.0
+        idf = log(1 + (1 - frequency + half) / (frequency + half)) if lexicon.is_known else 1.0
         weighed[lexeme] = Word(lexeme, count * idf, frequency * passages)
     words = sorted(weighed.values(), key=lambda word: (word.passages, word.lexeme))[:MAX_WORDS]
     scored = {word.lexeme for word in words}
@@ -210,8 +213,8 @@ def look_up(
         sum(weighed[lexeme].weight for lexeme in of_language if lexeme in scored)
         for of_language in asked.values()
     )
-    # Without statistics nobody knows which words are rare: all are looked up.
-    budget = inf if everything or not lexicon.known else BUDGET / (fetch + share * len(words))
+    # Without statistics it is unknown which words are rare: all are looked up.
+    budget = inf if everything or not lexicon.is_known else BUDGET / (fetch + share * len(words))
     found = sum(word.passages for word in words)
     any_of: Sequence[str] = [word.lexeme for word in words]
     pairs: Sequence[tuple[str, str]] = ()
@@ -225,7 +228,7 @@ def look_up(
         pairs=pairs,
         complete=found <= budget,
         left_out=len(weighed) - len(words),
-        norm=lexicon.average_length + ADDED_WORDS if lexicon.known else 2 * ADDED_WORDS,
+        norm=lexicon.average_length + ADDED_WORDS if lexicon.is_known else 2 * ADDED_WORDS,
     )
 
 
@@ -243,15 +246,15 @@ def _cheap(
             break
         single, spent = single + 1, spent + word.passages
     if not single:
-        paired, found = _paired(words, asked, passages, budget, least=1)
+        paired, found = _choose_pairs(words, asked, passages, budget, least=1)
         if found >= enough:
             return [], paired
         single = 1
-    paired, _ = _paired(words[single:], asked, passages, budget / 2)
+    paired, _ = _choose_pairs(words[single:], asked, passages, budget / 2)
     return [word.lexeme for word in words[:single]], paired
 
 
-def _paired(
+def _choose_pairs(
     words: Sequence[Word],
     asked: Mapping[str, Mapping[str, int]],
     passages: float,
@@ -278,6 +281,6 @@ def _paired(
     return pairs, found
 
 
-def quoted(lexeme: str) -> str:
-    """A lexeme as a ``tsquery`` of its own."""
+def quote(lexeme: str) -> str:
+    """Quote a lexeme as a ``tsquery`` of its own."""
     return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,6 +1,6 @@
 """The old chat archive's HTTP interface, frozen, over this database; docs/reference/chat-api.md.
 
-No web framework: whoever serves it mounts a method of ``ChatApi`` per route, and sends the status
+No web framework: a server mounts a method of ``ChatApi`` per route, and sends the status
 and the model that it gives back.
 """
 
@@ -31,7 +31,7 @@ from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.search.page import Hit
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.chat.exporting.markdown import ASSISTANTS, iso
-from pgcorpus.services.chat.preview import plain, shortened
+from pgcorpus.services.chat.preview import plain, shorten
 from pgcorpus.services.search.request import MAX_LIMIT
 from pgcorpus.services.search.service import SearchService
 
@@ -87,7 +87,7 @@ class Summary(Frozen):
 
 
 class Pagination(Frozen):
-    """Which page of how many conversations; pages count from 1."""
+    """The place of a page among all conversations; pages count from 1."""
 
     page: int
     limit: Annotated[int, Field(ge=1, le=MAX_SUMMARIES)]
@@ -124,7 +124,7 @@ class ConversationView(Frozen):
 
 
 class HitMetadata(Frozen):
-    """What is known of the conversation that a hit is a part of; ``id`` is the conversation's."""
+    """The conversation that a hit is a part of; ``id`` is the conversation's."""
 
     id: str
     title: str
@@ -173,7 +173,10 @@ class RagResults(Frozen):
 
 
 class Stats(Frozen):
-    """``GET /api/stats``, and ``GET /api/rag/health`` of what is healthy."""
+    """The body of ``GET /api/stats``.
+
+    Also that of ``GET /api/rag/health`` while the archive is healthy.
+    """
 
     status: Literal["healthy"] = "healthy"
     collection_name: str
@@ -182,7 +185,7 @@ class Stats(Frozen):
 
 
 class Unhealthy(Frozen):
-    """``GET /api/rag/health`` of what is not."""
+    """The body of ``GET /api/rag/health`` while the archive is not healthy."""
 
     status: Literal["unhealthy"] = "unhealthy"
     error: str
@@ -196,7 +199,7 @@ class Cleared(Frozen):
 
 
 class Failure(Frozen):
-    """Any route that could not answer."""
+    """The body of any route that could not answer."""
 
     error: str
 
@@ -212,7 +215,7 @@ T = TypeVar("T")
 def _answering(
     route: Callable[Concatenate[ChatApi, P], T],
 ) -> Callable[Concatenate[ChatApi, P], tuple[int, T | Failure]]:
-    """The route with its status, and with errors as the contract has them."""
+    """Wrap a route so that it returns its status, and errors as the contract has them."""
 
     @wraps(route)
     def answer(self: ChatApi, /, *args: P.args, **kwargs: P.kwargs) -> tuple[int, T | Failure]:
@@ -232,7 +235,7 @@ def _answering(
 
 
 class ChatApi:
-    """One method per route: what came in, to the status and the body that go out.
+    """The routes, a method each: from a request to the status and body of its answer.
 
     Numbers and flags may be the text that stands in a query string. Every error is a body, too.
 
@@ -247,7 +250,7 @@ class ChatApi:
 
     @_answering
     def conversations(self, page: int | str = 1, limit: int | str = 50) -> ConversationsPage:
-        """``GET /api/conversations``: newest first.
+        """Answer ``GET /api/conversations``: newest first.
 
         Args:
             page: From 1; lower is 1.
@@ -274,7 +277,10 @@ class ChatApi:
 
     @_answering
     def conversation(self, conversation_id: str) -> ConversationView:
-        """``GET /api/conversation/<id>``: the main branch; ``source_type:source_id`` will do."""
+        """Answer ``GET /api/conversation/<id>`` with the main branch.
+
+        ``source_type:source_id`` will do.
+        """
         with self._database.unit_of_work() as work:
             conversation = work.chat.get_by_reference(conversation_id)
             return view_of(conversation, work.messages.list_messages(conversation.id))
@@ -283,16 +289,16 @@ class ChatApi:
     def search(
         self, q: str | None = None, n: int | str = 5, keyword: bool | str = False
     ) -> SearchResults:
-        """``GET /api/search``: the best messages, by words or, by default, by meaning."""
+        """Answer ``GET /api/search``: the best messages, by words or, by default, by meaning."""
         by_words = str(keyword).lower() in TRUE
-        query, hits = self._found("q", q, n, "keyword" if by_words else "semantic")
+        query, hits = self._search_conversations("q", q, n, "keyword" if by_words else "semantic")
         return SearchResults(
             query=query, results=[search_result_of(hit, summary) for hit, summary in hits]
         )
 
     @_answering
     def rag_query(self, body: object) -> RagResults:
-        """``POST /api/rag/query``: the best messages, ready for a prompt.
+        """Answer ``POST /api/rag/query``: the best messages, ready for a prompt.
 
         Args:
             body: The request's JSON.
@@ -302,7 +308,9 @@ class ChatApi:
         search_type = body.get("search_type", "semantic")
         if search_type not in ("semantic", "keyword"):
             raise BadRequest(f"search_type must be semantic or keyword, not {search_type!r}")
-        query, hits = self._found("query", body.get("query"), body.get("n_results", 5), search_type)
+        query, hits = self._search_conversations(
+            "query", body.get("query"), body.get("n_results", 5), search_type
+        )
         return RagResults(
             query=query,
             search_type=search_type,
@@ -311,7 +319,7 @@ class ChatApi:
 
     @_answering
     def stats(self) -> Stats:
-        """``GET /api/stats``: how many messages there are, and who embeds them."""
+        """Answer ``GET /api/stats``: the number of messages, and the model that embeds them."""
         with self._database.unit_of_work() as work:
             model = work.embeddings.find_active_model(CHAT.name)
             return Stats(
@@ -321,17 +329,17 @@ class ChatApi:
             )
 
     def health(self) -> tuple[int, Stats | Unhealthy]:
-        """``GET /api/rag/health``: as the statistics, which need all that a search needs."""
+        """Answer ``GET /api/rag/health`` with the statistics. They need all that a search needs."""
         status, body = self.stats()
         return status, Unhealthy(error=body.error) if isinstance(body, Failure) else body
 
     @_answering
     def export(self, conversation_id: str) -> str:
-        """``GET /export/<id>``: Markdown."""
+        """Answer ``GET /export/<id>`` with Markdown."""
         return ChatExporter(self._database).export(conversation_id).text
 
     def clear_db(self) -> tuple[int, Cleared]:
-        """``POST /clear_db``: every conversation is deleted, for good."""
+        """Answer ``POST /clear_db``: delete every conversation for good."""
         status, done = self._clear()
         if isinstance(done, Failure):
             return status, Cleared(status="error", message=done.error)
@@ -344,10 +352,10 @@ class ChatApi:
             work.commit()
         return deleted
 
-    def _found(
+    def _search_conversations(
         self, name: str, query: object, limit: object, search_type: SearchType
     ) -> tuple[str, list[tuple[Hit, ConversationSummary]]]:
-        """The question, and hits with their conversations."""
+        """Search, and return the question, and hits with their conversations."""
         if not isinstance(query, str) or not query.strip():
             raise BadRequest(f"the parameter {name} is required")
         most = min(max(_whole("the number of results", limit), 1), MAX_LIMIT)
@@ -361,11 +369,11 @@ class ChatApi:
 
 
 def summary_of(summary: ConversationSummary) -> Summary:
-    """A conversation as a list shows it."""
+    """Return a conversation as a list shows it."""
     return Summary(
         id=str(summary.id),
         title=summary.title,
-        preview=shortened(
+        preview=shorten(
             plain(summary.preview),
             MAX_PREVIEW,
             goes_on=len(summary.preview) == VIEW_PREVIEW,
@@ -376,7 +384,7 @@ def summary_of(summary: ConversationSummary) -> Summary:
 
 
 def view_of(conversation: Conversation, messages: Iterable[Message]) -> ConversationView:
-    """A conversation with what was said in it."""
+    """Return a conversation with its turns."""
     return ConversationView(
         id=str(conversation.id),
         title=conversation.title,
@@ -388,23 +396,23 @@ def view_of(conversation: Conversation, messages: Iterable[Message]) -> Conversa
 
 
 def search_result_of(hit: Hit, summary: ConversationSummary) -> SearchResult:
-    """A hit for people: its date is the conversation's, as everywhere else."""
+    """Return a hit for people: its date is the conversation's, as everywhere else."""
     return SearchResult(
         title=hit.title,
         date=_time(summary.created_at),
-        content=shortened(hit.content, MAX_CONTENT),
+        content=shorten(hit.content, MAX_CONTENT),
         metadata=metadata_of(summary),
     )
 
 
 def rag_result_of(hit: Hit, summary: ConversationSummary) -> RagResult:
-    """A hit for a prompt: its id is the message's, and the score is the relevance."""
+    """Return a hit for a prompt: its id is the message's, and the score is the relevance."""
     distance = round(min(max(1.0 - hit.score, 0.0), 1.0), DIGITS)
     return RagResult(
         id=str(hit.id),
         title=hit.title,
         content=hit.content,
-        preview=shortened(hit.content, MAX_LONG_PREVIEW),
+        preview=shorten(hit.content, MAX_LONG_PREVIEW),
         source=summary.source_type,
         distance=distance,
         relevance=1.0 - distance,
@@ -413,7 +421,7 @@ def rag_result_of(hit: Hit, summary: ConversationSummary) -> RagResult:
 
 
 def metadata_of(summary: ConversationSummary) -> HitMetadata:
-    """The conversation of a hit; a hit is always a part of one."""
+    """Return the conversation of a hit; a hit is always a part of one."""
     return HitMetadata(
         id=str(summary.id),
         title=summary.title,

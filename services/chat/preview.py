@@ -25,12 +25,12 @@ DOTS: Final = "..."
 
 
 def plain(markdown: str) -> str:
-    """The text without the marks of Markdown, on one line."""
+    """Return the text without the marks of Markdown, on one line."""
     return " ".join(_without_marks(markdown).split())
 
 
-def shortened(text: str, most: int, *, goes_on: bool = False) -> str:
-    """The beginning of a text, cut between two words and marked with dots; whole if it fits.
+def shorten(text: str, most: int, *, goes_on: bool = False) -> str:
+    """Shorten a text between two words, marked with dots; whole if it fits.
 
     White space that it begins with is left out: it would push away what is to be read.
 
@@ -49,10 +49,10 @@ def shortened(text: str, most: int, *, goes_on: bool = False) -> str:
 
 
 def _without_marks(markdown: str) -> str:
-    return MARKS.sub(_shown, markdown)
+    return MARKS.sub(_show_mark, markdown)
 
 
-def _shown(mark: re.Match[str]) -> str:
+def _show_mark(mark: re.Match[str]) -> str:
     if mark["text"] is not None:
         return _without_marks(mark["text"])
     return mark["block"] or mark["span"] or ""

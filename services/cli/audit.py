@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.models.audit import SecurityAuditLog, audited
+from pgcorpus.db.models.audit import SecurityAuditLog, list_audited
 from pgcorpus.services.audit import AuditService, Progress, Remembered, Verification
 from pgcorpus.services.cli.output import (
     AsJson,
@@ -40,7 +40,7 @@ SHA256_DIGITS: Final = 64
 
 
 def moment(value: str) -> datetime:
-    """A date or a time; in UTC where it does not say."""
+    """Parse a date or a time; in UTC where it does not say."""
     try:
         found = datetime.fromisoformat(value.strip())
     except ValueError:
@@ -50,8 +50,8 @@ def moment(value: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def remembered(value: str) -> Remembered:
-    """A seal as ``audit seal`` and ``audit verify`` print it."""
+def parse_seal(value: str) -> Remembered:
+    """Parse a seal as ``audit seal`` and ``audit verify`` print it."""
     number, _, digest = value.strip().lower().partition(":")
     if not number.isdecimal() or len(digest) != SHA256_DIGITS:
         raise typer.BadParameter(f"{value!r} is no seal; it is NUMBER:HASH, as it was printed")
@@ -96,8 +96,8 @@ def show(
             table=of_table, record=record, actor=actor, login=login, since=since, limit=limit
         )
         rows = [_fields(each) for each in entries]
-    if not rows and of_table is not None and of_table not in audited():
-        say(f"no table {of_table!r} is audited; those that are: {', '.join(audited())}")
+    if not rows and of_table is not None and of_table not in list_audited():
+        say(f"no table {of_table!r} is audited; those that are: {', '.join(list_audited())}")
     if as_json:
         print_json(rows)
         return
@@ -145,7 +145,7 @@ def verify(
         Remembered | None,
         typer.Option(
             "--remembered",
-            parser=remembered,
+            parser=parse_seal,
             metavar="NUMBER:HASH",
             help="A seal that was noted elsewhere, and must be there as it was.",
         ),
@@ -204,7 +204,7 @@ def retain(
 
 @contextmanager
 def _reading() -> Iterator[Progress]:
-    """A bar for what reads the whole log, partition by partition."""
+    """Provide a progress bar for reading the whole log, partition by partition."""
     with progress_bar("reading the log") as bar:
         yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
@@ -231,7 +231,7 @@ def _show(found: Verification) -> None:
 
 
 def _values(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """What a row had or has; of one that was changed both."""
+    """Format a row's values; of a changed row both the former and the new ones."""
     if before is None or after is None:
         pairs = [f"{name}: {_plain(value)}" for name, value in (before or after or {}).items()]
     else:

@@ -1,4 +1,4 @@
-"""pgcorpus chat: the archive, looked at and kept in order."""
+"""pgcorpus chat: the archive, to look at and to keep in order."""
 
 from __future__ import annotations
 

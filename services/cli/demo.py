@@ -1,4 +1,4 @@
-"""pgcorpus demo: the whole way once, on the embedded server and the samples."""
+"""pgcorpus demo: all steps once, on the embedded server and the samples."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def show(diagnosis: Diagnosis) -> None:
-    """A diagnosis as a table, and after it what mends the faults, to be copied."""
+    """Print a diagnosis as a table, and after it the SQL that mends the faults, to be copied."""
     table(
         "Diagnosis",
         ["", "corpus", "check", "of", "what was found"],

@@ -30,7 +30,7 @@ from pgcorpus.services.cli.output import (
     warn,
 )
 from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, covered
+from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, count_covered
 from pgcorpus.services.embedding.embedder import PROVIDERS
 from pgcorpus.services.ops.switch import GRACE_SECONDS, ModelSwitch, Switch
 from pgcorpus.services.ops.verify import LEAST_RECALL, ModelVerifier, Verification
@@ -63,7 +63,7 @@ MAX_NAME_CHARACTERS: Final = 100
 
 
 def model_name(value: str) -> str:
-    """A name that a model can be registered under."""
+    """Check a name that a model can be registered under."""
     if not MODEL_NAME.fullmatch(value):
         raise typer.BadParameter(MEANINGS["valid_model_format"])
     if len(value) > MAX_NAME_CHARACTERS:
@@ -157,9 +157,9 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _coverage(work: UnitOfWork, corpus: Corpus, model: str) -> dict[str, int] | None:
-    """How much of a corpus has vectors, or None where the login does not see whose there are."""
+    """Count a corpus's passages with vectors; None where the login does not see its scopes."""
     try:
-        return vars(covered(work, corpus, model))
+        return vars(count_covered(work, corpus, model))
     except NotPermitted:
         return None
 
@@ -333,7 +333,7 @@ def drop(
     vectors = switch.count_droppable(name)
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody is there to be asked; give --yes", param_hint="--yes")
+            raise typer.BadParameter("there is no terminal to ask; give --yes", param_hint="--yes")
         typer.confirm(f"Delete {name} with its {vectors} vectors?", abort=True, err=True)
     with _bar("dropping") as bar:
         dropped = switch.drop(
@@ -365,7 +365,7 @@ class _Bar:
         self._progress.reset(self._task, total=total or 1, completed=not total, description=what)
 
     def advance(self, count: int) -> None:
-        """So much more of it is done."""
+        """Advance the present part."""
         self._progress.advance(self._task, count)
         if rate := self._progress.tasks[0].speed:
             self._progress.update(self._task, description=f"{self._what}, {rate:.0f}/s")
@@ -376,7 +376,7 @@ class _Bar:
         self._progress.update(self._task, total=1, completed=share, description=what)
 
     def wait(self, seconds: float) -> None:
-        """Show whom the work waits for."""
+        """Show the logins that the work waits for."""
         what = f"waiting {seconds:.0f} s for searches that began with it"
         self._progress.update(self._task, description=what)
 
@@ -388,7 +388,7 @@ def _bar(what: str) -> Iterator[_Bar]:
 
 
 def _read_questions(file: Path | None) -> list[str]:
-    """The lines of a file that are not empty."""
+    """Return the lines of a file that are not empty."""
     if file is None:
         return []
     try:

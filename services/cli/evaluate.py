@@ -25,22 +25,22 @@ KILLED: Final = 128
 """Exit code of a process that a signal ended, less the signal's number, as shells have it."""
 
 
-def modes_named(value: str | None) -> list[Mode]:
-    """The modes of a list with commas; none is named where there is none."""
+def parse_modes(value: str | None) -> list[Mode]:
+    """Parse a list of modes with commas; empty where none is named."""
     names = {name.strip() for name in (value or "").split(",")} - {""}
     if unknown := names - set(MODES):
         raise typer.BadParameter(f"there is no {min(unknown)!r}; known: {', '.join(MODES)}")
     return [mode for mode in MODES if mode in names]
 
 
-def known_modes(value: str | None) -> str | None:
-    """A list of modes; for ``--modes``, before any work begins."""
-    modes_named(value)
+def check_modes(value: str | None) -> str | None:
+    """Check a list of modes, for ``--modes``, before any work begins."""
+    parse_modes(value)
     return value
 
 
 def corpus_name(value: str) -> str:
-    """What a collection can be loaded as; for ``--corpus``."""
+    """Check a corpus that a collection can be loaded into, for ``--corpus``."""
     if value not in ADAPTERS:
         raise typer.BadParameter(f"there is no {value!r}; known: {', '.join(sorted(ADAPTERS))}")
     return value
@@ -60,7 +60,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODE,MODE...",
-            callback=known_modes,
+            callback=check_modes,
             help=f"Some of {', '.join(MODES)}; by default all that can run.",
         ),
     ] = None,
@@ -109,7 +109,7 @@ def evaluate(
             EvaluationService(Database.from_env()),
             collection,
             corpus=corpus,
-            modes=modes_named(modes),
+            modes=parse_modes(modes),
             language=language,
             model=model,
         )
@@ -130,7 +130,7 @@ def evaluate_with_bar(
     language: str,
     model: str | None,
 ) -> Evaluation:
-    """Evaluate under progress bars, one for each stage: none before all that was asked is known."""
+    """Evaluate under progress bars, one for each stage."""
     with ExitStack() as shown:
         bars: list[Progress] = []
         tasks: dict[str, TaskID] = {}
@@ -153,7 +153,7 @@ def evaluate_with_bar(
 
 
 def show(evaluation: Evaluation) -> None:
-    """An evaluation as a table."""
+    """Print an evaluation as a table."""
     about = (
         evaluation.collection,
         f"{evaluation.documents:,} documents",
@@ -182,7 +182,10 @@ def show(evaluation: Evaluation) -> None:
 
 @contextmanager
 def ends_in_order() -> Iterator[None]:
-    """Let what would end the process at once end it as Ctrl-C does, with everything tidied up."""
+    """End at signals as after Ctrl-C, with everything tidied up.
+
+    They would end the process at once.
+    """
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(KILLED + number)

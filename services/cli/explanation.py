@@ -1,4 +1,4 @@
-"""A search's explanation as a tree."""
+"""The explanation of a search as a tree."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_VALUE_CHARACTERS = 100
 
 
 def tree(page: SearchPage, explanation: Explanation) -> Tree:
-    """The legs, what each gave to each hit, the plan, and the statement with its parameters."""
+    """Build the tree of legs, contributions to hits, plan, and statement with its parameters."""
     root = Tree(
         f"[bold]{escape(visible(page.question))}[/] ({page.corpus}, {page.mode}, {page.fusion})"
     )
     legs = root.add("legs")
     for leg in page.legs:
-        legs.add(told(leg))
+        legs.add(describe_leg(leg))
     hits = root.add("hits")
     for place, hit in enumerate(page.hits, start=1):
         shown = hits.add(f"{place}. [bold]{escape(visible(hit.title))}[/] {hit.score:.4f}")
@@ -43,14 +43,14 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
     return root
 
 
-def told(leg: Leg) -> str:
-    """What a leg did, in a line."""
+def describe_leg(leg: Leg) -> str:
+    """Describe the part of a leg, in a line."""
     took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
     return f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}"
 
 
 def _add(parent: Tree, node: Mapping[str, Any]) -> None:
-    """One node of a plan and those under it."""
+    """Add a node of a plan and those under it."""
     of = node.get("Index Name") or node.get("Relation Name") or node.get("CTE Name")
     part = node.get("Subplan Name")
     rows = node["Actual Rows"] * node["Actual Loops"]

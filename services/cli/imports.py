@@ -67,7 +67,7 @@ OnConflictOption = Annotated[
 
 
 def language_name(value: str) -> str:
-    """A language that rows can be stored in, or ``auto``; for ``--language``."""
+    """Check a language that rows can be stored in, or ``auto``; for ``--language``."""
     if value not in {AUTO, *NAMES}:
         raise typer.BadParameter(f"known: {', '.join((AUTO, *NAMES))}")
     return value
@@ -335,7 +335,7 @@ def rejects(
 
 
 def show_report(report: ImportReport) -> None:
-    """What became of every file, then every reject."""
+    """Print the counts of every file, then every reject."""
     table(
         "Import",
         ["file", *COUNTS],
@@ -368,7 +368,7 @@ def show_report(report: ImportReport) -> None:
 
 
 def _show_memory(report: ImportReport, found: MemoryStatistics) -> None:
-    """What the memories are, and why some of them were left alone."""
+    """Print the counts of memories, and why some of them were left alone."""
     for of, counts in (
         ("source", found.nodes_by_source),
         ("intent", found.nodes_by_intent),
@@ -393,7 +393,10 @@ def _cluster(number: int | None) -> object:
 
 
 def show_left_out(report: ImportReport) -> None:
-    """Vectors that came along and were not stored, by reason; on stderr, beside JSON too."""
+    """Print the vectors that came along and were not stored, by reason.
+
+    On stderr, beside JSON too.
+    """
     for reason, vectors in report.left_out.items():
         say(f"{vectors} vectors were not stored: {reason}")
 
@@ -411,7 +414,7 @@ def _finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> No
 
 
 def _names(files: Sequence[FileReport]) -> list[str]:
-    """Files by name and what they are in, a zip or a folder; whole where that is not enough."""
+    """Name files with the zip or folder they are in; in full where that is not enough."""
     ends = [_end(each.file) for each in files]
     return ends if len(set(ends)) == len(ends) else [each.file for each in files]
 

@@ -48,7 +48,7 @@ def verify_isolation(
 
 
 def show(report: IsolationReport) -> None:
-    """What was attacked, the guards that are missing, what came through, and the sum."""
+    """Print the attacks, the missing guards, the rows that crossed, and the sum."""
     targets: dict[str, list[Tried]] = {}
     for each in report.attacks:
         targets.setdefault(each.target, []).append(each)

@@ -30,7 +30,7 @@ from pgcorpus.services.cli.output import (
     say,
     table,
 )
-from pgcorpus.services.jobs.worker import BatchReport, Worker, stopped_by_signals
+from pgcorpus.services.jobs.worker import BatchReport, Worker, stop_at_signals
 
 app = typer.Typer(
     help=(
@@ -50,7 +50,7 @@ JobId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]
 
 
 def duration(value: str) -> float:
-    """Seconds from a number and a unit, such as 7d."""
+    """Parse seconds from a number and a unit, such as 7d."""
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value.strip().lower())
     seconds = int(found[1]) * SECONDS[found[2]] if found else MAX_SECONDS + 1
     if seconds > MAX_SECONDS:
@@ -93,7 +93,7 @@ def worker(
         raise typer.BadParameter("--kinds names no kind; there are: embed, log_flush, maintenance")
     with _status() as show:
         running = Worker(Database.from_env(), kinds=named, concurrency=concurrency, on_batch=show)
-        with stopped_by_signals(running):
+        with stop_at_signals(running):
             report = running.run(once=once)
     counts = {name: report.counts[name] for name in ("completed", "retried", "put_off", "failed")}
     if as_json:
@@ -112,7 +112,7 @@ def worker(
 
 @contextmanager
 def _status() -> Iterator[Callable[[BatchReport], None]]:
-    """A line that says what was done so far, where somebody watches; log lines pass above it."""
+    """Provide a status line of the work done so far, where a person watches."""
     if not err.is_terminal:
         yield lambda _report: None
         return
@@ -218,7 +218,7 @@ def purge(
     older_than: Annotated[
         float,
         typer.Option(
-            parser=duration, metavar="TIME", help="Ended so long ago: 90s, 30m, 12h, 7d or 4w."
+            parser=duration, metavar="TIME", help="Time since they ended: 90s, 30m, 12h, 7d or 4w."
         ),
     ],
     status: Annotated[
@@ -294,7 +294,7 @@ def _stats_json(found: QueueStats) -> dict[str, Any]:
 
 
 def _state(work: UnitOfWork, job_id: int) -> str:
-    """Why a job was not requeued."""
+    """Return the reason why a job was not requeued."""
     try:
         job = work.jobs.get(job_id)
     except NotFound:

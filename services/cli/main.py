@@ -1,4 +1,4 @@
-"""The commands together, and what becomes of their errors."""
+"""The command: its parts together, and the exit codes of their errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FAILED = 1
 USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PATIENCE_SECONDS = 5
-"""Somebody watches a command, and a wrong address is seen at once. A worker waits for ever."""
+"""A person watches a command, and a wrong address is seen at once. A worker waits for ever."""
 
 MISUSES = (
     SettingsError,
@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:
-    """Stop before an argument whose bytes are no text: no message, row or JSON can hold it."""
+    """Raise for an argument whose bytes are no text: no message, row or JSON can hold it."""
     for argument in arguments:
         try:
             argument.encode()
@@ -163,7 +163,7 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 
 def _have_less_patience() -> None:
-    """Let a command give up sooner than a service does, unless DB_CONNECT_RETRY says how soon."""
+    """Let a command give up sooner than a service does, unless DB_CONNECT_RETRY is set."""
     if not environment().get("DB_CONNECT_RETRY", "").strip():
         os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
 
@@ -173,7 +173,7 @@ def _say_stopped() -> None:
 
 
 def _log(level: str) -> None:
-    """Our own loggers at the level asked for; of others only what goes wrong."""
+    """Log our own loggers at the level asked for; of others only warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

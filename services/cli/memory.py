@@ -1,4 +1,4 @@
-"""pgcorpus memory: what agents remember, as a person looks at it and keeps it in order."""
+"""pgcorpus memory: the memories of agents, for a person to look at and keep in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pgcorpus.services.cli.output import (
     visible,
     write,
 )
-from pgcorpus.services.cli.scope import TenantId, UserId, named_scope, uuid_of
+from pgcorpus.services.cli.scope import TenantId, UserId, require_scope, uuid_of
 from pgcorpus.services.cli.search import could_not_answer, read_filters
 from pgcorpus.services.memory.operations import BOOST
 from pgcorpus.services.memory.options import Choosing, EpisodeDetails
@@ -121,7 +121,7 @@ def remember(
     Example: pgcorpus memory remember "We deploy on Tuesdays." --user-id UUID --tag topics=deploys
     """
     database = Database.from_env()
-    scope = named_scope(database, tenant_id, user_id)
+    scope = require_scope(database, tenant_id, user_id)
     try:
         Duplicates(handling=duplicates, threshold=threshold)
         exchange = Exchange(
@@ -174,7 +174,7 @@ def recall(
         typer.Option(help="By which share of its score what is fresh or often recalled rises."),
     ] = BOOST,
     half_life_days: Annotated[
-        float, typer.Option(help="After so many days half as much speaks for a memory.")
+        float, typer.Option(help="Days after which the freshness of a memory is halved.")
     ] = 30.0,
     include_noise: Noise = False,
     touch: Touch = True,
@@ -190,7 +190,7 @@ def recall(
     service = MemoryService(database)
     found = service.recall(
         question,
-        scope=named_scope(database, tenant_id, user_id),
+        scope=require_scope(database, tenant_id, user_id),
         limit=limit,
         mode=mode,
         filters=read_filters(narrow or []),
@@ -238,7 +238,7 @@ def context(
     service = MemoryService(database)
     found = service.context(
         question,
-        scope=named_scope(database, tenant_id, user_id),
+        scope=require_scope(database, tenant_id, user_id),
         max_tokens=max_tokens,
         memories=memories,
         episodes=told,
@@ -268,7 +268,7 @@ def show(
 ) -> None:
     """Show all there is to know of one memory, and the episodes that it is part of."""
     database = Database.from_env()
-    scope = named_scope(database, tenant_id, user_id)
+    scope = require_scope(database, tenant_id, user_id)
     service = MemoryService(database)
     fields = asdict(service.get(memory_id, scope=scope))
     del fields["score"]
@@ -286,7 +286,7 @@ def touch(
     """Count memories and episodes as recalled. The exit code is 1 where one is not there."""
     given = tuple(dict.fromkeys(ids))
     database = Database.from_env()
-    scope = named_scope(database, tenant_id, user_id)
+    scope = require_scope(database, tenant_id, user_id)
     touched = MemoryService(database).touch(given, scope=scope)
     if as_json:
         print_json({"touched": touched})
@@ -346,9 +346,9 @@ def forget(
     pgcorpus memory forget --all-of UUID --account --tenant-id UUID
     """
     user, database = uuid_of(all_of), Database.from_env()
-    scope = named_scope(database, tenant_id, user_id)
+    scope = require_scope(database, tenant_id, user_id)
     choosing: Choosing = {
-        **_chosen(ids or [], read_filters(narrow or []), everything, user),
+        **_choose(ids or [], read_filters(narrow or []), everything, user),
         "corpus": corpus,
         "with_episodes": with_episodes,
     }
@@ -365,7 +365,7 @@ def forget(
     erasure = forget_it(dry_run=True)
     nothing = not (erasure.memories or erasure.episodes or erasure.user)
     if not (yes or dry_run or nothing):
-        typer.confirm(f"Forget {_counted(erasure)} for good?", abort=True, err=True)
+        typer.confirm(f"Forget {_format_counts(erasure)} for good?", abort=True, err=True)
     if nothing:  # nor is what may have come since: nobody was asked for that
         erasure = replace(erasure, dry_run=dry_run)
     elif not dry_run:
@@ -377,7 +377,7 @@ def forget(
     elif nothing:
         say("there is nothing to forget")
     else:
-        say(f"{_counted(erasure)} {'would be forgotten' if dry_run else 'forgotten'}")
+        say(f"{_format_counts(erasure)} {'would be forgotten' if dry_run else 'forgotten'}")
         if erasure.told_by:
             say(
                 f"  note: they may still be quoted by {', '.join(erasure.told_by)}; to forget "
@@ -405,7 +405,7 @@ def list_(
     """
     database = Database.from_env()
     page = MemoryService(database).episodes(
-        scope=named_scope(database, tenant_id, user_id),
+        scope=require_scope(database, tenant_id, user_id),
         filters=read_filters(narrow or []),
         limit=limit,
         cursor=cursor,
@@ -429,7 +429,7 @@ def show_episode(
 ) -> None:
     """Show what was said in an episode, what came of it, and which others have to do with it."""
     database = Database.from_env()
-    scope = named_scope(database, tenant_id, user_id)
+    scope = require_scope(database, tenant_id, user_id)
     service = MemoryService(database)
     episode = service.episode(episode_id, scope=scope)
     related = service.related_episodes(episode_id, scope=scope)
@@ -464,7 +464,7 @@ def store(
 ) -> None:
     """Make an episode of a conversation's memories; again, it is replaced by who made it.
 
-    What somebody else of the tenant made stays theirs: yours needs an --id of its own.
+    An episode of another user of the tenant stays theirs: yours needs an --id of its own.
 
     Example: pgcorpus memory episodes store notes --user-id UUID --title "How we deploy"
     """
@@ -478,7 +478,7 @@ def store(
     }
     database = Database.from_env()
     episode = MemoryService(database).store_episode(
-        conversation, scope=named_scope(database, tenant_id, user_id), **details
+        conversation, scope=require_scope(database, tenant_id, user_id), **details
     )
     if as_json:
         print_json(_fields(episode))
@@ -493,10 +493,10 @@ def _read_stdin() -> str:
         raise typer.BadParameter(f"stdin is not text in UTF-8: {error.reason}") from error
 
 
-def _chosen(
+def _choose(
     ids: list[str], filters: dict[str, Any], everything: bool, all_of: UUID | None
 ) -> Choosing:
-    """What to forget, if it is one thing; of a user's it is everything."""
+    """Return the choice of what to forget, if it is one; of a user's account it is everything."""
     if [bool(ids), bool(filters), everything, all_of is not None].count(True) != 1:
         raise typer.BadParameter("name ids, --filter, --everything or --all-of, and one of them")
     if ids:
@@ -557,7 +557,7 @@ def _fields(episode: Episode) -> dict[str, Any]:
     return fields
 
 
-def _counted(erasure: Erasure) -> str:
+def _format_counts(erasure: Erasure) -> str:
     told = [
         f"{number} {one if number == 1 else several}"
         for number, one, several in (

@@ -1,4 +1,4 @@
-"""How results and long work are shown: results on stdout, everything else on stderr.
+"""The output of commands: results on stdout, everything else on stderr.
 
 Stored text never commands a terminal. What is printed through ``out`` and ``err`` is made visible
 last of all, whatever was printed; ``write`` and ``print_json`` do the same for whole texts.
@@ -56,17 +56,17 @@ def print_json(result: Any) -> None:  # noqa: ANN401 - whatever a result is made
 
 
 def _plain(value: object) -> str:
-    """What JSON has no form for; times as ISO 8601."""
+    """Convert what JSON has no form for; times as ISO 8601."""
     return value.isoformat() if isinstance(value, date) else str(value)  # a datetime is a date
 
 
 def visible(text: str) -> str:
-    """A text that a terminal shows and does not obey, whoever wrote it."""
+    """Escape the characters of a text that a terminal would obey, whoever wrote it."""
     return text.translate(_VISIBLE)
 
 
 class _Visible:
-    """Anything rich can print, with its text made visible."""
+    """A renderable of rich with its text made visible."""
 
     def __init__(self, shown: ConsoleRenderable) -> None:
         self._shown = shown
@@ -91,7 +91,7 @@ for _console in (out, err):
 
 
 class LogFormatter(logging.Formatter):
-    """Log lines, which may quote stored text."""
+    """Formats log lines, which may quote stored text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, made visible."""
@@ -110,17 +110,17 @@ def put(line: str) -> None:
 
 
 def say(message: str) -> None:
-    """Tell a person what is going on."""
+    """Print a message on stderr."""
     err.print(Text(visible(message)), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """Tell a person what was done but may not be what they want."""
+    """Print a warning on stderr: the work was done but may not be what is wanted."""
     err.print(Text.assemble(("warning: ", "bold yellow"), visible(message)), soft_wrap=True)
 
 
 def fail(message: str) -> None:
-    """Tell a person what went wrong."""
+    """Print an error on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), visible(message)), soft_wrap=True)
 
 
@@ -136,7 +136,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 @contextmanager
 def progress_bar(*stages: str) -> Iterator[Progress]:
-    """A bar with percent and times for each stage of long work, on stderr."""
+    """Provide a bar with percent and times for each stage of long work, on stderr."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -152,6 +152,6 @@ def progress_bar(*stages: str) -> Iterator[Progress]:
 
 
 def cut(text: str, characters: int) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= characters else f"{line[: characters - 1]}…"

@@ -1,4 +1,4 @@
-"""pgcorpus roles: logins, and who may do what."""
+"""pgcorpus roles: logins, and the rights of their groups."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def drop_user(
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody is there to be asked; give --yes", param_hint="--yes")
+            raise typer.BadParameter("there is no terminal to ask; give --yes", param_hint="--yes")
         typer.confirm(f"Drop the login {name}?", abort=True, err=True)
     with Database.from_env().unit_of_work() as work:
         work.roles.drop_login(name)
@@ -150,12 +150,12 @@ def show(as_json: AsJson = False) -> None:
 
 
 def _password() -> str:
-    """From the environment, else from whoever is there."""
+    """Read the password from the environment, else from a prompt."""
     if PASSWORD_VARIABLE in os.environ:
         return os.environ[PASSWORD_VARIABLE]
     if not sys.stdin.isatty():
         raise typer.BadParameter(
-            f"nobody is there to be asked for a password; set {PASSWORD_VARIABLE}, or give "
+            f"there is no terminal to ask for a password; set {PASSWORD_VARIABLE}, or give "
             "--generate",
             param_hint="--generate",
         )
@@ -166,7 +166,10 @@ def _password() -> str:
 
 
 def _show_rights(rights: Sequence[Rights]) -> None:
-    """A grid for each kind of object. Long names are folded: one that is cut names nothing."""
+    """Print a grid for each kind of object.
+
+    Long names are folded: one that is cut names nothing.
+    """
     say(", ".join(f"{letter} {privilege.lower()}" for privilege, letter in LETTERS.items()))
     say("*: policies decide which of its rows")
     for kind, of_kind in groupby(rights, key=lambda each: each.kind):

@@ -1,4 +1,4 @@
-"""The options that say whose memories a command is about."""
+"""The options that name the scope of a command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UserId = Annotated[
 
 
 def uuid_of(value: str | None) -> UUID | None:
-    """A key, for options that take one.
+    """Parse a key, for options that take one.
 
     Raises:
         BadParameter: It is no UUID.
@@ -42,7 +42,7 @@ def uuid_of(value: str | None) -> UUID | None:
 
 
 def find_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope | None:
-    """The scope that the options name, or None where there are none.
+    """Return the scope that the options name, or None where there are none.
 
     Raises:
         BadParameter: One of them is no UUID.
@@ -59,8 +59,8 @@ def find_scope(database: Database, tenant_id: str | None, user_id: str | None) -
     return scope
 
 
-def named_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope:
-    """The scope that the options name.
+def require_scope(database: Database, tenant_id: str | None, user_id: str | None) -> Scope:
+    """Return the scope that the options name.
 
     Raises:
         BadParameter: One of them is no UUID.

@@ -14,7 +14,7 @@ from pgcorpus.db.search import corpora
 from pgcorpus.db.search.context import order_of
 from pgcorpus.db.search.page import Hit, Leg, SearchPage
 from pgcorpus.db.search.ranking import Fusion
-from pgcorpus.services.cli.explanation import told, tree
+from pgcorpus.services.cli.explanation import describe_leg, tree
 from pgcorpus.services.cli.output import (
     AsJson,
     CorpusName,
@@ -76,8 +76,7 @@ def search(
             metavar="TURNS",
             min=0,
             max=MAX_NEIGHBOURS,
-            help="Show so many turns before and after each hit, in a corpus that has an order "
-            "(chat).",
+            help="Turns to show before and after each hit, in a corpus that has an order (chat).",
         ),
     ] = None,
     max_tokens: Annotated[
@@ -119,7 +118,7 @@ def search(
     if max_tokens is not None and neighbours is None:
         raise typer.BadParameter("it bounds the context: name --context", param_hint="--max-tokens")
     if neighbours is not None:
-        order_of(corpora.named(corpus))  # refused before anything is searched
+        order_of(corpora.get_corpus(corpus))  # refused before anything is searched
     database = Database.from_env()
     scope = find_scope(database, tenant_id, user_id)
     service = SearchService(database)
@@ -158,7 +157,7 @@ def search(
 
 
 def could_not_answer(leg: Leg) -> bool:
-    """Whether a leg failed, timed out or had no vectors.
+    """Return whether a leg failed, timed out or had no vectors.
 
     A text leg is skipped for what the question is, which is no failure.
     """
@@ -166,7 +165,7 @@ def could_not_answer(leg: Leg) -> bool:
 
 
 def read_filters(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs as ``Corpus.narrowed`` takes them."""
+    """Parse ``name=value`` pairs into filters as ``Corpus.parse_filters`` takes them."""
     filters: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -184,7 +183,7 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
 
 
 def show(page: SearchPage, offset: int = 0) -> None:
-    """A page as a table: what was found, by which leg, and what each leg did."""
+    """Print a page as a table: the hits, the legs that found them, and what each leg did."""
     names = [leg.name for leg in page.legs]
     beside = TITLE_CHARACTERS + 22 + 13 * len(names)  # what the other columns take of the width
     beside += 0 if page.groups is None else GROUP_CHARACTERS + 10
@@ -202,18 +201,18 @@ def show(page: SearchPage, offset: int = 0) -> None:
                 cut(hit.title, TITLE_CHARACTERS),
                 cut(hit.content, preview),
             )
-            for beginning, hit in _numbered(page, offset + 1)
+            for beginning, hit in _number_hits(page, offset + 1)
         ],
     )
     for leg in page.legs:
         reason = f" ({leg.reason})" if leg.reason else ""
-        put(f"  {told(leg)}{reason}")
+        put(f"  {describe_leg(leg)}{reason}")
     if page.note:
         say(f"  note: {page.note}")
 
 
 def show_context(context: Context) -> None:
-    """The turns around hits, as a prompt would have them, hits in bold."""
+    """Print the turns around hits, as a prompt would have them, hits in bold."""
     for excerpt in context.excerpts:
         for turn, block in excerpt.blocks():
             out.print()
@@ -223,8 +222,11 @@ def show_context(context: Context) -> None:
         say(f"  note: {context.note}")
 
 
-def _numbered(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, ...], Hit]]:
-    """Each hit with what its row begins with: its number, or at the first of a group the group."""
+def _number_hits(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, ...], Hit]]:
+    """Yield each hit with what its row begins with.
+
+    Its number, or at the first of a group the group.
+    """
     if page.groups is None:
         yield from (((place,), hit) for place, hit in enumerate(page.hits, start=first))
         return

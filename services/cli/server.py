@@ -20,7 +20,7 @@ def _server() -> EmbeddedServer:
 
 @app.command()
 def start() -> None:
-    """Start it; make it first if need be."""
+    """Start the server; make it first if need be."""
     server = _server()
     if not server.exists:
         say(f"making an embedded PostgreSQL in {server.home}")
@@ -30,13 +30,13 @@ def start() -> None:
 
 @app.command()
 def stop() -> None:
-    """Stop it. Its data stay."""
+    """Stop the server. Its data stay."""
     say("stopped" if _server().stop() else "it was not running")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show whether it runs, and where."""
+    """Show whether the server runs, and where."""
     found = asdict(_server().status())
     if as_json:
         print_json(found)
@@ -50,7 +50,7 @@ def status(as_json: AsJson = False) -> None:
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Stop it and delete its data."""
+    """Stop the server and delete its data."""
     if not yes:
         typer.confirm("Delete the embedded server with all its data?", abort=True, err=True)
     _server().destroy()

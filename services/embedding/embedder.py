@@ -1,4 +1,4 @@
-"""What an embedder is, what its vectors must be, and which embedder serves a model."""
+"""The protocol of embedders, the rules of their vectors, and the embedder of each model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Embedder(Protocol):
         ...
 
     def embed_question(self, text: str) -> np.ndarray:
-        """Turn what a person asks into a vector to search by; may give up sooner than documents.
+        """Turn a question into a vector to search by; may give up sooner than for documents.
 
         Args:
             text: The question.

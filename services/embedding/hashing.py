@@ -114,7 +114,7 @@ class HashingEmbedder:
 
 @lru_cache(maxsize=1 << 15)
 def _features(word: str) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64) and weights of a word, the whole first, then its parts."""
+    """Return the hashes (uint64) and weights of a word, the whole first, then its parts."""
     marked = f"<{word}>"
     shortest = 3 if word.isascii() else 2  # in scripts without spaces most words are two signs
     parts = [
@@ -133,7 +133,7 @@ def _features(word: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs(words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes and weights of neighbouring words, from the hashes and weights of all words."""
+    """Return the hashes and weights of neighbouring words, from those of all words."""
     # The multiplier tells "a b" from "b a"; the rest is the finaliser of SplitMix64, without which
     # the low bits (bucket and sign) of a pair would follow from those of its words.
     mixed = words[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[1:]

@@ -139,7 +139,7 @@ class OpenAIEmbedder:
             EmbeddingError: The endpoint refused the key, the model or the texts, or its answer is
                 unusable.
         """
-        prepared = [self._prepared(text, row) for row, text in enumerate(texts)]
+        prepared = [self._prepare(text, row) for row, text in enumerate(texts)]
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         given_up = Event()
         with ThreadPoolExecutor(self._concurrency, "embedding") as pool:
@@ -173,11 +173,11 @@ class OpenAIEmbedder:
             EmbeddingError: As for ``embed_documents``.
         """
         patience_seconds = min(self._patience_seconds, QUESTION_PATIENCE_SECONDS)
-        prepared, _ = self._prepared(text, row=0)
+        prepared, _ = self._prepare(text, row=0)
         return np.asarray(self._request([prepared], patience_seconds=patience_seconds)[0])
 
-    def _prepared(self, text: str, row: int) -> tuple[str, int]:
-        """The text as it is sent, and its estimated tokens."""
+    def _prepare(self, text: str, row: int) -> tuple[str, int]:
+        """Return the text as it is sent, and its estimated tokens."""
         # No endpoint takes lone surrogates, and some choke on NUL.
         text = text.replace("\0", " ").encode("utf-8", "replace").decode()
         text = text if text.strip() else NOTHING
@@ -194,7 +194,7 @@ class OpenAIEmbedder:
         return kept, tokens
 
     def _batches(self, tokens: Sequence[int]) -> Iterator[slice]:
-        """Neighbouring rows that fit into one request, by count and by tokens."""
+        """Yield the neighbouring rows that fit into one request, by count and by tokens."""
         start, total = 0, 0
         for row, more in enumerate(tokens):
             if row - start == self._texts_per_request or total + more > self._tokens_per_request:
@@ -211,7 +211,7 @@ class OpenAIEmbedder:
         patience_seconds: float | None = None,
         given_up: Event | None = None,
     ) -> np.ndarray:
-        """Embed one batch, repeating what may pass until the patience or the retries are spent."""
+        """Embed one batch, and repeat failures that may pass, until patience or retries end."""
         given_up = given_up or Event()
         deadline = time.monotonic() + (patience_seconds or self._patience_seconds)
         for attempt in range(MAX_RETRIES + 1):
@@ -251,7 +251,7 @@ class OpenAIEmbedder:
         )
 
     def _refusal(self, error: openai.APIStatusError) -> EmbeddingError:
-        """What a status that will not pass means, and what to do about it."""
+        """Explain a status that will not pass, and what to do about it."""
         cure = CURES.get(error.status_code)
         if error.code == OUT_OF_CREDIT:
             cure = "the account has no credit left: add credit with the provider"
@@ -264,11 +264,11 @@ class OpenAIEmbedder:
         )
 
     def _vectors(self, answer: openai.types.CreateEmbeddingResponse, count: int) -> np.ndarray:
-        """The vectors of an answer, in the order of the texts, checked."""
+        """Return the vectors of an answer, in the order of the texts, checked."""
         # The client hands on whatever it was sent, so that any attribute may be missing.
         try:
             rows: dict[Any, Any] = {item.index: item.embedding for item in answer.data}
-            vectors = [_decoded(rows[index]) for index in range(count)]
+            vectors = [_decode(rows[index]) for index in range(count)]
             complete = len(answer.data) == count
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EmbeddingError(
@@ -288,7 +288,7 @@ class OpenAIEmbedder:
 
 
 def _without_login(base_url: str | None) -> tuple[str | None, dict[str, str]]:
-    """Take name and password out of an address: what logs requests would show them.
+    """Take name and password out of an address, which logs of requests would show.
 
     Returns:
         The address, and the header that says the same.
@@ -302,7 +302,7 @@ def _without_login(base_url: str | None) -> tuple[str | None, dict[str, str]]:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long the server asks to be left alone.
+    """Return how long the server asks its clients to wait, or None.
 
     Args:
         headers: Of its answer, under lower-case names.
@@ -322,13 +322,13 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _passes(error: openai.APIStatusError) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     status = error.status_code
     return (status in RETRIED or status >= FIRST_SERVER_ERROR) and error.code != OUT_OF_CREDIT
 
 
-def _decoded(embedding: object) -> np.ndarray:
-    """A vector from Base64 of little-endian float32, or from the numbers some servers send."""
+def _decode(embedding: object) -> np.ndarray:
+    """Decode a vector from Base64 of little-endian float32, or from a list of numbers."""
     if isinstance(embedding, str):
         return np.frombuffer(b64decode(embedding, validate=True), dtype="<f4")
     return np.asarray(embedding, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""How many tokens a text takes, estimated without a model's tokenizer.
+"""The number of tokens in a text, estimated without a model's tokenizer.
 
 A token is taken to be three bytes of ASCII or one and a half of anything else. English has more
 than four bytes to the token, Chinese and Hindi two to three, so prose is overestimated; long runs
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def estimate(text: str) -> int:
-    """How many tokens a text takes.
+    """Estimate the number of tokens in a text.
 
     Args:
         text: Any text without lone surrogates.
@@ -37,5 +37,5 @@ def cut(text: str, most_tokens: int) -> tuple[str, int]:
 
 
 def _thirds(text: str) -> np.ndarray:
-    """Thirds of a token that each byte in UTF-8 takes."""
+    """Return the thirds of a token that each byte in UTF-8 takes."""
     return 1 + (np.frombuffer(text.encode(), dtype=np.uint8) >= 0x80)  # noqa: PLR2004 - not ASCII

@@ -71,7 +71,7 @@ class Vectors:
 
     @property
     def dimensions(self) -> int:
-        """Length of each."""
+        """The length of each."""
         return int(self.queries.shape[1])
 
 
@@ -97,7 +97,7 @@ class Collection:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of the files that a collection must have and *folder* has not."""
+    """Return the names of the files that a collection must have and *folder* has not."""
     missing = [name for name in (CORPUS, QUERIES) if not (folder / name).exists()]
     judged = any((folder / name).exists() for name in QRELS)
     return missing if judged else [*missing, " or ".join(QRELS)]
@@ -160,9 +160,9 @@ def _notes(
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, each with its ``_id``."""
+    """Yield the objects of a file of JSON lines, each with its ``_id``."""
     first: dict[str, int] = {}
-    for number, line in _numbered(path):
+    for number, line in _number_lines(path):
         where = f"{path}, line {number}"
         try:
             value = json.loads(line)
@@ -191,7 +191,7 @@ def _scope(line: Mapping[str, Any]) -> str | None:
 
 def _judgments(path: Path) -> dict[str, dict[str, int]]:
     judgments: dict[str, dict[str, int]] = {}
-    for number, line in _numbered(path):
+    for number, line in _number_lines(path):
         where = f"{path}, line {number}"
         values = line.rstrip("\r\n").split("\t")
         if len(values) != QREL_FIELDS:
@@ -208,8 +208,8 @@ def _judgments(path: Path) -> dict[str, dict[str, int]]:
     return judgments
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file that are not blank, with their numbers."""
+def _number_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file that are not blank, with their numbers."""
     try:
         refuse_special(path)
         with path.open("rb") as file:
@@ -242,7 +242,7 @@ def _vectors(folder: Path, documents: int, queries: int, judged: Sequence[int]) 
 
 
 def _matrix(path: Path, lines: int) -> np.ndarray:
-    """The rows of an untrusted ``.npy`` file, one per line of the file that they belong to."""
+    """Return the rows of an untrusted ``.npy`` file, one per line of the file they belong to."""
     rows = map_vectors(path, widths=FLOATS)
     count, dimensions = rows.shape
     if count != lines:

@@ -1,4 +1,4 @@
-"""How well searches rank, measured on a test collection in a schema of its own."""
+"""The quality of rankings, measured on a test collection in a schema of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pgcorpus.db.search.ranking import FUSIONS
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.embedder import Embedder, embedder_for, unit_rows
 from pgcorpus.services.evaluation.beir import Collection, Document, Query
-from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, checked, scopes_of
+from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, check_import, scopes_of
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
 from pgcorpus.services.importers.language import AUTO, configuration_of, postgresql_of
 from pgcorpus.services.ops.switch import ModelSwitch
@@ -95,7 +95,7 @@ class Result:
     p95_ms: float
 
     def as_json(self) -> dict[str, Any]:
-        """The figures under their usual names."""
+        """Return the figures under their usual names."""
         return {
             "mode": self.mode,
             "fusion": self.fusion,
@@ -110,7 +110,7 @@ class Result:
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """What was measured.
+    """The measurements of a collection.
 
     Attributes:
         collection: Its name.
@@ -133,7 +133,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The evaluation as the command line prints it."""
+        """Return the evaluation as the command line prints it."""
         return vars(self) | {"results": [result.as_json() for result in self.results]}
 
 
@@ -153,7 +153,7 @@ class GivenVectors:
         self._vectors = dict(zip(texts, unit_rows(vectors), strict=True))
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors of *texts*, float32 of shape ``(len(texts), dimensions)``.
+        """Return the vectors of *texts*, float32 of shape ``(len(texts), dimensions)``.
 
         Raises:
             TextsRefused: One of the texts has no vector.
@@ -165,7 +165,7 @@ class GivenVectors:
         return np.reshape(vectors, (len(texts), self.dimensions))
 
     def embed_question(self, text: str) -> np.ndarray:
-        """The vector of *text*, float32 of shape ``(dimensions,)``.
+        """Return the vector of *text*, float32 of shape ``(dimensions,)``.
 
         Raises:
             TextsRefused: It has none.
@@ -253,7 +253,7 @@ class EvaluationService:
                 evaluation.model,
             )
             report = adapter.load(scratch, collection, load, partial(progress, "importing"))
-            evaluation.notes += checked(report, collection)
+            evaluation.notes += check_import(report, collection)
             if embedder is not None and collection.vectors is None:
                 _embed(scratch, adapter, embedder, partial(progress, "embedding documents"))
                 embedder = _questions(embedder, words, partial(progress, "embedding queries"))
@@ -274,7 +274,7 @@ class EvaluationService:
     def _model(
         self, scratch: Database, collection: Collection, named: str | None
     ) -> EmbeddingModel | None:
-        """The model of the documents' vectors, registered where it is not yet."""
+        """Return the model of the documents' vectors, registered where it is not yet."""
         if collection.vectors is None and named is None:
             return None
         length = None if collection.vectors is None else collection.vectors.dimensions
@@ -299,7 +299,7 @@ class EvaluationService:
         )
 
     def _own_model(self, name: str) -> EmbeddingModel | None:
-        """A model that the database has registered, and a new one has not."""
+        """Return a model that the database has registered, and a new one has not."""
         try:
             with self._database.unit_of_work() as work:
                 return work.embeddings.find_model(name)
@@ -307,7 +307,7 @@ class EvaluationService:
             return None
 
     def _embedder(self, model: EmbeddingModel, collection: Collection) -> Embedder:
-        """What makes the vectors; asked for early, as it may lack its key or its package."""
+        """Make the embedder early, as it may lack its key or its package."""
         if collection.vectors is None:
             return embedder_for(
                 model.name, model.dimensions, model.provider, self._database.settings
@@ -360,22 +360,22 @@ class _Run:
         )
 
     def notes(self) -> Iterator[str]:
-        """What went wrong, and questions that were not asked."""
+        """Yield the failures, and the questions that were not asked."""
         if silent := len(self._collection.queries) - len(self._askable):
             yield f"queries without a word to search for, which score 0: {silent}"
         for failure, count in self._failures.items():
             yield f"searches that failed: {count}; {failure}"
 
     def _times(self, mode: Mode, fusion: str, progress: Callable[[int, int], None]) -> list[float]:
-        """Milliseconds of searches for a page, for at most ``MAX_TIMED`` questions."""
+        """Measure the milliseconds of searches for a page, for at most ``MAX_TIMED`` questions."""
         chosen = [self._askable[row] for row in _spread(len(self._askable), MAX_TIMED)]
         for query in chosen[:WARM_UP]:
             self._ask(query, mode, fusion, PAGE)
         times = []
         for done, query in enumerate(chosen, start=1):
-            started = time.perf_counter()
+            start = time.perf_counter()
             self._ask(query, mode, fusion, PAGE)
-            times.append((time.perf_counter() - started) * 1000)
+            times.append((time.perf_counter() - start) * 1000)
             progress(done, len(chosen))
         return times
 
@@ -405,7 +405,7 @@ class _Run:
 
 
 def _modes(asked: Sequence[Mode], *, vectors: bool) -> tuple[list[Mode], list[str]]:
-    """The modes that can run, each once, and a note on those that cannot."""
+    """Return the modes that can run, each once, and a note on those that cannot."""
     if unknown := set(asked) - set(MODES):
         raise InvalidSearch(f"there is no mode {min(unknown)!r}; known: {', '.join(MODES)}")
     wanted = [mode for mode in MODES if mode in asked or not asked]
@@ -420,14 +420,14 @@ def _modes(asked: Sequence[Mode], *, vectors: bool) -> tuple[list[Mode], list[st
 
 
 def _fusions(mode: Mode) -> list[str]:
-    """What is measured of a mode: only where legs are joined does the fusion matter."""
+    """List the fusions measured of a mode: only where legs are joined does the fusion matter."""
     if len(LEGS_OF[mode]) == 1:
         return [DEFAULT]
     return [DEFAULT, *(fusion for fusion in FUSIONS if fusion != Request.fusion)]
 
 
 def _words(query: Query) -> str | None:
-    """What an embedder is asked for, or None for a question without a word."""
+    """Return the text to embed for a question, or None for a question without a word."""
     try:
         return Question.parse(query.text).words
     except EmptyQuestion:
@@ -441,7 +441,7 @@ def _language_of(database: Database, documents: Sequence[Document]) -> str:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most *most* of the numbers below *count*, evenly apart."""
+    """Choose at most *most* of the numbers below *count*, evenly apart."""
     return [int(row) for row in np.linspace(0, count - 1, min(count, most))]
 
 
@@ -455,18 +455,18 @@ def _embed(
     """
     done = total = 0
 
-    def started(_choice: object, count: int) -> None:
+    def start(_choice: object, count: int) -> None:
         nonlocal total
         total = count
         progress(0, total)
 
-    def advanced(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
     report = EmbeddingService(database, embedder=embedder).embed(
-        adapter.corpus, on_start=started, on_progress=advanced
+        adapter.corpus, on_start=start, on_progress=advance
     )
     if report.failed:
         raise EmbeddingError(
@@ -477,7 +477,7 @@ def _embed(
 def _questions(
     embedder: Embedder, words: Sequence[str | None], progress: Callable[[int, int], None]
 ) -> GivenVectors:
-    """The vectors of all questions, made before the clock runs."""
+    """Return the vectors of all questions, made before the clock runs."""
     texts = [said for said in words if said]
     batches = []
     for start in range(0, len(texts), embedder.batch_size):

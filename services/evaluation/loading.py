@@ -1,4 +1,4 @@
-"""How a test collection becomes the import of a corpus."""
+"""The import of a test collection into a corpus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ a blank to the rules nor a part of a word to parsers, trigrams or tokenizers."""
 
 
 class Load(NamedTuple):
-    """How a collection is loaded.
+    """The options of loading a collection.
 
     Attributes:
         language: Text search configuration of its documents.
@@ -42,7 +42,7 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """How a collection becomes the import of a corpus, and a hit a document again.
+    """The functions that load a collection into a corpus, and find a hit's document again.
 
     A document goes by its place in the collection: identifiers and scopes of any length and kind
     stay clear of the import's rules for names.
@@ -84,7 +84,7 @@ the knowledge base's tables."""
 
 
 def adapter_of(corpus: str) -> Adapter:
-    """The adapter of that name.
+    """Return the adapter of that name.
 
     Raises:
         UnknownCorpus: A collection cannot be loaded as that; the message lists what it can be.
@@ -98,13 +98,16 @@ def adapter_of(corpus: str) -> Adapter:
 
 
 def scopes_of(documents: Sequence[Document]) -> dict[str | None, str]:
-    """Scope → how it is stored; None is the scope of documents without one."""
+    """Map the scope of each document to the value it is stored as.
+
+    None is that of documents without one.
+    """
     scopes = dict.fromkeys(document.scope for document in documents)
     return {scope: f"scope {number}" for number, scope in enumerate(scopes)}
 
 
-def checked(report: ImportReport, collection: Collection) -> list[str]:
-    """What the import changed.
+def check_import(report: ImportReport, collection: Collection) -> list[str]:
+    """Check the report of an import, and list what the import changed.
 
     Raises:
         ImportFailed: A document or a vector of one was not stored.
@@ -146,7 +149,7 @@ def _write_chunks(folder: Path, documents: Sequence[Document]) -> None:
 
 
 def _chunk(place: int, document: Document, scope: str) -> dict[str, Any]:
-    """A document as a chunk that no rule has to change, and none refuses for being terse."""
+    """Return a document as a chunk that no rule has to change, and none refuses for being terse."""
     text = document.text if document.text.strip() else NOTHING * MIN_CHARACTERS_PER_WORD
     words = len(text.split())
     content = text.ljust(words * MIN_CHARACTERS_PER_WORD)

@@ -1,4 +1,4 @@
-"""How good a ranking is, by the relevance judgments of its question.
+"""The quality of a ranking, by the relevance judgments of its question.
 
 The definitions are those of trec_eval: gain is linear in the grade, and a judgment of 0 or less is
 the same as none.
@@ -11,7 +11,7 @@ from math import log2
 
 
 def ndcg(ranking: Sequence[str], judgments: Mapping[str, int], depth: int) -> float:
-    """Normalised discounted cumulative gain: 1 for the best order that there can be.
+    """Return the normalised discounted cumulative gain: 1 for the best order that there can be.
 
     Args:
         ranking: Keys of what was found, best first, each once.
@@ -27,12 +27,12 @@ def ndcg(ranking: Sequence[str], judgments: Mapping[str, int], depth: int) -> fl
         form of trec_eval's ``ndcg_cut``.
     """
     best = sorted(judgments.values(), reverse=True)
-    gained = _discounted([judgments.get(key, 0) for key in ranking[:depth]])
-    return gained / _discounted(best[:depth])
+    gained = _discount([judgments.get(key, 0) for key in ranking[:depth]])
+    return gained / _discount(best[:depth])
 
 
 def recall(ranking: Sequence[str], judgments: Mapping[str, int], depth: int) -> float:
-    """The share of the relevant passages that are among the first *depth*.
+    """Return the share of the relevant passages that are among the first *depth*.
 
     Args:
         ranking: As for ``ndcg``.
@@ -44,7 +44,7 @@ def recall(ranking: Sequence[str], judgments: Mapping[str, int], depth: int) -> 
 
 
 def reciprocal_rank(ranking: Sequence[str], judgments: Mapping[str, int]) -> float:
-    """1 / the rank of the first relevant passage, or 0 where none was found.
+    """Return 1 / the rank of the first relevant passage, or 0 where none was found.
 
     Args:
         ranking: As for ``ndcg``; all of it counts.
@@ -55,7 +55,7 @@ def reciprocal_rank(ranking: Sequence[str], judgments: Mapping[str, int]) -> flo
     return 1 / next(ranks, float("inf"))
 
 
-def _discounted(grades: Sequence[int]) -> float:
+def _discount(grades: Sequence[int]) -> float:
     return sum(max(grade, 0) / log2(rank + 1) for rank, grade in enumerate(grades, start=1))
 
 

@@ -47,7 +47,7 @@ def map_vectors(
     model_name: str | None = None,
     widths: Collection[int] = FLOAT32,
 ) -> np.ndarray:
-    """Map a file of vectors, of which nothing is believed before it is checked.
+    """Map a file of vectors after every claim of its header is checked.
 
     Args:
         path: A ``.npy`` file.
@@ -108,7 +108,7 @@ def map_vectors(
 
 
 def check_vectors(path: Path, vectors: np.ndarray) -> Iterator[int]:
-    """Look at every vector, a chunk at a time.
+    """Check every vector, a chunk at a time.
 
     Args:
         path: Where they are, for messages.
@@ -140,7 +140,7 @@ def check_vectors(path: Path, vectors: np.ndarray) -> Iterator[int]:
 
 
 def _header(name: str, file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of what follows; the file is then where it begins."""
+    """Read shape, order and type of the data; the file is then where the data begins."""
     try:
         with warnings.catch_warnings():  # of what a header of another age looks like
             warnings.simplefilter("ignore")

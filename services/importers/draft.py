@@ -1,4 +1,4 @@
-"""A record on its way from a file to the tables: readings shared by all formats, changes recorded.
+"""A record being read from a file: readings shared by all formats, and the changes made.
 
 docs/reference/import-rules.md describes every rule to the people who read the history.
 """
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pgcorpus.db.repositories.imports import Change
 from pgcorpus.services.importers.files import MAX_DEPTH
-from pgcorpus.services.importers.text import MAX_NAME, UNSTORABLE, clean, shown
+from pgcorpus.services.importers.text import MAX_NAME, UNSTORABLE, clean, describe_value
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LATEST: Final = timedelta(days=1)
@@ -85,12 +85,12 @@ class Rule(StrEnum):
 
 
 class Unacceptable(Exception):
-    """The chunk cannot be stored; the message says why. It does not leave the importers."""
+    """The record cannot be stored; the message says why. It does not leave the importers."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """A record on its way from a file, and the changes made so far.
+    """A record being read from a file, and the changes made so far.
 
     Attributes:
         strict: Refuse instead of changing a value that is given.
@@ -101,14 +101,14 @@ class Draft:
     changes: list[Change] = field(default_factory=list)
 
     def storable(self, raw: dict[str, Any]) -> dict[str, Any]:
-        """The object, of which every value can be stored.
+        """Return the object with every value as PostgreSQL can store it.
 
         Raises:
             Unacceptable: It is nested too deep.
         """
         if not _doubtful(raw):
             return raw
-        cleaned: dict[str, Any] = self._cleaned("", raw)
+        cleaned: dict[str, Any] = self._clean_detail("", raw)
         return cleaned
 
     def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
@@ -119,8 +119,8 @@ class Draft:
         """
         if self.strict and original is not None:
             raise Unacceptable(
-                f"{name} would be changed from {shown(original)} to {shown(stored)} "
-                f"(rule {rule.value})"
+                f"{name} would be changed from {describe_value(original)} to "
+                f"{describe_value(stored)} (rule {rule.value})"
             )
         self.record(name, original, stored, rule)
 
@@ -129,7 +129,7 @@ class Draft:
         self.changes.append(Change(name, original, stored, rule.value))
 
     def as_object(self, name: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
-        """The value if it is an object; one without fields in place of anything else."""
+        """Return the value if it is an object; one without fields in place of anything else."""
         if isinstance(value, dict):
             return value
         if value is not None:
@@ -137,7 +137,7 @@ class Draft:
         return {}
 
     def as_list(self, name: str, value: Any) -> Sequence[Any]:  # noqa: ANN401 - any JSON
-        """The value if it is a list; an empty one in place of anything else."""
+        """Return the value if it is a list; an empty one in place of anything else."""
         if isinstance(value, list):
             return value
         if value is not None:
@@ -145,14 +145,14 @@ class Draft:
         return []
 
     def as_link(self, name: str, value: Any) -> str | None:  # noqa: ANN401 - any JSON
-        """The value if it is an identifier; None in place of anything else."""
+        """Return the value if it is an identifier; None in place of anything else."""
         if value is None or isinstance(value, str):
             return value
         self.change(name, value, None, Rule.SHAPE)
         return None
 
     def as_links(self, name: str, value: Any) -> Sequence[str]:  # noqa: ANN401 - any JSON
-        """The identifiers in a list of them."""
+        """Return the identifiers in a list of them."""
         listed = self.as_list(name, value)
         links = [each for each in listed if isinstance(each, str)]
         if len(links) != len(listed):
@@ -160,7 +160,7 @@ class Draft:
         return links
 
     def identifier(self, name: str, value: Any, otherwise: str) -> str:  # noqa: ANN401 - any JSON
-        """The value as an identifier, or *otherwise* where it can be none."""
+        """Return the value as an identifier, or *otherwise* where it can be none."""
         if is_identifier(value):
             return str(value)
         stored = (
@@ -170,7 +170,7 @@ class Draft:
         return stored
 
     def text(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
-        """The value as text; what is not text is stored as it stands in JSON."""
+        """Return the value as text; what is not text is stored as it stands in JSON."""
         if isinstance(value, str):
             return value
         stored = json.dumps(value, ensure_ascii=False, default=float)
@@ -178,7 +178,7 @@ class Draft:
         return stored
 
     def time(self, name: str, value: Any) -> datetime | None:  # noqa: ANN401 - any JSON
-        """A moment, or None where none is given or it cannot be.
+        """Return a moment, or None where none is given or it cannot be.
 
         Args:
             name: Of the field.
@@ -194,7 +194,7 @@ class Draft:
         return moment
 
     def detail(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
-        """The value without the end of texts that are too long to describe anything."""
+        """Return the value without the end of texts that are too long to describe anything."""
         match value:
             case str() if len(value) > MAX_DETAIL:
                 stored = value[:MAX_DETAIL]
@@ -209,8 +209,11 @@ class Draft:
             case _:
                 return value
 
-    def _cleaned(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
-        """The value without what PostgreSQL cannot store, each change told where it was made."""
+    def _clean_detail(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
+        """Return the value without what PostgreSQL cannot store.
+
+        Each change is recorded where it was made.
+        """
         match value:
             case str() if UNSTORABLE.search(value):
                 stored = clean(value)
@@ -220,33 +223,35 @@ class Draft:
                 self.change(clean(name), repr(value), None, Rule.NUMBER)  # JSON has no such number
                 return None
             case list():
-                return [self._cleaned(f"{name}[{n}]", each) for n, each in enumerate(value)]
+                return [self._clean_detail(f"{name}[{n}]", each) for n, each in enumerate(value)]
             case dict():
-                return self._cleaned_object(f"{name}." if name else "", value)
+                return self._clean_object(f"{name}." if name else "", value)
             case _:
                 return value
 
-    def _cleaned_object(self, prefix: str, value: dict[str, Any]) -> dict[str, Any]:
+    def _clean_object(self, prefix: str, value: dict[str, Any]) -> dict[str, Any]:
         cleaned: dict[str, Any] = {}
         for key, each in value.items():
             name = clean(key)
             if name == key:
-                cleaned[key] = self._cleaned(prefix + key, each)
+                cleaned[key] = self._clean_detail(prefix + key, each)
             elif name in value or name in cleaned:
                 self.change(prefix + name, {key: each}, None, Rule.CHARACTERS)
             else:
                 self.change(prefix + name, key, name, Rule.CHARACTERS)
-                cleaned[name] = self._cleaned(prefix + name, each)
+                cleaned[name] = self._clean_detail(prefix + name, each)
         return cleaned
 
 
 def is_identifier(value: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Tell whether a value can be stored as an identifier."""
+    """Return whether a value can be stored as an identifier."""
     return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_NAME
 
 
 def _doubtful(raw: dict[str, Any]) -> bool:
-    """Whether some value may be one that PostgreSQL cannot store; it needs no stack of its own.
+    """Return whether some value may be one that PostgreSQL cannot store.
+
+    It needs no stack of its own.
 
     Raises:
         Unacceptable: The value is nested deeper than ``MAX_DEPTH``, at which the recursion of

@@ -26,7 +26,7 @@ of whoever reads them next."""
 
 @dataclass(frozen=True)
 class Found:
-    """A file to import, or a path where there is none.
+    """A file to import, or a path without one.
 
     Attributes:
         path: Where it is.
@@ -45,13 +45,13 @@ class Found:
 
     @property
     def key(self) -> str:
-        """The file's name in the tables; where there is no file, it is as it was given."""
+        """The file's name in the tables; where there is no file, the path as it was given."""
         return key_of(self.path) if self.error is None else self.name
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         document: Its JSON value.
@@ -63,12 +63,12 @@ class Loaded:
 
 
 def key_of(path: Path) -> str:
-    """The one name of a file in the tables: its full path, links followed."""
+    """Return the one name of a file in the tables: its full path, links followed."""
     return printable(Path(os.path.realpath(path)))
 
 
 class Inexact(float):
-    """A number as JSON has it that no double is equal to; its value is the nearest double.
+    """A number in JSON that no double is equal to; its value is the nearest double.
 
     Attributes:
         digits: The number as it stands.
@@ -78,7 +78,7 @@ class Inexact(float):
     digits: str
 
     def __new__(cls, digits: str) -> Self:
-        """The double nearest to the number."""
+        """Return the double nearest to the number."""
         number = super().__new__(cls, digits)
         number.digits = digits
         return number
@@ -88,7 +88,7 @@ _HOLDERS: Final = (dict, list, Inexact)  # made once: this is asked of every fie
 
 
 def inexact_numbers(value: Any, path: str = "") -> Iterator[tuple[str, Inexact]]:  # noqa: ANN401 - any JSON
-    """Every number in a value that no double is equal to, with its path below *path*."""
+    """Yield every number in a value that no double is equal to, with its path below *path*."""
     if isinstance(value, Inexact):
         yield path, value
     elif isinstance(value, dict):
@@ -102,14 +102,14 @@ def inexact_numbers(value: Any, path: str = "") -> Iterator[tuple[str, Inexact]]
 
 
 def printable(path: Path) -> str:
-    """The path as text that PostgreSQL can store, whatever bytes it is made of."""
+    """Return the path as text that PostgreSQL can store, whatever bytes it is made of."""
     return os.fsencode(path).decode(errors="replace").replace("\0", "\ufffd")
 
 
 def find_files(
     paths: Sequence[Path], suffixes: Collection[str] = frozenset({".json"})
 ) -> Iterator[Found]:
-    """The files at *paths*, in their order; those of a folder by name, subfolders included.
+    """Yield the files at *paths*, in their order; those of a folder by name, subfolders included.
 
     Args:
         paths: Files, taken as they are, and folders, of which the files with a suffix are taken.
@@ -123,7 +123,7 @@ def find_files(
     """
     seen = set()
     for path in paths:
-        for found in _found_at(path, suffixes):
+        for found in _find_at(path, suffixes):
             identity = found.path.resolve() if found.error is None else found.path
             if identity not in seen:
                 seen.add(identity)
@@ -131,7 +131,7 @@ def find_files(
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse to open a pipe or a device, which might never end, or never begin.
+    """Raise for a pipe or a device, which might never end, or never begin.
 
     Raises:
         ImportFailed: It is something else than a file.
@@ -207,7 +207,7 @@ def parse_json(text: str, what: str = "the file", *, finite: bool = True) -> Any
         raise ImportFailed(f"{what} is nested deeper than {MAX_DEPTH} levels") from error
 
 
-def _found_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
+def _find_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -225,7 +225,7 @@ def _found_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
 
 
 def _in_folder(folder: Path, suffixes: Collection[str]) -> Iterator[Found]:
-    """The files with a suffix below a folder, by name, and what cannot be looked into."""
+    """Yield the files with a suffix below a folder, by name, and what cannot be looked into."""
     left: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
     while left:
         path, above = left.pop()
@@ -289,7 +289,7 @@ def _number(digits: str) -> float:
 
 
 def _deeper_than(document: Any, limit: int) -> bool:  # noqa: ANN401 - any JSON
-    """Whether there are more levels than *limit*; it needs no stack of its own."""
+    """Return whether there are more levels than *limit*; it needs no stack of its own."""
     level = [document] if isinstance(document, dict | list) else []
     for _ in range(limit):
         level = [

@@ -1,4 +1,4 @@
-"""What importers share: a recorded run, its transactions, its progress, fresh statistics."""
+"""The machinery of all importers: a recorded run, its transactions, progress and statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import TransactionConflict, translated
+from pgcorpus.db.errors import TransactionConflict, translate_errors
 from pgcorpus.db.models.imports import ImportFile, ImportTransformation
 from pgcorpus.db.repositories.imports import Refused
 from pgcorpus.db.scope import Scope
@@ -40,10 +40,10 @@ Transaction = Callable[[], AbstractContextManager[UnitOfWork]]
 
 
 class Passages(Protocol):
-    """The repository of what an importer fills."""
+    """The repository that an importer fills."""
 
     def count(self) -> int:
-        """How many there are."""
+        """Count the passages."""
 
     def analyze(self) -> None:
         """Renew the planner's statistics."""
@@ -51,7 +51,7 @@ class Passages(Protocol):
 
 @dataclass
 class Run:
-    """One call of an importer, under way.
+    """A call of an importer while it runs.
 
     Attributes:
         id: Its key.
@@ -69,8 +69,8 @@ class Run:
     report: ImportReport
     renews_statistics: bool = False
 
-    def refused(self) -> Iterator[tuple[str, list[Refused]]]:
-        """Each file of which something is refused, with that."""
+    def list_refused(self) -> Iterator[tuple[str, list[Refused]]]:
+        """Yield each file with refused records, and these."""
         with self.transaction() as work:
             files = work.imports.list_refused_files(self.corpus)
         for file in files:
@@ -80,10 +80,10 @@ class Run:
 
 
 class Filling(Protocol):
-    """A run as its corpus is filled."""
+    """A run of one corpus's importer."""
 
     def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
-        """Try what was refused of one file again."""
+        """Try again what was refused of one file."""
 
 
 class Importer(ABC):
@@ -98,7 +98,7 @@ class Importer(ABC):
 
     corpus: ClassVar[str]
     scope: Scope | None = None
-    """Whose what is imported is to be; of most corpora it is nobody's."""
+    """The scope that the records are imported into; None in a corpus without scopes."""
 
     def __init__(self, database: Database, *, strict: bool, dry_run: bool, language: str) -> None:
         self._database = database
@@ -124,7 +124,7 @@ class Importer(ABC):
         limit: int = 100,
         before: int | None = None,
     ) -> Sequence[ImportTransformation]:
-        """Changes that imports made to values, the newest first.
+        """List the changes that imports made to values, the newest first.
 
         Args:
             item: Only those of this item, by its author's identifier.
@@ -141,11 +141,11 @@ class Importer(ABC):
 
     @abstractmethod
     def _passages(self, work: UnitOfWork) -> Passages:
-        """The repository of what is filled."""
+        """Return the repository that is filled."""
 
     @contextmanager
-    def _recorded(self, **options: Any) -> Iterator[Run]:  # noqa: ANN401 - any JSON
-        """A run in the history, begun and ended; statistics are renewed after it."""
+    def _record_run(self, **options: Any) -> Iterator[Run]:  # noqa: ANN401 - any JSON
+        """Record a run in the history, from begin to end; statistics are renewed after it."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
             with transaction() as work:
@@ -159,14 +159,14 @@ class Importer(ABC):
             stored = run.report.stored
             if (stored or run.renews_statistics) and not self._dry_run:
                 with transaction() as work:
-                    work.leave()  # the statistics are of everybody's
+                    work.leave()  # the statistics are of all scopes
                     passages = self._passages(work)
                     many = stored >= MANY or run.renews_statistics
                     if many or stored * SHARE >= passages.count():
                         passages.analyze()
 
     def _language_on(self, work: UnitOfWork) -> Language:
-        """What passages that name no language get, in the configurations that the server has."""
+        """Return the language of passages that name none, among the server's configurations."""
         if self._language != AUTO:
             return self._language
         version = postgresql_of(work.session.connection().dialect)
@@ -174,21 +174,21 @@ class Importer(ABC):
 
     @contextmanager
     def _transactions(self) -> Iterator[Transaction]:
-        """What makes transactions: real ones, or parts of a single one that is rolled back."""
+        """Provide transactions: real ones, or savepoints of a single one that is rolled back."""
         if not self._dry_run:
-            yield self._committed
+            yield self._commit_each
             return
-        with self._entered() as work:
+        with self._open_work() as work:
             yield lambda: savepoint(work)
 
     @contextmanager
-    def _committed(self) -> Iterator[UnitOfWork]:
-        with self._entered() as work:
+    def _commit_each(self) -> Iterator[UnitOfWork]:
+        with self._open_work() as work:
             yield work
             work.commit()
 
     @contextmanager
-    def _entered(self) -> Iterator[UnitOfWork]:
+    def _open_work(self) -> Iterator[UnitOfWork]:
         with self._database.unit_of_work() as work:
             if self.scope is not None:
                 work.enter(self.scope)
@@ -196,29 +196,29 @@ class Importer(ABC):
 
 
 class RetryingImporter(Importer):
-    """An importer that keeps what it refuses, whole."""
+    """An importer that keeps what it refuses, complete, for another try."""
 
     def retry(self) -> ImportReport:
-        """Try what was rejected again, from the payloads that were kept.
+        """Try again what was rejected, from the payloads that were kept.
 
         What goes in now is no longer among the rejects; the rest stays.
 
         Returns:
             What was done, by the full paths of the files that it came from.
         """
-        with self._started(retry=True) as (run, filling):
-            for file, refused in run.refused():
+        with self._start_run(retry=True) as (run, filling):
+            for file, refused in run.list_refused():
                 filling.take_refused(file, refused)
         return run.report
 
     @abstractmethod
-    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
-        """A run in the history, and what fills the corpus."""
+    def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
+        """Record a run in the history, and return it with what fills the corpus."""
 
 
 @dataclass
 class Bar:
-    """Progress in bytes.
+    """A progress bar in bytes.
 
     Attributes:
         show: Called with the bytes done and the bytes in all.
@@ -231,11 +231,11 @@ class Bar:
     done: int = 0
 
     def part(self, size: int, done: int, total: int) -> None:
-        """Show *done* of the *total* parts of what has *size* bytes and is under way."""
+        """Show that *done* of *total* parts of a file of *size* bytes are finished."""
         self.show(self.done + (size * done // total if total else 0), self.total)
 
     def finish(self, size: int) -> None:
-        """Show that what has *size* bytes is finished."""
+        """Show that a file of *size* bytes is finished."""
         self.done += size
         self.show(self.done, self.total)
 
@@ -259,8 +259,8 @@ def ahead(items: Iterator[T], *, alone: Callable[[T], bool] = lambda _item: Fals
                 yield item
 
 
-def persisted(transaction: Callable[[], T]) -> T:
-    """Run a transaction, once more after each conflict with another: a worker's, for example.
+def persist(transaction: Callable[[], T]) -> T:
+    """Run a transaction, again after each conflict with another.
 
     Raises:
         TransactionConflict: After ``TRIES`` there was one again.
@@ -273,8 +273,8 @@ def persisted(transaction: Callable[[], T]) -> T:
     return transaction()
 
 
-def counted(row: ImportFile, report: FileReport) -> ImportFile:
-    """The row of a file, with what became of it."""
+def fill_row(row: ImportFile, report: FileReport) -> ImportFile:
+    """Fill the row of a file with its counts."""
     row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
     row.rejected, row.transformed = report.rejected, report.transformed
     return row
@@ -282,6 +282,6 @@ def counted(row: ImportFile, report: FileReport) -> ImportFile:
 
 @contextmanager
 def savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
-    """A part of a transaction that can fail alone."""
-    with translated(), work.session.begin_nested():
+    """Provide a savepoint: a part of a transaction that can fail alone."""
+    with translate_errors(), work.session.begin_nested():
         yield work

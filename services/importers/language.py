@@ -1,4 +1,4 @@
-"""Which language a text is in, as the name of a text search configuration."""
+"""The language of a text, as the name of a text search configuration."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _OF_CODE: Final = {**LANGUAGES, "et": "estonian"}
 
 
 def configuration_of(text: str, *, postgresql: int = NEWEST_POSTGRESQL) -> str:
-    """Find the text search configuration for the language that a text is in.
+    """Find the text search configuration of a text's language.
 
     Args:
         text: The more the better; a single sentence may be mistaken for one of a near language.
@@ -81,7 +81,7 @@ def configuration_of(text: str, *, postgresql: int = NEWEST_POSTGRESQL) -> str:
 
 
 def postgresql_of(dialect: Dialect) -> int:
-    """Major version of the server that an engine has connected to."""
+    """Return the major version of the server that an engine has connected to."""
     version = dialect.server_version_info or (0,)
     return int(version[0])
 

@@ -1,4 +1,4 @@
-"""What an import did, counted in passages."""
+"""The report of an import, counted in passages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTS: Final = ("added", "updated", "unchanged", "rejected", "transformed")
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A passage that was refused whole.
+    """A passage that was refused.
 
     Attributes:
         file: As it was given.
@@ -29,7 +29,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What holds nothing to import: a file that nobody asked for by name, or a conversation.
+    """A file or conversation with nothing to import, which was not asked for by name.
 
     Attributes:
         file: The file's path, that of its zip before it.
@@ -44,7 +44,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class FileReport:
-    """What became of one file.
+    """The counts of one file.
 
     Every passage is in exactly one of the first four counts.
 
@@ -69,7 +69,7 @@ class FileReport:
 
 @dataclass(slots=True)
 class MemoryStatistics:
-    """What an import of memories found, beside what it counted file by file.
+    """The statistics of an import of memories, beside the counts of files.
 
     Attributes:
         nodes_by_source: Memories that were accepted, by whose assistant it was.
@@ -88,7 +88,10 @@ class MemoryStatistics:
     duration_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The statistics for scripts; clusters are keys of text there, and null is ``none``."""
+        """Return the statistics for scripts.
+
+        Clusters are keys of text there, and null is ``none``.
+        """
         counts = ("nodes_by_source", "nodes_by_intent", "left_alone", "unknown_fields")
         clusters = {
             "none" if cluster is None else str(cluster): count
@@ -102,7 +105,7 @@ class MemoryStatistics:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What one call of an importer did.
+    """The report of one call of an importer.
 
     Attributes:
         files: One report per file, in order.
@@ -123,23 +126,23 @@ class ImportReport:
     memory: MemoryStatistics | None = None
 
     def total(self, count: str) -> int:
-        """The sum of one of ``COUNTS`` over all files."""
+        """Return the sum of one of ``COUNTS`` over all files."""
         return sum(getattr(file, count) for file in self.files)
 
     @property
     def stored(self) -> int:
-        """How many passages were written: messages, or what else is counted."""
+        """The number of passages written: messages, or what else is counted."""
         if self.messages is not None:
             return self.messages
         return self.total("added") + self.total("updated")
 
     @property
     def failed(self) -> bool:
-        """Whether a passage or a whole file did not go in."""
+        """True if a passage or a whole file did not go in."""
         return bool(self.rejects) or any(file.error for file in self.files)
 
     def as_json(self) -> dict[str, Any]:
-        """The report for scripts; its shape is fixed."""
+        """Return the report for scripts; its shape is fixed."""
         of_chat = {
             "messages": self.messages,
             "skipped": [asdict(skipped) for skipped in self.skipped],

@@ -1,4 +1,4 @@
-"""JSON of any length, taken apart into the conversations it holds without being built whole.
+"""JSON of any length, split into the conversations it holds without being built as a whole.
 
 Why this and not an incremental parser: the bounds of a value are found by a search for brackets
 outside of texts, and the value between them is read by ``json``. So one that is broken, too long,
@@ -89,7 +89,7 @@ class StoredVectors:
 
 @dataclass(slots=True)
 class Element:
-    """One value of a file, as it stands.
+    """A value of a file, as it stands.
 
     Attributes:
         locator: Where in the file, as a JSON path.
@@ -110,7 +110,7 @@ class Element:
     reopen: Callable[[], IO[bytes]] | None = None
 
     def read(self) -> tuple[Any, Damage | None]:
-        """The value, and what had to be replaced to read it.
+        """Return the value, and the bytes that had to be replaced to read it.
 
         Raises:
             ImportFailed: It is too long, too deep or not JSON.
@@ -118,19 +118,22 @@ class Element:
         given = self._again()
         if given is None or self.fault is not None:
             raise ImportFailed(self.fault)
-        text, damage = self._decoded(given)
+        text, damage = self._decode(given)
         del given  # and the text: of a long value every copy counts
         if self.reopen is not None:
             self.text = None
         return parse_json(text, self._name, finite=False), damage
 
     def as_json(self) -> Any:  # noqa: ANN401 - any JSON
-        """What is kept of it when it is refused: the value, or its text where JSON has none."""
+        """Return the value as it is kept when refused.
+
+        The value, or its text where JSON has none.
+        """
         if (given := self._again()) is None:
             return None
         if self.fault is None:
             try:
-                return parse_json(self._decoded(given)[0], self._name)
+                return parse_json(self._decode(given)[0], self._name)
             except ImportFailed:
                 pass
         return given.decode(errors="replace")
@@ -140,14 +143,14 @@ class Element:
         return f"it (byte {self.offset:,} of the file)"
 
     def _again(self) -> bytes | None:
-        """Its bytes, read once more where they are forgotten."""
+        """Return the value's bytes, read once more if they were dropped."""
         if self.text is not None or self.reopen is None or self.fault is not None:
             return self.text
         with self.reopen() as file:
             file.seek(self.offset)
             return file.read(self.size_bytes)
 
-    def _decoded(self, text: bytes) -> tuple[str, Damage | None]:
+    def _decode(self, text: bytes) -> tuple[str, Damage | None]:
         try:
             return _compact(text) if len(text) > CHUNK else text.decode(), None
         except UnicodeDecodeError as error:
@@ -157,7 +160,7 @@ class Element:
 
 
 def elements(stream: IO[bytes], *, whole: bool = False) -> Iterator[Element]:
-    """The values of a file that may be conversations.
+    """Yield the values of a file that may be conversations.
 
     Args:
         stream: A list; an object with a list in one of ``HOLDERS``; values one after the other, as
@@ -198,7 +201,7 @@ class Records:
         self.listed = False
 
     def __iter__(self) -> Iterator[tuple[str | None, Element]]:
-        """Each value in its order, with its name where it is a member of the object.
+        """Yield each value in its order, with its name where it is a member of the object.
 
         Raises:
             ImportFailed: From here on it is not JSON. What was yielded before stands.
@@ -226,7 +229,7 @@ class Records:
 
 
 def _objects(file: _Reader, *, whole: bool) -> Iterator[Element]:
-    """The values of a file that begins with an object."""
+    """Yield the values of a file that begins with an object."""
     begun = file.value("$") if whole else file.value("$", holders=True)
     if isinstance(begun, str):
         while isinstance(begun, str):
@@ -246,7 +249,7 @@ def _objects(file: _Reader, *, whole: bool) -> Iterator[Element]:
 
 
 class _Reader:
-    """A stream of JSON, read value by value; what is behind is forgotten."""
+    """A stream of JSON, read value by value; memory of what was read is freed."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -256,11 +259,11 @@ class _Reader:
 
     @property
     def offset(self) -> int:
-        """Of the next byte, in the file."""
+        """The place of the next byte in the file."""
         return self._behind + self._at
 
     def next_byte(self) -> int | None:
-        """The next byte that is no space, not taken; None at the end."""
+        """Return the next byte that is no space, without taking it; None at the end."""
         while True:
             self._at = self._end_of(_SPACE)
             if self._at < len(self._data):
@@ -269,7 +272,7 @@ class _Reader:
                 return None
 
     def end(self) -> None:
-        """Refuse anything that follows.
+        """Raise if anything follows.
 
         Raises:
             ImportFailed: Something does.
@@ -278,7 +281,7 @@ class _Reader:
             raise ImportFailed(f"the file is not JSON: its end expected at byte {self.offset:,}")
 
     def list_elements(self, path: str) -> Iterator[Element]:
-        """The values of the list that begins here."""
+        """Yield the values of the list that begins here."""
         self._at += 1
         if self.next_byte() == _CLOSE_LIST:
             self._at += 1
@@ -287,13 +290,16 @@ class _Reader:
             yield self.value(f"{path}[{index}]")
             following = self.next_byte()
             if following not in {_COMMA, _CLOSE_LIST}:
-                raise self._broken("',' or ']' expected", following)
+                raise self._describe_break("',' or ']' expected", following)
             self._at += 1
             if following == _CLOSE_LIST:
                 return
 
     def members(self) -> Iterator[str]:
-        """The names in the object that begins here; the caller takes the value behind each."""
+        """Yield the names in the object that begins here.
+
+        The caller takes the value behind each.
+        """
         self._at += 1
         if self.next_byte() == _CLOSE_OBJECT:
             self._at += 1
@@ -306,7 +312,7 @@ class _Reader:
             yield name
             following = self.next_byte()
             if following not in {_COMMA, _CLOSE_OBJECT}:
-                raise self._broken("',' or '}' expected", following)
+                raise self._describe_break("',' or '}' expected", following)
             self._at += 1
             if following == _CLOSE_OBJECT:
                 return
@@ -318,7 +324,7 @@ class _Reader:
     def value(self, locator: str, *, depth: int = 0, holders: Literal[True]) -> Element | str: ...
 
     def value(self, locator: str, *, depth: int = 0, holders: bool = False) -> Element | str:
-        """The value that begins here.
+        """Return the value that begins here.
 
         Args:
             locator: Of the value.
@@ -375,11 +381,11 @@ class _Reader:
                 start, end = 0, self._end_of(_TO_DELIMITER)
             self._at = end
         if self.offset == offset:
-            raise self._broken("a value expected", following)
+            raise self._describe_break("a value expected", following)
         return self._element(locator, offset, start, 0)
 
     def _to_bracket(self, start: int, offset: int) -> int:
-        """Go to the next bracket that is not in a text; gives where the value then begins."""
+        """Go to the next bracket that is not in a text, and return where the value then begins."""
         while True:
             self._at = self._end_of(_TO_BRACKET)
             if self._at == len(self._data):
@@ -391,7 +397,7 @@ class _Reader:
                 return start
 
     def _to_quote(self, start: int, offset: int) -> int:
-        """Go behind the quote that ends a text; gives where the value then begins."""
+        """Go behind the quote that ends a text, and return where the value then begins."""
         while True:
             self._at = self._end_of(_TO_QUOTE)
             if self._at < len(self._data) and self._data[self._at] == _QUOTE:
@@ -400,7 +406,7 @@ class _Reader:
             start = self._further(start, offset)
 
     def _further(self, start: int, offset: int) -> int:
-        """Read on within a value; gives where it then begins, in what is kept of it."""
+        """Read on within a value, and return where it then begins in the buffer."""
         keep = self._at if self.offset - offset > MAX_BYTES else start
         if not self._more(keep):
             raise ImportFailed(
@@ -410,7 +416,7 @@ class _Reader:
         return 0
 
     def _more(self, keep: int) -> bool:
-        """Read on, forgetting what is before *keep*; False at the end."""
+        """Read on, and drop what is before *keep*; False at the end."""
         # More of what is long already, or it would be copied for every chunk; not much more, for
         # it would be in memory beside the value while that is imported.
         read = self._stream.read(max(CHUNK, (len(self._data) - keep) // 4))
@@ -430,16 +436,16 @@ class _Reader:
 
     def _expect(self, byte: int, expected: str) -> None:
         if (following := self.next_byte()) != byte:
-            raise self._broken(expected, following)
+            raise self._describe_break(expected, following)
 
-    def _broken(self, expected: str, following: int | None) -> ImportFailed:
+    def _describe_break(self, expected: str, following: int | None) -> ImportFailed:
         if following is None:
             return ImportFailed(f"the file ends at byte {self.offset:,}: {expected}")
         return ImportFailed(f"the file is not JSON: {expected} at byte {self.offset:,}")
 
 
 def _compact(text: bytes) -> str:
-    """UTF-8 of JSON as text that takes little memory.
+    """Decode UTF-8 of JSON as text that takes little memory.
 
     One emoji makes a text four bytes a character. Where nearly all of them are ASCII the others are
     escaped, so that it stays at one.

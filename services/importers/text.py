@@ -1,4 +1,4 @@
-"""Texts of files and of rows: what of them can be stored, and how they are shown."""
+"""Texts of files and of rows: the characters that can be stored, and values in messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """The value without NUL characters, and with U+FFFD for each half of a surrogate pair."""
+    """Replace what PostgreSQL cannot store: no NUL characters, U+FFFD for half surrogate pairs."""
     match value:
         case str():
             return UNSTORABLE.sub(_substitute, value)
@@ -30,12 +30,12 @@ def _substitute(found: re.Match[str]) -> str:
     return "" if found[0] == "\x00" else "\ufffd"
 
 
-def shown(value: Any) -> str:  # noqa: ANN401 - any JSON
-    """A value for a message: short, and of characters that can be stored."""
+def describe_value(value: Any) -> str:  # noqa: ANN401 - any JSON
+    """Return a value for a message: short, and of characters that can be stored."""
     shown = json.dumps(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."  # noqa: PLR2004 - about a line
 
 
-def worded(value: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """The value if it is a text that says something."""
+def as_words(value: Any) -> str | None:  # noqa: ANN401 - any JSON
+    """Return the value if it is a text with any word in it, else None."""
     return value if isinstance(value, str) and value.strip() else None

@@ -1,1 +1,1 @@
-"""The job queue worked off: handlers, worker and what is done periodically."""
+"""The worker of the job queue, and the handlers of its jobs."""

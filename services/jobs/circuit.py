@@ -1,4 +1,4 @@
-"""A circuit breaker: who does not answer is not asked again at once."""
+"""A circuit breaker: a service that does not answer is not asked again at once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Circuit:
         self.proven = False
 
     def admits(self, jobs: int) -> int:
-        """How many of so many jobs may begin: all, one as a probe, or none.
+        """Return how many of so many jobs may begin: all, one as a probe, or none.
 
-        A probe keeps all others out until ``succeeded``, ``failed`` or ``pass_on`` tells what
-        became of it, or for a minute if nothing does.
+        A probe keeps all others out until ``note_success``, ``note_failure`` or ``pass_on`` reports
+        its result, or for a minute if none does.
         """
         with self._lock:
             if not self._failures:
@@ -45,20 +45,20 @@ class Circuit:
             return 1
 
     def pass_on(self) -> None:
-        """This thread is done. If it was to probe and has not told how that went, let others."""
+        """Let another thread probe, if this one was to and has no result."""
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
                 self._closed_until = 0.0
 
-    def succeeded(self) -> None:
+    def note_success(self) -> None:
         """Let everything through."""
         with self._lock:
             self._failures = 0
             self._prober = None
             self.proven = True
 
-    def failed(self) -> tuple[bool, float]:
+    def note_failure(self) -> tuple[bool, float]:
         """Keep work out for a while.
 
         Returns:

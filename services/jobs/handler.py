@@ -1,4 +1,4 @@
-"""What a handler of jobs is, and what may become of a job."""
+"""The protocol of handlers of jobs, and the outcomes of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ending = Literal["completed", "released", "retried", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What becomes of one job.
+    """The outcome of one job.
 
     Attributes:
         ending: ``completed``; ``released`` is pending again at once, the attempt not counted;
@@ -40,7 +40,7 @@ class Handler(Protocol):
     Attributes:
         kind: Of its jobs.
         corpus: What the payloads of its jobs have under ``corpus``; ``""`` where they have none.
-        batch_size: At most so many jobs at a time.
+        batch_size: The most jobs at a time.
     """
 
     @property
@@ -51,7 +51,7 @@ class Handler(Protocol):
     def batch_size(self) -> int: ...  # noqa: D102 - above
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
-        """Do what takes time, outside of any transaction.
+        """Do the slow part of the jobs, outside of any transaction.
 
         Whatever it raises concerns the whole batch. ``TextsRefused`` and any other exception but
         those below make the worker halve the batch until the job to blame is alone, and fail it.

@@ -1,4 +1,4 @@
-"""The handlers there are: embedding what the outbox enqueued, and what is done periodically."""
+"""The handlers: embedding for the outbox, and periodic maintenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST_BATCH: Final = 64
 """Jobs that are claimed before the model, and with it the size of its batches, is known."""
 
 COMPLETED_KEPT_SECONDS: Final = 7 * DAY_SECONDS
-"""Jobs that failed are kept until somebody purges or requeues them."""
+"""Dead letters are kept until they are purged or requeued by hand."""
 
 SEARCHES_KEPT_SECONDS: Final = 30 * DAY_SECONDS
 
@@ -46,7 +46,7 @@ CHANGED: Final = "its text or the corpus's model changed while it was embedded"
 
 
 def all_handlers(database: Database, *, search_log: SearchLog | None = None) -> list[Handler]:
-    """One of every kind; passages of each corpus have one of their own.
+    """Make one handler of every kind; passages of each corpus have one of their own.
 
     Args:
         database: Whose queue.
@@ -79,11 +79,11 @@ class EmbedHandler:
 
     @property
     def batch_size(self) -> int:
-        """What is worth handing over to the embedder at once."""
+        """The number of texts worth one call of the embedder."""
         return FIRST_BATCH if self._embedder is None else self._embedder.batch_size
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
-        """Embed the texts whose vectors are missing or of an older text."""
+        """Embed the texts whose vectors are missing or stale."""
         items = [self._item(job) for job in jobs]
         named: dict[Scope | None, list[Any]] = {}
         for job, item in zip(jobs, items, strict=True):
@@ -111,7 +111,7 @@ class EmbedHandler:
     def _pending(
         self, work: UnitOfWork, choice: Choice, scope: Scope | None, among: Sequence[Any]
     ) -> Sequence[Pending]:
-        """What is to be embedded of a scope's passages."""
+        """List the passages of a scope that are to be embedded."""
         self._enter(work, scope)
         return work.embeddings.list_pending(self._of, choice.name, limit=len(among), among=among)
 
@@ -139,7 +139,7 @@ class EmbedHandler:
             work.enter(scope)
 
     def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
-        """The passage, or None where somebody enqueued nonsense."""
+        """Return the passage of a job, or None if the job names none."""
         if self._of.scope is not None and job.scope is None:
             return None
         try:
@@ -150,7 +150,7 @@ class EmbedHandler:
     def _store(
         self, work: UnitOfWork, choice: Choice, pending: Sequence[Pending], vectors: np.ndarray
     ) -> Sequence[Any]:
-        """Store vectors of texts that are still the same; returns the passages that changed."""
+        """Store the vectors of texts that are still the same; return the passages that changed."""
         if not pending:
             return ()
         ids = [each.id for each in pending]
@@ -193,7 +193,7 @@ class MaintenanceHandler:
         self._database = database
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
-        """Do it, each part in transactions of its own."""
+        """Run the maintenance, each part in transactions of its own."""
         _delete_all(
             self._database,
             lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
@@ -224,7 +224,7 @@ class MaintenanceHandler:
                 work.commit()
 
     def _audit(self) -> None:
-        """A worker need not be one that may seal; but then it is not silent about it."""
+        """Maintain the audit log; a worker without the right to seal says so in its log."""
         try:
             AuditService(self._database).maintain()
         except (AuditError, NotPermitted) as error:
@@ -232,7 +232,7 @@ class MaintenanceHandler:
 
 
 class LogFlushHandler:
-    """Writes the timings of searches that this process buffers, and deletes those of long ago.
+    """Writes the timings of searches that this process buffers, and deletes old ones.
 
     Every process that searches also flushes its own buffer, every few seconds and at its end: a
     worker cannot reach the memory of another process.
@@ -251,7 +251,7 @@ class LogFlushHandler:
         self._search_log = search_log
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
-        """Do it, in transactions of its own."""
+        """Write and delete timings, in transactions of their own."""
         if self._search_log is not None:
             self._search_log.flush()
         _delete_all(
@@ -262,7 +262,7 @@ class LogFlushHandler:
 
 
 def _delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> None:
-    """Delete some, in a transaction of its own, again and again until nothing is left."""
+    """Delete rows in batches, each in a transaction of its own, until none is left."""
     deleted = 1
     while deleted:
         with database.unit_of_work() as work:

@@ -1,4 +1,4 @@
-"""The worker: claims jobs, has them done, and ends them; docs/explanation/jobs.md tells why so."""
+"""The worker: claims jobs, has them done, and ends them; docs/explanation/jobs.md says why so."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from pgcorpus.services.jobs.handlers import all_handlers
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 60.0
-"""What a worker that dies leaves behind is taken up again after so long."""
+"""The time after which the jobs of a dead worker are taken back."""
 
 HEARTBEATS_PER_LEASE: Final = 3
 POLL_SECONDS: Final = 5.0
@@ -64,23 +64,23 @@ MAX_COLLISIONS: Final = 5
 """Transactions that end the same batch and meet others in their way; then it is halved."""
 
 MAX_SECONDS_IN_HAND: Final = 600.0
-"""After so long a batch counts as hung, and its lease is no longer extended. The hosted embedder
+"""After this a batch counts as hung, and its lease is no longer extended. The hosted embedder
 gives up sooner by itself: 300 seconds for a request, its retries included."""
 
-NOBODYS_FAULT: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
+NO_FAULT_OF_THE_JOB: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
 """Failures that lie neither with a job nor with the connection (``TextsRefused`` is the text's)."""
 
 OUTAGES: Final = (DatabaseUnavailable, DatabaseReadOnly, DatabaseExhausted)
 """Failures of the server, which pass: they are waited out."""
 
 PUT_OFF_PAUSES: Final = 2
-"""What was put off is due after so many of the lane's pauses: the next probe is another job, and
+"""The lane's pauses after which a job that was put off is due: the next probe is another job, and
 one that the other side cannot bear does not keep the lane shut."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch that was ended.
+    """The report of one batch that ended.
 
     Attributes:
         name: The kind of its jobs, and their corpus.
@@ -95,7 +95,7 @@ class BatchReport:
 
 @dataclass(slots=True)
 class WorkerReport:
-    """What a worker did.
+    """The counts of a worker's run.
 
     Attributes:
         counts: How jobs ended (completed, released, put_off, retried, failed) → how many.
@@ -110,14 +110,14 @@ class WorkerReport:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every job was done, at the first attempt."""
+        """True if every job was done, at the first attempt."""
         return not (
             self.hung or any(self.counts[each] for each in ("failed", "retried", "put_off"))
         )
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait after each failure in a row, with jitter."""
+    """Yield the seconds to wait after each failure in a row, with jitter."""
     for failures in count():
         longest = min(0.2 * 2 ** min(failures, 10), LONGEST_PAUSE_SECONDS)
         yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
@@ -125,7 +125,7 @@ def _pauses() -> Iterator[float]:
 
 @dataclass(slots=True)
 class _Lane:
-    """A handler, and whether its jobs are claimed at this time."""
+    """A handler, with the state of claiming its jobs."""
 
     handler: Handler
     circuit: Circuit = field(default_factory=Circuit)
@@ -139,11 +139,11 @@ class _Lane:
 
     @property
     def rests(self) -> bool:
-        """Whether an error keeps it from being tried for now."""
+        """True if an error keeps the handler from being tried for now."""
         return time.monotonic() < self._rests_until
 
     def rest(self, error: Exception) -> None:
-        """Leave it alone for a while, longer each time; the same error is logged once."""
+        """Pause the handler, longer each time; the same error is logged once."""
         said = f"{type(error).__name__}: {error}"
         if said != self._error:
             known = isinstance(error, DataLayerError | SQLAlchemyError)
@@ -157,7 +157,7 @@ class _Lane:
         self._rests_until = time.monotonic() + next(self._pauses)
 
     def stop(self) -> None:
-        """Leave it alone for good."""
+        """Claim no more jobs for the handler."""
         self._rests_until = math.inf
 
     def recover(self) -> None:
@@ -167,7 +167,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Slot:
-    """A thread of the worker, and what it has in hand.
+    """A thread of the worker, and its batch.
 
     Its id is its own: a batch that was given up for hung and comes back cannot be taken for the
     batch of another thread.
@@ -181,12 +181,12 @@ class _Slot:
 
     @property
     def seconds(self) -> float:
-        """How long it has had its batch, or the part of it that is being done."""
+        """The time in seconds since the batch, or its present part, began."""
         return time.monotonic() - self.since if self.in_hand else 0.0
 
 
 class _Bell:
-    """Wakes threads that wait; who was busy while it rang does not miss it."""
+    """Wakes waiting threads; a thread that was busy while it rang does not miss it."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -204,7 +204,7 @@ class _Bell:
 
 
 class _Outage:
-    """Tells of a database that is away once, however many threads notice, and when it is back."""
+    """Reports an outage of the database once, however many threads notice, and its end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -218,7 +218,10 @@ class _Outage:
                 logger.warning("the database is away: %s", str(reason).splitlines()[0])
 
     def end(self, asked: float) -> None:
-        """Note that the database did what it was asked; before the outage, that tells nothing."""
+        """Note that the database did what it was asked.
+
+        A request from before the outage proves nothing.
+        """
         if self._since is None:
             return
         with self._lock:
@@ -288,7 +291,7 @@ class Worker:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """True if the worker was told to stop."""
         return self._stopping.is_set()
 
     def stop(self) -> None:
@@ -353,7 +356,7 @@ class Worker:
             self._over.wait(0.1)
 
     def _start(self, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
-        def guarded() -> None:
+        def guard() -> None:
             try:
                 target(*args)
             except Exception as error:  # noqa: BLE001 - a fault of ours, which run() raises
@@ -361,12 +364,12 @@ class Worker:
                 self.stop()
 
         # A daemon: a call that hangs must not keep the process from ending.
-        thread = threading.Thread(target=guarded, daemon=True)
+        thread = threading.Thread(target=guard, daemon=True)
         thread.start()
         return thread
 
     def _open(self, once: bool) -> None:
-        """Wait for the database, and take back what dead workers had."""
+        """Wait for the database, and take back the jobs of dead workers."""
         pauses = _pauses()
         while not self.stopping:
             try:
@@ -380,7 +383,7 @@ class Worker:
                 return
 
     def _work(self, slot: _Slot, once: bool) -> None:
-        """One thread's turns, over all lanes again and again."""
+        """Take batches of all lanes in turn, in one thread."""
         pauses = _pauses()
         while not self.stopping:
             heard = self._bell.rings
@@ -423,7 +426,7 @@ class Worker:
         return busy
 
     def _take(self, slot: _Slot, lane: _Lane) -> bool:
-        """Claim a batch of the lane's jobs and do it; says whether there was one."""
+        """Claim a batch of the lane's jobs and do it; return whether there was one."""
         limit = 0 if self.stopping else lane.circuit.admits(lane.handler.batch_size)
         if not limit:
             return False
@@ -444,7 +447,7 @@ class Worker:
                 limit=limit,
                 lease_seconds=self._lease_seconds,
             )
-            if self._over.is_set():  # nobody waits for this thread any more
+            if self._over.is_set():  # no one waits for this thread any more
                 return []
             asked = time.monotonic()
             work.commit()
@@ -452,7 +455,7 @@ class Worker:
         return jobs
 
     def _do_batch(self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob]) -> None:
-        """Do a batch under the eyes of the heartbeat, and report it."""
+        """Do a batch while the heartbeat renews its lease, and report it."""
         began = slot.since = time.monotonic()
         slot.in_hand = [job.id for job in jobs]
         counts: Counter[str] = Counter()
@@ -467,7 +470,7 @@ class Worker:
     def _do(
         self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob], counts: Counter[str]
     ) -> None:
-        """Do a batch; one that fails is halved until the job that is to blame is alone."""
+        """Do a batch; one that fails is halved until the failing job is alone."""
         ids = [job.id for job in jobs]
         if self.stopping and counts:  # what is in hand ends with what was begun of it
             self._release(slot, ids, counts)
@@ -485,9 +488,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             failure = error
         else:
-            lane.circuit.succeeded()
+            lane.circuit.note_success()
             return
-        if isinstance(failure, NOBODYS_FAULT) and not isinstance(failure, TextsRefused):
+        if isinstance(failure, NO_FAULT_OF_THE_JOB) and not isinstance(failure, TextsRefused):
             if len(jobs) > 1 and not (lane.circuit.proven or self.stopping):
                 # The provider, or one of the texts? Any of them alone may tell; not always the
                 # same, or a worker that is started again and again could stumble forever.
@@ -495,7 +498,7 @@ class Worker:
                 self._do(slot, lane, [job for job in jobs if job.id == alone], counts)
             self._put_off(slot, lane, ids, str(failure), counts)
             return
-        lane.circuit.succeeded()  # whoever was asked has answered: it lies with the jobs
+        lane.circuit.note_success()  # the service has answered: the fault lies with the jobs
         if len(jobs) > 1:
             middle = len(jobs) // 2
             self._do(slot, lane, jobs[:middle], counts)
@@ -506,7 +509,7 @@ class Worker:
     def _end(
         self, slot: _Slot, jobs: Sequence[ClaimedJob], finish: Finish, work: UnitOfWork
     ) -> Counter[str]:
-        """In one transaction, keep what was worked out and end the jobs."""
+        """Keep the results and end the jobs, in one transaction."""
         counts: Counter[str] = Counter()
         outcomes = sorted(zip(jobs, finish(work), strict=True), key=lambda pair: _order(pair[1]))
         for outcome, pairs in groupby(outcomes, key=lambda pair: pair[1]):
@@ -530,7 +533,10 @@ class Worker:
         return Counter(failed=len(given_up), retried=len(ids) - len(given_up))
 
     def _blame(self, slot: _Slot, job: ClaimedJob, error: Exception, counts: Counter[str]) -> None:
-        """The job failed alone. A text that was refused is refused again; all else may pass."""
+        """Fail a job that failed alone.
+
+        A text that was refused is refused again; all else may pass.
+        """
         refused = isinstance(error, TextsRefused)
         known = isinstance(error, DataLayerError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -543,14 +549,14 @@ class Worker:
     def _put_off(
         self, slot: _Slot, lane: _Lane, ids: Sequence[int], reason: str, counts: Counter[str]
     ) -> None:
-        """Nothing can be done for now: ask again after a while, and not with every batch.
+        """Put jobs off that cannot be done for now, and try the lane less often.
 
         It counts as an attempt only where the lane had an answer just before, in this process: then
         a text may be to blame that the other side cannot bear, and that would come back forever.
         What fails without that (probes, and all that a fresh process tries) counts for nothing: an
         outage would use up the attempts, one for each process.
         """
-        suspect, pause = lane.circuit.failed()
+        suspect, pause = lane.circuit.note_failure()
         logger.warning("%s: again in %.0f s: %s", lane.name, pause, reason)
 
         def give_back(work: UnitOfWork) -> Counter[str]:
@@ -580,7 +586,7 @@ class Worker:
     ) -> None:
         """Run the transaction that ends jobs, again while the database is away or others collide.
 
-        Where the connection is lost while it commits, nobody knows whether it did. The next try
+        Where the connection is lost while it commits, it is unknown whether it did. The next try
         tells: jobs that were ended are no longer the worker's.
         """
         pauses = _pauses()
@@ -616,7 +622,7 @@ class Worker:
         self._on_batch(report)
 
     def _beat(self) -> None:
-        """Extend the leases of what is in hand, and take back what dead workers had."""
+        """Extend the leases of running jobs, and take back the jobs of dead workers."""
         while not self._over.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
             try:
                 for slot in self._slots:
@@ -651,7 +657,7 @@ class Worker:
             self._bell.ring()
 
     def _trouble(self, message: str, error: Exception) -> None:
-        """Log what went wrong; of an outage, which all threads meet, that it began."""
+        """Log an error; of an outage, which all threads meet, only its beginning."""
         if isinstance(error, OUTAGES):
             self._outage.begin(error)
         else:
@@ -663,7 +669,7 @@ class Worker:
         while not self.stopping:
             try:
                 with self._database.listening(CHANNEL) as wait:
-                    self._bell.ring()  # for what came while nobody listened
+                    self._bell.ring()  # for jobs enqueued while no connection listened
                     while not self.stopping:
                         if wait(LISTEN_SECONDS):
                             self._bell.ring()
@@ -674,8 +680,8 @@ class Worker:
 
 
 @contextmanager
-def stopped_by_signals(worker: Worker) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the worker; the second of them ends the process at once.
+def stop_at_signals(worker: Worker) -> Iterator[None]:
+    """Stop the worker at SIGTERM and SIGINT; the second signal ends the process at once.
 
     What is in hand then is taken up by others when its lease has expired. For the main thread only.
     """

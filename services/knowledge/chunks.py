@@ -1,4 +1,4 @@
-"""The shapes that files of chunks have, taken apart."""
+"""The shapes of files of chunks, and where the chunks are in each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INHERITED: Final = ("source_file", "processing_date", "language")
 
 @dataclass(frozen=True)
 class Context:
-    """What a file says of a chunk outside the chunk.
+    """The statements of a file on its chunks, outside of them.
 
     Attributes:
         framework: Name of the framework that it stands under, or None.
@@ -28,12 +28,12 @@ class Context:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The context, to be kept beside a rejected chunk."""
+        """Return the context, to be kept beside a rejected chunk."""
         return asdict(self)
 
 
 class Place(NamedTuple):
-    """One chunk where it stands.
+    """A chunk where it stands in its file.
 
     Attributes:
         locator: Where in the file, as a JSON path.
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A file taken apart.
+    """A file's chunks, and the statements on all of them.
 
     Attributes:
         header: All that the file says beside its chunks, or None.
@@ -113,7 +113,7 @@ def _places(document: dict[str, Any]) -> Iterator[Place]:
 
 
 def _defaults(document: dict[str, Any]) -> dict[str, Any]:
-    """What the file's metadata says of all chunks; only texts can be meant so."""
+    """Return the texts in the file's metadata that hold for all chunks."""
     return {
         name: own[name]
         for key in ("processing_metadata", "metadata")

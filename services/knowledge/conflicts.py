@@ -1,4 +1,4 @@
-"""What becomes of a chunk whose identifier is taken."""
+"""The decision on a chunk whose identifier is taken."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done with a chunk.
+    """The outcome for a chunk, and what is written.
 
     Attributes:
         outcome: How it counts.
@@ -76,10 +76,12 @@ def decide(
     from_here = stored.known.imported_from in {None, file}
     wins = first is None and (from_here if same_words else on_conflict == "update")
     if different and wins:
-        replaced = _told(different, there, given, Rule.REPLACED)
+        replaced = _list_differences(different, there, given, Rule.REPLACED)
         return Decision("updated", incoming.changes + replaced)
     if same_words or on_conflict == "keep":
-        left = _told(different, given, there, Rule.DUPLICATE if same_words else Rule.KEPT)
+        left = _list_differences(
+            different, given, there, Rule.DUPLICATE if same_words else Rule.KEPT
+        )
         same_text = same_words and given.title == there.title
         return Decision("unchanged", incoming.changes + left, same_text)
     if first is not None and on_conflict == "update":
@@ -98,7 +100,9 @@ def decide(
     return Decision("rejected", [], same_text=False, reason=reason)
 
 
-def _told(names: list[str], original: ChunkRecord, stored: ChunkRecord, rule: Rule) -> list[Change]:
+def _list_differences(
+    names: list[str], original: ChunkRecord, stored: ChunkRecord, rule: Rule
+) -> list[Change]:
     return [
         Change(name, _plain(getattr(original, name)), _plain(getattr(stored, name)), rule.value)
         for name in names
@@ -106,7 +110,7 @@ def _told(names: list[str], original: ChunkRecord, stored: ChunkRecord, rule: Ru
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any column's value
-    """The value as JSON."""
+    """Return the value as JSON."""
     if isinstance(value, frozenset):
         return sorted(value)
     return value if value is None or isinstance(value, str | int | dict) else str(value)

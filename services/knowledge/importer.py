@@ -1,4 +1,4 @@
-"""Files of chunks into the knowledge base: nothing is lost, and nothing changes silently."""
+"""The import of files of chunks: nothing is lost, and nothing changes silently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pgcorpus.services.importers.importer import (
     RetryingImporter,
     Run,
     ahead,
-    counted,
+    fill_row,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, ImportReport, Reject
@@ -98,7 +98,7 @@ class KnowledgeImporter(RetryingImporter):
         bar = Bar(
             progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
         )
-        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
+        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             with closing(ahead(_read(found) for found in files)) as contents:
                 for content in contents:
                     with frozen():
@@ -109,7 +109,7 @@ class KnowledgeImporter(RetryingImporter):
         return run.report
 
     def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
-        """The vectors that come along, checked; the files are read for it once more."""
+        """Read and check the vectors that come along; the files are read for it once more."""
         if self._embeddings is None:
             return []
         places = [place for found in files for place in _read(found).layout.places]
@@ -125,17 +125,17 @@ class KnowledgeImporter(RetryingImporter):
         return work.knowledge
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[tuple[Run, _Run]]:  # noqa: ANN401 - any JSON
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _Run]]:  # noqa: ANN401 - any JSON
         options |= {
             "on_conflict": self._on_conflict,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
-        with self._recorded(**options) as run:
+        with self._record_run(**options) as run:
             yield run, _Run(run, strict=self._strict, on_conflict=self._on_conflict)
 
 
 class _Content(NamedTuple):
-    """A file that was read, or why not."""
+    """The content of a file, or the reason why it could not be read."""
 
     found: Found
     layout: Layout
@@ -144,7 +144,7 @@ class _Content(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A chunk that a rule book has seen."""
+    """A chunk after the rules were applied to it."""
 
     place: Place
     normalised: Normalised | None
@@ -153,7 +153,7 @@ class _Candidate(NamedTuple):
 
 @dataclass
 class _Tally:
-    """What one transaction has done so far; it counts only when the transaction is kept."""
+    """The counts of one transaction, which are added to the report when it is kept."""
 
     report: FileReport
     rejects: list[Reject] = field(default_factory=list)
@@ -178,7 +178,7 @@ class _Run:
         """Import one file."""
         size, total = content.found.size_bytes, len(content.layout.places)
 
-        def shown(done: int) -> None:
+        def show(done: int) -> None:
             bar.part(size, done, total)
 
         self._take(
@@ -191,11 +191,11 @@ class _Run:
             ),
             content.found.name,
             content.layout.places,
-            shown,
+            show,
         )
 
     def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
-        """Try what was refused of one file again."""
+        """Try again what was refused of one file."""
         places = [
             Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
         ]
@@ -216,9 +216,12 @@ class _Run:
         row: ImportFile,
         name: str,
         places: Sequence[Place],
-        shown: Callable[[int], None],
+        show: Callable[[int], None],
     ) -> None:
-        """Import what one file holds; it is *name* in reports, and its full path in the tables."""
+        """Import the chunks of one file.
+
+        It is *name* in reports, and its full path in the tables.
+        """
         tally = _Tally(FileReport(name, error=row.error))
         try:
             with self._transaction() as work:
@@ -229,10 +232,10 @@ class _Run:
                 ):
                     for batch in batches:
                         self._merge(work, row.file, batch, tally)
-                        shown(len(tally.arrivals))
+                        show(len(tally.arrivals))
                 if row.error is None:
                     work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                work.imports.add_file(counted(row, tally.report))
+                work.imports.add_file(fill_row(row, tally.report))
         except ConstraintViolated as error:
             # Nothing of the file went in. All of it can be tried again; the others still go in.
             tally = _Tally(FileReport(name, error=str(error)))
@@ -250,7 +253,7 @@ class _Run:
                     header=row.header,
                     error=str(error),
                 )
-                work.imports.add_file(counted(failed, tally.report))
+                work.imports.add_file(fill_row(failed, tally.report))
         self.report.files.append(tally.report)
         self.report.rejects += tally.rejects
         self._arrivals += tally.arrivals
@@ -272,8 +275,8 @@ class _Run:
     def _merge(
         self, work: UnitOfWork, file: str, batch: Sequence[_Candidate], tally: _Tally
     ) -> None:
-        """Decide for each chunk in order, then write what was decided at once."""
-        stored = _stored(work, batch)
+        """Decide on each chunk in order, then write all of them at once."""
+        stored = _read_stored(work, batch)
         existed = set(stored)
         writes: dict[str, Write] = {}
         fresh = fresh_ids(len(batch))
@@ -330,7 +333,7 @@ class _Run:
 
 @contextmanager
 def frozen() -> Iterator[None]:
-    """Leave all objects that there are out of the collector's walks.
+    """Exempt all present objects from the walks of the garbage collector.
 
     A file is a million objects that live until it is imported.
     """
@@ -354,8 +357,8 @@ def _read(found: Found) -> _Content:
         return _Content(found, nothing, sha256, str(error))
 
 
-def _stored(work: UnitOfWork, batch: Sequence[_Candidate]) -> dict[str, Stored]:
-    """What the database has under the identifiers of a batch; whole, where it is another."""
+def _read_stored(work: UnitOfWork, batch: Sequence[_Candidate]) -> dict[str, Stored]:
+    """Read the stored chunks with the identifiers of a batch; complete, where they differ."""
     incoming = [candidate.normalised for candidate in batch if candidate.normalised is not None]
     known = work.knowledge.list_known({each.record.chunk_id for each in incoming})
     others = {

@@ -1,4 +1,6 @@
-"""What a chunk as it stands becomes: one rule after the other, each change recorded.
+"""The rules that turn a chunk as it stands into a record, one after the other.
+
+Each change is recorded.
 
 docs/reference/import-rules.md describes every rule to the people who read the history.
 """
@@ -133,7 +135,7 @@ def normalise(
 
 
 def identifier_of(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """The identifier that ``normalise`` gives a chunk, also one that it refuses, or None."""
+    """Return the identifier that ``normalise`` gives a chunk, also one that it refuses, or None."""
     if not isinstance(raw, dict):
         return None
     try:
@@ -143,7 +145,7 @@ def identifier_of(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
 
 
 class _Given(NamedTuple):
-    """What a file gives for a field.
+    """A field's value, and the name that the file gives it under.
 
     Attributes:
         field: Its name in the file.
@@ -157,7 +159,7 @@ class _Given(NamedTuple):
 
 
 class _Draft(Draft):
-    """A chunk on its way: the fields not yet taken, and the changes made so far."""
+    """A chunk being read: the fields not yet taken, and the changes made so far."""
 
     def __init__(self, raw: dict[str, Any], *, strict: bool, doubtful: bool) -> None:
         super().__init__(strict=strict)
@@ -196,11 +198,11 @@ class _Draft(Draft):
         return _Given(name, self._top.pop(name, None), present)
 
     def as_text(self, given: _Given) -> str | None:
-        """The value as text; what is not text is stored as it stands in JSON."""
+        """Return the value as text; what is not text is stored as it stands in JSON."""
         return None if given.value is None else self.text(given.field, given.value)
 
-    def filled(self, given: _Given) -> str | None:
-        """The value as text, or None when it is blank."""
+    def as_filled_text(self, given: _Given) -> str | None:
+        """Return the value as text, or None when it is blank."""
         value = self.as_text(given)
         return value if value and value.strip() else None
 
@@ -215,7 +217,7 @@ class _Draft(Draft):
         self.change(given.field, given.value, stored, rule)
 
     def inherit(self, given: _Given, said: Any) -> str | None:  # noqa: ANN401 - any JSON
-        """Take what the file says of all its chunks, for one that says nothing itself."""
+        """Take the file's statement on all its chunks, for one that has none itself."""
         if not isinstance(said, str) or not said.strip():
             return None
         stored: str = clean(said)
@@ -227,11 +229,11 @@ class _Draft(Draft):
         return stored
 
     def rest(self) -> dict[str, Any]:
-        """The fields that nobody took, in their places."""
+        """Return the fields that no rule took, in their places."""
         return self._top | ({"metadata": self._nested} if self._nested else {})
 
     def _clean_fields(self, prefix: str, raw: dict[str, Any]) -> dict[str, Any]:
-        """The object without what PostgreSQL cannot store: NUL and half surrogate pairs."""
+        """Return the object without what PostgreSQL cannot store: NUL and half surrogate pairs."""
         cleaned: dict[str, Any] = {}
         for key, value in raw.items():
             name = clean(key)
@@ -252,7 +254,7 @@ def _chunk_id(draft: _Draft) -> str:
     given = draft.borrow("chunk_id")
     if isinstance(given.value, bool | float | list | dict):
         raise Unacceptable("chunk_id is not text")
-    chunk_id = draft.filled(given)
+    chunk_id = draft.as_filled_text(given)
     if chunk_id is None:
         raise Unacceptable("chunk_id is missing or blank")
     if len(chunk_id) > MAX_NAME:
@@ -284,28 +286,28 @@ def _content(draft: _Draft) -> str:
 
 def _source_file(draft: _Draft, context: Context) -> str:
     given = draft.take("source_file")
-    value = draft.filled(given) or draft.inherit(given, context.defaults.get("source_file"))
+    value = draft.as_filled_text(given) or draft.inherit(given, context.defaults.get("source_file"))
     if value is None:
         draft.require(given, "unknown")
         return "unknown"
     stored = _NOT_IN_SOURCE_FILE.sub("_", value)
     if stored != value:
         draft.change(given.field, value, stored, Rule.SOURCE_FILE)
-    return _shortened(draft, given.field, stored)
+    return _shorten(draft, given.field, stored)
 
 
 def _section(draft: _Draft, context: Context) -> str:
     given = draft.borrow("section")
-    value = draft.filled(given) or draft.inherit(given, context.framework)
+    value = draft.as_filled_text(given) or draft.inherit(given, context.framework)
     if value is None:
         draft.require(given, "unknown")
         return "unknown"
-    return _shortened(draft, given.field, value)
+    return _shorten(draft, given.field, value)
 
 
 def _title(draft: _Draft, chunk_id: str) -> str:
     given = draft.borrow("title")
-    title = draft.filled(given)
+    title = draft.as_filled_text(given)
     if title is None:
         draft.require(given, chunk_id)
         return chunk_id
@@ -325,12 +327,12 @@ def _framework_name(draft: _Draft, context: Context) -> str | None:
     if given.present:
         return _cut(draft, given)
     value = draft.inherit(given, context.framework)
-    return None if value is None else _shortened(draft, given.field, value)
+    return None if value is None else _shorten(draft, given.field, value)
 
 
 def _language(draft: _Draft, context: Context, content: str, default: Language) -> str:
     given = draft.take("language")
-    value = draft.filled(given) or draft.inherit(given, context.defaults.get("language"))
+    value = draft.as_filled_text(given) or draft.inherit(given, context.defaults.get("language"))
     if value is None:
         assumed = default if isinstance(default, str) else default(content)
         if given.value is not None:
@@ -357,7 +359,7 @@ def _count(draft: _Draft, counted: int, *names: str) -> int:
 
 def _chunk_type(draft: _Draft) -> str:
     given = draft.take("chunk_type")
-    value = draft.filled(given)
+    value = draft.as_filled_text(given)
     if value is None:
         draft.require(given, "supporting")
         return "supporting"
@@ -451,7 +453,7 @@ def _concepts(draft: _Draft) -> frozenset[str]:
 
 
 def _concept(name: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """The concept's name with nothing but letters, digits, spaces, ``&`` and ``-``, or None."""
+    """Return the concept's name with only letters, digits, spaces, ``&`` and ``-``, or None."""
     if isinstance(name, int | float) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str):
@@ -466,17 +468,17 @@ def _concept(name: Any) -> str | None:  # noqa: ANN401 - any JSON
 
 def _cut(draft: _Draft, given: _Given) -> str | None:
     value = draft.as_text(given)
-    return None if value is None else _shortened(draft, given.field, value)
+    return None if value is None else _shorten(draft, given.field, value)
 
 
-def _shortened(draft: _Draft, field: str, value: str) -> str:
+def _shorten(draft: _Draft, field: str, value: str) -> str:
     if len(value) > MAX_NAME:
         draft.change(field, value, value[:MAX_NAME], Rule.CUT)
     return value[:MAX_NAME]
 
 
 def _integer(value: Any) -> int | None:  # noqa: ANN401 - any JSON
-    """The whole number that a value means, or None."""
+    """Return the whole number that a value means, or None."""
     match value:
         case bool():
             return None

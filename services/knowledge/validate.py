@@ -1,4 +1,4 @@
-"""Whether what is stored is whole: the specification's six checks, and chunk boundaries."""
+"""The checks of a corpus: the specification's six, and chunk boundaries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_SHOWN_OFFENDERS: Final = 5
 
 @dataclass(frozen=True)
 class Check:
-    """One question about the corpus, and its answer.
+    """A check of the corpus, with its expected and found values.
 
     Attributes:
         name: Stable, for scripts.
@@ -48,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The answers of all checks.
+    """The results of all checks.
 
     Attributes:
         corpus: What was checked.
@@ -64,11 +64,11 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """True if every check passed."""
         return all(check.passed for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the command line prints it."""
+        """Return the report as the command line prints it."""
         shown = ("name", "passed", "expected", "found")
         return {
             "passed": self.passed,
@@ -105,7 +105,7 @@ class ValidationService:
             UnknownCorpus: There is no such corpus, or there are no checks of it.
             UnknownModel: There is no such model.
         """
-        of = corpora.named(corpus)
+        of = corpora.get_corpus(corpus)
         if corpus not in CHECKS:
             raise UnknownCorpus(
                 f"there are no checks of {corpus}; known: {', '.join(sorted(CHECKS))}"
@@ -128,7 +128,7 @@ def _knowledge(
     concepts = read.count_linked_concepts()
     yield Check("key_concepts", concepts >= MIN_KEY_CONCEPTS, MIN_KEY_CONCEPTS, concepts)
     yield _performance_baseline(work, corpus, choice)
-    yield _declared_counts(work, corpus)
+    yield _check_declared_counts(work, corpus)
     yield _all_kept("overlap_in_neighbour", read.tally_overlaps())
     yield _all_kept("source_lines_in_order", read.tally_line_order())
     yield _all_kept("complete_concepts", read.tally_complete_concepts())
@@ -141,11 +141,11 @@ CHECKS: Final[Mapping[str, Callable[[UnitOfWork, Corpus, Choice, int | None], It
 
 
 def _all_kept(name: str, tally: Tally) -> Check:
-    """A rule that every row must keep."""
+    """Build the check that every row keeps a rule."""
     shown = ", ".join(tally.offenders[:MAX_SHOWN_OFFENDERS])
     more = len(tally.offenders) - MAX_SHOWN_OFFENDERS
     detail = f"{shown} and {more} more" if more > 0 else shown or None
-    return Check(name, not tally.offenders, tally.total, tally.kept, detail)
+    return Check(name, not tally.offenders, tally.total, tally.passing, detail)
 
 
 def _chunk_count(work: UnitOfWork, corpus: Corpus, expected_chunks: int | None) -> Check:
@@ -183,8 +183,8 @@ def _performance_baseline(work: UnitOfWork, corpus: Corpus, choice: Choice) -> C
     return Check(name, took_ms < MAX_SEARCH_MS, MAX_SEARCH_MS, took_ms)
 
 
-def _declared_counts(work: UnitOfWork, corpus: Corpus) -> Check:
-    """Whether the stored counts are right, and how many were not when they came.
+def _check_declared_counts(work: UnitOfWork, corpus: Corpus) -> Check:
+    """Check the stored counts, and say how many were wrong when they came.
 
     The importer recounts: of imported chunks the stored counts are right, the declared perhaps not.
     """
@@ -197,7 +197,7 @@ def _declared_counts(work: UnitOfWork, corpus: Corpus) -> Check:
 
 
 def _tally_counts(work: UnitOfWork) -> Tally:
-    """Chunks whose declared counts are those of their text, counted as the importer counts.
+    """Count the chunks whose declared counts are those of their text, as the importer counts.
 
     In Python: PostgreSQL splits words at fewer kinds of whitespace.
     """

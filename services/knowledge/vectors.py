@@ -1,4 +1,4 @@
-"""Vectors that come along with an import, so that nobody pays for them twice."""
+"""The vectors that come along with an import, which are kept rather than made again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class VectorSet:
     rows: np.ndarray
 
     def batches(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows as float32, ``BATCH`` at a time, each time with the number of the first."""
+        """Yield the rows as float32, ``BATCH`` at a time, with the number of the first."""
         for start in range(0, len(self.rows), BATCH):
             # What is out of float32's range becomes infinite, and is refused as such.
             with np.errstate(over="ignore"):
@@ -102,7 +102,7 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
 def check_vectors(
     work: UnitOfWork, path: Path, sets: Sequence[VectorSet], coming: Collection[str]
 ) -> None:
-    """Refuse vectors that could not be stored, before anything is written.
+    """Raise for vectors that could not be stored, before anything is written.
 
     Args:
         work: For looking up models and chunks.
@@ -123,7 +123,7 @@ def check_vectors(
                 where = f"{printable(path)}, vectors {start} to {start + len(rows) - 1} of"
                 raise ImportFailed(f"{where} {vectors.model_name}: {error}") from error
         if vectors.keys is not None:
-            missing = set(vectors.keys) - set(coming) - set(resolved(work, vectors.keys))
+            missing = set(vectors.keys) - set(coming) - set(resolve_keys(work, vectors.keys))
             if missing:
                 raise ImportFailed(
                     f"{printable(path)}: there is no chunk {min(missing)!r}, "
@@ -155,7 +155,7 @@ def store_vectors(
         keys = vectors.keys
         others = {each.chunk_id for each in arrivals if not each.same_text and each.chunk_id}
         barred = {known.id for known in work.knowledge.list_known(others).values()}
-    ids = resolved(work, [key for key in keys if key is not None])
+    ids = resolve_keys(work, [key for key in keys if key is not None])
     stored, left_out, done = 0, Counter[str](), set[UUID]()
     for start, rows in vectors.batches():
         chosen = {}
@@ -174,8 +174,8 @@ def store_vectors(
     return stored, left_out
 
 
-def resolved(work: UnitOfWork, keys: Collection[str]) -> dict[str, UUID]:
-    """The database's keys of those of the chunks that exist, by what the file calls them."""
+def resolve_keys(work: UnitOfWork, keys: Collection[str]) -> dict[str, UUID]:
+    """Return the database's keys of the chunks that exist, by their identifiers in the file."""
     uuids = {key: uuid for key in keys if (uuid := as_uuid(key)) is not None}
     existing = set(work.knowledge.list_existing(list(uuids.values())))
     return {key: uuid for key, uuid in uuids.items() if uuid in existing} | {

@@ -1,1 +1,4 @@
-"""Memory as agents use it: remembered, recalled, touched, forgotten, and told as a context."""
+"""Memory for agents.
+
+Exchanges remembered, recalled, touched and erased, and contexts for prompts.
+"""

@@ -1,4 +1,4 @@
-"""Which memories were recalled, noted off the request path."""
+"""The recalls of memories, counted off the request path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_TOUCHED: Final = 1000
 
 
 class AccessLog(WriteBehind):
-    """Buffers which memories were recalled; one UPDATE for each scope and corpus writes it.
+    """Buffers recalls of memories; one UPDATE for each scope and corpus writes them.
 
     What was recalled often in the meantime is one row to write. A flush that fails loses counts and
     nothing else.
@@ -48,7 +48,7 @@ class AccessLog(WriteBehind):
             buffered = sum(map(len, self._recalled.values()))
             if buffered < MAX_BUFFERED:
                 self._recalled[scope, corpus].update(keys)
-        self._noted(buffered)
+        self._schedule_flush(buffered)
 
     def _write_noted(self) -> None:
         with self._noting:

@@ -1,4 +1,4 @@
-"""What an agent should know before it answers: memories and episodes within a number of tokens."""
+"""The context of an agent's answer: memories and episodes within a number of tokens."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The line with its source, and below it the content, which has no such line."""
+        """The part as text.
+
+        A line with its source, and below it the content, which has no such line.
+        """
         content = _HEADER.sub(r"\1\2\\\3", self.content)
         return f"[{self.source}]\n{content}"
 
@@ -101,18 +104,18 @@ class MemoryContext:
 
     @property
     def degraded(self) -> bool:
-        """Whether a leg of a search did not answer, so that something may not have been found."""
+        """True if a leg of a search did not answer, so that something may not have been found."""
         return any(page.degraded for page in self.pages)
 
     def as_json(self) -> dict[str, Any]:
-        """The context as the command line prints it."""
+        """Return the context as the command line prints it."""
         shown = asdict(replace(self, pages=()))
         del shown["pages"]
         return shown | {"degraded": self.degraded, "text": self.text}
 
 
 def check_tokens(max_tokens: int) -> int:
-    """The bound of a context, if it can be one.
+    """Return the limit of a context, or raise if it cannot be one.
 
     Raises:
         InvalidValue: It is not 1 to ``MOST_TOKENS``.
@@ -124,7 +127,7 @@ def check_tokens(max_tokens: int) -> int:
 
 @dataclass(frozen=True)
 class _Found:
-    """A part, and what decides whether another tells it already."""
+    """A part, with what decides whether another part has its words already."""
 
     part: Part
     words: tuple[str, ...] = ()
@@ -136,7 +139,7 @@ class _Found:
         return estimate(self.part.text + APART)
 
     def tells(self, memory: _Found) -> bool:
-        """Whether who reads this need not read the memory."""
+        """Return whether this part makes the memory superfluous."""
         if self.part.kind == "memory":
             return self.words == memory.words or self.part.id == memory.duplicate_of
         content = _line(self.part.content)
@@ -144,8 +147,8 @@ class _Found:
         return quotable and all(words in content for words in memory.words)
 
 
-def assembled(recall: Recall, episodes: EpisodeRecall, *, max_tokens: int) -> MemoryContext:
-    """What was found, merged and within the number of tokens.
+def assemble(recall: Recall, episodes: EpisodeRecall, *, max_tokens: int) -> MemoryContext:
+    """Merge memories and episodes into a context within the number of tokens.
 
     Memories and episodes take turns, by their ranks, a memory first. What does not fit is passed
     over for what does; the best of all is cut where it alone is too long. A memory is not told
@@ -159,12 +162,12 @@ def assembled(recall: Recall, episodes: EpisodeRecall, *, max_tokens: int) -> Me
     """
     turns = zip_longest(map(_of_memory, recall.memories), map(_of_episode, episodes.episodes))
     found = [each for each in chain.from_iterable(turns) if each is not None]
-    kept = _fitting(found, max_tokens)
+    kept = _choose_fitting(found, max_tokens)
     told = {each.part.id for each in kept}
     left = [each for each in found if each.part.id not in told]
     repeated = [each for each in left if _is_told(each, kept)]
     context = MemoryContext(
-        parts=_grouped(kept),
+        parts=_group(kept),
         left_out=tuple(each.part.id for each in left if each not in repeated),
         repeated=tuple(each.part.id for each in repeated),
         pages=(recall.page, episodes.page),
@@ -176,8 +179,8 @@ def _is_told(found: _Found, kept: Sequence[_Found]) -> bool:
     return found.part.kind == "memory" and any(other.tells(found) for other in kept)
 
 
-def _fitting(found: Sequence[_Found], max_tokens: int) -> list[_Found]:
-    """Those that fit and that none of them tells already, in their order."""
+def _choose_fitting(found: Sequence[_Found], max_tokens: int) -> list[_Found]:
+    """Choose the parts that fit, without those whose words another has, in their order."""
     kept: list[_Found] = []
     for each in found:
         if _is_told(each, kept):
@@ -187,13 +190,13 @@ def _fitting(found: Sequence[_Found], max_tokens: int) -> list[_Found]:
         others = [o for o in kept if not (is_episode and _is_told(o, [each]))]
         if each.tokens + sum(other.tokens for other in others) <= max_tokens:
             kept = [*others, each]
-    if not kept and found and (part := _shortened(found[0].part, max_tokens)) is not None:
+    if not kept and found and (part := _shorten(found[0].part, max_tokens)) is not None:
         kept = [replace(found[0], part=part)]
     return kept
 
 
-def _grouped(kept: Sequence[_Found]) -> tuple[Part, ...]:
-    """Memories below the episode that they are part of, in its order; else as they were found."""
+def _group(kept: Sequence[_Found]) -> tuple[Part, ...]:
+    """Put memories below the episode that they are part of, in its order; else keep the order."""
     of: dict[str, tuple[str, int]] = {}
     for each in kept:
         for place, memory_id in enumerate(each.memory_ids):
@@ -222,7 +225,7 @@ def _of_memory(memory: Memory) -> _Found:
 
 def _of_episode(episode: Episode) -> _Found:
     title = quote_name(episode.title) or UNTITLED
-    content, is_cut = _cut("\n".join(_told_of(episode)), EPISODE_TOKENS)
+    content, is_cut = _cut("\n".join(_describe_episode(episode)), EPISODE_TOKENS)
     part = Part(
         kind="episode",
         id=episode.id,
@@ -235,8 +238,11 @@ def _of_episode(episode: Episode) -> _Found:
     return _Found(part, memory_ids=episode.memory_ids)
 
 
-def _told_of(episode: Episode) -> Iterator[str]:
-    """What a model said of it; where nobody summed it up, what was said."""
+def _describe_episode(episode: Episode) -> Iterator[str]:
+    """Yield the lines of an episode.
+
+    A model's summary and tags, or the conversation without one.
+    """
     tags = episode.llm_tags
     yield str(tags["summary"]) if tags.get("summary") else episode.content
     for key, label in TOLD.items():
@@ -244,7 +250,7 @@ def _told_of(episode: Episode) -> Iterator[str]:
             yield f"{label}: {value}"
 
 
-def _shortened(part: Part, max_tokens: int) -> Part | None:
+def _shorten(part: Part, max_tokens: int) -> Part | None:
     room = max_tokens - estimate(replace(part, content="").text)
     if room < LEAST_TOKENS:
         return None
@@ -253,7 +259,7 @@ def _shortened(part: Part, max_tokens: int) -> Part | None:
 
 
 def _cut(text: str, most_tokens: int) -> tuple[str, bool]:
-    """The text within so many tokens, between words where it has such; whether it was cut."""
+    """Cut a text to a number of tokens, if possible between words; return whether it was cut."""
     if estimate(text) <= most_tokens:
         return text, False
     kept, _ = cut(text, most_tokens - estimate(f" {OMITTED}"))

@@ -1,4 +1,4 @@
-"""Vectors of what is remembered: made outside of any transaction, stored inside of one."""
+"""Vectors of memories: made outside of any transaction, stored inside of one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Makes vectors with the model that a corpus is set to; what it cannot do a worker does later.
+    """Makes vectors with the corpus's active model; those it cannot make are left to a worker.
 
     Args:
         database: For the registry and the settings.
@@ -43,12 +43,12 @@ class Encoder:
         self._embedders: dict[str, Embedder] = {}
 
     def choose(self, work: UnitOfWork, corpus: Corpus) -> Choice:
-        """The model that vectors are made with now."""
+        """Choose the model that vectors are made with now."""
         named = None if self._given is None else self._given.model_name
         return choose(work, corpus, self._database.settings, named)
 
     def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
-        """Make vectors; a text that is refused leaves the others theirs."""
+        """Make vectors; a refused text does not take those of the others away."""
         try:
             vectors = self._embedder(choice).embed_documents(texts)
             refuse_unusable(vectors, choice.dimensions)
@@ -70,7 +70,7 @@ class Encoder:
         vectors: Mapping[UUID, np.ndarray],
         hashes: Sequence[bytes] | None = None,
     ) -> int:
-        """Keep vectors of what this transaction wrote; the jobs that would make them are done.
+        """Store vectors of rows that this transaction wrote, and complete their jobs.
 
         Args:
             work: The transaction.

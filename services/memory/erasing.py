@@ -1,4 +1,4 @@
-"""What is forgotten is erased: batch by batch, each in one transaction."""
+"""The erasure of memories and episodes: batch by batch, each in one transaction."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ EVERYTHING: Final[Chosen] = ((EPISODES, {}), (MEMORY, {}))
 """Episodes first: then none is left that would have to be changed."""
 
 
-def chosen(choosing: Choosing) -> Chosen:
-    """Corpora and filters of what is to be forgotten.
+def choose(choosing: Choosing) -> Chosen:
+    """Return the corpora and filters of what is to be forgotten.
 
     Raises:
         InvalidValue: Not exactly one of ids, filters and everything is given.
@@ -51,7 +51,7 @@ def chosen(choosing: Choosing) -> Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasing:
-    """An erasure under way.
+    """An erasure while it runs.
 
     What is stopped has forgotten whole memories, each with its vector, its job and what refers to
     it; repeated, it goes on.
@@ -73,7 +73,7 @@ class Erasing:
     on_progress: Progress | None = None
 
     def erase(self, what: Chosen) -> Steps[Erasure]:
-        """Forget it."""
+        """Erase memories and episodes."""
         erasure = Erasure(dry_run=self.dry_run)
         for corpus, filters in what:
             if self.dry_run:
@@ -82,7 +82,7 @@ class Erasing:
             forget = self._transact(partial(self._forget, corpus, filters))
             while (gone := (yield forget))[0].ids:
                 for of, forgotten in zip((corpus, EPISODES), gone, strict=False):
-                    erasure = _counted(erasure, of, len(forgotten.ids), forgotten)
+                    erasure = _add_counts(erasure, of, len(forgotten.ids), forgotten)
                 if self.on_progress is not None:
                     self.on_progress(len(gone[0].ids))
         if erasure.told_by and not self.dry_run:  # some may have been forgotten later
@@ -102,12 +102,12 @@ class Erasing:
         filters: Mapping[str, Any],
         what: Mapping[Corpus, Mapping[str, Any]],
     ) -> Steps[Erasure]:
-        """What would be forgotten; episodes that tell of it are either, or are told."""
+        """Count what would be forgotten; episodes that tell of it are counted or listed."""
         user_id = self.user_id
         number = yield self._transact(
             lambda work: work.memory.count(corpus, filters, user_id=user_id)
         )
-        erasure = _counted(erasure, corpus, number)
+        erasure = _add_counts(erasure, corpus, number)
         if corpus is EPISODES or not (filters or user_id):
             return erasure
         telling = yield self._transact(
@@ -115,13 +115,13 @@ class Erasing:
         )
         others = tuple(set(telling) - set(what.get(EPISODES, {}).get("episode_id", ())))
         if self.with_episodes:
-            return _counted(erasure, EPISODES, len(others))
-        return _counted(erasure, corpus, 0, Forgotten(told_by=others))
+            return _add_counts(erasure, EPISODES, len(others))
+        return _add_counts(erasure, corpus, 0, Forgotten(told_by=others))
 
     def _forget(
         self, corpus: Corpus, filters: Mapping[str, Any], work: UnitOfWork
     ) -> list[Forgotten]:
-        """One batch, and the episodes that tell of it where they are to be forgotten, too."""
+        """Erase one batch, with the episodes that tell of it where these are to go, too."""
         gone = work.memory.forget(corpus, filters, limit=MOST_FORGOTTEN, user_id=self.user_id)
         if not (self.with_episodes and gone.told_by):
             return [gone]
@@ -129,13 +129,13 @@ class Erasing:
         return [gone, work.memory.forget(EPISODES, told_by, limit=len(gone.told_by))]
 
 
-def missing(ids: Sequence[str], work: UnitOfWork) -> tuple[str, ...]:
-    """Those of the ids that are neither a memory's nor an episode's."""
+def find_missing(ids: Sequence[str], work: UnitOfWork) -> tuple[str, ...]:
+    """List the ids that neither a memory nor an episode has."""
     there = {each for corpus in ALL_OF.values() for each in work.memory.list_keys(corpus, ids)}
     return tuple(each for each in dict.fromkeys(ids) if each not in there)
 
 
-def _counted(
+def _add_counts(
     erasure: Erasure, corpus: Corpus, number: int, gone: Forgotten | None = None
 ) -> Erasure:
     gone = gone or Forgotten()

@@ -24,9 +24,9 @@ from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.importers.language import NAMES
 from pgcorpus.services.memory.access import AccessLog
-from pgcorpus.services.memory.context import MemoryContext, assembled, check_tokens
+from pgcorpus.services.memory.context import MemoryContext, assemble, check_tokens
 from pgcorpus.services.memory.encoder import Encoded, Encoder
-from pgcorpus.services.memory.erasing import ALL_OF, EVERYTHING, Erasing, chosen, missing
+from pgcorpus.services.memory.erasing import ALL_OF, EVERYTHING, Erasing, choose, find_missing
 from pgcorpus.services.memory.options import Choosing, EpisodeDetails, Progress, Recalling
 from pgcorpus.services.memory.records import (
     Episode,
@@ -38,7 +38,7 @@ from pgcorpus.services.memory.records import (
 )
 from pgcorpus.services.memory.remembering import WITH_NOISE, Duplicates, Remembering
 from pgcorpus.services.memory.steps import Compute, Search, Steps, Transact
-from pgcorpus.services.memory.telling import told
+from pgcorpus.services.memory.telling import tell
 
 BATCH: Final = 100
 """Exchanges that are remembered in one transaction; others of the scope wait so long."""
@@ -73,7 +73,7 @@ class Operations:
         *,
         on_progress: Progress | None = None,
     ) -> Steps[list[Remembered]]:
-        within = required(scope)
+        within = require_scope(scope)
         given = iter(exchanges)
         results: list[Remembered] = []
         while batch := [_in_known_language(each) for each in islice(given, BATCH)]:
@@ -98,7 +98,7 @@ class Operations:
         return batch.remember(exchanges, encoded)
 
     def _recall(self, question: str, scope: Scope, options: Recalling) -> Steps[Recall]:
-        page = yield _search(question, MEMORY, required(scope), options)
+        page = yield _search(question, MEMORY, require_scope(scope), options)
         if options.get("touch", True):
             self._access.note(scope, MEMORY, [hit.id for hit in page.hits])
         return Recall(page=page, memories=tuple(map(Memory.of_hit, page.hits)))
@@ -106,7 +106,7 @@ class Operations:
     def _recall_episodes(
         self, question: str, scope: Scope, options: Recalling
     ) -> Steps[EpisodeRecall]:
-        page = yield _search(question, EPISODES, required(scope), options)
+        page = yield _search(question, EPISODES, require_scope(scope), options)
         if options.get("touch", True):
             self._access.note(scope, EPISODES, [hit.id for hit in page.hits])
         return EpisodeRecall(page=page, episodes=tuple(map(Episode.of_hit, page.hits)))
@@ -121,14 +121,14 @@ class Operations:
         memories: int,
         episodes: int,
     ) -> Steps[MemoryContext]:
-        within = required(scope)
+        within = require_scope(scope)
         check_tokens(max_tokens)
         asked: Recalling = {**options, "touch": False, "limit": memories}
         recall = yield from self._recall(question, within, asked)
         asked = {**options, "touch": False, "limit": episodes, "filters": {}}
         asked.pop("include_noise", None)
         told_of = yield from self._recall_episodes(question, within, asked)
-        context = assembled(recall, told_of, max_tokens=max_tokens)
+        context = assemble(recall, told_of, max_tokens=max_tokens)
         if options.get("touch", True):  # what was left out was of no use
             shown = {part.id for part in context.parts} | set(context.repeated)
             for corpus, page, name in (
@@ -148,11 +148,11 @@ class Operations:
                 for corpus, keys in found
             )
 
-        touched: int = yield Transact(required(scope), actor, touch)
+        touched: int = yield Transact(require_scope(scope), actor, touch)
         return touched
 
     def _get(self, memory_id: str, scope: Scope) -> Steps[Memory]:
-        node = yield Transact(required(scope), None, lambda work: work.memory.get(memory_id))
+        node = yield Transact(require_scope(scope), None, lambda work: work.memory.get(memory_id))
         return Memory.of_node(node)
 
     def _store_episode(
@@ -162,10 +162,10 @@ class Operations:
         actor: str | None,
         details: EpisodeDetails,
     ) -> Steps[Episode]:
-        within = required(scope)
+        within = require_scope(scope)
 
         def put(work: UnitOfWork) -> tuple[EpisodicMemory, Choice, Sequence[Pending]]:
-            row = work.episodes.put(told(work, conversation_id, details))
+            row = work.episodes.put(tell(work, conversation_id, details))
             choice = self._encoder.choose(work, EPISODES)
             name = choice.name
             return (
@@ -191,24 +191,24 @@ class Operations:
     def _episodes(
         self, scope: Scope, filters: Mapping[str, Any] | None, limit: int, cursor: str | None
     ) -> Steps[Page[Episode]]:
-        def listed(work: UnitOfWork) -> Page[EpisodicMemory]:
+        def list_page(work: UnitOfWork) -> Page[EpisodicMemory]:
             return work.episodes.list_episodes(filters, limit=limit, cursor=cursor)
 
-        page = yield Transact(required(scope), None, listed)
+        page = yield Transact(require_scope(scope), None, list_page)
         return Page(tuple(map(Episode.of_row, page.items)), page.next_cursor)
 
     def _episodes_by(
         self, scope: Scope, found: Callable[[UnitOfWork], Sequence[EpisodicMemory]]
     ) -> Steps[tuple[Episode, ...]]:
-        rows = yield Transact(required(scope), None, found)
+        rows = yield Transact(require_scope(scope), None, found)
         return tuple(map(Episode.of_row, rows))
 
     def _forget(self, scope: Scope, actor: str | None, choosing: Choosing) -> Steps[Erasure]:
-        within = required(scope)
-        what, ids = chosen(choosing), choosing.get("ids")
+        within = require_scope(scope)
+        what, ids = choose(choosing), choosing.get("ids")
         not_there: tuple[str, ...] = ()
         if ids is not None:
-            not_there = yield Transact(within, actor, partial(missing, ids))
+            not_there = yield Transact(within, actor, partial(find_missing, ids))
         erasing = Erasing(
             scope=within,
             actor=actor,
@@ -230,7 +230,7 @@ class Operations:
         dry_run: bool,
         on_progress: Progress | None,
     ) -> Steps[Erasure]:
-        within = required(scope)
+        within = require_scope(scope)
 
         def refuse_others(work: UnitOfWork) -> None:
             if work.tenancy.get_user(user_id).scope != str(within):
@@ -251,8 +251,8 @@ class Operations:
         return replace(erasure, user=account)
 
 
-def required(scope: Scope | None) -> Scope:
-    """The scope, if it is one.
+def require_scope(scope: Scope | None) -> Scope:
+    """Return the scope, or raise if it is none.
 
     Raises:
         MissingScope: It is not.
@@ -267,7 +267,7 @@ def episode(episode_id: str, work: UnitOfWork) -> Sequence[EpisodicMemory]:
     return [work.episodes.get(episode_id)]
 
 
-def related(episode_id: str, work: UnitOfWork) -> Sequence[EpisodicMemory]:
+def list_related(episode_id: str, work: UnitOfWork) -> Sequence[EpisodicMemory]:
     """Those that have to do with it."""
     return work.episodes.list_related(work.episodes.get(episode_id))
 

@@ -1,4 +1,4 @@
-"""What a caller may say of what is remembered, recalled and forgotten; every key has a default."""
+"""The options of remembering, recalling and forgetting; every key has a default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[int], None]
 
 
 class Details(TypedDict, total=False):
-    """What is known of an exchange; every key has a default, see ``Exchange``."""
+    """The details of an exchange; every key has a default, see ``Exchange``."""
 
     sequence_index: int | None
     source: str
@@ -42,7 +42,7 @@ class Details(TypedDict, total=False):
 
 
 class Recalling(TypedDict, total=False):
-    """How memories are recalled; keys without a word here are those of ``SearchOptions``.
+    """The options of a recall; keys without a word here are those of ``SearchOptions``.
 
     Attributes:
         boost: 0 to 1: by which share of its score a memory may rise that is fresh and often
@@ -67,7 +67,7 @@ class Recalling(TypedDict, total=False):
 
 
 class EpisodeDetails(TypedDict, total=False):
-    """What is known of an episode; every key has a default.
+    """The details of an episode; every key has a default.
 
     Attributes:
         id: ``ep_...``; by default made of the conversation's id.
@@ -95,7 +95,7 @@ class EpisodeDetails(TypedDict, total=False):
 
 
 class Choosing(TypedDict, total=False):
-    """What is forgotten: exactly one of the first three.
+    """The choice of what is forgotten: exactly one of the first three.
 
     Attributes:
         ids: Of memories (``mem_...``) and episodes (``ep_...``).

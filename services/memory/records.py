@@ -1,4 +1,4 @@
-"""What a memory service gives back."""
+"""The results of a memory service."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EPISODE_RENAMED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """What became of an exchange.
+    """The outcome of an exchange.
 
     Attributes:
         id: Of the memory that says it now.
@@ -63,7 +63,7 @@ class Remembered:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """One exchange as it is remembered; fields are described at ``Exchange``.
+    """A remembered exchange; fields are described at ``Exchange``.
 
     Attributes:
         score: Of the search that recalled it, or None.
@@ -98,12 +98,12 @@ class Memory:
 
     @classmethod
     def of_hit(cls, hit: Hit) -> Self:
-        """A memory as a search found it."""
-        return cls(score=hit.score, **_renamed(hit.metadata, RENAMED))
+        """Make a memory of a hit."""
+        return cls(score=hit.score, **_rename(hit.metadata, RENAMED))
 
     @classmethod
     def of_node(cls, node: MemoryNode) -> Self:
-        """A memory as it is stored."""
+        """Make a memory of a row."""
         return cls(
             human=node.human_content,
             assistant=node.assistant_content,
@@ -118,7 +118,7 @@ _STORED: Final = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """A whole conversation as it is remembered; fields are described at ``Told``.
+    """A remembered conversation; fields are described at ``Told``.
 
     Attributes:
         content: The summary and what was said.
@@ -148,13 +148,13 @@ class Episode:
 
     @classmethod
     def of_hit(cls, hit: Hit) -> Self:
-        """An episode as a search found it."""
-        values = _renamed(hit.metadata, EPISODE_RENAMED)
+        """Make an episode of a hit."""
+        values = _rename(hit.metadata, EPISODE_RENAMED)
         return cls(score=hit.score, title=hit.title, content=hit.content, **_with_tuples(values))
 
     @classmethod
     def of_row(cls, row: EpisodicMemory) -> Self:
-        """An episode as it is stored."""
+        """Make an episode of a row."""
         named = {"memory_ids": "memory_node_ids"}
         stored = (name for name in cls.__dataclass_fields__ if name != "score")
         return cls(**_with_tuples({name: getattr(row, named.get(name, name)) for name in stored}))
@@ -162,7 +162,7 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """What a question brought back.
+    """The memories that answer a question.
 
     Attributes:
         page: The search: what each leg did, and why there are fewer than asked for.
@@ -173,7 +173,10 @@ class Recall:
     memories: tuple[Memory, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """As the command line prints it: the page without its hits, and the memories."""
+        """Return the recall as the command line prints it.
+
+        The page without its hits, and the memories.
+        """
         shown = self.page.as_json()
         del shown["hits"]
         return shown | {"memories": [asdict(each) for each in self.memories]}
@@ -181,7 +184,7 @@ class Recall:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRecall:
-    """Which episodes a question brought back.
+    """The episodes that answer a question.
 
     Attributes:
         page: The search.
@@ -194,7 +197,7 @@ class EpisodeRecall:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """What was forgotten, or in a dry run would be.
+    """The counts of an erasure, or of a dry run.
 
     Attributes:
         memories: How many.
@@ -218,7 +221,7 @@ class Erasure:
     dry_run: bool = False
 
 
-def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _rename(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""An exchange becomes a memory, unless one says the same already."""
+"""The way of an exchange into memory: it is added, or merged with one that has the same words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITH_NOISE: Final[Mapping[str, object]] = {"noise": [True, False]}
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What is done about exchanges that say what is remembered already.
+    """The rule for exchanges that are remembered already.
 
     Attributes:
         handling: ``link`` keeps both, and the new memory names the older; ``merge`` has the older
@@ -58,7 +58,7 @@ class Duplicates:
 
 
 class Like(NamedTuple):
-    """A memory that says the same, and how alike it is: None where that was not compared."""
+    """A memory with the same words, and its similarity: None where that was not compared."""
 
     node: MemoryNode
     similarity: float | None
@@ -122,8 +122,8 @@ class Remembering:
         apart = None
         if like is not None and handling == "merge":
             if memory.is_own(like.node):
-                return self._merged(like, exchange, vector, reason)
-            apart = f"linked, not merged: somebody else wrote {like.node.id}"
+                return self._merge(like, exchange, vector, reason)
+            apart = f"linked, not merged: another user wrote {like.node.id}"
         original = None if like is None else like.node.duplicate_of or like.node.id
         node = memory.add(exchange, duplicate_of=original)
         if node is None:  # it was there, or somebody who does not look was faster
@@ -142,16 +142,16 @@ class Remembering:
     def _again(
         self, there: MemoryNode, exchange: Exchange, vector: np.ndarray | None, reason: str | None
     ) -> Remembered:
-        """Its place, and the beginning of what was said, are remembered already."""
+        """Return the outcome of an exchange whose place and first words are remembered already."""
         if self.duplicates.handling == "refuse":
             raise AlreadyExists(f"the memory {there.id} is there already")
         own = self.work.memory.is_own(there)
-        if exchange.said_by(there):
+        if exchange.has_words_of(there):
             note = None if own else "somebody else remembered it first, and it is theirs"
             return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0, note=note)
         if own and self.duplicates.handling == "merge":
-            return self._merged(Like(there, None), exchange, vector, reason)
-        merge = "let duplicates be merged, or " if own else "somebody else wrote that: "
+            return self._merge(Like(there, None), exchange, vector, reason)
+        merge = "let duplicates be merged, or " if own else "another user wrote that: "
         raise AlreadyExists(
             f"exchange {exchange.sequence_index} of the conversation {exchange.conversation_id!r} "
             f"is the memory {there.id}, which goes on otherwise; {merge}give no sequence_index for "
@@ -159,7 +159,10 @@ class Remembering:
         )
 
     def _like(self, exchange: Exchange, vector: np.ndarray | None) -> Like | None:
-        """The memory that says the same, or None; to merge into, one of the same user if any."""
+        """Find the memory with the same words, or None.
+
+        To merge into, one of the same user if any.
+        """
         said = self.work.memory.find_said(exchange)
         if said is not None:
             return Like(said, 1.0)
@@ -185,7 +188,7 @@ class Remembering:
         )
         return [(hit.id, hit.scores["vector"]) for hit in hits if hit.id not in self._vectors]
 
-    def _merged(
+    def _merge(
         self, like: Like, exchange: Exchange, vector: np.ndarray | None, reason: str | None
     ) -> Remembered:
         replaced = self.work.memory.merge(like.node, exchange)

@@ -14,7 +14,13 @@ from pgcorpus.db.repositories.pages import Page
 from pgcorpus.db.scope import Scope
 from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.memory.context import MemoryContext
-from pgcorpus.services.memory.operations import Operations, episode, episodes_of, related, required
+from pgcorpus.services.memory.operations import (
+    Operations,
+    episode,
+    episodes_of,
+    list_related,
+    require_scope,
+)
 from pgcorpus.services.memory.options import Choosing, Details, EpisodeDetails, Progress, Recalling
 from pgcorpus.services.memory.records import (
     Episode,
@@ -79,7 +85,7 @@ class MemoryService(Operations):
             UnsafeRole: The login passes over row security.
             DatabaseUnavailable: The database did not answer.
         """
-        required(scope)
+        require_scope(scope)
         exchange = Exchange(
             human=human, assistant=assistant, conversation_id=conversation_id, **details
         )
@@ -227,7 +233,7 @@ class MemoryService(Operations):
         Raises:
             NotFound: There is none of this id in the scope.
         """
-        return self._run(self._episodes_by(scope, partial(related, episode_id)))
+        return self._run(self._episodes_by(scope, partial(list_related, episode_id)))
 
     def episodes_of(self, memory_id: str, *, scope: Scope) -> tuple[Episode, ...]:
         """The episodes that a memory is part of, those that began last first."""
@@ -332,7 +338,7 @@ class AsyncMemoryService(Operations):
         **details: Unpack[Details],
     ) -> Remembered:
         """As ``MemoryService.remember``. The vector is made in a thread of its own."""
-        required(scope)
+        require_scope(scope)
         exchange = Exchange(
             human=human, assistant=assistant, conversation_id=conversation_id, **details
         )
@@ -416,7 +422,7 @@ class AsyncMemoryService(Operations):
 
     async def related_episodes(self, episode_id: str, *, scope: Scope) -> tuple[Episode, ...]:
         """As ``MemoryService.related_episodes``."""
-        return await self._run(self._episodes_by(scope, partial(related, episode_id)))
+        return await self._run(self._episodes_by(scope, partial(list_related, episode_id)))
 
     async def episodes_of(self, memory_id: str, *, scope: Scope) -> tuple[Episode, ...]:
         """As ``MemoryService.episodes_of``."""

@@ -1,4 +1,4 @@
-"""A conversation becomes an episode."""
+"""The making of an episode from a conversation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.memory.options import EpisodeDetails
 
 
-def told(work: UnitOfWork, conversation_id: str | None, details: EpisodeDetails) -> Told:
-    """An episode as given, and for the rest as its memories have it.
+def tell(work: UnitOfWork, conversation_id: str | None, details: EpisodeDetails) -> Told:
+    """Make an episode of the details given, and of its memories for the rest.
 
     Args:
         work: To read the memories.

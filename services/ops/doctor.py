@@ -1,4 +1,4 @@
-"""Whether searches of a live database are planned as they should be, and what mends it if not.
+"""The checks of a live database: whether it plans searches as it should, and the SQL that mends it.
 
 docs/reference/doctor.md has every check.
 """
@@ -57,7 +57,7 @@ STALE_SHARE: Final = 0.2
 
 MANY_ROWS: Final = 10_000
 UNUSED_AFTER: Final = timedelta(days=7)
-"""An index of a table with more than ``MANY_ROWS`` that nobody has used for so long is unused."""
+"""An index of a table with more than ``MANY_ROWS`` that no search used in this time is unused."""
 
 COMPARABLE: Final = 1.1
 """A plan with the index that costs up to this many times the chosen one should have been chosen:
@@ -77,7 +77,7 @@ SOLID_STATE: Final = {"random_page_cost": "1.1"}
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: Stable, for scripts.
@@ -104,17 +104,17 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing failed; warnings do not count."""
+        """True if no check failed; warnings do not count."""
         return all(finding.status != "failure" for finding in self.findings)
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        """Everything that mends something, once each, that of failures first."""
+        """The statements that mend what was found, once each, those of failures first."""
         grave = sorted(self.findings, key=lambda finding: finding.status != "failure")
         return tuple(dict.fromkeys(finding.remedy for finding in grave if finding.remedy))
 
     def as_json(self) -> dict[str, Any]:
-        """The diagnosis as the command line prints it."""
+        """Return the diagnosis as the command line prints it."""
         return {"healthy": self.healthy, "findings": [asdict(each) for each in self.findings]}
 
 
@@ -122,7 +122,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 class DoctorService:
-    """Looks at a database; it runs no search, and writes nothing.
+    """Examines a database; it runs no search, and writes nothing.
 
     Args:
         database: Which.
@@ -145,10 +145,10 @@ class DoctorService:
             findings.append(_connections(work, self._database.settings))
             findings += _schema(work)
             if findings[-1].status == "ok":
-                findings += _guarded(work, "role", None, partial(_role, work, embedded))
-                findings += _guarded(work, "owner", None, partial(_owner, work))
-                findings += _guarded(work, "row_security", None, partial(_row_security, work))
-                findings += _guarded(work, "audit", None, partial(_audit, work))
+                findings += _guard(work, "role", None, partial(_role, work, embedded))
+                findings += _guard(work, "owner", None, partial(_owner, work))
+                findings += _guard(work, "row_security", None, partial(_row_security, work))
+                findings += _guard(work, "audit", None, partial(_audit, work))
                 for corpus in CORPORA.values():
                     findings += self._examine_corpus(work, server, corpus)
         return Diagnosis(tuple(findings))
@@ -161,25 +161,25 @@ class DoctorService:
             "statistics": partial(_statistics, work, corpus),
             "index": partial(self._indexes, work, corpus),
             "scope_index": partial(self._scopes, work, corpus),
-            "unused_index": partial(_unused, work, corpus),
+            "unused_index": partial(_find_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
         scope: Scope | None = None
         if corpus.scope is not None:
-            # Scopes are counted, which may take too long: plans are then explained for nobody.
+            # Scopes are counted, which may take too long: plans are then explained without a scope.
             with suppress(DBAPIError), work.session.begin_nested():
                 scope = _find_scope(work, corpus)
         if scope is not None:
             work.enter(scope)
         for name, check in checks.items():
-            yield from _guarded(work, name, corpus, check)
+            yield from _guard(work, name, corpus, check)
         work.leave()
 
     def _indexes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
         needed = list(
             work.diagnosis.list_needed(corpus, list_in_use(work, corpus, self._database.settings))
         )
-        yield from (_needed_index(corpus, index) for index in needed)
+        yield from (_check_index(corpus, index) for index in needed)
         told = {stored.name for index in needed for stored in index.found}
         owned = work.diagnosis.list_owned_names(corpus)
         for stored in work.diagnosis.list_indexes(corpus):
@@ -272,7 +272,7 @@ class _PlanGuard:
         self._large = {corpus.passages.name, corpus.vectors.name}
 
     def check(self, subject: str, ask: Ask) -> Finding:
-        """Whether each leg of a search uses its index, or has good reason not to."""
+        """Check that each leg of a search uses its index, or has a good reason not to."""
         statement = self._work.searches.prepare(self._corpus, ask)
         told = partial(Finding, check="plan", corpus=self._corpus.name, subject=subject)
         if statement.kept is not None:
@@ -281,7 +281,7 @@ class _PlanGuard:
         legs = statement.shape.legs  # a question of stop words alone has no text leg
         plan = self._work.diagnosis.plan(statement)
         if self._is_good(plan, legs):
-            return told(status="ok", detail=f"uses {', '.join(self._used(plan, legs))}")
+            return told(status="ok", detail=f"uses {', '.join(self._list_used(plan, legs))}")
         scanned = sorted(plan.scanned & self._large)
         where = f"reads all of {' and '.join(scanned)}" if scanned else "sorts instead"
         unready = [each for each in self._needed if each.leg in legs and each.state != "ready"]
@@ -293,12 +293,12 @@ class _PlanGuard:
             )
         if ask.filters and not scanned:
             return told(status="ok", detail="uses the index of a filter")
-        return self._weighed(told, statement, plan, where)
+        return self._weigh(told, statement, plan, where)
 
-    def _weighed(
+    def _weigh(
         self, told: Callable[..., Finding], statement: Statement, plan: Plan, where: str
     ) -> Finding:
-        """Why the planner leaves an index that is ready, and whether it is right."""
+        """Explain why the planner leaves an index that is ready, and whether it is right."""
         legs = statement.shape.legs
         by_index = self._work.diagnosis.plan(statement, **BY_INDEX, **SWITCHES)
         comparable = self._is_good(by_index, legs) and by_index.cost <= COMPARABLE * plan.cost
@@ -321,17 +321,17 @@ class _PlanGuard:
             remedy="\n".join(map(vacuum_remedy, sorted(plan.scanned & self._large))) or None,
         )
 
-    def _used(self, plan: Plan, legs: tuple[str, ...]) -> list[str]:
+    def _list_used(self, plan: Plan, legs: tuple[str, ...]) -> list[str]:
         serving = {name for each in self._needed if each.leg in legs for name in each.serving}
         return sorted(plan.indexes & serving)
 
     def _is_good(self, plan: Plan, legs: tuple[str, ...]) -> bool:
-        """Whether every leg uses an index of its own, and no large table is read to its end."""
+        """Return whether every leg uses its own index, and no large table is read to its end."""
         served = (each.serving & plan.indexes for each in self._needed if each.leg in legs)
         return all(served) and not plan.scanned & self._large
 
     def _settings_that_help(self, statement: Statement, plan: Plan) -> dict[str, str]:
-        """Those of the planner under which every leg uses its index, found by trying."""
+        """Find by trying the planner's settings under which every leg uses its index."""
         for settings in (SWITCHES, SOLID_STATE, SWITCHES | SOLID_STATE):
             if self._is_good(
                 self._work.diagnosis.plan(statement, **settings), statement.shape.legs
@@ -346,7 +346,7 @@ class _PlanGuard:
 
 
 def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
-    """Return a scope with passages to explain searches with, or None where none is told of."""
+    """Return a scope with passages to explain searches with, or None where none is visible."""
     scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
     if scope is None and work.embeddings.may_list_large_scopes():
         scope = work.embeddings.find_largest_scope(corpus)
@@ -360,14 +360,14 @@ def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
 
 
 def _narrowings(examples: list[Example]) -> Iterator[dict[str, str]]:
-    """No filter, the broadest one, and the narrowest one, as far as values are known."""
+    """Yield no filter, the broadest one, and the narrowest one, as far as values are known."""
     yield {}
     for example in dict.fromkeys([*examples[:1], *examples[-1:]]):
         yield {example.name: example.value}
 
 
-def _guarded(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> Iterator[Finding]:
-    """What a check found; when the database refuses, that."""
+def _guard(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> Iterator[Finding]:
+    """Yield the findings of a check; when the database refuses it, a finding that says so."""
     try:
         with work.session.begin_nested():
             found = list(check())
@@ -428,9 +428,9 @@ def _ctype(server: Server) -> Finding:
 
 
 def _connections(work: UnitOfWork, settings: Settings) -> Finding:
-    """Whether the server has the connections that all processes may open."""
+    """Check that the server has the connections that all processes may open."""
     found = partial(Finding, check="connections", subject="max_connections")
-    if settings.pooled:
+    if settings.is_pooled:
         return found(status="ok", detail="the transaction pooler's pool size limits them")
     if work.diagnosis.has_pooler():
         return found(
@@ -504,7 +504,7 @@ def _owner(work: UnitOfWork) -> Iterator[Finding]:
     """Report the rights that an owner of the schema without superuser rights lacks."""
     owner = work.diagnosis.get_owner()
     found = partial(Finding, check="owner", subject=owner.name)
-    lost = [] if owner.superuser else list(_lost(owner))
+    lost = [] if owner.superuser else list(_list_lost_rights(owner))
     for detail, remedy in lost:
         yield found(status="warning", detail=detail, remedy=remedy)
     if owner.superuser:
@@ -513,7 +513,7 @@ def _owner(work: UnitOfWork) -> Iterator[Finding]:
         yield found(status="ok", detail="no superuser, and nothing of pgcorpus needs one")
 
 
-def _lost(owner: Owner) -> Iterator[tuple[str, str]]:
+def _list_lost_rights(owner: Owner) -> Iterator[tuple[str, str]]:
     """Yield each right that an owner lacks, with what is lost, and the SQL that grants it."""
     if not owner.makes_roles:
         refused = "pgcorpus roles create-user and pgcorpus eval are refused"
@@ -530,7 +530,7 @@ def _lost(owner: Owner) -> Iterator[tuple[str, str]]:
 
 
 def _row_security(work: UnitOfWork) -> Iterator[Finding]:
-    """Whether every table whose rows are somebody's is guarded, for its owner, too."""
+    """Check that every scoped table has row security, for its owner, too."""
     for table in work.isolation.list_guarded():
         yield Finding(
             check="row_security",
@@ -542,7 +542,7 @@ def _row_security(work: UnitOfWork) -> Iterator[Finding]:
 
 
 def _audit(work: UnitOfWork) -> Iterator[Finding]:
-    """What happens unrecorded, and whether the log has room for the next month."""
+    """Check for changes that go unrecorded, and for the partition of the next month."""
     unrecorded = work.diagnosis.list_unrecorded()
     for each in unrecorded:
         state = "is switched off" if each.disabled else "is missing"
@@ -597,7 +597,7 @@ def _statistics(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
 
 
 def _table_statistics(corpus: Corpus, table: TableStatistics, *, ranks: bool) -> Finding:
-    """Whether the planner knows a table.
+    """Check that the planner knows a table.
 
     Args:
         corpus: Whose searches read it.
@@ -617,7 +617,7 @@ def _table_statistics(corpus: Corpus, table: TableStatistics, *, ranks: bool) ->
     return found(status="ok", detail="known well enough")
 
 
-def _needed_index(corpus: Corpus, index: NeededIndex) -> Finding:
+def _check_index(corpus: Corpus, index: NeededIndex) -> Finding:
     found = partial(Finding, check="index", corpus=corpus.name, subject=index.name)
     names = ", ".join(stored.identifier for stored in index.found)
     match index.state:
@@ -645,10 +645,13 @@ def _invalid(corpus: Corpus, index: StoredIndex, *, owned: bool) -> Finding:
     )
 
 
-def _unused(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
-    """Indexes that cost every write, and serve nobody; unknown while it is too early to tell."""
+def _find_unused(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+    """Find indexes that cost every write and serve no search.
+
+    Unknown while it is too early to tell.
+    """
     found = partial(Finding, check="unused_index", corpus=corpus.name)
-    since = work.diagnosis.counted_since()
+    since = work.diagnosis.get_counting_start()
     if datetime.now(UTC) - since < UNUSED_AFTER:
         yield found(
             subject="indexes",

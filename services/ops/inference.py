@@ -1,4 +1,4 @@
-"""Whether anything can be told of rows that are never shown: by errors, plans, keys or time."""
+"""Attacks by inference: rows that are never shown may be told by errors, plans, keys or time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pgcorpus.db.repositories.operations.probes import (
     Early,
     Probe,
     Secret,
-    called,
-    conditional,
-    early,
-    explained,
-    inserted,
-    nearest,
-    quoted,
-    timed,
+    build_calls,
+    build_conditions,
+    build_early,
+    build_explains,
+    build_inserts,
+    build_nearest,
+    build_timings,
+    quote,
 )
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.services.search.service import MODES, SearchService
@@ -87,8 +87,8 @@ SAID: Final = "price {}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What probes of one kind told about one target.
+class Inferred:
+    """The result of the probes of one kind on one target.
 
     Attributes:
         target: A table, a corpus, or ``functions``.
@@ -111,12 +111,12 @@ class Told:
 
 @dataclass
 class Inference:
-    """Tries to tell what is in rows of others, as one role.
+    """Tries as one role to infer the rows of others.
 
     Args:
         repository: Of the transaction.
         role: Who asks.
-        ours: In whose name, beside nobody's.
+        ours: The scope to attack from, beside none.
         victim: Whose rows the secrets are planted in.
         tables: Those that are attacked; both have rows in each.
     """
@@ -130,7 +130,7 @@ class Inference:
 
     @property
     def asker(self) -> Intruder:
-        """Somebody with rows of their own."""
+        """A login with rows of its own."""
         return Intruder(self.ours.name, self.ours.scope.settings)
 
     def secrets(self, table: Guarded) -> list[Secret]:
@@ -139,7 +139,7 @@ class Inference:
             self._secrets[table.name] = self.repository.plant(self.victim, table)
         return self._secrets[table.name]
 
-    def probe(self) -> Iterator[Told]:
+    def probe(self) -> Iterator[Inferred]:
         """Ask about every column of every table, every key, every function."""
         until = time.monotonic() + PROBING_SECONDS
         for table in self.tables:
@@ -158,15 +158,15 @@ class Inference:
         self, table: Guarded, functions: Sequence[Early]
     ) -> Iterator[tuple[str, Intruder, Mapping[str, str], list[Probe]]]:
         repository, secrets = self.repository, self.secrets(table)
-        failing = [p for s in secrets for p in conditional(s, quoted(table.column))]
-        running = [p for s in secrets for p in early(s, functions)]
+        failing = [p for s in secrets for p in build_conditions(s, quote(table.column))]
+        running = [p for s in secrets for p in build_early(s, functions)]
         yield "by errors", NOBODY, {}, failing
         yield "by errors", self.asker, {}, [p for p in failing if "before" in p.name]
         yield "by what runs early", NOBODY, {}, running
         indexes = repository.list_indexes(table.name)
         theirs = repository.read_row(self.victim, table)
         explain = partial(
-            explained, victim=repository.write_literals(theirs, table), indexes=indexes
+            build_explains, victim=repository.write_literals(theirs, table), indexes=indexes
         )
         yield "by EXPLAIN", self.asker, {}, [p for s in secrets for p in explain(s, run=False)]
         for name, settings in PLANNED.items():
@@ -178,7 +178,7 @@ class Inference:
         made = {key for each in unique for key in each.keys} - {*SCOPE_COLUMNS, "model_name"}
         fresh = [_fresh(columns, made), _fresh(columns, made)]
         keys = [
-            inserted(quoted(table.name), columns, index, row=own, theirs=theirs, fresh=fresh)
+            build_inserts(quote(table.name), columns, index, row=own, theirs=theirs, fresh=fresh)
             for index in unique
             if not all(_is_known(key, columns) for key in index.keys)
         ]
@@ -186,7 +186,7 @@ class Inference:
         questions = repository.plant_vectors(self.ours, self.victim, table)
         if questions is not None:
             near, far = (str(each.astype(float).tolist()) for each in questions)
-            graphs = list(nearest(quoted(table.name), indexes, MODEL, near, far))
+            graphs = list(build_nearest(quote(table.name), indexes, MODEL, near, far))
             yield (
                 "by near vectors",
                 self.asker,
@@ -199,7 +199,7 @@ class Inference:
         words = [s for each in self._secrets.values() for s in each if s.type == "tsvector"]
         for function in self.repository.list_functions():
             for secret in words if function.as_owner else ():
-                yield from called(secret, function.name, function.arguments)
+                yield from build_calls(secret, function.name, function.arguments)
 
     def _ask(
         self,
@@ -210,11 +210,11 @@ class Inference:
         *,
         seconds: float,
         settings: Mapping[str, str],
-    ) -> Told:
+    ) -> Inferred:
         compared, refused = self.repository.compare(
             probes, who, self.role, seconds=seconds, settings=settings
         )
-        return Told(
+        return Inferred(
             target=target,
             kind=kind,
             by=who.name,
@@ -247,7 +247,7 @@ class Inference:
         """
         until = time.monotonic() + (TIMING_SECONDS if seconds is None else seconds)
         for number, table in enumerate(self.tables):
-            probes = [probe for secret in self.secrets(table) for probe in timed(secret)]
+            probes = [probe for secret in self.secrets(table) for probe in build_timings(secret)]
             share = (until - time.monotonic()) / (len(self.tables) - number)
             ends = time.monotonic() + share
             for probe in probes:
@@ -348,7 +348,7 @@ def _time_search(
 
 
 def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object]:
-    """Return values that nobody has, of the columns that keys are made of."""
+    """Return values that no row has, of the columns that keys are made of."""
     word = f"fresh{uuid4().hex[:12]}"
     values: dict[str, Callable[[], object]] = {
         "uuid": lambda: str(uuid4()),
@@ -359,11 +359,11 @@ def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object
     return {
         each.name: values[each.type]()
         for each in columns
-        if quoted(each.name) in keys and each.type in values
+        if quote(each.name) in keys and each.type in values
     }
 
 
 def _is_known(key: str, columns: Sequence[Column]) -> bool:
-    """Whether who asks for this column of a key knows it already."""
-    kinds = {quoted(each.name): each.type for each in columns}
+    """Return whether the reader of this column of a key knows its value already."""
+    kinds = {quote(each.name): each.type for each in columns}
     return kinds.get(key, "uuid") in KNOWN or key in KNOWN_TEXTS

@@ -1,4 +1,4 @@
-"""Whether tenants are isolated: a live database's scoped tables and searches, all attacked.
+"""The proof of isolation: all scoped tables and searches of a live database, attacked.
 
 All of it happens in one transaction that is rolled back. docs/explanation/isolation.md tells what
 is tried, and why; what is inferred of rows that are never shown is in services/ops/inference.py.
@@ -35,7 +35,7 @@ from pgcorpus.db.search.corpora import CORPORA
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.hashing import HashingEmbedder
-from pgcorpus.services.ops.inference import Inference, Told
+from pgcorpus.services.ops.inference import Inference, Inferred
 from pgcorpus.services.search.service import MODES, SearchService
 
 Status = Literal["ok", "failure"]
@@ -45,7 +45,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """Attacks of one kind on one target.
+    """The attacks of one kind on one target.
 
     Attributes:
         target: A table, a view, a function, or a corpus.
@@ -69,7 +69,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Whether a guard stands.
+    """A guard of isolation, and whether it stands.
 
     Attributes:
         layer: ``role``, ``table``, ``policy``, ``view``, ``function``, ``statistics``, ``index``,
@@ -89,7 +89,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationReport:
-    """What was tried, and what came of it.
+    """The report of all attacks and guards.
 
     Attributes:
         role: Who attacked.
@@ -103,26 +103,26 @@ class IsolationReport:
 
     @property
     def tried(self) -> int:
-        """All attacks."""
+        """The number of all attacks."""
         return sum(each.tried for each in self.attacks)
 
     @property
     def crossed(self) -> int:
-        """All rows that were reached, or written, and are others'."""
+        """The number of rows of others that were read or written."""
         return sum(each.crossed for each in self.attacks)
 
     @property
     def untried(self) -> int:
-        """All probes for which time did not suffice."""
+        """The number of probes that were left out for lack of time."""
         return sum(each.untried for each in self.attacks)
 
     @property
     def isolated(self) -> bool:
-        """Whether no row crossed, and every guard stands."""
+        """True if no row crossed, and every guard stands."""
         return self.crossed == 0 and all(each.status == "ok" for each in self.layers)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the command line prints it."""
+        """Return the report as the command line prints it."""
         return {
             "isolated": self.isolated,
             "role": self.role,
@@ -136,7 +136,7 @@ class IsolationReport:
 
 @dataclass(frozen=True)
 class _Parties:
-    """Who is in the rehearsal; the last two must not be reached."""
+    """The parties of the rehearsal; the last two must not be reached."""
 
     ours: Party
     stranger: Party
@@ -152,7 +152,7 @@ class _Parties:
         return self.theirs, self.person
 
     def intruders(self) -> Iterator[Intruder]:
-        """Everybody that tries, and what they say who they are."""
+        """Yield everyone who tries, with the identities that they claim."""
         tenant, user = "app.tenant_id", "app.user_id"
         their_id, person_id = str(self.theirs.scope.tenant_id), str(self.person.user_id)
         yield NOBODY
@@ -224,10 +224,10 @@ class _Verification:
         self._attacks: list[Tried] = []
 
     def report(self) -> IsolationReport:
-        """All of it."""
+        """Run everything, and return the report."""
         self._look_at_guards()
         try:
-            self._told_the_same()
+            self._compare_answers()
         except DBAPIError as error:
             if isinstance(error.orig, InsufficientPrivilege):
                 raise NotPermitted(
@@ -289,7 +289,7 @@ class _Verification:
         self._look_at_inference(guarded)
 
     def _look_at_inference(self, tables: Sequence[str]) -> None:
-        """Look for what gives rows, or numbers of them, to who may not see them."""
+        """Look for anything that gives rows, or their numbers, to logins that may not see them."""
         guards = GuardRepository(self._work.session)
         for name in guards.list_leakproof():
             self._fail(
@@ -324,7 +324,7 @@ class _Verification:
             self._fail(
                 "statistics",
                 f"{sampled.table}.{sampled.column}",
-                "has samples in the statistics, and EXPLAIN tells its estimates to everybody",
+                "has samples in the statistics, and EXPLAIN tells its estimates to every role",
                 sampled.remedy,
             )
         for name in guards.list_shared_graphs(tables):
@@ -353,8 +353,8 @@ class _Verification:
 
     # The attacks.
 
-    def _told_the_same(self) -> None:
-        """Whether what others write changes what somebody is told, by whatever can be asked.
+    def _compare_answers(self) -> None:
+        """Check that writes of others change no answer to any question that can be asked.
 
         So counts, sums and statistics are found out as well as rows. What answers differently each
         time it is asked (a random key, the time) is not compared.
@@ -383,12 +383,12 @@ class _Verification:
             self._fail(
                 "table",
                 name,
-                f"is written to when somebody remembers something, and {self._role} may read it",
+                f"is written to with each memory, and {self._role} may read it",
                 f"REVOKE SELECT ON {name} FROM {self._role};",  # noqa: S608 - shown, not run
             )
 
     def _attack(self, table: Guarded) -> None:
-        """Every kind of statement, by every intruder."""
+        """Run every kind of statement on a table, as every intruder."""
         isolation, role = self._isolation, self._role
         for who in self._parties.all:
             isolation.note_rows(who, table)
@@ -433,7 +433,7 @@ class _Verification:
                     )
 
     def _search(self) -> None:
-        """Every mode of search in every scoped corpus, with and without filters."""
+        """Run every mode of search in every scoped corpus, with and without filters."""
         search = SearchService(self._rehearsed, embedder=self._embedder)
         own, victims = (self._parties.ours, self._parties.stranger), self._parties.victims
         self._isolation.as_application(self._role)
@@ -451,7 +451,7 @@ class _Verification:
                         filters=filters,
                         limit=100,
                     )
-                    attempts.append((NOBODY.name, _unscoped(ask)))
+                    attempts.append((NOBODY.name, _search_unscoped(ask)))
                     for who in own:
                         hits = {hit.id for hit in ask(scope=who.scope).hits}
                         attempts.append((who.name, Attempt(len(hits & theirs))))
@@ -474,7 +474,7 @@ class _Verification:
                 self._count(corpus.name, "context", windows)
 
     def _infer(self) -> None:
-        """Plant secrets in rows of a victim's, and try to tell them, as others."""
+        """Plant secrets in rows of a victim, and try to infer them, as others."""
         ours, victim = self._parties.ours, self._parties.theirs
         for table in self._tables:
             if table.key is not None:
@@ -504,7 +504,7 @@ class _Verification:
 
     @staticmethod
     def _passages(tables: Sequence[Guarded]) -> dict[str, str]:
-        """Return the scoped corpora of which secrets were planted: name → table of passages."""
+        """Return the scoped corpora in which secrets were planted: name → table of passages."""
         names = {table.name for table in tables}
         return {
             corpus.name: corpus.passages.name
@@ -512,7 +512,7 @@ class _Verification:
             if corpus.scope is not None and corpus.passages.name in names
         }
 
-    def _note_told(self, told: Told) -> None:
+    def _note_told(self, told: Inferred) -> None:
         if told.tried or told.untried:
             self._attacks.append(
                 Tried(
@@ -585,8 +585,8 @@ def _as_they_are(who: Party) -> Intruder:
     return Intruder(who.name, who.scope.settings)
 
 
-def _unscoped(search: Callable[[], SearchPage]) -> Attempt:
-    """A search in nobody's name, which the builder must refuse."""
+def _search_unscoped(search: Callable[[], SearchPage]) -> Attempt:
+    """Return a search without a scope, which the builder must refuse."""
     try:
         return Attempt(rows=max(1, len(search().hits)))
     except MissingScope:

@@ -1,4 +1,7 @@
-"""From one embedding model to another while searches run: add, backfill, use, roll back, drop."""
+"""The switch from one embedding model to another while searches run.
+
+Add, backfill, use, roll back, drop.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from pgcorpus.db.search.corpora import CORPORA
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import list_in_use
-from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, covered
+from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, count_covered
 from pgcorpus.services.embedding.embedder import Embedder, embedder_for
 
 BULK_PASSAGES: Final = 5_000
@@ -47,7 +50,7 @@ OnBuild = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Backfill:
-    """What a backfill did in one corpus.
+    """The report of a backfill in one corpus.
 
     Attributes:
         report: Of the vectors.
@@ -58,14 +61,14 @@ class Backfill:
     index: Literal["built", "kept"]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the command line prints it."""
+        """Return the report as the command line prints it."""
         shown = self.report.as_json() | {"index": self.index}
         return {name: value for name, value in shown.items() if name != "model"}
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Which model a corpus uses from now on.
+    """The model that a corpus uses from now on.
 
     Attributes:
         corpus: Its name.
@@ -78,14 +81,14 @@ class Switch:
     coverage: Coverage
 
     def as_json(self) -> dict[str, Any]:
-        """The switch as the command line prints it."""
+        """Return the switch as the command line prints it."""
         counts = {"embedded": self.coverage.embedded, "total": self.coverage.total}
         return {"corpus": self.corpus, "model": self.model} | counts
 
 
 @dataclass(frozen=True)
 class Drop:
-    """What became of a model that was dropped.
+    """The report of dropping a model.
 
     Attributes:
         model: Its name.
@@ -99,7 +102,7 @@ class Drop:
 
 
 class ModelSwitch:
-    """Brings a model into use, and takes one out, while searches run.
+    """Brings a model into use, or takes it out of use, while searches run.
 
     Every step can be stopped or killed and run again. A search sees the vectors of one model: the
     choice is one row, and a model's vectors outlive the searches that chose it.
@@ -200,7 +203,7 @@ class ModelSwitch:
                 next run goes on from there.
         """
         with self._database.unit_of_work() as work:
-            chosen = chosen_corpora(work, name, among)
+            chosen = choose_corpora(work, name, among)
             model = work.embeddings.get_model(name)  # after it: scopes forget what was read before
         embedder = self._given or embedder_for(
             model.name, model.dimensions, model.provider, self._database.settings
@@ -215,7 +218,7 @@ class ModelSwitch:
             report = service.embed(
                 corpus.name,
                 model=name,
-                on_start=on_start and _told(on_start, corpus),
+                on_start=on_start and _adapt_start(on_start, corpus),
                 on_progress=on_progress,
             )
             with self._alone_with(name) as work:
@@ -246,12 +249,12 @@ class ModelSwitch:
                 with the model they had.
             TransactionConflict: Another process indexes or drops the model.
         """
-        of = corpora.named(corpus)
+        of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
             work.embeddings.keep_model(name)
             model = work.embeddings.get_model(name)
             work.embeddings.lock_setting(of.name)
-            coverage = covered(work, of, name)
+            coverage = count_covered(work, of, name)
             if not force:
                 _refuse_unready(work, of, model, coverage)
             work.embeddings.measure_spread(of, name)  # vectors may have come with an import
@@ -269,14 +272,14 @@ class ModelSwitch:
             NotFound: There was no model before, or it was dropped.
             TransactionConflict: Another process indexes or drops that model.
         """
-        of = corpora.named(corpus)
+        of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
             name = work.embeddings.roll_back(of.name)
             work.commit()
-            return Switch(of.name, name, covered(work, of, name))
+            return Switch(of.name, name, count_covered(work, of, name))
 
     def count_droppable(self, name: str) -> int:
-        """How many vectors a drop would delete.
+        """Count the vectors that a drop would delete.
 
         Raises:
             UnknownModel: There is no such model.
@@ -332,13 +335,13 @@ class ModelSwitch:
                 time.sleep(min(POLL_SECONDS, left))
             # First: vacuuming deleted rows out of the graph takes long.
             for corpus in CORPORA.values():
-                if not model.seeded or corpus.scope is not None:
+                if not model.is_seeded or corpus.scope is not None:
                     for index in work.embeddings.list_indexes(corpus, model):
                         work.embeddings.drop_index(index)
             vectors = self._delete_vectors(name, on_start, on_progress)
-            if not model.seeded:
+            if not model.is_seeded:
                 work.embeddings.delete_model(name)
-            return Drop(name, vectors, registered=model.seeded)
+            return Drop(name, vectors, registered=model.is_seeded)
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[UnitOfWork]:
@@ -362,18 +365,18 @@ class ModelSwitch:
                     work.embeddings.drop_index(index)
             if corpus.scope is not None:
                 for large in work.embeddings.list_unindexed_scopes(corpus, model):
-                    with self._watched(corpus, on_build):
+                    with self._watch_build(corpus, on_build):
                         work.embeddings.build_scope_index(large)
                     built = True
             elif not any(index.usable for index in indexes):
-                with self._watched(corpus, on_build):
+                with self._watch_build(corpus, on_build):
                     work.embeddings.build_index(corpus, model)
                 built = True
         return built
 
     @contextmanager
-    def _watched(self, corpus: Corpus, on_build: OnBuild | None) -> Iterator[None]:
-        """Tell how far an index build is, from another connection, while it runs."""
+    def _watch_build(self, corpus: Corpus, on_build: OnBuild | None) -> Iterator[None]:
+        """Report the progress of an index build from another connection, while it runs."""
         if on_build is None:
             yield
             return
@@ -401,7 +404,10 @@ class ModelSwitch:
         on_start: Callable[[int], None] | None,
         on_progress: Callable[[int], None] | None,
     ) -> int:
-        """Delete the vectors of a model, each batch in a transaction; how many there were."""
+        """Delete the vectors of a model, each batch in a transaction.
+
+        Return how many there were.
+        """
         with self._database.unit_of_work() as work:
             if on_start is not None:
                 on_start(_count_vectors(work, name))
@@ -416,7 +422,7 @@ class ModelSwitch:
         return deleted
 
     def _refuse_used(self, work: UnitOfWork, name: str) -> None:
-        """Refuse a model that searches need."""
+        """Raise for a model that searches need."""
         using = [corpus.name for corpus in CORPORA.values() if self._searches(work, corpus, name)]
         if using:
             raise ModelInUse(
@@ -425,7 +431,7 @@ class ModelSwitch:
             )
 
     def _searches(self, work: UnitOfWork, corpus: Corpus, name: str) -> bool:
-        """Whether searches of the corpus use the model; it may stand in (see ``choose``)."""
+        """Return whether searches of the corpus use the model; it may stand in (see ``choose``)."""
         in_use = list_in_use(work, corpus, self._database.settings)
         return any(model.name == name for model in in_use)
 
@@ -434,12 +440,12 @@ class ModelSwitch:
     ) -> bool:
         if corpus.scope is not None or self._searches(work, corpus, model.name):
             return False  # they need it
-        coverage = covered(work, corpus, model.name)
+        coverage = count_covered(work, corpus, model.name)
         return coverage.missing == coverage.total >= BULK_PASSAGES
 
 
-def chosen_corpora(work: UnitOfWork, model: str, among: Sequence[str]) -> list[Corpus]:
-    """The corpora of these names; of none, all that have passages.
+def choose_corpora(work: UnitOfWork, model: str, among: Sequence[str]) -> list[Corpus]:
+    """Return the corpora of these names; of none, all that have passages.
 
     Who sees no scope but its own looks into each, and rows that were read before are read anew.
 
@@ -447,14 +453,14 @@ def chosen_corpora(work: UnitOfWork, model: str, among: Sequence[str]) -> list[C
         UnknownCorpus: There is no corpus of a name.
     """
     if among:
-        return [corpora.named(name) for name in dict.fromkeys(among)]
-    return [each for each in CORPORA.values() if covered(work, each, model).total]
+        return [corpora.get_corpus(name) for name in dict.fromkeys(among)]
+    return [each for each in CORPORA.values() if count_covered(work, each, model).total]
 
 
 def _refuse_unready(
     work: UnitOfWork, corpus: Corpus, model: EmbeddingModel, coverage: Coverage
 ) -> None:
-    """Refuse a model with which a search would miss passages or take long."""
+    """Raise for a model with which a search would miss passages or take long."""
     lacks = []
     if coverage.embedded < coverage.total:
         lacks.append(
@@ -471,7 +477,7 @@ def _refuse_unready(
 
 
 def _count_vectors(work: UnitOfWork, name: str) -> int:
-    """How many vectors a model has, over all corpora and scopes."""
+    """Count the vectors of a model, over all corpora and scopes."""
     return sum(
         work.embeddings.count_vectors(corpus, name)
         for corpus in CORPORA.values()
@@ -484,6 +490,8 @@ def _seconds_retired(work: UnitOfWork, name: str) -> float:
     return float("inf") if found is None else found
 
 
-def _told(on_start: Callable[[str, int], None], corpus: Corpus) -> Callable[[object, int], None]:
-    """``on_start`` of a backfill as that of one corpus."""
+def _adapt_start(
+    on_start: Callable[[str, int], None], corpus: Corpus
+) -> Callable[[object, int], None]:
+    """Adapt ``on_start`` of a backfill to one corpus."""
     return lambda _, total: on_start(corpus.name, total)

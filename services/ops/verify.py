@@ -1,4 +1,7 @@
-"""Is a model fit to be taken into use: are its vectors whole, and does its index find them."""
+"""The verification of a model before it is used.
+
+Its vectors are complete, and its index finds them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.question import Question
 from pgcorpus.services.embedding.choice import choose
-from pgcorpus.services.embedding.embed import covered
+from pgcorpus.services.embedding.embed import count_covered
 from pgcorpus.services.embedding.embedder import Embedder, embedder_for
-from pgcorpus.services.ops.switch import chosen_corpora
+from pgcorpus.services.ops.switch import choose_corpora
 from pgcorpus.services.search.service import SearchService
 
 DEPTH: Final = 10
@@ -40,7 +43,7 @@ SAME: Final = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found of one model in one corpus.
+    """The findings on one model in one corpus.
 
     Attributes:
         corpus: Its name.
@@ -72,7 +75,7 @@ class Verification:
     problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The findings as the command line prints them."""
+        """Return the findings as the command line prints them."""
         covered = self.coverage
         return {
             "corpus": self.corpus,
@@ -108,7 +111,7 @@ class _Noting:
 
 
 class ModelVerifier:
-    """Compares a model with what it should be, and with the model in use, by searching.
+    """Compares a model with its declaration, and with the model in use, by searching.
 
     Args:
         database: Where the models and the passages are.
@@ -116,7 +119,7 @@ class ModelVerifier:
     """
 
     def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
-        # Its searches are nobody's: they are not logged.
+        # Its searches are not logged.
         self._database = Database(
             replace(database.settings, database_url=database.url, metrics_enabled=False)
         )
@@ -132,7 +135,7 @@ class ModelVerifier:
         on_start: Callable[[str, int], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Verification]:
-        """Count a model's vectors, look at its index, and ask it questions.
+        """Count a model's vectors, examine its index, and ask it questions.
 
         Args:
             name: The model.
@@ -155,7 +158,7 @@ class ModelVerifier:
         words = [Question.parse(each).words for each in questions]
         try:
             with self._database.unit_of_work() as work:
-                chosen = chosen_corpora(work, name, among)
+                chosen = choose_corpora(work, name, among)
                 model = work.embeddings.get_model(name)  # after it: scopes forget what was read
             findings = []
             for corpus in chosen:
@@ -175,7 +178,7 @@ class ModelVerifier:
             self._database.close()
 
     def _beginnings(self, corpus: Corpus) -> list[str]:
-        """What stands in for questions."""
+        """List the beginnings of passages, which stand in for questions."""
         with self._database.unit_of_work() as work:
             some = work.embeddings.sample_texts(corpus, limit=SAMPLED)
         return list(filter(None, map(_beginning, some)))
@@ -189,7 +192,7 @@ class ModelVerifier:
         on_progress: Callable[[int], None] | None,
     ) -> Verification:
         with self._database.unit_of_work() as work:
-            coverage = covered(work, corpus, model.name)
+            coverage = count_covered(work, corpus, model.name)
             index = work.embeddings.index_state(corpus, model)
             indexes = work.embeddings.list_indexes(corpus, model)
             now = choose(work, corpus, self._database.settings).name
@@ -232,7 +235,7 @@ class ModelVerifier:
 
 
 def _hits(service: SearchService, corpus: Corpus, question: str) -> tuple[Hit, ...]:
-    """The ten best by vectors alone.
+    """Return the ten best by vectors alone.
 
     Raises:
         EmbedderUnavailable: The vector leg did not answer.
@@ -245,19 +248,19 @@ def _hits(service: SearchService, corpus: Corpus, question: str) -> tuple[Hit, .
 
 
 def _recall(hits: Sequence[Hit], exact: Sequence[float]) -> float:
-    """Share of the best similarities that the hits reach."""
+    """Return the share of the best similarities that the hits reach."""
     found = sum(hit.scores["vector"] >= exact[-1] - SAME for hit in hits)
     return min(found / len(exact), 1.0)
 
 
 def _overlap(hits: Sequence[Hit], others: Sequence[Hit]) -> list[float]:
-    """Share of the others that are among the hits; nothing where there are no others."""
+    """Return the share of the others that are among the hits; empty where there are no others."""
     shared = {hit.id for hit in hits} & {hit.id for hit in others}
     return [len(shared) / len(others)] if others else []
 
 
 def _beginning(text: str) -> str:
-    """The first words of a passage, without signs that mean something in a question."""
+    """Return the first words of a passage, without signs that mean something in a question."""
     return " ".join(re.findall(r"[^\W_]+", text)[:FIRST_WORDS])[:FIRST_CHARACTERS]
 
 
@@ -266,7 +269,7 @@ def _mean(shares: Sequence[float]) -> float | None:
 
 
 def _problems(model: EmbeddingModel, found: Verification, least_recall: float) -> list[str]:
-    """What speaks against taking the model into use, and what mends it."""
+    """List the reasons against using the model, and what mends them."""
     mend = f"mend it with: pgcorpus models backfill {model.name} --corpus {found.corpus}"
     covered, problems = found.coverage, []
     if covered.missing:

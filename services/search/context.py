@@ -70,17 +70,20 @@ class Excerpt:
 
     @property
     def text(self) -> str:
-        """As a prompt takes it; ``docs/how-to/retrieve-context.md`` has the format."""
+        """The excerpt for a prompt; ``docs/how-to/retrieve-context.md`` has the format."""
         return APART.join(block for _, block in self.blocks())
 
     def blocks(self) -> Iterator[tuple[Turn | None, str]]:
-        """The parts of the text, each with its turn: None for the title and where turns lack."""
+        """Yield the parts of the text, each with its turn.
+
+        None for the title and where turns lack.
+        """
         yield None, _heading(self.title)
         last = self.turns[0].place
         for turn in self.turns:
             if turn.place > last + 1:
                 yield None, OMITTED
-            yield turn, _told(turn)
+            yield turn, _format_turn(turn)
             last = turn.place
 
 
@@ -109,11 +112,11 @@ class Context:
 
     @property
     def truncated(self) -> bool:
-        """Whether ``max_tokens`` left something out."""
+        """True if ``max_tokens`` left something out."""
         return self.left_out > 0 or any(t.is_cut for each in self.excerpts for t in each.turns)
 
     def as_json(self) -> dict[str, Any]:
-        """The context as the command line prints it."""
+        """Return the context as the command line prints it."""
         shown = asdict(self) | {"truncated": self.truncated, "text": self.text}
         for excerpt in shown["excerpts"]:
             for turn in excerpt["turns"]:
@@ -123,7 +126,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextRequest:
-    """A context as asked, checked as far as that needs no database."""
+    """A request for context, checked as far as that needs no database."""
 
     corpus: Corpus | None
     hits: tuple[Any, ...]
@@ -133,7 +136,7 @@ class ContextRequest:
 
     @classmethod
     def of(cls, hits: Hit | Iterable[Hit], before: int, after: int, max_tokens: int | None) -> Self:
-        """See ``SearchService.context``."""
+        """Check the arguments of ``SearchService.context``."""
         given = (hits,) if isinstance(hits, Hit) else tuple(hits)
         if not all(isinstance(hit, Hit) for hit in given):
             raise InvalidSearch("a context is of hits, as a page has them")
@@ -145,7 +148,7 @@ class ContextRequest:
         names = sorted({hit.corpus for hit in given})
         if len(names) > 1:
             raise InvalidSearch(f"a context is of one corpus, not of {', '.join(names)}")
-        corpus = corpora.named(names[0]) if names else None
+        corpus = corpora.get_corpus(names[0]) if names else None
         if corpus is not None:
             order_of(corpus)
         return cls(
@@ -156,21 +159,21 @@ class ContextRequest:
             max_tokens=max_tokens,
         )
 
-    def answered(self, work: UnitOfWork) -> Context:
-        """The context, read in one statement."""
+    def answer(self, work: UnitOfWork) -> Context:
+        """Read the context, in one statement."""
         if self.corpus is None:
             return Context()
         windows = work.searches.surroundings(
             self.corpus, self.hits, before=self.before, after=self.after
         )
         missing = tuple(hit for hit in self.hits if hit not in windows)
-        return assembled(windows, max_tokens=self.max_tokens, missing=missing)
+        return assemble(windows, max_tokens=self.max_tokens, missing=missing)
 
 
-def assembled(
+def assemble(
     windows: Mapping[Any, Window], *, max_tokens: int | None = None, missing: Sequence[Any] = ()
 ) -> Context:
-    """Windows, merged and within the number of tokens.
+    """Merge windows into excerpts within the number of tokens.
 
     Args:
         windows: Hit → its window, the best hit first.
@@ -179,7 +182,7 @@ def assembled(
     """
     rank = {hit: place for place, hit in enumerate(windows)}
     runs = sorted(
-        (tuple(run[place] for place in sorted(run)) for run in _merged(windows.values())),
+        (tuple(run[place] for place in sorted(run)) for run in _merge(windows.values())),
         key=lambda run: min(rank[turn.id] for turn in run if turn.is_hit),
     )
     kept = runs if max_tokens is None or not runs else _within(runs, rank, max_tokens)
@@ -194,8 +197,8 @@ def assembled(
     return replace(context, tokens=estimate(context.text), note=_note(context, len(lost)))
 
 
-def _merged(windows: Iterable[Window]) -> list[dict[int, Turn]]:
-    """Windows that overlap or touch as one."""
+def _merge(windows: Iterable[Window]) -> list[dict[int, Turn]]:
+    """Merge windows that overlap or touch."""
     runs: dict[Any, list[dict[int, Turn]]] = {}
     for window in windows:
         joined = dict(window)
@@ -211,7 +214,7 @@ def _merged(windows: Iterable[Window]) -> list[dict[int, Turn]]:
 
 
 def _continues(one: Window, other: Window) -> bool:
-    """Whether two windows are of one path, and nothing stands between them.
+    """Return whether two windows are of one path, and nothing stands between them.
 
     Those that share a turn are, unless they part: two turns at one place are alternatives. Those
     that share none are where one branch goes on from one to the other.
@@ -227,7 +230,7 @@ def _continues(one: Window, other: Window) -> bool:
 def _within(
     runs: Sequence[tuple[Turn, ...]], rank: Mapping[Any, int], max_tokens: int
 ) -> list[tuple[Turn, ...]]:
-    """What fits: hits, the best first, and then turns, the nearest to a kept hit first.
+    """Choose what fits: hits, the best first, and then turns, the nearest to a kept hit first.
 
     A turn is kept only if those between it and its hit are. The best hit is cut where it alone is
     too long.
@@ -253,7 +256,7 @@ def _within(
 
     best_run, best = places[next(iter(rank))]
     if _tokens(runs[best_run], best, opened=False) > max_tokens:
-        shortened = _shortened(runs[best_run][best], max_tokens)
+        shortened = _shorten(runs[best_run][best], max_tokens)
         return [] if shortened is None else [(shortened,)]
     edge = deque(places[hit] for hit in rank if fits(*places[hit]))
     tried = set(edge)
@@ -270,14 +273,14 @@ def _within(
 
 
 def _tokens(run: Sequence[Turn], i: int, *, opened: bool) -> int:
-    """What a turn adds to the text, at most.
+    """Return the tokens that a turn adds to the text, at most.
 
     Args:
         run: Whose turn it is.
         i: Which.
         opened: Whether a turn of the run is in the text already.
     """
-    tokens = estimate(_told(run[i]) + APART)
+    tokens = estimate(_format_turn(run[i]) + APART)
     if not opened:
         tokens += estimate(_heading(run[i].title) + APART)
     # Turns are left out only between hits, or are not there.
@@ -286,10 +289,10 @@ def _tokens(run: Sequence[Turn], i: int, *, opened: bool) -> int:
     return tokens
 
 
-def _shortened(turn: Turn, max_tokens: int) -> Turn | None:
-    """A turn that is all of the text, cut between words; None where there is no room for any."""
+def _shorten(turn: Turn, max_tokens: int) -> Turn | None:
+    """Shorten the turn of a hit between words; None where there is no room for any."""
     beside = replace(turn, content="", is_cut=True)
-    room = max_tokens - estimate(_heading(turn.title) + APART + _told(beside))
+    room = max_tokens - estimate(_heading(turn.title) + APART + _format_turn(beside))
     content, _ = cut(turn.content, max(room, 0))
     if not turn.content[len(content) :][:1].isspace():
         words = content.rsplit(maxsplit=1)
@@ -302,7 +305,7 @@ def _heading(title: str) -> str:
     return f"# {on_one_line(title) or UNTITLED}"
 
 
-def _told(turn: Turn) -> str:
+def _format_turn(turn: Turn) -> str:
     time = f"({turn.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC)" if turn.time else ""
     speaker = " ".join(each for each in (turn.role, time) if each)
     said = _SPEAKER.sub(r"\1\2\\\3", turn.content)  # no turn is made up within another
@@ -313,15 +316,15 @@ def _told(turn: Turn) -> str:
 def _note(context: Context, hits_left_out: int) -> str | None:
     notes = []
     if context.missing:
-        notes.append(f"{_counted(len(context.missing), 'hit')} gone meanwhile")
+        notes.append(f"{_format_count(len(context.missing), 'hit')} gone meanwhile")
     if context.left_out:
-        among = f", {_counted(hits_left_out, 'hit')} among them" if hits_left_out else ""
-        left_out = _counted(context.left_out, "turn")
+        among = f", {_format_count(hits_left_out, 'hit')} among them" if hits_left_out else ""
+        left_out = _format_count(context.left_out, "turn")
         notes.append(f"max_tokens left no room for {left_out}{among}")
     if any(turn.is_cut for each in context.excerpts for turn in each.turns):
         notes.append("the best hit alone was too long, and is cut")
     return "; ".join(notes) or None
 
 
-def _counted(number: int, what: str) -> str:
+def _format_count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

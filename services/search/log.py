@@ -1,4 +1,4 @@
-"""How long searches take, noted off the request path."""
+"""The durations of searches, logged off the request path."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SearchLog(WriteBehind):
                 "degraded": page.degraded,
             }
         )
-        self._noted(len(self._buffer))
+        self._schedule_flush(len(self._buffer))
 
     def _write_noted(self) -> None:
         batch = [self._buffer.popleft() for _ in range(len(self._buffer))]

@@ -1,4 +1,4 @@
-"""Pages made of what the database said: legs, reasons, the order of a reranker, groups."""
+"""Pages made from the database's answer: legs, reasons, the order of a reranker, groups."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def page_of(
     answer: Answer | None,
     explainer: Explainer | None = None,
 ) -> SearchPage:
-    """What was found, and what each leg did; not yet reranked, grouped or cut."""
+    """Build the page of an answer, not yet reranked, grouped or cut."""
     request, ask = prepared.request, prepared.ask
     notes = [request.question.note, *prepared.notes]
     legs = list(prepared.silent)
     if answer is not None:
         named = {leg.name for leg in legs}
         legs += [_leg(name, answer, ask) for name in ask.legs if name not in named]
-        if _units(answer.hits, request) < request.wanted - ask.offset:
+        if _units(answer.hits, request) < request.end - ask.offset:
             notes.append(_why_fewer(request, ask, answer))
         if "vector" in ask.legs and answer.awaited:
             notes.append(AWAITED)
@@ -88,7 +88,7 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
 
 
 def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
-    """Why a page is not full."""
+    """Explain why a page is not full."""
     found = sum(answer.candidates.values())
     asked_for = "hits" if request.group_by is None else "groups"
     if request.group_by is not None and len(answer.hits) == ask.limit:
@@ -101,11 +101,11 @@ def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
     return f"fewer {asked_for} than asked for: the legs found no more passages"
 
 
-def finished(page: SearchPage, request: Request) -> SearchPage:
-    """The page in the order of the reranker, in groups, cut to what was asked for."""
+def finish_page(page: SearchPage, request: Request) -> SearchPage:
+    """Rerank and group a page, and cut it to the limit."""
     if request.rerank is not None:
-        page = _reranked(page, request.rerank)
-    cut = slice(request.offset, request.wanted)
+        page = _rerank(page, request.rerank)
+    cut = slice(request.offset, request.end)
     if request.group_by is not None:
         groups = _groups(page.hits, request)[cut]
         return replace(page, groups=groups, hits=tuple(h for each in groups for h in each.hits))
@@ -113,23 +113,23 @@ def finished(page: SearchPage, request: Request) -> SearchPage:
 
 
 def wants_more(hits: Sequence[Hit], request: Request, ask: Ask) -> bool:
-    """Whether the hits fill what was asked of the database, and yet are of too few groups."""
+    """Return whether the hits fill the database's limit, and yet are of too few groups."""
     return (
         request.group_by is not None
         and request.rerank is None  # which would have to score them all
         and ask.limit < MOST_GROUPED
         and len(hits) == ask.limit
-        and _units(hits, request) < request.wanted
+        and _units(hits, request) < request.end
     )
 
 
 def _units(hits: Sequence[Hit], request: Request) -> int:
-    """How many hits, or groups of them."""
+    """Count the hits, or their groups."""
     return len(hits) if request.group_by is None else len({_key(hit, request) for hit in hits})
 
 
 def _groups(hits: Sequence[Hit], request: Request) -> tuple[Group, ...]:
-    """Hits by their key, in the order of their best."""
+    """Group hits by their key, in the order of their best."""
     grouped: dict[Hashable, list[Hit]] = {}
     for hit in hits:
         grouped.setdefault(_key(hit, request), []).append(hit)
@@ -144,8 +144,8 @@ def _key(hit: Hit, request: Request) -> Hashable:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _reranked(page: SearchPage, rerank: Reranker) -> SearchPage:
-    """The hits in the order of the reranker; as they were where it fails."""
+def _rerank(page: SearchPage, rerank: Reranker) -> SearchPage:
+    """Return the hits in the order of the reranker; as they were where it fails."""
     try:
         scores = [float(score) for score in rerank(page.question, page.hits)]
         if len(scores) != len(page.hits) or not all(map(math.isfinite, scores)):

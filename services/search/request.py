@@ -1,4 +1,4 @@
-"""A search as asked, checked as far as that needs no database, and as prepared for it."""
+"""The request of a search, checked as far as that needs no database, and as prepared for it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ grow from page to page, or hits would move between them."""
 
 
 class SearchOptions(TypedDict, total=False):
-    """How a search is narrowed, joined and paged. Every key has a default.
+    """The options of a search: filters, fusion and paging. Every key has a default.
 
     Attributes:
         mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
@@ -69,7 +69,7 @@ class SearchOptions(TypedDict, total=False):
             ``weighted``, all alike for ``rrf``.
         limit: Hits on the page, 1 to 1,000; by default 10.
         offset: Hits before the page, 0 to 10,000; applied once, after fusion.
-        filters: Name → value, list, None or range; see ``Corpus.narrowed``.
+        filters: Name → value, list, None or range; see ``Corpus.parse_filters``.
         language: Text search configuration that reads the question; by default those of the
             corpus's passages.
         rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
@@ -78,10 +78,10 @@ class SearchOptions(TypedDict, total=False):
         group_by: A column of the hits' metadata: the page has its values with their hits, that of
             the best hit first, and ``limit`` and ``offset`` count values.
         group_size: Hits of each value, 1 to 100; by default 3.
-        scope: Whose passages are searched; a corpus whose passages are somebody's needs it.
-        boost: 0 (the default) to 1: by which share of its score what speaks for a passage by itself
-            may raise it, where a corpus has such: how new it is, and how often it was recalled.
-        half_life_days: After so many days half as much speaks for a passage; by default 30.
+        scope: The tenant or user whose passages are searched; a scoped corpus needs it.
+        boost: 0 (the default) to 1: the share of its score that a passage's freshness and use may
+            add, in a corpus that has such a boost.
+        half_life_days: Days after which the freshness is halved; by default 30.
     """
 
     mode: Mode
@@ -101,7 +101,7 @@ class SearchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A search as asked, checked as far as that needs no database."""
+    """A request for a search, checked as far as that needs no database."""
 
     asked: str
     question: Question
@@ -122,14 +122,14 @@ class Request:
 
     @classmethod
     def of(cls, question: str, corpus: str, options: SearchOptions) -> Self:
-        """A search as a caller asks; None is the default of an option.
+        """Make a request from a caller's options; None is the default of an option.
 
         Raises:
             SearchError: Something of it is not allowed; see ``SearchService.search``.
         """
         given: Any = {name: value for name, value in options.items() if value is not None}
         parsed = Question.parse(question)
-        return cls(asked=question, question=parsed, corpus=corpora.named(corpus), **given)
+        return cls(asked=question, question=parsed, corpus=corpora.get_corpus(corpus), **given)
 
     def __post_init__(self) -> None:
         self._refuse_wrong_types()
@@ -161,13 +161,13 @@ class Request:
             )
         if not is_whole(self.group_size, 1, MAX_GROUP_SIZE):
             raise InvalidSearch(f"a group has 1 to {MAX_GROUP_SIZE} hits, not {self.group_size!r}")
-        self.corpus.narrowed(self.filters)
+        self.corpus.parse_filters(self.filters)
 
     def _refuse_impossible_boost(self) -> None:
         if not _number(self.boost) or not 0 <= self.boost <= 1:
             raise InvalidSearch(f"boost must be a number from 0 to 1, not {self.boost!r}")
         if self.boost and self.corpus.boost is None:
-            raise InvalidSearch(f"nothing speaks for a passage of {self.corpus.name} by itself")
+            raise InvalidSearch(f"{self.corpus.name} has no boost; search with boost=0")
         if not _number(self.half_life_days) or not 0 < self.half_life_days <= MAX_HALF_LIFE_DAYS:
             raise InvalidSearch(
                 f"half_life_days must be above 0 and at most {MAX_HALF_LIFE_DAYS:,}, "
@@ -188,22 +188,22 @@ class Request:
 
     @property
     def cuts_windows(self) -> bool:
-        """Return whether pages are cut from windows of hits, reranked or grouped before."""
+        """True if pages are cut from windows of hits, reranked or grouped before."""
         return self.rerank is not None or self.group_by is not None
 
     @property
     def window(self) -> tuple[int, int]:
-        """Limit and offset of what the database is asked for.
+        """The limit and offset that the database is asked for.
 
         A reranker orders, and groups are made, before pages are cut.
         """
         if not self.cuts_windows:
             return self.limit, self.offset
-        return next(window for window in DEPTHS if window >= self.wanted), 0
+        return next(window for window in DEPTHS if window >= self.end), 0
 
     @property
-    def wanted(self) -> int:
-        """Hits, or groups of them, up to the end of the page."""
+    def end(self) -> int:
+        """The number of hits, or of groups, up to the end of the page."""
         return self.limit + self.offset
 
     @property
@@ -216,11 +216,11 @@ class Request:
     @property
     def words_leg(self) -> LegName:
         """The leg that reads the question's words."""
-        return "fuzzy" if self.question.unspaced else "text"
+        return "fuzzy" if self.question.is_unspaced else "text"
 
 
 class Chosen(NamedTuple):
-    """The model of a vector leg, and what was so when it was chosen."""
+    """The model of a vector leg, and its state when it was chosen."""
 
     choice: Choice
     state: ModelState
@@ -228,7 +228,7 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A search ready to run, with what its legs have to say already."""
+    """A search ready to run, with the reports of legs that were skipped or failed."""
 
     request: Request
     ask: Ask
@@ -237,7 +237,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
     def having(self, leg: Leg) -> Prepared:
-        """The same, with what a leg has to say; one that failed or was skipped is left out."""
+        """Add the report of a leg; one that failed or was skipped is left out of the search."""
         legs = (
             self.ask.legs
             if leg.status == "ok"
@@ -246,7 +246,7 @@ class Prepared:
         return replace(self, ask=replace(self.ask, legs=legs), silent=(*self.silent, leg))
 
     def asking(self, ask: Ask, note: str) -> Prepared:
-        """The same, asked otherwise, and why."""
+        """Return the same search with another question to the database, and the reason."""
         return replace(self, ask=ask, notes=(*self.notes, note))
 
 
@@ -255,5 +255,5 @@ def _number(value: object) -> bool:
 
 
 def is_whole(number: object, low: int, high: int) -> bool:
-    """Whether it is a whole number in that range; True and False are none."""
+    """Return whether a value is a whole number in that range; True and False are none."""
     return isinstance(number, int) and not isinstance(number, bool) and low <= number <= high

@@ -33,7 +33,7 @@ from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, embedder_for
 from pgcorpus.services.search.context import Context, ContextRequest
 from pgcorpus.services.search.log import SearchLog
-from pgcorpus.services.search.page import finished, page_of, wants_more
+from pgcorpus.services.search.page import finish_page, page_of, wants_more
 from pgcorpus.services.search.request import (
     LEGS_OF,
     MODES,
@@ -256,10 +256,10 @@ class _Searching:
     ) -> tuple[Prepared, Answer]:
         """When no passage holds what the question quotes: search for its words."""
         question = prepared.ask.question
-        if answer.kept != 0 or question.relaxed == question:
+        if answer.kept != 0 or question.as_plain_words == question:
             return prepared, answer
         relaxed = prepared.asking(
-            replace(prepared.ask, question=question.relaxed),
+            replace(prepared.ask, question=question.as_plain_words),
             "no passage holds what the question quotes: its words were searched for",
         )
         relaxed, by_words = self._searched(work, relaxed)
@@ -379,7 +379,7 @@ class SearchService(_Searching):
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
-            page = finished(page, request)
+            page = finish_page(page, request)
             self._log.note(page, (time.perf_counter() - started) * 1000)
             return page
         raise SearchError(SWITCHING)
@@ -415,7 +415,7 @@ class SearchService(_Searching):
         """
         request = ContextRequest.of(hits, before, after, max_tokens)
         with self._database.unit_of_work(scope) as work:
-            context = request.answered(work)
+            context = request.answer(work)
             work.commit()  # as above: what psycopg has prepared stays
         return context
 
@@ -442,7 +442,7 @@ class AsyncSearchService(_Searching):
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
-            page = await asyncio.to_thread(finished, page, request)
+            page = await asyncio.to_thread(finish_page, page, request)
             self._log.note(page, (time.perf_counter() - started) * 1000)
             return page
         raise SearchError(SWITCHING)
@@ -459,7 +459,7 @@ class AsyncSearchService(_Searching):
         """As ``SearchService.context``."""
         request = ContextRequest.of(hits, before, after, max_tokens)
         async with self._database.async_unit_of_work(scope) as work:
-            context = await work.run(request.answered)
+            context = await work.run(request.answer)
             await work.commit()
         return context
 

@@ -1,4 +1,4 @@
-"""What is noted in passing and written in batches, off the request path."""
+"""Notes that are buffered and written in batches, off the request path."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MAX_BUFFERED: Final = 10_000
 class WriteBehind(ABC):
     """Calls ``flush`` every few seconds from a thread of its own, once something was noted.
 
-    Whoever notes never waits, and notes that cannot be written are a warning, not an error. A login
-    that may not write them is told so once, and nothing is noted from then on. Neither the thread
-    nor the hook at the exit keeps a service alive that nobody uses.
+    Noting never waits, and notes that cannot be written are a warning, not an error. A login that
+    may not write them is told so once, and nothing is noted from then on. Neither the thread nor
+    the hook at the exit keeps a service alive that is no longer used.
 
     Args:
         name: Of the thread.
@@ -45,17 +45,17 @@ class WriteBehind(ABC):
         self._refused = False
 
     def flush(self) -> None:
-        """Write what was noted, now; what another thread is writing is waited for."""
+        """Write the buffered notes now; wait for those that another thread is writing."""
         with self._lock:
             self._write_noted()
 
     @abstractmethod
     def _write_noted(self) -> None:
-        """Write what was noted, within ``_warning``."""
+        """Write the buffered notes, within ``_warning``."""
 
     @contextmanager
     def _warning(self, lost: str) -> Iterator[None]:
-        """Write some notes within this, so that a failure is a warning.
+        """Turn a failure to write notes into a warning.
 
         Args:
             lost: What is not written then: "3 searches were not logged".
@@ -69,8 +69,8 @@ class WriteBehind(ABC):
         except (DataLayerError, SQLAlchemyError) as error:
             logger.warning("%s: %s", lost, error)
 
-    def _noted(self, buffered: int) -> None:
-        """See to it that what was noted is written, at once where there is a batch of it."""
+    def _schedule_flush(self, buffered: int) -> None:
+        """Make sure that notes are written, at once where there is a batch of them."""
         if self._writer is None:
             self._start()
         if buffered >= BATCH:

@@ -503,7 +503,9 @@ def test_root_s_server_runs_programs_that_its_account_cannot_change(
 
     assert {path.lstat().st_uid for path in files} == {0}
     assert not any(path.stat().st_mode & 0o022 for path in files)
-    assert running.status().data.stat().st_uid == pgcorpus.db.embedded._unprivileged_account().uid
+    assert (
+        running.status().data.stat().st_uid == pgcorpus.db.embedded._find_unprivileged_account().uid
+    )
 
 
 @only_root

@@ -389,7 +389,7 @@ def test_an_address_past_the_pooler_is_read_as_the_other() -> None:
 
     settings = Settings.from_env(given | {"SSL_MODE": "require"})
 
-    assert settings.pooled
+    assert settings.is_pooled
     assert settings.admin_url is not None
     assert settings.admin_url.drivername == "postgresql+psycopg"
     assert settings.admin_url.query["sslmode"] == "require"

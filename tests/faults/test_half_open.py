@@ -44,7 +44,7 @@ def ask(work: UnitOfWork) -> object:
 def load(work: UnitOfWork) -> None:
     """A COPY of more than the buffers on the way hold."""
     rows = (("x" * 1000,) for _ in range(1_000_000))
-    with work.memory.staged("staged_stall", {"text": "text"}, rows):
+    with work.memory.stage("staged_stall", {"text": "text"}, rows):
         pass
 
 

@@ -88,7 +88,7 @@ def copying(*before: str, each: Callable[[UnitOfWork], object] | None = None) ->
                     each(work)
                 yield ("x" * 1000,)
 
-        with work.memory.staged("staged_fault", {"text": "text"}, rows()):
+        with work.memory.stage("staged_fault", {"text": "text"}, rows()):
             pass
 
     return do
@@ -275,7 +275,7 @@ def test_a_value_that_cannot_be_sent_is_refused(database: Database, way: Way) ->
     """By psycopg itself, which gives no SQLSTATE."""
 
     def do(work: UnitOfWork) -> None:
-        with work.memory.staged("staged_nul", {"text": "text"}, [("a\x00b",)]):
+        with work.memory.stage("staged_nul", {"text": "text"}, [("a\x00b",)]):
             pass
 
     assert isinstance(raised_by(way, database, do), InvalidValue)

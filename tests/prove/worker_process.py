@@ -14,7 +14,7 @@ from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.services.embedding.embedder import unit_rows
 from pgcorpus.services.jobs.handler import Handler
 from pgcorpus.services.jobs.handlers import EmbedHandler
-from pgcorpus.services.jobs.worker import stopped_by_signals
+from pgcorpus.services.jobs.worker import stop_at_signals
 from tests.prove.effects import EffectHandler
 
 
@@ -64,7 +64,7 @@ def main() -> None:
         lease_seconds=given.lease_seconds,
         poll_seconds=0.5,
     )
-    with stopped_by_signals(worker):
+    with stop_at_signals(worker):
         print("ready", flush=True)  # noqa: T201 - to the process that waits for it
         worker.run()
     database.close()

@@ -45,7 +45,7 @@ Order = Literal["created", "updated"]
 
 
 class ConversationFilters(TypedDict, total=False):
-    """Which conversations are listed or counted; a filter that is absent or None keeps all.
+    """The filters of lists and counts; a filter that is absent or None keeps all.
 
     Attributes:
         source_type: Those from this source.
@@ -104,7 +104,7 @@ _ORDERED_BY: Final[Mapping[Order, str]] = {"created": "created_at", "updated": "
 
 
 class ConversationRepository(Repository):
-    """Conversations; what is said in them goes in by ``append``."""
+    """Conversations; messages are added by ``append``."""
 
     def create(
         self,
@@ -140,7 +140,7 @@ class ConversationRepository(Repository):
         return conversation
 
     def get(self, conversation_id: UUID) -> Conversation:
-        """The conversation of that key. Its messages are ``MessageRepository``'s to list.
+        """Return the conversation of that key. Its messages are listed by ``MessageRepository``.
 
         Raises:
             NotFound: There is none.
@@ -151,11 +151,11 @@ class ConversationRepository(Repository):
         return conversation
 
     def find(self, conversation_id: UUID) -> Conversation | None:
-        """The conversation of that key, or None."""
+        """Return the conversation of that key, or None."""
         return self.session.get(Conversation, conversation_id)
 
     def find_by_source(self, source_type: str, source_id: str) -> Conversation | None:
-        """The conversation that has this identifier in its source, or None.
+        """Return the conversation that has this identifier in its source, or None.
 
         Raises:
             InvalidValue: No text can hold what names it.
@@ -168,7 +168,7 @@ class ConversationRepository(Repository):
         )
 
     def get_by_reference(self, reference: str) -> Conversation:
-        """The conversation that a person names.
+        """Return the conversation that a person names.
 
         Args:
             reference: Its key, or ``source_type:source_id``.
@@ -199,7 +199,7 @@ class ConversationRepository(Repository):
         return self._change(conversation_id, title=_storable("title", title))
 
     def save(self, conversation_id: UUID) -> Conversation:
-        """Put a conversation among the saved ones.
+        """Mark a conversation as saved.
 
         Raises:
             NotFound: There is none of that key.
@@ -207,7 +207,7 @@ class ConversationRepository(Repository):
         return self._change(conversation_id, is_saved=True)
 
     def unsave(self, conversation_id: UUID) -> Conversation:
-        """Take a conversation out of the saved ones; it stays in the archive.
+        """Remove the mark of a saved conversation; it stays in the archive.
 
         Raises:
             NotFound: There is none of that key.
@@ -225,7 +225,7 @@ class ConversationRepository(Repository):
             raise _no_conversation(conversation_id)
 
     def clear(self) -> int:
-        """Remove every conversation, however long it takes.
+        """Delete every conversation, without a statement timeout.
 
         Returns:
             How many there were.
@@ -246,7 +246,7 @@ class ConversationRepository(Repository):
         details: Mapping[str, Any] | None = None,
         created_at: datetime | None = None,
     ) -> Message:
-        """Say something at the end of a conversation; its embedding is enqueued with it.
+        """Append a message to a conversation; its embedding is enqueued with it.
 
         Those who append to the same conversation wait for each other, until their transactions end.
 
@@ -269,7 +269,7 @@ class ConversationRepository(Repository):
         message = Message(
             conversation_id=conversation_id,
             role=role,
-            content=said(content),
+            content=require_words(content),
             details=_json_object("details", details or {}),
             created_at=in_utc(created_at),
         )
@@ -278,7 +278,7 @@ class ConversationRepository(Repository):
         return message
 
     def touch(self, conversation_id: UUID) -> None:
-        """Note that something of a conversation changes; until the transaction ends, others wait.
+        """Note a change of a conversation; until the transaction ends, other writers wait.
 
         Raises:
             NotFound: There is none of that key.
@@ -300,7 +300,7 @@ class ConversationRepository(Repository):
         cursor: str | None = None,
         **filters: Unpack[ConversationFilters],
     ) -> Page[Conversation]:
-        """Conversations, newest first, page by page.
+        """List conversations, newest first, page by page.
 
         What is added or changed between two pages neither repeats nor hides what was there; ordered
         by ``updated``, what changes meanwhile moves to the front.
@@ -316,14 +316,16 @@ class ConversationRepository(Repository):
             InvalidValue: The limit is out of range, or there is no such order.
             UnknownFilter: There is no filter of that name.
         """
-        found: Select[Conversation] = _paged(select(Conversation), order, limit, cursor, filters)
+        found: Select[Conversation] = _select_page(
+            select(Conversation), order, limit, cursor, filters
+        )
         rows = self.session.scalars(found).all()
         return page_of(rows, limit, _listing(order, filters), partial(_key, order))
 
     def list_saved(
         self, *, order: Order = "created", limit: int = 50, cursor: str | None = None
     ) -> Page[Conversation]:
-        """The saved conversations, as ``list_conversations`` lists them."""
+        """List the saved conversations, as ``list_conversations`` lists all."""
         return self.list_conversations(order=order, limit=limit, cursor=cursor, saved=True)
 
     def list_summaries(
@@ -335,7 +337,7 @@ class ConversationRepository(Repository):
         offset: int = 0,
         **filters: Unpack[ConversationFilters],
     ) -> Page[ConversationSummary]:
-        """What a list of conversations shows of each; paged as ``list_conversations``.
+        """List summaries of conversations; paged as ``list_conversations``.
 
         Args:
             order: Newest by what.
@@ -350,7 +352,7 @@ class ConversationRepository(Repository):
             InvalidValue: The limit is out of range, or there is no such order.
             UnknownFilter: There is no filter of that name.
         """
-        shown: Select[Any] = _paged(select(Conversation.id), order, limit, cursor, filters)
+        shown: Select[Any] = _select_page(select(Conversation.id), order, limit, cursor, filters)
         # The view counts messages for each of its rows: those that are passed over are none.
         found = (
             select(_SUMMARIES)
@@ -361,7 +363,7 @@ class ConversationRepository(Repository):
         return page_of(rows, limit, _listing(order, filters), partial(_key, order))
 
     def summarize(self, conversation_ids: Collection[UUID]) -> dict[UUID, ConversationSummary]:
-        """Summaries of those of the conversations that exist, by key."""
+        """Return the summaries of the conversations that exist, by key."""
         keys = literal(list(conversation_ids), ARRAY(Uuid()))
         found = select(_SUMMARIES).where(_SUMMARIES.c.id == any_(keys))
         return {
@@ -369,13 +371,13 @@ class ConversationRepository(Repository):
         }
 
     def count(self, **filters: Unpack[ConversationFilters]) -> int:
-        """How many conversations the filters keep.
+        """Count the conversations that the filters keep.
 
         Raises:
             UnknownFilter: There is no filter of that name.
         """
         kept = select(func.count()).select_from(Conversation)
-        return self.session.scalar(kept.where(*_narrowed(filters))) or 0
+        return self.session.scalar(kept.where(*_build_conditions(filters))) or 0
 
     def statistics(
         self, *, since: datetime | None = None, before: datetime | None = None
@@ -401,8 +403,8 @@ class ConversationRepository(Repository):
         return conversation
 
 
-def said(content: str) -> str:
-    """The content of a message, if it says something, as the table's own rule asks.
+def require_words(content: str) -> str:
+    """Return the content of a message, or raise if it is blank, as the table's constraint does.
 
     Raises:
         InvalidValue: It is empty or white space alone, or no text can hold it.
@@ -412,17 +414,17 @@ def said(content: str) -> str:
     return _storable("content", content)
 
 
-def _paged(
+def _select_page(
     rows: Select[Any],
     order: Order,
     limit: int,
     cursor: str | None,
     filters: ConversationFilters,
 ) -> Select[Any]:
-    """One row more than the page shows; both columns of the order are in one index."""
+    """Select one row more than the page shows; both columns of the order are in one index."""
     listing = _listing(order, filters)
     found = (
-        rows.where(*_narrowed(filters))
+        rows.where(*_build_conditions(filters))
         .order_by(*_newest_first(_CONVERSATION, order))
         .limit(check_limit(limit) + 1)
     )
@@ -445,14 +447,14 @@ def _key(order: Order, row: Conversation | ConversationSummary) -> tuple[str, UU
 
 
 def _listing(order: Order, filters: ConversationFilters) -> str:
-    """The name of a list of conversations, for its cursors."""
+    """Return the name of a list of conversations, for its cursors."""
     if order not in _ORDERED_BY:
         raise InvalidValue(f"there is no order {order!r}; known: {', '.join(_ORDERED_BY)}")
     given = sorted((name, str(value)) for name, value in filters.items() if value is not None)
     return f"conversations by {order}, {given}"
 
 
-def _narrowed(filters: ConversationFilters) -> list[ColumnElement[bool]]:
+def _build_conditions(filters: ConversationFilters) -> list[ColumnElement[bool]]:
     known = ConversationFilters.__annotations__
     if unknown := filters.keys() - known.keys():
         raise UnknownFilter(
@@ -488,7 +490,7 @@ def _storable(name: str, value: str) -> str:
 
 
 def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value as the driver will write it; what it could not write is refused in words."""
+    """Return the value as the driver will write it, or raise for what it could not write."""
     try:
         json.dumps(written := dict(value))
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Conversations as imports bring them, and how they go in."""
+"""Conversations as records of an import, and how they are written."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class ConversationRecord:
 
 @dataclass(frozen=True, slots=True)
 class KnownConversation:
-    """What tells an importer whether it has seen a conversation before.
+    """The stored state of a conversation, by which an importer knows what has changed.
 
     Attributes:
         id: The row's key.
@@ -140,7 +140,7 @@ class ConversationWrite:
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """What was stored of a message that an import changed or removed.
+    """The former content of a message that an import changed or removed.
 
     Attributes:
         conversation_id: Whose.
@@ -159,7 +159,7 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of the messages.
+    """The counts and former contents of the messages written.
 
     Attributes:
         messages: How many that came were added or changed.
@@ -221,25 +221,25 @@ _DETAILS: Final = _Row._fields.index("details")
 
 
 def message_id(conversation_id: UUID, source_id: str) -> UUID:
-    """The key of an imported message: the same turn has the same key each time."""
+    """Return the key of an imported message: the same turn has the same key each time."""
     return uuid5(conversation_id, source_id)
 
 
 class ChatImportRepository(Repository):
-    """Conversations by the thousand, as importers bring them."""
+    """Writes and reads conversations by the thousand, for importers."""
 
     def count(self) -> int:
-        """How many messages there are."""
+        """Count the messages."""
         return self.session.scalar(select(func.count()).select_from(Message)) or 0
 
     def analyze(self) -> None:
-        """Renew the planner's statistics of all that an import fills."""
+        """Renew the planner's statistics of every table that an import fills."""
         self.renew_statistics(Conversation.__tablename__, Message.__tablename__)
 
     def list_known(
         self, keys: Collection[tuple[str, str]]
     ) -> dict[tuple[str, str], KnownConversation]:
-        """What is known of those of the conversations that exist.
+        """Return the stored state of the conversations that exist.
 
         Args:
             keys: Source types and source ids; the latter is the key of one that was written here.
@@ -276,7 +276,7 @@ class ChatImportRepository(Repository):
         return {(row[0], row[1]): KnownConversation(*row[2:]) for row in rows}
 
     def write(self, conversations: Sequence[ConversationWrite]) -> Written:
-        """Add conversations, and bring known ones up to date by what differs.
+        """Add new conversations, and update known ones where they differ.
 
         A message that is the same keeps its row, and so its vectors and its version. One that was
         written here, and not imported, is kept behind the last imported one.
@@ -289,7 +289,7 @@ class ChatImportRepository(Repository):
             IntegrityError: The unit of work turns it into ``ConstraintViolated``.
         """
         try:
-            with self.staged(
+            with self.stage(
                 "staged_conversations", _CONVERSATION, map(_conversation_row, conversations)
             ) as staged:
                 self._write_conversations(staged)
@@ -308,14 +308,14 @@ class ChatImportRepository(Repository):
         renewed: dict[str, ColumnElement[Any]] = {
             name: merge.excluded[name] for name in _CONVERSATION if name not in _IDENTITY
         }
-        # Saved there or here: an import never takes back what somebody decided here.
+        # Saved there or here: an import never takes back what a person decided here.
         renewed["is_saved"] = or_(Conversation.is_saved, merge.excluded.is_saved)
         self.session.execute(
             merge.on_conflict_do_update(index_elements=[Conversation.id], set_=renewed)
         )
 
     def _difference(self, conversations: Sequence[ConversationWrite]) -> _Difference:
-        """What has to be done to the messages; those that exist are locked against appends."""
+        """Compare the messages with the stored ones, which are locked against appends."""
         known = [each.id for each in conversations if each.known is not None]
         stored: dict[UUID, dict[UUID, _Row]] = {each: {} for each in known}
         if known:
@@ -364,8 +364,8 @@ class ChatImportRepository(Repository):
             )
         if difference.changed:
             conversations = {row.conversation_id for row in difference.changed}
-            with self._staged_messages(difference.changed) as staged:
-                values = _typed(staged)
+            with self._stage_messages(difference.changed) as staged:
+                values = _cast_columns(staged)
                 self.session.connection().execute(
                     update(_MESSAGES)
                     .values({name: values[name] for name in _MESSAGE if name != "id"})
@@ -376,20 +376,20 @@ class ChatImportRepository(Repository):
                     )
                 )
         if difference.fresh:
-            with self._staged_messages(difference.fresh) as staged:
-                values = _typed(staged)
+            with self._stage_messages(difference.fresh) as staged:
+                values = _cast_columns(staged)
                 values["created_at"] = func.coalesce(staged.c.created_at, func.now())
                 self.session.connection().execute(
                     insert(_MESSAGES).from_select(list(values), select(*values.values()))
                 )
 
-    def _staged_messages(self, rows: Sequence[_Row]) -> AbstractContextManager[TableClause]:
+    def _stage_messages(self, rows: Sequence[_Row]) -> AbstractContextManager[TableClause]:
         values = ((*row[:_DETAILS], Jsonb(row.details), *row[_DETAILS + 1 :]) for row in rows)
-        return self.staged("staged_messages", _MESSAGE, values)
+        return self.stage("staged_messages", _MESSAGE, values)
 
 
 class _Difference:
-    """What an import changes of the messages of some conversations."""
+    """The changes that an import makes to the messages of some conversations."""
 
     def __init__(self) -> None:
         self.gone: list[UUID] = []
@@ -399,7 +399,7 @@ class _Difference:
         self.messages = 0
 
     def add(self, conversation: ConversationWrite, stored: Mapping[UUID, _Row]) -> None:
-        """Compare a conversation with the messages that are stored of it, by key."""
+        """Compare a conversation with its stored messages, by key."""
         coming = set()
         end = 0
         for row in _message_rows(conversation, stored):
@@ -435,7 +435,7 @@ def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
     return (
         conversation.id,
         record.title,
-        _begun(conversation),
+        _find_beginning(conversation),
         None if record.id is not None else record.source_id,
         record.source_type,
         record.source_updated_at or (known and known.source_updated_at),
@@ -446,7 +446,7 @@ def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
 
 
 def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) -> Iterator[_Row]:
-    record, begun = conversation.record, _begun(conversation)
+    record, begun = conversation.record, _find_beginning(conversation)
     for message, language in zip(record.messages, conversation.languages, strict=True):
         keys = _keys(conversation.id, message)
         key = next((key for key in keys if key in stored), keys[0])
@@ -468,8 +468,11 @@ def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) 
         )
 
 
-def _begun(conversation: ConversationWrite) -> datetime | None:
-    """When it began: by its source, as stored, or when its first message was said."""
+def _find_beginning(conversation: ConversationWrite) -> datetime | None:
+    """Return the time when a conversation began.
+
+    By its source, as stored, or of its first message.
+    """
     if conversation.record.created_at is not None:
         return conversation.record.created_at
     if conversation.known is not None:
@@ -479,7 +482,10 @@ def _begun(conversation: ConversationWrite) -> datetime | None:
 
 
 def _keys(conversation_id: UUID, message: MessageRecord) -> list[UUID]:
-    """The keys under which a message may be stored: that of its import, or of its own writing."""
+    """Return the keys under which a message may be stored.
+
+    That of its import, or of its own writing.
+    """
     keys = [message_id(conversation_id, message.source_id)]
     if message.is_native and (own := as_uuid(message.source_id)) is not None:
         keys.append(own)
@@ -487,7 +493,7 @@ def _keys(conversation_id: UUID, message: MessageRecord) -> list[UUID]:
 
 
 def _digests(conversations: Sequence[ConversationWrite]) -> dict[UUID, bytes]:
-    """SHA-256 of what comes of conversations that are known, by the keys of their messages."""
+    """Return the SHA-256 of the parts of known conversations, by the keys of their messages."""
     return {
         key: hashlib.sha256(message.content.encode()).digest()
         for each in conversations
@@ -503,7 +509,7 @@ def _former(there: _Row, present: str | None) -> Former:
     return Former(there.conversation_id, source_id, there.role, there.content, present)
 
 
-def _typed(staged: TableClause) -> dict[str, ColumnElement[Any]]:
-    """The staged columns of messages by name, of the types that the table has."""
+def _cast_columns(staged: TableClause) -> dict[str, ColumnElement[Any]]:
+    """Return the staged columns of messages by name, of the types that the table has."""
     values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in _MESSAGE}
     return values | {"language": sql_cast(staged.c.language, REGCONFIG)}

@@ -12,7 +12,7 @@ from sqlalchemy import Select, delete, select, text, update
 from pgcorpus.db.errors import InvalidSearch, NotFound, TransactionConflict
 from pgcorpus.db.models.chat import Message
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.chat.conversations import ConversationRepository, said
+from pgcorpus.db.repositories.chat.conversations import ConversationRepository, require_words
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 from pgcorpus.db.repositories.search import Ask, SearchRepository
@@ -46,7 +46,7 @@ class MessageRepository(Repository):
     """Messages, one at a time, by the page, and as the best answers to a question."""
 
     def get(self, message_id: UUID) -> Message:
-        """The message of that key.
+        """Return the message of that key.
 
         Raises:
             NotFound: There is none.
@@ -57,11 +57,11 @@ class MessageRepository(Repository):
         return message
 
     def find(self, message_id: UUID) -> Message | None:
-        """The message of that key, or None."""
+        """Return the message of that key, or None."""
         return self.session.get(Message, message_id)
 
     def list_messages(self, conversation_id: UUID, *, branch: int | None = MAIN) -> list[Message]:
-        """What was said in a conversation.
+        """List the messages of a conversation.
 
         Args:
             conversation_id: Which; one that does not exist has no messages.
@@ -87,7 +87,7 @@ class MessageRepository(Repository):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Message]:
-        """A long conversation from its beginning, page by page.
+        """List a long conversation from its beginning, page by page.
 
         Args:
             conversation_id: Which.
@@ -116,7 +116,7 @@ class MessageRepository(Repository):
     def edit(
         self, message_id: UUID, content: str, *, expected_version: int | None = None
     ) -> Message:
-        """Change what a message says; its version is incremented and its embedding enqueued.
+        """Change a message's content; its version is incremented and its embedding enqueued.
 
         Args:
             message_id: Which.
@@ -131,7 +131,7 @@ class MessageRepository(Repository):
         changed = (
             update(Message)
             .where(Message.id == message_id)
-            .values(content=said(content))
+            .values(content=require_words(content))
             .returning(Message)
         )
         if expected_version is not None:
@@ -146,7 +146,7 @@ class MessageRepository(Repository):
         return message
 
     def delete(self, message_id: UUID) -> None:
-        """Remove a message; what followed it follows the one before it, on every branch.
+        """Delete a message; what followed it follows the one before it, on every branch.
 
         Raises:
             NotFound: There is none of that key.
@@ -182,7 +182,7 @@ class MessageRepository(Repository):
         offset: int = 0,
         filters: Mapping[str, Any] | None = None,
     ) -> tuple[Hit, ...]:
-        """The messages that answer best, as the ranking of every corpus has them, and no more.
+        """Return the messages that answer best, ranked as every corpus is.
 
         What falls back, embeds the question and explains itself is ``SearchService``.
 

@@ -16,7 +16,7 @@ from pgcorpus.db.repositories.embeddings import Coverage
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a number spreads; all zeros over nothing."""
+    """The spread of a number; all zeros over nothing."""
 
     minimum: int
     mean: float
@@ -27,7 +27,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class StorageBytes:
-    """What the three tables of the archive take on disk.
+    """The size of the archive's three tables on disk.
 
     Attributes:
         tables: Rows, with the maps of free and visible pages.
@@ -42,7 +42,7 @@ class StorageBytes:
 
 @dataclass(frozen=True)
 class EmbeddingCoverage:
-    """How many messages one model has vectors of.
+    """The number of messages that one model has vectors of.
 
     Attributes:
         model_name: The model.
@@ -60,7 +60,7 @@ class EmbeddingCoverage:
 
     @classmethod
     def of(cls, model_name: str, counted: Coverage) -> Self:
-        """What was counted, as the view ``embedding_coverage`` tells it of the active model."""
+        """Read the counts that the view ``embedding_coverage`` has of the active model."""
         total, embedded = counted.total, counted.embedded
         percent = round(100 * embedded / total, 1) if total else 100.0
         return cls(model_name, total, embedded, counted.stale, percent)
@@ -133,7 +133,7 @@ def count_all(session: Session, days: Sequence[ColumnElement[bool]]) -> ChatStat
         days: Which messages are counted by day.
     """
 
-    def counted(statement: Executable) -> dict[Any, int]:
+    def tally(statement: Executable) -> dict[Any, int]:
         return {row[0]: row[1] for row in session.execute(statement)}
 
     def one(statement: Executable) -> Sequence[Any]:
@@ -147,18 +147,18 @@ def count_all(session: Session, days: Sequence[ColumnElement[bool]]) -> ChatStat
     )
     by_role = select(Message.role, func.count()).group_by(Message.role).order_by(Message.role)
     by_day = select(day, func.count()).where(*days).group_by(day).order_by(day)
-    conversations, roles = counted(by_source), counted(by_role)
+    conversations, roles = tally(by_source), tally(by_role)
     saved = select(func.count()).select_from(Conversation).where(Conversation.is_saved)
     return ChatStatistics(
         conversations=sum(conversations.values()),
         saved=session.scalar(saved) or 0,
         messages=sum(roles.values()),
         conversations_by_source=conversations,
-        messages_by_source=counted(
+        messages_by_source=tally(
             by_source.join(Message, Message.conversation_id == Conversation.id)
         ),
         messages_by_role=roles,
-        messages_by_day=counted(by_day),
+        messages_by_day=tally(by_day),
         messages_per_conversation=Distribution(*one(PER_CONVERSATION)),
         storage_bytes=StorageBytes(*one(STORAGE)),
         coverage=EmbeddingCoverage(*one(COVERAGE)),

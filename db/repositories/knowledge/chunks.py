@@ -39,7 +39,7 @@ from pgcorpus.db.repositories.base import Repository
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRecord:
-    """One chunk with all that the tables hold of it; the fields are named as the columns.
+    """A chunk with all its columns in all tables; the fields are named as the columns.
 
     Attributes:
         language: Name of a text search configuration.
@@ -77,7 +77,7 @@ class ChunkRecord:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What tells an importer whether it has seen a chunk before.
+    """The stored state of a chunk, by which an importer knows what has changed.
 
     Attributes:
         id: The row's key.
@@ -168,7 +168,7 @@ class KnowledgeRepository(Repository):
     """Chunks of the knowledge base."""
 
     def add(self, document: FrameworkDocument) -> FrameworkDocument:
-        """Store a chunk, with the metadata, lines and concepts that hang on it.
+        """Store a chunk, with its metadata, lines and concepts.
 
         Raises:
             IntegrityError: The unit of work turns it into ``AlreadyExists`` or ``InvalidValue``.
@@ -178,7 +178,7 @@ class KnowledgeRepository(Repository):
         return document
 
     def get(self, chunk_id: str) -> FrameworkDocument:
-        """The chunk of that identifier.
+        """Return the chunk of that identifier.
 
         Raises:
             NotFound: There is none.
@@ -189,7 +189,7 @@ class KnowledgeRepository(Repository):
         return document
 
     def find(self, chunk_id: str) -> FrameworkDocument | None:
-        """The chunk of that identifier, or None."""
+        """Return the chunk of that identifier, or None."""
         return self.session.scalar(
             select(FrameworkDocument).where(FrameworkDocument.chunk_id == chunk_id)
         )
@@ -202,7 +202,7 @@ class KnowledgeRepository(Repository):
         limit: int = 100,
         after: str | None = None,
     ) -> Sequence[FrameworkDocument]:
-        """Chunks by identifier, page by page.
+        """List chunks by identifier, page by page.
 
         Args:
             section: Only those of this section.
@@ -222,7 +222,7 @@ class KnowledgeRepository(Repository):
         return self.session.scalars(chunks).all()
 
     def delete(self, chunk_id: str) -> None:
-        """Remove a chunk and all that hangs on it; concepts stay, for other chunks.
+        """Delete a chunk with its parts; concepts stay, for other chunks.
 
         Raises:
             NotFound: There is none.
@@ -236,18 +236,18 @@ class KnowledgeRepository(Repository):
             raise NotFound(f"there is no chunk {chunk_id!r}")
 
     def count(self) -> int:
-        """How many chunks there are."""
+        """Count the chunks."""
         return self.session.scalar(select(func.count()).select_from(FrameworkDocument)) or 0
 
     def list_existing(self, ids: Collection[UUID]) -> Sequence[UUID]:
-        """Those of the keys that are keys of chunks."""
+        """Return the given keys that chunks have."""
         keys = literal(list(ids), ARRAY(Uuid()))
         return self.session.scalars(
             select(FrameworkDocument.id).where(FrameworkDocument.id == any_(keys))
         ).all()
 
     def list_known(self, chunk_ids: Collection[str]) -> dict[str, Known]:
-        """What is known of those of the chunks that exist, by identifier."""
+        """Return the stored state of the chunks that exist, by identifier."""
         found = select(
             FrameworkDocument.chunk_id,
             FrameworkDocument.id,
@@ -257,7 +257,7 @@ class KnowledgeRepository(Repository):
         return {row.chunk_id: Known(*row[1:]) for row in self.session.execute(found)}
 
     def list_records(self, chunk_ids: Collection[str]) -> dict[str, ChunkRecord]:
-        """Those of the chunks that exist, whole, by identifier.
+        """Return the complete records of the chunks that exist, by identifier.
 
         The rows are locked until the transaction ends: what is decided from them stays true.
         """
@@ -285,7 +285,7 @@ class KnowledgeRepository(Repository):
         }
 
     def loading(self, chunks: int) -> AbstractContextManager[None]:
-        """What makes room for *chunks* to be written: a first load is made without indexes."""
+        """Prepare the tables for *chunks* to be written: a first load is made without indexes."""
         return self.first_load(*_TABLES) if chunks >= BULK else nullcontext()
 
     def write(self, chunks: Sequence[Write]) -> None:
@@ -297,7 +297,7 @@ class KnowledgeRepository(Repository):
         Raises:
             AlreadyExists: Someone else stored one of the chunks in the meantime.
         """
-        with self.staged("staged_chunks", _STAGED, map(_staged_row, chunks)) as staged:
+        with self.stage("staged_chunks", _STAGED, map(_row_of, chunks)) as staged:
             self._write_documents(staged, len(chunks))
             self._write_details(staged)
             if any(chunk.replaces for chunk in chunks):
@@ -306,7 +306,7 @@ class KnowledgeRepository(Repository):
             self._write_lines(staged)
 
     def analyze(self) -> None:
-        """Renew the planner's statistics of all that an import fills."""
+        """Renew the planner's statistics of every table that an import fills."""
         self.renew_statistics(*(table.name for table in _TABLES))
 
     def _write_documents(self, staged: TableClause, expected: int) -> None:
@@ -374,7 +374,7 @@ class KnowledgeRepository(Repository):
         )
 
 
-def _staged_row(chunk: Write) -> tuple[Any, ...]:
+def _row_of(chunk: Write) -> tuple[Any, ...]:
     record = chunk.record
     values = list(_values_of_record(record))
     values[_EXTRA] = Jsonb(record.extra)

@@ -1,4 +1,4 @@
-"""What holds of the knowledge corpus, and which chunks it does not hold of."""
+"""The rules of the knowledge corpus, and the chunks that break them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WHITESPACE: Final = r"[\s\u00A0]+"
 
 @dataclass(frozen=True)
 class Tally:
-    """How many rows keep a rule.
+    """The number of rows that keep a rule.
 
     Attributes:
         total: Rows that the rule is about.
@@ -59,13 +59,13 @@ class Tally:
     offenders: tuple[str, ...]
 
     @property
-    def kept(self) -> int:
-        """Rows that keep the rule."""
+    def passing(self) -> int:
+        """The number of rows that keep the rule."""
         return self.total - len(self.offenders)
 
 
 class Declared(NamedTuple):
-    """A chunk's text, and how long its metadata say it is."""
+    """A chunk's text, and the counts that its metadata declare."""
 
     chunk_id: str
     content: str
@@ -74,10 +74,10 @@ class Declared(NamedTuple):
 
 
 class ValidationRepository(Repository):
-    """What a validation report reads."""
+    """Counts what a validation report needs."""
 
     def begin_report(self) -> None:
-        """Make the transaction one snapshot that nothing cuts short; must come first in it.
+        """Make the transaction one snapshot without a timeout; must come first in it.
 
         An import that commits between two checks would look like a fault, and a report over
         100,000 chunks may take longer than a request is allowed to.
@@ -89,13 +89,13 @@ class ValidationRepository(Repository):
         self.lift_timeout()
 
     def count_added(self, corpus: Corpus) -> int:
-        """How many chunks the import history says were added."""
+        """Count the chunks that were added by the import history."""
         added = select(func.coalesce(func.sum(ImportFile.added), 0))
         of_corpus = added.join(ImportRun, ImportRun.id == ImportFile.run_id)
         return self.session.scalar(of_corpus.where(ImportRun.corpus == corpus.name)) or 0
 
     def count_changed(self, corpus: Corpus, rule: str) -> int:
-        """How many of the chunks that there are a rule of the importer has changed."""
+        """Count the stored chunks that a rule of the importer has changed."""
         told = ImportTransformation
         changed = (
             select(func.count(told.item.distinct()))
@@ -106,15 +106,15 @@ class ValidationRepository(Repository):
         return self.session.scalar(changed) or 0
 
     def count_metadata(self) -> int:
-        """How many metadata rows there are."""
+        """Count the metadata rows."""
         return self.session.scalar(select(func.count()).select_from(FrameworkMetadata)) or 0
 
     def count_linked_concepts(self) -> int:
-        """How many different concepts some chunk explains."""
+        """Count the different concepts that some chunk explains."""
         return self.session.scalar(select(func.count(DocumentConcept.concept_id.distinct()))) or 0
 
     def tally_embedded(self, model_name: str) -> Tally:
-        """Chunks that have a vector of their present text."""
+        """Count the chunks that have a vector of their present text."""
         vector_of = and_(
             ChunkEmbedding.document_id == FrameworkDocument.id,
             ChunkEmbedding.model_name == model_name,
@@ -127,7 +127,7 @@ class ValidationRepository(Repository):
         )
 
     def tally_integrity(self) -> Tally:
-        """Chunks that have their metadata and preserve a complete concept."""
+        """Count the chunks that have their metadata and preserve a complete concept."""
         preserves = FrameworkMetadata.preserves_complete_concept
         return self._tally(
             select(FrameworkDocument.chunk_id, preserves.label("kept")).outerjoin(
@@ -136,7 +136,7 @@ class ValidationRepository(Repository):
         )
 
     def tally_dimensions(self) -> Tally:
-        """Vectors, of every model, that are as long as the registry says."""
+        """Count the vectors, of every model, that are as long as the registry says."""
         as_registered = func.vector_dims(ChunkEmbedding.embedding) == EmbeddingModel.dimensions
         return self._tally(
             select(FrameworkDocument.chunk_id, as_registered.label("kept"))
@@ -145,15 +145,15 @@ class ValidationRepository(Repository):
         )
 
     def tally_overlaps(self) -> Tally:
-        """Chunks that declare an overlap whose text the chunk before holds.
+        """Count the chunks that declare an overlap whose text the chunk before holds.
 
         Runs of whitespace count as one space. The first chunk of a source breaks the rule: it has
         none before it. Without source lines nobody knows which chunk comes before, so any other
         of the same source may hold the text; that takes time with the square of their number
         (1,000 in one source: 0.5 s).
         """
-        placed = _placed()
-        overlap = _squeezed(FrameworkMetadata.overlap_with_previous)
+        placed = _place_chunks()
+        overlap = _squeeze(FrameworkMetadata.overlap_with_previous)
         declared = (
             select(
                 FrameworkDocument.id,
@@ -169,7 +169,7 @@ class ValidationRepository(Repository):
             .cte("declared")
         )
         previous = aliased(FrameworkDocument)
-        held_before = func.strpos(_squeezed(previous.content), declared.c.overlap) > 0
+        held_before = func.strpos(_squeeze(previous.content), declared.c.overlap) > 0
         in_order = (
             select(declared.c.chunk_id, held_before.label("kept"))
             .outerjoin_from(declared, previous, previous.id == declared.c.previous_id)
@@ -181,7 +181,7 @@ class ValidationRepository(Repository):
             select(
                 FrameworkDocument.id,
                 FrameworkDocument.source_file,
-                _squeezed(FrameworkDocument.content).label("content"),
+                _squeeze(FrameworkDocument.content).label("content"),
             )
             .where(FrameworkDocument.source_file.in_(sources))
             .cte("others")
@@ -200,12 +200,12 @@ class ValidationRepository(Repository):
         return self._tally(union_all(in_order, anywhere))
 
     def tally_line_order(self) -> Tally:
-        """Chunks with source lines that begin after all chunks before them end, or say they don't.
+        """Count the chunks whose source lines begin after all before them end, or say they do not.
 
         A chunk says so by declaring an overlap.
         """
-        placed = _placed()
-        overlap = _squeezed(FrameworkMetadata.overlap_with_previous)
+        placed = _place_chunks()
+        overlap = _squeeze(FrameworkMetadata.overlap_with_previous)
         apart = func.coalesce(placed.c.start_line > placed.c.last_line_before, True)
         return self._tally(
             select(
@@ -216,7 +216,7 @@ class ValidationRepository(Repository):
         )
 
     def tally_complete_concepts(self) -> Tally:
-        """Atomic frameworks whose concept is complete and whose logic is intact."""
+        """Count the atomic frameworks whose concept is complete and whose logic is intact."""
         whole = and_(
             FrameworkMetadata.preserves_complete_concept.is_(True),
             FrameworkMetadata.business_logic_intact.is_(True),
@@ -228,7 +228,7 @@ class ValidationRepository(Repository):
         )
 
     def stream_declared(self) -> Iterator[Declared]:
-        """Every chunk with its declared counts, in memory only a few at a time."""
+        """Yield every chunk with its declared counts, in memory only a few at a time."""
         declared = select(
             FrameworkDocument.chunk_id,
             FrameworkDocument.content,
@@ -270,8 +270,8 @@ class ValidationRepository(Repository):
         return Tally(total, tuple(offenders or ()))
 
 
-def _placed() -> CTE:
-    """Chunks with source lines, each with what stands before it in its source."""
+def _place_chunks() -> CTE:
+    """Select the chunks with source lines, each with the one before it in its source."""
     before: dict[str, Any] = {
         "partition_by": FrameworkDocument.source_file,
         "order_by": (SourceLines.start_line, SourceLines.end_line, FrameworkDocument.chunk_id),
@@ -292,6 +292,6 @@ def _placed() -> CTE:
     )
 
 
-def _squeezed(column: SQLColumnExpression[Any]) -> ColumnElement[str]:
-    """The text with one space for each run of whitespace, and none at its ends."""
+def _squeeze(column: SQLColumnExpression[Any]) -> ColumnElement[str]:
+    """Replace each run of whitespace by one space, and strip the ends."""
     return func.btrim(func.regexp_replace(column, WHITESPACE, " ", "g"))

@@ -1,4 +1,4 @@
-"""Episodes: whole conversations, and what came of them, within the scope of the unit of work."""
+"""Episodes: whole conversations and their outcomes, within the scope of the unit of work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_RELATED: Final = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A conversation that is to be kept as an episode.
+    """A conversation that is to be stored as an episode.
 
     Attributes:
         id: ``ep_...``; storing an episode of the same id again replaces it.
@@ -83,7 +83,7 @@ class Told:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What is set of a row, whoever's it is."""
+        """The values of a row's columns, except its scope."""
         began, ended = in_utc(self.created_at), in_utc(self.updated_at)
         assert began is not None  # noqa: S101 - neither is
         assert ended is not None  # noqa: S101
@@ -98,7 +98,7 @@ class Told:
             "llm_tags": dict(self.llm_tags),
             "memory_node_ids": [node.id for node in self.members],
             "related_episode_ids": list(self.related_episode_ids),
-            **_summed_up(self.members),
+            **_summarize(self.members),
         }
         if arc := self.llm_tags.get("emotional_arc"):
             given["emotional_arc"] = str(arc)
@@ -110,7 +110,7 @@ class EpisodeRepository(Repository):
 
     @property
     def owner(self) -> Scope:
-        """Whose episodes these are.
+        """The scope that owns the episodes.
 
         Raises:
             MissingScope: The unit of work has no scope.
@@ -120,9 +120,9 @@ class EpisodeRepository(Repository):
         return self.scope
 
     def put(self, told: Told) -> EpisodicMemory:
-        """Keep an episode, in place of the one of its id; the outbox enqueues its embedding.
+        """Store an episode, in place of the one of its id; the outbox enqueues its embedding.
 
-        Only whose it is replaces it: what somebody else of the tenant wrote would outlive their
+        Only its author replaces it: what another user of the tenant wrote would outlive their
         erasure, or go with that of another.
 
         Raises:
@@ -144,13 +144,13 @@ class EpisodeRepository(Repository):
         ).one_or_none()
         if episode is None:
             raise AlreadyExists(
-                f"the episode {told.id} is somebody else's of the tenant, and only they replace "
-                "it; give yours an id of its own (ep_...)"
+                f"the episode {told.id} is another user's of the tenant, who alone may replace it; "
+                "give yours an id of its own (ep_...)"
             )
         return episode
 
     def get(self, episode_id: str) -> EpisodicMemory:
-        """The episode of that id.
+        """Return the episode of that id.
 
         Raises:
             NotFound: There is none in this scope.
@@ -167,7 +167,7 @@ class EpisodeRepository(Repository):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[EpisodicMemory]:
-        """Episodes, those that began last first, page by page.
+        """List episodes, those that began last first, page by page.
 
         Args:
             filters: As a search of the corpus ``episodes`` takes them.
@@ -180,7 +180,7 @@ class EpisodeRepository(Repository):
             InvalidCursor: It is of no page of this list.
             InvalidValue: The limit is out of range.
         """
-        conditions, values = EPISODES.narrowed(filters or {})
+        conditions, values = EPISODES.parse_filters(filters or {})
         listing = f"episodes of {self.owner}, {sorted((k, str(v)) for k, v in values.items())}"
         order = (EpisodicMemory.created_at, EpisodicMemory.key)
         found = (
@@ -196,7 +196,7 @@ class EpisodeRepository(Repository):
         return page_of(rows, limit, listing, lambda row: (row.created_at.isoformat(), row.key))
 
     def list_of(self, memory_id: str) -> Sequence[EpisodicMemory]:
-        """The episodes that a memory is part of, those that began last first."""
+        """List the episodes that a memory is part of, those that began last first."""
         of_it = self._episodes().where(
             EpisodicMemory.memory_node_ids.bool_op("@>")(_texts([memory_id]))
         )
@@ -205,7 +205,7 @@ class EpisodeRepository(Repository):
         ).all()
 
     def list_related(self, episode: EpisodicMemory) -> Sequence[EpisodicMemory]:
-        """Episodes that have to do with one: it names them, they name it, or they share memories.
+        """List episodes related to one: it names them, they name it, or they share memories.
 
         Those that are named come first, in either group those that began last.
         """
@@ -226,18 +226,18 @@ class EpisodeRepository(Repository):
     def _episodes(self) -> Select[EpisodicMemory]:
         EPISODES.refuse_without(self.scope)
         episodes: Select[EpisodicMemory] = select(EpisodicMemory).where(
-            *EPISODES.own(EPISODES.passages)
+            *EPISODES.in_scope(EPISODES.passages)
         )
         return episodes
 
 
 def episode_id(conversation_id: str) -> str:
-    """The id of the episode that a conversation is: the same each time it is told."""
+    """Return the id of a conversation's episode: the same each time it is stored."""
     return f"ep_{sha256(conversation_id.encode()).hexdigest()[:16]}"
 
 
-def _summed_up(members: Sequence[MemoryNode]) -> dict[str, Any]:
-    """What the memories of an episode say of it; without any, what the columns have by default."""
+def _summarize(members: Sequence[MemoryNode]) -> dict[str, Any]:
+    """Summarise the memories of an episode; without any, return the defaults of the columns."""
     if not members:
         return {
             **dict.fromkeys(("dominant_intent", "avg_complexity", "avg_technical_depth")),

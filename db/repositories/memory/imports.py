@@ -1,4 +1,4 @@
-"""Memories and episodes as imports bring them, and how they go in."""
+"""Memories and episodes as records of an import, and how they are written."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ Record = NodeRecord | EpisodeRecord
 
 @dataclass(frozen=True)
 class Kind:
-    """What records of one kind are stored in.
+    """The tables that records of one kind are stored in.
 
     Attributes:
         corpus: Where.
@@ -149,7 +149,7 @@ class Kind:
 
     @cached_property
     def columns(self) -> dict[str, str]:
-        """Types of the columns as they are staged, in the order of the record's fields."""
+        """The types of the columns as they are staged, in the order of the record's fields."""
         columns = self.corpus.passages.c
         return {
             field.name: STAGED_TYPES[type(columns[field.name].type)]
@@ -157,7 +157,7 @@ class Kind:
         }
 
     def row(self, record: Record) -> list[Any]:
-        """The values to be staged."""
+        """Return the values to be staged."""
         values = list(self._values(record))
         for place in self._json:
             values[place] = Jsonb(values[place])
@@ -219,7 +219,7 @@ Outcome = Literal["added", "updated", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What became of a record.
+    """The outcome of a record.
 
     Attributes:
         key: Of its row.
@@ -237,10 +237,10 @@ class Merged:
 
 
 class MemoryImportRepository(Repository):
-    """Memories by the thousand, into the scope of the unit of work."""
+    """Writes memories by the thousand, into the scope of the unit of work."""
 
     def require_tables(self) -> None:
-        """Make sure that there is somewhere to import to.
+        """Raise if the tables to import into do not exist.
 
         Raises:
             DatabaseNotReady: There is not.
@@ -251,7 +251,7 @@ class MemoryImportRepository(Repository):
             )
 
     def count(self) -> int:
-        """How many memories and episodes the role sees."""
+        """Count the memories and episodes that the role sees."""
         counts = (
             select(func.count()).select_from(kind.corpus.passages).scalar_subquery()
             for kind in (NODES, EPISODES)
@@ -259,20 +259,22 @@ class MemoryImportRepository(Repository):
         return self.session.scalar(select(sum(counts, start=literal(0)))) or 0
 
     def analyze(self) -> None:
-        """Renew the planner's statistics of all that an import fills."""
+        """Renew the planner's statistics of every table that an import fills."""
         self.renew_statistics(*(table.name for table in TABLES))
 
     def is_first(self) -> bool:
-        """Whether nobody has a memory yet."""
+        """Return whether no scope has a memory yet."""
         return self.are_empty(*TABLES)
 
     def owns_tables(self) -> bool:
-        """Whether the role may drop and build the indexes of memories."""
+        """Return whether the role may drop and build the indexes of memories."""
         with self.as_login():
             return bool(self.session.scalar(OWNED))
 
     def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
-        """Whether a load goes in without indexes and builds them: the first, or after it stopped.
+        """Return whether a load leaves out the indexes and builds them.
+
+        The first, or after it stopped.
 
         Only who owns the tables can do so, and may make anything in their schema.
 
@@ -285,7 +287,7 @@ class MemoryImportRepository(Repository):
             return self.is_first() or bool(self.list_unbuilt(model))
 
     def drop_search_indexes(self, model: EmbeddingModel) -> None:
-        """Make room for a first load: without the indexes that nothing but searches needs.
+        """Drop the indexes that only searches need, before a first load.
 
         Searches find the same without them, later. Where somebody has a memory, or uses the tables
         at this moment, nothing is dropped; nor is an index that was made otherwise than here.
@@ -304,11 +306,11 @@ class MemoryImportRepository(Repository):
             return
 
     def list_unbuilt(self, model: EmbeddingModel) -> list[NeededIndex]:
-        """The indexes that a first load left out, this one or one that was stopped."""
+        """List the indexes that a first load left out, this one or one that was stopped."""
         return [each for each in self._search_indexes(model) if each.state == "missing"]
 
     def build_search_index(self, index: NeededIndex, model: EmbeddingModel) -> None:
-        """Build one; until the transaction ends others can only read."""
+        """Build an index; until the transaction ends others can only read."""
         self.lift_timeout()
         # Counting would count those of the scope. A number has four bytes.
         vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
@@ -323,7 +325,7 @@ class MemoryImportRepository(Repository):
     def merge(
         self, kind: Kind, records: Sequence[Record], *, model_name: str, replace: bool
     ) -> list[Merged]:
-        """Add records to the scope, and leave or replace those whose id it has.
+        """Add records to the scope, and keep or replace those whose id exists.
 
         Args:
             kind: Of which kind they are.
@@ -345,9 +347,9 @@ class MemoryImportRepository(Repository):
         keyed = zip(fresh_ids(len(records)), records, strict=True)
         rows = ((place, key, *kind.row(record)) for place, (key, record) in enumerate(keyed))
         try:
-            with self.staged(f"staged_{kind.corpus.name}", columns, rows) as staged:
+            with self.stage(f"staged_{kind.corpus.name}", columns, rows) as staged:
                 written = self._write(kind, staged, replace=replace)
-                found = self._found(kind, staged, model_name)
+                found = self._read_stored(kind, staged, model_name)
         except (psycopg.DataError, UnicodeEncodeError, RecursionError) as error:  # from COPY
             raise InvalidValue("one of its values cannot be sent to PostgreSQL") from error
         if len(found) != len(records):
@@ -364,7 +366,7 @@ class MemoryImportRepository(Repository):
         ]
 
     def forget_jobs(self, kind: Kind, keys: Collection[UUID]) -> None:
-        """Take back the jobs of rows that this transaction wrote and gave their vectors.
+        """Delete the jobs of rows that this transaction wrote together with their vectors.
 
         Nobody else has seen the rows, or can change them before the transaction ends: no job of a
         later text is lost.
@@ -381,7 +383,7 @@ class MemoryImportRepository(Repository):
         )
 
     def _write(self, kind: Kind, staged: TableClause, *, replace: bool) -> set[str]:
-        """Add and replace; gives the ids of what was."""
+        """Add and replace rows; return the ids of those replaced."""
         kind.corpus.refuse_without(self.scope)
         former = self._one_by_one(kind, staged)
         values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in kind.columns}
@@ -414,8 +416,8 @@ class MemoryImportRepository(Repository):
         )
         return set(self.session.scalars(merge.returning(kind.corpus.passages.c.id)))
 
-    def _found(self, kind: Kind, staged: TableClause, model_name: str) -> Sequence[Row[Any]]:
-        """What is stored of each staged record."""
+    def _read_stored(self, kind: Kind, staged: TableClause, model_name: str) -> Sequence[Row[Any]]:
+        """Read the stored row of each staged record."""
         stored, vectors = self._one_by_one(kind, staged), kind.corpus.vectors
         found = (
             select(
@@ -439,7 +441,7 @@ class MemoryImportRepository(Repository):
         return self.session.execute(found).all()
 
     def _one_by_one(self, kind: Kind, staged: TableClause) -> LateralFromClause:
-        """What is stored under the id of a staged record, looked up for each.
+        """Look up the stored row of each staged record by its id.
 
         Where the statistics do not know the scope yet, a join would read all that is in it, for
         every batch.

@@ -1,4 +1,4 @@
-"""Memories: single exchanges that are remembered, found to be told already, touched and forgotten.
+"""Memories: single exchanges, which are added, merged, touched and erased.
 
 Everything is within the scope of the unit of work; without one nothing is read or written.
 """
@@ -76,7 +76,7 @@ OPTIONAL: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """What is to be remembered: what somebody said, and what was answered.
+    """An exchange to remember: the human's words, and the answer.
 
     Attributes:
         human: What the human said.
@@ -137,10 +137,10 @@ class Exchange:
             cluster_label=self.cluster_label,
         )
         if not (self.human.strip() or self.assistant.strip()):
-            raise _refused("non_empty_node")
+            raise _build_error("non_empty_node")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (None, *choices):
-                raise _refused(f"valid_{name}")
+                raise _build_error(f"valid_{name}")
         for name, low, high in (
             ("sequence_index", 0, 2**31 - 1),
             ("technical_depth", 0, MAX_DEPTH),
@@ -149,28 +149,28 @@ class Exchange:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise _refused(f"valid_{name}")
+                raise _build_error(f"valid_{name}")
         _refuse_wrong_tags(self.tags)
 
     @property
     def text(self) -> str:
-        """What is embedded of it, as ``corpora.MEMORY.text`` has it."""
+        """The text that is embedded, as ``corpora.MEMORY.text`` has it."""
         return f"{self.human}\n{self.assistant}"
 
     @property
     def id(self) -> str:
-        """Its id; only one that has its place in the conversation has one."""
+        """Its id, which only an exchange with a place in a conversation has."""
         if self.sequence_index is None:
             raise InvalidValue(MEANINGS["valid_sequence_index"], constraint="valid_sequence_index")
         return memory_id(self.conversation_id, self.sequence_index, self.human)
 
-    def said_by(self, node: MemoryNode) -> bool:
-        """Whether a memory says the same, to the letter."""
+    def has_words_of(self, node: MemoryNode) -> bool:
+        """Return whether a memory has the same words, to the letter."""
         return (self.human, self.assistant) == (node.human_content, node.assistant_content)
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What is set of a row, whoever's it is."""
+        """The values of a row's columns, except its scope."""
         given = {
             "human_content": self.human,
             "assistant_content": self.assistant,
@@ -185,7 +185,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What one step of an erasure took away, or would.
+    """The counts of one step of an erasure, or of a dry run.
 
     Attributes:
         ids: Of the memories or episodes.
@@ -205,7 +205,7 @@ class MemoryRepository(Repository):
 
     @property
     def owner(self) -> Scope:
-        """Whose memories these are.
+        """The scope that owns the memories.
 
         Raises:
             MissingScope: The unit of work has no scope.
@@ -215,7 +215,7 @@ class MemoryRepository(Repository):
         return self.scope
 
     def take_turns(self) -> None:
-        """Wait for whoever remembers or forgets in this scope, and keep others waiting.
+        """Wait for other writers of the scope, and keep others waiting until the transaction ends.
 
         Who looks whether something is remembered already, and remembers it if not, must not be
         joined by somebody who does the same, or who forgets what was just found.
@@ -224,7 +224,7 @@ class MemoryRepository(Repository):
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def get(self, memory_id: str) -> MemoryNode:
-        """The memory of that id.
+        """Return the memory of that id.
 
         Raises:
             NotFound: There is none in this scope.
@@ -235,11 +235,11 @@ class MemoryRepository(Repository):
         return node
 
     def find(self, memory_id: str) -> MemoryNode | None:
-        """The memory of that id, or None."""
+        """Return the memory of that id, or None."""
         return self.session.scalar(self._nodes().where(MemoryNode.id == memory_id))
 
     def get_by_key(self, key: UUID) -> MemoryNode:
-        """The memory of that primary key.
+        """Return the memory of that primary key.
 
         Raises:
             NotFound: There is none in this scope.
@@ -250,11 +250,11 @@ class MemoryRepository(Repository):
         return node
 
     def is_own(self, node: MemoryNode) -> bool:
-        """Whether whoever writes in this scope wrote the memory, too: the same user, or nobody."""
+        """Return whether the writer in this scope wrote the memory, too: the same user, or none."""
         return node.user_id == self.owner.user_id
 
     def find_said(self, exchange: Exchange) -> MemoryNode | None:
-        """The memory that says the same word for word, or None.
+        """Return the memory with the same words, or None.
 
         Of several one of the same user, then the original.
         """
@@ -275,22 +275,22 @@ class MemoryRepository(Repository):
         )
 
     def next_index(self, conversation_id: str) -> int:
-        """The place after the last exchange of a conversation; take turns before."""
+        """Return the place after the last exchange of a conversation; take turns before."""
         last = select(func.max(MemoryNode.sequence_index)).where(
-            *self._own(), MemoryNode.conversation_id == conversation_id
+            *self._in_scope(), MemoryNode.conversation_id == conversation_id
         )
         found = self.session.scalar(last)
         return 0 if found is None else found + 1
 
     def list_conversation(self, conversation_id: str) -> Sequence[MemoryNode]:
-        """The memories of a conversation, in their order."""
+        """List the memories of a conversation, in their order."""
         of_it = self._nodes().where(MemoryNode.conversation_id == conversation_id)
         return self.session.scalars(
             of_it.order_by(MemoryNode.sequence_index, MemoryNode.created_at, MemoryNode.key)
         ).all()
 
     def list_memories(self, ids: Sequence[str]) -> Sequence[MemoryNode]:
-        """Those of the memories that there are, in the order of *ids*."""
+        """List the memories that exist, in the order of *ids*."""
         found = self.session.scalars(self._nodes().where(_among(MemoryNode.id, ids))).all()
         place = {each: number for number, each in enumerate(ids)}
         return sorted(found, key=lambda node: place[node.id])
@@ -322,7 +322,7 @@ class MemoryRepository(Repository):
         )
 
     def merge(self, node: MemoryNode, exchange: Exchange) -> bool:
-        """Let a memory stand for an exchange that says the same.
+        """Merge an exchange with the same words into a memory.
 
         It keeps its id, place and time, takes the tags and flags of the exchange to its own, and
         counts as recalled. It takes the text, and what was said of that, unless the text is the
@@ -335,7 +335,9 @@ class MemoryRepository(Repository):
             InvalidValue: Somebody else wrote it; it would outlive the erasure of who says this.
         """
         if not self.is_own(node):
-            raise InvalidValue(f"somebody else wrote the memory {node.id}: it is not merged into")
+            raise InvalidValue(
+                f"another user wrote the memory {node.id}, so nothing is merged into it"
+            )
         node.tags = {
             name: list(dict.fromkeys([*node.tags.get(name, ()), *exchange.tags.get(name, ())]))
             for name in TAGS
@@ -372,7 +374,7 @@ class MemoryRepository(Repository):
         keys = literal(list(recalled), ARRAY(Uuid()))
         # In the order of their keys, so that two who touch the same wait and do not deadlock; and
         # in a statement of its own: one that locks and updates loses rows that changed meanwhile.
-        locked = select(corpus.key).where(*self._own(corpus), corpus.key == any_(keys))
+        locked = select(corpus.key).where(*self._in_scope(corpus), corpus.key == any_(keys))
         self.session.execute(locked.order_by(corpus.key).with_for_update(key_share=True)).close()
         given = (
             func.unnest(keys, literal(list(recalled.values()), ARRAY(Integer())))
@@ -381,7 +383,7 @@ class MemoryRepository(Repository):
         )
         touched = (
             update(table)
-            .where(*self._own(corpus), corpus.key == given.c.key)
+            .where(*self._in_scope(corpus), corpus.key == given.c.key)
             .values(
                 access_count=table.c.access_count + given.c.times,
                 last_accessed=func.greatest(
@@ -393,15 +395,17 @@ class MemoryRepository(Repository):
         return len(self.session.execute(touched).all())
 
     def list_keys(self, corpus: Corpus, ids: Sequence[str]) -> dict[str, UUID]:
-        """Id → primary key, of those of the memories or episodes that there are."""
+        """Map ids to primary keys, of the memories or episodes that exist."""
         table = corpus.passages
-        found = select(table.c.id, corpus.key).where(*self._own(corpus), _among(table.c.id, ids))
+        found = select(table.c.id, corpus.key).where(
+            *self._in_scope(corpus), _among(table.c.id, ids)
+        )
         return {row.id: row.key for row in self.session.execute(found)}
 
     def count(
         self, corpus: Corpus, filters: Mapping[str, Any], *, user_id: UUID | None = None
     ) -> int:
-        """How many memories or episodes ``forget`` would find."""
+        """Count the memories or episodes that ``forget`` would find."""
         which, values = self._which(corpus, filters, user_id)
         counted = select(func.count()).select_from(corpus.passages).where(*which)
         return self.session.scalar(counted, values) or 0
@@ -409,7 +413,7 @@ class MemoryRepository(Repository):
     def list_telling(
         self, filters: Mapping[str, Any], *, user_id: UUID | None = None
     ) -> Sequence[str]:
-        """Ids of the episodes that were made of memories which ``forget`` would find.
+        """List the ids of episodes that were made of memories which ``forget`` would find.
 
         Args:
             filters: Of the memories.
@@ -419,7 +423,7 @@ class MemoryRepository(Repository):
         table = EPISODES.passages
         ids = func.array(select(MemoryNode.id).where(*which).scalar_subquery(), type_=ARRAY(Text()))
         telling = select(table.c.id).where(
-            *self._own(EPISODES),
+            *self._in_scope(EPISODES),
             table.c.memory_node_ids.bool_op("&&")(cast(ids, ARRAY(Text()))),
         )
         if user_id is not None:
@@ -434,14 +438,14 @@ class MemoryRepository(Repository):
         limit: int,
         user_id: UUID | None = None,
     ) -> Forgotten:
-        """Erase memories or episodes, with their vectors, their jobs, and what refers to them.
+        """Erase memories or episodes, with their vectors, their jobs, and references to them.
 
         Filters that the corpus has by default do not hold here: what nobody is shown is erased,
         too.
 
         Args:
             corpus: ``MEMORY`` or ``EPISODES``.
-            filters: As ``Corpus.narrowed`` takes them; an empty mapping is everything.
+            filters: As ``Corpus.parse_filters`` takes them; an empty mapping is everything.
             limit: At most this many: call it again until it finds nothing.
             user_id: Only what this user of the tenant wrote.
 
@@ -470,11 +474,11 @@ class MemoryRepository(Repository):
         return Forgotten(ids, vectors, jobs, told_by)
 
     def _forget_references(self, corpus: Corpus, ids: Sequence[str]) -> tuple[str, ...]:
-        """Take ids that are gone from what refers to them; returns the episodes that did."""
+        """Remove erased ids from the rows that refer to them; return the episodes that did."""
         gone = literal(list(ids), ARRAY(Text()))
         if corpus is MEMORY:
             nodes = MEMORY.passages
-            linked = update(nodes).where(*self._own(), _among(nodes.c.duplicate_of, ids))
+            linked = update(nodes).where(*self._in_scope(), _among(nodes.c.duplicate_of, ids))
             self.session.execute(linked.values(duplicate_of=None))
         name = "memory_node_ids" if corpus is MEMORY else "related_episode_ids"
         table = EPISODES.passages
@@ -487,7 +491,7 @@ class MemoryRepository(Repository):
         left = select(each.c.id).where(each.c.id != func.all(gone)).order_by(each.c.place)
         changed = self.session.scalars(
             update(table)
-            .where(*self._own(EPISODES), refers.bool_op("&&")(gone))
+            .where(*self._in_scope(EPISODES), refers.bool_op("&&")(gone))
             .values({name: func.array(left.scalar_subquery(), type_=ARRAY(Text()))})
             .returning(table.c.id)
         )
@@ -496,8 +500,8 @@ class MemoryRepository(Repository):
     def _which(
         self, corpus: Corpus, filters: Mapping[str, Any], user_id: UUID | None
     ) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:
-        own = self._own(corpus)
-        conditions, values = corpus.narrowed(filters)
+        own = self._in_scope(corpus)
+        conditions, values = corpus.parse_filters(filters)
         asked = [corpus.holds(each) for each in conditions if each.name in filters]
         if user_id is not None:
             asked.append(corpus.passages.c.user_id == user_id)
@@ -508,17 +512,17 @@ class MemoryRepository(Repository):
         return self.session.scalar(counted) or 0
 
     def _nodes(self) -> Select[MemoryNode]:
-        nodes: Select[MemoryNode] = select(MemoryNode).where(*self._own())
+        nodes: Select[MemoryNode] = select(MemoryNode).where(*self._in_scope())
         return nodes
 
-    def _own(self, corpus: Corpus = MEMORY) -> tuple[ColumnElement[bool], ...]:
-        """That rows are of the scope, for roles that pass over row security, too."""
+    def _in_scope(self, corpus: Corpus = MEMORY) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *corpus* to the scope, for roles that pass over row security, too."""
         corpus.refuse_without(self.scope)
-        return corpus.own(corpus.passages)
+        return corpus.in_scope(corpus.passages)
 
 
 def refuse_too_long(table: type[Base], **values: str | None) -> None:
-    """Refuse strings that are longer than their columns.
+    """Raise for strings that are longer than their columns.
 
     Raises:
         InvalidValue: One is; it is named, with its limit.
@@ -533,12 +537,12 @@ def refuse_too_long(table: type[Base], **values: str | None) -> None:
 
 
 def _among(column: Any, values: Sequence[str]) -> ColumnElement[bool]:  # noqa: ANN401 - of any kind
-    """One parameter for any number of values."""
+    """Compare with one parameter for any number of values."""
     condition: ColumnElement[bool] = column == any_(literal(list(values), ARRAY(Text())))
     return condition
 
 
-def _refused(constraint: str) -> InvalidValue:
+def _build_error(constraint: str) -> InvalidValue:
     return InvalidValue(MEANINGS[constraint], constraint=constraint)
 
 
@@ -552,4 +556,4 @@ def _refuse_wrong_tags(tags: Mapping[str, Sequence[str]]) -> None:
         if isinstance(names, str) or not all(
             isinstance(name, str) and storable(name) for name in names
         ):
-            raise _refused("valid_tags")
+            raise _build_error("valid_tags")

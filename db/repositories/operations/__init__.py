@@ -1,1 +1,1 @@
-"""Repositories for those who operate the database: roles, audit, isolation, diagnosis."""
+"""Repositories for operators of the database: roles, audit, isolation, diagnosis."""

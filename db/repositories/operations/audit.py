@@ -1,4 +1,4 @@
-"""The audit log: who did what, the seals over it, and whether both are as they were."""
+"""The audit log: its entries, the seals over them, and whether both are unchanged."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class AuditRepository(Repository):
         since: datetime | None = None,
         limit: int = 100,
     ) -> Sequence[SecurityAuditLog]:
-        """Entries, the newest first.
+        """List entries, the newest first.
 
         Args:
             table: Only those of this table.
@@ -148,7 +148,7 @@ class AuditRepository(Repository):
         return self.session.scalars(entries).all()
 
     def make_partitions(self) -> Sequence[str]:
-        """Make those of this month, of the next two and of any that entries went past.
+        """Make the partitions of this month, of the next two and of any that entries have passed.
 
         Returns:
             The names of those that were made.
@@ -160,7 +160,7 @@ class AuditRepository(Repository):
         return self.session.scalars(text("SELECT audit_make_partitions()")).all()
 
     def record_roles(self) -> int:
-        """Write what is different about the server's roles since the last time.
+        """Record what has changed about the server's roles since the last time.
 
         Returns:
             How many entries were written.
@@ -191,11 +191,11 @@ class AuditRepository(Repository):
         self.session.execute(signed, {"number": number, "signature": signature})
 
     def find_last_seal(self) -> AuditSeal | None:
-        """The newest seal, or None before the first."""
+        """Return the newest seal, or None before the first."""
         return self.session.scalar(select(AuditSeal).order_by(AuditSeal.number.desc()).limit(1))
 
     def begin_verification(self) -> None:
-        """Make the transaction one snapshot that nothing cuts short; must come first in it."""
+        """Make the transaction one snapshot without a timeout; must come first in it."""
         # The first statement of a transaction may be that which steps down from a superuser.
         self.session.connection(
             execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -203,13 +203,13 @@ class AuditRepository(Repository):
         self.lift_timeout()
 
     def list_seals(self) -> list[StoredSeal]:
-        """All seals in order, each with the hash that it should have."""
+        """Return all seals in order, each with the hash that it should have."""
         computed = literal_column(f"sha256(convert_to({SEAL}::text, 'UTF8'))", LargeBinary())
         found = self.session.execute(select(AuditSeal, computed).order_by(AuditSeal.number))
         return [StoredSeal(*row) for row in found]
 
     def list_partitions(self) -> list[Partition]:
-        """The parts of the log."""
+        """Return the parts of the log."""
         return [Partition(*row) for row in self.session.execute(PARTITIONS)]
 
     def digest(self, partition: Partition) -> list[Digest]:

@@ -1,4 +1,4 @@
-"""What the catalogue, the statistics and the planner say of a live database.
+"""The state of a live database: its catalogue, its statistics and the plans of searches.
 
 What mends a fault is written here too, for it is SQL: ``pgcorpus.services.ops.doctor`` decides what
 is one.
@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from pgcorpus.db.base import Base
-from pgcorpus.db.models.audit import audited
+from pgcorpus.db.models.audit import list_audited
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import (
@@ -148,7 +148,7 @@ NeededState = IndexState | Literal["building"]
 
 
 class Server(NamedTuple):
-    """Versions and locale.
+    """The versions and locale of the server.
 
     Attributes:
         postgresql: Major version.
@@ -166,7 +166,7 @@ class Server(NamedTuple):
 
     @property
     def pgvector_remedy(self) -> str:
-        """What brings pgvector up to date."""
+        """The command that brings pgvector up to date."""
         if self.pgvector is None:
             return _by_administrator("CREATE EXTENSION vector;")
         if self.pgvector == self.available_pgvector:
@@ -178,17 +178,20 @@ class Server(NamedTuple):
 
     @property
     def ctype_remedy(self) -> str:
-        """What makes a database that knows letters; that of one that exists cannot be changed."""
+        """The command that makes a database that knows letters.
+
+        An existing one cannot be changed.
+        """
         copy = f"{self.database}_utf8"
         return (
-            f"CREATE DATABASE {_quoted(copy)} TEMPLATE template0 ENCODING 'UTF8'"
+            f"CREATE DATABASE {_quote(copy)} TEMPLATE template0 ENCODING 'UTF8'"
             " LOCALE 'C.UTF-8';\n"
             f"-- then: pg_dump {self.database} | psql {copy}, and let DATABASE_URL name {copy}"
         )
 
 
 class Role(NamedTuple):
-    """Who is connected.
+    """The role that is connected.
 
     Attributes:
         name: Of the role.
@@ -204,14 +207,14 @@ class Role(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """What gives the application a role of the right kind."""
+        """The SQL that gives the application a role of the right kind."""
         if not self.superuser and not self.owns:
-            return _by_administrator(f"ALTER ROLE {_quoted(self.name)} NOBYPASSRLS;")
+            return _by_administrator(f"ALTER ROLE {_quote(self.name)} NOBYPASSRLS;")
         return f"pgcorpus roles create-user NAME --role {APPLICATION_ROLE}"
 
 
 class Owner(NamedTuple):
-    """The owner of the schema, and what a superuser may do that it may not.
+    """The owner of the schema, and the rights that it lacks without being a superuser.
 
     Attributes:
         name: Of the role.
@@ -233,28 +236,31 @@ class Owner(NamedTuple):
 
     @property
     def role_remedy(self) -> str:
-        """SQL that lets the owner make roles."""
-        return _by_administrator(f"ALTER ROLE {_quoted(self.name)} CREATEROLE;")
+        """The SQL that lets the owner make roles."""
+        return _by_administrator(f"ALTER ROLE {_quote(self.name)} CREATEROLE;")
 
     @property
     def schema_remedy(self) -> str:
-        """SQL that lets the owner make schemas in the database."""
-        granted = f"CREATE ON DATABASE {_quoted(self.database)}"
-        return _by_administrator(f"GRANT {granted} TO {_quoted(self.name)};")
+        """The SQL that lets the owner make schemas in the database."""
+        granted = f"CREATE ON DATABASE {_quote(self.database)}"
+        return _by_administrator(f"GRANT {granted} TO {_quote(self.name)};")
 
     @property
     def statistics_remedy(self) -> str:
-        """SQL that opens the statistics to the owner; of others' tables the view shows nothing."""
-        return _by_administrator(f"GRANT SELECT ON pg_catalog.pg_stats TO {_quoted(self.name)};")
+        """The SQL that opens the statistics to the owner.
+
+        Of others' tables the view shows nothing.
+        """
+        return _by_administrator(f"GRANT SELECT ON pg_catalog.pg_stats TO {_quote(self.name)};")
 
     def group_remedy(self, group: str) -> str:
         """Return SQL that lets the owner give a role to others."""
-        granted = f"{_quoted(group)} TO {_quoted(self.name)}"
+        granted = f"{_quote(group)} TO {_quote(self.name)}"
         return _by_administrator(f"GRANT {granted} WITH ADMIN OPTION;")
 
 
 class TableStatistics(NamedTuple):
-    """How well the planner knows a table.
+    """The planner's statistics of a table, and how old they are.
 
     Attributes:
         name: Of the table.
@@ -270,12 +276,12 @@ class TableStatistics(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """What renews the statistics."""
-        return f"ANALYZE {_quoted(self.name)};"
+        """The SQL that renews the statistics."""
+        return f"ANALYZE {_quote(self.name)};"
 
 
 class Unrecorded(NamedTuple):
-    """What happens without an entry in the audit log.
+    """A kind of change without an entry in the audit log.
 
     Attributes:
         table: Of which table; None for changes of the schema.
@@ -289,7 +295,7 @@ class Unrecorded(NamedTuple):
 
     @property
     def remedy(self) -> str | None:
-        """What makes the log have it again, where that can be said."""
+        """The SQL that lets the log record it again, where that can be said."""
         if self.table is None:
             name = f"pgcorpus_audit_{self.event}"
             if self.disabled:
@@ -300,7 +306,7 @@ class Unrecorded(NamedTuple):
                 f"CREATE EVENT TRIGGER {name} ON {self.event} EXECUTE FUNCTION audit_ddl();"
             )
         if self.disabled:
-            return f"ALTER TABLE {_quoted(self.table)} ENABLE TRIGGER audit_{self.event.lower()};"
+            return f"ALTER TABLE {_quote(self.table)} ENABLE TRIGGER audit_{self.event.lower()};"
         return None
 
 
@@ -330,18 +336,18 @@ class StoredIndex(NamedTuple):
 
     @property
     def rebuild(self) -> str:
-        """Makes it anew while others read and write."""
+        """The SQL that rebuilds it while others read and write."""
         return f"REINDEX INDEX CONCURRENTLY {self.identifier};"
 
     @property
     def drop(self) -> str:
-        """Drops it while others read and write."""
+        """The SQL that drops it while others read and write."""
         return f"DROP INDEX CONCURRENTLY {self.identifier};"
 
 
 @dataclass(frozen=True)
 class NeededIndex:
-    """An index that a leg of searches needs, and what the database has of it.
+    """An index that a leg of searches needs, and the indexes that the database has in its place.
 
     Attributes:
         leg: Which leg.
@@ -361,21 +367,21 @@ class NeededIndex:
 
     @property
     def create_at_once(self) -> str:
-        """The same within a transaction, while others only read."""
+        """The SQL that makes it within a transaction, while others only read."""
         return self.create.replace(" CONCURRENTLY", "", 1)
 
     def is_restored(self, stored: StoredIndex) -> bool:
-        """Whether ``create`` would make this very index, by name and storage parameters."""
+        """Return whether ``create`` would make this very index, by name and storage parameters."""
         return (stored.name, _storage(stored.definition)) == (self.name, _storage(self.wanted))
 
     @property
     def serving(self) -> frozenset[str]:
-        """Names of the indexes that a plan may use for it."""
+        """The names of the indexes that a plan may use for it."""
         return frozenset(each.name for each in self.found if self.state == "ready")
 
     @property
     def remedy(self) -> str | None:
-        """What makes it ready."""
+        """The SQL that makes it ready."""
         match self.state:
             case "missing":
                 return self.create
@@ -388,7 +394,7 @@ class NeededIndex:
 
 
 class Example(NamedTuple):
-    """A value that a filter finds something with.
+    """A value of a filter that passages have.
 
     Attributes:
         name: The filter's.
@@ -403,7 +409,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How PostgreSQL would run a search.
+    """The plan by which PostgreSQL would run a search.
 
     Attributes:
         cost: In units of the planner.
@@ -429,28 +435,31 @@ MOST_CONNECTIONS: Final = text("""
 
 
 class DiagnosisRepository(Repository):
-    """Looks at a database, and changes nothing."""
+    """Examines a database, and changes nothing."""
 
     def count_connections(self) -> int:
-        """Return how many connections the role may have to the database, others' left out."""
+        """Return how many connections the role may have, beside those of others."""
         return int(self.session.scalar(MOST_CONNECTIONS) or 0)
 
     def has_pooler(self) -> bool:
-        """Whether a pooler stands between: it tells its clients a process of its own making."""
+        """Return whether a pooler stands between.
+
+        It tells its clients a process of its own making.
+        """
         driver: Any = self.session.connection().connection.driver_connection
         told: int = driver.info.backend_pid
         return told != self.session.scalar(select(func.pg_backend_pid()))
 
     def begin(self) -> None:
-        """Let the transaction read only; must come first in it."""
+        """Make the transaction read-only; must come first in it."""
         self.session.execute(text("SET TRANSACTION READ ONLY"))
 
     def get_server(self) -> Server:
-        """Versions and locale."""
+        """Return the versions and locale of the server."""
         return Server(*self.session.execute(SERVER).one())
 
     def get_role(self) -> Role:
-        """The role that is connected, and what it may do too much."""
+        """Return the role that is connected, with the rights that it should not have."""
         tables = sorted(Base.metadata.tables)
         with self.as_login():
             return Role(*self.session.execute(ROLE, {"tables": tables}).one())
@@ -461,17 +470,19 @@ class DiagnosisRepository(Repository):
         return Owner(*self.session.execute(OWNER, found).one())
 
     def list_unrecorded(self) -> list[Unrecorded]:
-        """What happens without an entry in the audit log."""
-        rows = self.session.execute(UNRECORDED, {"tables": audited(), "events": [*AUDIT_EVENTS]})
+        """List the kinds of change that have no entry in the audit log."""
+        rows = self.session.execute(
+            UNRECORDED, {"tables": list_audited(), "events": [*AUDIT_EVENTS]}
+        )
         ddl = self.session.execute(DDL_UNRECORDED, {"events": [*DDL_EVENTS]})
         return [*(Unrecorded(*row) for row in rows), *(Unrecorded(None, *row) for row in ddl)]
 
     def has_partition_ahead(self) -> bool:
-        """Whether the audit log has a partition for the next month."""
+        """Return whether the audit log has a partition for the next month."""
         return bool(self.session.scalar(AHEAD))
 
     def list_missing_tables(self) -> list[str]:
-        """Tables of the project that the database lacks."""
+        """List the tables of the project that the database lacks."""
         missing = text(
             "SELECT name FROM unnest(CAST(:tables AS text[])) AS name"
             " WHERE to_regclass(name) IS NULL ORDER BY 1"
@@ -479,17 +490,17 @@ class DiagnosisRepository(Repository):
         return list(self.session.scalars(missing, {"tables": list(Base.metadata.tables)}))
 
     def list_statistics(self, corpus: Corpus) -> list[TableStatistics]:
-        """How well the planner knows each table that searches of the corpus read."""
+        """List the planner's statistics of each table that searches of the corpus read."""
         found = self.session.execute(TABLES, {"tables": _names(tables_of(corpus))})
         return [TableStatistics(*row) for row in found]
 
     def list_indexes(self, corpus: Corpus) -> list[StoredIndex]:
-        """Every index of the tables that searches of the corpus read."""
+        """List every index of the tables that searches of the corpus read."""
         found = self.session.execute(INDEXES, {"tables": _names(tables_of(corpus))})
         return [StoredIndex(*row) for row in found]
 
     def list_owned_names(self, corpus: Corpus) -> set[str]:
-        """Names of the indexes that the schema declares, and of those of registered models."""
+        """Return the names of the indexes of the schema, and of those of registered models."""
         models = EmbeddingRepository(self.session).list_models()
         declared = {str(index.name) for table in tables_of(corpus) for index in table.indexes}
         return declared | {str(index_of(corpus, model).name) for model in models}
@@ -497,15 +508,15 @@ class DiagnosisRepository(Repository):
     def list_needed(
         self, corpus: Corpus, models: Collection[EmbeddingModel]
     ) -> Iterator[NeededIndex]:
-        """The indexes that searches of the corpus need.
+        """Yield the indexes that searches of the corpus need.
 
         Args:
             corpus: What is searched.
             models: Whose vectors are compared.
         """
         stored = self.list_indexes(corpus)
-        for leg, index in _declared(corpus):
-            needed = _needed(leg, index, stored)
+        for leg, index in _list_declared(corpus):
+            needed = _find_needed(leg, index, stored)
             if corpus.scope is not None:
                 # Of an expression an index keeps samples, which are of everybody's.
                 unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
@@ -519,17 +530,17 @@ class DiagnosisRepository(Repository):
             found = embeddings.list_indexes(corpus, model)
             best = [e for e in found if e.usable] or [e for e in found if e.matching] or found
             state = embeddings.index_state(corpus, model)
-            yield _stated(
+            yield _describe_state(
                 "vector", index_of(corpus, model), state, [of_name[each.name] for each in best]
             )
 
-    def counted_since(self) -> datetime:
-        """Since when uses of the indexes have been counted, at the latest."""
+    def get_counting_start(self) -> datetime:
+        """Return the time since when uses of the indexes have been counted, at the latest."""
         since: datetime = self.session.execute(COUNTED_SINCE).scalar_one()
         return since
 
     def sample_vector(self, corpus: Corpus, model_name: str) -> np.ndarray | None:
-        """A stored vector of the model, float32 of shape ``(dimensions,)``, or None."""
+        """Return a stored vector of the model, float32 of shape ``(dimensions,)``, or None."""
         of_model = corpus.vectors.c.model_name == model_name
         found: np.ndarray | None = self.session.scalar(
             select(corpus.vectors.c.embedding).where(of_model).limit(1)
@@ -537,13 +548,16 @@ class DiagnosisRepository(Repository):
         return found
 
     def sample_words(self, corpus: Corpus) -> list[str]:
-        """The lexemes of a stored passage, the longest first; none where no passage has any."""
+        """Return the lexemes of a stored passage, the longest first.
+
+        None where no passage has any.
+        """
         lexemes = func.tsvector_to_array(corpus.words)
         found = self.session.scalar(select(lexemes).where(func.length(corpus.words) > 0).limit(1))
         return sorted(found or [], key=len, reverse=True)
 
     def find_scope(self, corpus: Corpus) -> Scope | None:
-        """Somebody who has passages of the corpus, as far as the role may see them."""
+        """Return a scope with passages of the corpus, as far as the role may see them."""
         for table in (corpus.vectors, corpus.passages):  # those of who has vectors tell more
             scope = self.session.scalar(select(table.c.scope).limit(1))
             if scope is not None:
@@ -551,7 +565,7 @@ class DiagnosisRepository(Repository):
         return None
 
     def list_examples(self, corpus: Corpus) -> list[Example]:
-        """Values of the text filters, from the planner's statistics; the broadest first."""
+        """List values of the text filters, from the planner's statistics; the broadest first."""
         examples = []
         for name, each in corpus.filters.items():
             column: Any = each.column
@@ -595,7 +609,10 @@ class DiagnosisRepository(Repository):
 
 
 def tables_of(corpus: Corpus) -> list[Table]:
-    """The tables that searches of the corpus read: passages, vectors, and those of filters."""
+    """Return the tables that searches of the corpus read.
+
+    Passages, vectors, and those of filters.
+    """
     beside = [corpus.hits, *(f.through for f in corpus.filters.values() if f.through is not None)]
     found = {corpus.passages, corpus.vectors}
     for clause in beside:
@@ -604,20 +621,23 @@ def tables_of(corpus: Corpus) -> list[Table]:
 
 
 def setting_remedy(role: str, database: str, settings: Mapping[str, str]) -> str:
-    """What makes a role plan so from the next connection on, whatever the server's files say."""
+    """Build the SQL that changes settings of a role.
+
+    It holds from the next connection on, whatever the server's files say.
+    """
     return "\n".join(
-        f"ALTER ROLE {_quoted(role)} IN DATABASE {_quoted(database)} SET {name} = {value};"
+        f"ALTER ROLE {_quote(role)} IN DATABASE {_quote(database)} SET {name} = {value};"
         for name, value in settings.items()
     )
 
 
 def vacuum_remedy(table: str) -> str:
-    """What sorts new rows into the indexes of a table, and renews its statistics."""
-    return f"VACUUM (ANALYZE) {_quoted(table)};"
+    """Build the SQL that sorts new rows into the indexes of a table, and renews its statistics."""
+    return f"VACUUM (ANALYZE) {_quote(table)};"
 
 
-def _declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
-    """The indexes of the passages that the text and the fuzzy leg need, as the models have them."""
+def _list_declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
+    """Yield the indexes of passages that the text and the fuzzy leg need, from the models."""
     for index in sorted(corpus.passages.indexes, key=lambda index: str(index.name)):
         name, options = str(index.name), index.dialect_options["postgresql"]
         if list(index.columns) == [corpus.words] or name.endswith("_scope_words"):
@@ -626,23 +646,25 @@ def _declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
             yield "fuzzy", index
 
 
-def _needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededIndex:
-    """What there is of an index on passages."""
+def _find_needed(leg: str, index: Index, stored: Sequence[StoredIndex]) -> NeededIndex:
+    """Find the stored indexes that serve as an index on passages."""
     wanted = _definition(index)
     form, key = _form(wanted), _form(wanted.removeprefix("gin"))
     for operator_class in index.dialect_options["postgresql"]["ops"].values():
         key = key.removesuffix(operator_class)
     same = [each for each in stored if _form(each.definition) == form]
     if ready := [each for each in same if each.valid]:
-        return _stated(leg, index, "ready", ready)
+        return _describe_state(leg, index, "ready", ready)
     if same:
-        return _stated(leg, index, "invalid", same)
+        return _describe_state(leg, index, "invalid", same)
     if alike := [e for e in stored if e.name == index.name or key in _form(e.definition)]:
-        return _stated(leg, index, "mismatched", alike)
-    return _stated(leg, index, "missing", [])
+        return _describe_state(leg, index, "mismatched", alike)
+    return _describe_state(leg, index, "missing", [])
 
 
-def _stated(leg: str, index: Index, state: IndexState, found: Sequence[StoredIndex]) -> NeededIndex:
+def _describe_state(
+    leg: str, index: Index, state: IndexState, found: Sequence[StoredIndex]
+) -> NeededIndex:
     building = state == "invalid" and any(each.building for each in found)
     return NeededIndex(
         leg=leg,
@@ -650,26 +672,26 @@ def _stated(leg: str, index: Index, state: IndexState, found: Sequence[StoredInd
         state="building" if building else state,
         wanted=_definition(index),
         found=found,
-        create=f"{_created(index)};",
+        create=f"{_write_create(index)};",
     )
 
 
-def _created(index: Index) -> str:
+def _write_create(index: Index) -> str:
     statement = str(CreateIndex(index).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
     return re.sub("^CREATE INDEX (?!CONCURRENTLY)", "CREATE INDEX CONCURRENTLY ", statement)
 
 
 def _definition(index: Index) -> str:
-    return _created(index).partition(" USING ")[2]
+    return _write_create(index).partition(" USING ")[2]
 
 
 def _form(definition: str) -> str:
-    """A definition without storage parameters, and what PostgreSQL adds when it writes one."""
+    """Return a definition without storage parameters, and without what PostgreSQL adds to it."""
     return re.sub(r" WITH \([^)]*\)|[()\s]", "", definition)
 
 
 def _storage(definition: str) -> set[str]:
-    """The storage parameters of a definition."""
+    """Return the storage parameters of a definition."""
     found = re.search(r" WITH \(([^)]*)\)", definition)
     return set(re.sub(r"['\s]", "", found[1]).split(",")) if found else set()
 
@@ -685,10 +707,10 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _by_administrator(statement: str) -> str:
-    """A statement that the owner of the schema may not run, unless it is a superuser."""
+    """Return a statement that the owner of the schema may not run, unless it is a superuser."""
     return f"-- as an administrator, in this database:\n{statement}"
 
 
-def _quoted(identifier: str) -> str:
+def _quote(identifier: str) -> str:
     preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
     return str(preparer.quote(identifier))

@@ -1,4 +1,4 @@
-"""Guards of row security that keep others' rows from being inferred, as the catalogue has them."""
+"""Guards of row security against inference, as the catalogue has them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CATEGORIES: Final = (
     "worker_id",
     "model_name",
 )
-"""Columns of texts that nobody wrote: how frequent each is may be known."""
+"""Columns of texts that no user wrote: how frequent each is may be known."""
 
 LEAKPROOF: Final = text("""
     SELECT p.oid::regprocedure::text AS name
@@ -170,7 +170,7 @@ class Bypass(NamedTuple):
         table: Whose policy it is.
         name: Of the policy.
         role: Who sees them.
-        faults: Why somebody else could see them, too.
+        faults: Why another role could see them, too.
     """
 
     table: str
@@ -196,7 +196,7 @@ class Sampled(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """SQL that forgets them."""
+        """The SQL that deletes them."""
         if not self.place:
             return f"DROP STATISTICS {self.column};"
         kind, which = ("INDEX", str(self.place)) if self.is_index else ("TABLE", self.column)
@@ -204,7 +204,7 @@ class Sampled(NamedTuple):
 
 
 class GuardRepository(Repository):
-    """Finds what is missing of the guards against inference."""
+    """Finds missing guards against inference."""
 
     def list_leakproof(self) -> list[str]:
         """List functions marked LEAKPROOF, in all schemas, that PostgreSQL did not ship so."""

@@ -1,8 +1,8 @@
 """Attacks on row security by inference: what can be told of a row that is never shown.
 
 A secret is planted in a row of another scope. Each probe is asked twice, once about the secret and
-once about a value that nobody has; whoever may not see the row must get the same answer: the same
-rows, the same error, the same plan, in the same time.
+once about a value that no row has; a role that may not see the row must get the same answer: the
+same rows, the same error, the same plan, in the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pgcorpus.db.repositories.operations.probes import (
     Probe,
     Secret,
     literal,
-    quoted,
+    quote,
 )
 
 PLANNED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -148,14 +148,14 @@ initdb wrote has the transaction 1; whatever was marked later has another."""
 
 
 class Answer(NamedTuple):
-    """What a statement gave, or its error, and how long it took."""
+    """The answer of a statement, or its error, and its duration."""
 
     said: str
     took_ms: float
 
 
 class Timing(NamedTuple):
-    """How long a probe takes with, and without, a match in another scope, interleaved.
+    """The duration of a probe with, and without, a match in another scope, interleaved.
 
     Attributes:
         name: Of the probe.
@@ -180,7 +180,7 @@ class Timing(NamedTuple):
 
     @property
     def tells(self) -> bool:
-        """Whether the difference is beyond a clear margin.
+        """True if the difference is beyond a clear margin.
 
         It must be no chance, more than the noise, and more than a twentieth of a millisecond and a
         tenth of the time: what a machine under load does to one of two statements in turn is less.
@@ -213,7 +213,7 @@ def compare_times(name: str, hits: Sequence[float], misses: Sequence[float]) -> 
 
 
 class InferenceRepository(IsolationRepository):
-    """Plants secrets, and asks about them as somebody who may not see them. It never commits."""
+    """Plants secrets, and asks about them as a role that may not see them. It never commits."""
 
     def list_early(self) -> list[Early]:
         """List the functions that may run before the policy."""
@@ -221,12 +221,12 @@ class InferenceRepository(IsolationRepository):
 
     def list_columns(self, table: str) -> list[Column]:
         """List the columns of a table."""
-        named = {"table": quoted(table), "scope_columns": list(SCOPE_COLUMNS)}
+        named = {"table": quote(table), "scope_columns": list(SCOPE_COLUMNS)}
         return [Column(*row) for row in self.session.execute(COLUMNS, named)]
 
     def list_indexes(self, table: str) -> list[Index]:
         """List the indexes of a table."""
-        return [Index(*row) for row in self.session.execute(INDEXES, {"table": quoted(table)})]
+        return [Index(*row) for row in self.session.execute(INDEXES, {"table": quote(table)})]
 
     def plant(self, victim: Party, table: Guarded) -> list[Secret]:
         """Write a secret into every column of a victim's row that takes one.
@@ -235,7 +235,7 @@ class InferenceRepository(IsolationRepository):
             One for each column, and for each expression that an index computes.
         """
         self.as_operator(victim.scope)
-        name, key = quoted(table.name), victim.keys[table.name][0]
+        name, key = quote(table.name), victim.keys[table.name][0]
         chance = random.Random(uuid4().int)  # noqa: S311 - told apart, not kept
         words: dict[str, tuple[str, str]] = {}
         values: dict[str, Any] = {}
@@ -245,8 +245,8 @@ class InferenceRepository(IsolationRepository):
             stem = f"zebra{uuid4().hex[:12]}"
             for value in _values(column.type, f"{stem}a", chance):
                 written = text(
-                    f"UPDATE {name} SET {quoted(column.name)} = CAST(:value AS {column.type})"  # noqa: S608 - names of the catalog
-                    f" WHERE {quoted(table.key or '')} = :key"
+                    f"UPDATE {name} SET {quote(column.name)} = CAST(:value AS {column.type})"  # noqa: S608 - names of the catalog
+                    f" WHERE {quote(table.key or '')} = :key"
                 )
                 with self.session.connection().begin_nested() as savepoint:
                     try:
@@ -267,9 +267,9 @@ class InferenceRepository(IsolationRepository):
         values: Mapping[str, Any],
     ) -> Iterator[Secret]:
         """Find which columns and expressions hold what was planted."""
-        name = quoted(table.name)
+        name = quote(table.name)
         asked = {
-            quoted(column.name): (column.type, column.name in values or column.derived)
+            quote(column.name): (column.type, column.name in values or column.derived)
             for column in self.list_columns(table.name)
             if not column.refers
         }
@@ -285,7 +285,7 @@ class InferenceRepository(IsolationRepository):
             held = self.session.connection().scalar(
                 text(
                     f"SELECT CAST({expression} AS text) FROM {name}"  # noqa: S608 - of the catalog
-                    f" WHERE {quoted(table.key or '')} = :key"
+                    f" WHERE {quote(table.key or '')} = :key"
                 ),
                 {"key": key},
             )
@@ -326,8 +326,8 @@ class InferenceRepository(IsolationRepository):
             self.as_operator(who.scope)
             self.session.connection().execute(
                 text(
-                    f"UPDATE {quoted(table.name)} SET embedding = CAST(:vector AS vector)"  # noqa: S608 - names of the catalog
-                    f" WHERE {quoted(table.key or '')} = :key"
+                    f"UPDATE {quote(table.name)} SET embedding = CAST(:vector AS vector)"  # noqa: S608 - names of the catalog
+                    f" WHERE {quote(table.key or '')} = :key"
                 ),
                 {"vector": _vector(vector), "key": who.keys[table.name][0]},
             )
@@ -342,7 +342,7 @@ class InferenceRepository(IsolationRepository):
         seconds: float = 60,
         settings: Mapping[str, str] | None = None,
     ) -> list[Answer]:
-        """Ask one statement after the other as somebody, and take each back.
+        """Run statements as an intruder, each rolled back.
 
         Args:
             statements: What is asked.
@@ -375,7 +375,7 @@ class InferenceRepository(IsolationRepository):
         seconds: float,
         settings: Mapping[str, str] | None = None,
     ) -> tuple[list[tuple[Probe, str | None]], int]:
-        """Ask probes as somebody, and find those that can be told apart.
+        """Run probes as an intruder, and find those whose answers differ.
 
         One that differs is asked twice more, so that chance is not taken for an answer.
 
@@ -389,7 +389,7 @@ class InferenceRepository(IsolationRepository):
         told: dict[int, str] = {}
         refused, differing = 0, []
         for number, probe in enumerate(asked):
-            miss, hit = (_told(probe, answers[2 * number + n].said) for n in (0, 1))
+            miss, hit = (_reveal(probe, answers[2 * number + n].said) for n in (0, 1))
             refused += hit.startswith("ERROR")
             if miss != hit:
                 differing.append(number)
@@ -400,7 +400,7 @@ class InferenceRepository(IsolationRepository):
             settings=settings,
         )
         for place, number in enumerate(differing):
-            said = [_told(probes[number], each.said) for each in again[4 * place : 4 * place + 4]]
+            said = [_reveal(probes[number], each.said) for each in again[4 * place : 4 * place + 4]]
             misses, hits = set(said[::2]), set(said[1::2])
             if len(misses) == len(hits) == 1 and not misses & hits:
                 told[number] = _difference(hits.pop(), misses.pop())
@@ -420,26 +420,26 @@ class InferenceRepository(IsolationRepository):
         return compare_times(probe.name, hits, misses)
 
     def read_row(self, who: Party, table: Guarded) -> dict[str, Any]:
-        """Return the row of somebody's that secrets are in, as JSON."""
+        """Return the row of a victim that secrets are in, as JSON."""
         self.as_operator(who.scope)
         read = text(
-            f"SELECT to_jsonb(t) FROM {quoted(table.name)} AS t"  # noqa: S608 - of the catalog
-            f" WHERE {quoted(table.key or '')} = :key"
+            f"SELECT to_jsonb(t) FROM {quote(table.name)} AS t"  # noqa: S608 - of the catalog
+            f" WHERE {quote(table.key or '')} = :key"
         )
         key = who.keys[table.name][0]
         return dict(self.session.connection().scalar(read, {"key": key}) or {})
 
     def write_literals(self, row: Mapping[str, Any], table: Guarded) -> dict[str, str]:
-        """Return what a row holds as SQL: quoted column → value."""
+        """Write the values of a row as SQL: quoted column → value."""
         types = {each.name: each.type for each in self.list_columns(table.name)}
         return {
-            quoted(name): literal(str(value), types[name])
+            quote(name): literal(str(value), types[name])
             for name, value in row.items()
             if value is not None and not isinstance(value, list | dict)
         }
 
     def as_operator_of_nobody(self) -> None:
-        """Be whoever has logged in, in nobody's name."""
+        """Become the login again, without a scope."""
         self._become(self._settings(Intruder("", {}), "none"))
 
 
@@ -486,8 +486,8 @@ def _difference(hit: str, miss: str) -> str:
     return f"{ours[:120] or 'nothing'} instead of {others[:120] or 'nothing'}"
 
 
-def _told(probe: Probe, answer: str) -> str:
-    """Return what can be told by an answer; of a plan, its figures."""
+def _reveal(probe: Probe, answer: str) -> str:
+    """Return the part of an answer that can tell; of a plan, its figures."""
     if '""Plan"":' not in answer:
         return probe.secret.alike(answer)
     written = answer.removeprefix('("').removesuffix('")')  # a row, as PostgreSQL writes it

@@ -1,4 +1,4 @@
-"""Attacks on row security: what an application could try to reach, or to change, that is others'.
+"""Attacks on row security: what an application could try to read or to change in other scopes.
 
 What is tried here is tried in a transaction that is rolled back (``pgcorpus.db.rehearsal``), each
 attempt in a savepoint of its own.
@@ -30,7 +30,7 @@ from pgcorpus.db.models.memory import (
     User,
 )
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.operations.probes import quoted
+from pgcorpus.db.repositories.operations.probes import quote
 from pgcorpus.db.scope import SETTINGS, Scope
 
 MODEL: Final = "hashing"
@@ -186,7 +186,7 @@ WRITTEN: Final = text("""
 
 
 class Guarded(NamedTuple):
-    """A table whose rows are somebody's.
+    """A scoped table.
 
     Attributes:
         name: Of the table.
@@ -197,7 +197,7 @@ class Guarded(NamedTuple):
         scope_columns: Those that say whose a row is.
         type: Of the key.
         column: One that a harmless UPDATE writes.
-        strange: Policies for everybody that do not ask for the scope.
+        strange: Policies for all roles that do not ask for the scope.
     """
 
     name: str
@@ -212,30 +212,30 @@ class Guarded(NamedTuple):
 
     @property
     def fault(self) -> str | None:
-        """Which guard is missing."""
+        """The guard that is missing, or None."""
         if not self.enabled:
             return "says whose its rows are, and has no row security"
         if not self.forced:
             return "has row security that does not hold for its owner"
         if self.strange:
             named = ", ".join(self.strange)
-            return f"has policies for everybody that do not ask for the scope: {named}"
+            return f"has policies for all roles that do not ask for the scope: {named}"
         return None
 
     @property
     def remedy(self) -> str:
-        """What puts the guard up again; a policy of whose rows they are is for its author."""
-        name = quoted(self.name)
+        """The SQL that restores the guard; a policy on its scope is for its author."""
+        name = quote(self.name)
         force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
         if not self.enabled:
             return f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;\n{force}"
         if not self.forced:
             return force
-        return "\n".join(f"DROP POLICY {quoted(each)} ON {name};" for each in self.strange)
+        return "\n".join(f"DROP POLICY {quote(each)} ON {name};" for each in self.strange)
 
 
 class View(NamedTuple):
-    """A view that reads guarded tables, and whether with the rights of who asks."""
+    """A view that reads guarded tables, and whether with the rights of the asking role."""
 
     name: str
     as_invoker: bool
@@ -259,7 +259,7 @@ class Function(NamedTuple):
 
 @dataclass
 class Party:
-    """Somebody with rows of their own.
+    """An owner of rows in the rehearsal.
 
     Attributes:
         name: As reports call them.
@@ -277,13 +277,13 @@ class Party:
 
     @property
     def marks(self) -> list[str]:
-        """What the text of each of their rows holds."""
+        """The words that the text of each of the party's rows holds."""
         return [str(self.scope.tenant_id or self.user_id), str(self.user_id)]
 
 
 @dataclass(frozen=True)
 class Intruder:
-    """Who tries to reach what is others'.
+    """A party that tries to reach the rows of others.
 
     Attributes:
         name: As reports call them.
@@ -298,7 +298,7 @@ NOBODY: Final = Intruder("nobody", {})
 
 
 class Attempt(NamedTuple):
-    """What came of it.
+    """The result of an attack.
 
     Attributes:
         rows: Given or written.
@@ -312,7 +312,7 @@ class Attempt(NamedTuple):
 
 
 def party(name: str, *, tenant: bool) -> Party:
-    """Somebody new; nothing of them is written yet."""
+    """Make a new party, without any rows yet."""
     user_id = uuid4()
     scope = Scope.tenant(uuid4()) if tenant else Scope.user(user_id)
     keys: dict[str, list[Any]] = {
@@ -327,24 +327,24 @@ def party(name: str, *, tenant: bool) -> Party:
 
 
 class IsolationRepository(Repository):
-    """Looks at the guards of scoped tables, and attacks them. It never commits."""
+    """Examines the guards of scoped tables, and attacks them. It never commits."""
 
     def list_guarded(self) -> list[Guarded]:
-        """Every table whose rows are somebody's: by row security, or by the name of a column."""
+        """List every scoped table: those with row security, and those with a column of a scope."""
         found = self.session.execute(GUARDED, {"scope_columns": list(SCOPE_COLUMNS)})
         return [Guarded(*row) for row in found]
 
     def list_views(self, tables: Sequence[str]) -> list[View]:
-        """Views that read one of these tables, directly or by way of another view."""
+        """List the views that read one of these tables, directly or by way of another view."""
         return [View(*row) for row in self.session.execute(REACHABLE, {"tables": list(tables)})]
 
     def list_functions(self) -> list[Function]:
-        """The functions of the schema that are no triggers."""
+        """List the functions of the schema that are no triggers."""
         return [Function(*row) for row in self.session.execute(FUNCTIONS)]
 
     def has_role(self, name: str) -> bool:
-        """Whether the server has a role of that name."""
-        found = self.session.scalar(select(func.to_regrole(quoted(name))))
+        """Return whether the server has a role of that name."""
+        found = self.session.scalar(select(func.to_regrole(quote(name))))
         return found is not None
 
     def populate(self, who: Party, vector: np.ndarray) -> None:
@@ -421,13 +421,13 @@ class IsolationRepository(Repository):
         session.expunge_all()
 
     def list_open(self, role: str) -> list[str]:
-        """Tables written in this transaction whose rows a role may read, whosever they are."""
+        """List the tables written in this transaction whose rows of all scopes a role may read."""
         return list(self.session.scalars(WRITTEN, {"role": role}))
 
     def note_rows(self, who: Party, table: Guarded) -> None:
-        """Remember the rows of a table that are a party's, those that triggers wrote included."""
+        """Note a party's rows of a table, those that triggers wrote included."""
         self.as_operator(who.scope)
-        key = quoted(table.key or "")
+        key = quote(table.key or "")
         whose = {
             "scope": str(who.scope),
             "tenant_id": who.scope.tenant_id,
@@ -439,7 +439,7 @@ class IsolationRepository(Repository):
             conditions = [f"{key} = ANY (:keys)"]
         found = self.session.execute(
             text(
-                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {quoted(table.name)} AS t"  # noqa: S608 - names of the catalog
+                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {quote(table.name)} AS t"  # noqa: S608 - names of the catalog
                 f" WHERE {' OR '.join(conditions) or 'false'}"
             ),
             whose,
@@ -449,11 +449,11 @@ class IsolationRepository(Repository):
             who.rows[table.name] = found[0].row
 
     def as_operator(self, scope: Scope) -> None:
-        """Be whoever has logged in, within a scope."""
+        """Become the login again, within a scope."""
         self._become({"role": "none", **scope.settings})
 
     def as_application(self, role: str) -> None:
-        """Be a role of the application, in nobody's name."""
+        """Become a role of the application, without a scope."""
         self._become(self._settings(NOBODY, role))
 
     def try_statement(
@@ -461,11 +461,11 @@ class IsolationRepository(Repository):
     ) -> Attempt:
         """Try one statement of ``ATTACKS`` on the rows of others."""
         statement = ATTACKS[kind].format(
-            table=quoted(table.name),
-            key=quoted(table.key or ""),
+            table=quote(table.name),
+            key=quote(table.key or ""),
             type=table.type,
-            column=quoted(table.column),
-            columns=", ".join(map(quoted, table.columns)),
+            column=quote(table.column),
+            columns=", ".join(map(quote, table.columns)),
         )
         values = {
             "keys": [key for victim in victims for key in victim.keys[table.name]],
@@ -475,9 +475,9 @@ class IsolationRepository(Repository):
         return self._attempt(statement, values, who, role)
 
     def try_insert(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
-        """Try to write a row that is a victim's: one it had, after it was taken away."""
-        columns = ", ".join(map(quoted, table.columns))
-        name, key = quoted(table.name), quoted(table.key or "")
+        """Try to write a row of a victim: one it had, after it was taken away."""
+        columns = ", ".join(map(quote, table.columns))
+        name, key = quote(table.name), quote(table.key or "")
         with self._savepoint() as connection:
             self.as_operator(victim.scope)
             own = text(f"DELETE FROM {name} WHERE {key} = :key")  # noqa: S608 - names of the catalog
@@ -502,7 +502,7 @@ class IsolationRepository(Repository):
             return None
         changes = ", ".join(f"{name} = :{name}" for name in given)
         return self._attempt(
-            f"UPDATE {quoted(table.name)} SET {changes} WHERE {quoted(table.key or '')}"  # noqa: S608 - names of the catalog
+            f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
             " = ANY (:keys)",
             {**new, "keys": who.keys[table.name]},
             Intruder(who.name, who.scope.settings),
@@ -514,26 +514,26 @@ class IsolationRepository(Repository):
         with self._savepoint(who, role) as connection:
             driver: Any = connection.connection.driver_connection
             try:
-                with driver.cursor().copy(f"COPY {quoted(table.name)} TO STDOUT") as copy:
+                with driver.cursor().copy(f"COPY {quote(table.name)} TO STDOUT") as copy:
                     lines = b"".join(copy).decode().splitlines()
             except psycopg.Error as error:
                 return Attempt(refusal=error.sqlstate)
         return Attempt(rows=sum(any(mark in line for mark in marks) for line in lines))
 
     def try_copy_from(self, table: Guarded, who: Intruder, role: str) -> Attempt:
-        """Try COPY FROM, which would ask no policy."""
+        """Try COPY FROM, which would bypass the policies."""
         with self._savepoint(who, role) as connection:
             driver: Any = connection.connection.driver_connection
             try:
-                with driver.cursor().copy(f"COPY {quoted(table.name)} FROM STDIN"):
+                with driver.cursor().copy(f"COPY {quote(table.name)} FROM STDIN"):
                     pass
             except psycopg.Error as error:
                 return Attempt(refusal=error.sqlstate)
         return Attempt(rows=1)
 
     def try_truncate(self, table: Guarded, role: str) -> Attempt:
-        """Whether the role might TRUNCATE; it is not tried, which would lock the table."""
-        may = select(func.has_table_privilege(role, quoted(table.name), "TRUNCATE"))
+        """Return whether the role may TRUNCATE; it is not tried, which would lock the table."""
+        may = select(func.has_table_privilege(role, quote(table.name), "TRUNCATE"))
         return Attempt(rows=1) if self.session.scalar(may) else Attempt(refusal="42501")
 
     def try_listening(
@@ -545,7 +545,7 @@ class IsolationRepository(Repository):
                 connection.exec_driver_sql(LISTENER)
                 connection.execute(select(func.set_config("app.heard", "", True)))
                 connection.exec_driver_sql(
-                    f"SELECT FROM {quoted(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
+                    f"SELECT FROM {quote(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
                 )
             except DBAPIError as error:
                 return Attempt(refusal=_sqlstate(error))
@@ -553,10 +553,10 @@ class IsolationRepository(Repository):
         return Attempt(rows=sum(mark in heard for mark in marks))
 
     def try_prepared(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
-        """Try a statement that was prepared, and run, in the name of a victim."""
+        """Try a statement that was prepared, and run, within the scope of a victim."""
         keys = victim.keys[table.name]
         statement = (
-            f"SELECT FROM {quoted(table.name)} WHERE {quoted(table.key or '')}"
+            f"SELECT FROM {quote(table.name)} WHERE {quote(table.key or '')}"
             f" = ANY ('{{{','.join(map(str, keys))}}}')"
         )
         name = f"rehearsal_{uuid4().hex}"
@@ -578,7 +578,7 @@ class IsolationRepository(Repository):
         parties: Sequence[Party],
         only: Container[str] | None = None,
     ) -> dict[str, Attempt]:
-        """What views, functions, statistics and whole tables say to somebody.
+        """Read all that views, functions, statistics and whole tables show to a login.
 
         Compared before and after others have written, it must be the same.
 
@@ -595,14 +595,14 @@ class IsolationRepository(Repository):
         guarded = [table.name for table in self.list_guarded()]
         asked: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in (*guarded, *(view.name for view in self.list_views(guarded))):
-            asked[name] = (_condensed(quoted(name)), {})
+            asked[name] = (_condense(quote(name)), {})
         for name, statement in STATISTICS.items():
             asked[name] = (statement, {"tables": guarded})
         for function in self.list_functions():
             for number, arguments in enumerate(_calls(function, guarded, parties)):
                 call = ", ".join(f"CAST(:a{n} AS {t})" for n, t in enumerate(function.arguments))
                 values = {f"a{n}": value for n, value in enumerate(arguments)}
-                statement = _condensed(f"{function.name}({call})")
+                statement = _condense(f"{function.name}({call})")
                 asked[f"{function.name}() {number}"] = (statement, values)
         return {
             name: self._attempt(statement, values, who, role, read=True)
@@ -619,7 +619,7 @@ class IsolationRepository(Repository):
         *,
         read: bool = False,
     ) -> Attempt:
-        """Run a statement as an intruder, and take it back."""
+        """Run a statement as an intruder, and roll it back."""
         with self._savepoint(who, role) as connection:
             try:
                 result = connection.execute(text(statement), dict(values))
@@ -637,7 +637,10 @@ class IsolationRepository(Repository):
         return {**dict.fromkeys(CHOSEN, ""), **who.settings, "role": role}
 
     def _become(self, settings: Mapping[str, str]) -> None:
-        """Set who is asking; the role last, which may be less than sets the others."""
+        """Set the scope and role of the transaction.
+
+        The role last, which may be less than sets the others.
+        """
         ordered = sorted(settings.items(), key=lambda each: each[0] == "role")
         becoming = select(*(func.set_config(*each, True) for each in ordered))
         try:
@@ -646,14 +649,14 @@ class IsolationRepository(Repository):
             if isinstance(error.orig, InsufficientPrivilege):
                 role = settings["role"]
                 raise NotPermitted(
-                    f"whoever verifies must be able to become {role}; allow it with: "
-                    f"GRANT {quoted(role)} TO the login that verifies, or verify as a superuser"
+                    f"the login must be able to become {role} to verify it; allow it with: "
+                    f"GRANT {quote(role)} TO the login that verifies, or verify as a superuser"
                 ) from error
             raise
 
 
 class _Savepoint:
-    """A savepoint that is always rolled back, and who is asking within it."""
+    """A savepoint that is always rolled back, with the scope and role within it."""
 
     def __init__(self, repository: IsolationRepository, settings: Mapping[str, str] | None) -> None:
         self._repository = repository
@@ -673,7 +676,7 @@ class _Savepoint:
 def _calls(
     function: Function, tables: Sequence[str], parties: Sequence[Party]
 ) -> Iterator[tuple[Any, ...]]:
-    """Arguments with which a function could be made to tell something."""
+    """Yield arguments with which a function could be made to tell of others."""
     keys = [str(key) for each in parties for key in each.keys.get("memory_nodes", [])[:1]]
     texts = [str(each.scope) for each in parties] + keys + ["memory", "episodes", "memory_nodes"]
     values: dict[str, list[Any]] = {
@@ -696,8 +699,8 @@ def _calls(
             yield (*usual[:place], hostile, *usual[place + 1 :])
 
 
-def _condensed(source: str) -> str:
-    """How many rows a table or a function gives, and a sum that tells whether they are the same."""
+def _condense(source: str) -> str:
+    """Select the number of rows of a table or function, and a checksum over them."""
     return (
         "SELECT count(*) || ' rows, ' || coalesce(sum(CAST(hashtextextended(CAST(r AS text), 0)"  # noqa: S608 - names of the catalog
         f" AS numeric)), 0) FROM {source} AS r"

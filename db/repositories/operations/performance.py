@@ -1,4 +1,4 @@
-"""What the system notes about its own running."""
+"""The logs and statistics that the system keeps of its own running."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OUTDATED_STATISTICS: Final = text("""
 
 
 class OperationsRepository(Repository):
-    """Logs that nobody waits for."""
+    """Logs and statistics written off the request path."""
 
     def log_searches(self, searches: Sequence[dict[str, Any]]) -> None:
-        """Keep how long searches took.
+        """Store the durations of searches.
 
         Args:
             searches: Columns of ``QueryPerformance``; one statement for all.
@@ -32,7 +32,7 @@ class OperationsRepository(Repository):
         self.session.execute(insert(QueryPerformance), searches)
 
     def delete_searches(self, *, older_than_seconds: float, limit: int = 10_000) -> int:
-        """Delete some of the timings of searches of long ago.
+        """Delete some of the old durations of searches.
 
         Args:
             older_than_seconds: How long ago at least.
@@ -56,7 +56,7 @@ class OperationsRepository(Repository):
         return len(deleted.all())
 
     def list_outdated_statistics(self, *, least: int, share: float) -> Sequence[str]:
-        """Tables of which much was changed since their statistics were made.
+        """List the tables of which much was changed since their last ANALYZE.
 
         Args:
             least: More rows than this were changed.
@@ -70,7 +70,7 @@ class OperationsRepository(Repository):
         return self.session.scalars(OUTDATED_STATISTICS, values).all()
 
     def analyze(self, table: str) -> None:
-        """Renew the statistics of a table; a role that does not own it is passed over.
+        """Renew the statistics of a table; a table that the role does not own is skipped.
 
         Args:
             table: One of ``list_outdated_statistics``.

@@ -115,7 +115,7 @@ class Secret:
             forms = {"contains": "{c} @> {v}", "equal": "{c} = {v}"}
         else:
             forms = {"equal": "{c} = {v}", "range": "{c} >= {v} AND {c} <= {v}"}
-        return self._filled(forms)
+        return self._fill(forms)
 
     def cheap(self) -> dict[str, tuple[str, str]]:
         """Return conditions that PostgreSQL takes for cheaper than a policy, and asks first.
@@ -131,9 +131,9 @@ class Secret:
             forms = {"key": "{c}['{w}'] IS NOT NULL"}
         elif self.type in {"json", "tsvector", "text[]"}:
             forms = {}
-        return self._filled(forms)
+        return self._fill(forms)
 
-    def _filled(self, forms: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    def _fill(self, forms: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         return {
             name: (
                 form.format(c=self.column, v=self.hit, w=self.word),
@@ -148,14 +148,14 @@ class Secret:
         return self.word, self.wrong
 
     def alike(self, answer: str) -> str:
-        """Return an answer in which it cannot be seen which of the two was asked for."""
+        """Return an answer without the signs by which hit and miss could be told apart."""
         for value in (self.hit, self.miss, self.word, self.wrong):
             answer = answer.replace(value.strip("'"), "?") if value else answer
         return answer
 
 
 class Probe(NamedTuple):
-    """Two statements that somebody who may not see the row must not be able to tell apart."""
+    """Two statements whose answers must be alike for a login that may not see the row."""
 
     name: str
     secret: Secret
@@ -225,7 +225,7 @@ HOSTILE: Final = {
 """Type → an argument that a function may stumble over; of others NULL."""
 
 
-def conditional(secret: Secret, column: str) -> Iterator[Probe]:
+def build_conditions(secret: Secret, column: str) -> Iterator[Probe]:
     """Build statements that fail only if a row holds the secret.
 
     Args:
@@ -272,8 +272,8 @@ def conditional(secret: Secret, column: str) -> Iterator[Probe]:
         yield Probe("stack depth", secret, *(form.format(w=w) for w in secret.words))
 
 
-def early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
-    """Build statements in which what may run before the policy is given the secret's row.
+def build_early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
+    """Build statements that give the secret's row to functions which may run before the policy.
 
     Functions that PostgreSQL ships so are asked together, each other one alone.
     """
@@ -304,7 +304,7 @@ def early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
         yield Probe("shipped functions", secret, form.format(hit), form.format(miss))
 
 
-def explained(
+def build_explains(
     secret: Secret, victim: Mapping[str, str], indexes: Sequence[Index], *, run: bool
 ) -> Iterator[Probe]:
     """Build EXPLAIN, or EXPLAIN ANALYZE, of every way to ask for the secret.
@@ -323,7 +323,7 @@ def explained(
         yield Probe(name, secret, hit, miss)
 
 
-def nearest(
+def build_nearest(
     table: str, indexes: Sequence[Index], model: str, near: str, far: str
 ) -> Iterator[Probe]:
     """Build EXPLAIN ANALYZE of the nearest vector, by every index of vectors of a model.
@@ -348,7 +348,7 @@ def nearest(
             yield Probe(index.name, secret, form.format(near), form.format(far))
 
 
-def inserted(
+def build_inserts(
     table: str,
     columns: Sequence[Column],
     index: Index,
@@ -357,7 +357,7 @@ def inserted(
     theirs: Mapping[str, Any],
     fresh: Sequence[Mapping[str, Any]],
 ) -> Probe:
-    """Build INSERTs of an own row with the key of another's, and with one that nobody has.
+    """Build INSERTs of an own row with the key of another's row, and with one that no row has.
 
     Args:
         table: Quoted.
@@ -365,9 +365,9 @@ def inserted(
         index: A unique one, of columns alone.
         row: One of one's own, as JSON.
         theirs: The other's.
-        fresh: Two rows of values that nobody has.
+        fresh: Two rows of values that no row has.
     """
-    written = ", ".join(quoted(each.name) for each in columns if each.name in row)
+    written = ", ".join(quote(each.name) for each in columns if each.name in row)
     keys = [key.strip('"') for key in index.keys]
     given = [
         {
@@ -386,7 +386,7 @@ def inserted(
     return Probe(index.name, named, form.format(hit), form.format(miss))
 
 
-def called(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator[Probe]:
+def build_calls(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator[Probe]:
     """Build calls of a function that are given the secret, in each argument that may take it."""
     hit, miss = secret.words
     forms = {
@@ -408,7 +408,7 @@ def called(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator[Prob
             yield Probe(f"{name}()", secret, call.format(w=hit), call.format(w=miss))
 
 
-def timed(secret: Secret) -> Iterator[Probe]:
+def build_timings(secret: Secret) -> Iterator[Probe]:
     """Build statements that may take longer, or less, where a row holds the secret."""
     first = next(iter(secret.conditions().items()))
     for name, conditions in (first, *secret.cheap().items()):
@@ -439,7 +439,7 @@ def _with_others(
             yield index.name, (hit, miss)
 
 
-def quoted(identifier: str) -> str:
+def quote(identifier: str) -> str:
     """Quote a name where it needs it."""
     return str(dialect().identifier_preparer.quote(identifier))  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Logins of the three groups, and who may do what."""
+"""The logins of the three groups, and their rights."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Member(NamedTuple):
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """What makes it more than the group it is in, a few words each."""
+        """The rights beyond those of the group, a few words each."""
         found = {
             "is a superuser": self.superuser,
             "passes over row security (BYPASSRLS)": self.bypasses_security,
@@ -147,7 +147,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Rights:
-    """Who may do what with one object.
+    """The rights of each group on one object.
 
     Attributes:
         kind: ``table``, ``view``, ``sequence`` or ``function``.
@@ -163,7 +163,7 @@ class Rights:
 
 
 class RoleRepository(Repository):
-    """Makes and drops logins of the three groups, and shows what these may do.
+    """Makes and drops logins of the three groups, and shows their rights.
 
     Roles are of the whole server; what the groups may do is of this database.
     """
@@ -186,7 +186,7 @@ class RoleRepository(Repository):
         """
         _check_name(name)
         if not password or "\0" in password:
-            raise InvalidValue("a password is neither empty nor has it a NUL character")
+            raise InvalidValue("a password must not be empty or hold a NUL character")
         connection: Any = self.session.connection().connection.driver_connection
         verifier = connection.pgconn.encrypt_password(
             password.encode(), name.encode(), b"scram-sha-256"
@@ -207,7 +207,7 @@ class RoleRepository(Repository):
                 case UndefinedObject():
                     raise _no_groups() from error
                 case InsufficientPrivilege():
-                    me = self._quoted(self._current_user())
+                    me = self._quote(self._current_user())
                     raise NotPermitted(
                         f"{me} may not make logins of {group}; a superuser allows it with: "
                         f"ALTER ROLE {me} CREATEROLE; GRANT {group} TO {me} WITH ADMIN OPTION"
@@ -239,7 +239,7 @@ class RoleRepository(Repository):
         except DBAPIError as error:
             match error.orig:
                 case DependentObjectsStillExist() as refusal:
-                    quoted = self._quoted(name)
+                    quoted = self._quote(name)
                     raise RoleInUse(
                         f"{name!r} is needed: {refusal.diag.message_detail}\nIn each database that "
                         f"has such objects, hand them over with: REASSIGN OWNED BY {quoted} TO "
@@ -251,14 +251,14 @@ class RoleRepository(Repository):
                     ) from error
                 case InsufficientPrivilege():
                     raise NotPermitted(
-                        f"{self._quoted(self._current_user())} may not drop {name!r}: since "
-                        "PostgreSQL 16 whoever made a role may, and a superuser"
+                        f"{self._quote(self._current_user())} may not drop {name!r}: since "
+                        "PostgreSQL 16 only its maker and superusers may"
                     ) from error
                 case _:
                     raise
 
     def list_members(self) -> list[Member]:
-        """The groups, and every role that is in one of them, by name.
+        """Return the groups, and every role that is in one of them, by name.
 
         Raises:
             DatabaseNotReady: The server lacks one of the groups.
@@ -269,7 +269,7 @@ class RoleRepository(Repository):
         return found
 
     def list_rights(self) -> list[Rights]:
-        """What the groups, and everybody, may do with each table, view, sequence and function.
+        """List the rights of the groups, and of PUBLIC, on each table, view, sequence and function.
 
         Raises:
             DatabaseNotReady: The server lacks one of the groups.
@@ -296,7 +296,7 @@ class RoleRepository(Repository):
     def _current_user(self) -> str:
         return str(self.session.scalar(text("SELECT current_user")))
 
-    def _quoted(self, name: str) -> str:
+    def _quote(self, name: str) -> str:
         return str(self.session.scalar(text("SELECT quote_ident(:name)"), {"name": name}))
 
 

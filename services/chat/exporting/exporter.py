@@ -1,4 +1,4 @@
-"""Conversations out of the archive: to be read, to be kept, to go on elsewhere."""
+"""Exports of conversations: to be read, to be kept, to be imported elsewhere."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class ChatExporter:
             conversation = work.chat.get_by_reference(reference)
             messages = work.messages.list_messages(conversation.id, branch=None)
         write, suffix = _WRITERS[to]
-        return Exported(write(conversation, messages), f"{_named(conversation)}{suffix}")
+        return Exported(write(conversation, messages), f"{_name_file(conversation)}{suffix}")
 
 
 def as_json(conversation: Conversation, messages: Sequence[Message]) -> dict[str, Any]:
-    """All that is stored of a conversation but what the database computes; times in UTC."""
+    """Return everything stored of a conversation but what the database computes; times in UTC."""
     return {
         "format": JSON_FORMAT,
         "version": JSON_VERSION,
@@ -106,7 +106,7 @@ def as_json(conversation: Conversation, messages: Sequence[Message]) -> dict[str
     }
 
 
-def _dumped(
+def _write_json(
     shape: Callable[[Conversation, Sequence[Message]], Any],
 ) -> Callable[[Conversation, Sequence[Message]], str]:
     def write(conversation: Conversation, messages: Sequence[Message]) -> str:
@@ -117,17 +117,17 @@ def _dumped(
 
 _WRITERS: Final[Mapping[Format, tuple[Callable[[Conversation, Sequence[Message]], str], str]]] = {
     "markdown": (as_markdown, ".md"),
-    "json": (_dumped(as_json), ".json"),
-    "openwebui": (_dumped(as_openwebui), ".openwebui.json"),
+    "json": (_write_json(as_json), ".json"),
+    "openwebui": (_write_json(as_openwebui), ".openwebui.json"),
 }
 
 
 def _exact(moment: datetime | None) -> str | None:
-    """ISO 8601 in UTC, to the microsecond."""
+    """Format a time as ISO 8601 in UTC, to the microsecond."""
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _named(conversation: Conversation) -> str:
+def _name_file(conversation: Conversation) -> str:
     words = "".join(c if c.isalnum() else " " for c in conversation.title).split()
     title = "-".join(words)[:MAX_NAME_CHARACTERS].strip("-")
     return "-".join(each for each in (title, conversation.id.hex[:8]) if each)

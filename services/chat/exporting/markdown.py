@@ -1,4 +1,4 @@
-"""A conversation to be read by people."""
+"""A conversation in Markdown, for people to read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FENCE: Final = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)")
 
 
 def as_markdown(conversation: Conversation, messages: Sequence[Message]) -> str:
-    """The conversation as Markdown: its title, what is known of it, its turns, what was abandoned.
+    """Return the conversation as Markdown: title, details, turns, and abandoned branches.
 
     What was said stands as it is. A block of code that it leaves open is closed after it, or the
     turns that follow would be read as code.
@@ -39,7 +39,7 @@ def as_markdown(conversation: Conversation, messages: Sequence[Message]) -> str:
 
 
 def iso(moment: datetime) -> str:
-    """A time as ISO 8601 in UTC, to the second: ``2025-01-15T14:30:22Z``."""
+    """Format a time as ISO 8601 in UTC, to the second: ``2025-01-15T14:30:22Z``."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -47,7 +47,9 @@ def _parts(conversation: Conversation, messages: Sequence[Message]) -> Iterator[
     main = [each for each in messages if each.branch == 0]
     abandoned = [each for each in messages if each.branch != 0]
     yield f"# {' '.join(conversation.title.split()) or 'Untitled conversation'}"
-    yield "\n".join(f"- {name}: {value}" for name, value in _known(conversation, main, abandoned))
+    yield "\n".join(
+        f"- {name}: {value}" for name, value in _list_details(conversation, main, abandoned)
+    )
     names = ROLE_NAMES
     if assistant := ASSISTANTS.get(conversation.source_type):
         names = {**ROLE_NAMES, "assistant": assistant}
@@ -64,7 +66,7 @@ def _parts(conversation: Conversation, messages: Sequence[Message]) -> Iterator[
             yield from _turn("####", message, names)
 
 
-def _known(
+def _list_details(
     conversation: Conversation, main: Sequence[Message], abandoned: Sequence[Message]
 ) -> Iterator[tuple[str, object]]:
     yield "Id", f"`{conversation.id}`"
@@ -83,9 +85,9 @@ def _known(
 
 
 def _turn(heading: str, message: Message, names: Mapping[Role, str]) -> Iterator[str]:
-    """Turns are counted from 1."""
+    """Yield the lines of a turn; turns are counted from 1."""
     yield (f"{heading} {message.position + 1}. {names[message.role]} ({iso(message.created_at)})")
-    fence = _left_open(message.content)
+    fence = _find_open_fence(message.content)
     yield message.content if fence is None else f"{message.content}\n{fence}"
 
 
@@ -96,8 +98,8 @@ def _fork(before: Message | None) -> str:
     return after if before.branch == 0 else f"{after} of branch {before.branch}"
 
 
-def _left_open(content: str) -> str | None:
-    """The fence of a block of code that the content does not close, or None."""
+def _find_open_fence(content: str) -> str | None:
+    """Return the fence of a block of code that the content does not close, or None."""
     left_open: str | None = None
     for line in content.splitlines():
         found = FENCE.fullmatch(line)

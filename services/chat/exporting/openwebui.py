@@ -11,7 +11,7 @@ from pgcorpus.services.chat.exporting.tree import turns_before
 
 
 def as_openwebui(conversation: Conversation, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """An export of one conversation, with its branches as the tree that they are.
+    """Return an export of one conversation, with its branches as a tree.
 
     OpenWebUI knows times to the second.
 
@@ -63,6 +63,6 @@ def _key(message: Message | None) -> str | None:
 
 
 def _model(message: Message) -> dict[str, str]:
-    """The model that answered, where the source said which."""
+    """Return the model that answered, where the source said which."""
     model = message.details.get("model")
     return {"model": model} if message.role == "assistant" and isinstance(model, str) else {}

@@ -1,4 +1,4 @@
-"""Which turn came before which: the tree that branches and positions stand for."""
+"""The order of turns: the tree that branches and positions stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgcorpus.db.models.chat import Message
 
 
 def turns_before(messages: Sequence[Message]) -> dict[UUID, Message | None]:
-    """The turn before each turn of a conversation.
+    """Return the turn before each turn of a conversation.
 
     It is at the position before, and of the greatest branch that is not above the turn's own (see
     ``Message.branch``). Where rows were deleted behind the repository's back, the nearest earlier

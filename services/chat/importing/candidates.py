@@ -1,4 +1,4 @@
-"""The values of a file, read: conversations, what is refused, and what is neither."""
+"""The values of a file, read as candidates: conversations, what is refused, and what is neither."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Key = tuple[str, str]
 LEGACY: Final = chroma.SOURCE
 
 BROKEN: Final = "broken"
-"""In place of a format: nobody can tell."""
+"""In place of a format that cannot be told."""
 
 BATCH_MESSAGES: Final = 2000
 BATCH_BYTES: Final = 4 * 1024**2
@@ -44,7 +44,7 @@ LANGUAGE_SAMPLE: Final = 10_000
 
 
 class NoConversations(ImportFailed):
-    """It holds no conversations; it does not leave the importer."""
+    """The file holds no conversations. It does not leave the importer."""
 
     def __init__(self) -> None:
         super().__init__(f"it holds no conversations; known formats: {', '.join(READERS)}")
@@ -52,7 +52,7 @@ class NoConversations(ImportFailed):
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A value of a file that a reader has seen.
+    """A value of a file after a reader has read it.
 
     Attributes:
         element: As it stands.
@@ -78,13 +78,13 @@ class Candidate:
 
     @cached_property
     def key(self) -> Key | None:
-        """What the conversation is known by."""
+        """The identifier of the conversation in its source, or None."""
         return None if self.record is None else (self.record.source_type, self.record.source_id)
 
 
 @dataclass
 class Batch:
-    """What one transaction takes: no conversation twice.
+    """The candidates of one transaction, each conversation once.
 
     Attributes:
         candidates: In the order of the file.
@@ -102,15 +102,15 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether its transaction is long enough."""
+        """True if the transaction is long enough."""
         return self.messages >= BATCH_MESSAGES or self.size_bytes >= BATCH_BYTES
 
     def is_long(self) -> bool:
-        """Whether nothing else should be in memory beside it."""
+        """Return whether the batch is so long that nothing else should be in memory beside it."""
         return self.size_bytes > BATCH_BYTES
 
     def add(self, candidate: Candidate) -> None:
-        """Take it."""
+        """Add a candidate."""
         self.candidates.append(candidate)
         self.size_bytes += candidate.element.size_bytes
         self.end = candidate.element.offset + candidate.element.size_bytes
@@ -120,7 +120,7 @@ class Batch:
 
 
 class Reading:
-    """How values are read.
+    """The options and steps of reading a value.
 
     Args:
         format: The only format to take, or ``auto``.
@@ -135,20 +135,23 @@ class Reading:
         self._language = language
 
     def takes(self, format: str) -> bool:  # noqa: A002 - as above
-        """Whether conversations of the format are asked for."""
+        """Return whether conversations of the format are wanted."""
         return format in self._formats
 
     def knows(self, element: Element) -> bool:
-        """Whether the value is a conversation, perhaps broken; most others are not even parsed."""
+        """Return whether the value is a conversation, perhaps broken.
+
+        Most others are not even parsed.
+        """
         if element.text is None:
-            return True  # nobody can tell
+            return True  # it cannot be told
         marks = (mark for name in self._formats for mark in READERS[name].marks)
         return any(mark in element.text for mark in marks) and (
             self.candidate(element).format is not None
         )
 
     def candidate(self, element: Element) -> Candidate:
-        """Read one value; a fault in it, or in its reader, is its own alone."""
+        """Read one value; a fault in it, or in its reader, concerns this value alone."""
         if element.size_bytes > BATCH_BYTES:
             _give_memory_back()
         try:
@@ -161,7 +164,7 @@ class Reading:
             return Candidate(element=element, reason=reason)
         try:
             parsed = READERS[format_].read(raw, strict=self._strict)
-            changes = [*_told(damage, strict=self._strict), *parsed.changes]
+            changes = [*_list_damage(damage, strict=self._strict), *parsed.changes]
         except NothingSaid as nothing:
             return Candidate(element=element, format=format_, reason=str(nothing), is_skipped=True)
         except Unacceptable as refusal:
@@ -180,7 +183,7 @@ class Reading:
         )
 
     def _format_of(self, raw: Any) -> str | None:  # noqa: ANN401 - any JSON
-        """The format of a value, of those that are asked for."""
+        """Return the format of a value, among the wanted ones."""
         for name in self._formats:
             format_ = READERS[name]
             takes = (self._is_asked_for and format_.accepts) or format_.recognises
@@ -189,7 +192,7 @@ class Reading:
         return None
 
     def _languages(self, record: ConversationRecord) -> list[str]:
-        """The text search configuration of each message."""
+        """Return the text search configuration of each message."""
         if isinstance(self._language, str):
             return [message.language or self._language for message in record.messages]
         texts = [message.content[:LANGUAGE_SAMPLE] for message in record.messages]
@@ -202,7 +205,9 @@ class Reading:
 
 
 def _give_memory_back() -> None:
-    """Give the system what is free: the next long conversation seldom fits the holes of the last.
+    """Return free memory to the system.
+
+    The next long conversation seldom fits the holes of the last.
 
     Of itself glibc gives back only what is on top of its heaps (malloc_trim(3)): four conversations
     of 55 MiB in a row took 510 MiB without this, and 360 with it. Elsewhere nothing is done.
@@ -212,7 +217,7 @@ def _give_memory_back() -> None:
 
 
 def batches(candidates: Iterator[Candidate]) -> Iterator[Batch]:
-    """The candidates, together; those before an error are yielded before it is raised.
+    """Yield the candidates in batches; those before an error are yielded before it is raised.
 
     Who is done with a batch empties it, or it would be in memory while the next is read.
     """
@@ -236,8 +241,8 @@ def batches(candidates: Iterator[Candidate]) -> Iterator[Batch]:
         raise failure
 
 
-def _told(damage: Damage | None, *, strict: bool) -> list[Change]:
-    """What is recorded of bytes that are not UTF-8.
+def _list_damage(damage: Damage | None, *, strict: bool) -> list[Change]:
+    """List the changes to record for bytes that are not UTF-8.
 
     Raises:
         Unacceptable: They may not be replaced.
@@ -251,7 +256,10 @@ def _told(damage: Damage | None, *, strict: bool) -> list[Change]:
 
 
 def _hash(record: ConversationRecord, languages: Sequence[str]) -> bytes:
-    """SHA-256 of a conversation; with other languages than ever the same one is another."""
+    """Return the SHA-256 of a conversation.
+
+    With other languages than ever, the same one has another.
+    """
     digest = hashlib.sha256()
     said = [record.source_type, record.source_id, record.title, record.is_saved]
     digest.update(_canonical([*said, record.created_at, record.source_updated_at]))

@@ -9,7 +9,7 @@ from pgcorpus.services.chat.importing.parts import Kind, Spoken
 from pgcorpus.services.chat.importing.rules import ConversationDraft, Parsed, compact
 from pgcorpus.services.chat.importing.tree import Fields, Node, Turn, messages
 from pgcorpus.services.importers.draft import Rule, Unacceptable
-from pgcorpus.services.importers.text import worded
+from pgcorpus.services.importers.text import as_words
 
 SOURCE: Final = "chatgpt"
 
@@ -44,7 +44,7 @@ HIDDEN: Final = "is_visually_hidden_from_conversation"
 
 
 def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether the value is a conversation of this format, perhaps broken."""
+    """Return whether the value is a conversation of this format, perhaps broken."""
     return isinstance(raw, dict) and "mapping" in raw
 
 
@@ -65,7 +65,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
         raise Unacceptable("its mapping is not an object")
     nodes = [_node(draft, id_, node) for id_, node in mapping.items()]
     name = "conversation_id" if raw.get("conversation_id") is not None else "id"
-    return draft.parsed(
+    return draft.finish(
         source_type=SOURCE,
         source_id=draft.conversation_id(name, raw),
         title=draft.title("title", raw.get("title")),
@@ -90,14 +90,17 @@ def _node(draft: ConversationDraft, id_: str, raw: Any) -> Node:  # noqa: ANN401
 
 
 def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn | None:
-    """What a message says, or None; ChatGPT's own empty first messages are not worth telling."""
+    """Read the turn of a message, or None.
+
+    ChatGPT's own empty first messages are not worth recording.
+    """
     if not message:
         return None
     author = draft.as_object(f"{name}.author", message.get("author"))
     metadata = draft.as_object(f"{name}.metadata", message.get("metadata"))
     hidden = metadata.get(HIDDEN) is True
     files = _attachments(draft, f"{name}.metadata.attachments", metadata.get("attachments"))
-    spoken = _spoken(draft, f"{name}.content", message.get("content"), files)
+    spoken = _read_text(draft, f"{name}.content", message.get("content"), files)
     if not spoken.texts:
         if not hidden and message.get("weight") != 0:
             draft.change(name, message, None, Rule.EMPTY)
@@ -121,17 +124,22 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
 
 
 def _attachments(draft: ConversationDraft, name: str, given: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
-    """The files that came with a message: identifier → name."""
+    """Return the files that came with a message: identifier → name."""
     found = {}
     for index, each in enumerate(draft.as_list(name, given)):
         attachment = draft.as_object(f"{name}[{index}]", each)
-        if (title := worded(attachment.get("name"))) is not None:
+        if (title := as_words(attachment.get("name"))) is not None:
             found[str(attachment.get("id", index))] = title
     return found
 
 
-def _spoken(draft: ConversationDraft, name: str, content: Any, files: Mapping[str, str]) -> Spoken:  # noqa: ANN401
-    """The text of a message, with a placeholder for each of its files."""
+def _read_text(
+    draft: ConversationDraft,
+    name: str,
+    content: Any,  # noqa: ANN401
+    files: Mapping[str, str],
+) -> Spoken:
+    """Read the text of a message, with a placeholder for each of its files."""
     shown = set()
     if isinstance(content, dict) and isinstance(parts := content.get("parts"), list):
         named = []
@@ -147,7 +155,7 @@ def _spoken(draft: ConversationDraft, name: str, content: Any, files: Mapping[st
 
 
 def _file_of(part: Any, files: Mapping[str, str]) -> str | None:  # noqa: ANN401 - any JSON
-    """Which of the files a part shows: ``file-service://file-abc`` is the file ``file-abc``."""
+    """Return the file that a part shows: ``file-service://file-abc`` is the file ``file-abc``."""
     pointer = part.get("asset_pointer") if isinstance(part, dict) else None
     file = pointer.rsplit("/", 1)[-1] if isinstance(pointer, str) else None
     return file if file in files else None

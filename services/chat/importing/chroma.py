@@ -72,7 +72,7 @@ _CHUNK = re.compile(r"[_:-]+chunk[_:-]*\d+$", re.IGNORECASE)
 
 
 def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether the value is a conversation as ``open_store`` gives it."""
+    """Return whether the value is a conversation as ``open_store`` gives it."""
     return isinstance(raw, dict) and raw.keys() == {"collection", "metadata", "documents"}
 
 
@@ -91,7 +91,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
     metadata = draft.as_object("metadata", raw.get("metadata"))
     documents = [each for each in raw.get("documents") or () if isinstance(each, str)]
     begun = draft.time("earliest_ts", _number(metadata.get("earliest_ts")))
-    return draft.parsed(
+    return draft.finish(
         source_type=_source(metadata.get("source")),
         source_id=draft.conversation_id("id", metadata),
         title=draft.title("title", metadata.get("title")),
@@ -103,8 +103,8 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
 
 
 def _turns(draft: ConversationDraft, text: str) -> list[MessageRecord]:
-    """The turns of a text as messages; that nobody said the first is recorded."""
-    turns = _spoken(text)
+    """Return the turns of a text as messages, and record it if the first has no speaker."""
+    turns = _split_speakers(text)
     if turns and turns[0][0] is None:
         draft.change("documents", None, NOBODY, Rule.ROLE)
     return [
@@ -113,8 +113,11 @@ def _turns(draft: ConversationDraft, text: str) -> list[MessageRecord]:
     ]
 
 
-def _spoken(text: str) -> list[tuple[Role | None, str]]:
-    """Who says what in a text, without blanks around it; None says what precedes the first turn."""
+def _split_speakers(text: str) -> list[tuple[Role | None, str]]:
+    """Split a text into speakers and their words without blanks around.
+
+    None speaks before the first turn.
+    """
     pattern = next((each for each in _TURNS if each.search(text)), _TURNS[0])
     before, *pieces = pattern.split(text)
     speakers = [None, *(SPEAKERS[who.lower()] for who in pieces[::2])]
@@ -123,13 +126,13 @@ def _spoken(text: str) -> list[tuple[Role | None, str]]:
 
 
 def _source(given: Any) -> str:  # noqa: ANN401 - any JSON
-    """Where the conversation was from before it was in the store."""
+    """Return the source that the conversation had before it was in the store."""
     name = given.strip().lower() if isinstance(given, str) else ""
     return name[:MAX_SOURCE] or SOURCE
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """A time that stands as a text of digits, as the number that it is."""
+    """Convert a time that is a text of digits to the number that it is."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -138,7 +141,7 @@ def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 @contextmanager
 def open_store(path: Path) -> Iterator[Iterator[Element]]:
-    """The conversations of a store, in the order of their identifiers.
+    """Provide the conversations of a store, in the order of their identifiers.
 
     Chroma writes into what it opens: a copy is opened, and deleted.
 
@@ -196,7 +199,7 @@ def _copy(path: Path, folder: Path) -> None:
 
 
 def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb is an extra
-    """Every conversation as an object of ``read``'s shape, with its vectors."""
+    """Yield every conversation as an object of ``read``'s shape, with its vectors."""
     offset = 0
     try:
         for collection in client.list_collections():
@@ -209,7 +212,7 @@ def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb
 
 
 def _groups(collection: Any) -> list[list[str]]:  # noqa: ANN401 - as above
-    """The keys of the records of each conversation, in order."""
+    """Return the keys of the records of each conversation, in order."""
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for start in range(0, collection.count(), RECORDS):
         page = collection.get(limit=RECORDS, offset=start, include=["metadatas"])
@@ -220,7 +223,10 @@ def _groups(collection: Any) -> list[list[str]]:  # noqa: ANN401 - as above
 
 
 def _place(key: str, metadata: dict[str, Any]) -> int:
-    """Which of its conversation's chunks a record is; the end of its key may say it, too."""
+    """Return the number of a record among its conversation's chunks.
+
+    The end of its key may say it, too.
+    """
     for said in (metadata.get("chunk_index"), key):
         if number := _NUMBER.search(str(said)):
             return int(number[1])
@@ -228,13 +234,13 @@ def _place(key: str, metadata: dict[str, Any]) -> int:
 
 
 def _identifier(key: str, metadata: dict[str, Any]) -> str:
-    """Which conversation a record is of: chunks may number the identifier, too."""
+    """Return the conversation of a record: chunks may number the identifier, too."""
     identifier = str(metadata.get("id") or key)
     return _CHUNK.sub("", identifier) if metadata.get("is_chunk") else identifier
 
 
 def _batches(groups: Sequence[list[str]]) -> Iterator[list[list[str]]]:
-    """Conversations of together about ``RECORDS`` records."""
+    """Yield conversations of together about ``RECORDS`` records."""
     batch: list[list[str]] = []
     for keys in groups:
         batch.append(keys)
@@ -246,7 +252,7 @@ def _batches(groups: Sequence[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def _readable(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:  # noqa: ANN401 - as above
-    """The conversations of a batch, one by one where the client stumbles over one of them."""
+    """Yield the conversations of a batch, one by one where the client stumbles over one of them."""
     try:
         yield from list(_elements(collection, batch, offset))
     except Exception as error:  # noqa: BLE001 - it is kept, and the others go in
@@ -286,7 +292,7 @@ def _vectors(
     chosen: Sequence[int],
     documents: Sequence[str],
 ) -> StoredVectors | None:
-    """The vectors of a conversation's records, if the store has one for each."""
+    """Return the vectors of a conversation's records, if the store has one for each."""
     if embeddings is None or any(embeddings[row] is None for row in chosen):
         return None
     rows = np.asarray([embeddings[row] for row in chosen], dtype=np.float32)
@@ -295,13 +301,13 @@ def _vectors(
 
 
 def _only_turn(document: str) -> str:
-    """What a message says of which the document is all there is; else the document."""
-    turns = _spoken(document)
+    """Return the words of the only turn of a document; else the document."""
+    turns = _split_speakers(document)
     return turns[0][1] if len(turns) == 1 else document
 
 
 def _model(collection: Any, dimensions: int) -> str | None:  # noqa: ANN401 - as above
-    """The model of a collection's vectors, as it or its embedding function says."""
+    """Return the model of a collection's vectors, as it or its embedding function says."""
     function = (getattr(collection, "configuration_json", None) or {}).get("embedding_function")
     for said in (collection.metadata or {}, (function or {}).get("config") or {}):
         for key in MODEL_KEYS:

@@ -9,7 +9,7 @@ from pgcorpus.services.chat.importing.parts import Kind, Spoken
 from pgcorpus.services.chat.importing.rules import ConversationDraft, Parsed, compact
 from pgcorpus.services.chat.importing.tree import Fields, Node, Turn, messages
 from pgcorpus.services.importers.draft import Rule, Unacceptable
-from pgcorpus.services.importers.text import worded
+from pgcorpus.services.importers.text import as_words
 
 SOURCE: Final = "claude"
 
@@ -40,7 +40,7 @@ UNSUPPORTED: Final = "This block is not supported on your current device yet."
 
 
 def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether the value is a conversation of this format, perhaps broken."""
+    """Return whether the value is a conversation of this format, perhaps broken."""
     return isinstance(raw, dict) and "chat_messages" in raw
 
 
@@ -61,7 +61,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
         raise Unacceptable("its chat_messages are not a list")
     leaf = raw.get("current_leaf_message_uuid")
     fields = FIELDS if leaf is None else FIELDS_WITH_LEAF
-    return draft.parsed(
+    return draft.finish(
         source_type=SOURCE,
         source_id=draft.conversation_id("uuid", raw),
         title=draft.title("name", raw.get("name")),
@@ -73,7 +73,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
 
 
 def _nodes(draft: ConversationDraft, listed: Sequence[Any]) -> list[Node]:
-    """The messages; one that names no parent answers the one before it in the list."""
+    """Return the messages; one that names no parent answers the one before it in the list."""
     seen: dict[str, Any] = {}
     nodes: list[Node] = []
     for index, each in enumerate(listed):
@@ -91,7 +91,7 @@ def _nodes(draft: ConversationDraft, listed: Sequence[Any]) -> list[Node]:
 
 
 def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn | None:
-    spoken = _spoken(draft, name, message)
+    spoken = _read_text(draft, name, message)
     files = [
         *_files(draft, f"{name}.attachments", message.get("attachments"), spoken),
         *_files(draft, f"{name}.files", message.get("files"), spoken),
@@ -109,8 +109,8 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
     )
 
 
-def _spoken(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Spoken:
-    """What the blocks say; ``text`` is a second, poorer copy of it, or all there is."""
+def _read_text(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Spoken:
+    """Read the text of the blocks; ``text`` is a second, poorer copy of it, or all there is."""
     spoken = Spoken(draft, KINDS)
     spoken.add(f"{name}.content", message.get("content"))
     text = message.get("text")
@@ -122,19 +122,22 @@ def _spoken(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Spo
 
 
 def _lines(text: str) -> set[str]:
-    """The lines that say something, but for the fence around what is not supported."""
+    """Return the lines with text, but for the fence around what is not supported."""
     lines = {line.strip() for line in text.splitlines()}
     return lines - {"", "```", UNSUPPORTED}
 
 
 def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:  # noqa: ANN401
-    """The names of files; the text that was found in them is spoken after the message's own."""
+    """Return the names of files.
+
+    The text that was found in them is spoken after the message's own.
+    """
     names = []
     for index, each in enumerate(draft.as_list(name, given)):
         file = draft.as_object(f"{name}[{index}]", each)
-        title = worded(file.get("file_name"))
+        title = as_words(file.get("file_name"))
         spoken.mention("image" if file.get("file_kind") == "image" else "file", [title])
-        if (text := worded(file.get("extracted_content"))) is not None:
+        if (text := as_words(file.get("extracted_content"))) is not None:
             spoken.texts[-1] += f"\n{text}"
         if title is not None:
             names.append(title)

@@ -1,4 +1,4 @@
-"""What becomes of a conversation that may be stored already."""
+"""The decision on a conversation that may be stored already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgcorpus.services.importers.report import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done with a conversation.
+    """The outcome for a conversation, and what is written.
 
     Attributes:
         outcome: How it counts.
@@ -31,7 +31,7 @@ class Decision:
 
     @property
     def writes(self) -> bool:
-        """Whether the conversation is written."""
+        """Return whether the conversation is written."""
         return self.outcome in {"added", "updated"}
 
 
@@ -44,7 +44,7 @@ def decide(
     first: str | None,
     legacy: bool,
 ) -> Decision:
-    """Decide what becomes of one conversation.
+    """Decide whether a conversation is added, replaced, kept or refused.
 
     Args:
         record: The conversation.
@@ -79,8 +79,8 @@ def decide(
     return Decision("updated", known.id, changes)
 
 
-def replaced(former: Former) -> Change:
-    """What the history keeps of a message that is another now, or gone."""
+def describe_replacement(former: Former) -> Change:
+    """Build the change that records a message that was replaced or deleted."""
     name = f"messages.{former.source_id}"
     if former.present is None:
         gone = {"role": former.role, "content": former.content}

@@ -1,4 +1,4 @@
-"""Which provider a conversation is from, by what it is made of."""
+"""The provider of a conversation, detected by its fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one provider writes a conversation.
+    """The format of one provider.
 
     Attributes:
         read: One JSON value → a conversation that can be stored.

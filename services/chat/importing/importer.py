@@ -1,4 +1,4 @@
-"""Chat exports into the archive: conversation by conversation, whatever the file's length."""
+"""The import of chat exports: conversation by conversation, whatever the file's length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pgcorpus.services.chat.importing.candidates import (
     Reading,
     batches,
 )
-from pgcorpus.services.chat.importing.decisions import Decision, decide, replaced
+from pgcorpus.services.chat.importing.decisions import Decision, decide, describe_replacement
 from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
 from pgcorpus.services.importers.files import Found, printable
@@ -38,8 +38,8 @@ from pgcorpus.services.importers.importer import (
     RetryingImporter,
     Run,
     ahead,
-    counted,
-    persisted,
+    fill_row,
+    persist,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, ImportReport, Reject, Skipped
@@ -100,7 +100,7 @@ class ChatImporter(RetryingImporter):
         """
         files = find(paths)
         bar = Bar(progress or (lambda _done, _total: None), sum(each.size_bytes for each in files))
-        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
+        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
                 filling.take(found, asked=found.path in paths, bar=bar)
             filling.refuse_barren(paths)
@@ -110,12 +110,12 @@ class ChatImporter(RetryingImporter):
         return work.chat_imports
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:  # noqa: ANN401 - any JSON
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:  # noqa: ANN401 - any JSON
         if self._embeddings_model is not None:
             with self._database.unit_of_work() as work:
                 work.embeddings.get_model(self._embeddings_model)
         options |= {"format": self._format, "embeddings_model": self._embeddings_model}
-        with self._recorded(**options) as run:
+        with self._record_run(**options) as run:
             run.report.messages = 0
             reading = Reading(self._format, strict=self._strict, language=run.language)
             yield run, _ChatRun(run, reading, self._embeddings_model)
@@ -123,7 +123,7 @@ class ChatImporter(RetryingImporter):
 
 @dataclass
 class _Tally:
-    """What one transaction has done; it counts only when the transaction is kept."""
+    """The counts of one transaction, which are added to the report when it is kept."""
 
     counts: Counter[str] = field(default_factory=Counter)
     messages: int = 0
@@ -162,7 +162,10 @@ class _ChatRun:
         bar.finish(end - bar.done)
 
     def refuse_barren(self, folders: Sequence[Path]) -> None:
-        """Report the folders of which everything was skipped: who names one expects something."""
+        """Report the folders of which everything was skipped.
+
+        A named folder should hold something.
+        """
         fruits = [fruit for path in self._fruitful for fruit in (path, path.resolve())]
         for folder in folders:
             if folder.is_dir() and not any(
@@ -174,22 +177,22 @@ class _ChatRun:
                 self.report.files.append(FileReport(printable(folder), error=error))
 
     def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
-        """Try what was refused of one file again."""
+        """Try again what was refused of one file."""
         self._take(file, FileReport(file), map(self._again, refused), lambda _done: None)
 
     def _again(self, refused: Refused) -> Candidate:
-        """What was refused, read again, and where the one is that it was refused for."""
-        candidate = self._reading.candidate(_kept(refused))
+        """Read a refused value again, together with the place that it was refused at."""
+        candidate = self._reading.candidate(_rebuild_element(refused))
         return replace(candidate, stands_at=(refused.context or {}).get("stands_at"))
 
     def _take_source(self, source: Source, bar: Bar) -> None:
-        def shown(done: int) -> None:
+        def show(done: int) -> None:
             bar.part(source.size_bytes, min(done, source.length), source.length)
 
         report = FileReport(source.name)
         try:
             with self._way_into(source)() as elements:
-                self._take(source.key, report, map(self._reading.candidate, elements), shown)
+                self._take(source.key, report, map(self._reading.candidate, elements), show)
         except NoConversations as error:
             if not source.asked:
                 self.report.skipped.append(Skipped(source.name, str(error)))
@@ -199,7 +202,7 @@ class _ChatRun:
             self._finish(source.key, report, error)
 
     def _way_into(self, source: Source) -> Opened:
-        """How to open a source so that there is a conversation in it.
+        """Return the opener of a source with which a conversation is found in it.
 
         Raises:
             NoConversations: There is no way.
@@ -234,16 +237,16 @@ class _ChatRun:
         file: str,
         report: FileReport,
         candidates: Iterator[Candidate],
-        shown: Callable[[int], None],
+        show: Callable[[int], None],
     ) -> None:
-        """Import what one file holds; what stands before an error in it is imported."""
+        """Import one file; what stands before an error in it is imported."""
         failure: ImportFailed | None = None
         with closing(ahead(batches(candidates), alone=Batch.is_long)) as read:
             try:
                 for batch in read:
                     self._keep_or_skip(file, report, batch.candidates)
                     batch.candidates.clear()
-                    shown(batch.end)
+                    show(batch.end)
             except ImportFailed as error:
                 failure = error
         self._finish(file, report, failure)
@@ -254,7 +257,7 @@ class _ChatRun:
             if error is None:
                 work.imports.forget_refusals(self._run_id, CORPUS, file)
             row = ImportFile(run_id=self._run_id, file=file, error=report.error)
-            work.imports.add_file(counted(row, report))
+            work.imports.add_file(fill_row(row, report))
         self.report.files.append(report)
 
     def _keep_or_skip(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
@@ -269,7 +272,7 @@ class _ChatRun:
     def _keep(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
         """Keep conversations in one transaction; where one of them cannot be, the others alone."""
         try:
-            tally = self._merged(file, candidates)
+            tally = self._merge_rolled_back(file, candidates)
         except ConstraintViolated as error:
             if len(candidates) > 1:
                 middle = len(candidates) // 2
@@ -279,7 +282,7 @@ class _ChatRun:
             (alone,) = candidates
             if alone.record is None:
                 raise
-            tally = self._merged(file, [replace(alone, record=None, reason=str(error))])
+            tally = self._merge_rolled_back(file, [replace(alone, record=None, reason=str(error))])
         for outcome, number in tally.counts.items():
             setattr(report, outcome, getattr(report, outcome) + number)
         self.report.messages = (self.report.messages or 0) + tally.messages
@@ -292,11 +295,11 @@ class _ChatRun:
             if each.key is not None:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
 
-    def _merged(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
-        return persisted(lambda: self._merge(file, candidates))
+    def _merge_rolled_back(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
+        return persist(lambda: self._merge(file, candidates))
 
     def _merge(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
-        """Decide for each conversation, then write what was decided at once."""
+        """Decide on each conversation, then write all of them at once."""
         tally = _Tally()
         with self._transaction() as work:
             work.imports.lock(CORPUS)
@@ -320,7 +323,7 @@ class _ChatRun:
             tally.messages = written.messages
             former: dict[UUID | None, list[Change]] = defaultdict(list)
             for each in written.former:
-                former[each.conversation_id].append(replaced(each))
+                former[each.conversation_id].append(describe_replacement(each))
             changed = []
             for candidate, decision in zip(candidates, decisions, strict=True):
                 tally.counts[decision.outcome] += 1
@@ -370,8 +373,8 @@ class _ChatRun:
         )
 
 
-def _kept(refused: Refused) -> Element:
-    """What was refused, as it stood: a text is one that JSON could not hold."""
+def _rebuild_element(refused: Refused) -> Element:
+    """Return a refused value as it stood; a text is one that JSON could not hold."""
     payload = refused.payload
     text = payload if isinstance(payload, str) else json.dumps(payload)
     fault = refused.reason if payload is None else None

@@ -10,7 +10,7 @@ from pgcorpus.services.chat.importing.parts import Kind, Spoken
 from pgcorpus.services.chat.importing.rules import ConversationDraft, Parsed, compact
 from pgcorpus.services.chat.importing.tree import Fields, Node, Turn, messages
 from pgcorpus.services.importers.draft import Rule, Unacceptable
-from pgcorpus.services.importers.text import worded
+from pgcorpus.services.importers.text import as_words
 
 SOURCE: Final = "openwebui"
 
@@ -28,7 +28,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether the value is a conversation of this format, perhaps broken."""
+    """Return whether the value is a conversation of this format, perhaps broken."""
     if not isinstance(raw, dict):
         return False
     chat = raw.get("chat", raw)
@@ -40,7 +40,10 @@ def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
 
 
 def accepts(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """As ``recognises``; a bare list of messages, too, which many programs have and write."""
+    """Return whether ``recognises`` does, or the value is a bare list of messages.
+
+    Many programs have and write those.
+    """
     return recognises(raw) or (isinstance(raw, dict) and _is_list_of_messages(raw))
 
 
@@ -69,7 +72,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
     inside = "" if chat is raw else "chat."
     titled = raw if raw.get("title") is not None else chat
     began, when = ("created_at", raw) if raw.get("created_at") is not None else ("timestamp", chat)
-    return draft.parsed(
+    return draft.finish(
         source_type=SOURCE,
         source_id=draft.conversation_id("id", raw if raw.get("id") or not chat.get("id") else chat),
         title=draft.title("title", titled.get("title")),
@@ -81,7 +84,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
 
 
 def _messages(draft: ConversationDraft, inside: str, chat: dict[str, Any]) -> list[MessageRecord]:
-    """The tree of the history, or where there is none the list that old versions kept."""
+    """Return the tree of the history, or where there is none the list that old versions kept."""
     history = draft.as_object(f"{inside}history", chat.get("history"))
     tree = draft.as_object(f"{inside}history.messages", history.get("messages"))
     if tree:
@@ -106,7 +109,7 @@ def _node(draft: ConversationDraft, name: str, id_: str, raw: Any) -> Node:  # n
 
 
 def _in_line(draft: ConversationDraft, name: str, listed: Sequence[Any]) -> list[Node]:
-    """Messages of which each answers the one before it."""
+    """Return messages each of which answers the one before it."""
     seen: dict[str, Any] = {}
     nodes: list[Node] = []
     for index, each in enumerate(listed):
@@ -141,12 +144,15 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
 
 
 def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:  # noqa: ANN401
-    """The names of files. What is in them is not kept: Open WebUI has it by their identifier."""
+    """Return the names of files.
+
+    What is in them is not kept: Open WebUI has it by their identifier.
+    """
     names = []
     for index, each in enumerate(draft.as_list(name, given)):
         file = draft.as_object(f"{name}[{index}]", each)
         kind = "image" if file.get("type") == "image" else "file"
-        title = worded(file.get("name"))
+        title = as_words(file.get("name"))
         spoken.mention(kind, [title])
         if title is not None:
             names.append(title)

@@ -1,4 +1,4 @@
-"""What a message is made of beside text: shown in the text by a placeholder, kept in the details.
+"""The parts of a message beside text: a placeholder in the text, the whole in the details.
 
 A picture is ``[image: cat.png]``; what has text of its own follows its placeholder, so that it is
 found: ``[code: python]`` and the code.
@@ -20,7 +20,7 @@ NO_NAME: Final = frozenset({"", "unknown"})
 
 
 class Kind(NamedTuple):
-    """How one kind of part is shown.
+    """The placeholder of one kind of part.
 
     Attributes:
         label: First word of the placeholder; None shows the text alone.
@@ -50,7 +50,7 @@ PLAIN: Final = Kind(texts=TEXTS)
 
 @dataclass(slots=True)
 class Spoken:
-    """The text of one message, gathered part by part.
+    """The text of one message, collected part by part.
 
     Attributes:
         draft: Where changes are recorded.
@@ -66,7 +66,7 @@ class Spoken:
 
     @property
     def content(self) -> str:
-        """The text whole, empty when nothing is said."""
+        """The whole text, empty when nothing is said."""
         return "\n\n".join(self.texts)
 
     def add(self, name: str, value: Any) -> None:  # noqa: ANN401 - any JSON
@@ -117,7 +117,7 @@ class Spoken:
 
 
 def placeholder(label: str, name: str | None = None) -> str:
-    """What stands in a text for a part that is none."""
+    """Return the placeholder of a part that is no text."""
     return f"[{label}: {name}]" if name else f"[{label}]"
 
 
@@ -130,15 +130,15 @@ def _name(part: dict[str, Any], kind: Kind) -> str | None:
 
 
 def _arguments(given: Any) -> list[str]:  # noqa: ANN401 - any JSON
-    """What a tool was called with, a line for each argument."""
+    """List the arguments of a tool's call, a line for each."""
     if isinstance(given, dict):
-        lines = [f"{key}: {_shown(value)}" for key, value in given.items()]
+        lines = [f"{key}: {_format_argument(value)}" for key, value in given.items()]
         return ["\n".join(lines)] if lines else []
-    shown = _shown(given)
+    shown = _format_argument(given)
     return [shown] if shown.strip() else []
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON
+def _format_argument(value: Any) -> str:  # noqa: ANN401 - any JSON
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False, default=float)

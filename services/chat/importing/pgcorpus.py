@@ -1,4 +1,4 @@
-"""Conversations as this archive exports them itself: whole, as they came from their source."""
+"""Conversations as this archive exports them: complete, as they came from their source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgcorpus.services.chat.exporting.exporter import JSON_FORMAT, JSON_VERSION
 from pgcorpus.services.chat.importing.rules import MAX_SOURCE, ConversationDraft, Parsed
 from pgcorpus.services.importers.draft import Unacceptable
 from pgcorpus.services.importers.language import NAMES
-from pgcorpus.services.importers.text import MAX_NAME, shown
+from pgcorpus.services.importers.text import MAX_NAME, describe_value
 
 SOURCE: Final = "pgcorpus"
 
@@ -21,7 +21,7 @@ MAX_PLACE: Final = 2**31
 
 
 def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether the value is an export of ours, of whatever version."""
+    """Return whether the value is an export of this archive, of whatever version."""
     return isinstance(raw, dict) and raw.get("format") == JSON_FORMAT
 
 
@@ -39,8 +39,8 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
     raw = draft.open(raw)
     if raw.get("version") != JSON_VERSION:
         raise Unacceptable(
-            f"it is of version {shown(raw.get('version'))}, and version {JSON_VERSION} is read "
-            "here; upgrade pgcorpus, then: pgcorpus import retry --corpus chat"
+            f"it is of version {describe_value(raw.get('version'))}, and version {JSON_VERSION} is "
+            "read here; upgrade pgcorpus, then: pgcorpus import retry --corpus chat"
         )
     told, listed = raw.get("conversation"), raw.get("messages")
     if not isinstance(told, dict) or not isinstance(listed, list):
@@ -59,7 +59,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
         raise Unacceptable("two of its messages have the same place")
     if len({each.source_id for each in messages}) < len(messages):
         raise Unacceptable("two of its messages have the same identifier")
-    return draft.parsed(
+    return draft.finish(
         source_type=source_type,
         source_id=_text("source_id", source_id, MAX_NAME),
         title=draft.title("title", told.get("title")),
@@ -97,23 +97,23 @@ def _key(name: str, value: Any) -> UUID:  # noqa: ANN401 - any JSON
     try:
         return UUID(value)
     except (ValueError, TypeError, AttributeError):
-        raise Unacceptable(f"{name} cannot be {shown(value)}") from None
+        raise Unacceptable(f"{name} cannot be {describe_value(value)}") from None
 
 
 def _text(name: str, value: Any, limit: int | None = None) -> str:  # noqa: ANN401 - any JSON
     if not isinstance(value, str) or not value.strip() or len(value) > (limit or len(value)):
-        raise Unacceptable(f"{name} cannot be {shown(value)}")
+        raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     return value
 
 
 def _role(name: str, value: Any) -> Role:  # noqa: ANN401 - any JSON
     if value not in ROLES:
-        raise Unacceptable(f"{name} cannot be {shown(value)}")
+        raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     role: Role = value
     return role
 
 
 def _place(name: str, value: Any) -> int:  # noqa: ANN401 - any JSON
     if type(value) is not int or not 0 <= value < MAX_PLACE:
-        raise Unacceptable(f"{name} cannot be {shown(value)}")
+        raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     return value

@@ -1,4 +1,6 @@
-"""What a conversation as it stands becomes: readings shared by all formats, each change recorded.
+"""The rules that turn a conversation as it stands into records, shared by all formats.
+
+Each change is recorded.
 
 docs/reference/import-rules.md describes every rule to the people who read the history.
 """
@@ -34,7 +36,7 @@ UNKNOWN_ROLE: Final[Role] = "tool"
 
 
 class NothingSaid(Unacceptable):
-    """Nobody said anything in the conversation, as every provider's exports have some."""
+    """The conversation has no messages with text, as some in every provider's exports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,10 @@ class Parsed:
 
 @dataclass(slots=True)
 class ConversationDraft(Draft):
-    """A conversation on its way, and the changes made so far."""
+    """A conversation being read, and the changes made so far."""
 
     def open(self, raw: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
-        """The conversation as an object of which every value can be stored.
+        """Return the conversation as an object of which every value can be stored.
 
         Raises:
             Unacceptable: It is no object, or nested too deep.
@@ -77,7 +79,10 @@ class ConversationDraft(Draft):
             Draft.change(self, name, original, stored, rule)  # super() knows no class with slots
 
     def conversation_id(self, name: str, raw: dict[str, Any]) -> str:
-        """The identifier of a conversation; of one without, the same content has the same."""
+        """Return the identifier of a conversation.
+
+        Of one without, the same content has the same.
+        """
         value = raw.get(name)
         if is_identifier(value):
             return str(value)
@@ -88,7 +93,7 @@ class ConversationDraft(Draft):
     def once(
         self, name: str, key: str, index: int, message: dict[str, Any], seen: dict[str, Any]
     ) -> str | None:
-        """The identifier of a message in a list, made unique; None for a copy of one before.
+        """Return the identifier of a message in a list, made unique; None for a copy of one before.
 
         Args:
             name: Of the message.
@@ -109,7 +114,7 @@ class ConversationDraft(Draft):
         return stored
 
     def title(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
-        """The title: empty where there is none."""
+        """Return the title: empty where there is none."""
         if isinstance(value, str):
             return value
         stored = "" if value is None else json.dumps(value, ensure_ascii=False)
@@ -117,7 +122,7 @@ class ConversationDraft(Draft):
         return stored
 
     def role(self, name: str, value: Any) -> Role:  # noqa: ANN401 - any JSON
-        """Who spoke, in the four words of the archive."""
+        """Return the speaker in the four roles of the archive."""
         if value in ROLES:
             role: Role = value
             return role
@@ -128,7 +133,7 @@ class ConversationDraft(Draft):
         self.change(name, value, stored, Rule.ROLE)
         return stored
 
-    def parsed(
+    def finish(
         self,
         *,
         source_type: str,
@@ -141,7 +146,7 @@ class ConversationDraft(Draft):
         id: UUID | None = None,  # noqa: A002 - as the record's field
         made_up: bool = True,
     ) -> Parsed:
-        """The conversation, done.
+        """Return the finished conversation, with its changes.
 
         Args:
             source_type: As the fields of ``ConversationRecord``, and all that follow.
@@ -176,5 +181,5 @@ class ConversationDraft(Draft):
 
 
 def compact(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The details that say something."""
+    """Return the details that have a value."""
     return {name: value for name, value in details.items() if value not in (None, "", [], {})}

@@ -1,4 +1,7 @@
-"""Where conversations are: files, zips as the providers export them, folders, legacy stores."""
+"""The sources of conversations.
+
+Files, zips as the providers export them, folders, legacy stores.
+"""
 
 from __future__ import annotations
 
@@ -80,12 +83,12 @@ class Source:
 
 
 def find(paths: Sequence[Path]) -> list[Found]:
-    """The files at *paths* that may be, or hold, sources; see ``find_files``."""
+    """Return the files at *paths* that may be, or hold, sources; see ``find_files``."""
     return list(find_files(paths, SUFFIXES))
 
 
 def sources_of(found: Found, *, asked: bool) -> Generator[Source]:
-    """What a file holds. A zip stays open while its members are iterated.
+    """Yield the sources in a file. A zip stays open while its members are iterated.
 
     Args:
         found: The file.
@@ -114,7 +117,9 @@ def sources_of(found: Found, *, asked: bool) -> Generator[Source]:
         def file() -> IO[bytes]:
             return found.path.open("rb")
 
-        yield source(open=partial(_opened, file), whole=partial(_opened, file, whole=True))
+        yield source(
+            open=partial(_open_elements, file), whole=partial(_open_elements, file, whole=True)
+        )
 
 
 def _head(found: Found) -> bytes:
@@ -125,7 +130,7 @@ def _head(found: Found) -> bytes:
 
 
 def _unreadable(found: Found, error: str) -> Source:
-    return Source(name=found.name, key=found.key, open=partial(_refused, error))
+    return Source(name=found.name, key=found.key, open=partial(_open_refused, error))
 
 
 def _members(found: Found) -> Iterator[Source]:
@@ -151,14 +156,14 @@ def _of_archive(found: Found, archive: zipfile.ZipFile) -> Iterator[Source]:
         unpacked += info.file_size
         skipped = None
         file = partial(archive.open, info)
-        opened: Opened = partial(_opened, file)
-        whole: Opened | None = partial(_opened, file, whole=True)
+        opened: Opened = partial(_open_elements, file)
+        whole: Opened | None = partial(_open_elements, file, whole=True)
         try:
-            skipped = _skipped(archive, info)
+            skipped = _find_skip_reason(archive, info)
             if skipped is None:
                 _refuse_bomb(info, unpacked)
         except ImportFailed as error:
-            opened, whole = partial(_refused, str(error)), None
+            opened, whole = partial(_open_refused, str(error)), None
         yield Source(
             name=f"{found.name}/{_name(info)}",
             key=f"{found.key}/{_name(info)}",
@@ -175,8 +180,8 @@ def _name(info: zipfile.ZipInfo) -> str:
     return printable(Path(info.filename))
 
 
-def _skipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
-    """Why a member is left alone, or None.
+def _find_skip_reason(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
+    """Return the reason to leave a member alone, or None.
 
     Raises:
         ImportFailed: It should not be there, or cannot be read.
@@ -196,7 +201,7 @@ def _skipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
 
 
 def _refuse_bomb(info: zipfile.ZipInfo, unpacked: int) -> None:
-    """Refuse a member that is much larger than it looks.
+    """Raise for a member that is much larger than it looks.
 
     Args:
         info: The member.
@@ -211,16 +216,16 @@ def _refuse_bomb(info: zipfile.ZipInfo, unpacked: int) -> None:
         raise ImportFailed(f"the zip unpacks to more than {MAX_UNPACKED_BYTES // 1024**3} GiB")
 
 
-def _refused(error: str) -> AbstractContextManager[Iterator[Element]]:
-    """What opens nothing, but says why."""
+def _open_refused(error: str) -> AbstractContextManager[Iterator[Element]]:
+    """Return an opener that raises the error."""
     raise ImportFailed(error)
 
 
 @contextmanager
-def _opened(
+def _open_elements(
     open_file: Callable[[], IO[bytes]], *, whole: bool = False
 ) -> Iterator[Iterator[Element]]:
-    """The elements of a file of JSON, while it is open."""
+    """Provide the elements of a file of JSON, while it is open."""
     with _readable():
         stream = open_file()
     with stream, closing(_elements(stream, open_file, whole=whole)) as told:
@@ -239,7 +244,7 @@ def _elements(
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """What goes wrong while a file is read, as an error that says so."""
+    """Translate what goes wrong while a file is read into an error that says so."""
     try:
         yield
     except _UNREADABLE as error:

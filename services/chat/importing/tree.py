@@ -1,4 +1,4 @@
-"""Turns that answer one another, numbered: the conversation, and the branches it left.
+"""The tree of turns that answer one another, numbered as branches and positions.
 
 Branch 0 is the path from the first turn to the current one. Each path that was abandoned is a
 branch with a number of its own, given depth first and the deepest fork first: so the turn before
@@ -26,7 +26,7 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one node of the tree says.
+    """The words of one node of the tree.
 
     Attributes:
         role: Who spoke.
@@ -60,7 +60,7 @@ class Node:
 
 
 class Fields(NamedTuple):
-    """What a format calls the links, for the history.
+    """The names of a format's links, for the history.
 
     Attributes:
         nodes: The path of the nodes.
@@ -125,7 +125,10 @@ def messages(
 def _parents(
     draft: ConversationDraft, nodes: Sequence[Node], known: Mapping[str, Node], fields: Fields
 ) -> dict[str, str | None]:
-    """Each node's parent. It is believed before its parent's list of children is."""
+    """Return each node's parent.
+
+    The node's own word counts before its parent's list of children.
+    """
     claims: dict[str, str] = {}
     for node in nodes:
         for child in node.children or ():
@@ -172,7 +175,7 @@ def _children(
     parents: Mapping[str, str | None],
     fields: Fields,
 ) -> Links:
-    """Each node's children: those that it lists in its order, then those that it forgot."""
+    """Return each node's children: those that it lists in its order, then those that it forgot."""
     children: Links = {None: []} | {node.id: [] for node in nodes}
     for child, parent in parents.items():
         children[parent].append(child)
@@ -193,7 +196,7 @@ def _children(
 def _without_silent(
     known: Mapping[str, Node], parents: Mapping[str, str | None], children: Links
 ) -> tuple[Links, dict[str, str | None]]:
-    """The tree of turns alone: answers to a node without a turn answer the turn above it.
+    """Return the tree of turns alone: answers to a node without a turn answer the turn above it.
 
     Returns:
         Each turn's answers, and for each node the nearest turn above it.
@@ -214,7 +217,10 @@ def _without_silent(
 
 
 def _newest(known: Mapping[str, Node], answers: Links) -> str | None:
-    """The newest turn that nobody answered; of several, the last in the order of the source."""
+    """Return the newest turn that nobody answered.
+
+    Of several, the last in the order of the source.
+    """
     newest: str | None = None
     latest = _NEVER
     for at, node in known.items():
@@ -244,7 +250,10 @@ def _tell_roots(
 
 
 def _paths(answers: Links, main: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """The branches in the order of their numbers: each one's first position, and its turns."""
+    """Yield the branches in the order of their numbers.
+
+    Each one's first position, and its turns.
+    """
     yield 0, main
     stack = _forks(answers, [None, *main], -1)
     while stack:
@@ -257,7 +266,10 @@ def _paths(answers: Links, main: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _forks(answers: Links, path: Sequence[str | None], start: int) -> list[tuple[int, str]]:
-    """Where branches leave a path that begins at *start*: as a stack, the deepest on top."""
+    """Return the places where branches leave a path from *start*.
+
+    As a stack, the deepest on top.
+    """
     forks: list[tuple[int, str]] = []
     for depth, at in enumerate(path):
         on_path = path[depth + 1] if depth + 1 < len(path) else None

@@ -1,4 +1,4 @@
-"""The vectors of a legacy store, so that nobody pays for them twice."""
+"""The vectors of a legacy store, which are kept rather than made again."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def store_vectors(
 
 
 def _usable_for(work: UnitOfWork, vectors: StoredVectors, name: str | None) -> str:
-    """The model under which the vectors can be stored.
+    """Return the model under which the vectors can be stored.
 
     Raises:
         Unusable: There is none.

@@ -1,4 +1,4 @@
-"""Agent memory from files: memories, episodes and vectors, into a tenant's or a user's scope."""
+"""The import of agent memory: memories, episodes and vectors, into a tenant's or a user's scope."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from pgcorpus.services.importers.importer import (
     Progress,
     Run,
     ahead,
-    counted,
-    persisted,
+    fill_row,
+    persist,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, ImportReport, MemoryStatistics, Reject
@@ -72,7 +72,7 @@ OTHER_TEXT: Final = "the stored text is not the one it came with"
 
 @dataclass(frozen=True)
 class _Part:
-    """What a folder may hold of one kind.
+    """The files of one kind of record in a folder.
 
     Attributes:
         kind: How it is stored.
@@ -99,7 +99,7 @@ PARTS: Final = (
 
 @dataclass(frozen=True)
 class _Source:
-    """A file of records that was looked through.
+    """A file of records after a first look through it.
 
     Attributes:
         part: What it holds.
@@ -119,13 +119,13 @@ class _Source:
 
     @property
     def vectors_bytes(self) -> int:
-        """How long the vectors are."""
+        """The size of the file of vectors."""
         return 0 if self.vectors is None else self.vectors.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A record of a file that the rules have seen.
+    """A record of a file after the rules were applied to it.
 
     Attributes:
         locator: Where in the file.
@@ -143,14 +143,14 @@ class _Candidate:
     changes: Sequence[Change] = ()
     reason: str = ""
 
-    def refused(self, reason: str) -> _Candidate:
-        """The same, but refused."""
+    def refuse(self, reason: str) -> _Candidate:
+        """Return the same candidate, refused."""
         return _Candidate(self.locator, self.place, self.id, None, reason=reason)
 
 
 @dataclass
 class _Batch:
-    """What one transaction takes: no id twice.
+    """The candidates of one transaction, each id once.
 
     Attributes:
         candidates: In the order of the file.
@@ -167,7 +167,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Options:
-    """What was asked for; see ``MemoryImporter``."""
+    """The options of an import; see ``MemoryImporter``."""
 
     scope: Scope
     on_conflict: OnConflict
@@ -177,7 +177,7 @@ class _Options:
 
 
 class MemoryImporter(Importer):
-    """Imports what an agent remembered, for one tenant or one user.
+    """Imports an agent's memories, for one tenant or one user.
 
     It works as an operator does, over row security's own condition and not around it: whoever logs
     in enters the scope.
@@ -245,7 +245,7 @@ class MemoryImporter(Importer):
         total = sum(_size(path) for _, records, vectors in found for path in (records, vectors))
         bar = Bar(progress or (lambda _done, _total: None), 2 * total)
         sources = [self._look_through(*each, model.dimensions, bar) for each in found]
-        with self._recorded(
+        with self._record_run(
             paths=[printable(path) for path in paths],
             scope=str(self._options.scope),
             on_conflict=self._options.on_conflict,
@@ -260,8 +260,8 @@ class MemoryImporter(Importer):
         return run.report
 
     def _check_database(self) -> EmbeddingModel:
-        """Make sure that there is somewhere to import to; gives the model of the vectors."""
-        with self._entered() as work:
+        """Raise if there are no tables to import into; return the model of the vectors."""
+        with self._open_work() as work:
             work.memory_imports.require_tables()
             work.tenancy.require_scope()
             return work.embeddings.get_model(self._options.embeddings_model)
@@ -269,7 +269,7 @@ class MemoryImporter(Importer):
     def _look_through(
         self, part: _Part, path: Path, vectors_path: Path, dimensions: int, bar: Bar
     ) -> _Source:
-        """Read a file of records and its vectors once, and refuse what cannot be imported."""
+        """Read a file of records and its vectors once, and raise for what cannot be imported."""
         size = _size(path)
         try:
             refuse_special(path)
@@ -359,7 +359,7 @@ class MemoryImporter(Importer):
 
 
 class _MemoryRun:
-    """One call of the importer, under way.
+    """A call of the importer while it runs.
 
     Args:
         run: As it is recorded.
@@ -393,12 +393,12 @@ class _MemoryRun:
                 bar.finish(min(batch.size_bytes + vectors, end - bar.done))
         with self._run.transaction() as work:
             work.imports.forget_refusals(self._run.id, CORPUS, file)
-            work.imports.add_file(counted(ImportFile(run_id=self._run.id, file=file), report))
+            work.imports.add_file(fill_row(ImportFile(run_id=self._run.id, file=file), report))
         self._run.report.files.append(report)
         bar.finish(end - bar.done)
 
     def _batches(self, source: _Source) -> Iterator[_Batch]:
-        """The records of a file, normalised; each id once."""
+        """Yield the records of a file, normalised; each id once."""
         seen: dict[str, tuple[str, int]] = {}
         batch = _Batch()
         with source.path.open("rb") as file:
@@ -417,7 +417,7 @@ class _MemoryRun:
                         batch.size_bytes += element.size_bytes
                         continue
                     if first != candidate.locator:
-                        candidate = candidate.refused(f"{first} has the same id, and differs")
+                        candidate = candidate.refuse(f"{first} has the same id, and differs")
                 batch.candidates.append(candidate)
                 batch.size_bytes += element.size_bytes
                 if len(batch.candidates) >= BATCH or batch.size_bytes >= BATCH_BYTES:
@@ -457,7 +457,7 @@ class _MemoryRun:
         if not candidates:
             return
         try:
-            tally = persisted(lambda: self._merge(source, file, candidates))
+            tally = persist(lambda: self._merge(source, file, candidates))
         except ConstraintViolated as error:
             if len(candidates) > 1:
                 middle = len(candidates) // 2
@@ -469,11 +469,11 @@ class _MemoryRun:
                 raise
             # Some messages of the database quote what they are about.
             reason = str(error) if error.constraint else "the database refuses one of its values"
-            tally = self._merge(source, file, [alone.refused(reason)])
+            tally = self._merge(source, file, [alone.refuse(reason)])
         tally.add_to(report, self._run.report, self._statistics)
 
     def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> _Tally:
-        """Write a batch at once, with its vectors, its changes and what was refused of it."""
+        """Write a batch at once, with its vectors, its changes and refusals."""
         kind = source.part.kind
         accepted = [each for each in candidates if each.record is not None]
         tally = _Tally([each for each in candidates if each.record is None])
@@ -544,7 +544,7 @@ class _MemoryRun:
 
 @dataclass
 class _Tally:
-    """What one transaction has done; it counts only when the transaction is kept.
+    """The counts of one transaction, which are added to the report when it is kept.
 
     Attributes:
         refused: What did not go in.
@@ -573,7 +573,7 @@ class _Tally:
             self.found.nodes_by_cluster[candidate.record.cluster_id] += 1
 
     def add_to(self, file: FileReport, report: ImportReport, statistics: MemoryStatistics) -> None:
-        """Report it."""
+        """Add the counts to a report."""
         for outcome, count in self.outcomes.items():
             setattr(file, outcome, getattr(file, outcome) + count)
         file.rejected += len(self.refused)
@@ -586,7 +586,7 @@ class _Tally:
 
 
 def _find(folder: Path) -> list[tuple[_Part, Path, Path]]:
-    """What a folder has: each part with its file of records and where its vectors would be.
+    """Find the parts of a folder: each with its file of records and the place of its vectors.
 
     Raises:
         ImportFailed: It has nothing to import, or vectors of nothing.

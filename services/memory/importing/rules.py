@@ -1,4 +1,6 @@
-"""What a memory or an episode as it stands becomes: each change recorded, without its content.
+"""The rules that turn a memory or an episode into a record.
+
+Each change is recorded, without its content.
 
 docs/reference/import-rules.md describes every rule to the people who read the history. It has
 numbers, never words that somebody said: these are erased with the memory.
@@ -100,7 +102,7 @@ def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Nor
     assistant = draft.words("assistant_content")
     if not (human.strip() or assistant.strip()):
         raise Unacceptable("it has neither a human_content nor an assistant_content")
-    given = draft.given_id(name)
+    given = draft.find_id(name)
     conversation = draft.short("conversation_id", MAX_NAME)
     index = draft.whole("sequence_index", least=0)
     if given is None and (conversation is None or index is None):
@@ -110,7 +112,7 @@ def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Nor
     if conversation is None:
         conversation = draft.default("conversation_id", UNKNOWN)
     record = NodeRecord(
-        id=given or draft.derived("id", memory_id(conversation, index or 0, human)),
+        id=given or draft.derive("id", memory_id(conversation, index or 0, human)),
         conversation_id=conversation,
         sequence_index=index or 0,
         human_content=human,
@@ -149,10 +151,10 @@ def episode(raw: Any, *, name: str | None, strict: bool, language: Language) -> 
     digest = sha256(said.encode()).hexdigest()[:16]
     count = draft.whole("message_count", least=0)
     record = EpisodeRecord(
-        id=draft.given_id(name) or draft.derived("id", f"ep_{digest}"),
+        id=draft.find_id(name) or draft.derive("id", f"ep_{digest}"),
         title=title,
         messages=messages,
-        message_count=draft.derived("message_count", len(messages)) if count is None else count,
+        message_count=draft.derive("message_count", len(messages)) if count is None else count,
         source=draft.short("source", MAX_SOURCE) or draft.default("source", UNKNOWN),
         created_at=draft.moment("created_at"),
         updated_at=draft.moment("updated_at"),
@@ -187,7 +189,7 @@ TELLABLE: Final = frozenset(
 
 @dataclass(slots=True)
 class _Draft(Draft):
-    """A memory or an episode on its way.
+    """A memory or an episode being read.
 
     Attributes:
         raw: Its fields that are known, of which every value can be stored.
@@ -199,7 +201,7 @@ class _Draft(Draft):
 
     @classmethod
     def of(cls, raw: Any, known: frozenset[str], what: str, *, strict: bool) -> _Draft:  # noqa: ANN401
-        """The fields of what stands in a file.
+        """Take the known fields of an object in a file.
 
         Raises:
             Unacceptable: It is no object, or nested too deep.
@@ -212,7 +214,7 @@ class _Draft(Draft):
         return draft
 
     def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
-        """Record that a given value is stored otherwise, without what somebody said.
+        """Record that a given value is stored otherwise, without any words of the conversation.
 
         Raises:
             Unacceptable: That is forbidden.
@@ -220,20 +222,20 @@ class _Draft(Draft):
         name = re.split(r"[.\[]", name, maxsplit=1)[0]
         if self.strict and original is not None:
             raise Unacceptable(f"{name} would be changed (rule {rule.value})")
-        self.changes.append(Change(name, _told(original), _told(stored), rule.value))
+        self.changes.append(Change(name, _redact(original), _redact(stored), rule.value))
 
     def default(self, name: str, stored: str) -> str:
-        """A value for a field that must have one and has none."""
+        """Record a default for a field that must have a value and has none."""
         self.change(name, None, stored, Rule.DEFAULT)
         return stored
 
-    def derived(self, name: str, stored: Any) -> Any:  # noqa: ANN401 - of the record
-        """A value that follows from the others, where none is given."""
+    def derive(self, name: str, stored: Any) -> Any:  # noqa: ANN401 - of the record
+        """Record a value that follows from the others, where none is given."""
         self.change(name, None, stored, Rule.DERIVED)
         return stored
 
-    def given_id(self, name: str | None) -> str | None:
-        """The identifier, or the name it stands under; None where it has to be made."""
+    def find_id(self, name: str | None) -> str | None:
+        """Return the identifier, or the name it stands under; None where it has to be made."""
         value = self.raw.get("id", name)
         if isinstance(value, str) and value.strip() and len(value) <= MAX_NAME:
             stored: str = clean(value)
@@ -246,12 +248,15 @@ class _Draft(Draft):
         return None
 
     def words(self, name: str) -> str:
-        """A text, empty where there is none; what is not text is stored as it stands in JSON."""
+        """Return a text, empty where there is none.
+
+        Other values are stored as they stand in JSON.
+        """
         value = self.raw.get(name)
         return "" if value is None else self.text(name, value)
 
     def short(self, name: str, characters: int) -> str | None:
-        """The beginning of a text, or None where it is blank."""
+        """Return the beginning of a text, or None where it is blank."""
         value = self.words(name)
         if len(value) > characters:
             self.change(name, value, None, Rule.CUT)
@@ -259,14 +264,14 @@ class _Draft(Draft):
         return value if value.strip() else None
 
     def moment(self, name: str) -> Any:  # noqa: ANN401 - a datetime or None
-        """A time that a row must have: the repository fills the gap."""
+        """Return a time that a row must have: the repository fills the gap."""
         value = self.raw.get(name)
         if value is None:
             self.change(name, None, None, Rule.DEFAULT)
         return self.time(name, value)
 
     def number(self, name: str, *, most: float = math.inf) -> float | None:
-        """A number that is not negative, or None where there is none."""
+        """Return a number that is not negative, or None where there is none."""
         value = self.raw.get(name)
         number = _number_of(value)
         if number is None:
@@ -279,7 +284,7 @@ class _Draft(Draft):
         return within
 
     def whole(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:
-        """A whole number within bounds, or None where there is none."""
+        """Return a whole number within bounds, or None where there is none."""
         value = self.raw.get(name)
         number = _number_of(value)
         if number is None:
@@ -293,7 +298,7 @@ class _Draft(Draft):
         return within
 
     def boolean(self, name: str) -> bool:
-        """A boolean, false where there is none."""
+        """Return a boolean, false where there is none."""
         value = self.raw.get(name)
         if value is None or isinstance(value, bool):
             return bool(value)
@@ -304,7 +309,7 @@ class _Draft(Draft):
         return stored
 
     def choice(self, name: str, words: tuple[str, ...], otherwise: str | None) -> Any:  # noqa: ANN401 - one of the words
-        """One of a few words."""
+        """Return one of a few words."""
         value = self.raw.get(name)
         if value is None or value in words:
             return value or otherwise
@@ -314,7 +319,7 @@ class _Draft(Draft):
         return stored
 
     def names(self, name: str, value: Any) -> list[str]:  # noqa: ANN401 - any JSON
-        """A list of names, each once."""
+        """Return a list of names, each once."""
         given = _SEPARATOR.split(value) if isinstance(value, str) else value
         listed = given if isinstance(given, list) else []
         texts = (str(each) for each in listed if isinstance(each, str | int | float))
@@ -324,25 +329,25 @@ class _Draft(Draft):
         return stored
 
     def tags(self) -> dict[str, Any]:
-        """What the memory is tagged with: an object, names beside it at the top, or a list."""
+        """Return the tags of a memory: an object, names beside it at the top, or a list."""
         given = self.raw.get("tags")
         if isinstance(given, list | str):
             given = {"topics": self.names("tags", given)}
         given = self.as_object("tags", given)
-        return self._listed(given, "tags", TAGS)
+        return self._join_lists(given, "tags", TAGS)
 
     def llm_tags(self) -> dict[str, Any]:
-        """What a model said of the episode: an object, or fields beside it at the top."""
+        """Return a model's tags of an episode: an object, or fields beside it at the top."""
         given = self.as_object("llm_tags", self.raw.get("llm_tags"))
         beside = {name: self.raw[name] for name in OF_LLM if self.raw.get(name) is not None}
         lists = ("key_entities", "domains")
         said = {name: value for name, value in beside.items() if name not in lists}
-        return self._listed(said | given, "llm_tags", lists)
+        return self._join_lists(said | given, "llm_tags", lists)
 
-    def _listed(
+    def _join_lists(
         self, given: Mapping[str, Any], name: str, lists: tuple[str, ...]
     ) -> dict[str, Any]:
-        """The object, in which these are lists of names, joined with those at the top."""
+        """Return an object, in which these are lists of names, joined with those at the top."""
         found = {key: value for key, value in given.items() if key not in lists}
         for key in lists:
             inside, beside = given.get(key), self.raw.get(key)
@@ -353,7 +358,7 @@ class _Draft(Draft):
 
 
 def _number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
-    """What a value is as a number that PostgreSQL can store, or None."""
+    """Return a value as a number that PostgreSQL can store, or None."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -367,8 +372,8 @@ def _number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
         return None
 
 
-def _told(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """What the history has of a value: numbers and words of ours."""
+def _redact(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return a value as the history has it: numbers, and words of our own vocabulary."""
     if isinstance(value, str):
         return value if value in TELLABLE else None
     return value if isinstance(value, bool | int | float) and _is_short(value) else None

@@ -17,9 +17,9 @@ from pgcorpus.db.errors import UnknownFilter
 from pgcorpus.db.repositories.search import Ask, Statement
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
-from pgcorpus.db.search.prelude import compiled_prelude
+from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.question import Question
-from pgcorpus.db.search.ranking import compiled
+from pgcorpus.db.search.ranking import compile_search
 from pgcorpus.db.uow import UnitOfWork
 from tests.db.search.crowd import WORD, Crowd
 from tests.db.search.crowd import ask as ask_crowd
@@ -85,12 +85,12 @@ def test_searches_of_one_shape_share_a_statement(work: UnitOfWork, changes: dict
     """Another question, page, weight or value of a filter compiles nothing."""
     SHELVES[0].fill(work, PASSAGES)
     first = prepare(work, NARROWED)
-    before = compiled.cache_info(), compiled_prelude.cache_info()
+    before = compile_search.cache_info(), compile_prelude.cache_info()
 
     second = prepare(work, replace(NARROWED, **changes))
 
-    assert compiled.cache_info().misses == before[0].misses
-    assert compiled_prelude.cache_info().misses == before[1].misses
+    assert compile_search.cache_info().misses == before[0].misses
+    assert compile_prelude.cache_info().misses == before[1].misses
     assert second.sql is first.sql
 
 
@@ -116,7 +116,7 @@ def test_no_word_of_a_question_is_in_the_statement(work: UnitOfWork, question: s
     statement = prepare(work, asked)
     answer = work.searches.answer(KNOWLEDGE, asked)
 
-    assert statement.sql == compiled.__wrapped__(statement.shape)
+    assert statement.sql == compile_search.__wrapped__(statement.shape)
     assert not any(hostile in statement.sql for hostile in ("DROP", "${HOME}", "(x)s", "cheap"))
     assert answer.hits
 

@@ -18,7 +18,7 @@ from pgcorpus.db.search.words import (
     SIZES,
     Lexicon,
     look_up,
-    quoted,
+    quote,
 )
 from tests.db.search.crowd import ROWS, WORD, Crowd
 
@@ -186,7 +186,7 @@ def test_any_question_is_looked_up_by_its_rarest_word_at_least(
     assert found is not None
     rarest = min(asked, key=lambda lexeme: (known.frequency(lexeme) * passages, lexeme))
     assert found.words[0].lexeme == rarest
-    assert found.candidates.startswith(quoted(rarest))
+    assert found.candidates.startswith(quote(rarest))
     assert len(found.words) == min(len(asked), MAX_WORDS)
     assert found.total > 0
     assert all(word.weight > 0 for word in found.words)
@@ -205,7 +205,7 @@ def test_a_question_is_filled_up_to_a_size_that_has_a_statement(
     assert found.size >= len(found.words)
     queries = [values[f"word_{n}"] for n in range(found.size)]
     shares = [values[f"weight_{n}"] for n in range(found.size)]
-    assert queries == [quoted(word.lexeme) for word in found.words] + [""] * queries.count("")
+    assert queries == [quote(word.lexeme) for word in found.words] + [""] * queries.count("")
     assert shares[len(found.words) :] == [0.0] * (found.size - len(found.words))
     assert sum(shares) == pytest.approx(1.0)
     assert values["words_count"] == len(found.words)
@@ -247,7 +247,7 @@ def test_any_lexeme_is_quoted_as_itself(session: Session, lexeme: str) -> None:
             " array_to_tsvector(ARRAY['another']) @@ query"
             " FROM (SELECT CAST(:query AS tsquery) AS query) AS quoted"
         ),
-        {"lexeme": lexeme, "query": quoted(lexeme)},
+        {"lexeme": lexeme, "query": quote(lexeme)},
     ).one()
 
     assert tuple(read) == (1, True, lexeme == "another")

@@ -22,7 +22,7 @@ from pgcorpus.db.errors import EmbedderUnavailable
 from pgcorpus.db.settings import Settings
 from pgcorpus.services.chat import api as compat
 from pgcorpus.services.chat.api import ChatApi
-from pgcorpus.services.chat.preview import plain, shortened
+from pgcorpus.services.chat.preview import plain, shorten
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from tests.conftest import Databases
 from tests.services.chat.archive import ANSWER, QUESTION, conversation_key, fill, turn_key
@@ -405,20 +405,20 @@ def test_a_preview_has_no_marks(markdown: str, text: str) -> None:
 )
 def test_a_preview_is_cut_between_words(text: str, cut: str) -> None:
     """Ten characters, the dots included; a word that is longer is cut itself."""
-    assert shortened(text, 10) == cut
+    assert shorten(text, 10) == cut
 
 
 def test_what_was_cut_already_loses_its_last_word() -> None:
     """It may be half of one."""
-    assert shortened("one two", 10, goes_on=True) == "one..."
+    assert shorten("one two", 10, goes_on=True) == "one..."
     assert plain(ANSWER).endswith("Not hours.")
-    assert shortened("", 10, goes_on=True) == "..."
+    assert shorten("", 10, goes_on=True) == "..."
 
 
 @given(text=st.text("ab \n\u2003é", max_size=40), most=st.integers(4, 20), goes_on=st.booleans())
 def test_any_text_is_shortened_to_its_beginning(text: str, most: int, goes_on: bool) -> None:
     """White space included, wherever it stands: no more than asked for, and no word cut in two."""
-    cut, whole = shortened(text, most, goes_on=goes_on), text.lstrip()
+    cut, whole = shorten(text, most, goes_on=goes_on), text.lstrip()
 
     assert len(cut) <= most
     if len(whole) <= most and not goes_on:

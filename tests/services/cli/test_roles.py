@@ -33,7 +33,7 @@ def environment(database: Database) -> dict[str, str]:
 
 @pytest.fixture
 def pgcorpus(environment: dict[str, str], tmp_path: Path) -> Command:
-    """Runs the installed command on a database of the test's own; nobody is there to be asked."""
+    """Runs the installed command on a database of the test's own; there is no terminal."""
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return run_command(environment | more, tmp_path, "roles", *arguments, timeout=60)
@@ -129,7 +129,7 @@ def test_a_person_is_asked_twice(
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "complaint"),
     [
-        (["--role", "rag_read_only"], {}, 2, "nobody is there to be asked for a password"),
+        (["--role", "rag_read_only"], {}, 2, "there is no terminal to ask for a password"),
         (["--role", "postgres", "--generate"], {}, 2, "is not one of 'rag_read_only'"),
         (["--generate"], {}, 2, "Missing option '--role'"),
         (
@@ -138,7 +138,7 @@ def test_a_person_is_asked_twice(
             2,
             "PGCORPUS_NEW_PASSWORD is set, too",
         ),
-        (["--role", "rag_admin"], {"PGCORPUS_NEW_PASSWORD": ""}, 1, "a password is neither empty"),
+        (["--role", "rag_admin"], {"PGCORPUS_NEW_PASSWORD": ""}, 1, "a password must not be empty"),
     ],
 )
 def test_a_command_that_cannot_be_done_says_why(  # noqa: PLR0917 - pytest passes by name

@@ -250,25 +250,25 @@ def test_a_circuit_lets_single_probes_through_until_one_succeeds() -> None:
     """Then everything; a probe that found nothing to do leaves it to the next."""
     one = Circuit()
     assert one.admits(8) == 8
-    assert one.failed()[0] is False
+    assert one.note_failure()[0] is False
     one._closed_until = 0.0
 
     assert (one.admits(8), one.admits(8)) == (1, 0)
     one.pass_on()
     assert (one.admits(8), one.admits(8)) == (1, 0)
-    suspect, pause = one.failed()
+    suspect, pause = one.note_failure()
     assert (suspect, 1 <= pause <= 2) == (False, True)
     one.pass_on()
     assert one.admits(8) == 0
-    one.succeeded()
+    one.note_success()
     assert (one.admits(8), one.admits(8)) == (8, 8)
-    assert [one.failed()[0], one.failed()[0]] == [True, False]
+    assert [one.note_failure()[0], one.note_failure()[0]] == [True, False]
 
 
 def test_only_the_thread_that_probes_lets_another_probe() -> None:
     """One that began before the outage and ends meanwhile does not."""
     one = Circuit()
-    one.failed()
+    one.note_failure()
     one._closed_until = 0.0
     assert one.admits(8) == 1
 

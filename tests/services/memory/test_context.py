@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.search.page import Leg, SearchPage
 from pgcorpus.services.embedding.tokens import estimate
-from pgcorpus.services.memory.context import EPISODE_TOKENS, MemoryContext, assembled
+from pgcorpus.services.memory.context import EPISODE_TOKENS, MemoryContext, assemble
 from pgcorpus.services.memory.records import Episode, EpisodeRecall, Memory, Recall
 from pgcorpus.services.search.context import OMITTED
 from tests.services.memory.setting import Setting, setting
@@ -98,7 +98,7 @@ def context(
     memories: list[Memory], episodes: list[Episode] | None = None, max_tokens: int = PLENTY
 ) -> MemoryContext:
     """What is told of these, found in this order."""
-    return assembled(
+    return assemble(
         Recall(page=page("memory"), memories=tuple(memories)),
         EpisodeRecall(page=page("episodes"), episodes=tuple(episodes or ())),
         max_tokens=max_tokens,
@@ -230,7 +230,7 @@ def test_a_long_episode_leaves_room_for_others() -> None:
 def test_a_leg_that_did_not_answer_is_told() -> None:
     """What it would have found is missing from the text."""
     failed = Leg(name="vector", status="failed", reason="the provider did not answer")
-    told = assembled(
+    told = assemble(
         Recall(page=page("memory", failed), memories=(memory(1),)),
         EpisodeRecall(page=page("episodes"), episodes=()),
         max_tokens=PLENTY,

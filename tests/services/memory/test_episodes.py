@@ -169,7 +169,7 @@ def test_only_whose_episode_it_is_replaces_it(setting: Setting) -> None:
     kept = setting.service.store_episode("kettles", scope=ann, title="Ann's")
 
     for scope in (bob, setting.ours):
-        with pytest.raises(AlreadyExists, match=f"{kept.id} is somebody else's of the tenant"):
+        with pytest.raises(AlreadyExists, match=f"{kept.id} is another user's of the tenant"):
             setting.service.store_episode("kettles", scope=scope, title="Bob's")
     beside = setting.service.store_episode("kettles", scope=bob, id="ep_bob", title="Bob's")
     again = setting.service.store_episode("kettles", scope=ann, title="Ann's, again")

@@ -231,7 +231,7 @@ def test_what_two_users_of_a_tenant_say_is_linked_and_never_merged(setting: Sett
 
     for kept in (second, nobody):
         assert (kept.outcome, kept.like) == ("linked", first.id)
-        assert f"not merged: somebody else wrote {first.id}" in (kept.note or "")
+        assert f"not merged: another user wrote {first.id}" in (kept.note or "")
     assert setting.node(first.id)["human_content"] == SAID
     assert [setting.node(each.id)["user_id"] for each in (first, second, nobody)] == [
         setting.ann, setting.bob, None
@@ -263,7 +263,7 @@ def test_a_place_that_another_user_took_is_not_merged_into(setting: Setting) -> 
     first = setting.service.remember(SAID, "Noted.", scope=ann, **place)
 
     again = setting.service.remember(SAID, "Noted.", scope=bob, **place)
-    with pytest.raises(AlreadyExists, match="somebody else wrote that: give no sequence_index"):
+    with pytest.raises(AlreadyExists, match="another user wrote that: give no sequence_index"):
         setting.service.remember(SAID, "Noted, and announced.", scope=bob, **place)
 
     assert (again.id, again.outcome) == (first.id, "same")

@@ -20,7 +20,7 @@ from pgcorpus.db.models import Message
 from pgcorpus.db.search.context import Turn, Window
 from pgcorpus.db.search.page import Hit
 from pgcorpus.services.embedding.tokens import cut, estimate
-from pgcorpus.services.search.context import OMITTED, Context, assembled
+from pgcorpus.services.search.context import OMITTED, Context, assemble
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests import factories
 from tests.command import Command
@@ -74,9 +74,9 @@ def test_windows_that_overlap_or_touch_are_one() -> None:
     touching = windows([turn(n) for n in (4, 5, 6)], [turn(n) for n in (1, 2, 3)], hits=[1, 1])
     apart = windows([turn(n) for n in (5, 6)], [turn(n) for n in (1, 2, 3)], hits=[0, 0])
 
-    assert places(assembled(overlapping)) == [[(0, n) for n in range(1, 6)]]
-    assert places(assembled(touching)) == [[(0, n) for n in range(1, 7)]]
-    assert places(assembled(apart)) == [[(0, 5), (0, 6)], [(0, 1), (0, 2), (0, 3)]]
+    assert places(assemble(overlapping)) == [[(0, n) for n in range(1, 6)]]
+    assert places(assemble(touching)) == [[(0, n) for n in range(1, 7)]]
+    assert places(assemble(apart)) == [[(0, 5), (0, 6)], [(0, 1), (0, 2), (0, 3)]]
 
 
 def test_a_third_window_joins_two() -> None:
@@ -88,7 +88,7 @@ def test_a_third_window_joins_two() -> None:
         hits=[0] * 3,
     )
 
-    assert places(assembled(three)) == [[(0, n) for n in range(1, 7)]]
+    assert places(assemble(three)) == [[(0, n) for n in range(1, 7)]]
 
 
 def test_alternatives_are_never_told_as_one_conversation() -> None:
@@ -96,9 +96,9 @@ def test_alternatives_are_never_told_as_one_conversation() -> None:
     answer, other = [turn(3), turn(4)], [turn(3), turn(4, branch=1)]
     later = [turn(4, branch=1), turn(5, branch=1)]
 
-    parted = assembled(windows(answer, other, hits=[1, 1]))
-    followed = assembled(windows([turn(2), turn(3)], other, hits=[0, 1]))
-    elsewhere = assembled(windows([turn(2), turn(3)], later, hits=[0, 0]))
+    parted = assemble(windows(answer, other, hits=[1, 1]))
+    followed = assemble(windows([turn(2), turn(3)], other, hits=[0, 1]))
+    elsewhere = assemble(windows([turn(2), turn(3)], later, hits=[0, 0]))
 
     assert places(parted) == [[(0, 3), (0, 4)], [(0, 3), (1, 4)]]
     assert places(followed) == [[(0, 2), (0, 3), (1, 4)]]
@@ -109,7 +109,7 @@ def test_excerpts_are_in_the_order_of_their_best_hits() -> None:
     """As the page has them, not as the database does."""
     two = windows([turn(9, within="b")], [turn(1, within="a")], [turn(8, within="b")], hits=[0] * 3)
 
-    context = assembled(two)
+    context = assemble(two)
 
     assert [(each.within, len(each.turns)) for each in context.excerpts] == [("b", 2), ("a", 1)]
 
@@ -127,11 +127,11 @@ def test_hits_come_first_and_then_what_is_nearest(turns: int, expected: list[lis
     """The better hit's neighbours before those of the other, at the same distance."""
     around = [turn(n) for n in range(1, 8)], [turn(n) for n in range(9, 16)]
     asked = windows(*around, hits=[3, 3])
-    of_one = assembled(windows([turn(4)], hits=[0])).tokens
+    of_one = assemble(windows([turn(4)], hits=[0])).tokens
     of_turn = estimate("user (2025-01-31 12:00 UTC):\nwords\n\n")
     title = of_one - of_turn + 1
 
-    context = assembled(asked, max_tokens=turns * of_turn + min(turns, 2) * (title + 1))
+    context = assemble(asked, max_tokens=turns * of_turn + min(turns, 2) * (title + 1))
 
     assert told(context) == (expected or [list(range(1, 8)), list(range(9, 16))])
     assert context.left_out == 14 - sum(map(len, told(context)))
@@ -146,7 +146,7 @@ def test_what_is_left_out_between_two_hits_is_marked() -> None:
         long[4].id: {t.place: replace(t, is_hit=t.place in (1, 5)) for t in long},
     }
 
-    context = assembled(whole, max_tokens=100)
+    context = assemble(whole, max_tokens=100)
 
     assert told(context) == [[1, 2, 4, 5]]
     assert context.text.count(f"\n\n{OMITTED}\n\n") == 1
@@ -162,7 +162,7 @@ def test_a_hit_that_does_not_fit_makes_room_for_one_that_does() -> None:
         hits=[0] * 3,
     )
 
-    context = assembled(three, max_tokens=60)
+    context = assemble(three, max_tokens=60)
 
     assert [each.within for each in context.excerpts] == ["a", "c"]
     assert context.note == "max_tokens left no room for 1 turn, 1 hit among them"
@@ -173,7 +173,7 @@ def test_the_best_hit_is_cut_between_words_where_it_alone_is_too_long() -> None:
     content = " ".join(f"word{n}" for n in range(1000))
     lone = windows([turn(1), turn(2, content=content), turn(3)], hits=[1])
 
-    context = assembled(lone, max_tokens=100)
+    context = assemble(lone, max_tokens=100)
 
     (kept,) = context.excerpts[0].turns
     assert kept.is_cut
@@ -188,7 +188,7 @@ def test_a_hit_without_spaces_is_cut_between_characters() -> None:
     """There is no word to end with."""
     lone = windows([turn(1, content="价" * 1000)], hits=[0])
 
-    context = assembled(lone, max_tokens=100)
+    context = assemble(lone, max_tokens=100)
 
     assert set(context.excerpts[0].turns[0].content) == {"价"}
     assert 90 < context.tokens <= 100
@@ -196,7 +196,7 @@ def test_a_hit_without_spaces_is_cut_between_characters() -> None:
 
 def test_no_room_for_a_word_is_an_empty_context_that_says_so() -> None:
     """Not an error: a caller may have used up its prompt."""
-    context = assembled(windows([turn(1)], hits=[0]), max_tokens=3)
+    context = assemble(windows([turn(1)], hits=[0]), max_tokens=3)
 
     assert (context.text, context.tokens, context.excerpts) == ("", 0, ())
     assert context.truncated
@@ -207,7 +207,7 @@ def test_a_turn_without_speaker_and_time_is_its_content() -> None:
     """As a corpus has them that names neither."""
     plain = replace(turn(1), role=None, time=None, title=" ", is_hit=True)
 
-    assert assembled({plain.id: {1: plain}}).text == "# (untitled)\n\nwords"
+    assert assemble({plain.id: {1: plain}}).text == "# (untitled)\n\nwords"
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
@@ -243,8 +243,8 @@ def test_no_context_is_longer_than_it_may_be(
         for n in asked
     }
 
-    context = assembled(around, max_tokens=max_tokens)
-    whole = assembled(around)
+    context = assemble(around, max_tokens=max_tokens)
+    whole = assemble(around)
 
     assert context.tokens == estimate(context.text) <= max_tokens
     assert context.left_out + sum(len(each.turns) for each in context.excerpts) == sum(

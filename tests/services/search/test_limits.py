@@ -26,8 +26,8 @@ from pgcorpus.db.errors import (
 )
 from pgcorpus.db.repositories import search as searches
 from pgcorpus.db.search.page import SearchPage
-from pgcorpus.db.search.prelude import compiled_prelude
-from pgcorpus.db.search.ranking import compiled
+from pgcorpus.db.search.prelude import compile_prelude
+from pgcorpus.db.search.ranking import compile_search
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
@@ -193,12 +193,12 @@ def test_more_terms_make_no_new_statement(
     """What a caller writes fills no cache: statements depend on the kind of demand alone."""
     for terms in (3, 300):  # some, and more than bind
         service.search(question(terms), corpus="knowledge", mode=mode)
-    before = compiled.cache_info().misses, compiled_prelude.cache_info().misses
+    before = compile_search.cache_info().misses, compile_prelude.cache_info().misses
 
     for terms in (4, 5, 9, 17, 30, 200, 400, 5000):
         service.search(question(terms), corpus="knowledge", mode=mode)
 
-    assert (compiled.cache_info().misses, compiled_prelude.cache_info().misses) == before
+    assert (compile_search.cache_info().misses, compile_prelude.cache_info().misses) == before
 
 
 def test_stop_words_alone_leave_the_weight_to_the_vectors(service: SearchService) -> None:

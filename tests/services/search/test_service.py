@@ -24,8 +24,8 @@ from pgcorpus.db.errors import (
     WrongDimensions,
 )
 from pgcorpus.db.search.page import Leg, SearchPage
-from pgcorpus.db.search.prelude import compiled_prelude
-from pgcorpus.db.search.ranking import compiled
+from pgcorpus.db.search.prelude import compile_prelude
+from pgcorpus.db.search.ranking import compile_search
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests import factories
 from tests.conftest import settings_for
@@ -538,11 +538,11 @@ def test_settings_do_not_leak_through_the_pool(service: SearchService, filled: D
 def test_the_statement_of_a_search_is_compiled_once(service: SearchService, mode: str) -> None:
     """The second search of a shape compiles nothing, in SQLAlchemy's cache or our own."""
     service.search("price refund", corpus="knowledge", mode=mode)
-    before = compiled.cache_info().misses, compiled_prelude.cache_info().misses
+    before = compile_search.cache_info().misses, compile_prelude.cache_info().misses
 
     service.search("seller habit", corpus="knowledge", mode=mode, limit=7, offset=1)
 
-    assert (compiled.cache_info().misses, compiled_prelude.cache_info().misses) == before
+    assert (compile_search.cache_info().misses, compile_prelude.cache_info().misses) == before
 
 
 @settings(

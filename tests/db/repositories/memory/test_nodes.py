@@ -111,7 +111,7 @@ def test_a_memory_of_somebody_else_is_not_merged_into(setting: Setting) -> None:
         work.memory.add(SAID)
         work.commit()
     with setting.application.unit_of_work(setting.ours) as work:
-        with pytest.raises(InvalidValue, match="somebody else wrote the memory"):
+        with pytest.raises(InvalidValue, match="another user wrote the memory"):
             work.memory.merge(work.memory.get(SAID.id), longer)
         work.commit()
 

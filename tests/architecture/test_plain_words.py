@@ -1,0 +1,171 @@
+"""Docstrings and names of functions in plain words, as far as a machine can tell."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import pgcorpus
+
+ROOT = Path(pgcorpus.__file__).parents[1]
+
+STILL_TO_DO: Final[tuple[str, ...]] = (
+    "alembic/",
+    "services/memory/operations.py",
+    "services/memory/service.py",
+    "services/memory/steps.py",
+    "services/search/service.py",
+)
+"""Files that were not gone through yet. To be empty."""
+
+RELATIVE: Final = frozenset(
+    "How That Those What When Where Whether Which Who Whom Whose Why".split()  # noqa: SIM905
+)
+"""Begin a clause whose subject stands elsewhere; no docstring opens with one."""
+
+NOT_VERBS: Final = frozenset(
+    "A All An As At By Each Every For From In Its Nobody None, None. Of On One Only Some Somebody "  # noqa: SIM905
+    "Something The There These This Two With".split()
+)
+"""Open no docstring of a function, which says what to do. Properties are named as nouns."""
+
+IRREGULAR: Final = frozenset(
+    "begun bound bought broken brought built caught chosen done drawn driven felt forgotten found "  # noqa: SIM905
+    "given gone got grown heard held hidden kept known laid led left lent lost made meant met paid "
+    "said seen sent shown sold spent spoken stood sworn taken taught thought thrown told "
+    "understood unknown won written".split()
+)
+"""Participles of irregular verbs, of which a few are no other word."""
+
+NO_PARTICIPLES: Final = frozenset(("bed", "embed", "exceed", "feed", "need", "proceed", "seed"))
+"""Words in *-ed* that are verbs in the imperative."""
+
+REPORTED: Final = "A property of a report, called as its key in JSON is."
+EXCEPTIONS: Final = {
+    "Answer.kept": "A figure of the prelude, a field ``kept`` of Prelude and of Statement.",
+    "Context.truncated": REPORTED,
+    "ImportReport.failed": REPORTED,
+    "ImportReport.stored": "A sum over files, called as the counts that it adds up.",
+    "IsolationReport.crossed": REPORTED,
+    "IsolationReport.isolated": REPORTED,
+    "IsolationReport.tried": REPORTED,
+    "IsolationReport.untried": REPORTED,
+    "MemoryContext.degraded": REPORTED,
+    "ValidationReport.passed": REPORTED,
+    "WorkerReport.succeeded": "Beside ``counts``, whose keys are statuses of jobs.",
+}
+"""Qualified names of functions that are called by participles, each with the reason."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = Function | ast.ClassDef
+
+
+def modules() -> Iterator[Path]:
+    """Yield the modules of the library and its revisions."""
+    for top in ("db", "services", "alembic"):
+        yield from sorted(ROOT.glob(f"{top}/**/*.py"))
+    yield ROOT / "pgcorpus" / "__init__.py"
+
+
+def is_done(path: Path) -> bool:
+    """Return whether a module was gone through."""
+    return not str(path.relative_to(ROOT)).startswith(STILL_TO_DO)
+
+
+def list_definitions(node: ast.AST, within: str = "") -> Iterator[tuple[str, Definition]]:
+    """Yield the classes and functions below *node* with their qualified names."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Definition):
+            name = f"{within}{child.name}"
+            yield name, child
+            yield from list_definitions(child, f"{name}.")
+        else:
+            yield from list_definitions(child, within)
+
+
+def is_property(function: Function) -> bool:
+    """Return whether a function is read as an attribute."""
+    names = {ast.unparse(each).rpartition(".")[2] for each in function.decorator_list}
+    return not names.isdisjoint({"cached_property", "made_once", "property", "setter"})
+
+
+def is_participle(name: str) -> bool:
+    """Return whether the first word of a name says what was done rather than what to do."""
+    word = name.strip("_").split("_")[0].lower()
+    return word in IRREGULAR or (
+        len(word) > len("red") and word.endswith("ed") and word not in NO_PARTICIPLES
+    )
+
+
+def find_unclear_docstrings(tree: ast.Module) -> Iterator[str]:
+    """Yield the line and the beginning of each docstring that opens with a word it may not."""
+    definitions: list[tuple[str, ast.Module | Definition]] = [("module", tree)]
+    definitions += list_definitions(tree)
+    for name, node in definitions:
+        words = (ast.get_docstring(node) or "").split(maxsplit=8)
+        if not words:
+            continue
+        acts = isinstance(node, Function) and not is_property(node)
+        if words[0] in RELATIVE or (
+            acts
+            and (words[0] in NOT_VERBS or (words[0].endswith("ed") and is_participle(words[0])))
+        ):
+            line = 1 if isinstance(node, ast.Module) else node.lineno
+            yield f"{line}: {name}: {' '.join(words[:8])} …"
+
+
+def find_participles(tree: ast.Module) -> Iterator[str]:
+    """Yield the line and the name of each function that is called by a participle."""
+    for name, node in list_definitions(tree):
+        if isinstance(node, Function) and is_participle(node.name) and name not in EXCEPTIONS:
+            yield f"{node.lineno}: {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_open_with_a_verb_or_name_their_subject(path: Path) -> None:
+    """A first line is a sentence that a stranger understands alone: "Return …", "A page of …"."""
+    unclear = [f"{path}:{each}" for each in find_unclear_docstrings(ast.parse(path.read_text()))]
+
+    assert not (is_done(path) and unclear), "\n" + "\n".join(unclear)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_called_by_what_they_do(path: Path) -> None:
+    """``count_kept``, not ``counted``; and a property that is true or false is ``is_…``."""
+    participles = [f"{path}:{each}" for each in find_participles(ast.parse(path.read_text()))]
+
+    assert not (is_done(path) and participles), "\n" + "\n".join(participles)
+
+
+def test_every_exception_is_a_function_and_has_a_reason() -> None:
+    """One that was renamed needs none any more."""
+    names = {
+        name for path in modules() for name, _ in list_definitions(ast.parse(path.read_text()))
+    }
+
+    assert not [name for name, reason in EXCEPTIONS.items() if name not in names or not reason]
+
+
+def test_the_rules_know_what_they_forbid() -> None:
+    """A rule that finds nothing would go unnoticed."""
+    tree = ast.parse(
+        '"""What is here."""\n'
+        'def counted():\n    """How many."""\n'
+        'def told():\n    """The words."""\n'
+        "class Report:\n"
+        '    """A report."""\n'
+        '    @property\n    def total(self):\n        """The sum."""\n'
+        '    def embed(self):\n        """Embed the texts."""\n'
+    )
+
+    assert [re.split(": ", each)[1] for each in find_unclear_docstrings(tree)] == [
+        "module",
+        "counted",
+        "told",
+    ]
+    assert list(find_participles(tree)) == ["2: counted", "4: told"]
