@@ -95,7 +95,7 @@ class Vector(VECTOR):
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
         """Return the function that makes an array of a binary vector."""
 
-        def process(value: Any) -> np.ndarray | None:  # noqa: ANN401 - whatever the adapter loads
+        def process(value: Any) -> np.ndarray | None:
             if isinstance(value, str):  # a connection made before the extension was
                 value = pgvector.Vector.from_text(value)
             return None if value is None else value.to_numpy()

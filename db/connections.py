@@ -109,7 +109,7 @@ class _AnswersInTime:
 class Connection(_AnswersInTime, psycopg.Connection[Any]):
     """psycopg's connection, with an end to each wait."""
 
-    def wait(self, gen: Any, *how: Any, **named: Any) -> Any:  # noqa: ANN401 - as psycopg has it
+    def wait(self, gen: Any, *how: Any, **named: Any) -> Any:
         """Wait for the driver's *gen*; a caller that names a time limits the wait by that alone."""
         return super().wait(gen if how or named else self._limit_silence(gen), *how, **named)
 
@@ -117,7 +117,7 @@ class Connection(_AnswersInTime, psycopg.Connection[Any]):
 class AsyncConnection(_AnswersInTime, psycopg.AsyncConnection[Any]):
     """psycopg's connection for asyncio, with an end to each wait."""
 
-    async def wait(self, gen: Any, *how: Any, **named: Any) -> Any:  # noqa: ANN401 - as above
+    async def wait(self, gen: Any, *how: Any, **named: Any) -> Any:
         """Wait for the driver's *gen*; a caller that names a time limits the wait by that alone."""
         return await super().wait(gen if how or named else self._limit_silence(gen), *how, **named)
 
@@ -324,7 +324,7 @@ class _Waits:
         self._connected = time.monotonic()
 
 
-def interruptibly(call: Callable[..., T], *args: Any, **named: Any) -> T:  # noqa: ANN401
+def interruptibly(call: Callable[..., T], *args: Any, **named: Any) -> T:
     """Call a function so that Ctrl-C ends the wait for it at once.
 
     A look-up of a name and libpq's ping run in C, where no signal is heard: in the main thread,
@@ -340,13 +340,13 @@ def interruptibly(call: Callable[..., T], *args: Any, **named: Any) -> T:  # noq
         raise
 
 
-def awaiting(call: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+def awaiting(call: Callable[..., T], *args: Any) -> T:
     """Await a blocking function from a greenlet; a cancelled call does not hold up the loop."""
     result: T = await_only(asyncio.wrap_future(_start_thread(call, *args)))
     return result
 
 
-def _start_thread(call: Callable[..., T], *args: Any, **named: Any) -> Future[T]:  # noqa: ANN401
+def _start_thread(call: Callable[..., T], *args: Any, **named: Any) -> Future[T]:
     """Call a function in a daemon thread, for which no process waits when it ends."""
     future: Future[T] = Future()
 

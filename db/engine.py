@@ -71,7 +71,7 @@ class made_once(cached_property[T]):  # noqa: N801 - as cached_property is writt
 
     if not TYPE_CHECKING:  # its type is that of cached_property
 
-        def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:  # noqa: ANN401
+        def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
             if instance is None:
                 return self
             with instance._making:  # noqa: SLF001 - the lock of the object whose property it is
@@ -421,7 +421,7 @@ class Database:
         }
 
 
-def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
+def _forget_session(connection: Any, _record: object, _proxy: object) -> None:
     """Reset what was SET for the session before a pooled connection is used again.
 
     A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
@@ -439,7 +439,7 @@ def _forget_session(connection: Any, _record: object, _proxy: object) -> None:  
         raise InvalidatePoolError from error
 
 
-def _leave_begin_to_us(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
+def _leave_begin_to_us(connection: Any, _record: object, _proxy: object) -> None:
     """Keep psycopg from beginning transactions, whatever the last user of it asked for."""
     if not connection.autocommit:
         connection.autocommit = True
@@ -482,7 +482,7 @@ def _replace_pool(engine: Engine) -> Pool:
 
 
 @contextmanager
-def _close_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - psycopg's, of either kind
+def _close_unless_ready(connection: Any) -> Iterator[None]:
     """Close a new connection whose preparation is given up, which the pool would forget unclosed.
 
     By libpq's connection, which asks for no event loop.
@@ -494,14 +494,14 @@ def _close_unless_ready(connection: Any) -> Iterator[None]:  # noqa: ANN401 - ps
         raise
 
 
-def _register_vector(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
+def _register_vector(connection: Any, _record: object) -> None:
     with _close_unless_ready(connection):
         with suppress(psycopg.ProgrammingError):  # no vector type before the first revision
             register_vector(connection)
         connection.rollback()  # the look-up opened a transaction
 
 
-def _register_vector_async(connection: Any, _record: object) -> None:  # noqa: ANN401
+def _register_vector_async(connection: Any, _record: object) -> None:
     async def register(driver_connection: psycopg.AsyncConnection[Any]) -> None:
         with _close_unless_ready(driver_connection):
             with suppress(psycopg.ProgrammingError):  # as above

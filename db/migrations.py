@@ -174,7 +174,7 @@ def drift(database: Database) -> list[str]:
     return []
 
 
-def _in_words(operation: str, *operands: Any) -> str:  # noqa: ANN401 - as Alembic has them
+def _in_words(operation: str, *operands: Any) -> str:
     """Describe one of Alembic's differences.
 
     What it would do to make the schema as the models are.

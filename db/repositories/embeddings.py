@@ -610,7 +610,7 @@ class EmbeddingRepository(Repository):
         model_name: str,
         *,
         limit: int,
-        after: Any = None,  # noqa: ANN401
+        after: Any = None,
         among: Sequence[Any] | None = None,
     ) -> list[Pending]:
         """List passages to embed, in the order of their keys.

@@ -357,7 +357,7 @@ def _change_rows(changed: Iterable[Changed]) -> Iterator[tuple[Any, ...]]:
             )
 
 
-def _json(value: Any) -> Json | None:  # noqa: ANN401 - any JSON
+def _json(value: Any) -> Json | None:
     """Convert a value for a column where nothing is NULL and not a JSON null."""
     return None if value is None else Json(value)
 

@@ -619,7 +619,7 @@ class JobRepository(Repository):
             attempts=0,
         )
 
-    def _return(self, ids: Sequence[int], **values: Any) -> None:  # noqa: ANN401 - of columns
+    def _return(self, ids: Sequence[int], **values: Any) -> None:
         """Make locked jobs pending again, except those whose key is pending anew.
 
         They are superseded.
@@ -723,7 +723,7 @@ def _among(ids: Collection[int]) -> ColumnElement[bool]:
     return Job.id == any_(_array(ids, BigInteger()))
 
 
-def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:  # noqa: ANN401 - a type
+def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:
     """Build one parameter for any number of values.
 
     The same statement, and plan, for all batches.

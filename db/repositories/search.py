@@ -606,7 +606,7 @@ def _read_estimate(plan: Sequence[Mapping[str, Any]]) -> float:
     return float(plan[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"])
 
 
-def _rows(cursor: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of either driver
+def _rows(cursor: Any) -> list[dict[str, Any]]:
     names = [each[0] for each in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

@@ -153,7 +153,7 @@ def _paths(start: Select[Any], order: Order) -> CTE:
     return path.union_all(descended)
 
 
-def _near(corpus: Corpus, path: CTE, order: Order) -> Any:  # noqa: ANN401 - a subquery
+def _near(corpus: Corpus, path: CTE, order: Order) -> Any:
     """Read the passages near a hit.
 
     Of each branch of its path those that may stand before it, of its own those after it, too.

@@ -221,7 +221,7 @@ BOUNDS: Final = ", ".join(COMPARISONS)
 def _split_comparison(
     name: str,
     of: Filter,
-    value: Any,  # noqa: ANN401 - what a caller gave
+    value: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Split a filter's value into the comparison and the values of its parameters."""
     if value is None:
@@ -240,7 +240,7 @@ def _split_comparison(
     return "equal", {"equal": _read_choice(name, of, value)}
 
 
-def _read_choice(name: str, of: Filter, value: Any) -> Any:  # noqa: ANN401
+def _read_choice(name: str, of: Filter, value: Any) -> Any:
     """Convert a value to the column's Python type, and check it against the filter's choices."""
     converted = _as(name, of.column, value)
     if of.choices is not None and converted not in of.choices:
@@ -266,7 +266,7 @@ def _compare(column: ColumnElement[Any], condition: Condition) -> ColumnElement[
             return and_(*(getattr(column, COMPARISONS[b])(parameter(b)) for b in bounds.split(",")))
 
 
-def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:  # noqa: ANN401
+def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:
     """Convert a value to the column's Python type; text is read, nothing else is guessed."""
     kind = column.type.python_type
     try:
@@ -284,7 +284,7 @@ def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:  # noqa: ANN4
     return converted
 
 
-def _read(kind: type, value: str) -> Any:  # noqa: ANN401
+def _read(kind: type, value: str) -> Any:
     if kind is bool:
         return {"true": True, "false": False}[value.lower()] if value.lower() in BOOLEANS else value
     if kind in (datetime, date):

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 class _Compiler(psycopg.PGCompiler_psycopg):
     """Writes constants into the statement; only parameters without a value are left open."""
 
-    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:
         if not bindparam.required:
             options["literal_binds"] = True
         return super().visit_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]

@@ -450,7 +450,7 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else iso(moment)
 
 
-def _whole(name: str, value: Any) -> int:  # noqa: ANN401 - whatever JSON or a query string has
+def _whole(name: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and WHOLE.fullmatch(value):

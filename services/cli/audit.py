@@ -239,7 +239,7 @@ def _values(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     return cut(", ".join(pairs), VALUES_CHARACTERS)
 
 
-def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON
+def _plain(value: Any) -> str:
     return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)
 
 

@@ -49,7 +49,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")]
 
 
-def print_json(result: Any) -> None:  # noqa: ANN401 - whatever a result is made of
+def print_json(result: Any) -> None:
     """Print a result for scripts: one JSON document on stdout, nothing else."""
     document = json.dumps(result, default=_plain, ensure_ascii=False, indent=2)
     typer.echo(document.translate(_IN_JSON))  # json escapes the others itself

@@ -111,7 +111,7 @@ class Draft:
         cleaned: dict[str, Any] = self._clean_detail("", raw)
         return cleaned
 
-    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
+    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:
         """Record that a given value is stored otherwise.
 
         Raises:
@@ -124,11 +124,11 @@ class Draft:
             )
         self.record(name, original, stored, rule)
 
-    def record(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
+    def record(self, name: str, original: Any, stored: Any, rule: Rule) -> None:
         """Record a change that is allowed."""
         self.changes.append(Change(name, original, stored, rule.value))
 
-    def as_object(self, name: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    def as_object(self, name: str, value: Any) -> dict[str, Any]:
         """Return the value if it is an object; one without fields in place of anything else."""
         if isinstance(value, dict):
             return value
@@ -136,7 +136,7 @@ class Draft:
             self.change(name, value, None, Rule.SHAPE)
         return {}
 
-    def as_list(self, name: str, value: Any) -> Sequence[Any]:  # noqa: ANN401 - any JSON
+    def as_list(self, name: str, value: Any) -> Sequence[Any]:
         """Return the value if it is a list; an empty one in place of anything else."""
         if isinstance(value, list):
             return value
@@ -144,14 +144,14 @@ class Draft:
             self.change(name, value, None, Rule.SHAPE)
         return []
 
-    def as_link(self, name: str, value: Any) -> str | None:  # noqa: ANN401 - any JSON
+    def as_link(self, name: str, value: Any) -> str | None:
         """Return the value if it is an identifier; None in place of anything else."""
         if value is None or isinstance(value, str):
             return value
         self.change(name, value, None, Rule.SHAPE)
         return None
 
-    def as_links(self, name: str, value: Any) -> Sequence[str]:  # noqa: ANN401 - any JSON
+    def as_links(self, name: str, value: Any) -> Sequence[str]:
         """Return the identifiers in a list of them."""
         listed = self.as_list(name, value)
         links = [each for each in listed if isinstance(each, str)]
@@ -159,7 +159,7 @@ class Draft:
             self.change(name, value, links, Rule.SHAPE)
         return links
 
-    def identifier(self, name: str, value: Any, otherwise: str) -> str:  # noqa: ANN401 - any JSON
+    def identifier(self, name: str, value: Any, otherwise: str) -> str:
         """Return the value as an identifier, or *otherwise* where it can be none."""
         if is_identifier(value):
             return str(value)
@@ -169,7 +169,7 @@ class Draft:
         self.change(name, value, stored, Rule.IDENTIFIER)
         return stored
 
-    def text(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
+    def text(self, name: str, value: Any) -> str:
         """Return the value as text; what is not text is stored as it stands in JSON."""
         if isinstance(value, str):
             return value
@@ -177,7 +177,7 @@ class Draft:
         self.change(name, value, stored, Rule.TEXT)
         return stored
 
-    def time(self, name: str, value: Any) -> datetime | None:  # noqa: ANN401 - any JSON
+    def time(self, name: str, value: Any) -> datetime | None:
         """Return a moment, or None where none is given or it cannot be.
 
         Args:
@@ -193,7 +193,7 @@ class Draft:
             return None
         return moment
 
-    def detail(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
+    def detail(self, name: str, value: Any) -> Any:
         """Return the value without the end of texts that are too long to describe anything."""
         match value:
             case str() if len(value) > MAX_DETAIL:
@@ -209,7 +209,7 @@ class Draft:
             case _:
                 return value
 
-    def _clean_detail(self, name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
+    def _clean_detail(self, name: str, value: Any) -> Any:
         """Return the value without what PostgreSQL cannot store.
 
         Each change is recorded where it was made.
@@ -243,7 +243,7 @@ class Draft:
         return cleaned
 
 
-def is_identifier(value: Any) -> bool:  # noqa: ANN401 - any JSON
+def is_identifier(value: Any) -> bool:
     """Return whether a value can be stored as an identifier."""
     return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_NAME
 
@@ -280,7 +280,7 @@ def _doubtful(raw: dict[str, Any]) -> bool:
     raise Unacceptable(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
-def _moment(value: Any) -> datetime | None:  # noqa: ANN401 - any JSON
+def _moment(value: Any) -> datetime | None:
     try:
         match value:
             case bool():

@@ -87,7 +87,7 @@ class Inexact(float):
 _HOLDERS: Final = (dict, list, Inexact)  # made once: this is asked of every field
 
 
-def inexact_numbers(value: Any, path: str = "") -> Iterator[tuple[str, Inexact]]:  # noqa: ANN401 - any JSON
+def inexact_numbers(value: Any, path: str = "") -> Iterator[tuple[str, Inexact]]:
     """Yield every number in a value that no double is equal to, with its path below *path*."""
     if isinstance(value, Inexact):
         yield path, value
@@ -177,7 +177,7 @@ def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Loaded:
     return Loaded(document, hashlib.sha256(content).digest())
 
 
-def parse_json(text: str, what: str = "the file", *, finite: bool = True) -> Any:  # noqa: ANN401 - any JSON
+def parse_json(text: str, what: str = "the file", *, finite: bool = True) -> Any:
     """Read a text of strict JSON.
 
     Args:
@@ -288,7 +288,7 @@ def _number(digits: str) -> float:
     return number if exact else Inexact(digits)
 
 
-def _deeper_than(document: Any, limit: int) -> bool:  # noqa: ANN401 - any JSON
+def _deeper_than(document: Any, limit: int) -> bool:
     """Return whether there are more levels than *limit*; it needs no stack of its own."""
     level = [document] if isinstance(document, dict | list) else []
     for _ in range(limit):

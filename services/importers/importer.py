@@ -144,7 +144,7 @@ class Importer(ABC):
         """Return the repository that is filled."""
 
     @contextmanager
-    def _record_run(self, **options: Any) -> Iterator[Run]:  # noqa: ANN401 - any JSON
+    def _record_run(self, **options: Any) -> Iterator[Run]:
         """Record a run in the history, from begin to end; statistics are renewed after it."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
@@ -212,7 +212,7 @@ class RetryingImporter(Importer):
         return run.report
 
     @abstractmethod
-    def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:  # noqa: ANN401 - any JSON
+    def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:
         """Record a run in the history, and return it with what fills the corpus."""
 
 

@@ -87,7 +87,7 @@ def postgresql_of(dialect: Dialect) -> int:
 
 
 @cache
-def _classifier() -> Any:  # noqa: ANN401 - the package has no types
+def _classifier() -> Any:
     # Loaded on first use: the model takes most of a second, and most imports do without.
     import py3langid  # noqa: PLC0415 - see above
 

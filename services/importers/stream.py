@@ -124,7 +124,7 @@ class Element:
             self.text = None
         return parse_json(text, self._name, finite=False), damage
 
-    def as_json(self) -> Any:  # noqa: ANN401 - any JSON
+    def as_json(self) -> Any:
         """Return the value as it is kept when refused.
 
         The value, or its text where JSON has none.

@@ -13,7 +13,7 @@ UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """NUL characters and halves of surrogate pairs, which PostgreSQL cannot store."""
 
 
-def clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def clean(value: Any) -> Any:
     """Replace what PostgreSQL cannot store: no NUL characters, U+FFFD for half surrogate pairs."""
     match value:
         case str():
@@ -30,12 +30,12 @@ def _substitute(found: re.Match[str]) -> str:
     return "" if found[0] == "\x00" else "\ufffd"
 
 
-def describe_value(value: Any) -> str:  # noqa: ANN401 - any JSON
+def describe_value(value: Any) -> str:
     """Return a value for a message: short, and of characters that can be stored."""
     shown = json.dumps(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."  # noqa: PLR2004 - about a line
 
 
-def as_words(value: Any) -> str | None:  # noqa: ANN401 - any JSON
+def as_words(value: Any) -> str | None:
     """Return the value if it is a text with any word in it, else None."""
     return value if isinstance(value, str) and value.strip() else None

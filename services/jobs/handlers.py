@@ -138,7 +138,7 @@ class EmbedHandler:
         if scope is not None:
             work.enter(scope)
 
-    def _item(self, job: ClaimedJob) -> Any:  # noqa: ANN401 - a key
+    def _item(self, job: ClaimedJob) -> Any:
         """Return the passage of a job, or None if the job names none."""
         if self._of.scope is not None and job.scope is None:
             return None

@@ -355,7 +355,7 @@ class Worker:
                 return
             self._over.wait(0.1)
 
-    def _start(self, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
+    def _start(self, target: Callable[..., None], *args: Any) -> threading.Thread:
         def guard() -> None:
             try:
                 target(*args)

@@ -58,7 +58,7 @@ class Layout(NamedTuple):
     places: list[Place]
 
 
-def layout_of(document: Any) -> Layout:  # noqa: ANN401 - any JSON
+def layout_of(document: Any) -> Layout:
     """Find the chunks of a file.
 
     Args:

@@ -109,7 +109,7 @@ def _list_differences(
     ]
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any column's value
+def _plain(value: Any) -> Any:
     """Return the value as JSON."""
     if isinstance(value, frozenset):
         return sorted(value)

@@ -125,7 +125,7 @@ class KnowledgeImporter(RetryingImporter):
         return work.knowledge
 
     @contextmanager
-    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _Run]]:  # noqa: ANN401 - any JSON
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _Run]]:
         options |= {
             "on_conflict": self._on_conflict,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),

@@ -79,7 +79,7 @@ class Normalised:
 
 
 def normalise(
-    raw: Any,  # noqa: ANN401 - any JSON
+    raw: Any,
     context: Context,
     *,
     strict: bool = False,
@@ -134,7 +134,7 @@ def normalise(
     return Normalised(record, draft.changes, hashlib.sha256((canonical + said).encode()).digest())
 
 
-def identifier_of(raw: Any) -> str | None:  # noqa: ANN401 - any JSON
+def identifier_of(raw: Any) -> str | None:
     """Return the identifier that ``normalise`` gives a chunk, also one that it refuses, or None."""
     if not isinstance(raw, dict):
         return None
@@ -206,7 +206,7 @@ class _Draft(Draft):
         value = self.as_text(given)
         return value if value and value.strip() else None
 
-    def require(self, given: _Given, stored: Any, rule: Rule = Rule.DEFAULT) -> None:  # noqa: ANN401
+    def require(self, given: _Given, stored: Any, rule: Rule = Rule.DEFAULT) -> None:
         """Record a value for a field that must have one and has none.
 
         Raises:
@@ -216,7 +216,7 @@ class _Draft(Draft):
             raise Unacceptable(f"{given.field} is missing")
         self.change(given.field, given.value, stored, rule)
 
-    def inherit(self, given: _Given, said: Any) -> str | None:  # noqa: ANN401 - any JSON
+    def inherit(self, given: _Given, said: Any) -> str | None:
         """Take the file's statement on all its chunks, for one that has none itself."""
         if not isinstance(said, str) or not said.strip():
             return None
@@ -452,7 +452,7 @@ def _concepts(draft: _Draft) -> frozenset[str]:
     return frozenset(concepts)
 
 
-def _concept(name: Any) -> str | None:  # noqa: ANN401 - any JSON
+def _concept(name: Any) -> str | None:
     """Return the concept's name with only letters, digits, spaces, ``&`` and ``-``, or None."""
     if isinstance(name, int | float) and not isinstance(name, bool):
         name = str(name)
@@ -477,7 +477,7 @@ def _shorten(draft: _Draft, field: str, value: str) -> str:
     return value[:MAX_NAME]
 
 
-def _integer(value: Any) -> int | None:  # noqa: ANN401 - any JSON
+def _integer(value: Any) -> int | None:
     """Return the whole number that a value means, or None."""
     match value:
         case bool():

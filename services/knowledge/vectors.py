@@ -196,7 +196,7 @@ def _from_npy(path: Path, chunks: int, model_name: str | None) -> VectorSet:
     return VectorSet(model_name, None, rows)
 
 
-def _entry(entry: Any) -> tuple[str, str, np.ndarray]:  # noqa: ANN401 - any JSON
+def _entry(entry: Any) -> tuple[str, str, np.ndarray]:
     if not isinstance(entry, dict):
         raise ImportFailed("it is not an object")
     key = entry.get("chunk_id", entry.get("document_id"))

@@ -305,7 +305,7 @@ class MemoryService(Operations):
                 return result
             answer = self._answer(step)
 
-    def _answer(self, step: Step) -> Any:  # noqa: ANN401 - as the step has it
+    def _answer(self, step: Step) -> Any:
         match step:
             case Transact():
                 with self._database.unit_of_work(step.scope, actor=step.actor) as work:
@@ -467,7 +467,7 @@ class AsyncMemoryService(Operations):
                 return result
             answer = await self._answer(step)
 
-    async def _answer(self, step: Step) -> Any:  # noqa: ANN401 - as the step has it
+    async def _answer(self, step: Step) -> Any:
         match step:
             case Transact():
                 within = self._database.async_unit_of_work(step.scope, actor=step.actor)

@@ -73,7 +73,7 @@ class Job:
                 rows = np.fromfile(file, np.float32, len(part) * self.dimensions)
                 yield part, rows.reshape(len(part), -1)
 
-    def _json(self, name: str) -> Any:  # noqa: ANN401 - any JSON
+    def _json(self, name: str) -> Any:
         return json.loads((self.data / name).read_text())
 
 
@@ -149,7 +149,7 @@ def serve(contender: type[Contender]) -> None:
         served.close()
 
 
-def _done(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -> Any:  # noqa: ANN401
+def _done(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -> Any:
     match do:
         case "load":
             return {"seconds": contender.load(lambda rows: _reply(replies, {"progress": rows}))}

@@ -171,7 +171,7 @@ class Recorder:
         class Recording(Cursor[Any]):
             """Notes every statement."""
 
-            def execute(self, query: Any, params: Any = None, **options: Any) -> Recording:  # noqa: ANN401
+            def execute(self, query: Any, params: Any = None, **options: Any) -> Recording:
                 sent.append(Statement(query, params))
                 super().execute(query, params, **options)
                 return self

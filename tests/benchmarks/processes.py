@@ -54,7 +54,7 @@ class Process:
         )
         self.started = self._exchange(start, None)
 
-    def ask(self, do: str, progress: Callable[[int], None] | None = None, **arguments: Any) -> Any:  # noqa: ANN401
+    def ask(self, do: str, progress: Callable[[int], None] | None = None, **arguments: Any) -> Any:
         """Have it do something, and wait for the answer.
 
         Args:
@@ -80,7 +80,7 @@ class Process:
         self._process.kill()
         self._process.communicate()
 
-    def _exchange(self, request: dict[str, Any], progress: Callable[[int], None] | None) -> Any:  # noqa: ANN401
+    def _exchange(self, request: dict[str, Any], progress: Callable[[int], None] | None) -> Any:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise AssertionError  # both are pipes

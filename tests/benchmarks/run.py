@@ -268,7 +268,7 @@ def _search_all(bench: Bench, seconds: float) -> None:
                 result["memory"].insert(0, {"contender": name, "search_peak_rss_bytes": peak})
 
 
-def _ask(bench: Bench, searching: dict[str, Process], name: str, do: str, **arguments: Any) -> Any:  # noqa: ANN401
+def _ask(bench: Bench, searching: dict[str, Process], name: str, do: str, **arguments: Any) -> Any:
     """What a contender answers; None from a peer that fails, and is left out from then on."""
     try:
         return searching[name].ask(do, **arguments)

@@ -124,7 +124,7 @@ def connected(url: URL) -> psycopg.Connection:
     return psycopg.connect(dsn, autocommit=True)
 
 
-def ask(url: URL, statement: LiteralString) -> Any:  # noqa: ANN401 - whatever the database answers
+def ask(url: URL, statement: LiteralString) -> Any:
     """The first column of a statement's first row, or None."""
     with connected(url) as connection:
         answer = connection.execute(statement)
@@ -139,7 +139,7 @@ def keep(url: URL, answer: int) -> None:
         connection.execute("CREATE TABLE kept AS SELECT %s::int AS answer", (answer,))
 
 
-def kept(url: URL) -> Any:  # noqa: ANN401 - whatever the database answers
+def kept(url: URL) -> Any:
     """What was committed."""
     return ask(url, "SELECT answer FROM kept")
 

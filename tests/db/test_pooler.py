@@ -74,7 +74,7 @@ def administered(pooled: Database, database: Database) -> Iterator[Database]:
     administered.close()
 
 
-def ask(database: Database, statement: str) -> Any:  # noqa: ANN401 - whatever the statement gives
+def ask(database: Database, statement: str) -> Any:
     """Answer in a transaction of its own."""
     with database.engine.connect() as connection:
         return connection.scalar(text(statement))

@@ -134,7 +134,7 @@ def test_a_tenants_user_sees_what_is_the_tenants(tenancy: Tenancy) -> None:
 
 @pytest.mark.parametrize("corpus", [c for c in CORPORA.values() if c.scope is not None])
 @pytest.mark.parametrize("mode", ["vector", "text", "fuzzy", "hybrid"])
-def test_a_search_without_a_scope_is_refused(tenancy: Tenancy, corpus: Any, mode: Any) -> None:  # noqa: ANN401
+def test_a_search_without_a_scope_is_refused(tenancy: Tenancy, corpus: Any, mode: Any) -> None:
     """By the service, with and without asyncio, before it connects, and by the repository."""
     nowhere = Database(settings_for(URL.create("postgresql+psycopg", host="127.0.0.1", port=1)))
     with pytest.raises(MissingScope):

@@ -26,7 +26,7 @@ from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
 from tests import factories
 
 
-def add(work: UnitOfWork, **values: Any) -> FrameworkDocument:  # noqa: ANN401 - any column's
+def add(work: UnitOfWork, **values: Any) -> FrameworkDocument:
     """Write one chunk and flush it."""
     factories.bind(work.session)
     return factories.FrameworkDocumentFactory(**values)
@@ -108,7 +108,7 @@ def test_a_unit_of_work_gives_its_connection_back(database: Database) -> None:
         assert database.engine.pool.checkedout() == 0
 
 
-def of_vector(**values: Any) -> Callable[[UnitOfWork], object]:  # noqa: ANN401
+def of_vector(**values: Any) -> Callable[[UnitOfWork], object]:
     """Write one vector."""
 
     def write(work: UnitOfWork) -> object:
@@ -125,12 +125,12 @@ def of_vector_without_index(work: UnitOfWork) -> None:
     factories.ChunkEmbeddingFactory(model_name=model.name, embedding=factories.axis(0, length=3))
 
 
-def of_chunk(**values: Any) -> Callable[[UnitOfWork], object]:  # noqa: ANN401
+def of_chunk(**values: Any) -> Callable[[UnitOfWork], object]:
     """Write one chunk."""
     return lambda work: add(work, **values)
 
 
-def of_lines(**values: Any) -> Callable[[UnitOfWork], object]:  # noqa: ANN401
+def of_lines(**values: Any) -> Callable[[UnitOfWork], object]:
     """Write the source lines of one chunk."""
 
     def write(work: UnitOfWork) -> object:
@@ -140,7 +140,7 @@ def of_lines(**values: Any) -> Callable[[UnitOfWork], object]:  # noqa: ANN401
     return write
 
 
-def of_concept(**values: Any) -> Callable[[UnitOfWork], object]:  # noqa: ANN401
+def of_concept(**values: Any) -> Callable[[UnitOfWork], object]:
     """Write one concept."""
 
     def write(work: UnitOfWork) -> object:

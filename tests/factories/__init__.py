@@ -54,7 +54,7 @@ class _Factory(factory.alchemy.SQLAlchemyModelFactory):
     @classmethod
     def _save(
         cls, model_class: type[Any], session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # noqa: ANN401 - a row of any model
+    ) -> Any:
         if model_class not in SCOPED:
             return super()._save(model_class, session, args, kwargs)
         scope = kwargs.get("scope") or (

@@ -263,7 +263,7 @@ def _texts(values: Sequence[str]) -> ColumnElement[Any]:
     return literal(list(values), ARRAY(Text()))
 
 
-def _refuse_unstorable(name: str, value: Any) -> None:  # noqa: ANN401 - any JSON
+def _refuse_unstorable(name: str, value: Any) -> None:
     try:
         json.dumps(value, default=dict, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -272,7 +272,7 @@ def _refuse_unstorable(name: str, value: Any) -> None:  # noqa: ANN401 - any JSO
         raise InvalidValue(f"{name} holds a character that no text can hold")
 
 
-def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _strings(value: Any) -> Iterator[str]:
     match value:
         case str():
             yield value

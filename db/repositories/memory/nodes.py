@@ -507,7 +507,7 @@ class MemoryRepository(Repository):
             asked.append(corpus.passages.c.user_id == user_id)
         return [*own, *asked], values
 
-    def _count(self, condition: ColumnElement[bool], table: Any) -> int:  # noqa: ANN401 - a table
+    def _count(self, condition: ColumnElement[bool], table: Any) -> int:
         counted = select(func.count()).select_from(table).where(condition)
         return self.session.scalar(counted) or 0
 
@@ -536,7 +536,7 @@ def refuse_too_long(table: type[Base], **values: str | None) -> None:
             )
 
 
-def _among(column: Any, values: Sequence[str]) -> ColumnElement[bool]:  # noqa: ANN401 - of any kind
+def _among(column: Any, values: Sequence[str]) -> ColumnElement[bool]:
     """Compare with one parameter for any number of values."""
     condition: ColumnElement[bool] = column == any_(literal(list(values), ARRAY(Text())))
     return condition

@@ -262,7 +262,7 @@ class InferenceRepository(IsolationRepository):
     def _read_planted(
         self,
         table: Guarded,
-        key: Any,  # noqa: ANN401 - of whatever type
+        key: Any,
         words: Mapping[str, tuple[str, str]],
         values: Mapping[str, Any],
     ) -> Iterator[Secret]:

@@ -182,7 +182,7 @@ class Reading:
             changes=changes,
         )
 
-    def _format_of(self, raw: Any) -> str | None:  # noqa: ANN401 - any JSON
+    def _format_of(self, raw: Any) -> str | None:
         """Return the format of a value, among the wanted ones."""
         for name in self._formats:
             format_ = READERS[name]
@@ -271,5 +271,5 @@ def _hash(record: ConversationRecord, languages: Sequence[str]) -> bytes:
     return digest.digest()
 
 
-def _canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON, and times
+def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, default=datetime.isoformat).encode()

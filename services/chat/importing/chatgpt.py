@@ -43,12 +43,12 @@ EVERYBODY: Final = "all"
 HIDDEN: Final = "is_visually_hidden_from_conversation"
 
 
-def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def recognises(raw: Any) -> bool:
     """Return whether the value is a conversation of this format, perhaps broken."""
     return isinstance(raw, dict) and "mapping" in raw
 
 
-def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSON
+def read(raw: Any, *, strict: bool = False) -> Parsed:
     """Read one conversation.
 
     Args:
@@ -76,7 +76,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
     )
 
 
-def _node(draft: ConversationDraft, id_: str, raw: Any) -> Node:  # noqa: ANN401 - any JSON
+def _node(draft: ConversationDraft, id_: str, raw: Any) -> Node:
     name = f"mapping.{id_}"
     node = draft.as_object(name, raw)
     parent = draft.as_link(f"{name}.parent", node.get("parent"))
@@ -123,7 +123,7 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
     )
 
 
-def _attachments(draft: ConversationDraft, name: str, given: Any) -> dict[str, str]:  # noqa: ANN401 - any JSON
+def _attachments(draft: ConversationDraft, name: str, given: Any) -> dict[str, str]:
     """Return the files that came with a message: identifier → name."""
     found = {}
     for index, each in enumerate(draft.as_list(name, given)):
@@ -136,7 +136,7 @@ def _attachments(draft: ConversationDraft, name: str, given: Any) -> dict[str, s
 def _read_text(
     draft: ConversationDraft,
     name: str,
-    content: Any,  # noqa: ANN401
+    content: Any,
     files: Mapping[str, str],
 ) -> Spoken:
     """Read the text of a message, with a placeholder for each of its files."""
@@ -154,7 +154,7 @@ def _read_text(
     return spoken
 
 
-def _file_of(part: Any, files: Mapping[str, str]) -> str | None:  # noqa: ANN401 - any JSON
+def _file_of(part: Any, files: Mapping[str, str]) -> str | None:
     """Return the file that a part shows: ``file-service://file-abc`` is the file ``file-abc``."""
     pointer = part.get("asset_pointer") if isinstance(part, dict) else None
     file = pointer.rsplit("/", 1)[-1] if isinstance(pointer, str) else None

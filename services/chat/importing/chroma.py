@@ -71,12 +71,12 @@ _NUMBER = re.compile(r"(\d{1,9})$")
 _CHUNK = re.compile(r"[_:-]+chunk[_:-]*\d+$", re.IGNORECASE)
 
 
-def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def recognises(raw: Any) -> bool:
     """Return whether the value is a conversation as ``open_store`` gives it."""
     return isinstance(raw, dict) and raw.keys() == {"collection", "metadata", "documents"}
 
 
-def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSON
+def read(raw: Any, *, strict: bool = False) -> Parsed:
     """Read one conversation of a legacy store.
 
     Args:
@@ -125,13 +125,13 @@ def _split_speakers(text: str) -> list[tuple[Role | None, str]]:
     return [(role, said.strip()) for role, said in told if said.strip()]
 
 
-def _source(given: Any) -> str:  # noqa: ANN401 - any JSON
+def _source(given: Any) -> str:
     """Return the source that the conversation had before it was in the store."""
     name = given.strip().lower() if isinstance(given, str) else ""
     return name[:MAX_SOURCE] or SOURCE
 
 
-def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _number(value: Any) -> Any:
     """Convert a time that is a text of digits to the number that it is."""
     try:
         return float(value) if isinstance(value, str) else value
@@ -198,7 +198,7 @@ def _copy(path: Path, folder: Path) -> None:
             shutil.copytree(beside, folder / beside.name)
 
 
-def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb is an extra
+def _conversations(client: Any) -> Iterator[Element]:
     """Yield every conversation as an object of ``read``'s shape, with its vectors."""
     offset = 0
     try:
@@ -211,7 +211,7 @@ def _conversations(client: Any) -> Iterator[Element]:  # noqa: ANN401 - chromadb
         raise ImportFailed(f"ChromaDB cannot read it: {error}") from error
 
 
-def _groups(collection: Any) -> list[list[str]]:  # noqa: ANN401 - as above
+def _groups(collection: Any) -> list[list[str]]:
     """Return the keys of the records of each conversation, in order."""
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for start in range(0, collection.count(), RECORDS):
@@ -251,7 +251,7 @@ def _batches(groups: Sequence[list[str]]) -> Iterator[list[list[str]]]:
         yield batch
 
 
-def _readable(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:  # noqa: ANN401 - as above
+def _readable(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:
     """Yield the conversations of a batch, one by one where the client stumbles over one of them."""
     try:
         yield from list(_elements(collection, batch, offset))
@@ -265,7 +265,7 @@ def _readable(collection: Any, batch: Sequence[list[str]], offset: int) -> Itera
         yield Element(f"$[{json.dumps(key)}]", offset, 0, text=None, fault=fault)
 
 
-def _elements(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:  # noqa: ANN401 - as above
+def _elements(collection: Any, batch: Sequence[list[str]], offset: int) -> Iterator[Element]:
     asked = [key for keys in batch for key in keys]
     page = collection.get(ids=asked, include=["documents", "metadatas", "embeddings"])
     rows = {key: n for n, key in enumerate(page["ids"])}
@@ -287,8 +287,8 @@ def _elements(collection: Any, batch: Sequence[list[str]], offset: int) -> Itera
 
 
 def _vectors(
-    collection: Any,  # noqa: ANN401 - as above
-    embeddings: Any,  # noqa: ANN401 - as above
+    collection: Any,
+    embeddings: Any,
     chosen: Sequence[int],
     documents: Sequence[str],
 ) -> StoredVectors | None:
@@ -306,7 +306,7 @@ def _only_turn(document: str) -> str:
     return turns[0][1] if len(turns) == 1 else document
 
 
-def _model(collection: Any, dimensions: int) -> str | None:  # noqa: ANN401 - as above
+def _model(collection: Any, dimensions: int) -> str | None:
     """Return the model of a collection's vectors, as it or its embedding function says."""
     function = (getattr(collection, "configuration_json", None) or {}).get("embedding_function")
     for said in (collection.metadata or {}, (function or {}).get("config") or {}):

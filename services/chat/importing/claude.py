@@ -39,12 +39,12 @@ UNSUPPORTED: Final = "This block is not supported on your current device yet."
 """What ``text`` says in place of a block that ``content`` has."""
 
 
-def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def recognises(raw: Any) -> bool:
     """Return whether the value is a conversation of this format, perhaps broken."""
     return isinstance(raw, dict) and "chat_messages" in raw
 
 
-def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSON
+def read(raw: Any, *, strict: bool = False) -> Parsed:
     """Read one conversation.
 
     Args:
@@ -127,7 +127,7 @@ def _lines(text: str) -> set[str]:
     return lines - {"", "```", UNSUPPORTED}
 
 
-def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:  # noqa: ANN401
+def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:
     """Return the names of files.
 
     The text that was found in them is spoken after the message's own.

@@ -13,7 +13,7 @@ from pgcorpus.services.chat.importing.rules import Parsed
 class Reader(Protocol):
     """Reads one conversation; raises ``Unacceptable`` where it cannot be stored."""
 
-    def __call__(self, raw: Any, *, strict: bool = False) -> Parsed: ...  # noqa: ANN401, D102
+    def __call__(self, raw: Any, *, strict: bool = False) -> Parsed: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

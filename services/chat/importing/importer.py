@@ -110,7 +110,7 @@ class ChatImporter(RetryingImporter):
         return work.chat_imports
 
     @contextmanager
-    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:  # noqa: ANN401 - any JSON
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:
         if self._embeddings_model is not None:
             with self._database.unit_of_work() as work:
                 work.embeddings.get_model(self._embeddings_model)

@@ -27,7 +27,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 """By ``type``: the parts of OpenAI's chat messages, and Open WebUI's files."""
 
 
-def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def recognises(raw: Any) -> bool:
     """Return whether the value is a conversation of this format, perhaps broken."""
     if not isinstance(raw, dict):
         return False
@@ -39,7 +39,7 @@ def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
     return chat is not raw and _is_list_of_messages(chat)
 
 
-def accepts(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def accepts(raw: Any) -> bool:
     """Return whether ``recognises`` does, or the value is a bare list of messages.
 
     Many programs have and write those.
@@ -54,7 +54,7 @@ def _is_list_of_messages(chat: dict[str, Any]) -> bool:
     )
 
 
-def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSON
+def read(raw: Any, *, strict: bool = False) -> Parsed:
     """Read one conversation.
 
     Args:
@@ -97,7 +97,7 @@ def _messages(draft: ConversationDraft, inside: str, chat: dict[str, Any]) -> li
     return messages(draft, nodes, None, Fields(name, "parentId", "childrenIds", None))
 
 
-def _node(draft: ConversationDraft, name: str, id_: str, raw: Any) -> Node:  # noqa: ANN401 - any JSON
+def _node(draft: ConversationDraft, name: str, id_: str, raw: Any) -> Node:
     message = draft.as_object(name, raw)
     if message.get("id") not in (None, id_):
         draft.change(f"{name}.id", message["id"], id_, Rule.IDENTIFIER)
@@ -143,7 +143,7 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
     )
 
 
-def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:  # noqa: ANN401
+def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:
     """Return the names of files.
 
     What is in them is not kept: Open WebUI has it by their identifier.

@@ -69,7 +69,7 @@ class Spoken:
         """The whole text, empty when nothing is said."""
         return "\n\n".join(self.texts)
 
-    def add(self, name: str, value: Any) -> None:  # noqa: ANN401 - any JSON
+    def add(self, name: str, value: Any) -> None:
         """Add a text, a part or a list of both; *name* is the field's, for the history."""
         match value:
             case str():
@@ -129,7 +129,7 @@ def _name(part: dict[str, Any], kind: Kind) -> str | None:
     return None
 
 
-def _arguments(given: Any) -> list[str]:  # noqa: ANN401 - any JSON
+def _arguments(given: Any) -> list[str]:
     """List the arguments of a tool's call, a line for each."""
     if isinstance(given, dict):
         lines = [f"{key}: {_format_argument(value)}" for key, value in given.items()]
@@ -138,7 +138,7 @@ def _arguments(given: Any) -> list[str]:  # noqa: ANN401 - any JSON
     return [shown] if shown.strip() else []
 
 
-def _format_argument(value: Any) -> str:  # noqa: ANN401 - any JSON
+def _format_argument(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False, default=float)

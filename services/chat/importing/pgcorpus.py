@@ -20,12 +20,12 @@ MAX_PLACE: Final = 2**31
 """Past the greatest branch or position: the columns are of four bytes."""
 
 
-def recognises(raw: Any) -> bool:  # noqa: ANN401 - any JSON
+def recognises(raw: Any) -> bool:
     """Return whether the value is an export of this archive, of whatever version."""
     return isinstance(raw, dict) and raw.get("format") == JSON_FORMAT
 
 
-def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSON
+def read(raw: Any, *, strict: bool = False) -> Parsed:
     """Read one conversation. Nothing of it is repaired: what is not as we write it is refused.
 
     Args:
@@ -72,7 +72,7 @@ def read(raw: Any, *, strict: bool = False) -> Parsed:  # noqa: ANN401 - any JSO
     )
 
 
-def _message(draft: ConversationDraft, name: str, raw: Any) -> MessageRecord:  # noqa: ANN401 - any JSON
+def _message(draft: ConversationDraft, name: str, raw: Any) -> MessageRecord:
     if not isinstance(raw, dict):
         raise Unacceptable(f"{name} must be an object")
     key = _text(f"{name}.id", raw.get("id"), MAX_NAME)
@@ -93,27 +93,27 @@ def _message(draft: ConversationDraft, name: str, raw: Any) -> MessageRecord:  #
     )
 
 
-def _key(name: str, value: Any) -> UUID:  # noqa: ANN401 - any JSON
+def _key(name: str, value: Any) -> UUID:
     try:
         return UUID(value)
     except (ValueError, TypeError, AttributeError):
         raise Unacceptable(f"{name} cannot be {describe_value(value)}") from None
 
 
-def _text(name: str, value: Any, limit: int | None = None) -> str:  # noqa: ANN401 - any JSON
+def _text(name: str, value: Any, limit: int | None = None) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > (limit or len(value)):
         raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     return value
 
 
-def _role(name: str, value: Any) -> Role:  # noqa: ANN401 - any JSON
+def _role(name: str, value: Any) -> Role:
     if value not in ROLES:
         raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     role: Role = value
     return role
 
 
-def _place(name: str, value: Any) -> int:  # noqa: ANN401 - any JSON
+def _place(name: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value < MAX_PLACE:
         raise Unacceptable(f"{name} cannot be {describe_value(value)}")
     return value

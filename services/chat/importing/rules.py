@@ -56,7 +56,7 @@ class Parsed:
 class ConversationDraft(Draft):
     """A conversation being read, and the changes made so far."""
 
-    def open(self, raw: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    def open(self, raw: Any) -> dict[str, Any]:
         """Return the conversation as an object of which every value can be stored.
 
         Raises:
@@ -66,7 +66,7 @@ class ConversationDraft(Draft):
             raise Unacceptable("a conversation must be an object")
         return self.storable(raw)
 
-    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
+    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:
         """Record that a given value is stored otherwise.
 
         Raises:
@@ -113,7 +113,7 @@ class ConversationDraft(Draft):
         seen[stored] = message
         return stored
 
-    def title(self, name: str, value: Any) -> str:  # noqa: ANN401 - any JSON
+    def title(self, name: str, value: Any) -> str:
         """Return the title: empty where there is none."""
         if isinstance(value, str):
             return value
@@ -121,7 +121,7 @@ class ConversationDraft(Draft):
         self.change(name, value, stored, Rule.TITLE)
         return stored
 
-    def role(self, name: str, value: Any) -> Role:  # noqa: ANN401 - any JSON
+    def role(self, name: str, value: Any) -> Role:
         """Return the speaker in the four roles of the archive."""
         if value in ROLES:
             role: Role = value

@@ -82,7 +82,7 @@ Links = dict[str | None, list[str]]
 def messages(
     draft: ConversationDraft,
     nodes: Sequence[Node],
-    current: Any,  # noqa: ANN401 - any JSON
+    current: Any,
     fields: Fields,
 ) -> list[MessageRecord]:
     """Give every turn its branch and position.

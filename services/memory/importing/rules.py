@@ -85,7 +85,7 @@ class Normalised(NamedTuple):
     unknown: list[str]
 
 
-def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Normalised:  # noqa: ANN401 - any JSON
+def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Normalised:
     """Apply every rule to one memory.
 
     Args:
@@ -139,7 +139,7 @@ def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Nor
     return Normalised(record, draft.changes, draft.unknown)
 
 
-def episode(raw: Any, *, name: str | None, strict: bool, language: Language) -> Normalised:  # noqa: ANN401 - any JSON
+def episode(raw: Any, *, name: str | None, strict: bool, language: Language) -> Normalised:
     """Apply every rule to one episode; arguments and errors as of ``node``."""
     draft = _Draft.of(raw, EPISODE_FIELDS, "episode", strict=strict)
     title = draft.words("title")
@@ -200,7 +200,7 @@ class _Draft(Draft):
     unknown: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, raw: Any, known: frozenset[str], what: str, *, strict: bool) -> _Draft:  # noqa: ANN401
+    def of(cls, raw: Any, known: frozenset[str], what: str, *, strict: bool) -> _Draft:
         """Take the known fields of an object in a file.
 
         Raises:
@@ -213,7 +213,7 @@ class _Draft(Draft):
         draft.unknown = [clean(key) for key in raw if key not in known and key not in STAMPED]
         return draft
 
-    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:  # noqa: ANN401
+    def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:
         """Record that a given value is stored otherwise, without any words of the conversation.
 
         Raises:
@@ -229,7 +229,7 @@ class _Draft(Draft):
         self.change(name, None, stored, Rule.DEFAULT)
         return stored
 
-    def derive(self, name: str, stored: Any) -> Any:  # noqa: ANN401 - of the record
+    def derive(self, name: str, stored: Any) -> Any:
         """Record a value that follows from the others, where none is given."""
         self.change(name, None, stored, Rule.DERIVED)
         return stored
@@ -263,7 +263,7 @@ class _Draft(Draft):
             value = value[:characters]
         return value if value.strip() else None
 
-    def moment(self, name: str) -> Any:  # noqa: ANN401 - a datetime or None
+    def moment(self, name: str) -> Any:
         """Return a time that a row must have: the repository fills the gap."""
         value = self.raw.get(name)
         if value is None:
@@ -308,7 +308,7 @@ class _Draft(Draft):
         self.change(name, value, stored, Rule.BOOLEAN if readable else Rule.UNREADABLE)
         return stored
 
-    def choice(self, name: str, words: tuple[str, ...], otherwise: str | None) -> Any:  # noqa: ANN401 - one of the words
+    def choice(self, name: str, words: tuple[str, ...], otherwise: str | None) -> Any:
         """Return one of a few words."""
         value = self.raw.get(name)
         if value is None or value in words:
@@ -318,7 +318,7 @@ class _Draft(Draft):
         self.change(name, value, stored, Rule.CHOICE)
         return stored
 
-    def names(self, name: str, value: Any) -> list[str]:  # noqa: ANN401 - any JSON
+    def names(self, name: str, value: Any) -> list[str]:
         """Return a list of names, each once."""
         given = _SEPARATOR.split(value) if isinstance(value, str) else value
         listed = given if isinstance(given, list) else []
@@ -357,7 +357,7 @@ class _Draft(Draft):
         return found
 
 
-def _number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
+def _number_of(value: Any) -> float | int | None:
     """Return a value as a number that PostgreSQL can store, or None."""
     if isinstance(value, str):
         try:
@@ -372,7 +372,7 @@ def _number_of(value: Any) -> float | int | None:  # noqa: ANN401 - any JSON
         return None
 
 
-def _redact(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _redact(value: Any) -> Any:
     """Return a value as the history has it: numbers, and words of our own vocabulary."""
     if isinstance(value, str):
         return value if value in TELLABLE else None

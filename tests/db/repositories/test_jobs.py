@@ -567,7 +567,7 @@ def plan(work: UnitOfWork, act: Callable[[], object], table: str = "jobs") -> st
     """
     sent: list[tuple[str, Any]] = []
 
-    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         sent.append((statement, parameters))
 
     connection = work.session.connection()

@@ -158,7 +158,7 @@ def near(number: int) -> np.ndarray:
     return vector.astype(np.float32)
 
 
-def ask(question: str, legs: Mapping[str, float], **changes: Any) -> Ask:  # noqa: ANN401
+def ask(question: str, legs: Mapping[str, float], **changes: Any) -> Ask:
     """A question to the crowd."""
     asked = Ask(
         question=Question.parse(question),

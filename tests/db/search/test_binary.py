@@ -90,7 +90,7 @@ def topics(databases: Databases, hosted: URL) -> Iterator[Topics]:
         yield Topics(database, keys, vectors)
 
 
-def ask(model: AskedModel, vector: np.ndarray, **changes: Any) -> Ask:  # noqa: ANN401
+def ask(model: AskedModel, vector: np.ndarray, **changes: Any) -> Ask:
     """A question by vector alone."""
     return Ask(
         question=Question.parse("x"), legs={"vector": 1.0}, model=model, vector=vector, **changes

@@ -175,7 +175,7 @@ def test_windows_of_many_hits_take_one_statement(work: UnitOfWork) -> None:
     tree = planted([(0, place) for place in range(30)])
     ran: list[str] = []
 
-    def note(*sent: Any) -> None:  # noqa: ANN401 - connection, cursor, statement and more
+    def note(*sent: Any) -> None:
         ran.append(sent[2])
 
     connection = work.session.connection()

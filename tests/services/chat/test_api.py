@@ -85,7 +85,7 @@ CONTRACT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def assert_shaped(value: Any, shape: Any) -> None:  # noqa: ANN401 - any JSON
+def assert_shaped(value: Any, shape: Any) -> None:
     """The value has the shape: the same keys, lists that are not empty, scalars of a type."""
     if isinstance(shape, dict):
         assert value.keys() == shape.keys()
@@ -100,7 +100,7 @@ def assert_shaped(value: Any, shape: Any) -> None:  # noqa: ANN401 - any JSON
 
 
 @pytest.fixture(scope="module")
-def archive(databases: Databases, hosted: Any) -> Iterator[Database]:  # noqa: ANN401
+def archive(databases: Databases, hosted: Any) -> Iterator[Database]:
     """The small archive, embedded. No test of those that share it commits a change."""
     with databases.opened(hosted.database or "", owner=hosted) as database:
         fill(database)

@@ -136,7 +136,7 @@ def write_collection(folder: Path) -> Path:
     return folder
 
 
-def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:  # noqa: ANN401 - typer has no public type for it
+def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of all commands, with those of their groups before them."""
     if not hasattr(command, "commands"):
         yield " ".join(path)

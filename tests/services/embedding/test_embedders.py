@@ -44,7 +44,7 @@ def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def client_of(api: LoopbackAPI, **options: Any) -> OpenAIEmbedder:  # noqa: ANN401 - of many kinds
+def client_of(api: LoopbackAPI, **options: Any) -> OpenAIEmbedder:
     """An embedder of the server's model."""
     options = {"model_name": "bge-m3", "dimensions": api.dimensions} | options
     return OpenAIEmbedder(api_key=KEY, base_url=api.base_url, **options)

@@ -243,7 +243,7 @@ def test_one_chunk_is_a_file(chunk: dict[str, Any]) -> None:
         CHUNK | {"frameworks": {"a": {"chunks": [CHUNK]}}},
     ],
 )
-def test_another_shape_is_refused(document: Any) -> None:  # noqa: ANN401 - any JSON
+def test_another_shape_is_refused(document: Any) -> None:
     """Guessing would lose what was guessed wrong."""
     with pytest.raises(ImportFailed):
         layout_of(document)

@@ -45,7 +45,7 @@ Write = Callable[..., Path]
 def chunk(
     chunk_id: str,
     content: str = "A price is what a buyer gives up.",
-    **more: Any,  # noqa: ANN401 - any JSON
+    **more: Any,
 ) -> dict[str, Any]:
     """A chunk that keeps every rule, unless told otherwise."""
     return {
@@ -70,7 +70,7 @@ def chunk(
 def write(tmp_path: Path) -> Write:
     """Writes a file of chunks, and gives its path."""
 
-    def write(name: str, *chunks: Any) -> Path:  # noqa: ANN401 - any JSON
+    def write(name: str, *chunks: Any) -> Path:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(list(chunks)))
@@ -544,7 +544,7 @@ def test_a_chunk_stored_by_code_meanwhile_is_not_overwritten(
 
     look = KnowledgeRepository.list_known
 
-    def look_then_lose(self: KnowledgeRepository, chunk_ids: Sequence[str]) -> Any:  # noqa: ANN401
+    def look_then_lose(self: KnowledgeRepository, chunk_ids: Sequence[str]) -> Any:
         found = look(self, chunk_ids)
         if "a" in chunk_ids:
             with database.unit_of_work() as work:
@@ -759,7 +759,7 @@ def identifier(raw: dict[str, Any]) -> str:
     )
 
 
-def leaves(value: Any) -> list[str]:  # noqa: ANN401 - any JSON
+def leaves(value: Any) -> list[str]:
     """Every text, number and boolean in a value, as text."""
     if isinstance(value, dict):
         return [leaf for inner in value.values() for leaf in leaves(inner)]

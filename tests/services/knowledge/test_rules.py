@@ -43,7 +43,7 @@ FULL_CONTEXT = Context(
 )
 
 
-def done(*, without: str = "", context: Context | None = None, **fields: Any) -> Normalised:  # noqa: ANN401 - any JSON
+def done(*, without: str = "", context: Context | None = None, **fields: Any) -> Normalised:
     """The whole chunk with some fields given otherwise, normalised."""
     raw = {key: value for key, value in WHOLE.items() if key not in without.split()}
     return normalise(raw | fields, context or Context())
@@ -132,7 +132,7 @@ def test_unknown_fields_are_kept_where_they_stood() -> None:
 def test_a_value_is_normalised_and_recorded(
     given: dict[str, Any],
     field: str,
-    stored: Any,  # noqa: ANN401 - any JSON
+    stored: Any,
     rule: Rule,
 ) -> None:
     """What was given, what is stored and the rule's name; strict mode refuses instead."""
@@ -162,7 +162,7 @@ def test_a_value_is_normalised_and_recorded(
     ],
 )
 def test_concepts_are_normalised_one_by_one(
-    given: Any,  # noqa: ANN401 - any JSON
+    given: Any,
     stored: set[str],
     rules: list[Rule],
 ) -> None:
@@ -324,7 +324,7 @@ def test_what_no_rule_can_mend_is_refused(given: dict[str, Any], reason: str) ->
 
 
 @pytest.mark.parametrize("raw", [None, 5, "text", ["chunk_id"], True])
-def test_a_chunk_must_be_an_object(raw: Any) -> None:  # noqa: ANN401 - any JSON
+def test_a_chunk_must_be_an_object(raw: Any) -> None:
     """Whatever else stands in its place is refused."""
     with pytest.raises(Unacceptable, match="object"):
         normalise(raw, Context())

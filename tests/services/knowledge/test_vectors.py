@@ -43,7 +43,7 @@ def short(database: Database) -> Database:
     return database
 
 
-def as_json(tmp_path: Path, *entries: Any) -> Path:  # noqa: ANN401 - any JSON
+def as_json(tmp_path: Path, *entries: Any) -> Path:
     """A file of vectors."""
     file = tmp_path / "vectors" / "vectors.json"
     file.parent.mkdir(exist_ok=True)
@@ -51,12 +51,12 @@ def as_json(tmp_path: Path, *entries: Any) -> Path:  # noqa: ANN401 - any JSON
     return file
 
 
-def entry(key: str, vector: Any = (0, 1, 0, 0), **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def entry(key: str, vector: Any = (0, 1, 0, 0), **more: Any) -> dict[str, Any]:
     """One vector of the short model."""
     return {"chunk_id": key, "model_name": "short", "embedding": vector} | more
 
 
-def as_npy(tmp_path: Path, rows: Any) -> Path:  # noqa: ANN401 - whatever NumPy saves
+def as_npy(tmp_path: Path, rows: Any) -> Path:
     """A file of vectors in the order of the chunks."""
     file = tmp_path / "vectors.npy"
     np.save(file, rows)

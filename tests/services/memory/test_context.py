@@ -38,7 +38,7 @@ def page(corpus: str, *legs: Leg) -> SearchPage:
     )
 
 
-def memory(number: int, human: str = "", assistant: str = "", **more: Any) -> Memory:  # noqa: ANN401 - any field
+def memory(number: int, human: str = "", assistant: str = "", **more: Any) -> Memory:
     """A memory of a conversation."""
     plain = Memory(
         id=f"mem_{number}",
@@ -68,7 +68,7 @@ def memory(number: int, human: str = "", assistant: str = "", **more: Any) -> Me
     return replace(plain, **more)
 
 
-def episode(number: int, **more: Any) -> Episode:  # noqa: ANN401 - any field
+def episode(number: int, **more: Any) -> Episode:
     """An episode that a model has summed up."""
     plain = Episode(
         id=f"ep_{number}",

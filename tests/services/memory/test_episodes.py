@@ -214,7 +214,7 @@ def test_related_episodes_are_named_by_either_or_share_a_memory(setting: Setting
     """The named ones first; none of another scope, whatever its ids."""
     first, second = talk(setting)
 
-    def store(name: str, **more: Any) -> None:  # noqa: ANN401 - any detail
+    def store(name: str, **more: Any) -> None:
         days = len(setting.rows("episodic_memories"))
         setting.service.store_episode(
             **{"scope": setting.ours, "id": name, "created_at": NOON + timedelta(days=days)}

@@ -167,7 +167,7 @@ class Tenants(RuleBasedStateMachine):
     # What they find.
 
     @rule(word=SPOKEN, mode=st.sampled_from(MODES), who=WHO)
-    def find(self, word: str, mode: Any, who: int) -> None:  # noqa: ANN401 - a Mode
+    def find(self, word: str, mode: Any, who: int) -> None:
         """A service searches in somebody's name, on a connection of its own: what was committed."""
         page = self.search.search(word, corpus="memory", mode=mode, scope=self.scopes[who])
         found = {hit.metadata["memory_id"] for hit in page.hits}
@@ -176,7 +176,7 @@ class Tenants(RuleBasedStateMachine):
         assert all(hit.metadata["human_content"] in self.kept[who].values() for hit in page.hits)
 
     @rule(word=SPOKEN, mode=st.sampled_from(MODES))
-    def find_as_nobody(self, word: str, mode: Any) -> None:  # noqa: ANN401 - a Mode
+    def find_as_nobody(self, word: str, mode: Any) -> None:
         """It is refused."""
         with pytest.raises(MissingScope):
             self.search.search(word, corpus="memory", mode=mode)
@@ -227,7 +227,7 @@ class Tenants(RuleBasedStateMachine):
         self.seen[self.who] = memories
 
     @staticmethod
-    def vector(word: str) -> Any:  # noqa: ANN401 - an array
+    def vector(word: str) -> Any:
         """Of a word."""
         return HashingEmbedder().embed_question(word)
 

@@ -48,7 +48,7 @@ def service(database: Database) -> SearchService:
     return SearchService(database, embedder=AxisEmbedder())
 
 
-def chat(service: SearchService, mode: str = "vector", **options: Any) -> SearchPage:  # noqa: ANN401
+def chat(service: SearchService, mode: str = "vector", **options: Any) -> SearchPage:
     """A search of the archive for a word that one message holds."""
     return service.search("refunds", corpus="chat", mode=mode, **options)
 

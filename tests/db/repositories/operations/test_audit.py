@@ -421,7 +421,7 @@ def test_what_is_asked_for_is_found_by_an_index(
     add(database, rows=5000)
     sent: list[tuple[str, Any]] = []
 
-    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         sent.append((statement, parameters))
 
     with database.unit_of_work() as work:

@@ -112,7 +112,7 @@ def others(tenancy: Tenancy, table: str) -> list[Any]:
     return found
 
 
-def touched(connection: Connection, statement: str, **values: Any) -> int:  # noqa: ANN401
+def touched(connection: Connection, statement: str, **values: Any) -> int:
     """How many rows a statement gave or wrote; a count counts as what it says."""
     result = connection.execute(text(statement), values)
     if statement.startswith("SELECT count"):

@@ -247,7 +247,7 @@ def test_a_gap_in_the_positions_breaks_no_tree() -> None:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_file_name_is_safe_on_every_file_system(exporter: ChatExporter, to: Any) -> None:  # noqa: ANN401
+def test_a_file_name_is_safe_on_every_file_system(exporter: ChatExporter, to: Any) -> None:
     """Letters and digits of the title, whatever it holds; a title of many bytes is cut."""
     name = exporter.export(str(conversation_key(1)), to).file_name
     unnamed = exporter.export(str(conversation_key(3)), to).file_name

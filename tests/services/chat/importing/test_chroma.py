@@ -26,7 +26,7 @@ Make = Callable[..., Path]
 TURNS = "**You said**:\nWhat is a price?\n\n**ChatGPT said**:\nNote: what a buyer gives up."
 
 
-def record(key: str, document: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any metadata
+def record(key: str, document: str, **more: Any) -> dict[str, Any]:
     """A record as the legacy system made them."""
     metadata = {
         "id": key,
@@ -202,7 +202,7 @@ def test_a_record_that_the_client_stumbles_over_is_rejected_alone(
     """The other conversations of its page go in."""
     read = chroma._elements
 
-    def stumble(collection: Any, batch: Any, offset: int) -> Any:  # noqa: ANN401 - as in chroma
+    def stumble(collection: Any, batch: Any, offset: int) -> Any:
         if any("bad" in keys for keys in batch):
             raise ValueError("no such segment")
         return read(collection, batch, offset)
@@ -222,7 +222,7 @@ def test_a_page_without_vectors_is_read_for_its_texts(
     """As old clients left some; they are made again."""
     get = chromadb.Collection.get
 
-    def without(self: Any, **asked: Any) -> Any:  # noqa: ANN401 - chromadb's
+    def without(self: Any, **asked: Any) -> Any:
         return get(self, **asked) | {"embeddings": None}
 
     monkeypatch.setattr(chromadb.Collection, "get", without)

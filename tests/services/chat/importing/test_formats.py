@@ -37,7 +37,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def of_chatgpt(*contents: Any, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def of_chatgpt(*contents: Any, **fields: Any) -> dict[str, Any]:
     """A conversation of ChatGPT: a user who says one thing after the other."""
     mapping: dict[str, Any] = {
         "root": {"id": "root", "message": None, "parent": None, "children": ["m0"]}
@@ -69,7 +69,7 @@ def of_chatgpt(*contents: Any, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
     } | fields
 
 
-def of_claude(*said: dict[str, Any], **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def of_claude(*said: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A conversation of Claude, without parents, as exports before 2025 have it."""
     return {
         "uuid": "c1",
@@ -83,7 +83,7 @@ def of_claude(*said: dict[str, Any], **fields: Any) -> dict[str, Any]:  # noqa: 
     } | fields
 
 
-def of_openwebui(*said: dict[str, Any], **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def of_openwebui(*said: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A conversation of Open WebUI with its tree."""
     return {
         "id": "c1",
@@ -121,7 +121,7 @@ def told(parsed: Parsed) -> list[tuple[str, Any, Any, str]]:
     return [(each.field, each.original, each.stored, each.rule) for each in parsed.changes]
 
 
-def changed(raw: dict[str, Any], way: Sequence[Any], value: Any) -> dict[str, Any]:  # noqa: ANN401
+def changed(raw: dict[str, Any], way: Sequence[Any], value: Any) -> dict[str, Any]:
     """A copy of a value with one thing in it given otherwise; ``...`` takes it out."""
     found = copy.deepcopy(raw)
     at: Any = found
@@ -174,7 +174,7 @@ def test_the_three_formats_give_the_same_turns(name: str) -> None:
         ]
 
 
-def read_as(raw: Any, asked: ChatFormat = "auto") -> str | None:  # noqa: ANN401 - any JSON
+def read_as(raw: Any, asked: ChatFormat = "auto") -> str | None:
     """The format that a value is read as."""
     text = json.dumps(raw).encode()
     reading = Reading(asked, strict=False, language="english")
@@ -210,7 +210,7 @@ def test_a_format_is_known_by_its_content(name: ChatFormat) -> None:
         (None, None),
     ],
 )
-def test_what_is_of_no_format_is_not_taken_for_one(raw: Any, name: str | None) -> None:  # noqa: ANN401
+def test_what_is_of_no_format_is_not_taken_for_one(raw: Any, name: str | None) -> None:
     """Nor is a broken conversation disowned."""
     assert read_as(raw) == name
 
@@ -644,7 +644,7 @@ def test_times_are_read_as_iso_8601(given: str, moment: datetime) -> None:
         f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}",  # the same in every process
     ],
 )
-def test_an_absurd_time_is_none(absurd: Any) -> None:  # noqa: ANN401 - any JSON
+def test_an_absurd_time_is_none(absurd: Any) -> None:
     """And recorded; without a time of its own the conversation has its messages'."""
     raw = of_claude({"text": "a"}, created_at=absurd, updated_at=absurd)
 
@@ -682,7 +682,7 @@ def test_a_number_that_is_none_is_left_out(number: float) -> None:
         ({"a": 1}, "tool"),
     ],
 )
-def test_every_role_becomes_one_of_four(given: Any, role: str) -> None:  # noqa: ANN401 - any JSON
+def test_every_role_becomes_one_of_four(given: Any, role: str) -> None:
     """Whoever is neither user nor assistant is a tool."""
     parsed = openwebui.read(of_openwebui({"content": "a", "role": given}))
 
@@ -693,7 +693,7 @@ def test_every_role_becomes_one_of_four(given: Any, role: str) -> None:  # noqa:
 @pytest.mark.parametrize(
     ("given", "stored"), [(None, ""), (["a"], '["a"]'), (7, "7"), ({"a": None}, '{"a": null}')]
 )
-def test_a_title_that_is_no_text_becomes_one(given: Any, stored: str) -> None:  # noqa: ANN401
+def test_a_title_that_is_no_text_becomes_one(given: Any, stored: str) -> None:
     """Empty where there is none."""
     parsed = claude.read(of_claude({"text": "a"}, name=given))
 
@@ -712,7 +712,7 @@ def test_a_conversation_without_an_identifier_gets_that_of_its_content() -> None
 
 
 @pytest.mark.parametrize("given", ["", " ", "x" * 256, ["c1"], 1.5])
-def test_what_cannot_be_an_identifier_is_replaced(given: Any) -> None:  # noqa: ANN401 - any JSON
+def test_what_cannot_be_an_identifier_is_replaced(given: Any) -> None:
     """Blank, longer than its column, or neither text nor a whole number."""
     parsed = claude.read(of_claude({"text": "a"}, uuid=given))
 
@@ -800,7 +800,7 @@ def test_a_long_text_in_the_details_is_cut() -> None:
 )
 def test_a_value_of_the_wrong_shape_is_as_good_as_absent(
     path: str,
-    value: Any,  # noqa: ANN401 - any JSON
+    value: Any,
     field: str,
 ) -> None:
     """It is recorded, and the turns around it go in."""
@@ -821,7 +821,7 @@ def test_a_link_that_is_no_identifier_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("given", "stored"), [(42, "42"), (True, "true"), (1.5, "1.5")])
-def test_a_content_that_is_no_text_becomes_one(given: Any, stored: str) -> None:  # noqa: ANN401
+def test_a_content_that_is_no_text_becomes_one(given: Any, stored: str) -> None:
     """As it stands in JSON."""
     parsed = openwebui.read(of_openwebui({"content": given}))
 
@@ -844,7 +844,7 @@ def test_a_content_that_is_no_text_becomes_one(given: Any, stored: str) -> None:
 )
 def test_a_conversation_that_says_nothing_is_refused_with_its_reason(
     read: Callable[[Any], Parsed],
-    raw: Any,  # noqa: ANN401 - any JSON
+    raw: Any,
     reason: str,
 ) -> None:
     """In a sentence."""
@@ -895,7 +895,7 @@ SOUND = {
 }
 
 
-def ways(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401
+def ways(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to everything in a value."""
     if isinstance(value, dict | list):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):

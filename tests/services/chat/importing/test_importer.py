@@ -33,7 +33,7 @@ def conversation(
     uuid: str = "c1",
     *said: str,
     updated_at: str | None = "2024-05-02T10:00:00Z",
-    **more: Any,  # noqa: ANN401 - any JSON
+    **more: Any,
 ) -> dict[str, Any]:
     """A conversation in Claude's format, whose messages are ``m0``, ``m1``, ..."""
     return {
@@ -57,7 +57,7 @@ def conversation(
 def write(tmp_path: Path) -> Write:
     """Writes an export, and gives its path."""
 
-    def write(*conversations: Any, name: str = "conversations.json") -> Path:  # noqa: ANN401
+    def write(*conversations: Any, name: str = "conversations.json") -> Path:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(list(conversations)))

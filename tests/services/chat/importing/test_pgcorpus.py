@@ -49,7 +49,7 @@ def archive(database: Database) -> Database:
 
 
 @pytest.fixture
-def other(databases: Databases, hosted: Any) -> Iterator[Database]:  # noqa: ANN401 - a URL
+def other(databases: Databases, hosted: Any) -> Iterator[Database]:
     """An archive with nothing in it."""
     with databases.opened(hosted.database or "", owner=hosted) as other:
         yield other
@@ -160,7 +160,7 @@ def test_several_exports_in_a_file_are_read_one_by_one(
 def test_an_export_that_somebody_broke_is_refused(
     archive: Database,
     way: tuple[str | int, ...],
-    value: Any,  # noqa: ANN401 - any JSON
+    value: Any,
 ) -> None:
     """We write no such thing: guessing at what was meant would lose what was."""
     told = exported(archive, str(conversation_key(1)))

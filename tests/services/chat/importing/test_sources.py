@@ -44,7 +44,7 @@ def split(content: bytes) -> tuple[list[tuple[str, Any]], str | None]:
     return found, None
 
 
-def _read(element: Element) -> Any:  # noqa: ANN401 - any JSON
+def _read(element: Element) -> Any:
     try:
         return element.read()[0]
     except ImportFailed as error:

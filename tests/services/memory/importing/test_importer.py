@@ -124,7 +124,7 @@ def a_tenant(database: Database, slug: str) -> Scope:
     return Scope.tenant(tenant.id)
 
 
-def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -> ImportReport:  # noqa: ANN401 - of the importer
+def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -> ImportReport:
     """Import a folder."""
     return MemoryImporter(database, scope, **options).run([folder.path])
 
@@ -576,7 +576,7 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
     seen: list[set[str]] = []
     store = EmbeddingRepository.store
 
-    def watched(self: EmbeddingRepository, *args: Any) -> int:  # noqa: ANN401 - passed on
+    def watched(self: EmbeddingRepository, *args: Any) -> int:
         names = "SELECT indexname FROM pg_indexes WHERE tablename = 'memory_nodes'"
         seen.append(set(self.session.scalars(text(names))))
         return store(self, *args)
