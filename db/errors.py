@@ -1,7 +1,10 @@
 """Everything this layer raises.
 
 * DataLayerError
-  x SettingsError              a variable has a value that cannot be used
+  x Misuse                     no other try can mend it: exit code 2 on the command line
+    + SettingsError            a variable has a value that cannot be used
+    + InvalidReference         what a person gave names no conversation
+    + InvalidCursor            a page is asked for that no page of this list led to
   x DatabaseUnavailable        no connection within the retry time, or one that was lost
     + LoginRefused             the server answers, and refuses for good: login, database, TLS
     + TooManyConnections       the server, the database or the role has no connection left
@@ -17,24 +20,23 @@
   x ConcurrentUse            two tasks use one unit of work
   x RoleInUse                something needs the login that is to be dropped
   x NotFound
-  x InvalidReference           what a person gave names no conversation
-  x InvalidCursor              a page is asked for that no page of this list led to
   x ConstraintViolated
     + AlreadyExists            unique
     + MissingReference         foreign key
     + InvalidValue             check, not null, a value PostgreSQL cannot store
   x SearchError
-    + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  InvalidSearch
+    + EmptyQuestion  UnknownCorpus  UnknownFilter  InvalidFilter  MissingScope  InvalidSearch,
+      each a Misuse, too
     + WrongDimensions
   x EmbeddingError
     + EmbedderUnavailable      the provider did not answer; the call may be repeated
     + TextsRefused             one of the texts cannot be embedded; the others can
-    + UnknownModel             not in the registry, or its provider is not installed
+    + UnknownModel             a Misuse, too: not in the registry, or its provider not installed
     + ModelNotReady            it lacks vectors or an index, and is not taken into use
     + ModelInUse               searches need it, and it is not dropped
   x JobError
     + LeaseLost                the job is in other hands by now
-    + UnknownKind              no handler does jobs of this kind
+    + UnknownKind              a Misuse, too: no handler does jobs of this kind
   x AuditError
     + LogTampered              the audit log or its seals are not as they were sealed
     + LogNotSealed             entries must be sealed, or seals signed, first
@@ -62,7 +64,11 @@ class DataLayerError(Exception):
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
-class SettingsError(DataLayerError):
+class Misuse(DataLayerError):
+    """What was asked for cannot be done, however often it is tried."""
+
+
+class SettingsError(Misuse):
     """A setting has a value that cannot be used."""
 
 
@@ -126,11 +132,11 @@ class NotFound(DataLayerError):
     """There is no such row."""
 
 
-class InvalidReference(DataLayerError):
+class InvalidReference(Misuse):
     """The reference is of no kind that names a row."""
 
 
-class InvalidCursor(DataLayerError):
+class InvalidCursor(Misuse):
     """The cursor is of no page of this list, order and filters; begin again without one."""
 
 
@@ -162,27 +168,27 @@ class SearchError(DataLayerError):
     """The search could not be run as asked."""
 
 
-class EmptyQuestion(SearchError):
+class EmptyQuestion(SearchError, Misuse):
     """The question holds nothing to search for."""
 
 
-class UnknownCorpus(SearchError):
+class UnknownCorpus(SearchError, Misuse):
     """There is no corpus of that name."""
 
 
-class UnknownFilter(SearchError):
+class UnknownFilter(SearchError, Misuse):
     """The corpus has no filter of that name."""
 
 
-class InvalidFilter(SearchError):
+class InvalidFilter(SearchError, Misuse):
     """A filter's value is of the wrong kind."""
 
 
-class MissingScope(SearchError):
+class MissingScope(SearchError, Misuse):
     """A tenant's or a user's rows are read and written only within their scope."""
 
 
-class InvalidSearch(SearchError):
+class InvalidSearch(SearchError, Misuse):
     """An argument of the search is not allowed."""
 
 
@@ -202,7 +208,7 @@ class TextsRefused(EmbeddingError):
     """At least one of the texts cannot be embedded; without it the others can."""
 
 
-class UnknownModel(EmbeddingError):
+class UnknownModel(EmbeddingError, Misuse):
     """The model is not in the registry, or its provider is not installed."""
 
 
@@ -222,7 +228,7 @@ class LeaseLost(JobError):
     """The job is no longer this worker's; what was done for it must not be kept."""
 
 
-class UnknownKind(JobError):
+class UnknownKind(JobError, Misuse):
     """No handler does jobs of this kind."""
 
 

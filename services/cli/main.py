@@ -12,20 +12,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from pgcorpus.db.errors import (
-    DataLayerError,
-    EmptyQuestion,
-    InvalidCursor,
-    InvalidFilter,
-    InvalidReference,
-    InvalidSearch,
-    MissingScope,
-    SettingsError,
-    UnknownCorpus,
-    UnknownFilter,
-    UnknownKind,
-    UnknownModel,
-)
+from pgcorpus.db.errors import DataLayerError, Misuse
 from pgcorpus.db.settings import Settings, environment
 from pgcorpus.services.cli import (
     audit,
@@ -53,20 +40,6 @@ USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PATIENCE_SECONDS = 5
 """A person watches a command, and a wrong address is seen at once. A worker waits for ever."""
-
-MISUSES = (
-    SettingsError,
-    EmptyQuestion,
-    UnknownCorpus,
-    UnknownFilter,
-    InvalidFilter,
-    MissingScope,
-    InvalidSearch,
-    UnknownModel,
-    InvalidReference,
-    InvalidCursor,
-    UnknownKind,
-)
 
 
 def show_version(asked: bool) -> None:
@@ -134,7 +107,7 @@ def main() -> None:
         _have_less_patience()
         _log(Settings.from_env().log_level)
         app()
-    except MISUSES as error:
+    except Misuse as error:
         fail(str(error))
         sys.exit(USED_WRONGLY)
     except DataLayerError as error:
