@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
 import numpy as np
 import pgvector
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, DateTime, Dialect, ForeignKey, MetaData, func
+from sqlalchemy import CheckConstraint, DateTime, Dialect, ForeignKey, MetaData, Table, func
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 # Every constraint gets a predictable name: revisions drop by name, and pgcorpus.db.errors turns a
@@ -29,6 +29,11 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+def table_of(model: type[Base]) -> Table:
+    """Return the table of a model, for statements that are built from columns."""
+    return cast("Table", model.__table__)
 
 
 uuid_pk = Annotated[UUID, mapped_column(primary_key=True, server_default=func.gen_random_uuid())]

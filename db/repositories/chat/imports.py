@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 import psycopg
@@ -16,13 +16,13 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
     LargeBinary,
-    Table,
     TableClause,
     Text,
     Uuid,
     and_,
     any_,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -31,11 +31,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from pgcorpus.db.base import as_uuid
+from pgcorpus.db.base import as_uuid, table_of
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.models.chat import NATIVE, Conversation, Message, Role
 from pgcorpus.db.repositories.base import Repository
@@ -195,7 +194,7 @@ _MESSAGE: Final = {
     "created_at": "timestamptz",
     "language": "text",
 }
-_MESSAGES: Final = cast("Table", Message.__table__)
+_MESSAGES: Final = table_of(Message)
 _IDENTITY: Final = frozenset({"id", "source_id", "source_type"})
 """What an import does not change of a conversation."""
 
@@ -269,7 +268,7 @@ class ChatImportRepository(Repository):
             as_uuid(source_id) for source_type, source_id in keys if source_type == NATIVE
         )
         own = [each for each in written_here if each is not None]
-        by_key = select(literal(NATIVE), sql_cast(Conversation.id, Text), *columns).where(
+        by_key = select(literal(NATIVE), cast(Conversation.id, Text), *columns).where(
             Conversation.id == any_(literal(own, ARRAY(Uuid())))
         )
         rows = [*self.session.execute(found), *(self.session.execute(by_key) if own else ())]
@@ -342,7 +341,7 @@ class ChatImportRepository(Repository):
                     case((same, None), else_=Message.content),
                     Message.details,
                     Message.created_at,
-                    sql_cast(Message.language, Text),
+                    cast(Message.language, Text),
                 )
                 .outerjoin(coming, coming.c.id == Message.id)
                 .where(Message.conversation_id == any_(literal(known, ARRAY(Uuid()))))
@@ -512,4 +511,4 @@ def _former(there: _Row, present: str | None) -> Former:
 def _cast_columns(staged: TableClause) -> dict[str, ColumnElement[Any]]:
     """Return the staged columns of messages by name, of the types that the table has."""
     values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in _MESSAGE}
-    return values | {"language": sql_cast(staged.c.language, REGCONFIG)}
+    return values | {"language": cast(staged.c.language, REGCONFIG)}
