@@ -26,6 +26,7 @@ from pgcorpus.db.repositories.knowledge.validation import ValidationRepository
 from pgcorpus.db.repositories.memory.episodes import EpisodeRepository
 from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
 from pgcorpus.db.repositories.memory.nodes import MemoryRepository
+from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.audit import AuditRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
@@ -33,6 +34,7 @@ from pgcorpus.db.repositories.operations.performance import OperationsRepository
 from pgcorpus.db.repositories.operations.roles import RoleRepository
 from pgcorpus.db.repositories.search import SearchRepository
 from pgcorpus.db.repositories.tenancy import TenancyRepository
+from pgcorpus.db.repositories.vector_indexes import VectorIndexRepository
 from pgcorpus.db.scope import SCOPE, SETTINGS, Guard, Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -65,7 +67,9 @@ class UnitOfWork:
     messages: MessageRepository
     memory: MemoryRepository
     episodes: EpisodeRepository
+    models: ModelRepository
     embeddings: EmbeddingRepository
+    vector_indexes: VectorIndexRepository
     imports: ImportRepository
     chat_imports: ChatImportRepository
     memory_imports: MemoryImportRepository
@@ -175,7 +179,9 @@ class UnitOfWork:
         self.messages = MessageRepository(session)
         self.memory = MemoryRepository(session)
         self.episodes = EpisodeRepository(session)
+        self.models = ModelRepository(session)
         self.embeddings = EmbeddingRepository(session)
+        self.vector_indexes = VectorIndexRepository(session)
         self.imports = ImportRepository(session)
         self.chat_imports = ChatImportRepository(session)
         self.memory_imports = MemoryImportRepository(session)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pgcorpus.services.embedding.embed import EmbeddingService
     from pgcorpus.services.jobs.worker import Worker
     from pgcorpus.services.knowledge.importer import KnowledgeImporter
-    from pgcorpus.services.knowledge.validate import ValidationService
     from pgcorpus.services.memory.importing.importer import MemoryImporter
     from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
+    from pgcorpus.services.ops.validation import ValidationService
     from pgcorpus.services.search.service import AsyncSearchService, SearchService
 
 __all__ = [
@@ -70,7 +70,7 @@ _MODULES = {
     "SearchService": "services.search.service",
     "Settings": "db.settings",
     "UnitOfWork": "db.uow",
-    "ValidationService": "services.knowledge.validate",
+    "ValidationService": "services.ops.validation",
     "Worker": "services.jobs.worker",
     "errors": "db",
     "migrations": "db",

@@ -321,7 +321,7 @@ class ChatApi:
     def stats(self) -> Stats:
         """Answer ``GET /api/stats``: the number of messages, and the model that embeds them."""
         with self._database.unit_of_work() as work:
-            model = work.embeddings.find_active_model(CHAT.name)
+            model = work.models.find_active_model(CHAT.name)
             return Stats(
                 collection_name=CHAT.name,
                 document_count=work.searches.count(CHAT),

@@ -19,7 +19,7 @@ from pgcorpus.services.cli.search import show_context
 from pgcorpus.services.cli.validate import show as show_validation
 from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
-from pgcorpus.services.knowledge.validate import ValidationService
+from pgcorpus.services.ops.validation import ValidationService
 from pgcorpus.services.search.service import SearchOptions, SearchService
 
 SEARCHES: tuple[tuple[str, SearchOptions], ...] = (

@@ -117,8 +117,8 @@ def embed_with_bar(database: Database, corpus: str, model: str | None) -> EmbedR
 def list_models(as_json: AsJson = False) -> None:
     """Show the registered models, who uses them and how much they cover."""
     with Database.from_env().unit_of_work() as work:
-        active = {name: work.embeddings.find_active_model(name) for name in sorted(CORPORA)}
-        previous = {name: work.embeddings.find_previous_model(name) for name in sorted(CORPORA)}
+        active = {name: work.models.find_active_model(name) for name in sorted(CORPORA)}
+        previous = {name: work.models.find_previous_model(name) for name in sorted(CORPORA)}
         rows: list[dict[str, Any]] = [
             {
                 "name": model.name,
@@ -131,7 +131,7 @@ def list_models(as_json: AsJson = False) -> None:
                     name: _coverage(work, corpus, model.name) for name, corpus in CORPORA.items()
                 },
             }
-            for model in work.embeddings.list_models()
+            for model in work.models.list_models()
         ]
     if as_json:
         print_json(rows)

@@ -12,12 +12,13 @@ import typer
 from rich.progress import Progress, TaskID
 
 from pgcorpus.db.engine import Database
-from pgcorpus.services.cli.imports import language_name
+from pgcorpus.services.cli.derive import require_one_of
 from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, say, table
 from pgcorpus.services.evaluation.beir import Collection, missing_files, read_collection
 from pgcorpus.services.evaluation.evaluate import Evaluation, EvaluationService
 from pgcorpus.services.evaluation.loading import ADAPTERS
 from pgcorpus.services.importers.language import AUTO
+from pgcorpus.services.importers.options import LANGUAGE
 from pgcorpus.services.search.service import MODES, Mode
 
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -36,13 +37,6 @@ def parse_modes(value: str | None) -> list[Mode]:
 def check_modes(value: str | None) -> str | None:
     """Check a list of modes, for ``--modes``, before any work begins."""
     parse_modes(value)
-    return value
-
-
-def corpus_name(value: str) -> str:
-    """Check a corpus that a collection can be loaded into, for ``--corpus``."""
-    if value not in ADAPTERS:
-        raise typer.BadParameter(f"there is no {value!r}; known: {', '.join(sorted(ADAPTERS))}")
     return value
 
 
@@ -67,7 +61,7 @@ def evaluate(
     corpus: Annotated[
         str,
         typer.Option(
-            callback=corpus_name,
+            callback=require_one_of(sorted(ADAPTERS)),
             help=f"What to load the collection as: {', '.join(ADAPTERS)}; scratch is whichever "
             "corpus asks least of a collection.",
         ),
@@ -76,7 +70,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="auto|NAME",
-            callback=language_name,
+            callback=require_one_of(LANGUAGE.known),
             help="Text search configuration of documents and queries; auto finds that of the "
             "documents, and queries are read in the corpus's, as for any search.",
         ),

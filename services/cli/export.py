@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pgcorpus.db.engine import Database
-from pgcorpus.services.chat.exporting.exporter import ChatExporter, Format
+from pgcorpus.services.cli.derive import build_command, flow, parameter, parameter_of
 from pgcorpus.services.cli.output import fail, say, write
+from pgcorpus.services.corpus import CorpusServices, Exported, ExportService
 
-app = typer.Typer(help="Get out what was put in.", no_args_is_help=True)
-
-
-@app.command()
-def chat(
-    reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID", help="A conversation's id, or SOURCE_TYPE:SOURCE_ID (chatgpt:6797-...)."
-        ),
-    ],
-    to: Annotated[
-        Format,
-        typer.Option(
-            "--format",
-            "-f",
-            help="markdown to be read; json with all that is stored; openwebui for OpenWebUI.",
-        ),
-    ] = "markdown",
-    output: Annotated[
+OUTPUT = parameter(
+    "output",
+    Annotated[
         Path | None,
         typer.Option(
             "--output",
@@ -39,18 +25,38 @@ def chat(
             help="Where to; a file is replaced once the export is whole, in a folder one is named "
             "after the title. By default stdout.",
         ),
-    ] = None,
-) -> None:
-    """Export a conversation with all its branches.
+    ],
+)
 
-    The exit code is 1 where there is no such conversation, 2 where ID is of neither form.
 
-    Example: pgcorpus export chat chatgpt:6797 --format openwebui --output .
-    """
-    exported = ChatExporter(Database.from_env()).export(reference, to)
-    if output is None:
-        write(exported.text)
-        return
+def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
+    """Make the command, with one below it for each corpus that has an exporter."""
+    app = typer.Typer(help="Get out what was put in.", no_args_is_help=True)
+    for each in services:
+        if each.exporter is not None:
+            app.command(each.corpus.name, help=flow(each.exporter.help))(
+                build_export(each.exporter)
+            )
+    return app
+
+
+def build_export(service: ExportService) -> Callable[..., None]:
+    """Build the command that exports one item of a corpus."""
+
+    def run(*, reference: str, output: Path | None, to: str) -> None:
+        exported = service.make(Database.from_env()).export(reference, to)
+        if output is None:
+            write(exported.text)
+        else:
+            save(exported, output)
+
+    argument = Annotated[str, typer.Argument(metavar="ID", help=service.reference)]
+    reference = parameter("reference", argument, Parameter.empty)
+    return build_command(run, reference, parameter_of(service.format), OUTPUT)
+
+
+def save(exported: Exported, output: Path) -> None:
+    """Write an export into a file, or into a folder under a name of its own."""
     path = output / exported.file_name if output.is_dir() else output
     try:
         _replace(path, exported.text)

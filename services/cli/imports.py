@@ -4,282 +4,162 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import Parameter
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any
 
 import typer
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import SettingsError
-from pgcorpus.db.models.memory import NOISE
 from pgcorpus.db.scope import Scope
-from pgcorpus.services.chat.importing.candidates import ChatFormat
-from pgcorpus.services.chat.importing.importer import ChatImporter
+from pgcorpus.services.cli.derive import (
+    AS_JSON,
+    build_command,
+    corpus_option,
+    flag_of,
+    flow,
+    parameter,
+    parameter_of,
+)
 from pgcorpus.services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
 from pgcorpus.services.cli.scope import TenantId, UserId, uuid_of
+from pgcorpus.services.corpora import SERVICES
+from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
 from pgcorpus.services.importers.files import key_of
-from pgcorpus.services.importers.importer import Importer
-from pgcorpus.services.importers.language import AUTO, DEFAULT_LANGUAGE, NAMES
-from pgcorpus.services.importers.report import (
-    COUNTS,
-    FileReport,
-    ImportReport,
-    MemoryStatistics,
-    Outcome,
-    Skipped,
-)
-from pgcorpus.services.knowledge.conflicts import OnConflict
-from pgcorpus.services.knowledge.importer import KnowledgeImporter
-from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
-from pgcorpus.services.memory.importing.importer import OnConflict as MemoryConflict
+from pgcorpus.services.importers.importer import Importer, R
+from pgcorpus.services.importers.report import COUNTS, FileReport, ImportReport, Skipped
 
-app = typer.Typer(
-    help="Import files; see what was changed, and try again what was rejected.",
-    no_args_is_help=True,
-)
-
-DATA = Path("data")
 MAX_SHOWN = 50
 MAX_GROUPS = 10
 VALUE_CHARACTERS = 60
 
-
-Imported = Annotated[
-    Literal["knowledge", "chat", "memory"], typer.Option("--corpus", "-c", help="Of which corpus.")
-]
-Kept = Annotated[
-    Literal["knowledge", "chat"],
-    typer.Option(
-        "--corpus",
-        "-c",
-        help="Of which corpus. Of a rejected memory nothing is kept: mend its file and import it.",
-    ),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="Reject what would have to be changed.")]
-OnConflictOption = Annotated[
-    OnConflict,
-    typer.Option(
-        "--on-conflict", help="What becomes of a stored chunk_id that comes with another text."
-    ),
-]
+IMPORTED = [name for name, each in SERVICES.items() if each.importer is not None]
+Imported = Annotated[str, corpus_option(IMPORTED)]
+Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
 
 
-def language_name(value: str) -> str:
-    """Check a language that rows can be stored in, or ``auto``; for ``--language``."""
-    if value not in {AUTO, *NAMES}:
-        raise typer.BadParameter(f"known: {', '.join((AUTO, *NAMES))}")
-    return value
-
-
-LanguageOption = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|NAME",
-        callback=language_name,
-        help="Text search configuration of what names no language; auto finds it for each chunk "
-        "or message.",
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Report what would be done; write nothing.")
-]
-
-
-@app.command()
-def knowledge(
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of .json files.")],
-    strict: Strict = False,
-    dry_run: DryRun = False,
-    on_conflict: OnConflictOption = "reject",
-    language: LanguageOption = DEFAULT_LANGUAGE,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="Vectors that come along: a JSON list of {chunk_id | document_id, model_name, "
-            "embedding}, or .npy in the order of the chunks."
-        ),
-    ] = None,
-    embeddings_model: Annotated[
-        str | None, typer.Option(help="The model that made the vectors of an .npy file.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Import chunk files into the knowledge base. Importing again changes nothing.
-
-    Values that break a rule are made valid where docs/reference/import-rules.md says how, and each
-    change is kept (pgcorpus import history). What cannot be made valid is rejected whole and kept
-    (pgcorpus import rejects); the exit code is then 1.
-    """
-    importer = KnowledgeImporter(
-        Database.from_env(),
-        strict=strict,
-        dry_run=dry_run,
-        on_conflict=on_conflict,
-        language=language,
-        embeddings=embeddings,
-        embeddings_model=embeddings_model,
+def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
+    """Make the command, with one below it for each corpus that has an importer."""
+    app = typer.Typer(
+        help="Import files; see what was changed, and try again what was rejected.",
+        no_args_is_help=True,
     )
-    _finish(import_with_bar(importer, paths), as_json, dry_run=dry_run)
+    retries = {}
+    for each in services:
+        name = each.corpus.name
+        if each.importer is not None:
+            is_scoped = each.corpus.scope is not None
+            command = build_import(name, each.importer, is_scoped=is_scoped)
+            app.command(name, help=flow(each.importer.help))(command)
+        if each.retry is not None:
+            retries[name] = each.retry
+    if retries:
+        about = "Try rejected items of a corpus again, from what was kept of them."
+        app.command("retry", help=about)(build_retry(retries))
+    app.command()(history)
+    app.command()(rejects)
+    return app
 
 
-@app.command()
-def chat(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(help="Exports (.json, .jsonl, .zip), folders of them, ChromaDB folders."),
-    ],
-    format: Annotated[  # noqa: A002 - as the option is called
-        ChatFormat,
-        typer.Option("--format", help="What to take; auto tells each conversation by its content."),
-    ] = "auto",
-    strict: Strict = False,
-    dry_run: DryRun = False,
-    language: LanguageOption = DEFAULT_LANGUAGE,
-    embeddings_model: Annotated[
-        str | None,
-        typer.Option(help="The model that made the vectors of a ChromaDB store, if it is silent."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Import chats from ChatGPT, Claude, OpenWebUI, ChromaDB or pgcorpus; again, only what is new.
+def build_import(corpus: str, service: ImportService, *, is_scoped: bool) -> Callable[..., None]:
+    """Build the command that imports files into a corpus, perhaps for a tenant or a user."""
 
-    A zip stays packed: give it as the provider sent it. A conversation is known by its identifier
-    at its provider; messages that are the same keep their vectors, and what was saved or written
-    here stays. Each change of a value is kept (pgcorpus import history --corpus chat). What cannot
-    be read is rejected and kept (pgcorpus import rejects --corpus chat), and the exit code is 1;
-    conversations in which nobody said anything are skipped. Stopped, the same command goes on.
+    def run(*, as_json: bool, **given: Any) -> None:
+        scope = [read_scope(corpus, given)] if is_scoped else []
+        paths = read_paths(service.paths, given)
+        options = {option.name: given[option.name] for option in service.options}
+        report = import_with_bar(service.make(Database.from_env(), *scope, **options), paths)
+        finish(report, as_json, dry_run=given.get("dry_run", False))
+
+    scope = [parameter("user_id", UserId), parameter("tenant_id", TenantId)] if is_scoped else []
+    options = map(parameter_of, service.options)
+    first, *other = list_path_parameters(service.paths)
+    return build_command(run, first, *scope, *other, *options, AS_JSON)
+
+
+def read_scope(corpus: str, given: Mapping[str, Any]) -> Scope:
+    """Read whose the imported items are to be.
+
+    Raises:
+        BadParameter: It is not said, or no UUID.
     """
-    importer = ChatImporter(
-        Database.from_env(),
-        format=format,
-        strict=strict,
-        dry_run=dry_run,
-        language=language,
-        embeddings_model=embeddings_model,
-    )
-    _finish(import_with_bar(importer, paths), as_json, dry_run=dry_run)
+    user, tenant = uuid_of(given["user_id"]), uuid_of(given["tenant_id"])
+    if user is None and tenant is None:
+        raise typer.BadParameter(
+            f"{corpus} is imported for a user or a tenant: give --user-id or --tenant-id; see: "
+            "pgcorpus users list, pgcorpus tenants list"
+        )
+    return Scope(tenant, user)
 
 
-def import_with_bar(importer: Importer, paths: Sequence[Path]) -> ImportReport:
+def list_path_parameters(paths: Paths) -> Iterator[Parameter]:
+    """Yield the parameters that name the files of an import."""
+    kind: Any = list[Path]
+    about = paths.help
+    default: Any = Parameter.empty
+    if paths.default is not None:
+        kind, about, default = list[Path] | None, f"{paths.help} By default {paths.default}.", None
+    argument = typer.Argument(metavar=paths.metavar, help=about, show_default=False)
+    yield parameter("paths", Annotated[kind, argument], default)
+    if paths.flag is not None:
+        option = typer.Option(paths.flag, metavar="DIR", help="Another way to name one.")
+        yield parameter("named", Annotated[Path | None, option])
+
+
+def read_paths(paths: Paths, given: Mapping[str, Any]) -> Sequence[Path]:
+    """Read the files of an import.
+
+    Raises:
+        BadParameter: They are named in two ways.
+    """
+    named = given.get("named")
+    if given["paths"] and named is not None:
+        raise typer.BadParameter("the files are given twice", param_hint=paths.flag)
+    return given["paths"] or [named or paths.default]
+
+
+def import_with_bar(importer: Importer[R], paths: Sequence[Path]) -> R:
     """Import under a progress bar."""
     with progress_bar("importing") as bar:
         task = bar.task_ids[0]
         return importer.run(
-            paths, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-
-
-@app.command()
-def memory(
-    directory: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DIR",
-            help="A folder with corpus/nodes.json, vectors/nodes.npy, corpus/episodes.json and "
-            "vectors/episodes.npy; each is optional.  [default: data]",
-            show_default=False,
-        ),
-    ] = None,
-    user_id: UserId = None,
-    tenant_id: TenantId = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Another way to name the folder.")
-    ] = None,
-    on_conflict: Annotated[
-        MemoryConflict,
-        typer.Option(
-            help="What becomes of an id that is stored: skip leaves it, update makes it what the "
-            "file says."
-        ),
-    ] = "skip",
-    strict: Strict = False,
-    dry_run: DryRun = False,
-    language: LanguageOption = DEFAULT_LANGUAGE,
-    embeddings_model: Annotated[str, typer.Option(help="The model that made the vectors.")] = MODEL,
-    require_database_url: Annotated[
-        bool,
-        typer.Option("--require-database-url", help="Never use the embedded server."),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import an agent's memories for a user or a tenant; again, only what is new.
-
-    All files are looked through before anything is written, and stay as they are. Vectors come
-    along, so that nothing has to be embedded again. What breaks a rule is made valid where
-    docs/reference/import-rules.md says how, or rejected (pgcorpus import rejects --corpus memory);
-    the exit code is then 1. Stopped, the same command goes on.
-
-    Example: pgcorpus import memory data --user-id 11111111-1111-1111-1111-111111111111
-    """
-    user, tenant = uuid_of(user_id), uuid_of(tenant_id)
-    if user is None and tenant is None:
-        raise typer.BadParameter(
-            "whose memories are they? give --user-id or --tenant-id; see: pgcorpus users list, "
-            "pgcorpus tenants list"
-        )
-    if directory is not None and data_dir is not None:
-        raise typer.BadParameter("the folder is given twice", param_hint="--data-dir")
-    database = Database.from_env()
-    if require_database_url and database.settings.database_url is None:
-        raise SettingsError(
-            "DATABASE_URL environment variable not set: export "
-            "DATABASE_URL=postgresql://user:password@host:port/database"
-        )
-    importer = MemoryImporter(
-        database,
-        Scope(tenant, user),
-        on_conflict=on_conflict,
-        strict=strict,
-        dry_run=dry_run,
-        language=language,
-        embeddings_model=embeddings_model,
-    )
-    with progress_bar("importing") as bar:
-        task = bar.task_ids[0]
-        report = importer.run(
-            [directory or data_dir or DATA],
+            paths,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_build=lambda: bar.add_task("building the indexes", total=None),
         )
-    _finish(report, as_json, dry_run=dry_run)
 
 
-@app.command()
-def retry(
-    corpus: Kept = "knowledge",
-    strict: Strict = False,
-    on_conflict: OnConflictOption = "reject",
-    language: LanguageOption = DEFAULT_LANGUAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Try the rejected chunks or conversations again, from what was kept of them."""
-    database = Database.from_env()
-    if corpus == "chat":
-        if on_conflict != "reject":
-            raise typer.BadParameter(
-                "conversations have no conflicts: the newer wins", param_hint="--on-conflict"
-            )
-        chats = ChatImporter(database, strict=strict, language=language)
-        _finish(chats.retry(), as_json)
-        return
-    chunks = KnowledgeImporter(database, strict=strict, on_conflict=on_conflict, language=language)
-    _finish(chunks.retry(), as_json)
+def build_retry(services: Mapping[str, RetryService]) -> Callable[..., None]:
+    """Build the command that tries again what was rejected of one of several corpora."""
+    options = {option.name: option for each in services.values() for option in each.options}
+
+    def run(*, corpus: str, as_json: bool, **given: Any) -> None:
+        service = services[corpus]
+        taken = {option.name for option in service.options}
+        for name, option in options.items():
+            if name not in taken and given.pop(name) != option.default:
+                reason = service.refused.get(name, f"{corpus} has no such option")
+                raise typer.BadParameter(reason, param_hint=flag_of(option))
+        finish(service.make(Database.from_env(), **given).retry(), as_json)
+
+    known = corpus_option(services, " Of others nothing is kept: mend the file and import it.")
+    corpus = parameter("corpus", Annotated[str, known], next(iter(services)))
+    return build_command(run, corpus, *map(parameter_of, options.values()), AS_JSON)
 
 
-@app.command()
 def history(
-    corpus: Imported = "knowledge",
+    corpus: Imported = IMPORTED[0],
     item: Annotated[
         str | None,
         typer.Option(
-            help="Only those of this chunk_id, memory, or conversation by its provider's id."
+            help="Only those of this item, by its id in the file: a chunk_id, for example."
         ),
     ] = None,
     file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
+    limit: Limit = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:
     """Show every change that imports made to a value, the newest first."""
@@ -307,10 +187,9 @@ def history(
     )
 
 
-@app.command()
 def rejects(
-    corpus: Imported = "knowledge",
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = MAX_SHOWN,
+    corpus: Imported = IMPORTED[0],
+    limit: Limit = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:
     """Show what was rejected and still is not imported."""
@@ -340,7 +219,7 @@ def show_report(report: ImportReport) -> None:
         "Import",
         ["file", *COUNTS],
         [
-            (name, *(getattr(file, count) for count in COUNTS))
+            (name, *(file.counts[count] for count in COUNTS))
             for name, file in zip(_names(report.files), report.files, strict=True)
             if file.error is None
         ]
@@ -352,44 +231,20 @@ def show_report(report: ImportReport) -> None:
     for reject in report.rejects[:MAX_SHOWN]:
         fail(f"{reject.file} {reject.locator}: {reject.reason}")
     if len(report.rejects) > MAX_SHOWN:
-        chat = "knowledge" if report.messages is None else "chat"
-        corpus = chat if report.memory is None else "memory"
         more = len(report.rejects) - MAX_SHOWN
-        say(f"and {more} more: pgcorpus import rejects --corpus {corpus}")
+        say(f"and {more} more: pgcorpus import rejects --corpus {report.corpus}")
     for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
         places = [" ".join(filter(None, (each.file, each.locator))) for each in files]
         say(f"skipped {len(places)} ({places[0]}{', ...' if len(places) > 1 else ''}): {reason}")
-    if report.messages is not None:
-        say(f"{report.messages} messages were written")
-    if report.embedded:
-        say(f"{report.embedded} vectors came along")
-    if report.memory is not None:
-        _show_memory(report, report.memory)
-
-
-def _show_memory(report: ImportReport, found: MemoryStatistics) -> None:
-    """Print the counts of memories, and why some of them were left alone."""
-    for of, counts in (
-        ("source", found.nodes_by_source),
-        ("intent", found.nodes_by_intent),
-        ("cluster", {_cluster(key): count for key, count in found.nodes_by_cluster.items()}),
-    ):
-        ranked = Counter[object](counts).most_common()
+    for each in report.list_breakdowns():
+        ranked = Counter[object](each.counts).most_common()
         if others := sum(count for _, count in ranked[MAX_GROUPS:]):
             ranked[MAX_GROUPS:] = [(f"{len(ranked) - MAX_GROUPS} others", others)]
         if ranked:
-            table(f"Nodes by {of}", [of, "nodes"], ranked)
-    for reason, count in found.left_alone.items():
-        say(f"{count} left as they were: {reason}")
-    for name, count in found.unknown_fields.most_common(MAX_GROUPS):
-        say(f"the field {cut(name, VALUE_CHARACTERS)!r} is not stored; {count} records have it")
-    records = sum(report.total(outcome) for outcome in get_args(Outcome))
-    rate = records / found.duration_s if found.duration_s else 0
-    say(f"{records} records in {found.duration_s:.1f} s, {rate:.0f}/s")
-
-
-def _cluster(number: int | None) -> object:
-    return {NOISE: "noise", None: "not clustered"}.get(number, number)
+            title = f"{each.passages.capitalize()} by {each.feature}"
+            table(title, [each.feature, each.passages], ranked)
+    for remark in report.list_remarks():
+        say(remark)
 
 
 def show_left_out(report: ImportReport) -> None:
@@ -401,7 +256,8 @@ def show_left_out(report: ImportReport) -> None:
         say(f"{vectors} vectors were not stored: {reason}")
 
 
-def _finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> None:
+def finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> None:
+    """Show what an import did, and fail where something did not go in."""
     if as_json:
         print_json(report.as_json())
     else:

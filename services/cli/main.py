@@ -34,6 +34,7 @@ from pgcorpus.services.cli import (
     validate,
 )
 from pgcorpus.services.cli.output import LogFormatter, fail, put, say
+from pgcorpus.services.corpora import SERVICES
 
 FAILED = 1
 USED_WRONGLY = 2
@@ -77,8 +78,8 @@ def root(
 
 app.command("demo")(demo.demo)
 app.command("search")(search.search)
-app.add_typer(imports.app, name="import")
-app.add_typer(export.app, name="export")
+app.add_typer(imports.make_app(SERVICES.values()), name="import")
+app.add_typer(export.make_app(SERVICES.values()), name="export")
 app.add_typer(chat.app, name="chat")
 app.add_typer(memory.app, name="memory")
 app.command("embed")(embedding.embed)

@@ -8,7 +8,7 @@ import typer
 
 from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.output import AsJson, out, print_json, say, table
-from pgcorpus.services.knowledge.validate import ValidationReport, ValidationService
+from pgcorpus.services.ops.validation import ValidationReport, ValidationService
 
 
 def validate(

@@ -54,13 +54,13 @@ def choose(
     Raises:
         UnknownModel: The model is not registered.
     """
-    active = work.embeddings.find_active_model(corpus.name)
+    active = work.models.find_active_model(corpus.name)
     wanted = model_name or settings.embedding_model or (active.name if active else OFFLINE_MODEL)
-    model = work.embeddings.get_model(wanted)
+    model = work.models.get_model(wanted)
     missing = _missing(model.provider, settings)
     if missing is None or model_name is not None or settings.production:
         return _choice(model)
-    offline = work.embeddings.get_model(OFFLINE_MODEL)
+    offline = work.models.get_model(OFFLINE_MODEL)
     return _choice(
         offline, f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}"
     )
@@ -69,8 +69,8 @@ def choose(
 def list_in_use(work: UnitOfWork, corpus: Corpus, settings: Settings) -> list[EmbeddingModel]:
     """Return the model that a search here would use, and the one that it stands in for, if any."""
     chosen = choose(work, corpus, settings)
-    active = work.embeddings.find_active_model(corpus.name)
-    model = work.embeddings.get_model(chosen.name)
+    active = work.models.find_active_model(corpus.name)
+    model = work.models.get_model(chosen.name)
     return [model] if active is None or active is model else [model, active]
 
 

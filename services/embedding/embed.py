@@ -114,11 +114,11 @@ class EmbeddingService:
                     after = batch[-1].id
             with self._database.unit_of_work() as work:
                 if report.embedded:
-                    work.embeddings.analyze_vectors(of)
+                    work.vector_indexes.analyze_vectors(of)
                 work.commit()
             # A role that may store vectors need not be one that may write to the registry.
             with suppress(NotPermitted), self._database.unit_of_work() as work:
-                work.embeddings.measure_spread(of, choice.name)
+                work.models.measure_spread(of, choice.name)
                 work.commit()
         report.duration_s = round(time.monotonic() - started, 3)
         return report

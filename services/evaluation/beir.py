@@ -10,11 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pgcorpus.db.errors import ImportFailed, InvalidValue
-from pgcorpus.db.repositories.embeddings import refuse_unusable
-from pgcorpus.services.importers.arrays import FLOATS, map_vectors
+from pgcorpus.db.errors import ImportFailed
 from pgcorpus.services.importers.files import refuse_special
-from pgcorpus.services.knowledge.vectors import VectorSet
+from pgcorpus.services.importers.vectors import FLOATS, check_vectors, map_vectors
 
 CORPUS: Final = "corpus.jsonl"
 QUERIES: Final = "queries.jsonl"
@@ -244,12 +242,8 @@ def _vectors(folder: Path, documents: int, queries: int, judged: Sequence[int]) 
 def _matrix(path: Path, lines: int) -> np.ndarray:
     """Return the rows of an untrusted ``.npy`` file, one per line of the file they belong to."""
     rows = map_vectors(path, widths=FLOATS)
-    count, dimensions = rows.shape
-    if count != lines:
-        raise ImportFailed(f"{path} has {count} vectors for {lines} lines")
-    for start, batch in VectorSet("", None, rows).batches():
-        try:
-            refuse_unusable(batch, dimensions)
-        except InvalidValue as error:
-            raise ImportFailed(f"{path}, from row {start} on: {error}") from error
+    if len(rows) != lines:
+        raise ImportFailed(f"{path} has {len(rows)} vectors for {lines} lines")
+    for _ in check_vectors(path, rows):
+        pass
     return rows

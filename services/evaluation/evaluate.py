@@ -280,10 +280,10 @@ class EvaluationService:
         length = None if collection.vectors is None else collection.vectors.dimensions
         name = named or KNOWN_LENGTHS.get(length or 0, f"{GIVEN}-{length}")
         with scratch.unit_of_work() as work:
-            seeded = work.embeddings.find_model(name)
+            seeded = work.models.find_model(name)
             model = seeded or self._own_model(name)
             if length is None:
-                model = model or work.embeddings.get_model(name)  # raises, with the names there are
+                model = model or work.models.get_model(name)  # raises, with the names there are
                 length = model.dimensions
         if model is None:
             return ModelSwitch(scratch).add(name, dimensions=length, provider=GIVEN)
@@ -302,7 +302,7 @@ class EvaluationService:
         """Return a model that the database has registered, and a new one has not."""
         try:
             with self._database.unit_of_work() as work:
-                return work.embeddings.find_model(name)
+                return work.models.find_model(name)
         except DatabaseNotReady:  # it has no schema, and so no models of its own
             return None
 

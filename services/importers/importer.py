@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
@@ -22,7 +22,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.files import key_of
 from pgcorpus.services.importers.language import AUTO, Language, configuration_of, postgresql_of
-from pgcorpus.services.importers.report import FileReport, ImportReport
+from pgcorpus.services.importers.report import COUNTS, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10
@@ -35,6 +35,7 @@ FIRST_PAUSE_SECONDS: Final = 0.05
 so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
 
 T = TypeVar("T")
+R = TypeVar("R", bound=ImportReport)
 Progress = Callable[[int, int], None]
 Transaction = Callable[[], AbstractContextManager[UnitOfWork]]
 
@@ -50,8 +51,8 @@ class Passages(Protocol):
 
 
 @dataclass
-class Run:
-    """A call of an importer while it runs.
+class Run(Generic[R]):
+    """One call of an importer, under way.
 
     Attributes:
         id: Its key.
@@ -66,7 +67,7 @@ class Run:
     corpus: str
     transaction: Transaction
     language: Language
-    report: ImportReport
+    report: R
     renews_statistics: bool = False
 
     def list_refused(self) -> Iterator[tuple[str, list[Refused]]]:
@@ -86,7 +87,7 @@ class Filling(Protocol):
         """Try again what was refused of one file."""
 
 
-class Importer(ABC):
+class Importer(ABC, Generic[R]):
     """Brings files into one corpus.
 
     Args:
@@ -106,14 +107,33 @@ class Importer(ABC):
         self._dry_run = dry_run
         self._language = language
 
-    @abstractmethod
-    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
-        """Import files and folders.
+    def run(
+        self,
+        paths: Sequence[Path],
+        progress: Progress | None = None,
+        on_build: Callable[[], object] | None = None,
+    ) -> R:
+        """Import files and folders. What is imported again changes nothing.
 
         Args:
             paths: Files and folders.
-            progress: Called with the bytes done and the bytes in all. What it raises ends the run.
+            progress: Called with the bytes done and the bytes in all. What it raises ends the run;
+                what was kept before stays.
+            on_build: Called when all is loaded and indexes are built, which may take as long.
+
+        Returns:
+            What was done. A file that cannot be imported is in it with its error.
+
+        Raises:
+            ImportFailed: The files cannot be used; nothing was written.
+            UnknownModel: Vectors that come along are of a model that is not registered; nothing
+                was written.
         """
+        return self._run(paths, Bar(progress or _ignore, on_build or _ignore))
+
+    @abstractmethod
+    def _run(self, paths: Sequence[Path], bar: Bar) -> R:
+        """Import files and folders, and show the progress."""
 
     def history(
         self,
@@ -144,19 +164,19 @@ class Importer(ABC):
         """Return the repository that is filled."""
 
     @contextmanager
-    def _record_run(self, **options: Any) -> Iterator[Run]:
-        """Record a run in the history, from begin to end; statistics are renewed after it."""
+    def _recorded(self, report: R, **options: Any) -> Iterator[Run[R]]:
+        """A run in the history, begun and ended; statistics are renewed after it."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
             with transaction() as work:
                 run_id = work.imports.start_run(self.corpus, options)
                 language = self._language_on(work)
-            run = Run(run_id, self.corpus, transaction, language, ImportReport())
+            run = Run(run_id, self.corpus, transaction, language, report)
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)
             # ANALYZE writes past the transaction that a dry run rolls back.
-            stored = run.report.stored
+            stored = report.stored
             if (stored or run.renews_statistics) and not self._dry_run:
                 with transaction() as work:
                     work.leave()  # the statistics are of all scopes
@@ -195,11 +215,11 @@ class Importer(ABC):
             yield work
 
 
-class RetryingImporter(Importer):
-    """An importer that keeps what it refuses, complete, for another try."""
+class RetryingImporter(Importer[R]):
+    """An importer that keeps what it refuses, whole."""
 
-    def retry(self) -> ImportReport:
-        """Try again what was rejected, from the payloads that were kept.
+    def retry(self) -> R:
+        """Try what was rejected again, from the payloads that were kept.
 
         What goes in now is no longer among the rejects; the rest stays.
 
@@ -212,8 +232,8 @@ class RetryingImporter(Importer):
         return run.report
 
     @abstractmethod
-    def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run, Filling]]:
-        """Record a run in the history, and return it with what fills the corpus."""
+    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run[R], Filling]]:
+        """A run in the history, and what fills the corpus."""
 
 
 @dataclass
@@ -222,12 +242,14 @@ class Bar:
 
     Attributes:
         show: Called with the bytes done and the bytes in all.
+        on_build: Called when all is loaded and indexes are built.
         total: Bytes in all.
         done: Bytes of what is finished.
     """
 
     show: Progress
-    total: int
+    on_build: Callable[[], object]
+    total: int = 0
     done: int = 0
 
     def part(self, size: int, done: int, total: int) -> None:
@@ -273,10 +295,10 @@ def persist(transaction: Callable[[], T]) -> T:
     return transaction()
 
 
-def fill_row(row: ImportFile, report: FileReport) -> ImportFile:
-    """Fill the row of a file with its counts."""
-    row.added, row.updated, row.unchanged = report.added, report.updated, report.unchanged
-    row.rejected, row.transformed = report.rejected, report.transformed
+def count_in(row: ImportFile, counts: Mapping[str, int]) -> ImportFile:
+    """Set the counts of a file's row, and return it."""
+    for name in COUNTS:
+        setattr(row, name, counts[name])
     return row
 
 
@@ -285,3 +307,7 @@ def savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
     """Provide a savepoint: a part of a transaction that can fail alone."""
     with translate_errors(), work.session.begin_nested():
         yield work
+
+
+def _ignore(*_: object) -> None:
+    """Show nothing."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from pgcorpus.db.repositories.imports import Refused
 
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
 """What becomes of a passage: it is in exactly one of these counts."""
 
-COUNTS: Final = ("added", "updated", "unchanged", "rejected", "transformed")
+COUNTS: Final = (*get_args(Outcome), "transformed")
+"""``transformed`` are passages of which a change was written into the history."""
+
+OnConflict = Literal["reject", "keep", "update"]
+"""What becomes of a passage whose identifier is stored with another text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,94 +53,63 @@ class Skipped:
 class FileReport:
     """The counts of one file.
 
-    Every passage is in exactly one of the first four counts.
-
     Attributes:
         file: As it was given.
-        added: Passages that are new.
-        updated: Passages that replaced what was stored.
-        unchanged: Passages that left what was stored as it was.
-        rejected: Passages that were refused.
-        transformed: Passages of which a change was written into the history.
+        counts: How many passages became what: each of ``COUNTS``.
         error: Why the file could not be imported, or None.
     """
 
     file: str
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    rejected: int = 0
-    transformed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     error: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for scripts; its shape is fixed."""
+        counts = {name: self.counts[name] for name in COUNTS}
+        return {"file": self.file} | counts | {"error": self.error}
 
-@dataclass(slots=True)
-class MemoryStatistics:
-    """The statistics of an import of memories, beside the counts of files.
+
+class Breakdown(NamedTuple):
+    """What was imported, counted by one of its features.
 
     Attributes:
-        nodes_by_source: Memories that were accepted, by whose assistant it was.
-        nodes_by_intent: The same, by what the human wanted.
-        nodes_by_cluster: The same, by cluster; -1 is noise, None not clustered.
-        left_alone: Why what is counted as unchanged is so.
-        unknown_fields: Names of fields that are not stored, and in how many records each was.
-        duration_s: Seconds from start to end.
+        passages: Their name in the plural.
+        feature: By what they are counted.
+        counts: How many have each value.
     """
 
-    nodes_by_source: Counter[str] = field(default_factory=Counter)
-    nodes_by_intent: Counter[str] = field(default_factory=Counter)
-    nodes_by_cluster: Counter[int | None] = field(default_factory=Counter)
-    left_alone: Counter[str] = field(default_factory=Counter)
-    unknown_fields: Counter[str] = field(default_factory=Counter)
-    duration_s: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the statistics for scripts.
-
-        Clusters are keys of text there, and null is ``none``.
-        """
-        counts = ("nodes_by_source", "nodes_by_intent", "left_alone", "unknown_fields")
-        clusters = {
-            "none" if cluster is None else str(cluster): count
-            for cluster, count in self.nodes_by_cluster.most_common()
-        }
-        return {name: dict(getattr(self, name).most_common()) for name in counts} | {
-            "nodes_by_cluster": clusters,
-            "duration_s": self.duration_s,
-        }
+    passages: str
+    feature: str
+    counts: Mapping[Any, int]
 
 
-@dataclass(slots=True)
+@dataclass
 class ImportReport:
-    """The report of one call of an importer.
+    """What one call of an importer did. A corpus of which more can be said extends it.
 
     Attributes:
+        corpus: Name of what was filled.
         files: One report per file, in order.
         rejects: Every passage that was refused, in order.
+        skipped: What was left alone.
         embedded: How many vectors that came along were stored.
         left_out: How many of them were not, by reason.
-        messages: How many messages were written, where conversations are what is counted.
-        skipped: What was left alone, where conversations are counted.
-        memory: What else is said of memories, where these are counted.
     """
 
+    corpus: str
     files: list[FileReport] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     embedded: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
-    messages: int | None = None
-    skipped: list[Skipped] = field(default_factory=list)
-    memory: MemoryStatistics | None = None
 
     def total(self, count: str) -> int:
         """Return the sum of one of ``COUNTS`` over all files."""
-        return sum(getattr(file, count) for file in self.files)
+        return sum(file.counts[count] for file in self.files)
 
     @property
     def stored(self) -> int:
-        """The number of passages written: messages, or what else is counted."""
-        if self.messages is not None:
-            return self.messages
+        """The number of passages that were written."""
         return self.total("added") + self.total("updated")
 
     @property
@@ -141,17 +117,47 @@ class ImportReport:
         """True if a passage or a whole file did not go in."""
         return bool(self.rejects) or any(file.error for file in self.files)
 
+    def list_breakdowns(self) -> list[Breakdown]:
+        """Return counts of what was imported, for people."""
+        return []
+
+    def list_remarks(self) -> list[str]:
+        """Return sentences that say more than the counts of files, for people."""
+        return [f"{self.embedded} vectors came along"] if self.embedded else []
+
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""
-        of_chat = {
-            "messages": self.messages,
-            "skipped": [asdict(skipped) for skipped in self.skipped],
-        }
-        of_memory = {"embedded": self.embedded, "left_out": dict(self.left_out)}
         return (
-            {"files": [asdict(file) for file in self.files]}
+            {"files": [file.as_json() for file in self.files]}
             | {count: self.total(count) for count in COUNTS}
             | {"rejects": [asdict(reject) for reject in self.rejects]}
-            | (of_chat if self.messages is not None else {})
-            | (of_memory | self.memory.as_json() if self.memory is not None else {})
         )
+
+
+@dataclass
+class Tally:
+    """What one transaction has done; it counts only when the transaction is kept.
+
+    Attributes:
+        counts: How many passages became what: each of ``COUNTS``.
+        refused: Passages that did not go in.
+        embedded: How many vectors that came along were stored.
+        left_out: How many of them were not, by reason.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: list[Refused] = field(default_factory=list)
+    embedded: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def refuse(self, refused: Refused) -> None:
+        """Count a passage that does not go in."""
+        self.counts["rejected"] += 1
+        self.refused.append(refused)
+
+    def add_to(self, file: FileReport, report: ImportReport) -> None:
+        """Report it, now that the transaction was kept."""
+        file.counts += self.counts
+        report.rejects += [Reject(file.file, each.locator, each.reason) for each in self.refused]
+        report.embedded += self.embedded
+        report.left_out += self.left_out

@@ -220,7 +220,7 @@ class MaintenanceHandler:
             # A role that may store vectors need not be one that may write to the registry.
             with suppress(NotPermitted), self._database.unit_of_work() as work:
                 choice = choose(work, corpus, self._database.settings)
-                work.embeddings.measure_spread(corpus, choice.name)
+                work.models.measure_spread(corpus, choice.name)
                 work.commit()
 
     def _audit(self) -> None:

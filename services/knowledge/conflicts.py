@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pgcorpus.db.repositories.imports import Change
 from pgcorpus.db.repositories.knowledge.chunks import ChunkRecord, Known
 from pgcorpus.services.importers.draft import Rule
-from pgcorpus.services.importers.report import Outcome
+from pgcorpus.services.importers.report import OnConflict, Outcome
 from pgcorpus.services.knowledge.rules import Normalised
-
-OnConflict = Literal["reject", "keep", "update"]
 
 FIELDS: Final = tuple(field.name for field in fields(ChunkRecord))
 

@@ -20,21 +20,20 @@ from pgcorpus.services.importers.files import Found, find_files, printable, read
 from pgcorpus.services.importers.importer import (
     Bar,
     Passages,
-    Progress,
     RetryingImporter,
     Run,
     ahead,
-    fill_row,
+    count_in,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, ImportReport, Reject
+from pgcorpus.services.importers.report import FileReport, ImportReport, OnConflict, Tally
 from pgcorpus.services.knowledge.chunks import Context, Layout, Place, layout_of
-from pgcorpus.services.knowledge.conflicts import OnConflict, Stored, decide
+from pgcorpus.services.knowledge.conflicts import Stored, decide
 from pgcorpus.services.knowledge.rules import Normalised, identifier_of, normalise
 from pgcorpus.services.knowledge.vectors import (
     Arrival,
     VectorSet,
-    check_vectors,
+    check_sets,
     read_vectors,
     store_vectors,
 )
@@ -45,8 +44,8 @@ BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
 
 
-class KnowledgeImporter(RetryingImporter):
-    """Imports files of chunks.
+class KnowledgeImporter(RetryingImporter[ImportReport]):
+    """Imports files of chunks, and folders of ``.json`` files; each file in a transaction.
 
     Args:
         database: Where to.
@@ -78,27 +77,11 @@ class KnowledgeImporter(RetryingImporter):
         self._embeddings = embeddings
         self._embeddings_model = embeddings_model
 
-    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
-        """Import files and folders, each file in a transaction of its own.
-
-        Args:
-            paths: Files, and folders of ``.json`` files.
-            progress: Called with the bytes done and the bytes in all, after each batch and file.
-                What it raises ends the run; the files before stay imported.
-
-        Returns:
-            What was done. A file that cannot be imported is in it with its error.
-
-        Raises:
-            ImportFailed: The file of vectors cannot be used; nothing was written.
-            UnknownModel: It is of a model that is not registered; nothing was written.
-        """
+    def _run(self, paths: Sequence[Path], bar: Bar) -> ImportReport:
         files = list(find_files(paths))
         vectors = self._vectors(files)
-        bar = Bar(
-            progress or (lambda _done, _total: None), sum(found.size_bytes for found in files)
-        )
-        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
+        bar.total = sum(found.size_bytes for found in files)
+        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
             with closing(ahead(_read(found) for found in files)) as contents:
                 for content in contents:
                     with frozen():
@@ -118,19 +101,19 @@ class KnowledgeImporter(RetryingImporter):
         )
         coming = {key for place in places if (key := identifier_of(place.raw)) is not None}
         with self._database.unit_of_work() as work:
-            check_vectors(work, self._embeddings, vectors, coming)
+            check_sets(work, self._embeddings, vectors, coming)
         return vectors
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.knowledge
 
     @contextmanager
-    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _Run]]:
+    def _started(self, **options: Any) -> Iterator[tuple[Run[ImportReport], _Run]]:
         options |= {
             "on_conflict": self._on_conflict,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
-        with self._record_run(**options) as run:
+        with self._recorded(ImportReport(CORPUS), **options) as run:
             yield run, _Run(run, strict=self._strict, on_conflict=self._on_conflict)
 
 
@@ -152,11 +135,9 @@ class _Candidate(NamedTuple):
 
 
 @dataclass
-class _Tally:
-    """The counts of one transaction, which are added to the report when it is kept."""
+class _Tally(Tally):
+    """A transaction's chunks, in order, and where each of them was met first."""
 
-    report: FileReport
-    rejects: list[Reject] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     first: dict[str, str] = field(default_factory=dict)
 
@@ -164,7 +145,7 @@ class _Tally:
 class _Run:
     """One call of the importer, under way."""
 
-    def __init__(self, run: Run, *, strict: bool, on_conflict: OnConflict) -> None:
+    def __init__(self, run: Run[ImportReport], *, strict: bool, on_conflict: OnConflict) -> None:
         self.report = run.report
         self._run_id = run.id
         self._transaction = run.transaction
@@ -218,11 +199,8 @@ class _Run:
         places: Sequence[Place],
         show: Callable[[int], None],
     ) -> None:
-        """Import the chunks of one file.
-
-        It is *name* in reports, and its full path in the tables.
-        """
-        tally = _Tally(FileReport(name, error=row.error))
+        """Import what one file holds; it is *name* in reports, and its full path in the tables."""
+        tally, failure = _Tally(), row.error
         try:
             with self._transaction() as work:
                 work.imports.lock(CORPUS)
@@ -231,31 +209,32 @@ class _Run:
                     closing(ahead(self._candidates(places))) as batches,
                 ):
                     for batch in batches:
-                        self._merge(work, row.file, batch, tally)
-                        show(len(tally.arrivals))
-                if row.error is None:
+                        self._merge(work, row.file, name, batch, tally)
+                        shown(len(tally.arrivals))
+                if failure is None:
                     work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                work.imports.add_file(fill_row(row, tally.report))
+                work.imports.add_file(count_in(row, tally.counts))
         except ConstraintViolated as error:
             # Nothing of the file went in. All of it can be tried again; the others still go in.
-            tally = _Tally(FileReport(name, error=str(error)))
-            tally.arrivals = [
-                Arrival(identifier_of(place.raw), same_text=False) for place in places
-            ]
+            failure = str(error)
+            tally = _Tally(
+                arrivals=[Arrival(identifier_of(place.raw), same_text=False) for place in places]
+            )
+            row = ImportFile(
+                run_id=self._run_id,
+                file=row.file,
+                sha256=row.sha256,
+                header=row.header,
+                error=failure,
+            )
             with self._transaction() as work:
                 work.imports.lock(CORPUS)
-                self._refuse(work, row.file, [_refusal(each, str(error)) for each in places], tally)
+                self._refuse(work, row.file, [_refusal(each, failure) for each in places], tally)
                 work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                failed = ImportFile(
-                    run_id=self._run_id,
-                    file=row.file,
-                    sha256=row.sha256,
-                    header=row.header,
-                    error=str(error),
-                )
-                work.imports.add_file(fill_row(failed, tally.report))
-        self.report.files.append(tally.report)
-        self.report.rejects += tally.rejects
+                work.imports.add_file(count_in(row, tally.counts))
+        report = FileReport(name, error=failure)
+        tally.add_to(report, self.report)
+        self.report.files.append(report)
         self._arrivals += tally.arrivals
         self._first |= tally.first
 
@@ -273,7 +252,12 @@ class _Run:
         return _Candidate(place, normalised, None)
 
     def _merge(
-        self, work: UnitOfWork, file: str, batch: Sequence[_Candidate], tally: _Tally
+        self,
+        work: UnitOfWork,
+        file: str,
+        name: str,
+        batch: Sequence[_Candidate],
+        tally: _Tally,
     ) -> None:
         """Decide on each chunk in order, then write all of them at once."""
         stored = _read_stored(work, batch)
@@ -288,7 +272,7 @@ class _Run:
                 tally.arrivals.append(Arrival(identifier_of(place.raw), same_text=False))
                 continue
             chunk_id = incoming.record.chunk_id
-            at = f"{tally.report.file} {place.locator}"
+            at = f"{name} {place.locator}"
             decision = decide(
                 incoming,
                 stored.get(chunk_id),
@@ -303,8 +287,7 @@ class _Run:
             if decision.outcome == "rejected":
                 refused.append(_refusal(place, decision.reason))
                 continue
-            count = getattr(tally.report, decision.outcome)
-            setattr(tally.report, decision.outcome, count + 1)
+            tally.counts[decision.outcome] += 1
             stays = decision.outcome == "unchanged"
             if decision.changes:
                 changed.append(Changed(place.locator, chunk_id, decision.changes, once=stays))
@@ -318,7 +301,8 @@ class _Run:
         if writes:
             work.knowledge.write(list(writes.values()))
         if changed:
-            tally.report.transformed += work.imports.record_changes(self._run_id, file, changed)
+            transformed = work.imports.record_changes(self._run_id, file, changed)
+            tally.counts["transformed"] += transformed
         if refused:
             self._refuse(work, file, refused, tally)
 
@@ -326,9 +310,8 @@ class _Run:
         self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally
     ) -> None:
         work.imports.record_refusals(self._run_id, CORPUS, file, refused)
-        name = tally.report.file
-        tally.report.rejected += len(refused)
-        tally.rejects += [Reject(name, each.locator, each.reason) for each in refused]
+        for each in refused:
+            tally.refuse(each)
 
 
 @contextmanager

@@ -1,21 +1,19 @@
-"""The checks of a corpus: the specification's six, and chunk boundaries."""
+"""Checks that the knowledge base is whole: the specification's six, and chunk boundaries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import UnknownCorpus
 from pgcorpus.db.repositories.knowledge.validation import Tally
-from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.corpus import Check
+from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.importers.draft import Rule
 
 MIN_KEY_CONCEPTS: Final = 20
@@ -27,99 +25,10 @@ MAX_SEARCH_MS: Final = 500.0
 MAX_SHOWN_OFFENDERS: Final = 5
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check of the corpus, with its expected and found values.
-
-    Attributes:
-        name: Stable, for scripts.
-        passed: Whether it is as it should be.
-        expected: How much there should be; for ``performance_baseline`` milliseconds.
-        found: How much there is, or in words why that cannot be said.
-        detail: For people: what is wrong with which chunks, or None.
-    """
-
-    name: str
-    passed: bool
-    expected: float
-    found: float | str
-    detail: str | None = None
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    """The results of all checks.
-
-    Attributes:
-        corpus: What was checked.
-        model: Whose vectors were checked.
-        reason: Why the model is another than the corpus is set to, or None.
-        checks: In a fixed order.
-    """
-
-    corpus: str
-    model: str
-    reason: str | None
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """True if every check passed."""
-        return all(check.passed for check in self.checks)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as the command line prints it."""
-        shown = ("name", "passed", "expected", "found")
-        return {
-            "passed": self.passed,
-            "checks": [{name: getattr(check, name) for name in shown} for check in self.checks],
-        }
-
-
-class ValidationService:
-    """Checks a corpus. It reads one snapshot and writes nothing.
-
-    Args:
-        database: Where the corpus is.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def validate(
-        self,
-        corpus: str = "knowledge",
-        *,
-        model: str | None = None,
-        expected_chunks: int | None = None,
-    ) -> ValidationReport:
-        """Run every check; docs/reference/validation.md says what each one asks.
-
-        Args:
-            corpus: Its name.
-            model: Whose vectors are checked; by default as ``choose`` finds it.
-            expected_chunks: How many chunks there must be, exactly; by default at least as many
-                as imports have added.
-
-        Raises:
-            UnknownCorpus: There is no such corpus, or there are no checks of it.
-            UnknownModel: There is no such model.
-        """
-        of = corpora.get_corpus(corpus)
-        if corpus not in CHECKS:
-            raise UnknownCorpus(
-                f"there are no checks of {corpus}; known: {', '.join(sorted(CHECKS))}"
-            )
-        with self._database.unit_of_work() as work:
-            work.validation.begin_report()
-            choice = choose(work, of, self._database.settings, model)
-            checks = tuple(CHECKS[of.name](work, of, choice, expected_chunks))
-        return ValidationReport(corpus, choice.name, choice.reason, checks)
-
-
-def _knowledge(
+def check_chunks(
     work: UnitOfWork, corpus: Corpus, choice: Choice, expected_chunks: int | None
 ) -> Iterator[Check]:
+    """Yield the answers of all checks, in the order of docs/reference/validation.md."""
     read = work.validation
     yield _chunk_count(work, corpus, expected_chunks)
     yield _all_kept("embedding_count", read.tally_embedded(choice.name))
@@ -132,12 +41,6 @@ def _knowledge(
     yield _all_kept("overlap_in_neighbour", read.tally_overlaps())
     yield _all_kept("source_lines_in_order", read.tally_line_order())
     yield _all_kept("complete_concepts", read.tally_complete_concepts())
-
-
-CHECKS: Final[Mapping[str, Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]]] = {
-    "knowledge": _knowledge
-}
-"""Corpus → its checks."""
 
 
 def _all_kept(name: str, tally: Tally) -> Check:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,18 +12,15 @@ from uuid import UUID
 import numpy as np
 
 from pgcorpus.db.base import as_uuid
-from pgcorpus.db.errors import ImportFailed, InvalidValue
-from pgcorpus.db.repositories.embeddings import refuse_unusable
+from pgcorpus.db.errors import ImportFailed
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.corpus import storable
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.importers.arrays import FLOATS, map_vectors
 from pgcorpus.services.importers.files import printable, read_json
+from pgcorpus.services.importers.vectors import FLOATS, batches, check_vectors, map_vectors
 
 MAX_JSON_BYTES: Final = 1024**3
 """Vectors as JSON take some 20 bytes a number; what is larger had better be ``.npy``."""
-
-BATCH: Final = 1000
 
 OTHER_TEXT: Final = "the chunk's text in this import is not the one that is stored"
 SECOND: Final = "the chunk has another vector in the file"
@@ -55,13 +52,6 @@ class VectorSet:
     model_name: str
     keys: Sequence[str] | None
     rows: np.ndarray
-
-    def batches(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the rows as float32, ``BATCH`` at a time, with the number of the first."""
-        for start in range(0, len(self.rows), BATCH):
-            # What is out of float32's range becomes infinite, and is refused as such.
-            with np.errstate(over="ignore"):
-                yield start, np.asarray(self.rows[start : start + BATCH], dtype=np.float32)
 
 
 def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[VectorSet]:
@@ -99,7 +89,7 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
     ]
 
 
-def check_vectors(
+def check_sets(
     work: UnitOfWork, path: Path, sets: Sequence[VectorSet], coming: Collection[str]
 ) -> None:
     """Raise for vectors that could not be stored, before anything is written.
@@ -115,13 +105,15 @@ def check_vectors(
         UnknownModel: A model is not registered.
     """
     for vectors in sets:
-        dimensions = work.embeddings.get_model(vectors.model_name).dimensions
-        for start, rows in vectors.batches():
-            try:
-                refuse_unusable(rows, dimensions)
-            except InvalidValue as error:
-                where = f"{printable(path)}, vectors {start} to {start + len(rows) - 1} of"
-                raise ImportFailed(f"{where} {vectors.model_name}: {error}") from error
+        model = work.models.get_model(vectors.model_name)
+        length = vectors.rows.shape[1]
+        if length != model.dimensions:
+            raise ImportFailed(
+                f"{printable(path)}: the vectors of {model.name} have {model.dimensions} "
+                f"dimensions, not {length}"
+            )
+        for _ in check_vectors(path, vectors.rows, model.index_kind):
+            pass
         if vectors.keys is not None:
             missing = set(vectors.keys) - set(coming) - set(resolve_keys(work, vectors.keys))
             if missing:
@@ -157,7 +149,7 @@ def store_vectors(
         barred = {known.id for known in work.knowledge.list_known(others).values()}
     ids = resolve_keys(work, [key for key in keys if key is not None])
     stored, left_out, done = 0, Counter[str](), set[UUID]()
-    for start, rows in vectors.batches():
+    for start, rows in batches(vectors.rows):
         chosen = {}
         for row, key in enumerate(keys[start : start + len(rows)]):
             id_ = None if key is None else ids.get(key)

@@ -14,7 +14,10 @@ import numpy as np
 from pgcorpus.db.errors import AlreadyExists, InvalidValue
 from pgcorpus.db.models.memory import MemoryNode
 from pgcorpus.db.repositories.memory.nodes import Exchange
+from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.memory.encoder import Encoded, Encoder
@@ -183,9 +186,17 @@ class Remembering:
         return [(key, float(other @ vector)) for key, other in self._vectors.items()]
 
     def _nearest_stored(self, vector: np.ndarray, most: int) -> list[tuple[UUID, float]]:
-        hits = self.work.embeddings.search(
-            MEMORY, vector, model_name=self.choice.name, limit=most, filters=WITH_NOISE
+        model = AskedModel(self.choice.name, self.choice.dimensions, self.choice.index_kind)
+        ask = Ask(
+            question=Question("", ()),
+            legs={"vector": 1.0},
+            fusion="weighted",
+            model=model,
+            vector=vector,
+            limit=most,
+            filters=WITH_NOISE,
         )
+        hits = self.work.searches.answer(MEMORY, ask).hits
         return [(hit.id, hit.scores["vector"]) for hit in hits if hit.id not in self._vectors]
 
     def _merge(

@@ -191,7 +191,7 @@ class DoctorService:
         if corpus.scope is None:
             return
         found = partial(Finding, check="scope_index", corpus=corpus.name)
-        if not work.embeddings.may_list_large_scopes():
+        if not work.vector_indexes.may_list_large_scopes():
             yield found(
                 subject=corpus.vectors.name,
                 status="ok",
@@ -202,7 +202,7 @@ class DoctorService:
         large = [
             each
             for model in list_in_use(work, corpus, self._database.settings)
-            for each in work.embeddings.list_unindexed_scopes(corpus, model)
+            for each in work.vector_indexes.list_unindexed_scopes(corpus, model)
         ]
         for each in large:
             yield found(
@@ -348,8 +348,8 @@ class _PlanGuard:
 def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
     """Return a scope with passages to explain searches with, or None where none is visible."""
     scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
-    if scope is None and work.embeddings.may_list_large_scopes():
-        scope = work.embeddings.find_largest_scope(corpus)
+    if scope is None and work.vector_indexes.may_list_large_scopes():
+        scope = work.vector_indexes.find_largest_scope(corpus)
     if scope is None:
         with suppress(NotPermitted):
             for each in islice(work.scopes_of(corpus), SCOPES_LOOKED_AT):

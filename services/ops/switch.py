@@ -154,10 +154,10 @@ class ModelSwitch:
             )
         usual: IndexKind = "halfvec" if dimensions <= HALFVEC_MAX_DIMENSIONS else "binary"
         with self._alone_with(name) as work:
-            model = work.embeddings.find_model(name)
+            model = work.models.find_model(name)
             known = model is not None
             if model is None:
-                model = work.embeddings.add_model(
+                model = work.models.add_model(
                     name, dimensions=dimensions, provider=provider, index_kind=index_kind or usual
                 )
             asked = (dimensions, provider, index_kind or model.index_kind)
@@ -203,8 +203,8 @@ class ModelSwitch:
                 next run goes on from there.
         """
         with self._database.unit_of_work() as work:
-            chosen = choose_corpora(work, name, among)
-            model = work.embeddings.get_model(name)  # after it: scopes forget what was read before
+            chosen = chosen_corpora(work, name, among)
+            model = work.models.get_model(name)  # after it: scopes forget what was read before
         embedder = self._given or embedder_for(
             model.name, model.dimensions, model.provider, self._database.settings
         )
@@ -213,8 +213,8 @@ class ModelSwitch:
         for corpus in chosen:
             with self._alone_with(name) as work:
                 if self._fills_faster_without_index(work, corpus, model):
-                    for index in work.embeddings.list_indexes(corpus, model):
-                        work.embeddings.drop_index(index)
+                    for index in work.vector_indexes.list_indexes(corpus, model):
+                        work.vector_indexes.drop_index(index)
             report = service.embed(
                 corpus.name,
                 model=name,
@@ -224,7 +224,7 @@ class ModelSwitch:
             with self._alone_with(name) as work:
                 built = self._mend_indexes(work, model, [corpus], on_build)
                 if built and not report.embedded:  # embedding ends with it
-                    work.embeddings.analyze_vectors(corpus)
+                    work.vector_indexes.analyze_vectors(corpus)
             done.append(Backfill(report, "built" if built else "kept"))
         return done
 
@@ -251,14 +251,14 @@ class ModelSwitch:
         """
         of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
-            work.embeddings.keep_model(name)
-            model = work.embeddings.get_model(name)
-            work.embeddings.lock_setting(of.name)
-            coverage = count_covered(work, of, name)
+            work.models.keep_model(name)
+            model = work.models.get_model(name)
+            work.models.lock_setting(of.name)
+            coverage = covered(work, of, name)
             if not force:
                 _refuse_unready(work, of, model, coverage)
-            work.embeddings.measure_spread(of, name)  # vectors may have come with an import
-            work.embeddings.use_model(of.name, name)
+            work.models.measure_spread(of, name)  # vectors may have come with an import
+            work.models.use_model(of.name, name)
             work.commit()
         return Switch(of.name, name, coverage)
 
@@ -274,7 +274,7 @@ class ModelSwitch:
         """
         of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
-            name = work.embeddings.roll_back(of.name)
+            name = work.models.roll_back(of.name)
             work.commit()
             return Switch(of.name, name, count_covered(work, of, name))
 
@@ -286,7 +286,7 @@ class ModelSwitch:
             ModelInUse: Searches use it.
         """
         with self._database.unit_of_work() as work:
-            work.embeddings.get_model(name)
+            work.models.get_model(name)
             self._refuse_used(work, name)
             return _count_vectors(work, name)
 
@@ -323,30 +323,30 @@ class ModelSwitch:
         """
         with ExitStack() as alone:
             work = alone.enter_context(self._alone_with(name))
-            model = work.embeddings.get_model(name)
+            model = work.models.get_model(name)
             self._refuse_used(work, name)
             for corpus in CORPORA.values():
                 embedding = f"embedding {corpus.name} with {name}"
                 alone.enter_context(self._database.exclusively(embedding))
-            work.embeddings.forget_previous(name)
+            work.models.forget_previous(name)
             while left := max(0.0, grace_seconds - _seconds_retired(work, name)):
                 if on_wait is not None:
                     on_wait(left)
                 time.sleep(min(POLL_SECONDS, left))
             # First: vacuuming deleted rows out of the graph takes long.
             for corpus in CORPORA.values():
-                if not model.is_seeded or corpus.scope is not None:
-                    for index in work.embeddings.list_indexes(corpus, model):
-                        work.embeddings.drop_index(index)
+                if not model.seeded or corpus.scope is not None:
+                    for index in work.vector_indexes.list_indexes(corpus, model):
+                        work.vector_indexes.drop_index(index)
             vectors = self._delete_vectors(name, on_start, on_progress)
-            if not model.is_seeded:
-                work.embeddings.delete_model(name)
-            return Drop(name, vectors, registered=model.is_seeded)
+            if not model.seeded:
+                work.models.delete_model(name)
+            return Drop(name, vectors, registered=model.seeded)
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[UnitOfWork]:
         """Work outside of transactions and without a statement timeout, alone with a model."""
-        with self._database.autocommitting() as work, work.embeddings.alone_with(name):
+        with self._database.autocommitting() as work, work.models.alone_with(name):
             yield work
 
     def _mend_indexes(
@@ -359,18 +359,18 @@ class ModelSwitch:
         """Build the indexes that are not there, drop those that no search can use."""
         built = False
         for corpus in among:
-            indexes = work.embeddings.list_indexes(corpus, model)
+            indexes = work.vector_indexes.list_indexes(corpus, model)
             for index in indexes:
                 if not index.usable:
-                    work.embeddings.drop_index(index)
+                    work.vector_indexes.drop_index(index)
             if corpus.scope is not None:
-                for large in work.embeddings.list_unindexed_scopes(corpus, model):
-                    with self._watch_build(corpus, on_build):
-                        work.embeddings.build_scope_index(large)
+                for large in work.vector_indexes.list_unindexed_scopes(corpus, model):
+                    with self._watched(corpus, on_build):
+                        work.vector_indexes.build_scope_index(large)
                     built = True
             elif not any(index.usable for index in indexes):
-                with self._watch_build(corpus, on_build):
-                    work.embeddings.build_index(corpus, model)
+                with self._watched(corpus, on_build):
+                    work.vector_indexes.build_index(corpus, model)
                 built = True
         return built
 
@@ -386,7 +386,7 @@ class ModelSwitch:
             with suppress(DataLayerError):  # the build itself will say what is wrong
                 while not ended.wait(POLL_SECONDS):
                     with self._database.unit_of_work() as work:
-                        found = work.embeddings.find_index_build(corpus)
+                        found = work.vector_indexes.find_index_build(corpus)
                     if found is not None:
                         on_build(corpus.name, *found)
 
@@ -467,7 +467,7 @@ def _refuse_unready(
             f"has vectors for {coverage.embedded} of {coverage.total} passages of {corpus.name}"
             + (f" ({coverage.stale} more are of older texts)" if coverage.stale else "")
         )
-    if (state := work.embeddings.index_state(corpus, model)) != "ready":
+    if (state := work.vector_indexes.index_state(corpus, model)) != "ready":
         lacks.append(f"its index is {state}")
     if lacks:
         raise ModelNotReady(
@@ -486,7 +486,7 @@ def _count_vectors(work: UnitOfWork, name: str) -> int:
 
 
 def _seconds_retired(work: UnitOfWork, name: str) -> float:
-    found = work.embeddings.seconds_retired(name)
+    found = work.models.seconds_retired(name)
     return float("inf") if found is None else found
 
 

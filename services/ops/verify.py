@@ -16,7 +16,8 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import EmbedderUnavailable
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.models.embeddings import EmbeddingModel
-from pgcorpus.db.repositories.embeddings import Coverage, IndexState
+from pgcorpus.db.repositories.embeddings import Coverage
+from pgcorpus.db.repositories.vector_indexes import IndexState
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.question import Question
@@ -158,8 +159,8 @@ class ModelVerifier:
         words = [Question.parse(each).words for each in questions]
         try:
             with self._database.unit_of_work() as work:
-                chosen = choose_corpora(work, name, among)
-                model = work.embeddings.get_model(name)  # after it: scopes forget what was read
+                chosen = chosen_corpora(work, name, among)
+                model = work.models.get_model(name)  # after it: scopes forget what was read
             findings = []
             for corpus in chosen:
                 asked = words or self._beginnings(corpus)
@@ -192,9 +193,9 @@ class ModelVerifier:
         on_progress: Callable[[int], None] | None,
     ) -> Verification:
         with self._database.unit_of_work() as work:
-            coverage = count_covered(work, corpus, model.name)
-            index = work.embeddings.index_state(corpus, model)
-            indexes = work.embeddings.list_indexes(corpus, model)
+            coverage = covered(work, corpus, model.name)
+            index = work.vector_indexes.index_state(corpus, model)
+            indexes = work.vector_indexes.list_indexes(corpus, model)
             now = choose(work, corpus, self._database.settings).name
             comparable = now != model.name and work.embeddings.has_vectors(corpus, now)
         embedder = _Noting(

@@ -100,7 +100,7 @@ class _Searching:
     def _choose(self, work: UnitOfWork, request: Request) -> NotPermitted | None:
         """Choose the model and keep it; or why the role may not know the models."""
         try:
-            active = work.embeddings.find_active_model(request.corpus.name)
+            active = work.models.find_active_model(request.corpus.name)
             choice = choose(work, request.corpus, self._database.settings, self._given_name())
         except DBAPIError as error:
             refused = translate(error)

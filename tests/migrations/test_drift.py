@@ -151,7 +151,7 @@ def test_indexes_of_models_added_later_are_no_drift(database: Database) -> None:
     """``pgcorpus models add`` makes an index that no revision knows, under a name of its own."""
     with database.unit_of_work() as work:
         for name in MODELS_ALIKE:
-            work.embeddings.add_model(name, dimensions=8, provider="openai")
+            work.models.add_model(name, dimensions=8, provider="openai")
         work.commit()
 
     assert migrations.drift(database) == []

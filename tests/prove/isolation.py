@@ -258,10 +258,10 @@ def index_large_scopes(owner: Database, population: Population) -> list[str]:
         What was run.
     """
     with owner.autocommitting() as work:
-        model = next(m for m in work.embeddings.list_models() if m.name == population.model.name)
-        large = work.embeddings.list_unindexed_scopes(MEMORY, model)
+        model = next(m for m in work.models.list_models() if m.name == population.model.name)
+        large = work.vector_indexes.list_unindexed_scopes(MEMORY, model)
         for each in large:
-            work.embeddings.build_scope_index(each)
+            work.vector_indexes.build_scope_index(each)
     return [each.remedy for each in large]
 
 

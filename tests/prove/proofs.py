@@ -191,8 +191,8 @@ def _done(database: Database) -> int:
 def fill(database: Database, count: int) -> None:
     """So many messages in one conversation, to be embedded by a model behind an API."""
     with database.unit_of_work() as work:
-        work.embeddings.add_model(MODEL, dimensions=DIMENSIONS, provider="openai")
-        work.embeddings.use_model("chat", MODEL)
+        work.models.add_model(MODEL, dimensions=DIMENSIONS, provider="openai")
+        work.models.use_model("chat", MODEL)
         work.commit()
     with database.engine.begin() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
@@ -388,8 +388,8 @@ def instant_rate(
     model = "hashing" if indexed else "unindexed"  # an index is a registered model's own
     with database.unit_of_work() as work:
         if not indexed:
-            work.embeddings.add_model(model, dimensions=384, provider="hashing")
-        work.embeddings.use_model("chat", model)
+            work.models.add_model(model, dimensions=384, provider="hashing")
+        work.models.use_model("chat", model)
         work.commit()
     crowd = Crowd(database, workers, batch_size=500, embed=model, dimensions=384)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -422,7 +422,7 @@ def embedding_rate(
     """
     fill(database, messages)
     with database.unit_of_work() as work:
-        work.embeddings.use_model("chat", "hashing")
+        work.models.use_model("chat", "hashing")
         work.commit()
     processes = [
         subprocess.Popen(

@@ -97,7 +97,7 @@ def test_no_repository_lets_an_error_of_the_encoding_through(database: Database)
             database, lambda work: work.tenancy.create_user(auth_provider=text, external_id=text)
         ),
         lambda text: within(database, lambda work: work.tenancy.sign_in("example.org", text)),
-        lambda text: within(database, lambda work: work.embeddings.find_model(text)),
+        lambda text: within(database, lambda work: work.models.find_model(text)),
         lambda text: within(database, lambda work: work.knowledge.list_known([text])),
         lambda text: SearchService(database).search(text, corpus="chat", mode="text"),
         lambda text: SearchService(database).search("x", corpus="chat", filters={"source": text}),

@@ -1,29 +1,17 @@
-"""Messages of the chat archive: read, edited, deleted, and found."""
+"""Messages of the chat archive: read, edited, and deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Final
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import Select, delete, select, text, update
 
-from pgcorpus.db.errors import InvalidSearch, NotFound, TransactionConflict
+from pgcorpus.db.errors import NotFound, TransactionConflict
 from pgcorpus.db.models.chat import Message
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.chat.conversations import ConversationRepository, require_words
-from pgcorpus.db.repositories.embeddings import EmbeddingRepository
+from pgcorpus.db.repositories.chat.conversations import ConversationRepository, said
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
-from pgcorpus.db.repositories.search import Ask, SearchRepository
-from pgcorpus.db.search.corpora import CHAT
-from pgcorpus.db.search.page import Hit
-from pgcorpus.db.search.question import Question
-
-MessageSearch = Literal["text", "fuzzy", "vector", "hybrid"]
-"""By words, by words spelt alike, by a vector, or by words and a vector."""
-
-MODES: Final = get_args(MessageSearch)
 
 MAIN: Final = 0
 """The branch that is the conversation as it stands."""
@@ -43,7 +31,7 @@ what followed the deleted message follows the one before it, on every branch."""
 
 
 class MessageRepository(Repository):
-    """Messages, one at a time, by the page, and as the best answers to a question."""
+    """Messages, one at a time and by the page."""
 
     def get(self, message_id: UUID) -> Message:
         """Return the message of that key.
@@ -170,63 +158,6 @@ class MessageRepository(Repository):
         for each in self.session:
             if isinstance(each, Message):
                 self.session.expire(each, ["position"])
-
-    def search(
-        self,
-        question: str = "",
-        *,
-        mode: MessageSearch = "text",
-        vector: np.ndarray | None = None,
-        model_name: str | None = None,
-        limit: int = 10,
-        offset: int = 0,
-        filters: Mapping[str, Any] | None = None,
-    ) -> tuple[Hit, ...]:
-        """Return the messages that answer best, ranked as every corpus is.
-
-        What falls back, embeds the question and explains itself is ``SearchService``.
-
-        Args:
-            question: In the grammar of web searches; the mode ``vector`` takes none.
-            mode: How to search.
-            vector: Of the question, float32 of shape ``(dimensions,)``, for the modes ``vector``
-                and ``hybrid``.
-            model_name: Whose vector it is; by default the archive's active model's.
-            limit: Hits, at most.
-            offset: Hits that are passed over.
-            filters: See ``CHAT`` in ``pgcorpus.db.search.corpora``; by default the main branch
-                alone.
-
-        Returns:
-            Best first.
-
-        Raises:
-            SearchError: The question is empty, the mode lacks its vector, or a filter is not known
-                or of the wrong kind.
-            UnknownModel: The model is not registered.
-        """
-        if mode in ("text", "fuzzy"):
-            ask = Ask(
-                question=Question.parse(question),
-                legs={mode: 1.0},
-                limit=limit,
-                offset=offset,
-                filters=filters or {},
-            )
-            return SearchRepository(self.session).answer(CHAT, ask).hits
-        if mode not in ("vector", "hybrid"):
-            raise InvalidSearch(f"there is no mode {mode!r}; known: {', '.join(MODES)}")
-        if vector is None:
-            raise InvalidSearch(f"the mode {mode} compares vectors; give that of the question")
-        return EmbeddingRepository(self.session).search(
-            CHAT,
-            vector,
-            question=question if mode == "hybrid" else None,
-            model_name=model_name,
-            limit=limit,
-            offset=offset,
-            filters=filters,
-        )
 
     def _touch_conversation_of(self, message_id: UUID) -> None:
         conversation_id = self.session.scalar(

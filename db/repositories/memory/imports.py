@@ -52,10 +52,11 @@ from pgcorpus.db.models.memory import (
     Urgency,
 )
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.embeddings import build_memory_kb, text_hash
+from pgcorpus.db.repositories.embeddings import text_hash
 from pgcorpus.db.repositories.imports import fresh_ids
 from pgcorpus.db.repositories.jobs import EMBED, PENDING, embed_key
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository, NeededIndex
+from pgcorpus.db.repositories.vector_indexes import build_memory_kb
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 

@@ -22,13 +22,10 @@ from pgcorpus.db.base import Base
 from pgcorpus.db.models.audit import list_audited
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.embeddings import (
-    EmbeddingRepository,
-    IndexState,
-    index_of,
-)
+from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.repositories.search import SearchRepository, Statement
+from pgcorpus.db.repositories.vector_indexes import IndexState, VectorIndexRepository, index_of
 from pgcorpus.db.scope import APPLICATION_ROLE, Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -500,8 +497,8 @@ class DiagnosisRepository(Repository):
         return [StoredIndex(*row) for row in found]
 
     def list_owned_names(self, corpus: Corpus) -> set[str]:
-        """Return the names of the indexes of the schema, and of those of registered models."""
-        models = EmbeddingRepository(self.session).list_models()
+        """Names of the indexes that the schema declares, and of those of registered models."""
+        models = ModelRepository(self.session).list_models()
         declared = {str(index.name) for table in tables_of(corpus) for index in table.indexes}
         return declared | {str(index_of(corpus, model).name) for model in models}
 
@@ -524,13 +521,13 @@ class DiagnosisRepository(Repository):
             yield needed
         if corpus.scope is not None:
             return  # a vector index is a large scope's own
-        embeddings = EmbeddingRepository(self.session)
+        indexes = VectorIndexRepository(self.session)
         of_name = {each.identifier: each for each in stored}
         for model in models:
-            found = embeddings.list_indexes(corpus, model)
+            found = indexes.list_indexes(corpus, model)
             best = [e for e in found if e.usable] or [e for e in found if e.matching] or found
-            state = embeddings.index_state(corpus, model)
-            yield _describe_state(
+            state = indexes.index_state(corpus, model)
+            yield _stated(
                 "vector", index_of(corpus, model), state, [of_name[each.name] for each in best]
             )
 

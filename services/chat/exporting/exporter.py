@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
@@ -13,6 +12,7 @@ from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.models.chat import Conversation, Message
 from pgcorpus.services.chat.exporting.markdown import as_markdown
 from pgcorpus.services.chat.exporting.openwebui import as_openwebui
+from pgcorpus.services.corpus import Exported
 
 Format = Literal["markdown", "json", "openwebui"]
 FORMATS: Final = get_args(Format)
@@ -23,20 +23,6 @@ JSON_VERSION: Final = 1
 
 MAX_NAME_CHARACTERS: Final = 50
 """Of a title in a file's name: with four bytes each and the rest, below the 255 of file systems."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A conversation as a file.
-
-    Attributes:
-        text: What is in it.
-        file_name: A name for it that every file system takes: letters, digits and dashes of the
-            title, the beginning of the key, and the format's suffix.
-    """
-
-    text: str
-    file_name: str
 
 
 class ChatExporter:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -27,30 +27,34 @@ from pgcorpus.services.chat.importing.candidates import (
     Reading,
     batches,
 )
-from pgcorpus.services.chat.importing.decisions import Decision, decide, describe_replacement
+from pgcorpus.services.chat.importing.decisions import Decision, decide, replaced
+from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
 from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
 from pgcorpus.services.importers.files import Found, printable
 from pgcorpus.services.importers.importer import (
     Bar,
     Passages,
-    Progress,
     RetryingImporter,
     Run,
     ahead,
-    fill_row,
-    persist,
+    count_in,
+    persisted,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, ImportReport, Reject, Skipped
+from pgcorpus.services.importers.report import FileReport, Skipped
 from pgcorpus.services.importers.stream import Element
 from pgcorpus.services.importers.text import clean
 
 CORPUS: Final = "chat"
 
 
-class ChatImporter(RetryingImporter):
-    """Imports exports of conversations.
+class ChatImporter(RetryingImporter[ChatReport]):
+    """Imports exports of conversations: files, zips, folders of them, and legacy stores.
+
+    Conversations are kept some thousand messages at a time, whole: a run that is stopped is
+    finished by the next. One that cannot be stored does not stop the others, and what stands before
+    an error in a file is imported.
 
     Args:
         database: Where to.
@@ -80,27 +84,10 @@ class ChatImporter(RetryingImporter):
         self._format = format
         self._embeddings_model = embeddings_model
 
-    def run(self, paths: Sequence[Path], progress: Progress | None = None) -> ImportReport:
-        """Import files, zips, folders of them, and legacy stores.
-
-        Conversations are kept some thousand messages at a time, whole: a run that is stopped is
-        finished by the next. One that cannot be stored does not stop the others.
-
-        Args:
-            paths: Files and folders.
-            progress: Called with the bytes done and the bytes in all. What it raises ends the run;
-                what was kept before stays.
-
-        Returns:
-            What was done, counted in conversations. A file that cannot be read to its end is in it
-            with its error; what stands before the error is imported.
-
-        Raises:
-            UnknownModel: ``embeddings_model`` is not registered; nothing was written.
-        """
+    def _run(self, paths: Sequence[Path], bar: Bar) -> ChatReport:
         files = find(paths)
-        bar = Bar(progress or (lambda _done, _total: None), sum(each.size_bytes for each in files))
-        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
+        bar.total = sum(each.size_bytes for each in files)
+        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
                 filling.take(found, asked=found.path in paths, bar=bar)
             filling.refuse_barren(paths)
@@ -110,32 +97,22 @@ class ChatImporter(RetryingImporter):
         return work.chat_imports
 
     @contextmanager
-    def _start_run(self, **options: Any) -> Iterator[tuple[Run, _ChatRun]]:
+    def _started(self, **options: Any) -> Iterator[tuple[Run[ChatReport], _ChatRun]]:
         if self._embeddings_model is not None:
             with self._database.unit_of_work() as work:
-                work.embeddings.get_model(self._embeddings_model)
+                work.models.get_model(self._embeddings_model)
         options |= {"format": self._format, "embeddings_model": self._embeddings_model}
-        with self._record_run(**options) as run:
-            run.report.messages = 0
+        with self._recorded(ChatReport(CORPUS), **options) as run:
             reading = Reading(self._format, strict=self._strict, language=run.language)
             yield run, _ChatRun(run, reading, self._embeddings_model)
-
-
-@dataclass
-class _Tally:
-    """The counts of one transaction, which are added to the report when it is kept."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    messages: int = 0
-    embedded: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    refused: list[Refused] = field(default_factory=list)
 
 
 class _ChatRun:
     """One call of the importer, under way."""
 
-    def __init__(self, run: Run, reading: Reading, embeddings_model: str | None) -> None:
+    def __init__(
+        self, run: Run[ChatReport], reading: Reading, embeddings_model: str | None
+    ) -> None:
         self.report = run.report
         self._run_id = run.id
         self._transaction = run.transaction
@@ -257,7 +234,7 @@ class _ChatRun:
             if error is None:
                 work.imports.forget_refusals(self._run_id, CORPUS, file)
             row = ImportFile(run_id=self._run_id, file=file, error=report.error)
-            work.imports.add_file(fill_row(row, report))
+            work.imports.add_file(count_in(row, report.counts))
         self.report.files.append(report)
 
     def _keep_or_skip(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
@@ -282,25 +259,19 @@ class _ChatRun:
             (alone,) = candidates
             if alone.record is None:
                 raise
-            tally = self._merge_rolled_back(file, [replace(alone, record=None, reason=str(error))])
-        for outcome, number in tally.counts.items():
-            setattr(report, outcome, getattr(report, outcome) + number)
-        self.report.messages = (self.report.messages or 0) + tally.messages
-        self.report.embedded += tally.embedded
-        self.report.left_out += tally.left_out
-        self.report.rejects += [
-            Reject(report.file, each.locator, each.reason) for each in tally.refused
-        ]
+            tally = self._merged(file, [replace(alone, record=None, reason=str(error))])
+        tally.add_to(report, self.report)
+        self.report.messages += tally.messages
         for each in candidates:
             if each.key is not None:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
 
-    def _merge_rolled_back(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
-        return persist(lambda: self._merge(file, candidates))
+    def _merged(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
+        return persisted(lambda: self._merge(file, candidates))
 
-    def _merge(self, file: str, candidates: Sequence[Candidate]) -> _Tally:
-        """Decide on each conversation, then write all of them at once."""
-        tally = _Tally()
+    def _merge(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
+        """Decide for each conversation, then write what was decided at once."""
+        tally = ChatTally()
         with self._transaction() as work:
             work.imports.lock(CORPUS)
             keys = {each.key for each in candidates if each.key is not None}
@@ -326,14 +297,14 @@ class _ChatRun:
                 former[each.conversation_id].append(describe_replacement(each))
             changed = []
             for candidate, decision in zip(candidates, decisions, strict=True):
-                tally.counts[decision.outcome] += 1
                 locator = candidate.element.locator
                 if candidate.record is None or decision.id is None:
                     payload = candidate.element.as_json()
                     context = decision.stands_at and {"stands_at": decision.stands_at}
                     reason = clean(decision.reason)
-                    tally.refused.append(Refused(locator, reason, payload, context or None))
+                    tally.refuse(Refused(locator, reason, payload, context or None))
                     continue
+                tally.counts[decision.outcome] += 1
                 own = candidate.changes if decision.writes else ()
                 changes = [*own, *decision.changes, *former[decision.id]]
                 if changes:
@@ -348,7 +319,7 @@ class _ChatRun:
         return tally
 
     def _store_vectors(
-        self, work: UnitOfWork, candidate: Candidate, conversation_id: UUID, tally: _Tally
+        self, work: UnitOfWork, candidate: Candidate, conversation_id: UUID, tally: ChatTally
     ) -> None:
         vectors, record = candidate.element.vectors, candidate.record
         if vectors is not None and record is not None:

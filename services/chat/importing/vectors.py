@@ -6,9 +6,8 @@ import hashlib
 from collections import Counter, defaultdict
 from uuid import UUID
 
-import numpy as np
-
 from pgcorpus.db.repositories.chat.imports import ConversationRecord, message_id
+from pgcorpus.db.repositories.embeddings import find_fault
 from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.stream import StoredVectors
@@ -72,11 +71,11 @@ def _usable_for(work: UnitOfWork, vectors: StoredVectors, name: str | None) -> s
             f"nothing says which model made vectors of {dimensions} dimensions; name it with "
             "--embeddings-model"
         )
-    model = work.embeddings.find_model(name)
+    model = work.models.find_model(name)
     if model is None:
         raise Unusable(f"{name} is not registered; do it with: pgcorpus models add {name}")
     if model.dimensions != dimensions:
         raise Unusable(f"they have {dimensions} dimensions, and {name} has {model.dimensions}")
-    if not np.isfinite(vectors.rows).all() or not vectors.rows.any(axis=1).all():
-        raise Unusable("one of the same conversation is not finite, or all zeros")
+    if fault := find_fault(vectors.rows, model.index_kind):
+        raise Unusable(f"one of the same conversation {fault.reason}")
     return name

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,36 +23,32 @@ from pgcorpus.db.repositories.memory.imports import (
     NODES,
     Kind,
     Merged,
-    NodeRecord,
-    Outcome,
     Record,
 )
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.importers.arrays import check_vectors, map_vectors
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import key_of, printable, refuse_special
 from pgcorpus.services.importers.importer import (
     Bar,
     Importer,
     Passages,
-    Progress,
     Run,
     ahead,
-    fill_row,
-    persist,
+    count_in,
+    persisted,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, ImportReport, MemoryStatistics, Reject
+from pgcorpus.services.importers.report import FileReport, OnConflict
 from pgcorpus.services.importers.stream import Element, Records
 from pgcorpus.services.importers.text import MAX_NAME, clean
+from pgcorpus.services.importers.vectors import check_vectors, map_vectors
+from pgcorpus.services.memory.importing.report import STORED_OTHERWISE, MemoryReport, MemoryTally
 from pgcorpus.services.memory.importing.rules import Normalised, episode, node
 
 CORPUS: Final = "memory"
 MODEL: Final = "bge-m3"
 """What made the vectors of the system that this replaces."""
-
-OnConflict = Literal["skip", "update"]
 
 BATCH: Final = 2000
 BATCH_BYTES: Final = 8 * 1024**2
@@ -64,8 +61,6 @@ BULK: Final = 1000
 MAX_UNKNOWN_FIELDS: Final = 100
 """Names that are counted: files with more have values for names."""
 
-STORED: Final = "stored already"
-STORED_OTHERWISE: Final = "stored already, with another text (--on-conflict update replaces it)"
 TWICE: Final = "twice in the file"
 OTHER_TEXT: Final = "the stored text is not the one it came with"
 
@@ -176,8 +171,13 @@ class _Options:
     embeddings_model: str
 
 
-class MemoryImporter(Importer):
-    """Imports an agent's memories, for one tenant or one user.
+class MemoryImporter(Importer[MemoryReport]):
+    """Imports what an agent remembered, for one tenant or one user.
+
+    A folder has ``corpus/nodes.json``, ``vectors/nodes.npy`` and so on; each file is optional, but
+    not all are. All files are looked through before anything is written. Then some thousand records
+    at a time are kept, with their vectors: a run that is stopped is finished by the next. The first
+    load of an empty database is made without the indexes that only searches use.
 
     It works as an operator does, over row security's own condition and not around it: whoever logs
     in enters the scope.
@@ -185,8 +185,8 @@ class MemoryImporter(Importer):
     Args:
         database: Where to.
         scope: Whose the memories are to be.
-        on_conflict: What becomes of a stored id: ``skip`` leaves it, ``update`` makes it what the
-            file says; how often it was recalled stays.
+        on_conflict: What becomes of a stored id: ``keep`` leaves it, ``reject`` refuses another
+            text, ``update`` makes it what the file says; how often it was recalled stays.
         strict: Reject a record instead of changing a value that it gives.
         dry_run: Report what would be done, and write nothing.
         language: The text search configuration of the records, one of ``language.NAMES``; ``auto``
@@ -201,7 +201,7 @@ class MemoryImporter(Importer):
         database: Database,
         scope: Scope,
         *,
-        on_conflict: OnConflict = "skip",
+        on_conflict: OnConflict = "keep",
         strict: bool = False,
         dry_run: bool = False,
         language: str = DEFAULT_LANGUAGE,
@@ -211,52 +211,25 @@ class MemoryImporter(Importer):
         self.scope = scope
         self._options = _Options(scope, on_conflict, strict, dry_run, embeddings_model)
 
-    def run(
-        self,
-        paths: Sequence[Path],
-        progress: Progress | None = None,
-        on_build: Callable[[], object] | None = None,
-    ) -> ImportReport:
-        """Import folders with ``corpus/nodes.json``, ``vectors/nodes.npy`` and so on.
-
-        All files are looked through before anything is written. Then some thousand records at a
-        time are kept, with their vectors: a run that is stopped is finished by the next. The first
-        load of an empty database is made without the indexes that only searches use.
-
-        Args:
-            paths: The folders; each file in them is optional, but not all are.
-            progress: Called with the bytes done and the bytes in all. What it raises ends the run;
-                what was kept before stays.
-            on_build: Called when all is loaded and the indexes are built, which takes as long.
-
-        Returns:
-            What was done, counted in memories and episodes.
-
-        Raises:
-            DatabaseNotReady: There are no tables to import to.
-            NotFound: There is no such tenant or user.
-            MissingScope: The user belongs to a tenant.
-            ImportFailed: A file cannot be used.
-            UnknownModel: The model is not registered.
-        """
+    def _run(self, paths: Sequence[Path], bar: Bar) -> MemoryReport:
         started = time.monotonic()
         model = self._check_database()
         found = [each for path in paths for each in _find(path)]
         total = sum(_size(path) for _, records, vectors in found for path in (records, vectors))
-        bar = Bar(progress or (lambda _done, _total: None), 2 * total)
-        sources = [self._look_through(*each, model.dimensions, bar) for each in found]
-        with self._record_run(
+        bar.total = 2 * total
+        sources = [self._look_through(*each, model, bar) for each in found]
+        with self._recorded(
+            MemoryReport(CORPUS),
             paths=[printable(path) for path in paths],
             scope=str(self._options.scope),
             on_conflict=self._options.on_conflict,
             embeddings_model=self._options.embeddings_model,
         ) as run:
-            statistics = run.report.memory = MemoryStatistics()
-            filling = _MemoryRun(run, self._options, statistics)
-            with self._room(run, sources, model, on_build):
+            filling = _MemoryRun(run, self._options)
+            with self._room(run, sources, model, bar):
                 for source in sources:
                     filling.take(source, bar)
-        statistics.duration_s = round(time.monotonic() - started, 3)
+        run.report.duration_s = round(time.monotonic() - started, 3)
         return run.report
 
     def _check_database(self) -> EmbeddingModel:
@@ -264,10 +237,10 @@ class MemoryImporter(Importer):
         with self._open_work() as work:
             work.memory_imports.require_tables()
             work.tenancy.require_scope()
-            return work.embeddings.get_model(self._options.embeddings_model)
+            return work.models.get_model(self._options.embeddings_model)
 
     def _look_through(
-        self, part: _Part, path: Path, vectors_path: Path, dimensions: int, bar: Bar
+        self, part: _Part, path: Path, vectors_path: Path, model: EmbeddingModel, bar: Bar
     ) -> _Source:
         """Read a file of records and its vectors once, and raise for what cannot be imported."""
         size = _size(path)
@@ -284,25 +257,23 @@ class MemoryImporter(Importer):
         count = names[True] if records.listed else names[False]
         vectors = None
         if vectors_path.exists():
-            vectors = map_vectors(
-                vectors_path, dimensions=dimensions, model_name=self._options.embeddings_model
-            )
+            vectors = map_vectors(vectors_path, dimensions=model.dimensions, model_name=model.name)
             if len(vectors) != count:
                 raise ImportFailed(
                     f"{part.name} count mismatch: {count} in {printable(path)}, but {len(vectors)} "
                     f"vectors in {printable(vectors_path)}; run again what made them"
                 )
-            for done in check_vectors(vectors_path, vectors):
+            for done in check_vectors(vectors_path, vectors, model.index_kind):
                 bar.finish(done)
         return _Source(part, path, size, count, records.listed, vectors)
 
     @contextmanager
     def _room(
         self,
-        run: Run,
+        run: Run[MemoryReport],
         sources: Sequence[_Source],
         model: EmbeddingModel,
-        on_build: Callable[[], object] | None,
+        bar: Bar,
     ) -> Iterator[None]:
         """Load without the indexes of searches where that is faster, and build them at the end.
 
@@ -316,7 +287,7 @@ class MemoryImporter(Importer):
         if not leaves_out:
             yield
             if bulk:
-                self._index_large_scope(run, model, on_build)
+                self._index_large_scope(run, model, bar)
             return
         # Who brings as much meanwhile waits until all is built.
         with self._database.exclusively("loading memories without indexes", wait=True):
@@ -325,17 +296,15 @@ class MemoryImporter(Importer):
             yield
             with run.transaction() as work:
                 unbuilt = work.memory_imports.list_unbuilt(model)
-            if unbuilt and on_build is not None:
-                on_build()
+            if unbuilt:
+                bar.on_build()
             run.renews_statistics = bool(unbuilt)  # a run that was stopped did not
             for index in unbuilt:
                 with run.transaction() as work:
                     work.memory_imports.build_search_index(index, model)
-        self._index_large_scope(run, model, on_build)
+        self._index_large_scope(run, model, bar)
 
-    def _index_large_scope(
-        self, run: Run, model: EmbeddingModel, on_build: Callable[[], object] | None
-    ) -> None:
+    def _index_large_scope(self, run: Run[MemoryReport], model: EmbeddingModel, bar: Bar) -> None:
         """Build the vector index of the scope where it has become large, beside running work.
 
         Only who owns the tables can; ``pgcorpus doctor`` tells others what is missing.
@@ -345,14 +314,14 @@ class MemoryImporter(Importer):
                 each
                 for kind in (NODES, EPISODES)
                 if work.memory_imports.owns_tables()
-                for each in work.embeddings.list_unindexed_scopes(kind.corpus, model)
+                for each in work.vector_indexes.list_unindexed_scopes(kind.corpus, model)
                 if str(each.scope) == str(self.scope)
             ]
-        if large and on_build is not None:
-            on_build()
+        if large:
+            bar.on_build()
         for each in large:
             with self._database.autocommitting() as work:
-                work.embeddings.build_scope_index(each)
+                work.vector_indexes.build_scope_index(each)
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.memory_imports
@@ -364,18 +333,12 @@ class _MemoryRun:
     Args:
         run: As it is recorded.
         options: What was asked for.
-        statistics: What was found so far.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        options: _Options,
-        statistics: MemoryStatistics,
-    ) -> None:
+    def __init__(self, run: Run[MemoryReport], options: _Options) -> None:
         self._run = run
         self._options = options
-        self._statistics = statistics
+        self._statistics = run.report.statistics
 
     def take(self, source: _Source, bar: Bar) -> None:
         """Import one file of records with its vectors."""
@@ -385,7 +348,7 @@ class _MemoryRun:
         with closing(ahead(self._batches(source))) as batches:
             for batch in batches:
                 self._keep(source, file, report, batch.candidates)
-                report.unchanged += batch.twice
+                report.counts["unchanged"] += batch.twice
                 self._statistics.left_alone += Counter({TWICE: batch.twice})
                 self._count_unknown(batch.unknown)
                 records = len(batch.candidates) + batch.twice
@@ -393,7 +356,9 @@ class _MemoryRun:
                 bar.finish(min(batch.size_bytes + vectors, end - bar.done))
         with self._run.transaction() as work:
             work.imports.forget_refusals(self._run.id, CORPUS, file)
-            work.imports.add_file(fill_row(ImportFile(run_id=self._run.id, file=file), report))
+            work.imports.add_file(
+                count_in(ImportFile(run_id=self._run.id, file=file), report.counts)
+            )
         self._run.report.files.append(report)
         bar.finish(end - bar.done)
 
@@ -469,14 +434,16 @@ class _MemoryRun:
                 raise
             # Some messages of the database quote what they are about.
             reason = str(error) if error.constraint else "the database refuses one of its values"
-            tally = self._merge(source, file, [alone.refuse(reason)])
-        tally.add_to(report, self._run.report, self._statistics)
+            tally = self._merge(source, file, [alone.refused(reason)])
+        tally.add_to(report, self._run.report)
+        self._statistics.add(tally.statistics)
 
-    def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> _Tally:
-        """Write a batch at once, with its vectors, its changes and refusals."""
+    def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> MemoryTally:
+        """Write a batch at once, with its vectors, its changes and what was refused of it."""
         kind = source.part.kind
         accepted = [each for each in candidates if each.record is not None]
-        tally = _Tally([each for each in candidates if each.record is None])
+        refused = [each for each in candidates if each.record is None]
+        tally = MemoryTally()
         with self._run.transaction() as work:
             work.imports.lock(f"{CORPUS} of {self._options.scope}")
             merged = work.memory_imports.merge(
@@ -486,7 +453,10 @@ class _MemoryRun:
                 replace=self._options.on_conflict == "update",
             )
             for candidate, each in zip(accepted, merged, strict=True):
-                tally.count(candidate, each)
+                if not each.same_text and self._options.on_conflict == "reject":
+                    refused.append(candidate.refused(STORED_OTHERWISE))
+                else:
+                    tally.count(candidate.record, each)
             if source.vectors is not None:
                 self._store_vectors(work, source, accepted, merged, tally)
             changed = [
@@ -495,14 +465,15 @@ class _MemoryRun:
                 if candidate.record and candidate.changes and each.outcome != "unchanged"
             ]
             if changed:
-                tally.transformed = work.imports.record_changes(self._run.id, file, changed)
-            if tally.refused:
+                tally.counts["transformed"] = work.imports.record_changes(
+                    self._run.id, file, changed
+                )
+            for candidate in sorted(refused, key=attrgetter("place")):
                 # The history outlives what it tells of: a refused memory is not kept in it.
-                refused = [
-                    Refused(each.locator, each.reason, {"id": each.id}, None)
-                    for each in tally.refused
-                ]
-                work.imports.record_refusals(self._run.id, CORPUS, file, refused)
+                payload = {"id": candidate.id}
+                tally.refuse(Refused(candidate.locator, candidate.reason, payload, None))
+            if tally.refused:
+                work.imports.record_refusals(self._run.id, CORPUS, file, tally.refused)
         return tally
 
     def _store_vectors(
@@ -511,7 +482,7 @@ class _MemoryRun:
         source: _Source,
         accepted: Sequence[_Candidate],
         merged: Sequence[Merged],
-        tally: _Tally,
+        tally: MemoryTally,
     ) -> None:
         """Store the vectors of records that are stored as they came and lack theirs."""
         corpus, model = source.part.kind.corpus, self._options.embeddings_model
@@ -520,7 +491,7 @@ class _MemoryRun:
             for candidate, each in zip(accepted, merged, strict=True)
             if each.same_text and not each.is_embedded
         ]
-        tally.other_text = sum(not each.same_text for each in merged)
+        tally.left_out[OTHER_TEXT] = sum(not each.same_text for each in merged)
         tally.embedded = len(lacking)
         if not lacking or self._options.dry_run or source.vectors is None:
             return
@@ -528,7 +499,7 @@ class _MemoryRun:
         rows = source.vectors[[place for place, _ in lacking]]
         hashes = [each.content_hash for _, each in lacking]
         tally.embedded = work.embeddings.store(corpus, model, keys, rows, hashes)
-        active = work.embeddings.find_active_model(corpus.name)
+        active = work.models.find_active_model(corpus.name)
         if active is not None and active.name == model:
             written = [each.key for _, each in lacking if each.outcome != "unchanged"]
             work.memory_imports.forget_jobs(source.part.kind, written)
@@ -540,49 +511,6 @@ class _MemoryRun:
         for name, count in unknown.items():
             if name in known or len(known) < MAX_UNKNOWN_FIELDS:
                 known[name] += count
-
-
-@dataclass
-class _Tally:
-    """The counts of one transaction, which are added to the report when it is kept.
-
-    Attributes:
-        refused: What did not go in.
-        outcomes: How many records ended how.
-        transformed: Of how many a change was recorded.
-        embedded: How many vectors were stored.
-        other_text: How many were not, because another text is stored.
-        found: What the statistics have of it.
-    """
-
-    refused: Sequence[_Candidate]
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    transformed: int = 0
-    embedded: int = 0
-    other_text: int = 0
-    found: MemoryStatistics = field(default_factory=MemoryStatistics)
-
-    def count(self, candidate: _Candidate, merged: Merged) -> None:
-        """Count a record that is stored."""
-        self.outcomes[merged.outcome] += 1
-        if merged.outcome == "unchanged":
-            self.found.left_alone[STORED if merged.same_text else STORED_OTHERWISE] += 1
-        if isinstance(candidate.record, NodeRecord):
-            self.found.nodes_by_source[candidate.record.source] += 1
-            self.found.nodes_by_intent[candidate.record.intent_type] += 1
-            self.found.nodes_by_cluster[candidate.record.cluster_id] += 1
-
-    def add_to(self, file: FileReport, report: ImportReport, statistics: MemoryStatistics) -> None:
-        """Add the counts to a report."""
-        for outcome, count in self.outcomes.items():
-            setattr(file, outcome, getattr(file, outcome) + count)
-        file.rejected += len(self.refused)
-        file.transformed += self.transformed
-        report.rejects += [Reject(file.file, each.locator, each.reason) for each in self.refused]
-        report.embedded += self.embedded
-        report.left_out += Counter({OTHER_TEXT: self.other_text})
-        for name in ("nodes_by_source", "nodes_by_intent", "nodes_by_cluster", "left_alone"):
-            getattr(statistics, name).update(getattr(self.found, name))
 
 
 def _find(folder: Path) -> list[tuple[_Part, Path, Path]]:

@@ -138,7 +138,7 @@ def test_a_planted_row_keeps_no_passage_from_its_vector(
     with database.unit_of_work() as work:
         factories.bind(work.session)
         tenants = [factories.TenantFactory().id for _ in range(2)]
-        work.embeddings.use_model("memory", "hashing")
+        work.models.use_model("memory", "hashing")
         work.commit()
     key = uuid4()
     planted_in = {None: None, "own": Scope.tenant(tenants[1]), "same": Scope.tenant(tenants[0])}
@@ -174,7 +174,7 @@ def test_a_key_that_is_none_breaks_no_search(database: Database, intruder: Datab
     with database.unit_of_work() as work:
         factories.bind(work.session)
         factories.FrameworkDocumentFactory(title="pricing", content="raise the price")
-        work.embeddings.use_model("knowledge", "hashing")
+        work.models.use_model("knowledge", "hashing")
         work.commit()
     for planter, kind in ((intruder, "test"), (database, "embed")):
         planted = f"INSERT INTO jobs (kind, dedupe_key) VALUES ('{kind}', 'embed:knowledge:none')"  # noqa: S608

@@ -144,7 +144,7 @@ def fill(database: Database) -> Crowd:
             )
         in_order = text("SELECT id FROM framework_documents ORDER BY chunk_id")
         keys = list(work.session.scalars(in_order))
-        work.embeddings.add_model(MODEL.name, dimensions=MODEL.dimensions, provider="hashing")
+        work.models.add_model(MODEL.name, dimensions=MODEL.dimensions, provider="hashing")
         work.embeddings.store(KNOWLEDGE, MODEL.name, keys, vectors)
         for statement in BUILD:
             work.session.execute(text(statement))

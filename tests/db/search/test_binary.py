@@ -15,8 +15,8 @@ from sqlalchemy import URL, text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
-from pgcorpus.db.repositories.embeddings import index_of
 from pgcorpus.db.repositories.search import FEW, Ask
+from pgcorpus.db.repositories.vector_indexes import index_of
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
@@ -78,7 +78,7 @@ def topics(databases: Databases, hosted: URL) -> Iterator[Topics]:
                 work.session.execute(text(statement), {"rows": len(vectors), "each": EACH})
             in_order = text("SELECT id FROM framework_documents ORDER BY chunk_id")
             keys = list(work.session.scalars(in_order))
-            model = work.embeddings.add_model(
+            model = work.models.add_model(
                 BINARY.name, dimensions=DIMENSIONS, provider="hashing", index_kind="binary"
             )
             work.embeddings.store(KNOWLEDGE, BINARY.name, keys, vectors)
@@ -124,7 +124,7 @@ def test_signs_find_what_full_vectors_rank(topics: Topics) -> None:
 def test_a_binary_model_uses_its_own_index(topics: Topics) -> None:
     """The statement repeats the expression that the index is on."""
     with topics.database.unit_of_work() as work:
-        model = work.embeddings.get_model(BINARY.name)
+        model = work.models.get_model(BINARY.name)
         name = index_of(KNOWLEDGE, model).name
         statement = work.searches.prepare(KNOWLEDGE, ask(BINARY, topics.vectors[0]))
         # So few rows are sorted faster than four hundred are fetched from an index.
@@ -157,4 +157,4 @@ def test_more_dimensions_than_an_index_takes_are_compared_one_by_one(topics: Top
 def test_a_halfvec_index_of_too_many_dimensions_is_refused(topics: Topics) -> None:
     """The registry says what to do instead."""
     with pytest.raises(InvalidValue, match="binary"), topics.database.unit_of_work() as work:
-        work.embeddings.add_model("too-wide", dimensions=DIMENSIONS, provider="hashing")
+        work.models.add_model("too-wide", dimensions=DIMENSIONS, provider="hashing")

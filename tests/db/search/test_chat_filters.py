@@ -125,7 +125,7 @@ def archive(databases: Databases, hosted: URL) -> Iterator[Crowd]:
             for statement in FILL:
                 work.session.execute(text(statement), values)
             keys = list(work.session.scalars(text("SELECT id FROM messages ORDER BY created_at")))
-            work.embeddings.add_model(MODEL.name, dimensions=MODEL.dimensions, provider="hashing")
+            work.models.add_model(MODEL.name, dimensions=MODEL.dimensions, provider="hashing")
             work.embeddings.store(CHAT, MODEL.name, keys, vectors)
             for statement in BUILD:
                 work.session.execute(text(statement.replace("chunk_emb", "message_emb")))

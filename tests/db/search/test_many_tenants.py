@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import URL
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories import embeddings
 from pgcorpus.db.repositories import search as search_repository
+from pgcorpus.db.repositories import vector_indexes
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from tests.conftest import Databases, settings_for
@@ -31,7 +31,7 @@ def crowd(databases: Databases, hosted: URL) -> Iterator[Database]:
     with databases.opened(hosted.database or "", owner=hosted) as owner:
         model = POPULATION.model
         with owner.unit_of_work() as work:
-            work.embeddings.add_model(model.name, dimensions=model.dimensions, provider="hashing")
+            work.models.add_model(model.name, dimensions=model.dimensions, provider="hashing")
             work.commit()
         superuser = Database(settings_for(databases.superuser_of(owner.url)))
         fill(superuser, POPULATION)
@@ -94,12 +94,12 @@ def test_a_large_scope_uses_the_index_of_its_own(
     crowd: Database, application: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``pgcorpus doctor`` asks for: the planner finds it, and passes over nothing of others'."""
-    for module, limit in ((search_repository, "MOST_COMPARED"), (embeddings, "LEAST_INDEXED")):
+    for module, limit in ((search_repository, "MOST_COMPARED"), (vector_indexes, "LEAST_INDEXED")):
         monkeypatch.setattr(module, limit, 2_000)
     made = index_large_scopes(crowd, POPULATION)
     with crowd.unit_of_work() as work:
-        model = next(m for m in work.embeddings.list_models() if m.name == POPULATION.model.name)
-        assert work.embeddings.list_unindexed_scopes(MEMORY, model) == []
+        model = next(m for m in work.models.list_models() if m.name == POPULATION.model.name)
+        assert work.vector_indexes.list_unindexed_scopes(MEMORY, model) == []
 
     assert len(made) == 1  # the largest has one
     found = measure(application, POPULATION, MIDDLING, "vector", questions=QUESTIONS)

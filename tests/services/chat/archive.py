@@ -114,5 +114,5 @@ def fill(database: Database) -> None:
     with database.unit_of_work() as work:
         work.session.add_all(rows)
         work.session.flush()
-        work.embeddings.use_model("chat", "hashing")
+        work.models.use_model("chat", "hashing")
         work.commit()

@@ -551,15 +551,15 @@ def test_a_model_switched_while_a_batch_is_embedded_is_made_good(
     """Vectors of the model before are not stored, and the jobs are done with the new one."""
     fill(database, "a text")
     with database.unit_of_work() as work:
-        work.embeddings.add_model("second", dimensions=384, provider="hashing")
-        work.embeddings.use_model("chat", "hashing")
+        work.models.add_model("second", dimensions=384, provider="hashing")
+        work.models.use_model("chat", "hashing")
         work.commit()
     embed = HashingEmbedder.embed_documents
 
     def switching(self: HashingEmbedder, texts: Sequence[str]) -> np.ndarray:
         if self.model_name == "hashing":
             with database.unit_of_work() as work:
-                work.embeddings.use_model("chat", "second")
+                work.models.use_model("chat", "second")
                 work.commit()
         return embed(self, texts)
 
@@ -588,7 +588,7 @@ def test_embedding_by_hand_settles_the_jobs(database: Database) -> None:
     """But not where another model than the corpus's is filled."""
     fill(database, "one", "two")
     with database.unit_of_work() as work:
-        work.embeddings.add_model("second", dimensions=8, provider="hashing")
+        work.models.add_model("second", dimensions=8, provider="hashing")
         work.commit()
 
     EmbeddingService(database).embed("chat", model="second")

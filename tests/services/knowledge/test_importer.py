@@ -20,8 +20,7 @@ from sqlalchemy import text
 
 from pgcorpus.db import models
 from pgcorpus.db.engine import Database
-from pgcorpus.services.importers.report import ImportReport
-from pgcorpus.services.knowledge.conflicts import OnConflict
+from pgcorpus.services.importers.report import ImportReport, OnConflict
 from pgcorpus.services.knowledge.importer import BATCH, KnowledgeImporter
 from tests.command import PGCORPUS
 from tests.pooler import variables_of

@@ -16,9 +16,11 @@ from pgcorpus.db.models.imports import ImportTransformation
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.corpus import Check
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.knowledge import validate
-from pgcorpus.services.knowledge.validate import CHECKS, Check, ValidationReport, ValidationService
+from pgcorpus.services.knowledge.validate import check_chunks
+from pgcorpus.services.ops.validation import ValidationReport, ValidationService
 from tests import factories
 from tests.factories import (
     ChunkEmbeddingFactory,
@@ -51,7 +53,7 @@ def check(
 ) -> Check:
     """One check, over rows that nobody else sees."""
     choice = choose(work, KNOWLEDGE, Settings(environment="test"), model)
-    checks = CHECKS["knowledge"](work, KNOWLEDGE, choice, expected)
+    checks = check_chunks(work, KNOWLEDGE, choice, expected)
     return {each.name: each for each in checks}[name]
 
 

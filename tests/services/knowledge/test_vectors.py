@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ImportFailed, UnknownModel
-from pgcorpus.services.knowledge.conflicts import OnConflict
+from pgcorpus.services.importers.report import OnConflict
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.knowledge.vectors import OTHER_TEXT
 from tests.command import PGCORPUS
@@ -38,7 +38,7 @@ def chunks(tmp_path: Path) -> Path:
 def short(database: Database) -> Database:
     """A database with a model of four dimensions."""
     with database.unit_of_work() as work:
-        work.embeddings.add_model("short", dimensions=4, provider="hashing")
+        work.models.add_model("short", dimensions=4, provider="hashing")
         work.commit()
     return database
 

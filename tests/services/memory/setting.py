@@ -126,7 +126,7 @@ def setting(database: Database) -> Iterator[Setting]:
             for name, tenant in (("ann", ours), ("bob", ours), ("person", None))
         )
         for corpus in ("memory", "episodes"):
-            work.embeddings.use_model(corpus, "hashing")
+            work.models.use_model(corpus, "hashing")
         work.commit()
     embedder = ObedientEmbedder()
     with logged_in(database, "rag_read_write") as application:

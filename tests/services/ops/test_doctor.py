@@ -19,7 +19,7 @@ from sqlalchemy import URL, create_engine, text
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
-from pgcorpus.db.repositories import embeddings
+from pgcorpus.db.repositories import vector_indexes
 from pgcorpus.db.repositories.operations.diagnosis import DDL_EVENTS, Server, Unrecorded
 from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.search.corpora import CORPORA, KNOWLEDGE
@@ -83,7 +83,7 @@ def crowded(databases: Databases, hosted: URL, server: EmbeddedServer) -> Iterat
         work.embeddings.store(KNOWLEDGE, MODEL, keys, vectors)
         # A sparse graph: it takes a fifth of the time, and is planned like any other.
         work.session.execute(text(HNSW_OF.format("m = 4, ef_construction = 16")))
-        work.embeddings.use_model("knowledge", MODEL)
+        work.models.use_model("knowledge", MODEL)
         work.commit()
     vacuum(database)
     database.close()
@@ -657,7 +657,7 @@ def test_a_large_scope_is_given_an_index_of_its_own(
     blank: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner is told the sizes, and the statement that builds it."""
-    monkeypatch.setattr(embeddings, "LEAST_INDEXED", 50)
+    monkeypatch.setattr(vector_indexes, "LEAST_INDEXED", 50)
     blank.run("""
         INSERT INTO tenants (id, name, slug)
         SELECT CAST(lpad(n::text, 32, '0') AS uuid), 't', 't-' || n FROM generate_series(1, 9) n;

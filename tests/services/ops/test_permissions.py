@@ -568,6 +568,6 @@ def test_models_are_switched_by_administrators_alone(served: Database) -> None:
             pytest.raises(NotPermitted),
             own.unit_of_work() as work,
         ):
-            work.embeddings.use_model("knowledge", "hashing")
+            work.models.use_model("knowledge", "hashing")
     with logged_in(served, "rag_admin") as own, own.unit_of_work() as work:
-        work.embeddings.use_model("knowledge", "hashing")
+        work.models.use_model("knowledge", "hashing")

@@ -33,7 +33,7 @@ from pgcorpus.db.errors import (
     UnknownModel,
 )
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
-from pgcorpus.db.repositories.embeddings import IndexState
+from pgcorpus.db.repositories.vector_indexes import IndexState
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embed import EmbeddingService
@@ -109,14 +109,14 @@ def add(database: Database, name: str, dimensions: int) -> None:
 def used(database: Database) -> tuple[str | None, str | None]:
     """The model in use, and the one before."""
     with database.unit_of_work() as work:
-        active = work.embeddings.find_active_model("knowledge")
-        return active and active.name, work.embeddings.find_previous_model("knowledge")
+        active = work.models.find_active_model("knowledge")
+        return active and active.name, work.models.find_previous_model("knowledge")
 
 
 def state(database: Database, name: str) -> IndexState:
     """What the index of a model is."""
     with database.unit_of_work() as work:
-        return work.embeddings.index_state(KNOWLEDGE, work.embeddings.get_model(name))
+        return work.vector_indexes.index_state(KNOWLEDGE, work.models.get_model(name))
 
 
 def count(database: Database, name: str) -> int:
@@ -441,7 +441,7 @@ def test_a_model_is_added_once(database: Database) -> None:
 def test_a_model_registered_without_its_index_is_completed(database: Database) -> None:
     """As a kill between the two leaves it."""
     with database.unit_of_work() as work:
-        work.embeddings.add_model("m", dimensions=8, provider="hashing")
+        work.models.add_model("m", dimensions=8, provider="hashing")
         work.commit()
     assert state(database, "m") == "missing"
 

@@ -210,12 +210,12 @@ def test_the_spread_of_a_model_is_measured_once(database: Database) -> None:
         factories.bind(work.session)
         passages = [Passage(f"P {n}", "words", vector) for n, vector in enumerate(vectors)]
         SHELVES[0].fill(work, passages[:63])
-        work.embeddings.measure_spread(KNOWLEDGE, "hashing")
+        work.models.measure_spread(KNOWLEDGE, "hashing")
         assert work.session.get_one(EmbeddingModel, "hashing").cosine_spread is None
         SHELVES[0].fill(work, passages[63:])
-        work.embeddings.measure_spread(KNOWLEDGE, "hashing")
+        work.models.measure_spread(KNOWLEDGE, "hashing")
         measured = work.session.get_one(EmbeddingModel, "hashing").cosine_spread
-        work.embeddings.measure_spread(KNOWLEDGE, "all-MiniLM-L6-v2")
+        work.models.measure_spread(KNOWLEDGE, "all-MiniLM-L6-v2")
         noted = work.session.get_one(EmbeddingModel, "all-MiniLM-L6-v2").cosine_spread
 
     assert measured == pytest.approx(cosines.std(), rel=1e-3)

@@ -330,13 +330,13 @@ def test_german_passages_are_found_by_german_forms(filled: Database) -> None:
 def test_the_model_of_a_search_is_that_of_its_snapshot(filled: Database) -> None:
     """A service that has chosen a model notices that the corpus was given another."""
     with filled.unit_of_work() as work:
-        work.embeddings.add_model("other", dimensions=4, provider="hashing")
-        work.embeddings.use_model("knowledge", "hashing")
+        work.models.add_model("other", dimensions=4, provider="hashing")
+        work.models.use_model("knowledge", "hashing")
         work.commit()
     service = SearchService(filled)
     before = service.search("refund", corpus="knowledge", mode="vector")
     with filled.unit_of_work() as work:
-        work.embeddings.use_model("knowledge", "other")
+        work.models.use_model("knowledge", "other")
         work.commit()
 
     after = service.search("refund", corpus="knowledge", mode="vector")

@@ -400,7 +400,7 @@ def test_the_archive_is_counted(archive: Database, tmp_path: Path) -> None:
 def test_coverage_is_told_of_the_model_that_is_used(archive: Database, tmp_path: Path) -> None:
     """Beside that of the one the archive is set to; nobody is sent to make what is there."""
     with archive.unit_of_work() as work:
-        work.embeddings.use_model("chat", "text-embedding-3-small")  # and there is no key
+        work.models.use_model("chat", "text-embedding-3-small")  # and there is no key
         work.commit()
     before = json.loads(pgcorpus(archive, tmp_path, "chat", "stats", "--json").stdout)
     missing = pgcorpus(archive, tmp_path, "chat", "stats").stdout

@@ -334,7 +334,7 @@ def test_a_file_of_no_known_format_says_which_are_known(database: Database, tmp_
 
     assert "chatgpt, claude, openwebui, chroma, pgcorpus" in (report.files[0].error or "")
     assert "not JSON" in (report.files[1].error or "")
-    assert (report.files[2].error, report.files[2].added) == (None, 1)
+    assert (report.files[2].error, report.files[2].counts["added"]) == (None, 1)
 
 
 def test_strangers_among_conversations_are_rejected_and_kept(
@@ -393,7 +393,7 @@ def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Pat
     report = ChatImporter(database).run([file])
 
     assert not report.failed
-    assert [(each.file, each.added) for each in report.files] == [
+    assert [(each.file, each.counts["added"]) for each in report.files] == [
         (f"{file}/{name}", 3) for name in parts
     ]
     assert {Path(each.file).name: each.reason for each in report.skipped} == {

@@ -29,7 +29,7 @@ from pgcorpus.db.models import (
     MemoryNode,
     memory_id,
 )
-from pgcorpus.db.repositories import embeddings
+from pgcorpus.db.repositories import vector_indexes
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
 from pgcorpus.db.repositories.search import Ask
@@ -38,9 +38,9 @@ from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 from pgcorpus.services.importers.importer import Importer
-from pgcorpus.services.importers.report import ImportReport
 from pgcorpus.services.memory.importing import importer as module
 from pgcorpus.services.memory.importing.importer import MemoryImporter
+from pgcorpus.services.memory.importing.report import MemoryReport
 from tests.logins import logged_in
 
 DIMENSIONS = 1024
@@ -124,7 +124,7 @@ def a_tenant(database: Database, slug: str) -> Scope:
     return Scope.tenant(tenant.id)
 
 
-def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -> ImportReport:
+def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -> MemoryReport:
     """Import a folder."""
     return MemoryImporter(database, scope, **options).run([folder.path])
 
@@ -160,7 +160,7 @@ def pending(database: Database) -> int:
         return work.session.scalar(waiting) or 0
 
 
-def counts(report: ImportReport) -> tuple[int, int, int, int]:
+def counts(report: MemoryReport) -> tuple[int, int, int, int]:
     """Added, updated, unchanged, rejected."""
     added, updated, unchanged, rejected = (
         report.total(each) for each in ("added", "updated", "unchanged", "rejected")
@@ -243,8 +243,7 @@ def test_a_users_memories_are_the_users(database: Database, folder: Folder) -> N
 
     (node,) = rows(database, MemoryNode)
     assert (node.user_id, node.tenant_id) == (user.id, None)
-    assert report.memory is not None
-    assert not report.memory.unknown_fields
+    assert not report.statistics.unknown_fields
 
 
 def test_a_second_import_changes_nothing(database: Database, tenant: Scope, folder: Folder) -> None:
@@ -263,8 +262,7 @@ def test_a_second_import_changes_nothing(database: Database, tenant: Scope, fold
         work.enter(tenant)
         assert work.session.scalar(versions) == before
     assert (counts(again), again.embedded, again.total("transformed")) == ((0, 0, 4, 0), 0, 0)
-    assert again.memory is not None
-    assert again.memory.left_alone == {"stored already": 4}
+    assert again.statistics.left_alone == {"stored already": 4}
 
 
 def test_what_is_stored_otherwise_is_left_as_it_is(
@@ -278,8 +276,23 @@ def test_what_is_stored_otherwise_is_left_as_it_is(
 
     assert (counts(report), report.embedded) == ((0, 0, 1, 0), 0)
     assert dict(report.left_out) == {"the stored text is not the one it came with": 1}
-    assert report.memory is not None
-    assert "--on-conflict update" in next(iter(report.memory.left_alone))
+    assert "--on-conflict update" in next(iter(report.statistics.left_alone))
+    assert rows(database, MemoryNode)[0].assistant_content == "By what it is worth, 0 times."
+
+
+def test_what_is_stored_otherwise_is_rejected_where_that_is_asked(
+    database: Database, tenant: Scope, folder: Folder
+) -> None:
+    """In the order of the file, with the option that decides; what is the same is left alone."""
+    imported(database, tenant, folder.nodes([a_node(0), a_node(1)]))
+    other = a_node(0, assistant_content="By chance.")
+    folder.nodes([other, {"id": "mem_silent"}, a_node(1)], vectors(3))
+
+    report = imported(database, tenant, folder, on_conflict="reject")
+
+    assert (counts(report), report.embedded) == ((0, 0, 1, 2), 1)
+    assert [each.locator for each in report.rejects] == ["$[0]", "$[1]"]
+    assert "--on-conflict update" in report.rejects[0].reason
     assert rows(database, MemoryNode)[0].assistant_content == "By what it is worth, 0 times."
 
 
@@ -423,8 +436,7 @@ def test_the_same_memory_twice_in_a_file_goes_in_once(
     report = imported(database, tenant, folder)
 
     assert counts(report) == (2, 0, 1, 1)
-    assert report.memory is not None
-    assert report.memory.left_alone == {"twice in the file": 1}
+    assert report.statistics.left_alone == {"twice in the file": 1}
     assert [(each.locator, each.reason) for each in report.rejects] == [
         ("$[3]", "$[0] has the same id, and differs")
     ]
@@ -502,8 +514,7 @@ def test_fields_that_are_not_stored_are_counted(
     """Nobody wonders later where they went."""
     report = imported(database, tenant, folder.nodes([a_node(n, mood=1) for n in range(3)]))
 
-    assert report.memory is not None
-    assert report.memory.unknown_fields == {"mood": 3}
+    assert report.statistics.unknown_fields == {"mood": 3}
 
 
 def test_statistics_say_what_the_memories_are(
@@ -698,7 +709,7 @@ def test_a_scope_that_became_large_is_given_a_vector_index(
 ) -> None:
     """Of its own, at the end of the import that made it large; the next builds none."""
     monkeypatch.setattr(module, "BULK", 3)
-    monkeypatch.setattr(embeddings, "LEAST_INDEXED", 4)
+    monkeypatch.setattr(vector_indexes, "LEAST_INDEXED", 4)
     before = indexes(database)
 
     imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))

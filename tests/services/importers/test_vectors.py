@@ -11,8 +11,8 @@ import pytest
 from numpy.lib import format as npy
 
 from pgcorpus.db.errors import ImportFailed
-from pgcorpus.services.importers import arrays as module
-from pgcorpus.services.importers.arrays import check_vectors, map_vectors
+from pgcorpus.services.importers import vectors as module
+from pgcorpus.services.importers.vectors import check_vectors, map_vectors
 
 DIMENSIONS = 8
 

@@ -1,4 +1,4 @@
-"""The one reader of NumPy's files, for all importers: mapped only after they proved harmless."""
+"""Vectors that come along with an import: files are mapped only after they proved harmless."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pgcorpus.db.errors import ImportFailed
+from pgcorpus.db.mixins import IndexKind
+from pgcorpus.db.repositories.embeddings import find_fault
 from pgcorpus.services.importers.files import printable, refuse_special
 
 MAX_HEADER_BYTES: Final = 10_000
@@ -31,10 +33,6 @@ MAX_DIMENSIONS: Final = 16_000
 
 CHUNK_ROWS: Final = 4096
 """Vectors that are checked at a time: 16 MiB of 1,024 dimensions."""
-
-LARGEST: Final = 65_504.0
-SMALLEST: Final = 2.0**-24
-"""Of half precision, in which vectors are indexed (IEEE 754, binary16)."""
 
 HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 """Version → what reads its header. Version 3 only adds names of fields that are not ASCII."""
@@ -107,35 +105,36 @@ def map_vectors(
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
 
 
-def check_vectors(path: Path, vectors: np.ndarray) -> Iterator[int]:
-    """Check every vector, a chunk at a time.
+def batches(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield ``CHUNK_ROWS`` vectors at a time as float32, with the number of the first."""
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        # What is out of float32's range becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            yield start, np.asarray(vectors[start : start + CHUNK_ROWS], dtype=np.float32)
+
+
+def check_vectors(
+    path: Path, vectors: np.ndarray, index_kind: IndexKind = "halfvec"
+) -> Iterator[int]:
+    """Look at every vector, a chunk at a time.
 
     Args:
         path: Where they are, for messages.
-        vectors: float32 of shape ``(n, dimensions)``.
+        vectors: Floats of shape ``(n, dimensions)``.
+        index_kind: How they will be indexed.
 
     Yields:
-        How many bytes the chunk had that is done.
+        How many bytes of float32 were looked at.
 
     Raises:
         ImportFailed: One of them cannot be stored and compared. The message names the first.
     """
-    for start in range(0, len(vectors), CHUNK_ROWS):
-        chunk = vectors[start : start + CHUNK_ROWS]
-        largest = np.abs(chunk).max(axis=1)
-        for fault, rows in {
-            "holds NaN or infinity": ~np.isfinite(largest),
-            "is all zeros and has no direction": largest == 0,
-            f"holds a number beyond {LARGEST:.0f}, and the index is in half precision": (
-                largest > LARGEST
-            ),
-            "is all zeros in half precision, in which the index is": largest < SMALLEST,
-        }.items():
-            if rows.any():
-                raise ImportFailed(
-                    f"{printable(path)}: vector {start + int(rows.argmax())} {fault}. Make the "
-                    "file anew, or move it away: pgcorpus embed makes vectors, too"
-                )
+    for start, chunk in batches(vectors):
+        if fault := find_fault(chunk, index_kind):
+            raise ImportFailed(
+                f"{printable(path)}: vector {start + fault.row} {fault.reason}. Make the file "
+                "anew, or move it away: pgcorpus embed makes vectors, too"
+            )
         yield chunk.nbytes
 
 

@@ -1,0 +1,257 @@
+"""Indexes on vectors: those that a model has, those that it lacks, and how they are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+from sqlalchemy import (
+    func,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import dialect
+from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
+
+from pgcorpus.db.mixins import hnsw, rows_of
+from pgcorpus.db.models.embeddings import EmbeddingModel, index_slug
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.embeddings import EmbeddingRepository
+from pgcorpus.db.repositories.search import LEAST_INDEXED
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
+
+MAX_IDENTIFIER: Final = 63
+"""PostgreSQL cuts longer names."""
+
+IndexState = Literal["ready", "missing", "invalid", "mismatched"]
+"""``mismatched``: there is an index, and it is of another kind or length."""
+
+GRAPH_BYTES: Final = 1200
+"""What a node of an HNSW graph with m = 16 takes in memory while it is built, beside its vector."""
+
+BUILD_MEMORY_KB: Final = (256 * 1024, 2 * 1024**2)
+"""Least and most ``maintenance_work_mem`` of a build. A graph that outgrows it is finished on disk,
+many times slower; more than 2 GiB is the administrator's to grant, in the server's setting."""
+
+OWN_EF_CONSTRUCTION: Final = 128
+"""Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
+graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with 128, 0.99."""
+
+LARGE_SCOPES: Final = text("""
+    SELECT scope, vectors FROM large_scopes(CAST(:table AS regclass), :more_than)
+    WHERE model_name = :model ORDER BY vectors DESC
+""")
+
+LARGEST_SCOPE: Final = text("""
+    SELECT scope FROM large_scopes(CAST(:table AS regclass), 0) ORDER BY vectors DESC LIMIT 1
+""")
+
+INDEXES_OF_A_MODEL: Final = text("""
+    SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,
+           pg_get_indexdef(indexrelid) AS definition
+    FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    JOIN pg_am ON pg_am.oid = relam AND amname = 'hnsw'
+    WHERE indrelid = CAST(:table AS regclass)
+      AND (pg_get_expr(indpred, indrelid)
+               = format('((model_name)::text = %L::text)', CAST(:model AS text))
+           OR starts_with(pg_get_expr(indpred, indrelid),
+               format('(((model_name)::text = %L::text) AND (scope = ', CAST(:model AS text))))
+    ORDER BY 1
+""")
+
+INDEX_BUILD: Final = text("""
+    SELECT phase, coalesce(blocks_done::float8 / nullif(blocks_total, 0), 0)
+    FROM pg_stat_progress_create_index WHERE relid = CAST(:table AS regclass)
+""")
+
+ALLOW_BUILD_MEMORY: Final = text("""
+    SELECT set_config('maintenance_work_mem', greatest(setting::bigint, :kilobytes)::text, false),
+           set_config('max_parallel_maintenance_workers', '0', false)
+    FROM pg_settings WHERE name = 'maintenance_work_mem'
+""")
+"""One process builds, in memory of its own: several would share the graph in ``/dev/shm``, which
+containers keep at 64 MB, and would take the processors that searches need meanwhile."""
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """An index on one model's vectors, as the database has it.
+
+    Attributes:
+        name: Quoted where PostgreSQL needs it.
+        valid: False after a build that failed or was killed, and while one runs.
+        matching: Whether it is of the model's kind and length, so that searches use it.
+    """
+
+    name: str
+    valid: bool
+    matching: bool
+
+    @property
+    def usable(self) -> bool:
+        """True if searches use it."""
+        return self.valid and self.matching
+
+
+@dataclass(frozen=True)
+class LargeScope:
+    """A scope that needs a vector index of its own.
+
+    Attributes:
+        scope: Whose.
+        vectors: How many it has.
+        model: Of which model.
+        index: The name that its index is to have.
+        remedy: The statement that builds it, outside of a transaction. The planner finds it.
+    """
+
+    scope: Scope
+    vectors: int
+    model: EmbeddingModel
+    index: str
+    remedy: str
+
+
+class VectorIndexRepository(Repository):
+    """Indexes on the vectors of a model, of a whole corpus or of one large scope."""
+
+    def list_indexes(self, corpus: Corpus, model: EmbeddingModel) -> list[VectorIndex]:
+        """Return the indexes on a model's vectors, whatever their names, kinds and states.
+
+        Those of a corpus with scopes are each of one scope.
+        """
+        compared = {
+            "halfvec": f"((embedding)::halfvec({model.dimensions})) halfvec_cosine_ops",
+            "binary": f"((binary_quantize(embedding))::bit({model.dimensions})) bit_hamming_ops",
+        }[model.index_kind]
+        found = self.session.execute(
+            INDEXES_OF_A_MODEL, {"table": corpus.vectors.name, "model": model.name}
+        )
+        return [VectorIndex(row.name, row.valid, compared in row.definition) for row in found]
+
+    def index_state(self, corpus: Corpus, model: EmbeddingModel) -> IndexState:
+        """Return whether searches of the corpus can use an index of the model, and if not, why.
+
+        A corpus with scopes needs none to be ready: small scopes are compared one by one, and of a
+        large one ``list_unindexed_scopes`` tells.
+        """
+        if corpus.scope is not None:
+            return "ready"
+        indexes = self.list_indexes(corpus, model)
+        if any(index.usable for index in indexes):
+            return "ready"
+        if any(index.matching for index in indexes):
+            return "invalid"
+        return "mismatched" if indexes else "missing"
+
+    def build_index(self, corpus: Corpus, model: EmbeddingModel) -> None:
+        """Make a model's index while others read and write, outside of a transaction.
+
+        A build that fails leaves an invalid index of the same name: drop it first.
+        """
+        kilobytes = build_memory_kb(
+            model, EmbeddingRepository(self.session).count_vectors(corpus, model.name)
+        )
+        self.session.execute(ALLOW_BUILD_MEMORY, {"kilobytes": kilobytes}).close()
+        self.session.execute(CreateIndex(index_of(corpus, model)))
+
+    def drop_index(self, index: VectorIndex) -> None:
+        """Drop an index while others read and write, outside of a transaction."""
+        self.session.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
+
+    def find_index_build(self, corpus: Corpus) -> tuple[str, float] | None:
+        """Return the phase of the build on the corpus's vectors, and its share done in [0, 1].
+
+        None where none runs.
+        """
+        row = self.session.execute(INDEX_BUILD, {"table": corpus.vectors.name}).first()
+        return None if row is None else (row[0], row[1])
+
+    def list_unindexed_scopes(self, corpus: Corpus, model: EmbeddingModel) -> list[LargeScope]:
+        """Return scopes too large to be compared one by one that have no vector index.
+
+        Raises:
+            ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
+        """
+        if corpus.scope is None:
+            return []
+        there = {index.name for index in self.list_indexes(corpus, model) if index.usable}
+        asked = {"table": corpus.vectors.name, "model": model.name, "more_than": LEAST_INDEXED}
+        large = []
+        for written, vectors in self.session.execute(LARGE_SCOPES, asked):
+            scope = Scope.parse(written)
+            name, statement = scope_index(corpus, model, scope)
+            if name not in there:
+                large.append(LargeScope(scope, vectors, model, name, statement))
+        return large
+
+    def find_largest_scope(self, corpus: Corpus) -> Scope | None:
+        """Return the scope with the most vectors of a corpus, among those of all tenants.
+
+        Raises:
+            ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
+        """
+        found = self.session.scalar(LARGEST_SCOPE, {"table": corpus.vectors.name})
+        return None if found is None else Scope.parse(found)
+
+    def may_list_large_scopes(self) -> bool:
+        """Return whether the role may read the sizes of scopes."""
+        function = "large_scopes(regclass, bigint)"
+        return bool(self.session.scalar(select(func.has_function_privilege(function, "EXECUTE"))))
+
+    def build_scope_index(self, large: LargeScope) -> None:
+        """Build a scope's vector index while others read and write, outside of a transaction."""
+        kilobytes = build_memory_kb(large.model, large.vectors)
+        self.session.execute(ALLOW_BUILD_MEMORY, {"kilobytes": kilobytes}).close()
+        # A build that failed left an invalid index of this name.
+        self.session.connection().exec_driver_sql(f"DROP INDEX IF EXISTS {large.index}")
+        self.session.connection().exec_driver_sql(large.remedy)
+
+    def analyze_vectors(self, corpus: Corpus) -> None:
+        """Renew the statistics of the vectors.
+
+        Without them the planner prefers a sort to a new index.
+
+        Skipped while another model's index is built on the table, which may take hours.
+        """
+        self.session.execute(text(f"ANALYZE (SKIP_LOCKED) {corpus.vectors.name}"))
+
+
+def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
+    """Build the index of one model's vectors in one corpus, to be made beside running work.
+
+    That of a seeded model has the name that the revisions gave it.
+    """
+    # Names that differ only in case, in punctuation or late have the same slug.
+    unique = "_" + sha256(model.name.encode()).hexdigest()[:8]
+    name = f"{corpus.vectors.name}_hnsw_{index_slug(model.name)}"
+    name = name[: MAX_IDENTIFIER - len(unique)] + unique
+    for seeded in corpus.vectors.indexes:
+        if str(seeded.dialect_options["postgresql"]["where"]) == str(rows_of(model.name)):
+            name = str(seeded.name)
+    index = hnsw(name, model.name, model.dimensions, model.index_kind)
+    index.dialect_options["postgresql"]["concurrently"] = True
+    Table(corpus.vectors.name, MetaData(), index)  # apart from the metadata of the models
+    return index
+
+
+def scope_index(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> tuple[str, str]:
+    """Return name and statement of the index on a model's vectors of one scope alone."""
+    index = index_of(corpus, model)
+    options = index.dialect_options["postgresql"]
+    options["with"] = options["with"] | {"ef_construction": OWN_EF_CONSTRUCTION}
+    mark = "_" + sha256(str(scope).encode()).hexdigest()[:8]
+    name = str(index.name)[: MAX_IDENTIFIER - len(mark)] + mark
+    statement = str(CreateIndex(index).compile(dialect=dialect()))  # type: ignore[no-untyped-call]
+    named = statement.strip().replace(str(index.name), name, 1)
+    return name, f"{named} AND scope = '{scope}';"
+
+
+def build_memory_kb(model: EmbeddingModel, vectors: int) -> int:
+    """Return the ``maintenance_work_mem``, in kB, for an index of so many vectors of a model."""
+    node = model.dimensions // 8 if model.index_kind == "binary" else model.dimensions * 2
+    least, most = BUILD_MEMORY_KB
+    return min(max(vectors * (node + GRAPH_BYTES) // 1024, least), most)

@@ -1,0 +1,44 @@
+"""What an import of conversations did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pgcorpus.services.importers.report import ImportReport, Tally
+
+
+@dataclass
+class ChatReport(ImportReport):
+    """A report that counts conversations, and the messages in them.
+
+    Attributes:
+        messages: How many messages were written.
+    """
+
+    messages: int = 0
+
+    @property
+    def stored(self) -> int:
+        """The number of messages that were written."""
+        return self.messages
+
+    def list_remarks(self) -> list[str]:
+        """Return sentences that say more than the counts of files, for people."""
+        return [f"{self.messages} messages were written", *super().list_remarks()]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for scripts; its shape is fixed."""
+        skipped = [asdict(skipped) for skipped in self.skipped]
+        return super().as_json() | {"messages": self.messages, "skipped": skipped}
+
+
+@dataclass
+class ChatTally(Tally):
+    """A transaction's conversations.
+
+    Attributes:
+        messages: How many messages were written.
+    """
+
+    messages: int = 0

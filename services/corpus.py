@@ -1,0 +1,150 @@
+"""What callers do with a corpus, as a value: commands are derived from it.
+
+As a search is built from a ``Corpus``, so ``pgcorpus import``, ``export``, ``validate`` and
+``import retry`` are built from its ``CorpusServices``; what a corpus has not, has no command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.importers.importer import Importer, RetryingImporter
+from pgcorpus.services.importers.options import Option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """The files of an import, as they are named.
+
+    Attributes:
+        help: What they may be.
+        metavar: What stands for them in the help, or None for their name.
+        default: What is imported where none is named; None: one must be.
+        flag: An option that names one, too, or None.
+    """
+
+    help: str
+    metavar: str | None = None
+    default: Path | None = None
+    flag: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportService:
+    """How files get into a corpus.
+
+    Attributes:
+        make: Makes the importer of a database, of a scope where the corpus has scopes, and of
+            the options.
+        help: What the import does, for people.
+        paths: What it takes.
+        options: What its importer takes, in the order of the help.
+    """
+
+    make: Callable[..., Importer[Any]]
+    help: str
+    paths: Paths
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryService:
+    """How what was rejected is tried again.
+
+    Attributes:
+        make: Makes the importer of a database and of the options.
+        options: What it takes.
+        refused: Options of other corpora → why this one has none of the kind.
+    """
+
+    make: Callable[..., RetryingImporter[Any]]
+    options: tuple[Option, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An item of a corpus as a file.
+
+    Attributes:
+        text: What is in it.
+        file_name: A name for it that every file system takes: letters, digits and dashes of the
+            title, the beginning of the key, and the format's suffix.
+    """
+
+    text: str
+    file_name: str
+
+
+class Exporter(Protocol):
+    """Gets items out of a corpus."""
+
+    def export(self, reference: str, to: Any, /) -> Exported:
+        """Export one item, named by *reference*, in the format *to*."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportService:
+    """How items get out of a corpus.
+
+    Attributes:
+        make: Makes the exporter of a database.
+        help: What the export does, for people.
+        reference: How an item is named.
+        format: The formats there are.
+    """
+
+    make: Callable[[Database], Exporter]
+    help: str
+    reference: str
+    format: Option
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about a corpus, and its answer.
+
+    Attributes:
+        name: Stable, for scripts.
+        passed: True if it is as it should be.
+        expected: How much there should be; for ``performance_baseline`` milliseconds.
+        found: How much there is, or in words why that cannot be said.
+        detail: For people: what is wrong with which passages, or None.
+    """
+
+    name: str
+    passed: bool
+    expected: float
+    found: float | str
+    detail: str | None = None
+
+
+Validate = Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]
+"""Checks a corpus, with the vectors of the chosen model, in a transaction that writes nothing. The
+last argument is how many passages there must be, or None for as many as imports have added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusServices:
+    """What callers do with a corpus, beside searching it.
+
+    Attributes:
+        corpus: The corpus.
+        importer: How files get in, or None.
+        retry: How what was rejected is tried again; None where nothing of it is kept.
+        exporter: How items get out, or None.
+        validate: Checks that what is stored is whole, or None.
+    """
+
+    corpus: Corpus
+    importer: ImportService | None = None
+    retry: RetryService | None = None
+    exporter: ExportService | None = None
+    validate: Validate | None = None

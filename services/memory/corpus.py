@@ -1,0 +1,79 @@
+"""What callers do with what agents remember."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import SettingsError
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.services.corpus import CorpusServices, ImportService, Paths
+from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
+from pgcorpus.services.importers.report import OnConflict
+from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
+
+
+def make_importer(
+    database: Database, scope: Scope, *, require_database_url: bool, **options: Any
+) -> MemoryImporter:
+    """Make an importer, on the embedded server only where that may stand in.
+
+    Raises:
+        SettingsError: *require_database_url* is set, and DATABASE_URL is not.
+    """
+    if require_database_url and database.settings.database_url is None:
+        raise SettingsError(
+            "DATABASE_URL environment variable not set: export "
+            "DATABASE_URL=postgresql://user:password@host:port/database"
+        )
+    return MemoryImporter(database, scope, **options)
+
+
+MEMORY_SERVICES: Final = CorpusServices(
+    corpus=MEMORY,
+    importer=ImportService(
+        make=make_importer,
+        help="""Import an agent's memories for a user or a tenant; again, only what is new.
+
+        All files are looked through before anything is written, and stay as they are. Vectors come
+        along, so that nothing has to be embedded again. What breaks a rule is made valid where
+        docs/reference/import-rules.md says how, or rejected (pgcorpus import rejects --corpus
+        memory); the exit code is then 1. Stopped, the same command goes on.
+
+        Example: pgcorpus import memory data --user-id 11111111-1111-1111-1111-111111111111
+        """,
+        paths=Paths(
+            metavar="DIR",
+            help="Folders with corpus/nodes.json, vectors/nodes.npy, corpus/episodes.json and "
+            "vectors/episodes.npy; each is optional.",
+            default=Path("data"),
+            flag="--data-dir",
+        ),
+        options=(
+            Option(
+                name="on_conflict",
+                kind=OnConflict,
+                default="keep",
+                help="What becomes of an id that is stored: keep leaves it, reject refuses another "
+                "text, update makes it what the file says.",
+            ),
+            STRICT,
+            DRY_RUN,
+            LANGUAGE,
+            Option(
+                name="embeddings_model",
+                kind=str,
+                default=MODEL,
+                help="The model that made the vectors.",
+            ),
+            Option(
+                name="require_database_url",
+                kind=bool,
+                default=False,
+                help="Never use the embedded server.",
+            ),
+        ),
+    ),
+)
