@@ -153,7 +153,7 @@ class EmbeddingRepository(Repository):
     def count_vectors(self, corpus: Corpus, model_name: str) -> int:
         """Count the vectors of the model in the corpus."""
         of_model = corpus.vectors.c.model_name == model_name
-        own = self.seen_of(corpus, corpus.vectors)
+        own = self.in_scope(corpus, corpus.vectors)
         counted = select(func.count()).select_from(corpus.vectors).where(of_model, *own)
         return self.session.scalar(counted) or 0
 
@@ -243,7 +243,7 @@ class EmbeddingRepository(Repository):
             How many were deleted; 0 when none is left.
         """
         of_model = corpus.vectors.c.model_name == model_name
-        own = self.seen_of(corpus, corpus.vectors)
+        own = self.in_scope(corpus, corpus.vectors)
         some = select(corpus.item).where(of_model, *own).limit(limit)
         result = self.session.connection().execute(
             delete(corpus.vectors).where(of_model, corpus.item.in_(some)),
@@ -275,7 +275,7 @@ class EmbeddingRepository(Repository):
             select(func.greatest(1 - distance, 0, type_=Double))
             .join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
             .where(corpus.vectors.c.model_name == model_name, *shown)
-            .where(*self.seen_of(corpus, corpus.vectors))
+            .where(*self.in_scope(corpus, corpus.vectors))
             .order_by(distance)
             .limit(limit)
         )
@@ -285,7 +285,7 @@ class EmbeddingRepository(Repository):
         """Return the texts of some passages: the same ones each time, from all over the corpus."""
         shown, values = _build_defaults(corpus)
         scattered = func.hashtextextended(cast(corpus.key, Text), 0)
-        shown += self.seen_of(corpus, corpus.passages)
+        shown += self.in_scope(corpus, corpus.passages)
         some = select(corpus.text).where(*shown).order_by(scattered).limit(limit)
         return list(self.session.scalars(some, values))
 
@@ -351,5 +351,5 @@ def _vector_of(corpus: Corpus, model_name: str) -> ColumnElement[bool]:
 
 def _build_defaults(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:
     """Return the conditions of a search without filters, and the values of their parameters."""
-    conditions, values = corpus.narrowed({})
+    conditions, values = corpus.parse_filters({})
     return [corpus.holds(condition) for condition in conditions], values

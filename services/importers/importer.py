@@ -164,7 +164,7 @@ class Importer(ABC, Generic[R]):
         """Return the repository that is filled."""
 
     @contextmanager
-    def _recorded(self, report: R, **options: Any) -> Iterator[Run[R]]:
+    def _record_run(self, report: R, **options: Any) -> Iterator[Run[R]]:
         """A run in the history, begun and ended; statistics are renewed after it."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
@@ -232,7 +232,7 @@ class RetryingImporter(Importer[R]):
         return run.report
 
     @abstractmethod
-    def _started(self, **options: Any) -> AbstractContextManager[tuple[Run[R], Filling]]:
+    def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run[R], Filling]]:
         """A run in the history, and what fills the corpus."""
 
 

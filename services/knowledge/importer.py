@@ -81,7 +81,7 @@ class KnowledgeImporter(RetryingImporter[ImportReport]):
         files = list(find_files(paths))
         vectors = self._vectors(files)
         bar.total = sum(found.size_bytes for found in files)
-        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
+        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             with closing(ahead(_read(found) for found in files)) as contents:
                 for content in contents:
                     with frozen():
@@ -108,12 +108,12 @@ class KnowledgeImporter(RetryingImporter[ImportReport]):
         return work.knowledge
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[tuple[Run[ImportReport], _Run]]:
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run[ImportReport], _Run]]:
         options |= {
             "on_conflict": self._on_conflict,
             "embeddings": None if self._embeddings is None else printable(self._embeddings),
         }
-        with self._recorded(ImportReport(CORPUS), **options) as run:
+        with self._record_run(ImportReport(CORPUS), **options) as run:
             yield run, _Run(run, strict=self._strict, on_conflict=self._on_conflict)
 
 
@@ -210,7 +210,7 @@ class _Run:
                 ):
                     for batch in batches:
                         self._merge(work, row.file, name, batch, tally)
-                        shown(len(tally.arrivals))
+                        show(len(tally.arrivals))
                 if failure is None:
                     work.imports.forget_refusals(self._run_id, CORPUS, row.file)
                 work.imports.add_file(count_in(row, tally.counts))

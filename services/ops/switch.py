@@ -203,7 +203,7 @@ class ModelSwitch:
                 next run goes on from there.
         """
         with self._database.unit_of_work() as work:
-            chosen = chosen_corpora(work, name, among)
+            chosen = choose_corpora(work, name, among)
             model = work.models.get_model(name)  # after it: scopes forget what was read before
         embedder = self._given or embedder_for(
             model.name, model.dimensions, model.provider, self._database.settings
@@ -254,7 +254,7 @@ class ModelSwitch:
             work.models.keep_model(name)
             model = work.models.get_model(name)
             work.models.lock_setting(of.name)
-            coverage = covered(work, of, name)
+            coverage = count_covered(work, of, name)
             if not force:
                 _refuse_unready(work, of, model, coverage)
             work.models.measure_spread(of, name)  # vectors may have come with an import
@@ -335,13 +335,13 @@ class ModelSwitch:
                 time.sleep(min(POLL_SECONDS, left))
             # First: vacuuming deleted rows out of the graph takes long.
             for corpus in CORPORA.values():
-                if not model.seeded or corpus.scope is not None:
+                if not model.is_seeded or corpus.scope is not None:
                     for index in work.vector_indexes.list_indexes(corpus, model):
                         work.vector_indexes.drop_index(index)
             vectors = self._delete_vectors(name, on_start, on_progress)
-            if not model.seeded:
+            if not model.is_seeded:
                 work.models.delete_model(name)
-            return Drop(name, vectors, registered=model.seeded)
+            return Drop(name, vectors, registered=model.is_seeded)
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[UnitOfWork]:
@@ -365,11 +365,11 @@ class ModelSwitch:
                     work.vector_indexes.drop_index(index)
             if corpus.scope is not None:
                 for large in work.vector_indexes.list_unindexed_scopes(corpus, model):
-                    with self._watched(corpus, on_build):
+                    with self._watch_build(corpus, on_build):
                         work.vector_indexes.build_scope_index(large)
                     built = True
             elif not any(index.usable for index in indexes):
-                with self._watched(corpus, on_build):
+                with self._watch_build(corpus, on_build):
                     work.vector_indexes.build_index(corpus, model)
                 built = True
         return built

@@ -72,7 +72,7 @@ class ValidationService:
             UnknownCorpus: There is no such corpus, or there are no checks of it.
             UnknownModel: There is no such model.
         """
-        of = corpora.named(corpus)
+        of = corpora.get_corpus(corpus)
         validated = {name: each.validate for name, each in SERVICES.items() if each.validate}
         if corpus not in validated:
             raise UnknownCorpus(

@@ -159,7 +159,7 @@ class ModelVerifier:
         words = [Question.parse(each).words for each in questions]
         try:
             with self._database.unit_of_work() as work:
-                chosen = chosen_corpora(work, name, among)
+                chosen = choose_corpora(work, name, among)
                 model = work.models.get_model(name)  # after it: scopes forget what was read
             findings = []
             for corpus in chosen:
@@ -193,7 +193,7 @@ class ModelVerifier:
         on_progress: Callable[[int], None] | None,
     ) -> Verification:
         with self._database.unit_of_work() as work:
-            coverage = covered(work, corpus, model.name)
+            coverage = count_covered(work, corpus, model.name)
             index = work.vector_indexes.index_state(corpus, model)
             indexes = work.vector_indexes.list_indexes(corpus, model)
             now = choose(work, corpus, self._database.settings).name

@@ -10,7 +10,7 @@ from sqlalchemy import Select, delete, select, text, update
 from pgcorpus.db.errors import NotFound, TransactionConflict
 from pgcorpus.db.models.chat import Message
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.chat.conversations import ConversationRepository, said
+from pgcorpus.db.repositories.chat.conversations import ConversationRepository, require_words
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 
 MAIN: Final = 0

@@ -527,7 +527,7 @@ class DiagnosisRepository(Repository):
             found = indexes.list_indexes(corpus, model)
             best = [e for e in found if e.usable] or [e for e in found if e.matching] or found
             state = indexes.index_state(corpus, model)
-            yield _stated(
+            yield _describe_state(
                 "vector", index_of(corpus, model), state, [of_name[each.name] for each in best]
             )
 

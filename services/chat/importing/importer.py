@@ -27,7 +27,7 @@ from pgcorpus.services.chat.importing.candidates import (
     Reading,
     batches,
 )
-from pgcorpus.services.chat.importing.decisions import Decision, decide, replaced
+from pgcorpus.services.chat.importing.decisions import Decision, decide, describe_replacement
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
 from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
@@ -39,7 +39,7 @@ from pgcorpus.services.importers.importer import (
     Run,
     ahead,
     count_in,
-    persisted,
+    persist,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, Skipped
@@ -87,7 +87,7 @@ class ChatImporter(RetryingImporter[ChatReport]):
     def _run(self, paths: Sequence[Path], bar: Bar) -> ChatReport:
         files = find(paths)
         bar.total = sum(each.size_bytes for each in files)
-        with self._started(paths=[printable(path) for path in paths]) as (run, filling):
+        with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
                 filling.take(found, asked=found.path in paths, bar=bar)
             filling.refuse_barren(paths)
@@ -97,12 +97,12 @@ class ChatImporter(RetryingImporter[ChatReport]):
         return work.chat_imports
 
     @contextmanager
-    def _started(self, **options: Any) -> Iterator[tuple[Run[ChatReport], _ChatRun]]:
+    def _start_run(self, **options: Any) -> Iterator[tuple[Run[ChatReport], _ChatRun]]:
         if self._embeddings_model is not None:
             with self._database.unit_of_work() as work:
                 work.models.get_model(self._embeddings_model)
         options |= {"format": self._format, "embeddings_model": self._embeddings_model}
-        with self._recorded(ChatReport(CORPUS), **options) as run:
+        with self._record_run(ChatReport(CORPUS), **options) as run:
             reading = Reading(self._format, strict=self._strict, language=run.language)
             yield run, _ChatRun(run, reading, self._embeddings_model)
 
@@ -259,15 +259,15 @@ class _ChatRun:
             (alone,) = candidates
             if alone.record is None:
                 raise
-            tally = self._merged(file, [replace(alone, record=None, reason=str(error))])
+            tally = self._merge_rolled_back(file, [replace(alone, record=None, reason=str(error))])
         tally.add_to(report, self.report)
         self.report.messages += tally.messages
         for each in candidates:
             if each.key is not None:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
 
-    def _merged(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
-        return persisted(lambda: self._merge(file, candidates))
+    def _merge_rolled_back(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
+        return persist(lambda: self._merge(file, candidates))
 
     def _merge(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
         """Decide for each conversation, then write what was decided at once."""

@@ -36,7 +36,7 @@ from pgcorpus.services.importers.importer import (
     Run,
     ahead,
     count_in,
-    persisted,
+    persist,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, OnConflict
@@ -218,7 +218,7 @@ class MemoryImporter(Importer[MemoryReport]):
         total = sum(_size(path) for _, records, vectors in found for path in (records, vectors))
         bar.total = 2 * total
         sources = [self._look_through(*each, model, bar) for each in found]
-        with self._recorded(
+        with self._record_run(
             MemoryReport(CORPUS),
             paths=[printable(path) for path in paths],
             scope=str(self._options.scope),
@@ -434,7 +434,7 @@ class _MemoryRun:
                 raise
             # Some messages of the database quote what they are about.
             reason = str(error) if error.constraint else "the database refuses one of its values"
-            tally = self._merge(source, file, [alone.refused(reason)])
+            tally = self._merge(source, file, [alone.refuse(reason)])
         tally.add_to(report, self._run.report)
         self._statistics.add(tally.statistics)
 
@@ -454,7 +454,7 @@ class _MemoryRun:
             )
             for candidate, each in zip(accepted, merged, strict=True):
                 if not each.same_text and self._options.on_conflict == "reject":
-                    refused.append(candidate.refused(STORED_OTHERWISE))
+                    refused.append(candidate.refuse(STORED_OTHERWISE))
                 else:
                     tally.count(candidate.record, each)
             if source.vectors is not None:
