@@ -65,7 +65,7 @@ class DataLayerError(Exception):
 
 
 class Misuse(DataLayerError):
-    """What was asked for cannot be done, however often it is tried."""
+    """A call that cannot succeed, however often it is tried."""
 
 
 class SettingsError(Misuse):

@@ -1,4 +1,4 @@
-"""What callers do with each corpus. The order is that of the command line's help."""
+"""The services of every corpus, in the order of the command line's help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers do with a corpus, as a value: commands are derived from it.
+"""The services of a corpus, as a value: commands are derived from it.
 
 As a search is built from a ``Corpus``, so ``pgcorpus import``, ``export``, ``validate`` and
 ``import retry`` are built from its ``CorpusServices``; what a corpus has not, has no command.
@@ -38,7 +38,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportService:
-    """How files get into a corpus.
+    """The import of files into a corpus.
 
     Attributes:
         make: Makes the importer of a database, of a scope where the corpus has scopes, and of
@@ -56,7 +56,7 @@ class ImportService:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryService:
-    """How what was rejected is tried again.
+    """The retry of rejected items.
 
     Attributes:
         make: Makes the importer of a database and of the options.
@@ -92,7 +92,7 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportService:
-    """How items get out of a corpus.
+    """The export of items of a corpus.
 
     Attributes:
         make: Makes the exporter of a database.
@@ -133,7 +133,7 @@ last argument is how many passages there must be, or None for as many as imports
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusServices:
-    """What callers do with a corpus, beside searching it.
+    """The services of a corpus, beside searches.
 
     Attributes:
         corpus: The corpus.

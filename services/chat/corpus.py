@@ -1,4 +1,4 @@
-"""What callers do with the archive of conversations."""
+"""Services of the archive of conversations: import, export, retry."""
 
 from __future__ import annotations
 

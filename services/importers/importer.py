@@ -165,7 +165,7 @@ class Importer(ABC, Generic[R]):
 
     @contextmanager
     def _record_run(self, report: R, **options: Any) -> Iterator[Run[R]]:
-        """A run in the history, begun and ended; statistics are renewed after it."""
+        """Record a run in the history, begun and ended; renew statistics after it."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
             with transaction() as work:
@@ -233,7 +233,7 @@ class RetryingImporter(Importer[R]):
 
     @abstractmethod
     def _start_run(self, **options: Any) -> AbstractContextManager[tuple[Run[R], Filling]]:
-        """A run in the history, and what fills the corpus."""
+        """Begin a run in the history; give it, and the object that fills the corpus."""
 
 
 @dataclass

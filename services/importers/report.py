@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 from pgcorpus.db.repositories.imports import Refused
 
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
-"""What becomes of a passage: it is in exactly one of these counts."""
+"""The outcome of a passage, which is in exactly one of these counts."""
 
 COUNTS: Final = (*get_args(Outcome), "transformed")
 """``transformed`` are passages of which a change was written into the history."""
 
 OnConflict = Literal["reject", "keep", "update"]
-"""What becomes of a passage whose identifier is stored with another text."""
+"""The decision on a passage whose identifier is stored with another text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class FileReport:
 
 
 class Breakdown(NamedTuple):
-    """What was imported, counted by one of its features.
+    """Counts of imported passages by one of their features.
 
     Attributes:
         passages: Their name in the plural.
@@ -85,7 +85,7 @@ class Breakdown(NamedTuple):
 
 @dataclass
 class ImportReport:
-    """What one call of an importer did. A corpus of which more can be said extends it.
+    """The report of one call of an importer. A corpus with more to report extends it.
 
     Attributes:
         corpus: Name of what was filled.
@@ -136,7 +136,7 @@ class ImportReport:
 
 @dataclass
 class Tally:
-    """What one transaction has done; it counts only when the transaction is kept.
+    """The counts of one transaction, which are reported when it is kept.
 
     Attributes:
         counts: How many passages became what: each of ``COUNTS``.

@@ -1,4 +1,4 @@
-"""What callers do with the knowledge base."""
+"""Services of the knowledge base: import, retry, validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers do with what agents remember."""
+"""Services of agent memory: import."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """True if every check passed."""
         return all(check.passed for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as the command line prints it."""
+        """Return the report as the command line prints it."""
         shown = ("name", "passed", "expected", "found")
         return {
             "passed": self.passed,

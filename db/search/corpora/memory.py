@@ -1,4 +1,4 @@
-"""What agents remember, within a scope: exchanges, and episodes of many of them."""
+"""Agent memory, within a scope: exchanges, and episodes of many of them."""
 
 from __future__ import annotations
 

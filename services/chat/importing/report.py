@@ -1,4 +1,4 @@
-"""What an import of conversations did."""
+"""The report of an import of conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an import of memories did."""
+"""The report of an import of memories."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ImportFailed
 from pgcorpus.services.chat.importing.candidates import Batch, Reading, batches
 from pgcorpus.services.chat.importing.importer import ChatImporter
-from pgcorpus.services.chat.importing.sources import _opened
+from pgcorpus.services.chat.importing.sources import _open_elements
 from pgcorpus.services.importers import stream
 from pgcorpus.services.importers.importer import ahead
 from pgcorpus.services.importers.report import ImportReport
@@ -256,7 +256,7 @@ def test_long_conversations_in_a_row_take_the_memory_of_one() -> None:
         return _Spoken(4, size_bytes)
 
     taken = 0
-    with _opened(one) as found:
+    with _open_elements(one) as found:
         for batch in ahead(batches(map(reading.candidate, found)), alone=Batch.is_long):
             taken += len(batch.candidates)
             batch.candidates.clear()
