@@ -145,7 +145,7 @@ def compile_prelude(
     read = (select_demands() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
     narrowing = Shape(corpus=corpus, legs=(), conditions=conditions).narrowing()
     if demanding:
-        met = select(cast(func.coalesce(read.c.select_demands, literal_column(ANYTHING)), TSQUERY))
+        met = select(cast(func.coalesce(read.c.demanded, literal_column(ANYTHING)), TSQUERY))
         condition = corpus.words.op("@@")(met.scalar_subquery())
         narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
     some = select_matching(corpus, narrowing).limit(few + 1)
@@ -156,7 +156,7 @@ def compile_prelude(
     )
     statement = select(
         _collect_lexemes().label("asked"),
-        select(read.c.select_demands).scalar_subquery().label("demanded"),
+        select(read.c.demanded).scalar_subquery().label("demanded"),
         passages.label("passages"),
         case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
         languages.label("languages"),

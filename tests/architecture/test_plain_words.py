@@ -66,11 +66,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
 
 
-def modules() -> Iterator[Path]:
-    """Yield the modules of the library and its revisions."""
-    for top in ("db", "services", "alembic"):
-        yield from sorted(ROOT.glob(f"{top}/**/*.py"))
-    yield ROOT / "pgcorpus" / "__init__.py"
+def modules() -> list[Path]:
+    """Return the modules of the library and its revisions."""
+    found = [path for top in ("db", "services", "alembic") for path in ROOT.glob(f"{top}/**/*.py")]
+    return [*sorted(found), ROOT / "pgcorpus" / "__init__.py"]
 
 
 MODULES: Final = tuple(modules())
