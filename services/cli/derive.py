@@ -27,6 +27,7 @@ def parameter_of(option: Option) -> Parameter:
         help=option.help,
         metavar=option.metavar,
         callback=require_one_of(option.known) if option.known else None,
+        autocompletion=(lambda: list(option.known)) if option.known else None,
     )
     return parameter(option.name, Annotated[option.kind, shown], option.default)
 
@@ -70,5 +71,6 @@ def corpus_option(known: Collection[str], more: str = "") -> Any:
         "-c",
         metavar="|".join(known),
         callback=require_one_of(known),
+        autocompletion=lambda: list(known),
         help=f"Of which corpus.{more}",
     )

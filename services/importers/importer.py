@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import TransactionConflict, translate_errors
+from pgcorpus.db.errors import ConstraintViolated, TransactionConflict, translate_errors
 from pgcorpus.db.models.imports import ImportFile, ImportTransformation
 from pgcorpus.db.repositories.imports import Refused
 from pgcorpus.db.scope import Scope
@@ -34,6 +34,7 @@ FIRST_PAUSE_SECONDS: Final = 0.05
 """A transaction that is in another's way is tried so often, after pauses of up to 0.1 s, 0.2 s and
 so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
 
+C = TypeVar("C")
 T = TypeVar("T")
 R = TypeVar("R", bound=ImportReport)
 Progress = Callable[[int, int], None]
@@ -78,6 +79,21 @@ class Run(Generic[R]):
             with self.transaction() as work:
                 refused = work.imports.list_refused(self.corpus, file)
             yield file, refused
+
+    def add_file(
+        self,
+        work: UnitOfWork,
+        file: str,
+        counts: Mapping[str, int],
+        *,
+        error: str | None = None,
+        **more: Any,
+    ) -> None:
+        """Record a file and its counts; *more* are columns of ``ImportFile``."""
+        row = ImportFile(run_id=self.id, file=file, error=error, **more)
+        for name in COUNTS:
+            setattr(row, name, counts[name])
+        work.imports.add_file(row)
 
 
 class Filling(Protocol):
@@ -295,11 +311,34 @@ def persist(transaction: Callable[[], T]) -> T:
     return transaction()
 
 
-def count_in(row: ImportFile, counts: Mapping[str, int]) -> ImportFile:
-    """Set the counts of a file's row, and return it."""
-    for name in COUNTS:
-        setattr(row, name, counts[name])
-    return row
+def merge_apart(
+    candidates: Sequence[C],
+    merge: Callable[[Sequence[C]], T],
+    refuse: Callable[[C, ConstraintViolated], C],
+) -> Iterator[T]:
+    """Merge candidates in one transaction; where one of them cannot be stored, the others alone.
+
+    Args:
+        candidates: In order.
+        merge: The transaction.
+        refuse: Makes of a candidate that cannot be stored one that is merged as refused.
+
+    Yields:
+        The result of each transaction that was kept; none where there are no candidates.
+    """
+    if not candidates:
+        return
+    try:
+        done = persist(lambda: merge(candidates))
+    except ConstraintViolated as error:
+        if len(candidates) > 1:
+            middle = len(candidates) // 2
+            yield from merge_apart(candidates[:middle], merge, refuse)
+            yield from merge_apart(candidates[middle:], merge, refuse)
+            return
+        refused = refuse(candidates[0], error)
+        done = persist(lambda: merge([refused]))
+    yield done
 
 
 @contextmanager

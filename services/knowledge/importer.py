@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed
-from pgcorpus.db.models.imports import ImportFile
 from pgcorpus.db.repositories.imports import Changed, Refused, fresh_ids
 from pgcorpus.db.repositories.knowledge.chunks import Known, Write
 from pgcorpus.db.uow import UnitOfWork
@@ -23,7 +22,6 @@ from pgcorpus.services.importers.importer import (
     RetryingImporter,
     Run,
     ahead,
-    count_in,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, ImportReport, OnConflict, Tally
@@ -147,7 +145,7 @@ class _Run:
 
     def __init__(self, run: Run[ImportReport], *, strict: bool, on_conflict: OnConflict) -> None:
         self.report = run.report
-        self._run_id = run.id
+        self._run = run
         self._transaction = run.transaction
         self._language = run.language
         self._strict = strict
@@ -158,21 +156,14 @@ class _Run:
     def take(self, content: _Content, bar: Bar) -> None:
         """Import one file."""
         size, total = content.found.size_bytes, len(content.layout.places)
-
-        def show(done: int) -> None:
-            bar.part(size, done, total)
-
         self._take(
-            ImportFile(
-                run_id=self._run_id,
-                file=content.found.key,
-                sha256=content.sha256,
-                header=content.layout.header,
-                error=content.error,
-            ),
+            content.found.key,
             content.found.name,
             content.layout.places,
-            show,
+            lambda done: bar.part(size, done, total),
+            error=content.error,
+            sha256=content.sha256,
+            header=content.layout.header,
         )
 
     def take_refused(self, file: str, refused: Sequence[Refused]) -> None:
@@ -180,8 +171,7 @@ class _Run:
         places = [
             Place(each.locator, Context(**(each.context or {})), each.payload) for each in refused
         ]
-        row = ImportFile(run_id=self._run_id, file=file)
-        self._take(row, file, places, lambda _done: None)
+        self._take(file, file, places, lambda _done: None)
 
     def store(self, vectors: Sequence[VectorSet]) -> None:
         """Store the vectors that came along."""
@@ -194,13 +184,16 @@ class _Run:
 
     def _take(
         self,
-        row: ImportFile,
+        file: str,
         name: str,
         places: Sequence[Place],
         show: Callable[[int], None],
+        *,
+        error: str | None = None,
+        **more: Any,
     ) -> None:
-        """Import what one file holds; it is *name* in reports, and its full path in the tables."""
-        tally, failure = _Tally(), row.error
+        """Import what one file holds; it is *name* in reports, and *file* in the tables."""
+        tally = _Tally()
         try:
             with self._transaction() as work:
                 work.imports.lock(CORPUS)
@@ -209,30 +202,23 @@ class _Run:
                     closing(ahead(self._candidates(places))) as batches,
                 ):
                     for batch in batches:
-                        self._merge(work, row.file, name, batch, tally)
+                        self._merge(work, file, name, batch, tally)
                         show(len(tally.arrivals))
-                if failure is None:
-                    work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                work.imports.add_file(count_in(row, tally.counts))
-        except ConstraintViolated as error:
+                if error is None:
+                    work.imports.forget_refusals(self._run.id, CORPUS, file)
+                self._run.add_file(work, file, tally.counts, error=error, **more)
+        except ConstraintViolated as violation:
             # Nothing of the file went in. All of it can be tried again; the others still go in.
-            failure = str(error)
+            error = str(violation)
             tally = _Tally(
                 arrivals=[Arrival(identifier_of(place.raw), same_text=False) for place in places]
             )
-            row = ImportFile(
-                run_id=self._run_id,
-                file=row.file,
-                sha256=row.sha256,
-                header=row.header,
-                error=failure,
-            )
             with self._transaction() as work:
                 work.imports.lock(CORPUS)
-                self._refuse(work, row.file, [_refusal(each, failure) for each in places], tally)
-                work.imports.forget_refusals(self._run_id, CORPUS, row.file)
-                work.imports.add_file(count_in(row, tally.counts))
-        report = FileReport(name, error=failure)
+                self._refuse(work, file, [_refusal(each, error) for each in places], tally)
+                work.imports.forget_refusals(self._run.id, CORPUS, file)
+                self._run.add_file(work, file, tally.counts, error=error, **more)
+        report = FileReport(name, error=error)
         tally.add_to(report, self.report)
         self.report.files.append(report)
         self._arrivals += tally.arrivals
@@ -301,7 +287,7 @@ class _Run:
         if writes:
             work.knowledge.write(list(writes.values()))
         if changed:
-            transformed = work.imports.record_changes(self._run_id, file, changed)
+            transformed = work.imports.record_changes(self._run.id, file, changed)
             tally.counts["transformed"] += transformed
         if refused:
             self._refuse(work, file, refused, tally)
@@ -309,7 +295,7 @@ class _Run:
     def _refuse(
         self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally
     ) -> None:
-        work.imports.record_refusals(self._run_id, CORPUS, file, refused)
+        work.imports.record_refusals(self._run.id, CORPUS, file, refused)
         for each in refused:
             tally.refuse(each)
 

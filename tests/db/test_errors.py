@@ -40,6 +40,17 @@ def test_the_drawing_shows_every_error_under_its_parent() -> None:
     assert drawn == set(ERRORS)
 
 
+def test_the_drawing_says_of_each_misuse_that_it_is_one() -> None:
+    """The command line ends with exit code 2 for these, and with 1 for all others."""
+    drawing = errors.__doc__ or ""
+    below = drawing[drawing.index("x Misuse") : drawing.index("x DatabaseUnavailable")]
+    beside = drawing[drawing.index("+ EmptyQuestion") : drawing.index("+ WrongDimensions")]
+    marked = re.findall(r"\+ (\w+) +a Misuse, too", drawing)
+
+    names = {*re.findall(r"[A-Z]\w+", below + beside), *marked}
+    assert names == {kind.__name__ for kind in ERRORS if issubclass(kind, errors.Misuse)}
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_the_docstring_is_the_message_unless_one_is_given(error: type[DataLayerError]) -> None:
     """So that no error is silent."""

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed
-from pgcorpus.db.models.imports import ImportFile
 from pgcorpus.db.repositories.chat.imports import ConversationWrite, KnownConversation
 from pgcorpus.db.repositories.imports import Change, Changed, Refused
 from pgcorpus.db.uow import UnitOfWork
@@ -38,8 +38,7 @@ from pgcorpus.services.importers.importer import (
     RetryingImporter,
     Run,
     ahead,
-    count_in,
-    persist,
+    merge_apart,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, Skipped
@@ -114,7 +113,7 @@ class _ChatRun:
         self, run: Run[ChatReport], reading: Reading, embeddings_model: str | None
     ) -> None:
         self.report = run.report
-        self._run_id = run.id
+        self._run = run
         self._transaction = run.transaction
         self._reading = reading
         self._embeddings_model = embeddings_model
@@ -232,9 +231,8 @@ class _ChatRun:
         report.error = None if error is None else str(error)
         with self._transaction() as work:
             if error is None:
-                work.imports.forget_refusals(self._run_id, CORPUS, file)
-            row = ImportFile(run_id=self._run_id, file=file, error=report.error)
-            work.imports.add_file(count_in(row, report.counts))
+                work.imports.forget_refusals(self._run.id, CORPUS, file)
+            self._run.add_file(work, file, report.counts, error=report.error)
         self.report.files.append(report)
 
     def _keep_or_skip(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
@@ -247,27 +245,13 @@ class _ChatRun:
             self._keep(file, report, kept)
 
     def _keep(self, file: str, report: FileReport, candidates: Sequence[Candidate]) -> None:
-        """Keep conversations in one transaction; where one of them cannot be, the others alone."""
-        try:
-            tally = self._merge_rolled_back(file, candidates)
-        except ConstraintViolated as error:
-            if len(candidates) > 1:
-                middle = len(candidates) // 2
-                self._keep(file, report, candidates[:middle])
-                self._keep(file, report, candidates[middle:])
-                return
-            (alone,) = candidates
-            if alone.record is None:
-                raise
-            tally = self._merge_rolled_back(file, [replace(alone, record=None, reason=str(error))])
-        tally.add_to(report, self.report)
-        self.report.messages += tally.messages
+        """Keep conversations together; where one of them cannot be kept, the others."""
+        for tally in merge_apart(candidates, partial(self._merge, file), _refuse):
+            tally.add_to(report, self.report)
+            self.report.messages += tally.messages
         for each in candidates:
             if each.key is not None:
                 self._first.setdefault(each.key, f"{report.file} {each.element.locator}")
-
-    def _merge_rolled_back(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
-        return persist(lambda: self._merge(file, candidates))
 
     def _merge(self, file: str, candidates: Sequence[Candidate]) -> ChatTally:
         """Decide for each conversation, then write what was decided at once."""
@@ -312,10 +296,10 @@ class _ChatRun:
                     changed.append(Changed(locator, candidate.record.source_id, changes, once))
                 self._store_vectors(work, candidate, decision.id, tally)
             if changed:
-                transformed = work.imports.record_changes(self._run_id, file, changed)
+                transformed = work.imports.record_changes(self._run.id, file, changed)
                 tally.counts["transformed"] = transformed
             if tally.refused:
-                work.imports.record_refusals(self._run_id, CORPUS, file, tally.refused)
+                work.imports.record_refusals(self._run.id, CORPUS, file, tally.refused)
         return tally
 
     def _store_vectors(
@@ -342,6 +326,13 @@ class _ChatRun:
             first=self._first.get(candidate.key, candidate.stands_at),
             legacy=candidate.format == LEGACY,
         )
+
+
+def _refuse(candidate: Candidate, error: ConstraintViolated) -> Candidate:
+    """Return the candidate, refused; raise *error* if it was refused before."""
+    if candidate.record is None:
+        raise error
+    return replace(candidate, record=None, reason=str(error))
 
 
 def _rebuild_element(refused: Refused) -> Element:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,6 @@ import numpy as np
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.models.embeddings import EmbeddingModel
-from pgcorpus.db.models.imports import ImportFile
 from pgcorpus.db.repositories.imports import Change, Changed, Refused
 from pgcorpus.db.repositories.memory.imports import (
     EPISODES,
@@ -35,8 +35,7 @@ from pgcorpus.services.importers.importer import (
     Passages,
     Run,
     ahead,
-    count_in,
-    persist,
+    merge_apart,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, OnConflict
@@ -141,6 +140,15 @@ class _Candidate:
     def refuse(self, reason: str) -> _Candidate:
         """Return the same candidate, refused."""
         return _Candidate(self.locator, self.place, self.id, None, reason=reason)
+
+    def refuse_for(self, error: ConstraintViolated) -> _Candidate:
+        """Return the same candidate, refused; raise *error* if it was refused before."""
+        if self.record is None:
+            raise error
+        # Some messages of the database quote what they are about.
+        return self.refuse(
+            str(error) if error.constraint else "the database refuses one of its values"
+        )
 
 
 @dataclass
@@ -347,7 +355,10 @@ class _MemoryRun:
         end = bar.done + source.size_bytes + source.vectors_bytes
         with closing(ahead(self._batches(source))) as batches:
             for batch in batches:
-                self._keep(source, file, report, batch.candidates)
+                merge = partial(self._merge, source, file)
+                for tally in merge_apart(batch.candidates, merge, _Candidate.refuse_for):
+                    tally.add_to(report, self._run.report)
+                    self._statistics.add(tally.statistics)
                 report.counts["unchanged"] += batch.twice
                 self._statistics.left_alone += Counter({TWICE: batch.twice})
                 self._count_unknown(batch.unknown)
@@ -356,9 +367,7 @@ class _MemoryRun:
                 bar.finish(min(batch.size_bytes + vectors, end - bar.done))
         with self._run.transaction() as work:
             work.imports.forget_refusals(self._run.id, CORPUS, file)
-            work.imports.add_file(
-                count_in(ImportFile(run_id=self._run.id, file=file), report.counts)
-            )
+            self._run.add_file(work, file, report.counts)
         self._run.report.files.append(report)
         bar.finish(end - bar.done)
 
@@ -414,29 +423,6 @@ class _MemoryRun:
         if damage is not None:
             changes.append(Change("bytes", damage.offset, damage.count, Rule.ENCODING))
         return _Candidate(locator, place, normalised.record.id, normalised.record, changes)
-
-    def _keep(
-        self, source: _Source, file: str, report: FileReport, candidates: Sequence[_Candidate]
-    ) -> None:
-        """Keep records in one transaction; where one of them cannot be, the others alone."""
-        if not candidates:
-            return
-        try:
-            tally = persist(lambda: self._merge(source, file, candidates))
-        except ConstraintViolated as error:
-            if len(candidates) > 1:
-                middle = len(candidates) // 2
-                self._keep(source, file, report, candidates[:middle])
-                self._keep(source, file, report, candidates[middle:])
-                return
-            (alone,) = candidates
-            if alone.record is None:
-                raise
-            # Some messages of the database quote what they are about.
-            reason = str(error) if error.constraint else "the database refuses one of its values"
-            tally = self._merge(source, file, [alone.refuse(reason)])
-        tally.add_to(report, self._run.report)
-        self._statistics.add(tally.statistics)
 
     def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> MemoryTally:
         """Write a batch at once, with its vectors, its changes and what was refused of it."""

@@ -10,7 +10,6 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import InternalError
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import UnknownCorpus, UnknownModel
 from pgcorpus.db.models import FrameworkDocument, FrameworkMetadata
 from pgcorpus.db.models.imports import ImportTransformation
 from pgcorpus.db.search.corpora import KNOWLEDGE
@@ -20,7 +19,7 @@ from pgcorpus.services.corpus import Check
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.knowledge import validate
 from pgcorpus.services.knowledge.validate import check_chunks
-from pgcorpus.services.ops.validation import ValidationReport, ValidationService
+from pgcorpus.services.ops.validation import ValidationService
 from tests import factories
 from tests.factories import (
     ChunkEmbeddingFactory,
@@ -105,30 +104,6 @@ def test_an_empty_corpus_fails_with_the_command_that_fills_it(database: Database
     assert "pgcorpus import knowledge" in (count.detail or "")
 
 
-def test_the_report_says_that_another_model_stands_in(database: Database) -> None:
-    """Without a key the corpus's own model cannot be asked."""
-    report = ValidationService(database).validate()
-
-    assert report.model == "hashing"
-    assert "text-embedding-3-large" in (report.reason or "")
-
-
-def test_the_json_has_exactly_the_shape_that_scripts_depend_on() -> None:
-    """No further key; one check that failed fails the report."""
-    good = Check("chunk_count", True, 19, 19)
-    bad = Check("embedding_count", False, 19, 18, "chunk_7")
-
-    report = ValidationReport("knowledge", "hashing", None, (good, bad))
-
-    assert report.as_json() == {
-        "passed": False,
-        "checks": [
-            {"name": "chunk_count", "passed": True, "expected": 19, "found": 19},
-            {"name": "embedding_count", "passed": False, "expected": 19, "found": 18},
-        ],
-    }
-
-
 def test_the_reference_explains_every_check() -> None:
     """One row of the reference's table for each check, in the order of the report."""
     rows = [line for line in REFERENCE.read_text().splitlines() if line.startswith("| `")]
@@ -144,14 +119,6 @@ def test_a_detail_names_five_chunks_and_counts_the_rest(work: UnitOfWork) -> Non
     detail = check(work, "framework_integrity").detail
 
     assert detail == "broken_0, broken_1, broken_2, broken_3, broken_4 and 2 more"
-
-
-def test_an_unknown_corpus_or_model_is_refused(database: Database) -> None:
-    """The errors are those of every other service."""
-    with pytest.raises(UnknownCorpus, match="knowledge"):
-        ValidationService(database).validate("knwledge")
-    with pytest.raises(UnknownModel, match="hashing"):
-        ValidationService(database).validate(model="hshing")
 
 
 def test_a_report_is_one_snapshot_that_cannot_write(
