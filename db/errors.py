@@ -5,6 +5,7 @@
     + SettingsError            a variable has a value that cannot be used
     + InvalidReference         what a person gave names no conversation
     + InvalidCursor            a page is asked for that no page of this list led to
+    + InvalidCorpus            an application's corpus cannot be registered
   x DatabaseUnavailable        no connection within the retry time, or one that was lost
     + LoginRefused             the server answers, and refuses for good: login, database, TLS
     + TooManyConnections       the server, the database or the role has no connection left
@@ -134,6 +135,10 @@ class NotFound(DataLayerError):
 
 class InvalidReference(Misuse):
     """The reference is of no kind that names a row."""
+
+
+class InvalidCorpus(Misuse):
+    """An application's corpus cannot be registered."""
 
 
 class InvalidCursor(Misuse):

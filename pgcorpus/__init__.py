@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pgcorpus.db import errors, migrations
     from pgcorpus.db.engine import Database
     from pgcorpus.db.scope import Scope
-    from pgcorpus.db.search.corpus import Corpus
+    from pgcorpus.db.search.corpora import register
+    from pgcorpus.db.search.corpus import Corpus, Filter, Order
     from pgcorpus.db.settings import Settings
     from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
     from pgcorpus.services import samples
@@ -39,9 +40,11 @@ __all__ = [
     "Corpus",
     "Database",
     "EmbeddingService",
+    "Filter",
     "KnowledgeImporter",
     "MemoryImporter",
     "MemoryService",
+    "Order",
     "Scope",
     "SearchService",
     "Settings",
@@ -50,6 +53,7 @@ __all__ = [
     "Worker",
     "errors",
     "migrations",
+    "register",
     "samples",
 ]
 
@@ -63,9 +67,11 @@ _MODULES = {
     "Corpus": "db.search.corpus",
     "Database": "db.engine",
     "EmbeddingService": "services.embedding.embed",
+    "Filter": "db.search.corpus",
     "KnowledgeImporter": "services.knowledge.importer",
     "MemoryImporter": "services.memory.importing.importer",
     "MemoryService": "services.memory.service",
+    "Order": "db.search.corpus",
     "Scope": "db.scope",
     "SearchService": "services.search.service",
     "Settings": "db.settings",
@@ -74,6 +80,7 @@ _MODULES = {
     "Worker": "services.jobs.worker",
     "errors": "db",
     "migrations": "db",
+    "register": "db.search.corpora",
     "samples": "services",
 }
 """Where each public name is defined, below this package."""

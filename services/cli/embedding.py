@@ -16,7 +16,7 @@ from rich.progress import Progress
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MEANINGS, NotPermitted
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
-from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.cli.output import (
@@ -116,9 +116,11 @@ def embed_with_bar(database: Database, corpus: str, model: str | None) -> EmbedR
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Show the registered models, who uses them and how much they cover."""
+    corpora = list_corpora()
+    names = [each.name for each in corpora]
     with Database.from_env().unit_of_work() as work:
-        active = {name: work.models.find_active_model(name) for name in sorted(CORPORA)}
-        previous = {name: work.models.find_previous_model(name) for name in sorted(CORPORA)}
+        active = {name: work.models.find_active_model(name) for name in names}
+        previous = {name: work.models.find_previous_model(name) for name in names}
         rows: list[dict[str, Any]] = [
             {
                 "name": model.name,
@@ -127,9 +129,7 @@ def list_models(as_json: AsJson = False) -> None:
                 "index": model.index_kind,
                 "active_for": [n for n, used in active.items() if used and used.name == model.name],
                 "previous_for": [name for name, was in previous.items() if was == model.name],
-                "coverage": {
-                    name: _coverage(work, corpus, model.name) for name, corpus in CORPORA.items()
-                },
+                "coverage": {each.name: _coverage(work, each, model.name) for each in corpora},
             }
             for model in work.models.list_models()
         ]
@@ -138,7 +138,7 @@ def list_models(as_json: AsJson = False) -> None:
         return
     table(
         "Embedding models",
-        ["name", "dimensions", "provider", "index", "active for", *(f"in {n}" for n in CORPORA)],
+        ["name", "dimensions", "provider", "index", "active for", *(f"in {n}" for n in names)],
         [
             (
                 row["name"],

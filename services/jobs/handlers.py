@@ -15,7 +15,7 @@ from pgcorpus.db.errors import AuditError, NotPermitted
 from pgcorpus.db.repositories.embeddings import Pending
 from pgcorpus.db.repositories.jobs import EMBED, ClaimedJob
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.audit import AuditService
@@ -52,7 +52,7 @@ def all_handlers(database: Database, *, search_log: SearchLog | None = None) -> 
         database: Whose queue.
         search_log: What this process buffers of its searches, if it makes any.
     """
-    embedding: list[Handler] = [EmbedHandler(database, corpus) for corpus in CORPORA.values()]
+    embedding: list[Handler] = [EmbedHandler(database, corpus) for corpus in list_corpora()]
     return [*embedding, MaintenanceHandler(database), LogFlushHandler(database, search_log)]
 
 
@@ -216,7 +216,7 @@ class MaintenanceHandler:
             with self._database.unit_of_work() as work:
                 work.operations.analyze(table)
                 work.commit()
-        for corpus in CORPORA.values():
+        for corpus in list_corpora():
             # A role that may store vectors need not be one that may write to the registry.
             with suppress(NotPermitted), self._database.unit_of_work() as work:
                 choice = choose(work, corpus, self._database.settings)

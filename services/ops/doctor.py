@@ -39,7 +39,7 @@ from pgcorpus.db.repositories.operations.diagnosis import (
 from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.repositories.search import Ask, Statement
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
@@ -149,7 +149,7 @@ class DoctorService:
                 findings += _guard(work, "owner", None, partial(_owner, work))
                 findings += _guard(work, "row_security", None, partial(_row_security, work))
                 findings += _guard(work, "audit", None, partial(_audit, work))
-                for corpus in CORPORA.values():
+                for corpus in list_corpora():
                     findings += self._examine_corpus(work, server, corpus)
         return Diagnosis(tuple(findings))
 

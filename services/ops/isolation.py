@@ -31,7 +31,7 @@ from pgcorpus.db.repositories.operations.isolation import (
     party,
 )
 from pgcorpus.db.scope import APPLICATION_ROLE, refuse_unsafe
-from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.hashing import HashingEmbedder
@@ -437,7 +437,7 @@ class _Verification:
         search = SearchService(self._rehearsed, embedder=self._embedder)
         own, victims = (self._parties.ours, self._parties.stranger), self._parties.victims
         self._isolation.as_application(self._role)
-        for corpus in (each for each in CORPORA.values() if each.scope is not None):
+        for corpus in (each for each in list_corpora() if each.scope is not None):
             table = corpus.passages.name
             theirs = {key for victim in victims for key in victim.keys[table]}
             for mode in MODES:
@@ -508,7 +508,7 @@ class _Verification:
         names = {table.name for table in tables}
         return {
             corpus.name: corpus.passages.name
-            for corpus in CORPORA.values()
+            for corpus in list_corpora()
             if corpus.scope is not None and corpus.passages.name in names
         }
 

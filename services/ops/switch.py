@@ -24,7 +24,7 @@ from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.embeddings import Coverage
 from pgcorpus.db.search import corpora
-from pgcorpus.db.search.corpora import CORPORA
+from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import list_in_use
@@ -166,7 +166,7 @@ class ModelSwitch:
                     f"there is a model {name!r} already, with {model.dimensions} dimensions, the "
                     f"provider {model.provider} and a {model.index_kind} index"
                 )
-            built = self._mend_indexes(work, model, CORPORA.values(), on_build)
+            built = self._mend_indexes(work, model, list_corpora(), on_build)
         if known and not built:
             raise AlreadyExists(f"there is a model {name!r} already; see: pgcorpus models list")
         return model
@@ -325,7 +325,7 @@ class ModelSwitch:
             work = alone.enter_context(self._alone_with(name))
             model = work.models.get_model(name)
             self._refuse_used(work, name)
-            for corpus in CORPORA.values():
+            for corpus in list_corpora():
                 embedding = f"embedding {corpus.name} with {name}"
                 alone.enter_context(self._database.exclusively(embedding))
             work.models.forget_previous(name)
@@ -334,7 +334,7 @@ class ModelSwitch:
                     on_wait(left)
                 time.sleep(min(POLL_SECONDS, left))
             # First: vacuuming deleted rows out of the graph takes long.
-            for corpus in CORPORA.values():
+            for corpus in list_corpora():
                 if not model.is_seeded or corpus.scope is not None:
                     for index in work.vector_indexes.list_indexes(corpus, model):
                         work.vector_indexes.drop_index(index)
@@ -412,7 +412,7 @@ class ModelSwitch:
             if on_start is not None:
                 on_start(_count_vectors(work, name))
             deleted = 0
-            for corpus in CORPORA.values():
+            for corpus in list_corpora():
                 for _ in work.scopes_of(corpus):
                     while n := work.embeddings.delete_vectors(corpus, name, limit=DELETED_AT_ONCE):
                         work.commit()
@@ -423,7 +423,7 @@ class ModelSwitch:
 
     def _refuse_used(self, work: UnitOfWork, name: str) -> None:
         """Raise for a model that searches need."""
-        using = [corpus.name for corpus in CORPORA.values() if self._searches(work, corpus, name)]
+        using = [corpus.name for corpus in list_corpora() if self._searches(work, corpus, name)]
         if using:
             raise ModelInUse(
                 f"searches of {', '.join(using)} use {name}; give them another model first: "
@@ -454,7 +454,7 @@ def choose_corpora(work: UnitOfWork, model: str, among: Sequence[str]) -> list[C
     """
     if among:
         return [corpora.get_corpus(name) for name in dict.fromkeys(among)]
-    return [each for each in CORPORA.values() if count_covered(work, each, model).total]
+    return [each for each in list_corpora() if count_covered(work, each, model).total]
 
 
 def _refuse_unready(
@@ -480,7 +480,7 @@ def _count_vectors(work: UnitOfWork, name: str) -> int:
     """Count the vectors of a model, over all corpora and scopes."""
     return sum(
         work.embeddings.count_vectors(corpus, name)
-        for corpus in CORPORA.values()
+        for corpus in list_corpora()
         for _ in work.scopes_of(corpus)
     )
 

@@ -44,9 +44,11 @@ def test_the_public_names_are_these() -> None:
         "Corpus",
         "Database",
         "EmbeddingService",
+        "Filter",
         "KnowledgeImporter",
         "MemoryImporter",
         "MemoryService",
+        "Order",
         "Scope",
         "SearchService",
         "Settings",
@@ -55,6 +57,7 @@ def test_the_public_names_are_these() -> None:
         "Worker",
         "errors",
         "migrations",
+        "register",
         "samples",
     ]
     assert dir(pgcorpus) == sorted(pgcorpus.__all__)

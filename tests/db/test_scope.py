@@ -31,7 +31,7 @@ from pgcorpus.db.repositories.memory.episodes import Told
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope, refuse_unsafe
-from pgcorpus.db.search.corpora import CORPORA, EPISODES, MEMORY
+from pgcorpus.db.search.corpora import EPISODES, MEMORY, list_corpora
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
@@ -132,7 +132,7 @@ def test_a_tenants_user_sees_what_is_the_tenants(tenancy: Tenancy) -> None:
 # The first layer: the builder refuses before the database has to.
 
 
-@pytest.mark.parametrize("corpus", [c for c in CORPORA.values() if c.scope is not None])
+@pytest.mark.parametrize("corpus", [c for c in list_corpora() if c.scope is not None])
 @pytest.mark.parametrize("mode", ["vector", "text", "fuzzy", "hybrid"])
 def test_a_search_without_a_scope_is_refused(tenancy: Tenancy, corpus: Any, mode: Any) -> None:
     """By the service, with and without asyncio, before it connects, and by the repository."""
@@ -190,7 +190,7 @@ def test_repositories_of_memories_refuse_to_work_without_a_scope(
 
 def test_every_table_with_a_scope_is_a_scoped_corpus() -> None:
     """So that no search of one forgets to ask."""
-    assert {c.name for c in CORPORA.values() if "scope" in c.passages.c} == {"memory", "episodes"}
+    assert {c.name for c in list_corpora() if "scope" in c.passages.c} == {"memory", "episodes"}
     for corpus in (MEMORY, EPISODES):
         assert corpus.scope is corpus.passages.c.scope
         assert "scope" in corpus.vectors.c
