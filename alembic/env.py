@@ -14,7 +14,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import text
 
-import pgcorpus.db.models  # noqa: F401 - fills the metadata that `alembic check` compares
+import pgcorpus.db.models  # fills the metadata that `alembic check` compares
+import pgcorpus.db.operations  # noqa: F401 - registers the operations of revisions
 from pgcorpus.db.base import Base
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DataLayerError

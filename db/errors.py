@@ -317,6 +317,7 @@ MEANINGS = {
     "valid_dedupe_key": "a dedupe_key has at most 1000 bytes",
     "valid_payload": "a job's payload is a JSON object of at most 4000 bytes and less than 20 "
     "levels: keys, never texts",
+    "scope_of_owner": "a row's scope is its tenant's, or without a tenant its user's",
     "valid_scope": "a scope is tenant: or user: and a UUID in lower case",
     "readable_times": "times lie between the years 2 and 9998; infinity is none",
 }

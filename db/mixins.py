@@ -56,17 +56,17 @@ class Embedded(Timestamped):
     )
 
 
-def embedding_constraints(item: str) -> tuple[SchemaItem, ...]:
+def embedding_constraints(*item: str) -> tuple[SchemaItem, ...]:
     """Build the constraints that every embedding table has.
 
     Args:
-        item: The column that names the passage.
+        item: The columns that name the passage: of a scope that first.
 
     Returns:
         Constraints: one vector per passage and model, of a registered model and of its length.
     """
     return (
-        UniqueConstraint(item, "model_name"),
+        UniqueConstraint(*item, "model_name"),
         ForeignKeyConstraint(["model_name"], ["embedding_models.name"], name="valid_model_name"),
         ForeignKeyConstraint(
             ["model_name", "dimensions"],

@@ -16,10 +16,12 @@ from sqlalchemy import (
     Double,
     ForeignKeyConstraint,
     Index,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Text,
     UniqueConstraint,
+    func,
     literal_column,
     text,
 )
@@ -77,7 +79,7 @@ def _lists(column: str, names: tuple[str, ...]) -> str:
 class Scoped:
     """The owner of a row, a user or a tenant, and its scope in one column."""
 
-    key: Mapped[uuid_pk]
+    key: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     user_id: Mapped[UUID | None] = mapped_column(
         comment="whose personal memory it is, or who wrote"
     )
@@ -85,10 +87,7 @@ class Scoped:
         parent_key("tenants.id"), comment="whose enterprise memory it is"
     )
     scope: Mapped[str] = mapped_column(
-        Text,
-        Computed(SCOPE, persisted=True),
-        nullable=False,
-        comment="who may see it, as app_scope() has it",
+        Text, server_default=text("app_scope()"), comment="who may see it, as app_scope() has it"
     )
     access_count: Mapped[int] = mapped_column(
         server_default=text("0"), comment="how often it was recalled"
@@ -111,10 +110,11 @@ def _build_shared_items(
         shown: The two columns that trigrams are looked for in.
     """
     return (
+        PrimaryKeyConstraint("scope", "key"),
         UniqueConstraint("scope", "id"),
-        UniqueConstraint("key", "scope"),
         # The user is of the row's tenant, or has none where the row has none.
         ForeignKeyConstraint(["scope", "user_id"], ["users.scope", "users.id"], ondelete="CASCADE"),
+        CheckConstraint(f"scope = {SCOPE}", name="scope_of_owner"),
         CheckConstraint("user_id IS NOT NULL OR tenant_id IS NOT NULL", name="user_or_tenant"),
         CheckConstraint("access_count >= 0", name="valid_access_count"),
         Index(f"idx_{table}_scope_user", "scope", "user_id", "created_at"),
@@ -374,14 +374,15 @@ class MemoryEmbedding(Embedded, Base):
 
     __tablename__ = "memory_embeddings"
     __table_args__ = (
-        *embedding_constraints("node_key"),
+        PrimaryKeyConstraint("scope", "id"),
+        *embedding_constraints("scope", "node_key"),
         ForeignKeyConstraint(
-            ["node_key", "scope"], ["memory_nodes.key", "memory_nodes.scope"], ondelete="CASCADE"
+            ["scope", "node_key"], ["memory_nodes.scope", "memory_nodes.key"], ondelete="CASCADE"
         ),
         Index("idx_memory_embeddings_scope", "scope", "model_name"),
     )
 
-    id: Mapped[uuid_pk]
+    id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     node_key: Mapped[UUID]
     scope: Mapped[str] = mapped_column(Text, comment="of its memory")
 
@@ -391,15 +392,16 @@ class EpisodeEmbedding(Embedded, Base):
 
     __tablename__ = "episode_embeddings"
     __table_args__ = (
-        *embedding_constraints("episode_key"),
+        PrimaryKeyConstraint("scope", "id"),
+        *embedding_constraints("scope", "episode_key"),
         ForeignKeyConstraint(
-            ["episode_key", "scope"],
-            ["episodic_memories.key", "episodic_memories.scope"],
+            ["scope", "episode_key"],
+            ["episodic_memories.scope", "episodic_memories.key"],
             ondelete="CASCADE",
         ),
         Index("idx_episode_embeddings_scope", "scope", "model_name"),
     )
 
-    id: Mapped[uuid_pk]
+    id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     episode_key: Mapped[UUID]
     scope: Mapped[str] = mapped_column(Text, comment="of its episode")

@@ -49,7 +49,7 @@ REBUILT: Final = text("""
 """)
 """Indexes that no constraint needs, and foreign keys among the tables: how to leave and build them.
 ``ALTER`` sorts before ``CREATE``: the keys are checked before the indexes are built. What an index
-samples of its expressions is no part of its definition: see ``UNSAMPLED`` of revision 0012."""
+samples of its expressions is no part of its definition: see ``UNSAMPLED`` of revision 0006."""
 
 
 class Repository:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
@@ -221,7 +222,7 @@ class EmbeddingRepository(Repository):
             )
             result = self.session.connection().execute(
                 merge.on_conflict_do_update(
-                    index_elements=[corpus.item.name, "model_name"],
+                    index_elements=[*(each.name for each in corpus.items), "model_name"],
                     set_={
                         "embedding": merge.excluded.embedding,
                         "content_hash": merge.excluded.content_hash,
@@ -244,9 +245,9 @@ class EmbeddingRepository(Repository):
         """
         of_model = corpus.vectors.c.model_name == model_name
         own = self.in_scope(corpus, corpus.vectors)
-        some = select(corpus.item).where(of_model, *own).limit(limit)
+        some = select(*corpus.items).where(of_model, *own).limit(limit)
         result = self.session.connection().execute(
-            delete(corpus.vectors).where(of_model, corpus.item.in_(some)),
+            delete(corpus.vectors).where(of_model, tuple_(*corpus.items).in_(some)),
             execution_options={"preserve_rowcount": True},
         )
         return result.rowcount
@@ -273,7 +274,7 @@ class EmbeddingRepository(Repository):
         distance = cast(corpus.vectors.c.embedding.op("<=>")(question), Double)
         nearest: Select[Any] = (
             select(func.greatest(1 - distance, 0, type_=Double))
-            .join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
+            .join_from(corpus.vectors, corpus.passages, corpus.joined)
             .where(corpus.vectors.c.model_name == model_name, *shown)
             .where(*self.in_scope(corpus, corpus.vectors))
             .order_by(distance)
@@ -346,7 +347,7 @@ def refuse_unusable(vectors: np.ndarray, dimensions: int) -> None:
 
 
 def _vector_of(corpus: Corpus, model_name: str) -> ColumnElement[bool]:
-    return and_(corpus.item == corpus.key, corpus.vectors.c.model_name == model_name)
+    return and_(corpus.joined, corpus.vectors.c.model_name == model_name)
 
 
 def _build_defaults(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:

@@ -474,8 +474,9 @@ class JobRepository(Repository):
         fresh = set(
             self.session.scalars(
                 select(corpus.key)
-                .join_from(corpus.passages, corpus.vectors, corpus.item == corpus.key)
+                .join_from(corpus.passages, corpus.vectors, corpus.joined)
                 .where(
+                    *corpus.in_scope(corpus.passages),
                     corpus.key == any_(_array(items, corpus.key.type)),
                     corpus.vectors.c.model_name == model_name,
                     corpus.vectors.c.content_hash == text_hash(corpus),

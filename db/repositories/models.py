@@ -213,7 +213,7 @@ class ModelRepository(Repository):
         sample = (
             select(corpus.vectors.c.embedding, corpus.item.label("item"))
             .where(corpus.vectors.c.model_name == model_name)
-            .order_by(corpus.item)
+            .order_by(*corpus.items)
             .limit(SPREAD_SAMPLE)
             .cte("sample")
         )

@@ -114,7 +114,7 @@ def surroundings(corpus: Corpus) -> Select[Any]:
         .group_by(*once)  # windows overlap, and a text is sent once
         .subquery("chosen")
     )
-    hits = corpus.hits.subquery("hits")
+    hits = corpus.hits.where(*corpus.in_scope(passages)).subquery("hits")
     shown = lateral(
         select(
             passages.c[order.within.key].label("within"),
@@ -124,7 +124,7 @@ def surroundings(corpus: Corpus) -> Select[Any]:
             hits.c.content,
         )
         .join_from(passages, hits, hits.c.id == corpus.key)
-        .where(corpus.key == chosen.c.id)
+        .where(*corpus.in_scope(passages), corpus.key == chosen.c.id)
         .correlate(chosen)
         .offset(literal_column("0", Integer))
     )

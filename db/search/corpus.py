@@ -84,7 +84,7 @@ class Corpus:
     Attributes:
         name: Stable, lower case; it is logged and shown.
         passages: The table with one row per passage.
-        key: Its primary key.
+        key: Its primary key, with ``scope`` before it where there is one.
         text: What is embedded of a passage, and hashed to notice a change.
         words: The ``tsvector`` column, whose trigger or expression keeps it in step.
         language: The column with the text search configuration of each passage.
@@ -165,6 +165,17 @@ class Corpus:
         some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
         held = exists().where(and_(of.through, _compare(of.column, some)))
         return or_(held, none) if some != condition else held
+
+    @property
+    def items(self) -> tuple[Column[Any], ...]:
+        """Return the columns of ``vectors`` that name the passage; a scope is the first of them."""
+        return (self.item,) if self.scope is None else (self.vectors.c[self.scope.key], self.item)
+
+    @property
+    def joined(self) -> ColumnElement[bool]:
+        """Join a vector to its passage, which is of the same scope."""
+        keys = (self.key,) if self.scope is None else (self.scope, self.key)
+        return and_(*(item == key for item, key in zip(self.items, keys, strict=True)))
 
     def in_scope(self, table: Table, *, bound: bool = False) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table*, of passages or vectors, to the transaction's scope.

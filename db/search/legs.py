@@ -150,7 +150,7 @@ class VectorLeg:
             conditions = (*narrowing.direct, *narrowing.distant)
             return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
         if narrowing.direct or narrowing.distant:
-            near = near.join_from(corpus.vectors, corpus.passages, corpus.key == corpus.item)
+            near = near.join_from(corpus.vectors, corpus.passages, corpus.joined)
             # The planner knows how large a scope is where it is named, not where a policy asks.
             near = near.where(
                 *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant
@@ -169,7 +169,7 @@ class VectorLeg:
         return (
             select(given.c.passage_id, self._cosine(corpus.vectors.c.embedding).label("score"))
             .join_from(given, corpus.vectors, corpus.item == given.c.passage_id)
-            .where(self._is_of_model())
+            .where(self._is_of_model(), *corpus.in_scope(corpus.vectors, bound=True))
         )
 
     def _is_of_model(self) -> ColumnElement[bool]:
@@ -241,6 +241,7 @@ class TextLeg:
         held = (
             select(given.c.passage_id, corpus.words.label("words"))
             .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
+            .where(*corpus.in_scope(corpus.passages, bound=True))
             .offset(literal_column("0", Integer))
             .subquery("held")
         )
@@ -329,8 +330,10 @@ class FuzzyLeg:
     def score_passages(self, passages: Select[Any]) -> Select[Any]:
         """Select (passage_id, score) of given passages."""
         corpus, given = self._corpus, passages.subquery()
-        return select(given.c.passage_id, self._score.label("score")).join_from(
-            given, corpus.passages, corpus.key == given.c.passage_id
+        return (
+            select(given.c.passage_id, self._score.label("score"))
+            .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
+            .where(*corpus.in_scope(corpus.passages, bound=True))
         )
 
 
@@ -371,7 +374,9 @@ def _best(
     # In their order and one by one: most conditions keep most passages. A join would be made of
     # all of them, where the planner doubts that the best are enough.
     ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
-    met = select(true()).where(corpus.key == ordered.c.passage_id, *distant)
+    met = select(true()).where(
+        *corpus.in_scope(corpus.passages, bound=True), corpus.key == ordered.c.passage_id, *distant
+    )
     return (
         select(ordered.c.passage_id, ordered.c.score)
         .where(met.correlate(ordered).scalar_subquery())

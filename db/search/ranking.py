@@ -169,7 +169,7 @@ def build_statement(shape: Shape) -> Select[Any]:
         .where(candidates.c.passage_id == fused.c.passage_id)
         .scalar_subquery()
     )
-    hits = corpus.hits.subquery("hits")
+    hits = corpus.hits.where(*corpus.in_scope(corpus.passages, bound=True)).subquery("hits")
     shown = (
         select(fused.c.passage_id, fused.c.score, why.label("why"), *hits.c)
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
@@ -200,8 +200,10 @@ def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
     each = summed.subquery("summed")
     weight: ColumnElement[float] = bindparam("boost", type_=Double())
     boost = weight * corpus.boost
-    return select(each.c.passage_id, (each.c.score * (1 + boost)).label("score")).join_from(
-        each, corpus.passages, corpus.key == each.c.passage_id
+    return (
+        select(each.c.passage_id, (each.c.score * (1 + boost)).label("score"))
+        .join_from(each, corpus.passages, corpus.key == each.c.passage_id)
+        .where(*corpus.in_scope(corpus.passages, bound=True))
     )
 
 
@@ -311,11 +313,13 @@ def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
         .render_derived("pending")
     )
     has_vector = exists().where(
-        corpus.item == corpus.key, corpus.vectors.c.model_name == literal(shape.model.name)
+        corpus.joined, corpus.vectors.c.model_name == literal(shape.model.name)
     )
     # As an array: a join would read all keys of a scope, where it is thought to be small.
     items = select(func.array_agg(cast(pending.c.item, corpus.key.type))).scalar_subquery()
     asked = corpus.key == any_(cast(items, ARRAY(corpus.key.type)))
     return exists(
-        select(literal_column("1")).select_from(corpus.passages).where(asked, ~has_vector)
+        select(literal_column("1"))
+        .select_from(corpus.passages)
+        .where(*corpus.in_scope(corpus.passages, bound=True), asked, ~has_vector)
     )

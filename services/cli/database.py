@@ -44,7 +44,7 @@ def downgrade(
     Which rows would go is counted first, and asked for. Where objects of others depend on what
     would be dropped, they are named and nothing is changed.
 
-    Example: pgcorpus db downgrade 0011 --yes
+    Example: pgcorpus db downgrade 0005 --yes
     """
     database = Database.from_env()
     migrations.downgrade(database, revision, agree=None if yes else partial(_ask, revision))

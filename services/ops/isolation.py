@@ -418,11 +418,12 @@ class _Verification:
                 ((w.name, each) for w in self._parties.intruders() for each in attempts(w)),
             )
         given = (
-            (who.name, isolation.try_giving(table, who, role, victim))
+            (who.name, attempt)
             for who in own
             for victim in victims
+            for attempt in isolation.try_giving(table, who, role, victim)
         )
-        self._count(table.name, "give away", ((n, each) for n, each in given if each is not None))
+        self._count(table.name, "give away", given)
         self._count(table.name, "TRUNCATE", [(role, isolation.try_truncate(table, role))])
         for who in own:
             if who.keys[table.name]:

@@ -541,15 +541,16 @@ def test_threads_share_a_pool_without_sharing_a_scope(tenancy: Tenancy) -> None:
 def test_a_loaded_row_is_not_handed_to_another_scope(tenancy: Tenancy, pool: Database) -> None:
     """What the session has in memory is asked for again, and is no longer to be seen."""
     (key, *_) = tenancy.keys("memory_nodes", tenancy.theirs)
+    identity = (str(tenancy.theirs), key)
     with pool.unit_of_work(tenancy.theirs) as work:
-        node = work.session.get_one(MemoryNode, key)
+        node = work.session.get_one(MemoryNode, identity)
         for change in (lambda: work.enter(tenancy.ours), work.leave):
             change()
             with pytest.raises(ObjectDeletedError):
                 _ = node.human_content
-            assert work.session.get(MemoryNode, key) is None
+            assert work.session.get(MemoryNode, identity) is None
             work.enter(tenancy.theirs)
-            assert work.session.get_one(MemoryNode, key).human_content
+            assert work.session.get_one(MemoryNode, identity).human_content
 
 
 def test_what_was_added_before_is_of_the_scope_before(tenancy: Tenancy, pool: Database) -> None:

@@ -122,7 +122,7 @@ def test_a_failed_revision_leaves_those_before_it(
     empty: Database, schema_of: Dump, bystander: psycopg.Connection
 ) -> None:
     """Each is a transaction: what failed is undone, and the next upgrade goes on from there."""
-    migrations.upgrade(empty, "0002")
+    migrations.upgrade(empty, "0001")
     before = schema_of(empty.url)
     bystander.execute("CREATE TABLE source_lines ()")
 
@@ -142,7 +142,7 @@ def test_a_revision_gives_way_to_running_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A table that stays locked stops the upgrade, not the application; nothing is half done."""
-    migrations.upgrade(empty, "0002")
+    migrations.upgrade(empty, "0001")
     before = schema_of(empty.url)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "50ms")
 
@@ -163,7 +163,7 @@ def test_a_killed_upgrade_leaves_a_database_that_upgrades(
     bystander: psycopg.Connection,
 ) -> None:
     """``kill -9`` in the middle of a revision undoes that revision, and frees the lock."""
-    migrations.upgrade(empty, "0002")
+    migrations.upgrade(empty, "0001")
     before = schema_of(empty.url)
     with bystander.transaction():
         bystander.execute("LOCK TABLE embedding_models IN ACCESS EXCLUSIVE MODE")

@@ -22,7 +22,7 @@ from pgcorpus.db.scope import Scope
 from tests import factories
 from tests.command import PGCORPUS, Command, run_command
 from tests.conftest import Databases, settings_for
-from tests.migrations.conftest import Alembic, Dump
+from tests.migrations.conftest import ROOT, Alembic, Dump
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def test_rows_are_counted_and_asked_for_before_they_go(
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        migrations.downgrade(database, "0009", agree=refuse)
+        migrations.downgrade(database, "0003", agree=refuse)
 
     (loss,) = losses
-    assert (loss.revision, loss.database) == ("0009", database.url.database)
+    assert (loss.revision, loss.database) == ("0003", database.url.database)
     assert loss.host == f"{database.url.host}:{database.url.port}"
     assert loss.rows["messages"] == 3
     assert loss.rows["memory_nodes"] == 7
@@ -137,10 +137,10 @@ def test_rows_are_counted_and_asked_for_before_they_go(
     assert "  memory_nodes  " in str(loss)
     assert schema_of(database.url) == before
 
-    migrations.downgrade(database, "0009", agree=losses.append)
+    migrations.downgrade(database, "0003", agree=losses.append)
 
     assert len(losses) == 2
-    assert revision_of(database) == "0009"
+    assert revision_of(database) == "0003"
 
 
 def test_row_security_hides_no_row_from_the_count(apart: Apart, losses: list[Loss]) -> None:
@@ -155,13 +155,13 @@ def test_row_security_hides_no_row_from_the_count(apart: Apart, losses: list[Los
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        migrations.downgrade(apart.owner, "0011", agree=refuse)
+        migrations.downgrade(apart.owner, "0005", agree=refuse)
 
     assert losses[0].rows["memory_nodes"] == 5
     forced = "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'memory_nodes'"
     with apart.owner.engine.connect() as connection:
         assert connection.scalar(text(forced)) is True
-    migrations.downgrade(apart.owner, "0011")
+    migrations.downgrade(apart.owner, "0005")
 
 
 def test_what_cannot_be_counted_is_said_to_be_unknown(
@@ -184,7 +184,7 @@ def test_what_cannot_be_counted_is_said_to_be_unknown(
 
     monkeypatch.setattr(migrations, "_count", count_while_read)
     with reader, pytest.raises(RuntimeError):
-        migrations.downgrade(apart.owner, "0011", agree=refuse)
+        migrations.downgrade(apart.owner, "0005", agree=refuse)
 
     assert losses[0].rows["memory_nodes"] is None
     assert "an unknown number of rows" in str(losses[0])
@@ -192,11 +192,11 @@ def test_what_cannot_be_counted_is_said_to_be_unknown(
 
 def test_empty_tables_go_unasked(empty: Database, losses: list[Loss]) -> None:
     """Nobody has to agree to nothing."""
-    migrations.upgrade(empty, "0006")
-    migrations.downgrade(empty, "0005", agree=losses.append)
+    migrations.upgrade(empty, "0004")
+    migrations.downgrade(empty, "0003", agree=losses.append)
 
     assert losses == []
-    assert revision_of(empty) == "0005"
+    assert revision_of(empty) == "0003"
 
 
 DEPENDANTS = {
@@ -310,7 +310,7 @@ def test_alembic_itself_asks_the_same(database: Database, alembic: Alembic) -> N
     complaint = alembic.fail("downgrade", "base", url=database.url)
     assert "embedding_models" in complaint
     assert "alembic -x yes=true downgrade" in complaint
-    ini = Path(migrations.__file__).parents[1] / "alembic.ini"
+    ini = ROOT / "alembic.ini"
     said, returned = typed(
         database, "n", sys.executable, "-m", "alembic", "-c", str(ini), "downgrade", "-1"
     )

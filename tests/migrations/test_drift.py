@@ -70,8 +70,8 @@ HNSW = (
 AS_MADE = {"dimensions": 3072, "distance": "cosine", "m": 16, "model": "text-embedding-3-large"}
 
 
-OF_SCHEMA = ("episode_text", "text_hash", "scope_keys")
-"""Functions that generated columns and indexes call."""
+OF_SCHEMA = ("app_scope", "episode_text", "text_hash", "scope_keys")
+"""Functions that columns and indexes call."""
 
 
 def catalog(connection: Connection, kind: str) -> set[Row]:

@@ -95,7 +95,7 @@ def test_the_base_is_an_empty_database(by: str, empty: Database, schema_of: Dump
 
 def test_passages_of_before_the_queue_are_enqueued_by_the_upgrade(empty: Database) -> None:
     """Those without a vector of their text by the active model: a worker embeds them all."""
-    migrations.upgrade(empty, "0008")
+    migrations.upgrade(empty, "0002")
     with empty.engine.begin() as connection:
         connection.execute(
             text("UPDATE corpus_settings SET active_model = 'hashing' WHERE corpus = 'knowledge'")

@@ -21,7 +21,7 @@ from tests.conftest import Databases, settings_for
 from tests.db.test_embedded import share_programs
 from tests.migrations.conftest import Alembic, Dump
 
-BEFORE, ROLES = "0010", "0011"
+BEFORE, ROLES = "0004", "0005"
 GROUPS = ("rag_read_only", "rag_read_write", "rag_admin")
 
 

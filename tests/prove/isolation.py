@@ -67,10 +67,20 @@ LEGS: Final[Mapping[str, Mapping[str, float]]] = {
 
 TABLES: Final = ("memory_nodes", "memory_embeddings")
 NODES: Final = """
-    COPY memory_nodes (key, id, tenant_id, conversation_id, sequence_index, human_content,
+    COPY memory_nodes (key, id, tenant_id, scope, conversation_id, sequence_index, human_content,
                        assistant_content, source, language) FROM STDIN (FORMAT BINARY)
 """
-NODE_TYPES: Final = ("uuid", "varchar", "uuid", "varchar", "int4", *["text"] * 2, "varchar", "oid")
+NODE_TYPES: Final = (
+    "uuid",
+    "varchar",
+    "uuid",
+    "text",
+    "varchar",
+    "int4",
+    *["text"] * 2,
+    "varchar",
+    "oid",
+)
 VECTORS: Final = """
     COPY memory_embeddings (node_key, scope, model_name, embedding, content_hash)
     FROM STDIN (FORMAT BINARY)
@@ -225,6 +235,7 @@ def fill(database: Database, population: Population, *, quiet: bool = True) -> N
                         keys[tenant][number],
                         f"mem_{number:016x}",
                         ids[tenant],
+                        str(Scope.tenant(ids[tenant])),
                         f"c{number // 20}",
                         number % 20,
                         " ".join(said[:half]),

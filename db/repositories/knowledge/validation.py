@@ -244,7 +244,7 @@ class ValidationRepository(Repository):
         Returns:
             Milliseconds that the server needed, or None where the model has no vectors.
         """
-        vectors = select(corpus.vectors.c.embedding).order_by(corpus.item).limit(1)
+        vectors = select(corpus.vectors.c.embedding).order_by(*corpus.items).limit(1)
         asked = self.session.scalar(vectors.where(corpus.vectors.c.model_name == model.name))
         if asked is None:
             return None

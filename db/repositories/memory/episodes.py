@@ -132,7 +132,11 @@ class EpisodeRepository(Repository):
         """
         owner = self.owner
         new = insert(EpisodicMemory).values(
-            id=told.id, user_id=owner.user_id, tenant_id=owner.tenant_id, **told.columns
+            id=told.id,
+            user_id=owner.user_id,
+            tenant_id=owner.tenant_id,
+            scope=str(owner),
+            **told.columns,
         )
         kept = new.on_conflict_do_update(
             index_elements=["scope", "id"],

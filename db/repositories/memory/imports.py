@@ -399,6 +399,7 @@ class MemoryImportRepository(Repository):
         values["key"] = staged.c.key
         for name in ("tenant_id", "user_id"):
             values[name] = literal(getattr(self.scope, name), Uuid())
+        values["scope"] = literal(str(self.scope), Text())
         fresh = (
             select(*values.values())
             .select_from(staged)
@@ -435,7 +436,11 @@ class MemoryImportRepository(Repository):
             .join(stored, true())
             .outerjoin(
                 vectors,
-                and_(kind.corpus.item == stored.c.key, vectors.c.model_name == model_name),
+                and_(
+                    vectors.c.scope == stored.c.scope,
+                    kind.corpus.item == stored.c.key,
+                    vectors.c.model_name == model_name,
+                ),
             )
             .order_by(staged.c.place)
         )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     Uuid,
+    and_,
     any_,
     cast,
     column,
@@ -239,7 +240,7 @@ class MemoryRepository(Repository):
         return self.session.scalar(self._nodes().where(MemoryNode.id == memory_id))
 
     def get_by_key(self, key: UUID) -> MemoryNode:
-        """Return the memory of that primary key.
+        """Return the memory of that key.
 
         Raises:
             NotFound: There is none in this scope.
@@ -314,6 +315,7 @@ class MemoryRepository(Repository):
             id=exchange.id,
             user_id=owner.user_id,
             tenant_id=owner.tenant_id,
+            scope=str(owner),
             duplicate_of=duplicate_of,
             **exchange.columns,
         )
@@ -364,7 +366,7 @@ class MemoryRepository(Repository):
 
         Args:
             corpus: ``MEMORY`` or ``EPISODES``.
-            recalled: Primary key → how often.
+            recalled: Key → how often.
             moment: When, at last.
 
         Returns:
@@ -395,7 +397,7 @@ class MemoryRepository(Repository):
         return len(self.session.execute(touched).all())
 
     def list_keys(self, corpus: Corpus, ids: Sequence[str]) -> dict[str, UUID]:
-        """Map ids to primary keys, of the memories or episodes that exist."""
+        """Map ids to keys, of the memories or episodes that exist."""
         table = corpus.passages
         found = select(table.c.id, corpus.key).where(
             *self._in_scope(corpus), _among(table.c.id, ids)
@@ -459,7 +461,9 @@ class MemoryRepository(Repository):
         keys = self.session.scalars(chosen.with_for_update(of=corpus.passages), values).all()
         if not keys:
             return Forgotten()
-        vectors = self._count(corpus.vectors.c[corpus.item.key].in_(keys), corpus.vectors)
+        vectors = self._count(
+            and_(*corpus.in_scope(corpus.vectors), corpus.item.in_(keys)), corpus.vectors
+        )
         jobs = self._count(
             _among(Job.dedupe_key, [embed_key(corpus, self.scope, key) for key in keys])
             & (Job.scope == str(self.owner)),
@@ -467,7 +471,9 @@ class MemoryRepository(Repository):
         )
         # The trigger forget_traces takes the jobs away, and foreign keys the vectors.
         table = corpus.passages
-        erased = delete(table).where(corpus.key.in_(keys)).returning(table.c.id)
+        erased = (
+            delete(table).where(*corpus.in_scope(table), corpus.key.in_(keys)).returning(table.c.id)
+        )
         ids = tuple(self.session.scalars(erased))
         told_by = self._forget_references(corpus, ids)
         self.session.expire_all()

@@ -19,7 +19,7 @@ LOCK_TIMEOUT: Final = "5s"
 """Dropping a month locks the log, and filling one may: rather than keep every writer waiting, both
 give up."""
 
-# The same expressions as in the functions of revision 0013: changing either breaks every seal.
+# The same expressions as in the functions of revision 0007: changing either breaks every seal.
 ENTRY: Final = """
     jsonb_build_array(
         position, id, extract(epoch FROM timestamp) * 1000000, user_name, actor, action, table_name,

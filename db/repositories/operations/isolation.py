@@ -66,7 +66,7 @@ ATTACKS: Final[Mapping[str, str]] = {
     "ON CONFLICT": (
         "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns}"
         " FROM unnest(CAST(:rows AS jsonb[])) AS r, jsonb_populate_record(NULL::{table}, r)"
-        " ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
+        " ON CONFLICT ({identity}) DO UPDATE SET {column} = excluded.{column}"
     ),
 }
 """Kind → statement; how many rows it gives or writes is how many were crossed to."""
@@ -93,18 +93,14 @@ REACHABLE: Final = text("""
 
 GUARDED: Final = text("""
     SELECT relname::text AS name, relrowsecurity AS enabled, relforcerowsecurity AS forced,
-           (SELECT attname::text FROM pg_index JOIN pg_attribute
-                ON attrelid = indrelid AND attnum = indkey[0]
-            WHERE indrelid = pg_class.oid AND indisprimary AND indnkeyatts = 1) AS key,
+           own.key, own.identity,
            ARRAY(SELECT attname::text FROM pg_attribute
                  WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
                      AND attgenerated = '' ORDER BY attnum) AS columns,
            ARRAY(SELECT attname::text FROM pg_attribute
                  WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
                      AND attname = ANY (CAST(:scope_columns AS text[]))) AS scope_columns,
-           (SELECT format_type(atttypid, atttypmod) FROM pg_index JOIN pg_attribute
-                ON attrelid = indrelid AND attnum = indkey[0]
-            WHERE indrelid = pg_class.oid AND indisprimary AND indnkeyatts = 1) AS type,
+           own.type,
            (SELECT attname::text FROM pg_attribute
             WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
                 AND attgenerated = '' AND attidentity = '' ORDER BY attname = 'created_at' DESC
@@ -118,7 +114,17 @@ GUARDED: Final = text("""
                          SELECT FROM pg_depend WHERE classid = 'pg_policy'::regclass
                              AND objid = pg_policy.oid AND refclassid = 'pg_proc'::regclass
                              AND refobjid = to_regproc('app_scope'))) AS strange
-    FROM pg_class
+    FROM pg_class LEFT JOIN LATERAL (
+        -- without the scope, where that is a part of it
+        SELECT max(attname::text) FILTER (WHERE tells) AS key,
+               max(format_type(atttypid, atttypmod)) FILTER (WHERE tells) AS type,
+               array_agg(attname::text) AS identity
+        FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey),
+        LATERAL (SELECT indnkeyatts = 1 OR attname <> ALL (CAST(:scope_columns AS text[])))
+            AS each (tells)
+        WHERE indrelid = pg_class.oid AND indisprimary
+        HAVING count(*) FILTER (WHERE tells) = 1
+    ) AS own ON true
     WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
         AND relkind IN ('r', 'p', 'm', 'f') AND NOT relispartition
         AND (relrowsecurity OR relforcerowsecurity OR EXISTS (
@@ -192,7 +198,8 @@ class Guarded(NamedTuple):
         name: Of the table.
         enabled: Whether row security holds.
         forced: Whether it holds for the owner, too.
-        key: Its primary key, where that is one column.
+        key: What tells its rows apart: its primary key, where that is one column beside the scope.
+        identity: All columns of the primary key.
         columns: Those that can be written.
         scope_columns: Those that say whose a row is.
         type: Of the key.
@@ -204,6 +211,7 @@ class Guarded(NamedTuple):
     enabled: bool
     forced: bool
     key: str | None
+    identity: Sequence[str] | None
     columns: Sequence[str]
     scope_columns: Sequence[str]
     type: str | None
@@ -371,7 +379,12 @@ class IsolationRepository(Repository):
             )
         )
         session.flush()
-        owned = {"tenant_id": scope.tenant_id, "user_id": who.user_id, "source": SOURCE}
+        owned = {
+            "tenant_id": scope.tenant_id,
+            "user_id": who.user_id,
+            "scope": str(scope),
+            "source": SOURCE,
+        }
         nodes = [
             MemoryNode(
                 key=key,
@@ -463,6 +476,7 @@ class IsolationRepository(Repository):
         statement = ATTACKS[kind].format(
             table=quote(table.name),
             key=quote(table.key or ""),
+            identity=", ".join(map(quote, table.identity or ())),
             type=table.type,
             column=quote(table.column),
             columns=", ".join(map(quote, table.columns)),
@@ -490,24 +504,24 @@ class IsolationRepository(Repository):
                 role,
             )
 
-    def try_giving(self, table: Guarded, who: Party, role: str, victim: Party) -> Attempt | None:
-        """Try to make one's own rows a victim's; None where no column could say so."""
+    def try_giving(self, table: Guarded, who: Party, role: str, victim: Party) -> Iterator[Attempt]:
+        """Try to make one's own rows a victim's, by each column that could say so and by all."""
         new = {
             "scope": str(victim.scope),
             "tenant_id": victim.scope.tenant_id,
             "user_id": victim.user_id,
         }
         given = [name for name in table.scope_columns if name in table.columns]
-        if all(new[name] is None for name in given):
-            return None
-        changes = ", ".join(f"{name} = :{name}" for name in given)
-        return self._attempt(
-            f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
-            " = ANY (:keys)",
-            {**new, "keys": who.keys[table.name]},
-            Intruder(who.name, who.scope.settings),
-            role,
-        )
+        said = [name for name in given if new[name] is not None]
+        for names in ([given] if said else []) + [[name] for name in said if len(given) > 1]:
+            changes = ", ".join(f"{name} = :{name}" for name in names)
+            yield self._attempt(
+                f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
+                " = ANY (:keys)",
+                {**new, "keys": who.keys[table.name]},
+                Intruder(who.name, who.scope.settings),
+                role,
+            )
 
     def try_copy(self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]) -> Attempt:
         """Try COPY TO, and count the lines of others."""

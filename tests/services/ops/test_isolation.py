@@ -175,8 +175,10 @@ BREAKS = {
     " AS 'SELECT true'": (set(), {("function", "cheap(text)")}),
     "CREATE OR REPLACE FUNCTION app_scope() RETURNS text LANGUAGE sql STABLE"
     " AS 'SELECT scope FROM users ORDER BY created_at DESC, scope LIMIT 1'": (None, None),
-    "ALTER TABLE memory_nodes ALTER COLUMN scope SET EXPRESSION AS"
-    " (coalesce('user:' || user_id::text, 'tenant:' || tenant_id::text))": (None, None),
+    "ALTER TABLE memory_nodes DROP CONSTRAINT scope_of_owner": (
+        {("memory_nodes", "give away")},
+        set(),
+    ),
     "CREATE TABLE drafts (id uuid PRIMARY KEY, tenant_id uuid, said text)": (
         set(),
         {("table", "drafts"), ("rows", "drafts")},

@@ -171,7 +171,6 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "decrypt_sensitive_data(text,text)": ANYBODY,
     "encrypt_sensitive_data(text,text)": ANYBODY,
     "enqueue_embedding()": NOBODY,
-    "enqueue_scoped_embedding()": NOBODY,
     "episode_text(jsonb,jsonb)": ANYBODY,
     "episodic_memories_alike(text,real)": MEMBER,
     "episodic_memories_with_words(text[],text[],text[])": MEMBER,

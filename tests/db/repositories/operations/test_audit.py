@@ -1083,7 +1083,7 @@ def test_an_owner_who_is_no_superuser_upgrades_without_event_triggers(databases:
         assert found.sealed >= 1
         with database.engine.connect() as connection:
             assert refused(connection, FORBIDDEN["DELETE"].format(LOG)) == "42501"
-        migrations.downgrade(database, "0012")
+        migrations.downgrade(database, "0006")
         with database.engine.connect() as connection:
             assert connection.scalar(text("SELECT to_regclass('security_audit_log')")) is None
     finally:

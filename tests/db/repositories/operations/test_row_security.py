@@ -186,18 +186,37 @@ def test_copy_gives_out_own_rows_alone_and_takes_none(tenancy: Tenancy, inside: 
 def test_nothing_is_written_into_another_scope(
     tenancy: Tenancy, inside: Connection, victim: str
 ) -> None:
-    """By INSERT, INSERT ... SELECT, MERGE, or by giving away what is one's own."""
+    """By INSERT, INSERT ... SELECT, MERGE, or by giving away what is one's own.
+
+    Row security refuses another's scope, a constraint the own one with another's tenant or user.
+    """
     scope: Scope = getattr(tenancy, victim)
     values = {"tenant": scope.tenant_id, "user": scope.user_id, "scope": str(scope), "id": "mem_x"}
     of_own = "SELECT {} FROM memory_nodes LIMIT 1"
     node = "conversation_id, sequence_index, human_content, source"
-    for statement in (
+    unscoped = (
         NODE,
         f"INSERT INTO memory_nodes (id, tenant_id, user_id, {node}) "
         + of_own.format(f"'mem_x', CAST(:tenant AS uuid), CAST(:user AS uuid), {node}"),
         MERGED,
         "UPDATE memory_nodes SET tenant_id = :tenant, user_id = :user",
         "UPDATE episodic_memories SET tenant_id = :tenant, user_id = :user",
+    )
+    for statement in unscoped:
+        with (
+            pytest.raises(IntegrityError, match="scope_of_owner") as inconsistent,
+            inside.begin_nested(),
+        ):
+            inside.execute(text(statement), values)
+        assert inconsistent.value.orig.diag.message_detail is None
+    for statement in (
+        NODE.replace("(id,", "(scope, id,").replace("(:id,", "(:scope, :id,"),
+        MERGED.replace("(id,", "(scope, id,").replace(
+            "('mem_x',", "(CAST(:scope AS text), 'mem_x',"
+        ),
+        "UPDATE memory_nodes SET tenant_id = :tenant, user_id = :user, scope = :scope",
+        "UPDATE episodic_memories SET tenant_id = :tenant, user_id = :user, scope = :scope",
+        "UPDATE memory_nodes SET scope = :scope",
         "UPDATE memory_embeddings SET scope = :scope",
         "UPDATE episode_embeddings SET scope = :scope",
         "INSERT INTO jobs (kind, scope) VALUES ('embed', :scope)",

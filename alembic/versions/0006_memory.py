@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-# Who may see a row, in one text column: what is compared with app_scope().
+# Who may see a row, in one text column: what is compared with app_scope(). It is written and not
+# generated, for a generated column can neither distribute rows nor identify them to a subscriber.
 SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 
-# What a policy compares with: asked once for each statement and not for each row.
-SCOPE_ASKED = "app_scope()"
-IDENTITY_ASKED = "current_setting('app.identity', true)"
-ASKED = f"(SELECT {SCOPE_ASKED})"
+# Whoever signs somebody in knows the identity and not yet the scope. A policy asks for it first as
+# isolate_v1 asks for the scope, and for the same reason.
+ASKED = "current_setting('app.identity', true)"
+KNOWN = (
+    f"((SELECT CASE WHEN {ASKED} IS NOT NULL THEN jsonb_build_object({ASKED}, true) END))"
+    "[identity] IS NOT NULL"
+)
+IDENTITY = f"text_hash(identity) = text_hash((SELECT {ASKED}))"
 
-
-# The planner asks conditions that are known not to leak before a policy where they are cheaper, and
-# counts a query that reads no column among them, which may well fail. It also moves an equality
-# behind them all. So a policy begins with a look-up by subscript, which costs nothing and stays in
-# its place, and has the equality beside it for the index.
-def _among(column: str, asked: str) -> str:
-    """Compare a column with what is asked, at no cost for the planner; true or false."""
-    known = f"CASE WHEN {asked} IS NOT NULL THEN jsonb_build_object({asked}, true) END"
-    return f"((SELECT {known}))[{column}] IS NOT NULL"
-
-
-OF_SCOPE = _among("scope", SCOPE_ASKED)
-OWN = f"{OF_SCOPE} AND scope = {ASKED}"
-
+GROUPS = "rag_read_only, rag_read_write, rag_admin"
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
-
-# Of so many tenants the planner knows the size of each.
-SCOPE_STATISTICS = 2000
 
 # Nothing is sampled of what somebody said or is called. Row security does not bind the planner, and
 # EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
@@ -49,15 +38,7 @@ UNSAMPLED = {
         "id", "source", "title", "messages", "llm_tags", "content", "emotional_arc",
         "memory_node_ids", "related_episode_ids", "episode_search",
     ),
-    "memory_embeddings": ("embedding", "content_hash"),
-    "episode_embeddings": ("embedding", "content_hash"),
 }  # fmt: skip
-UNSAMPLED_OF_SHARED = {
-    "jobs": ("payload", "dedupe_key", "last_error"),
-    "import_files": ("file", "sha256", "error"),
-    "import_transformations": ("file", "item", "locator"),
-    "import_rejects": ("file", "locator", "reason"),
-}
 
 # Passages that are searched, where their words are, and what trigrams are looked for in.
 SEARCHED = (
@@ -77,45 +58,37 @@ MOST_CHARACTERS = 300
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
 
-VALID_SCOPE = "^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-
 # The queue is everybody's to read. What the database does for itself (maintenance, which seals the
 # audit log, and log_flush) administrators alone take, end and delete, and passages are enqueued by
 # triggers alone: whoever writes a row of another kind can steer nothing with it.
-POLICIES_OF_SHARED = {"own_scope": "USING ({own} OR {owner})"}
+OWN = "scope IS NULL OR {in_scope}"
+POLICIES_OF_SHARED = {"own_scope": f"USING ({OWN} OR {{owner}})"}
 POLICIES_OF_JOBS = {
-    "own_scope": "FOR SELECT USING ({own} OR {owner})",
-    "enqueue_in_scope": "FOR INSERT WITH CHECK ({owner} OR (({own}) AND status = 'pending'"
+    "own_scope": f"FOR SELECT USING ({OWN} OR {{owner}})",
+    "enqueue_in_scope": f"FOR INSERT WITH CHECK ({{owner}} OR (({OWN}) AND status = 'pending'"
     " AND kind NOT IN ('maintenance', 'log_flush', 'embed')))",
-    "update_in_scope": "FOR UPDATE USING ({owner} OR (({own})"
+    "update_in_scope": f"FOR UPDATE USING ({{owner}} OR (({OWN})"
     " AND kind NOT IN ('maintenance', 'log_flush')))",
-    "delete_in_scope": "FOR DELETE USING ({owner} OR (({own})"
+    "delete_in_scope": f"FOR DELETE USING ({{owner}} OR (({OWN})"
     " AND kind NOT IN ('maintenance', 'log_flush')))",
 }
 
-# Corpus, passages, vectors, their passage, its key, what is embedded.
+# Corpus, passages, vectors, which of these a passage has, what is embedded.
 COVERED = (
-    ("knowledge", "framework_documents", "chunk_embeddings", "document_id", "id",
+    ("knowledge", "framework_documents", "chunk_embeddings", "document_id = passage.id",
      "title || E'\\n' || content"),
-    ("chat", "messages", "message_embeddings", "message_id", "id", "content"),
-)  # fmt: skip
-COVERED_BY_SCOPE = (
-    ("memory", "memory_nodes", "memory_embeddings", "node_key", "key",
+    ("chat", "messages", "message_embeddings", "message_id = passage.id", "content"),
+    ("memory", "memory_nodes", "memory_embeddings",
+     "vector.scope = passage.scope AND node_key = key",
      "human_content || E'\\n' || assistant_content"),
-    ("episodes", "episodic_memories", "episode_embeddings", "episode_key", "key",
-     "title || E'\\n' || content"),
+    ("episodes", "episodic_memories", "episode_embeddings",
+     "vector.scope = passage.scope AND episode_key = key", "title || E'\\n' || content"),
 )  # fmt: skip
 
 OF_SCOPED = {
     "user_id": "whose personal memory it is, or who wrote",
     "tenant_id": "whose enterprise memory it is",
     "scope": "who may see it, as app_scope() has it",
-}
-OF_EMBEDDINGS = {
-    "model_name": "which model made the vector",
-    "embedding": "compared by cosine distance",
-    "dimensions": "length of the vector",
-    "content_hash": "SHA-256 of the text that was embedded",
 }
 COMMENTS = {
     "tenants": {
@@ -170,8 +143,8 @@ COMMENTS = {
         "content": "the summary and what was said, as a search reads it",
         "episode_search": "the words a search reads, of the first 90,000 characters",
     },
-    "memory_embeddings": OF_EMBEDDINGS | {"scope": "of its memory"},
-    "episode_embeddings": OF_EMBEDDINGS | {"scope": "of its episode"},
+    "memory_embeddings": {"scope": "of its memory"},
+    "episode_embeddings": {"scope": "of its episode"},
 }
 
 
@@ -180,25 +153,20 @@ def upgrade() -> None:
     _people()
     _nodes()
     _episodes()
-    _embeddings("memory_embeddings", "node_key", "memory_nodes")
-    _embeddings("episode_embeddings", "episode_key", "episodic_memories")
+    for table, item, passages in (
+        ("memory_embeddings", "node_key", "memory_nodes"),
+        ("episode_embeddings", "episode_key", "episodic_memories"),
+    ):
+        op.create_embedding_table_v1(table, item=item, passages=passages, key="key", scoped=True)
     for table, comments in COMMENTS.items():
-        for column, said in comments.items():
-            quoted = said.replace("'", "''")
-            op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{quoted}'")
-    _sample(0, UNSAMPLED | UNSAMPLED_OF_SHARED)
+        op.comment_columns_v1(table, comments)
+    for table, columns in UNSAMPLED.items():
+        op.sample_columns_v1(0, table, *columns)
     _row_security()
     _searches()
-    _shared()
     _outbox()
     _views()
     op.execute("INSERT INTO corpus_settings (corpus, active_model) VALUES ('episodes', 'bge-m3')")
-
-
-def _sample(target: int, columns: dict[str, tuple[str, ...]]) -> None:
-    for table, names in columns.items():
-        for name in names:
-            op.execute(f"ALTER TABLE {table} ALTER COLUMN {name} SET STATISTICS {target}")
 
 
 def _scope() -> None:
@@ -211,14 +179,6 @@ def _scope() -> None:
     op.execute("""
         COMMENT ON FUNCTION app_scope() IS
             'whose rows this transaction sees: of app.tenant_id, else of app.user_id, else nobody'
-    """)
-    op.execute("""
-        CREATE FUNCTION text_hash(value text) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE
-        RETURN sha256(convert_to(value, 'UTF8'))
-    """)
-    op.execute("""
-        COMMENT ON FUNCTION text_hash(text) IS
-            'SHA-256 of a text, for indexes that must not be asked for what others have'
     """)
     op.execute("""
         CREATE FUNCTION scope_keys(scope text, terms text[]) RETURNS bytea[]
@@ -249,11 +209,10 @@ def _people() -> None:
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT non_empty_tenant_name CHECK (name ~ '\\S'),
             CONSTRAINT valid_slug CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
-            CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object'),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_settings CHECK (jsonb_typeof(settings) = 'object')
         )
     """)
+    op.limit_times_v1("tenants", "created_at")
     op.execute("""
         CREATE TABLE users (
             id uuid CONSTRAINT pk_users PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -271,11 +230,10 @@ def _people() -> None:
             CONSTRAINT uq_users_scope_id UNIQUE (scope, id),
             CONSTRAINT non_empty_identity CHECK (auth_provider ~ '\\S' AND external_id ~ '\\S'),
             CONSTRAINT valid_auth_provider CHECK (auth_provider !~ ':'),
-            CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_email CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$')
         )
     """)
+    op.limit_times_v1("users", "created_at")
     op.create_index("idx_users_tenant_id", "users", ["tenant_id"])
     for name, hashed in {
         "uq_tenants_slug": "tenants (text_hash(slug))",
@@ -289,12 +247,12 @@ def _nodes() -> None:
     """The key is a surrogate: the same id in two scopes must neither collide nor tell of itself."""
     op.execute(f"""
         CREATE TABLE memory_nodes (
-            key uuid CONSTRAINT pk_memory_nodes PRIMARY KEY DEFAULT gen_random_uuid(),
+            key uuid NOT NULL DEFAULT gen_random_uuid(),
             id varchar(255) NOT NULL,
             user_id uuid,
             tenant_id uuid CONSTRAINT fk_memory_nodes_tenant_id
                 REFERENCES tenants (id) ON DELETE CASCADE,
-            scope text NOT NULL GENERATED ALWAYS AS ({SCOPE}) STORED,
+            scope text NOT NULL DEFAULT app_scope(),
             conversation_id varchar(255) NOT NULL,
             sequence_index integer NOT NULL,
             human_content text NOT NULL,
@@ -323,10 +281,11 @@ def _nodes() -> None:
             memory_search tsvector NOT NULL GENERATED ALWAYS AS (
                 setweight(to_tsvector(language, left(human_content, 30000)), 'A')
                 || to_tsvector(language, left(assistant_content, 70000))) STORED,
+            CONSTRAINT pk_memory_nodes PRIMARY KEY (scope, key),
             CONSTRAINT uq_memory_nodes_scope_id UNIQUE (scope, id),
-            CONSTRAINT uq_memory_nodes_key_scope UNIQUE (key, scope),
             CONSTRAINT fk_memory_nodes_scope_user_id
                 FOREIGN KEY (scope, user_id) REFERENCES users (scope, id) ON DELETE CASCADE,
+            CONSTRAINT scope_of_owner CHECK (scope = {SCOPE}),
             CONSTRAINT user_or_tenant CHECK (user_id IS NOT NULL OR tenant_id IS NOT NULL),
             CONSTRAINT non_empty_node CHECK (human_content ~ '\\S' OR assistant_content ~ '\\S'),
             CONSTRAINT valid_sequence_index CHECK (sequence_index >= 0),
@@ -342,12 +301,10 @@ def _nodes() -> None:
             CONSTRAINT valid_tags CHECK ({_lists("tags", "domains topics entities processes")}),
             CONSTRAINT valid_cluster_id CHECK (cluster_id >= -1),
             CONSTRAINT valid_cluster_confidence CHECK (cluster_confidence BETWEEN 0 AND 1),
-            CONSTRAINT valid_access_count CHECK (access_count >= 0),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                last_accessed BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_access_count CHECK (access_count >= 0)
         ) WITH (fillfactor = 85)
     """)
+    op.limit_times_v1("memory_nodes", "created_at", "last_accessed")
     for name, columns in {
         "scope_user": ["scope", "user_id", "created_at"],
         "tenant": ["tenant_id"],
@@ -377,12 +334,12 @@ def _episodes() -> None:
     """)
     op.execute(f"""
         CREATE TABLE episodic_memories (
-            key uuid CONSTRAINT pk_episodic_memories PRIMARY KEY DEFAULT gen_random_uuid(),
+            key uuid NOT NULL DEFAULT gen_random_uuid(),
             id varchar(255) NOT NULL,
             user_id uuid,
             tenant_id uuid CONSTRAINT fk_episodic_memories_tenant_id
                 REFERENCES tenants (id) ON DELETE CASCADE,
-            scope text NOT NULL GENERATED ALWAYS AS ({SCOPE}) STORED,
+            scope text NOT NULL DEFAULT app_scope(),
             title text NOT NULL DEFAULT '',
             messages jsonb NOT NULL,
             message_count integer NOT NULL,
@@ -407,10 +364,11 @@ def _episodes() -> None:
             episode_search tsvector NOT NULL GENERATED ALWAYS AS (
                 setweight(to_tsvector(language, left(title, 10000)), 'A')
                 || to_tsvector(language, left(episode_text(llm_tags, messages), 90000))) STORED,
+            CONSTRAINT pk_episodic_memories PRIMARY KEY (scope, key),
             CONSTRAINT uq_episodic_memories_scope_id UNIQUE (scope, id),
-            CONSTRAINT uq_episodic_memories_key_scope UNIQUE (key, scope),
             CONSTRAINT fk_episodic_memories_scope_user_id
                 FOREIGN KEY (scope, user_id) REFERENCES users (scope, id) ON DELETE CASCADE,
+            CONSTRAINT scope_of_owner CHECK (scope = {SCOPE}),
             CONSTRAINT user_or_tenant CHECK (user_id IS NOT NULL OR tenant_id IS NOT NULL),
             CONSTRAINT valid_messages CHECK (jsonb_typeof(messages) = 'array'),
             CONSTRAINT valid_message_count CHECK (message_count >= 0),
@@ -420,13 +378,10 @@ def _episodes() -> None:
                 'question', 'request', 'statement', 'complaint', 'celebration')),
             CONSTRAINT valid_avg_technical_depth CHECK (avg_technical_depth BETWEEN 0 AND 10),
             CONSTRAINT valid_urgency_max CHECK (urgency_max IN ('low', 'medium', 'high')),
-            CONSTRAINT valid_access_count CHECK (access_count >= 0),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                last_accessed BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_access_count CHECK (access_count >= 0)
         ) WITH (fillfactor = 85)
     """)
+    op.limit_times_v1("episodic_memories", "created_at", "updated_at", "last_accessed")
     for name, columns in {
         "scope_user": ["scope", "user_id", "created_at"],
         "tenant": ["tenant_id"],
@@ -448,7 +403,7 @@ def _lists(column: str, names: str) -> str:
 
 
 def _searchable(table: str, *, words: str, shown: str) -> None:
-    op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
+    op.sample_columns_v1(2000, table, "scope")  # of so many tenants the size of each is known
     for name, terms in {
         "scope_words": f"tsvector_to_array({words})",
         "scope_trigrams": f"show_trgm({shown})",
@@ -460,67 +415,40 @@ def _searchable(table: str, *, words: str, shown: str) -> None:
         op.execute(f"ALTER INDEX idx_{table}_{name} ALTER COLUMN 1 SET STATISTICS 0")
 
 
-def _embeddings(table: str, item: str, passages: str) -> None:
-    op.execute(f"""
-        CREATE TABLE {table} (
-            id uuid CONSTRAINT pk_{table} PRIMARY KEY DEFAULT gen_random_uuid(),
-            {item} uuid NOT NULL,
-            scope text NOT NULL,
-            model_name varchar(100) NOT NULL,
-            embedding vector NOT NULL,
-            dimensions integer NOT NULL GENERATED ALWAYS AS (vector_dims(embedding)) STORED,
-            content_hash bytea NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now(),
-            updated_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT uq_{table}_{item}_model_name UNIQUE ({item}, model_name),
-            CONSTRAINT fk_{table}_{item}_scope FOREIGN KEY ({item}, scope)
-                REFERENCES {passages} (key, scope) ON DELETE CASCADE,
-            CONSTRAINT valid_model_name
-                FOREIGN KEY (model_name) REFERENCES embedding_models (name),
-            CONSTRAINT valid_embedding_dimensions
-                FOREIGN KEY (model_name, dimensions) REFERENCES embedding_models (name, dimensions),
-            CONSTRAINT nonzero_embedding CHECK (vector_norm(embedding) > 0)
-        )
-    """)
-    op.execute(f"ALTER TABLE {table} ALTER COLUMN scope SET STATISTICS {SCOPE_STATISTICS}")
-    # No vector index over all scopes: how many of others' vectors it passes over tells how near
-    # they are. A scope that is too large to be compared is given an index of its own.
-    op.create_index(f"idx_{table}_scope", table, ["scope", "model_name"])
-    op.execute(f"""
-        CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table}
-        FOR EACH ROW EXECUTE FUNCTION set_updated_at()
-    """)
-
-
 def _row_security() -> None:
-    """For the owner too. Without a scope app_scope() is null, and no row is anybody's."""
+    """Isolate scopes, for the owner too. Without a scope app_scope() is null: no row is anybody's.
+
+    Rows of a scope in tables that all share are seen in that scope, and by those who work for all
+    of them. The owner is one of those: triggers write into the queue in its name, also where a
+    tenant is deleted with all that is its own. Whoever becomes the owner later is meant, too.
+    """
     for table in SCOPED:
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        op.execute(f"""
-            CREATE POLICY own_scope ON {table}
-            USING ({OWN}) WITH CHECK (scope = {ASKED})
-        """)
-    # Whoever signs somebody in knows the identity and not yet the scope. Who is new has no tenant
-    # yet. A slug that is taken would tell of another tenant: only administrators make tenants.
-    identity = f"text_hash(identity) = text_hash((SELECT {IDENTITY_ASKED}))"
-    known = f"{OF_SCOPE} OR {_among('identity', IDENTITY_ASKED)}"
-    administers = "(SELECT pg_has_role('rag_admin', 'USAGE'))"
-    for table, policies in {
-        "tenants": (f"own_scope ON tenants FOR SELECT USING ({OWN})",),
-        "users": (
-            f"own_scope ON users USING (scope = {ASKED})",
-            f"own_identity ON users FOR SELECT USING ({identity})",
-            f"new_identity ON users FOR INSERT WITH CHECK (tenant_id IS NULL AND {identity})",
+        op.isolate_v1(table)
+    # A slug that is taken would tell of another tenant: only administrators make tenants.
+    op.isolate_v1(
+        "tenants",
+        policies={"own_scope": "FOR SELECT USING ({in_scope} AND scope = (SELECT app_scope()))"},
+        administered=True,
+    )
+    # Who is new has no tenant yet.
+    op.isolate_v1(
+        "users",
+        policies={
+            "own_scope": "USING (scope = (SELECT app_scope()))",
+            "own_identity": f"FOR SELECT USING ({IDENTITY})",
+            "new_identity": f"FOR INSERT WITH CHECK (tenant_id IS NULL AND {IDENTITY})",
             # Of several policies one is enough: together they would cost more than a comparison.
-            f"known_first ON users AS RESTRICTIVE USING ({known} OR {administers})",
-        ),
-    }.items():
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
-        for policy in policies:
-            op.execute(f"CREATE POLICY {policy}")
+            "known_first": f"AS RESTRICTIVE USING ({{in_scope}} OR {KNOWN}"
+            " OR (SELECT pg_has_role('rag_admin', 'USAGE')))",
+        },
+        administered=True,
+    )
+    for table in SHARED:
+        op.isolate_v1(table, policies=_policies(table), administered=True)
+
+
+def _policies(table: str) -> dict[str, str]:
+    return POLICIES_OF_JOBS if table == "jobs" else POLICIES_OF_SHARED
 
 
 def _searches() -> None:
@@ -589,7 +517,7 @@ def _searches() -> None:
             END
             """,
             "addresses of the passages of the scope that hold any of some words, or both of a pair",
-            to="rag_read_only, rag_read_write, rag_admin",
+            to=GROUPS,
         )
         # A text as alike as asked has most of the trigrams. So of each group of them that is
         # larger than what may be missing it has at least one.
@@ -627,7 +555,7 @@ def _searches() -> None:
             END
             """,
             "addresses of the passages of the scope in which something is at least as alike",
-            to="rag_read_only, rag_read_write, rag_admin",
+            to=GROUPS,
         )
     _function_of_searcher(
         "large_scopes(embeddings regclass, more_than bigint)",
@@ -732,91 +660,7 @@ def _drop_searches() -> None:
     """)
 
 
-def _shared() -> None:
-    """A row of a scope is seen in that scope, and by those who work for all of them.
-
-    The owner is one of those: triggers write into the queue in its name, also where a tenant is
-    deleted with all that is its own. Whoever becomes the owner later is meant, too.
-    """
-    for table in SHARED:
-        if table != "jobs":  # has had it from the start
-            op.execute(f"""
-                ALTER TABLE {table} ADD COLUMN scope text
-                    CONSTRAINT valid_scope CHECK (scope ~ '{VALID_SCOPE}')
-            """)
-            op.execute(f"""
-                COMMENT ON COLUMN {table}.scope IS
-                    'whose row it is about, as app_scope() has it, or null'
-            """)
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        own = f"scope IS NULL OR {OF_SCOPE}"
-        owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class"
-        owner = f"({owner} WHERE oid = '{table}'::regclass)"
-        for policy, rule in _policies(table).items():
-            op.execute(f"CREATE POLICY {policy} ON {table} {rule.format(own=own, owner=owner)}")
-        op.execute(f"CREATE POLICY administration ON {table} TO rag_admin USING (true)")
-    for name, indexed in {
-        "jobs_scope": "jobs (scope, dedupe_key)",
-        "import_rejects_scope": "import_rejects (scope)",
-    }.items():
-        op.execute(f"CREATE INDEX idx_{name} ON {indexed} WHERE scope IS NOT NULL")
-    _refused_once(scoped=True)
-
-
-def _policies(table: str) -> dict[str, str]:
-    return POLICIES_OF_JOBS if table == "jobs" else POLICIES_OF_SHARED
-
-
-def _refused_once(scoped: bool) -> None:
-    """Of a place in a file one refusal is kept, since 0012 in each scope.
-
-    By hash: who may ask how many rows of others lie between two names could spell them out.
-    """
-    of_all, of_scope = "uq_import_rejects_corpus_file_locator", "uq_import_rejects_place"
-    if scoped:
-        op.execute(f"ALTER TABLE import_rejects DROP CONSTRAINT {of_all}")
-        op.execute(f"""
-            CREATE UNIQUE INDEX {of_scope} ON import_rejects (scope, corpus,
-                text_hash(file), text_hash(locator)) NULLS NOT DISTINCT
-        """)
-        for place in (3, 4):
-            op.execute(f"ALTER INDEX {of_scope} ALTER COLUMN {place} SET STATISTICS 0")
-    else:
-        op.execute(f"DROP INDEX {of_scope}")
-        op.execute(f"""
-            ALTER TABLE import_rejects ADD CONSTRAINT {of_all} UNIQUE (corpus, file, locator)
-        """)
-
-
 def _outbox() -> None:
-    """As of the other corpora, by scope: no transaction touches a job of another scope."""
-    op.execute("""
-        CREATE FUNCTION enqueue_scoped_embedding() RETURNS trigger LANGUAGE plpgsql
-        SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-        DECLARE
-            changed text := 'current';
-        BEGIN
-            IF TG_OP = 'UPDATE' THEN
-                changed := 'current LEFT JOIN former USING (key) WHERE ROW('
-                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'current.\\1', 'g')
-                    || ') IS DISTINCT FROM ROW('
-                    || regexp_replace(TG_ARGV[1], '(\\w+)', 'former.\\1', 'g') || ')';
-            END IF;
-            EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs'
-                || ' (kind, payload, dedupe_key, scope) SELECT ''embed'','
-                || ' jsonb_build_object(''corpus'', $1, ''item'', key),'
-                || ' concat_ws('':'', ''embed'', $1, current.scope, key), current.scope'
-                || ' FROM ' || changed || ' ORDER BY key'
-                || ' ON CONFLICT (dedupe_key, kind, scope)'
-                || ' WHERE status = ''pending'' AND dedupe_key IS NOT NULL'
-                || ' DO UPDATE SET payload = excluded.payload, priority = excluded.priority,'
-                || ' attempts = 0, max_attempts = excluded.max_attempts, repeat_every = NULL,'
-                || ' not_before = now(), last_error = NULL'
-                USING TG_ARGV[0];
-            RETURN NULL;
-        END $$
-    """)
     # A job is about what is forgotten: it goes with it, whatever its state, and so does what
     # imports noted of it.
     op.execute("""
@@ -836,21 +680,12 @@ def _outbox() -> None:
             RETURN NULL;
         END $$
     """)
-    for function in ("enqueue_scoped_embedding", "forget_traces"):
-        op.execute(f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC")
+    op.execute("REVOKE EXECUTE ON FUNCTION forget_traces FROM PUBLIC")
     for table, corpus, embedded in (
         ("memory_nodes", "memory", "human_content, assistant_content"),
         ("episodic_memories", "episodes", "title, content"),
     ):
-        enqueue = f"EXECUTE FUNCTION enqueue_scoped_embedding('{corpus}', '{embedded}')"
-        op.execute(f"""
-            CREATE TRIGGER enqueue_embedding_of_new AFTER INSERT ON {table}
-            REFERENCING NEW TABLE AS current FOR EACH STATEMENT {enqueue}
-        """)
-        op.execute(f"""
-            CREATE TRIGGER enqueue_embedding_of_changed AFTER UPDATE ON {table}
-            REFERENCING OLD TABLE AS former NEW TABLE AS current FOR EACH STATEMENT {enqueue}
-        """)
+        op.enqueue_embeddings_v1(table, corpus=corpus, embedded=embedded, key="key", scoped=True)
         op.execute(f"""
             CREATE TRIGGER forget_traces AFTER DELETE ON {table} REFERENCING OLD TABLE AS former
             FOR EACH STATEMENT EXECUTE FUNCTION forget_traces('{corpus}')
@@ -864,13 +699,9 @@ def _views() -> None:
         SELECT memory_nodes.*, model_name, embedding
         FROM memory_nodes
         JOIN corpus_settings ON corpus = 'memory'
-        LEFT JOIN memory_embeddings ON node_key = key AND model_name = active_model
+        LEFT JOIN memory_embeddings ON memory_embeddings.scope = memory_nodes.scope
+            AND node_key = key AND model_name = active_model
     """)
-    _coverage(*COVERED, *COVERED_BY_SCOPE, options="WITH (security_invoker = true)")
-
-
-def _coverage(*corpora: tuple[str, str, str, str, str, str], options: str = "") -> None:
-    """The view of 0010 over these corpora."""
     parts = (
         f"""
         SELECT corpus, active_model AS model_name, total, embedded,
@@ -882,42 +713,34 @@ def _coverage(*corpora: tuple[str, str, str, str, str, str], options: str = "") 
             FROM (
                 SELECT content_hash = sha256(convert_to({embedded}, 'UTF8')) AS fresh
                 FROM {passages} AS passage LEFT JOIN {vectors} AS vector
-                    ON {item} = passage.{key} AND model_name = active_model
+                    ON {joined} AND model_name = active_model
             ) AS compared
         ) AS counted
         WHERE corpus = '{corpus}'
         """
-        for corpus, passages, vectors, item, key, embedded in corpora
+        for corpus, passages, vectors, joined, embedded in COVERED
     )
     op.execute(f"""
-        CREATE OR REPLACE VIEW embedding_coverage {options} AS {" UNION ALL ".join(parts)}
+        CREATE VIEW embedding_coverage WITH (security_invoker = true) AS
+        {" UNION ALL ".join(parts)}
     """)
+    op.execute(f"REVOKE ALL ON embedding_coverage FROM {GROUPS}")
+    op.execute(f"GRANT SELECT ON embedding_coverage TO {GROUPS}")
 
 
 def downgrade() -> None:
-    _sample(-1, UNSAMPLED_OF_SHARED)
-    op.execute("DROP VIEW memory_nodes_with_embedding")
-    _coverage(*COVERED)
+    for view in ("embedding_coverage", "memory_nodes_with_embedding"):
+        op.execute(f"DROP VIEW {view}")
     _drop_searches()
     for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION episode_text")
     for table in ("users", "tenants"):
         op.execute(f"DROP TABLE {table}")
-    op.execute("DROP FUNCTION enqueue_scoped_embedding")
     op.execute("DROP FUNCTION forget_traces")
     for table in SHARED:
-        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+        op.stop_isolating_v1(table, policies=_policies(table), administered=True)
         op.execute(f"DELETE FROM {table} WHERE scope IS NOT NULL")
-    _refused_once(scoped=False)
-    for table in SHARED:
-        for policy in (*_policies(table), "administration"):
-            op.execute(f"DROP POLICY {policy} ON {table}")
-        if table != "jobs":
-            op.execute(f"ALTER TABLE {table} DROP COLUMN scope")
-    op.execute("DROP INDEX idx_jobs_scope")
     op.execute("DROP FUNCTION app_scope")
     op.execute("DROP FUNCTION scope_keys")
-    op.execute("DROP FUNCTION text_hash")
     op.execute("DELETE FROM corpus_settings WHERE corpus = 'episodes'")

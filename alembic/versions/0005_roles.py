@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -29,7 +29,7 @@ TABLES = (
     "message_embeddings",
 )
 SETTINGS = ("embedding_models", "corpus_settings")  # an application reads them, however it is used
-ONLY_READ = ("pgcorpus_version", "conversation_summaries", "embedding_coverage")
+ONLY_READ = ("pgcorpus_version", "conversation_summaries")
 SEQUENCES = ("import_transformations_id_seq", "query_performance_log_id_seq", "jobs_id_seq")
 
 READ = "SELECT"

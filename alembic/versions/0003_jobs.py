@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -28,18 +28,14 @@ COMMENTS = {
 # Everybody who enqueues writes rows that a worker reads for all: none may be such that the worker
 # cannot read, count up or index it.
 TIMES = ("not_before", "lease_expires_at", "started_at", "finished_at", "created_at", "updated_at")
-READABLE_TIMES = " AND ".join(
-    f"{column} BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800)"
-    for column in TIMES
-)
 
 
 def upgrade() -> None:
-    op.execute(f"""
+    op.execute("""
         CREATE TABLE jobs (
             id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_jobs PRIMARY KEY,
             kind varchar(50) NOT NULL,
-            payload jsonb NOT NULL DEFAULT '{{}}',
+            payload jsonb NOT NULL DEFAULT '{}',
             status varchar(20) NOT NULL DEFAULT 'pending',
             priority smallint NOT NULL DEFAULT 0,
             dedupe_key text COLLATE "C",
@@ -68,17 +64,18 @@ def upgrade() -> None:
             CONSTRAINT valid_payload CHECK (
                 jsonb_typeof(payload) = 'object' AND octet_length(payload::text) <= 4000
                 AND coalesce(octet_length(payload ->> 'corpus'), 0) <= 200
-                AND NOT jsonb_path_exists(payload, '$.**{{20}}')),
+                AND NOT jsonb_path_exists(payload, '$.**{20}')),
             CONSTRAINT valid_scope CHECK (
-                scope ~ '^(tenant|user):[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$'),
-            CONSTRAINT readable_times CHECK ({READABLE_TIMES})
+                scope ~ '^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
         )
     """)
+    op.limit_times_v1("jobs", *TIMES)
     # Every job is updated at least twice: at the usual 20 % the claims would wade through what is
     # left of the last hours.
     op.execute("ALTER TABLE jobs SET (autovacuum_vacuum_scale_factor = 0.02)")
-    for column, comment in COMMENTS.items():
-        op.execute(f"COMMENT ON COLUMN jobs.{column} IS '{comment}'")
+    op.comment_columns_v1("jobs", COMMENTS)
+    # EXPLAIN tells estimates, also of what row security hides.
+    op.sample_columns_v1(0, "jobs", "payload", "dedupe_key", "last_error")
     # Of a kind and a scope: a job of another can neither stand for this one nor keep it out.
     op.execute("""
         CREATE UNIQUE INDEX uq_jobs_pending_dedupe_key ON jobs (dedupe_key, kind, scope)
@@ -98,10 +95,8 @@ def upgrade() -> None:
         CREATE INDEX idx_jobs_completed ON jobs (finished_at) WHERE status = 'completed'
     """)
     op.execute("CREATE INDEX idx_jobs_failed ON jobs (finished_at, id) WHERE status = 'failed'")
-    op.execute("""
-        CREATE TRIGGER set_updated_at BEFORE UPDATE ON jobs
-        FOR EACH ROW EXECUTE FUNCTION set_updated_at()
-    """)
+    op.execute("CREATE INDEX idx_jobs_scope ON jobs (scope, dedupe_key) WHERE scope IS NOT NULL")
+    op.keep_updated_at_v1("jobs")
 
     # Heard when the transaction commits; the same message is sent once per transaction.
     op.execute("""
@@ -121,40 +116,44 @@ def upgrade() -> None:
     # A job that is pending already is written to nevertheless: that locks it until this transaction
     # ends, so that no worker takes it, reads the text of before, and calls it done. What failed is
     # forgotten: it says nothing about the new text. So is all else that somebody may have written
-    # into it: whatever was planted under the key, the passage is embedded. SECURITY DEFINER: who
-    # may write texts needs no right on jobs, with which they could forge and complete them. The
-    # search_path is pinned, or a caller could shadow what the function names; the schema of the
-    # jobs is the table's own.
+    # into it: whatever was planted under the key, the passage is embedded. Passages of a scope are
+    # enqueued in it: no transaction touches a job of another. SECURITY DEFINER: who may write texts
+    # needs no right on jobs, with which they could forge and complete them. The search_path is
+    # pinned, or a caller could shadow what the function names; the schema of the jobs is the
+    # table's own. The arguments: corpus, what is embedded, the key, and "scope" or nothing.
     op.execute("""
         CREATE FUNCTION enqueue_embedding() RETURNS trigger LANGUAGE plpgsql
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
-            corpus CONSTANT text := quote_literal(TG_ARGV[0]);
+            key CONSTANT text := TG_ARGV[2];
+            scope CONSTANT text := coalesce('current.' || TG_ARGV[3], 'NULL::text');
+            identity CONSTANT text := concat_ws(', ', TG_ARGV[3], key);
             changed text := 'current';
         BEGIN
             IF TG_OP = 'UPDATE' THEN
-                changed := 'current LEFT JOIN former USING (id) WHERE ROW('
+                changed := 'current LEFT JOIN former USING (' || identity || ') WHERE ROW('
                     || regexp_replace(TG_ARGV[1], '(\\w+)', 'current.\\1', 'g')
                     || ') IS DISTINCT FROM ROW('
                     || regexp_replace(TG_ARGV[1], '(\\w+)', 'former.\\1', 'g') || ')';
             END IF;
             EXECUTE 'INSERT INTO ' || quote_ident(TG_TABLE_SCHEMA) || '.jobs'
-                || ' (kind, payload, dedupe_key) SELECT ''embed'','
-                || ' jsonb_build_object(''corpus'', ' || corpus || ', ''item'', id),'
-                || ' concat_ws('':'', ''embed'', ' || corpus || ', id)'
-                || ' FROM ' || changed || ' ORDER BY id'
+                || ' (kind, payload, dedupe_key, scope) SELECT ''embed'','
+                || ' jsonb_build_object(''corpus'', $1, ''item'', ' || key || '),'
+                || ' concat_ws('':'', ''embed'', $1, ' || scope || ', ' || key || '), ' || scope
+                || ' FROM ' || changed || ' ORDER BY ' || key
                 || ' ON CONFLICT (dedupe_key, kind, scope)'
                 || ' WHERE status = ''pending'' AND dedupe_key IS NOT NULL'
                 || ' DO UPDATE SET payload = excluded.payload, priority = excluded.priority,'
                 || ' attempts = 0, max_attempts = excluded.max_attempts, repeat_every = NULL,'
-                || ' not_before = now(), last_error = NULL';
+                || ' not_before = now(), last_error = NULL'
+                USING TG_ARGV[0];
             RETURN NULL;
         END $$
     """)
     # A trigger fires without this right, and cannot be made without it: nobody else attaches the
     # function to a table of their own, whose jobs would then be written with its owner's rights.
     op.execute("REVOKE EXECUTE ON FUNCTION enqueue_embedding() FROM PUBLIC")
-    enqueue_from("framework_documents", corpus="knowledge", embedded="title, content")
+    op.enqueue_embeddings_v1("framework_documents", corpus="knowledge", embedded="title, content")
     # What was written before there were triggers, and has no vector of its present text.
     op.execute("""
         INSERT INTO jobs (kind, payload, dedupe_key)
@@ -198,23 +197,8 @@ def upgrade() -> None:
     """)
 
 
-def enqueue_from(table: str, *, corpus: str, embedded: str) -> None:
-    """Statement-level triggers: one INSERT of jobs per statement, whoever writes."""
-    op.execute(f"""
-        CREATE TRIGGER enqueue_embedding_of_new AFTER INSERT ON {table}
-        REFERENCING NEW TABLE AS current
-        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('{corpus}', '{embedded}')
-    """)
-    op.execute(f"""
-        CREATE TRIGGER enqueue_embedding_of_changed AFTER UPDATE ON {table}
-        REFERENCING OLD TABLE AS former NEW TABLE AS current
-        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('{corpus}', '{embedded}')
-    """)
-
-
 def downgrade() -> None:
-    for name in ("enqueue_embedding_of_new", "enqueue_embedding_of_changed"):
-        op.execute(f"DROP TRIGGER {name} ON framework_documents")
+    op.stop_enqueuing_embeddings_v1("framework_documents")
     op.execute("DROP FUNCTION enqueue_embedding")
     op.execute("DROP FUNCTION passages_to_embed")
     op.execute("DROP TABLE jobs")

@@ -1,21 +1,13 @@
-"""The chat archive: conversations, messages and their vectors; views over conversations."""
+"""The chat archive: conversations, messages and their vectors; a view over conversations."""
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
-
-VECTOR_INDEXES = {
-    "text-embedding-3-large": 3072,
-    "text-embedding-3-small": 1536,
-    "bge-m3": 1024,
-    "all-MiniLM-L6-v2": 384,
-    "hashing": 384,
-}
 
 COMMENTS = {
     "conversations": {
@@ -37,16 +29,7 @@ COMMENTS = {
         "this one",
         "position": "distance from the first turn, from 0; given by a trigger where it is null",
     },
-    "message_embeddings": {
-        "model_name": "which model made the vector",
-        "embedding": "compared by cosine distance",
-        "dimensions": "length of the vector",
-        "content_hash": "SHA-256 of the text that was embedded",
-    },
 }
-
-# As for the words of the knowledge corpus: 2,000 lists some 13,000 lexemes.
-SEARCH_STATISTICS = 2000
 
 
 def upgrade() -> None:
@@ -63,13 +46,10 @@ def upgrade() -> None:
             record_hash bytea,
             imported_from text,
             CONSTRAINT uq_conversations_source_type_source_id UNIQUE (source_type, source_id),
-            CONSTRAINT non_empty_source_type CHECK (length(trim(source_type)) > 0),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                source_updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT non_empty_source_type CHECK (length(trim(source_type)) > 0)
         )
     """)
+    op.limit_times_v1("conversations", "created_at", "updated_at", "source_updated_at")
     op.create_index("idx_conversations_created_at", "conversations", ["created_at", "id"])
     op.create_index("idx_conversations_updated_at", "conversations", ["updated_at", "id"])
     op.execute("CREATE INDEX idx_conversations_saved ON conversations (id) WHERE is_saved")
@@ -96,15 +76,11 @@ def upgrade() -> None:
             CONSTRAINT non_empty_message CHECK (content ~ '\\S'),
             CONSTRAINT valid_role CHECK (role IN ('user', 'assistant', 'system', 'tool')),
             CONSTRAINT valid_position CHECK (branch >= 0 AND position >= 0),
-            CONSTRAINT valid_version CHECK (version > 0),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_version CHECK (version > 0)
         )
     """)
-    op.execute(
-        f"ALTER TABLE messages ALTER COLUMN message_search SET STATISTICS {SEARCH_STATISTICS}"
-    )
+    op.limit_times_v1("messages", "created_at", "updated_at")
+    op.sample_columns_v1(2000, "messages", "message_search")
     op.create_index(
         "idx_messages_conversation_created", "messages", ["conversation_id", "created_at"]
     )
@@ -115,47 +91,14 @@ def upgrade() -> None:
         "CREATE INDEX idx_messages_content_trgm ON messages USING gin (content gin_trgm_ops)"
     )
 
-    op.execute("""
-        CREATE TABLE message_embeddings (
-            id uuid CONSTRAINT pk_message_embeddings PRIMARY KEY DEFAULT gen_random_uuid(),
-            message_id uuid NOT NULL CONSTRAINT fk_message_embeddings_message_id
-                REFERENCES messages (id) ON DELETE CASCADE,
-            model_name varchar(100) NOT NULL,
-            embedding vector NOT NULL,
-            dimensions integer NOT NULL GENERATED ALWAYS AS (vector_dims(embedding)) STORED,
-            content_hash bytea NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now(),
-            updated_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT uq_message_embeddings_message_id_model_name UNIQUE (message_id, model_name),
-            CONSTRAINT valid_model_name
-                FOREIGN KEY (model_name) REFERENCES embedding_models (name),
-            CONSTRAINT valid_embedding_dimensions
-                FOREIGN KEY (model_name, dimensions) REFERENCES embedding_models (name, dimensions),
-            CONSTRAINT nonzero_embedding CHECK (vector_norm(embedding) > 0)
-        )
-    """)
-    op.execute("ALTER TABLE message_embeddings ALTER COLUMN embedding SET STATISTICS 0")
-    for model, dimensions in VECTOR_INDEXES.items():
-        slug = "".join(c if c.isalnum() else "_" for c in model.lower())
-        op.execute(f"""
-            CREATE INDEX message_embeddings_hnsw_{slug} ON message_embeddings
-            USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
-            WITH (m = 16, ef_construction = 64) WHERE model_name = '{model}'
-        """)
-    op.create_index("idx_message_embeddings_model", "message_embeddings", ["model_name"])
-
-    for table, columns in COMMENTS.items():
-        for column, comment in columns.items():
-            op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{comment}'")
-    for table in ("conversations", "messages", "message_embeddings"):
-        op.execute(f"""
-            CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table}
-            FOR EACH ROW EXECUTE FUNCTION set_updated_at()
-        """)
+    for table, comments in COMMENTS.items():
+        op.comment_columns_v1(table, comments)
+        op.keep_updated_at_v1(table)
+    op.create_embedding_table_v1("message_embeddings", item="message_id", passages="messages")
     _version()
     _position()
-    _outbox()
-    _views()
+    op.enqueue_embeddings_v1("messages", corpus="chat", embedded="content")
+    _summaries()
 
 
 def _version() -> None:
@@ -192,20 +135,7 @@ def _position() -> None:
     """)
 
 
-def _outbox() -> None:
-    op.execute("""
-        CREATE TRIGGER enqueue_embedding_of_new AFTER INSERT ON messages
-        REFERENCING NEW TABLE AS current
-        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('chat', 'content')
-    """)
-    op.execute("""
-        CREATE TRIGGER enqueue_embedding_of_changed AFTER UPDATE ON messages
-        REFERENCING OLD TABLE AS former NEW TABLE AS current
-        FOR EACH STATEMENT EXECUTE FUNCTION enqueue_embedding('chat', 'content')
-    """)
-
-
-def _views() -> None:
+def _summaries() -> None:
     """Each row is made from indexes for its conversation alone: a page reads what it shows."""
     op.execute("""
         CREATE VIEW conversation_summaries WITH (security_invoker = true) AS
@@ -224,34 +154,9 @@ def _views() -> None:
             ORDER BY (role IN ('user', 'assistant')) DESC, position LIMIT 1
         ) AS beginning ON true
     """)
-    corpora = (
-        ("knowledge", "framework_documents", "chunk_embeddings", "document_id",
-         "title || E'\\n' || content"),
-        ("chat", "messages", "message_embeddings", "message_id", "content"),
-    )  # fmt: skip
-    parts = (
-        f"""
-        SELECT corpus, active_model AS model_name, total, embedded,
-               CASE total WHEN 0 THEN 100 ELSE round(100.0 * embedded / total, 1) END AS percent,
-               stale
-        FROM corpus_settings CROSS JOIN LATERAL (
-            SELECT count(*) AS total, count(*) FILTER (WHERE fresh) AS embedded,
-                   count(*) FILTER (WHERE NOT fresh) AS stale
-            FROM (
-                SELECT content_hash = sha256(convert_to({embedded}, 'UTF8')) AS fresh
-                FROM {passages} AS passage LEFT JOIN {vectors} AS vector
-                    ON {item} = passage.id AND model_name = active_model
-            ) AS compared
-        ) AS counted
-        WHERE corpus = '{corpus}'
-        """
-        for corpus, passages, vectors, item, embedded in corpora
-    )
-    op.execute(f"CREATE VIEW embedding_coverage AS {' UNION ALL '.join(parts)}")
 
 
 def downgrade() -> None:
-    op.execute("DROP VIEW embedding_coverage")
     op.execute("DROP VIEW conversation_summaries")
     for table in ("message_embeddings", "messages", "conversations"):
         op.execute(f"DROP TABLE {table}")

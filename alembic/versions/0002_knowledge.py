@@ -1,26 +1,17 @@
-"""The curated knowledge base: documents, vectors, metadata, concepts and source lines."""
+"""The curated knowledge base: documents, vectors, metadata, concepts, source lines, and imports."""
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0002"
+down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# model → (dimensions, name of its index)
-VECTOR_INDEXES = {
-    "text-embedding-3-large": (3072, "idx_embeddings_vector"),
-    "text-embedding-3-small": (1536, "chunk_embeddings_hnsw_text_embedding_3_small"),
-    "bge-m3": (1024, "chunk_embeddings_hnsw_bge_m3"),
-    "all-MiniLM-L6-v2": (384, "chunk_embeddings_hnsw_all_minilm_l6_v2"),
-    "hashing": (384, "chunk_embeddings_hnsw_hashing"),
-}
-
 COMMENTS = {
     "framework_documents": {
-        "chunk_id": "the author''s own identifier",
+        "chunk_id": "the author's own identifier",
         "source_file": "the text it was cut from",
         "language": "text search configuration of this chunk",
         "search_vector": "the words a search reads; the title weighs more",
@@ -28,21 +19,38 @@ COMMENTS = {
         "imported_from": "path of the file that last wrote this row",
         "record_hash": "SHA-256 of the record as imported, to know it again",
     },
-    "chunk_embeddings": {
-        "model_name": "which model made the vector",
-        "embedding": "compared by cosine distance",
-        "dimensions": "length of the vector",
-        "content_hash": "SHA-256 of the text that was embedded",
-    },
     "framework_metadata": {
         "overlap_with_previous": "text repeated from the end of the chunk before",
         "validation_passed": "searches show only what passed, unless asked",
     },
+    "import_runs": {"finished_at": "null: it was stopped"},
+    "import_files": {
+        "sha256": "of the file's bytes",
+        "header": "the file's own metadata, as it stood",
+        "error": "why the file could not be read",
+    },
+    "import_transformations": {
+        "locator": "where in the file, as a JSON path",
+        "item": "the author's identifier of the passage",
+        "rule": "see docs/reference/import-rules.md",
+    },
+    "import_rejects": {
+        "locator": "where in the file, as a JSON path",
+        "payload": "the passage as it stood in the file",
+        "context": "what the file says of this and its neighbours",
+    },
 }
 
-# The most distinct elements a tsvector's statistics may list; ranking reads how rare a word is
-# from them. 2,000 lists some 13,000 lexemes.
-SEARCH_STATISTICS = 2000
+VALID_SCOPE = "^(tenant|user):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+
+# Imports write rows of every scope beside rows of none. EXPLAIN tells estimates, also of what row
+# security hides: nothing is sampled of what tells of a passage.
+UNSAMPLED = {
+    "import_runs": (),
+    "import_files": ("file", "sha256", "error"),
+    "import_transformations": ("file", "item", "locator"),
+    "import_rejects": ("file", "locator", "reason"),
+}
 
 
 def upgrade() -> None:
@@ -67,16 +75,11 @@ def upgrade() -> None:
             updated_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT non_empty_content CHECK (length(trim(content)) > 0),
             CONSTRAINT non_empty_chunk_id CHECK (length(trim(chunk_id)) > 0),
-            CONSTRAINT valid_source_file CHECK (source_file ~ '^[A-Za-z0-9_.-]+$'),
-            CONSTRAINT readable_times CHECK (
-                created_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800) AND
-                updated_at BETWEEN to_timestamp(-62104060800) AND to_timestamp(253370764800))
+            CONSTRAINT valid_source_file CHECK (source_file ~ '^[A-Za-z0-9_.-]+$')
         )
     """)
-    op.execute(
-        "ALTER TABLE framework_documents"
-        f" ALTER COLUMN search_vector SET STATISTICS {SEARCH_STATISTICS}"
-    )
+    op.limit_times_v1("framework_documents", "created_at", "updated_at")
+    op.sample_columns_v1(2000, "framework_documents", "search_vector")
     op.create_index("idx_documents_chunk_id", "framework_documents", ["chunk_id"])
     op.create_index("idx_documents_section", "framework_documents", ["section"])
     op.create_index("idx_documents_source_file", "framework_documents", ["source_file"])
@@ -93,34 +96,21 @@ def upgrade() -> None:
         USING gin ((title || ' ' || content) gin_trgm_ops)
     """)
 
+    op.create_embedding_table_v1(
+        "chunk_embeddings", item="document_id", passages="framework_documents"
+    )
+    # As the requirements have them.
     op.execute("""
-        CREATE TABLE chunk_embeddings (
-            id uuid CONSTRAINT pk_chunk_embeddings PRIMARY KEY DEFAULT gen_random_uuid(),
-            document_id uuid NOT NULL CONSTRAINT fk_chunk_embeddings_document_id
-                REFERENCES framework_documents (id) ON DELETE CASCADE,
-            model_name varchar(100) NOT NULL DEFAULT 'text-embedding-3-large',
-            embedding vector NOT NULL,
-            dimensions integer NOT NULL GENERATED ALWAYS AS (vector_dims(embedding)) STORED,
-            content_hash bytea NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now(),
-            updated_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT uq_chunk_embeddings_document_id_model_name UNIQUE (document_id, model_name),
-            CONSTRAINT valid_model_name
-                FOREIGN KEY (model_name) REFERENCES embedding_models (name),
-            CONSTRAINT valid_embedding_dimensions
-                FOREIGN KEY (model_name, dimensions) REFERENCES embedding_models (name, dimensions),
-            CONSTRAINT non_null_embedding CHECK (embedding IS NOT NULL),
-            CONSTRAINT nonzero_embedding CHECK (vector_norm(embedding) > 0)
-        )
+        ALTER TABLE chunk_embeddings
+            ALTER COLUMN model_name SET DEFAULT 'text-embedding-3-large',
+            ADD CONSTRAINT non_null_embedding CHECK (embedding IS NOT NULL)
     """)
-    for model, (dimensions, index) in VECTOR_INDEXES.items():
-        op.execute(f"""
-            CREATE INDEX {index} ON chunk_embeddings
-            USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
-            WITH (m = 16, ef_construction = 64) WHERE model_name = '{model}'
-        """)
+    for named, required in {
+        "chunk_embeddings_hnsw_text_embedding_3_large": "idx_embeddings_vector",
+        "idx_chunk_embeddings_model": "idx_embeddings_model",
+    }.items():
+        op.execute(f"ALTER INDEX {named} RENAME TO {required}")
     op.create_index("idx_embeddings_document_id", "chunk_embeddings", ["document_id"])
-    op.create_index("idx_embeddings_model", "chunk_embeddings", ["model_name"])
     op.create_index("idx_embeddings_created_at", "chunk_embeddings", ["created_at"])
 
     op.execute("""
@@ -196,18 +186,114 @@ def upgrade() -> None:
     op.create_index("idx_source_lines_document_id", "source_lines", ["document_id"])
     op.create_index("idx_source_lines_range", "source_lines", ["start_line", "end_line"])
 
-    for table, columns in COMMENTS.items():
-        for column, comment in columns.items():
-            op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{comment}'")
-    for table in ("framework_documents", "chunk_embeddings"):
+    _imports()
+    op.keep_updated_at_v1("framework_documents")
+    for table, comments in COMMENTS.items():
+        op.comment_columns_v1(table, comments)
+
+
+def _imports() -> None:
+    """Create what imports did: runs, files, changes of values, and what was refused."""
+    op.execute("""
+        CREATE TABLE import_runs (
+            id uuid CONSTRAINT pk_import_runs PRIMARY KEY DEFAULT gen_random_uuid(),
+            corpus varchar(50) NOT NULL,
+            options jsonb NOT NULL DEFAULT '{}',
+            started_at timestamptz NOT NULL DEFAULT now(),
+            finished_at timestamptz
+        )
+    """)
+    op.limit_times_v1("import_runs", "started_at", "finished_at")
+    op.execute("""
+        CREATE TABLE import_files (
+            id uuid CONSTRAINT pk_import_files PRIMARY KEY DEFAULT gen_random_uuid(),
+            run_id uuid NOT NULL CONSTRAINT fk_import_files_run_id
+                REFERENCES import_runs (id) ON DELETE CASCADE,
+            file text NOT NULL,
+            sha256 bytea,
+            header json,
+            error text,
+            added integer NOT NULL DEFAULT 0,
+            updated integer NOT NULL DEFAULT 0,
+            unchanged integer NOT NULL DEFAULT 0,
+            rejected integer NOT NULL DEFAULT 0,
+            transformed integer NOT NULL DEFAULT 0,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT valid_counts CHECK (
+                least(added, updated, unchanged, rejected, transformed) >= 0)
+        )
+    """)
+    op.limit_times_v1("import_files", "created_at")
+    op.create_index("ix_import_files_run_id", "import_files", ["run_id"])
+    # json and not jsonb: an original may hold what jsonb cannot, such as a NUL character.
+    op.execute("""
+        CREATE TABLE import_transformations (
+            id bigint GENERATED ALWAYS AS IDENTITY
+                CONSTRAINT pk_import_transformations PRIMARY KEY,
+            run_id uuid NOT NULL CONSTRAINT fk_import_transformations_run_id
+                REFERENCES import_runs (id) ON DELETE CASCADE,
+            file text NOT NULL,
+            locator text NOT NULL,
+            item text NOT NULL,
+            field text NOT NULL,
+            original json,
+            stored json,
+            rule varchar(50) NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now()
+        )
+    """)
+    op.limit_times_v1("import_transformations", "created_at")
+    op.create_index("ix_import_transformations_run_id", "import_transformations", ["run_id"])
+    # By hash: an index in an order could be asked how many rows of others lie between two values.
+    op.create_index(
+        "ix_import_transformations_item",
+        "import_transformations",
+        ["item"],
+        postgresql_using="hash",
+    )
+    op.execute("""
+        CREATE TABLE import_rejects (
+            id uuid CONSTRAINT pk_import_rejects PRIMARY KEY DEFAULT gen_random_uuid(),
+            run_id uuid NOT NULL CONSTRAINT fk_import_rejects_run_id
+                REFERENCES import_runs (id) ON DELETE CASCADE,
+            corpus varchar(50) NOT NULL,
+            file text NOT NULL,
+            locator text NOT NULL,
+            reason text NOT NULL,
+            payload json NOT NULL,
+            context json,
+            created_at timestamptz NOT NULL DEFAULT now()
+        )
+    """)
+    op.limit_times_v1("import_rejects", "created_at")
+    for table, columns in UNSAMPLED.items():
         op.execute(f"""
-            CREATE TRIGGER set_updated_at BEFORE UPDATE ON {table}
-            FOR EACH ROW EXECUTE FUNCTION set_updated_at()
+            ALTER TABLE {table} ADD COLUMN scope text
+                CONSTRAINT valid_scope CHECK (scope ~ '{VALID_SCOPE}')
         """)
+        op.comment_columns_v1(
+            table, {"scope": "whose row it is about, as app_scope() has it, or null"}
+        )
+        op.sample_columns_v1(0, table, *columns)
+    op.execute("""
+        CREATE INDEX idx_import_rejects_scope ON import_rejects (scope) WHERE scope IS NOT NULL
+    """)
+    # Of a place in a file one refusal is kept in each scope. By hash: who may ask how many rows of
+    # others lie between two names could spell them out.
+    op.execute("""
+        CREATE UNIQUE INDEX uq_import_rejects_place ON import_rejects
+        (scope, corpus, text_hash(file), text_hash(locator)) NULLS NOT DISTINCT
+    """)
+    for place in (3, 4):
+        op.execute(f"ALTER INDEX uq_import_rejects_place ALTER COLUMN {place} SET STATISTICS 0")
 
 
 def downgrade() -> None:
     for table in (
+        "import_rejects",
+        "import_transformations",
+        "import_files",
+        "import_runs",
         "source_lines",
         "document_concepts",
         "key_concepts",

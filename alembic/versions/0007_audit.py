@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-MARK = "made by pgcorpus"
 GROUPS = "rag_read_only, rag_read_write, rag_admin"
 
 COMMENTS = {
@@ -46,59 +43,37 @@ COMMENTS = {
     },
 }
 
-
-class Audited(NamedTuple):
-    """A table whose changes are recorded.
-
-    Attributes:
-        key: What tells its rows apart; separated by commas.
-        hashed: Columns of which the log holds only a keyed hash. Vectors always are.
-        left_out: Columns that follow from others, or whose change means nothing.
-    """
-
-    key: str = "id"
-    hashed: str = ""
-    left_out: str = "updated_at"
-
-
-VECTORS = Audited(hashed="content_hash")
+VECTORS = {"hashed": "content_hash"}
 AUDITED = {
-    "framework_documents": Audited(),
-    "framework_metadata": Audited(),
-    "key_concepts": Audited(),
-    "document_concepts": Audited(key="document_id,concept_id"),
-    "source_lines": Audited(),
+    "framework_documents": {},
+    "framework_metadata": {},
+    "key_concepts": {},
+    "document_concepts": {"key": "document_id,concept_id"},
+    "source_lines": {},
     "chunk_embeddings": VECTORS,
-    "conversations": Audited(hashed="title,record_hash"),
-    "messages": Audited(hashed="content,metadata"),
+    "conversations": {"hashed": "title,record_hash"},
+    "messages": {"hashed": "content,metadata"},
     "message_embeddings": VECTORS,
-    "embedding_models": Audited(key="name"),
-    "corpus_settings": Audited(key="corpus"),
-    "tenants": Audited(hashed="settings"),
-    "users": Audited(hashed="external_id,email,display_name"),
-    "memory_nodes": Audited(
-        key="scope,id",
-        hashed="conversation_id,human_content,assistant_content,tags,cluster_label",
-        left_out="access_count,last_accessed",
-    ),
-    "episodic_memories": Audited(
-        key="scope,id",
-        hashed="title,messages,llm_tags,emotional_arc",
-        left_out="access_count,last_accessed",
-    ),
-    "memory_embeddings": VECTORS,
-    "episode_embeddings": VECTORS,
+    "embedding_models": {"key": "name"},
+    "corpus_settings": {"key": "corpus"},
+    "tenants": {"hashed": "settings"},
+    "users": {"hashed": "external_id,email,display_name"},
+    "memory_nodes": {
+        "key": "scope,id",
+        "hashed": "conversation_id,human_content,assistant_content,tags,cluster_label",
+        "left_out": "access_count,last_accessed,scope",
+    },
+    "episodic_memories": {
+        "key": "scope,id",
+        "hashed": "title,messages,llm_tags,emotional_arc",
+        "left_out": "access_count,last_accessed,scope",
+    },
+    "memory_embeddings": VECTORS | {"key": "scope,id"},
+    "episode_embeddings": VECTORS | {"key": "scope,id"},
     # Or the owner could excuse themselves, and leave no trace of it.
-    "audit_state": Audited(key="only_row", hashed="inner_block,outer_block,roles"),
+    "audit_state": {"key": "only_row", "hashed": "inner_block,outer_block,roles"},
 }
 
-# What a statement leaves behind as transition tables.
-EVENTS = {
-    "INSERT": "REFERENCING NEW TABLE AS current",
-    "UPDATE": "REFERENCING OLD TABLE AS former NEW TABLE AS current",
-    "DELETE": "REFERENCING OLD TABLE AS former",
-    "TRUNCATE": "",
-}
 DDL_EVENTS = ("ddl_command_end", "sql_drop")
 
 # The text of an entry that its hash is made of, the same on every server and in every time zone.
@@ -110,20 +85,6 @@ ENTRY = """
 
 
 def upgrade() -> None:
-    op.execute(f"""
-        DO $$ BEGIN
-            IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pgcrypto') THEN
-                CREATE EXTENSION pgcrypto;
-                COMMENT ON EXTENSION pgcrypto IS '{MARK}';
-            END IF;
-        EXCEPTION WHEN insufficient_privilege THEN
-            RAISE insufficient_privilege USING
-                MESSAGE = current_user || ' may not make the extension pgcrypto',
-                HINT = 'An administrator makes it, once in the database '
-                    || quote_ident(current_database())
-                    || ', with: CREATE EXTENSION IF NOT EXISTS pgcrypto';
-        END $$
-    """)
     _tables()
     _entries_of_rows()
     _entries_of_the_schema()
@@ -132,17 +93,11 @@ def upgrade() -> None:
     _partitions()
     _seals()
     _encryption()
-    for table, columns in COMMENTS.items():
-        for column, comment in columns.items():
-            op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{comment}'")
+    for table, comments in COMMENTS.items():
+        op.comment_columns_v1(table, comments)
     op.execute("SELECT audit_record_roles()")
     for table, audited in AUDITED.items():
-        for event, transition in EVENTS.items():
-            op.execute(f"""
-                CREATE TRIGGER audit_{event.lower()} AFTER {event} ON {table} {transition}
-                FOR EACH STATEMENT EXECUTE FUNCTION audit_rows(
-                    '{audited.key}', '{audited.hashed}', '{audited.left_out}')
-            """)
+        op.audit_v1(table, **audited)
     _event_triggers()
 
 
@@ -239,7 +194,7 @@ def _tables() -> None:
     op.execute("""
         CREATE INDEX idx_audit_seals_last_position ON audit_seals (last_position, number)
     """)
-    # What the default privileges of 0011 gave. Entries come from triggers alone.
+    # What the default privileges gave. Entries come from triggers alone.
     op.execute(f"REVOKE ALL ON audit_state, security_audit_log, audit_seals FROM {GROUPS}")
     op.execute(f"REVOKE ALL ON SEQUENCE security_audit_log_position_seq FROM {GROUPS}")
     op.execute("GRANT SELECT ON security_audit_log, audit_seals TO rag_admin")
@@ -699,8 +654,7 @@ def downgrade() -> None:
     for event in reversed(DDL_EVENTS):
         op.execute(f"DROP EVENT TRIGGER IF EXISTS pgcorpus_audit_{event}")
     for table in reversed(AUDITED):
-        for event in reversed(EVENTS):
-            op.execute(f"DROP TRIGGER audit_{event.lower()} ON {table}")
+        op.stop_auditing_v1(table)
     for function in (
         "decrypt_sensitive_data", "encrypt_sensitive_data", "audit_drop_month", "audit_sign",
         "audit_seal", "audit_append_seal", "audit_make_partitions", "audit_record_roles",
@@ -711,11 +665,3 @@ def downgrade() -> None:
     op.execute("DROP TABLE security_audit_log")
     op.execute("DROP TABLE audit_state")
     op.execute("DROP FUNCTION audit_refuse")
-    op.execute(f"""
-        DO $$ BEGIN
-            IF (SELECT obj_description(oid, 'pg_extension') FROM pg_extension
-                WHERE extname = 'pgcrypto') = '{MARK}' THEN
-                DROP EXTENSION pgcrypto;
-            END IF;
-        END $$
-    """)

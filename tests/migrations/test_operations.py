@@ -1,0 +1,202 @@
+"""Operations of revisions: what they run is frozen, and each is taken back without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from pgcorpus.db.engine import Database
+from pgcorpus.db.operations import OPERATIONS
+from pgcorpus.db.scope import Scope
+from tests.logins import logged_in
+from tests.migrations.conftest import Dump
+
+# Operation → how it is asked here, as (arguments, named arguments).
+EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "comment_columns_v1": (("tickets", {"subject": "the customer's words: short"}), {}),
+    "limit_times_v1": (("tickets", "created_at", "updated_at"), {}),
+    "stop_limiting_times_v1": (("tickets",), {}),
+    "keep_updated_at_v1": (("tickets",), {}),
+    "stop_keeping_updated_at_v1": (("tickets",), {}),
+    "sample_columns_v1": ((0, "tickets", "subject"), {}),
+    "create_embedding_table_v1": (
+        ("ticket_embeddings",),
+        {"item": "ticket_id", "passages": "tickets"},
+    ),
+    "drop_embedding_table_v1": (("ticket_embeddings",), {}),
+    "enqueue_embeddings_v1": (("tickets",), {"corpus": "tickets", "embedded": "subject, body"}),
+    "stop_enqueuing_embeddings_v1": (("tickets",), {}),
+    "audit_v1": (("tickets",), {"hashed": "body"}),
+    "stop_auditing_v1": (("tickets",), {}),
+    "isolate_v1": (("tickets",), {"administered": True}),
+    "stop_isolating_v1": (("tickets",), {"administered": True}),
+}
+
+# Of the statements of the example. Until the first release an operation may be changed, with its
+# checksum here; after it, what is different is another operation, with the suffix _v2.
+CHECKSUMS: dict[str, str] = {
+    "comment_columns_v1": "8a2ee04ffc7c20aa",
+    "limit_times_v1": "0a48047baab5e816",
+    "stop_limiting_times_v1": "a14f6ce2ca75d1cb",
+    "keep_updated_at_v1": "19a3537bc37a5b91",
+    "stop_keeping_updated_at_v1": "93319039d5b41bb8",
+    "sample_columns_v1": "8372404bdb67a045",
+    "create_embedding_table_v1": "5f05a2695d2611b6",
+    "drop_embedding_table_v1": "8a35afa211f2759b",
+    "enqueue_embeddings_v1": "cbd803a9d4df29c6",
+    "stop_enqueuing_embeddings_v1": "5e9357348c3921c4",
+    "audit_v1": "2554ee662806d8ae",
+    "stop_auditing_v1": "8ddf3974b7922f2f",
+    "isolate_v1": "4e4efe878f897587",
+    "stop_isolating_v1": "b84d7ce0bf940512",
+    "create_embedding_table_v1, scoped": "6a86a6fb5280e5ea",
+    "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
+}
+
+# Operation → what takes it back, and how that is asked.
+REVERSES = {
+    "comment_columns_v1": ("comment_columns_v1", ("tickets", {"subject": None})),
+    "limit_times_v1": ("stop_limiting_times_v1", ("tickets",)),
+    "keep_updated_at_v1": ("stop_keeping_updated_at_v1", ("tickets",)),
+    "sample_columns_v1": ("sample_columns_v1", (-1, "tickets", "subject")),
+    "create_embedding_table_v1": ("drop_embedding_table_v1", ("ticket_embeddings",)),
+    "enqueue_embeddings_v1": ("stop_enqueuing_embeddings_v1", ("tickets",)),
+    "audit_v1": ("stop_auditing_v1", ("tickets",)),
+    "isolate_v1": ("stop_isolating_v1", ("tickets",)),
+}
+
+TICKETS = """
+    CREATE TABLE tickets (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        subject text NOT NULL,
+        body text NOT NULL,
+        scope text,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now(),
+        UNIQUE (id, scope)
+    )
+"""
+
+
+def revise(database: Database, change: Callable[[Any], None]) -> None:
+    """Run what a revision of an application would run, in a transaction."""
+    with database.engine.begin() as connection:
+        change(Operations(MigrationContext.configure(connection)))
+
+
+@pytest.fixture
+def tickets(database: Database) -> Database:
+    """A database at the newest revision, with a table of an application."""
+    revise(database, lambda op: op.execute(TICKETS))
+    return database
+
+
+def checksums() -> dict[str, str]:
+    """Return the checksum of the statements of each example, by the operation's name."""
+    statements = {
+        name: OPERATIONS[name](*given, **named) for name, (given, named) in EXAMPLES.items()
+    }
+    for name in ("create_embedding_table_v1", "enqueue_embeddings_v1"):
+        given, named = EXAMPLES[name]
+        statements[f"{name}, scoped"] = OPERATIONS[name](*given, **named, scoped=True)
+    return {
+        name: sha256("\n".join(each).encode()).hexdigest()[:16] for name, each in statements.items()
+    }
+
+
+def test_an_operation_is_frozen() -> None:
+    """Every one of them is guarded by a checksum."""
+    assert EXAMPLES.keys() == OPERATIONS.keys()
+    assert checksums() == CHECKSUMS
+
+
+def test_an_operation_explains_its_arguments() -> None:
+    """Applications read it, too."""
+    for name, operation in OPERATIONS.items():
+        documented = operation.__doc__ or ""
+        assert name.endswith("_v1")
+        assert getattr(Operations, name).__doc__ == documented
+        for argument in operation.__annotations__.keys() - {"return"}:
+            assert f"        {argument}: " in documented, (name, argument)
+
+
+@pytest.mark.parametrize("name", REVERSES)
+def test_an_operation_is_taken_back_without_a_trace(
+    tickets: Database, schema_of: Dump, name: str
+) -> None:
+    """Each has its reverse; the dump of the schema is the same to the byte."""
+    before = schema_of(tickets.url)
+    given, named = EXAMPLES[name]
+    reverse, arguments = REVERSES[name]
+
+    revise(tickets, lambda op: getattr(op, name)(*given, **named))
+    assert schema_of(tickets.url) != before
+    revise(tickets, lambda op: getattr(op, reverse)(*arguments, **EXAMPLES[reverse][1]))
+
+    assert schema_of(tickets.url) == before
+
+
+def test_every_operation_has_its_reverse() -> None:
+    """What is not taken back takes something back."""
+    reverses = {reverse for reverse, _ in REVERSES.values()}
+
+    assert REVERSES.keys() | reverses == OPERATIONS.keys()
+
+
+def test_a_table_of_an_application_is_embedded_audited_and_isolated(tickets: Database) -> None:
+    """Jobs are of the scope, entries are recorded, and another scope neither sees nor writes."""
+
+    def change(op: Any) -> None:
+        op.execute("ALTER TABLE tickets ALTER COLUMN scope SET NOT NULL")
+        op.create_embedding_table_v1(
+            "ticket_embeddings", item="ticket_id", passages="tickets", scoped=True
+        )
+        op.enqueue_embeddings_v1("tickets", corpus="tickets", embedded="subject, body", scoped=True)
+        op.audit_v1("tickets", hashed="body")
+        for table in ("tickets", "ticket_embeddings"):
+            op.isolate_v1(table)
+
+    revise(tickets, change)
+    mine, others = (Scope.user(uuid4()) for _ in range(2))
+    values = {"scope": f"user:{mine.user_id}"}
+    insert = text(
+        "INSERT INTO tickets (subject, body, scope) VALUES ('printer', 'on fire', :scope)"
+    )
+    with logged_in(tickets, "rag_read_write") as application:
+        with application.unit_of_work(mine) as work:
+            work.session.execute(insert, values)
+            work.commit()
+        with application.unit_of_work(others) as work:
+            assert work.session.scalar(text("SELECT count(*) FROM tickets")) == 0
+            with pytest.raises(DBAPIError, match="row-level security"):
+                work.session.execute(insert, values)
+        with application.unit_of_work(mine) as work:
+            (job,) = work.session.execute(
+                text("SELECT payload, scope FROM jobs WHERE kind = 'embed'")
+            )
+            assert (job.payload["corpus"], job.scope) == ("tickets", values["scope"])
+            work.session.execute(text("DELETE FROM jobs WHERE kind = 'embed'"))
+            for body, jobs in (("on fire", 0), ("out of paper", 1)):
+                work.session.execute(text("UPDATE tickets SET body = :body"), {"body": body})
+                counted = work.session.scalar(
+                    text("SELECT count(*) FROM jobs WHERE kind = 'embed'")
+                )
+                assert counted == jobs
+            work.commit()
+    with tickets.engine.connect() as connection:
+        recorded = connection.scalars(
+            text("SELECT action FROM security_audit_log WHERE table_name = 'tickets'")
+        ).all()
+        hashed = connection.scalar(
+            text("SELECT new_values ->> 'body' FROM security_audit_log WHERE action = 'INSERT'")
+        )
+    assert sorted(recorded) == ["INSERT", "UPDATE"]
+    assert str(hashed).startswith("hmac-sha256:")
