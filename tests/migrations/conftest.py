@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,3 +159,43 @@ def home(server: EmbeddedServer) -> Iterator[Path]:
     yield folder
     EmbeddedServer(folder).destroy()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def python(*arguments: str | Path, folder: Path, **variables: str) -> str:
+    """Run Python in another folder; what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The wheel, as a release makes it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    python("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def environment(wheel: Path, tmp_path: Path) -> Path:
+    """A virtual environment that has the wheel, and what it depends on, and no checkout."""
+    folder = tmp_path / "environment"
+    python("-m", "venv", "--without-pip", folder, folder=tmp_path)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # fmt: off
+    python(
+        "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
+        "--no-deps", "--target", packages, wheel,
+        folder=tmp_path,
+    )
+    # fmt: on
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return folder

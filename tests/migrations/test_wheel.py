@@ -5,16 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
-import pytest
-
 from pgcorpus.db.engine import Database
-from tests.migrations.conftest import ROOT, Dump
+from tests.migrations.conftest import ROOT, Dump, python
 from tests.migrations.test_deployments import HEAD
 
 UPGRADE_AND_BACK = """
@@ -43,29 +38,6 @@ state = migrations.current(Database.from_env())
 print(db.__file__, services.__file__, SearchService.__module__)
 reveal_type(search.search("prices", corpus="knowledge").hits[0].score)
 """
-
-
-def python(*arguments: str | Path, folder: Path, **variables: str) -> str:
-    """Run Python in another folder; what it printed."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The wheel, as a release makes it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    python("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
@@ -111,20 +83,9 @@ def test_an_installed_wheel_upgrades_and_downgrades(
 
 
 def test_an_application_may_have_packages_called_db_and_services(
-    wheel: Path, empty: Database, tmp_path: Path
+    environment: Path, empty: Database, tmp_path: Path
 ) -> None:
     """Its own are found, ours are typed, and mypy is as strict with it as with us."""
-    environment = tmp_path / "environment"
-    python("-m", "venv", "--without-pip", environment, folder=tmp_path)
-    (packages,) = environment.glob("lib/python*/site-packages")
-    # fmt: off
-    python(
-        "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
-        "--no-deps", "--target", packages, wheel,
-        folder=tmp_path,
-    )
-    # fmt: on
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     application = tmp_path / "application"
     for package in ("db", "services"):
         (application / package).mkdir(parents=True)
