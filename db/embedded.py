@@ -297,7 +297,7 @@ class EmbeddedServer:
     def _account(self) -> Account | None:
         """Return the account that root runs the programs as, for PostgreSQL refuses root.
 
-        Else None.
+        None means that the programs run as the present account.
         """
         if os.geteuid() != 0:
             return None
@@ -619,7 +619,7 @@ def _postmaster(data: Path) -> tuple[int, int] | None:
 def _command_line(pid: int) -> str:
     """Return a process's program and arguments, each followed by a space.
 
-    Empty for zombies and none.
+    The text is empty for a zombie, and where there is no such process.
     """
     if Path("/proc/self/cmdline").exists():
         with suppress(FileNotFoundError, ProcessLookupError):

@@ -177,7 +177,7 @@ def drift(database: Database) -> list[str]:
 def _in_words(operation: str, *operands: Any) -> str:
     """Describe one of Alembic's differences.
 
-    What it would do to make the schema as the models are.
+    The words are those of the operation that would make the schema as the models are.
     """
     action, _, kind = operation.partition("_")
     if action == "modify":

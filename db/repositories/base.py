@@ -65,10 +65,7 @@ class Repository:
         return scope
 
     def in_scope(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
-        """Restrict *table* to the scope; without one, all rows are kept that the role may see.
-
-        Else to nothing less than the role may see.
-        """
+        """Restrict *table* to the scope; without one, all rows are kept that the role may see."""
         return () if self.scope is None else corpus.in_scope(table)
 
     @contextmanager

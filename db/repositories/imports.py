@@ -327,14 +327,14 @@ class ImportRepository(Repository):
     def _in_scope(self, table: type[Scoped]) -> ColumnElement[bool]:
         """Restrict *table* to rows of the scope or, without one, of none.
 
-        Those that may be written.
+        Only these may be written.
         """
         return table.scope.is_not_distinct_from(self._scope)
 
     def _in_scope_or_shared(self, table: type[Scoped]) -> ColumnElement[bool]:
         """Restrict *table* to rows of the scope and of none.
 
-        Without a scope, to those the role may see.
+        Without a scope, all rows are kept that the role may see.
         """
         if self.scope is None:
             return true()

@@ -623,7 +623,7 @@ class JobRepository(Repository):
     def _return(self, ids: Sequence[int], **values: Any) -> None:
         """Make locked jobs pending again, except those whose key is pending anew.
 
-        They are superseded.
+        These are superseded, and completed.
 
         A job whose like was enqueued by a transaction that has not ended cannot be judged yet. It
         is given back with all values but the status, for the next ``reap``.
@@ -727,7 +727,7 @@ def _among(ids: Collection[int]) -> ColumnElement[bool]:
 def _array(values: Collection[Any], kind: Any) -> ColumnElement[Any]:
     """Build one parameter for any number of values.
 
-    The same statement, and plan, for all batches.
+    The statement, and its plan, are the same for all batches.
     """
     return literal(list(values), ARRAY(kind))
 

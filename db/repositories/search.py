@@ -174,7 +174,7 @@ class Statement:
     def stops_early(self) -> bool:
         """True if the fuzzy leg stops at ``LARGE_FUZZY_THRESHOLD``.
 
-        So many passages are searched.
+        It does where a large number of passages is searched.
         """
         return _stop_early(self.thresholds)
 
@@ -456,7 +456,7 @@ class SearchRepository(Repository):
     ) -> tuple[Prelude, _Known]:
         """Run the prelude.
 
-        Count the passages left to search, if few, and read the words' frequencies.
+        It counts the passages left to search, if few, and reads the words' frequencies.
         """
         remembered: dict[tuple[str, Scope | None], _Known] = self.session.info.setdefault(KNOWN, {})
         scoped = shape.corpus.scope is not None

@@ -156,7 +156,7 @@ def _paths(start: Select[Any], order: Order) -> CTE:
 def _near(corpus: Corpus, path: CTE, order: Order) -> Any:
     """Read the passages near a hit.
 
-    Of each branch of its path those that may stand before it, of its own those after it, too.
+    These are the passages before it on each branch of its path, and those after it on its own.
 
     As many as asked for of every branch are enough: at a place that several branches have, the
     greatest of them is the path's.

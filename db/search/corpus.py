@@ -218,7 +218,7 @@ SHOWN: Final = frozenset(("id", "title", "content"))
 def storable(value: str) -> bool:
     """Return whether PostgreSQL can hold the text.
 
-    No NUL character, no half of a surrogate pair.
+    A text must not have a NUL character or half of a surrogate pair.
     """
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 

@@ -1,7 +1,4 @@
-"""The prelude of a search.
-
-One small statement that reads what the choice of its statement needs.
-"""
+"""The prelude of a search: a small statement, by whose answer the search's own is chosen."""
 
 from __future__ import annotations
 
@@ -298,7 +295,7 @@ def _by_frequency(
 def _estimate_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
     """Estimate the rows as the planner does.
 
-    The last ANALYZE's count, scaled to the size of now.
+    It scales the last ANALYZE's count to the table's present size.
     """
     pg_class = table(
         "pg_class", column("oid"), column("reltuples", Double), column("relpages", Double)

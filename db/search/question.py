@@ -169,7 +169,7 @@ class Question:
 def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], str]:
     """Keep the first ``MAX_DEMANDS`` phrases and exclusions.
 
-    Beyond, and with so many sides, none.
+    Further ones are dropped, and sides of ``or`` beyond as many join the last.
     """
     heeded = 0
     kept: list[list[Term]] = [[]]

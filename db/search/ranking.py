@@ -64,7 +64,7 @@ command made the vectors and left the jobs pending, no search looks through thou
 class Shape:
     """The shape of a search.
 
-    Everything that its statement depends on but the values of its parameters.
+    Its statement depends on nothing else but the values of its parameters.
 
     Attributes:
         corpus: What is searched.

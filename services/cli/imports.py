@@ -250,7 +250,7 @@ def show_report(report: ImportReport) -> None:
 def show_left_out(report: ImportReport) -> None:
     """Print the vectors that came along and were not stored, by reason.
 
-    On stderr, beside JSON too.
+    They are printed on stderr, beside JSON, too.
     """
     for reason, vectors in report.left_out.items():
         say(f"{vectors} vectors were not stored: {reason}")

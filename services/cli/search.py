@@ -225,7 +225,7 @@ def show_context(context: Context) -> None:
 def _number_hits(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, ...], Hit]]:
     """Yield each hit with what its row begins with.
 
-    Its number, or at the first of a group the group.
+    It begins with the hit's number, or at the first hit of a group with the group.
     """
     if page.groups is None:
         yield from (((place,), hit) for place, hit in enumerate(page.hits, start=first))

@@ -100,7 +100,7 @@ def adapter_of(corpus: str) -> Adapter:
 def scopes_of(documents: Sequence[Document]) -> dict[str | None, str]:
     """Map the scope of each document to the value it is stored as.
 
-    None is that of documents without one.
+    The scope None is that of documents without one.
     """
     scopes = dict.fromkeys(document.scope for document in documents)
     return {scope: f"scope {number}" for number, scope in enumerate(scopes)}

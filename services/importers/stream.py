@@ -127,7 +127,7 @@ class Element:
     def as_json(self) -> Any:
         """Return the value as it is kept when refused.
 
-        The value, or its text where JSON has none.
+        It is the value, or its text where it is no JSON.
         """
         if (given := self._again()) is None:
             return None

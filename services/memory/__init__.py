@@ -1,4 +1,1 @@
-"""Memory for agents.
-
-Exchanges remembered, recalled, touched and erased, and contexts for prompts.
-"""
+"""Memory for agents: exchanges that are remembered, recalled and erased, and contexts."""

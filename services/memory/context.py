@@ -71,7 +71,7 @@ class Part:
     def text(self) -> str:
         """The part as text.
 
-        A line with its source, and below it the content, which has no such line.
+        It has a line with its source, and below it the content, which has no such line.
         """
         content = _HEADER.sub(r"\1\2\\\3", self.content)
         return f"[{self.source}]\n{content}"
@@ -241,7 +241,7 @@ def _of_episode(episode: Episode) -> _Found:
 def _describe_episode(episode: Episode) -> Iterator[str]:
     """Yield the lines of an episode.
 
-    A model's summary and tags, or the conversation without one.
+    They are a model's summary and tags; without a summary, the conversation.
     """
     tags = episode.llm_tags
     yield str(tags["summary"]) if tags.get("summary") else episode.content

@@ -175,7 +175,7 @@ class Recall:
     def as_json(self) -> dict[str, Any]:
         """Return the recall as the command line prints it.
 
-        The page without its hits, and the memories.
+        It has the page without its hits, and the memories.
         """
         shown = self.page.as_json()
         del shown["hits"]

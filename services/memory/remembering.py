@@ -164,7 +164,7 @@ class Remembering:
     def _like(self, exchange: Exchange, vector: np.ndarray | None) -> Like | None:
         """Find the memory with the same words, or None.
 
-        To merge into, one of the same user if any.
+        For a merge, one of the same user is preferred.
         """
         said = self.work.memory.find_said(exchange)
         if said is not None:

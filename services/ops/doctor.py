@@ -648,7 +648,7 @@ def _invalid(corpus: Corpus, index: StoredIndex, *, owned: bool) -> Finding:
 def _find_unused(work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
     """Find indexes that cost every write and serve no search.
 
-    Unknown while it is too early to tell.
+    Soon after statistics were reset, nothing is known of them.
     """
     found = partial(Finding, check="unused_index", corpus=corpus.name)
     since = work.diagnosis.get_counting_start()

@@ -406,7 +406,7 @@ class ModelSwitch:
     ) -> int:
         """Delete the vectors of a model, each batch in a transaction.
 
-        Return how many there were.
+        Return their number.
         """
         with self._database.unit_of_work() as work:
             if on_start is not None:

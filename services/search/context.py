@@ -76,7 +76,7 @@ class Excerpt:
     def blocks(self) -> Iterator[tuple[Turn | None, str]]:
         """Yield the parts of the text, each with its turn.
 
-        None for the title and where turns lack.
+        The turn is None for the title, and where turns were left out.
         """
         yield None, _heading(self.title)
         last = self.turns[0].place

@@ -470,7 +470,7 @@ def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) 
 def _find_beginning(conversation: ConversationWrite) -> datetime | None:
     """Return the time when a conversation began.
 
-    By its source, as stored, or of its first message.
+    It is that of its source, the stored one, or that of its first message.
     """
     if conversation.record.created_at is not None:
         return conversation.record.created_at
@@ -483,7 +483,7 @@ def _find_beginning(conversation: ConversationWrite) -> datetime | None:
 def _keys(conversation_id: UUID, message: MessageRecord) -> list[UUID]:
     """Return the keys under which a message may be stored.
 
-    That of its import, or of its own writing.
+    These are the key of its import, and the key that it got when it was written here.
     """
     keys = [message_id(conversation_id, message.source_id)]
     if message.is_native and (own := as_uuid(message.source_id)) is not None:

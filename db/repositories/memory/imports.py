@@ -275,7 +275,7 @@ class MemoryImportRepository(Repository):
     def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
         """Return whether a load leaves out the indexes and builds them.
 
-        The first, or after it stopped.
+        The first load does, and one after a first load that was stopped.
 
         Only who owns the tables can do so, and may make anything in their schema.
 

@@ -547,7 +547,7 @@ class DiagnosisRepository(Repository):
     def sample_words(self, corpus: Corpus) -> list[str]:
         """Return the lexemes of a stored passage, the longest first.
 
-        None where no passage has any.
+        The list is empty where no passage has any.
         """
         lexemes = func.tsvector_to_array(corpus.words)
         found = self.session.scalar(select(lexemes).where(func.length(corpus.words) > 0).limit(1))
@@ -608,7 +608,7 @@ class DiagnosisRepository(Repository):
 def tables_of(corpus: Corpus) -> list[Table]:
     """Return the tables that searches of the corpus read.
 
-    Passages, vectors, and those of filters.
+    These are the passages, their vectors, and the tables of filters.
     """
     beside = [corpus.hits, *(f.through for f in corpus.filters.values() if f.through is not None)]
     found = {corpus.passages, corpus.vectors}

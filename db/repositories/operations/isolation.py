@@ -653,7 +653,7 @@ class IsolationRepository(Repository):
     def _become(self, settings: Mapping[str, str]) -> None:
         """Set the scope and role of the transaction.
 
-        The role last, which may be less than sets the others.
+        The role is set last: it may lack the right to set the others.
         """
         ordered = sorted(settings.items(), key=lambda each: each[0] == "role")
         becoming = select(*(func.set_config(*each, True) for each in ordered))

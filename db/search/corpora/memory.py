@@ -45,7 +45,7 @@ def _rate_use(
 ) -> ColumnElement[float]:
     """Rate a passage's freshness and use.
 
-    1 when it is new and always recalled, 0 when forgotten.
+    It is 1 for a new passage that is always recalled, and 0 for a forgotten one.
     """
     age = extract("epoch", func.now() - func.greatest(since, last_accessed)) / 86_400.0
     half_life: ColumnElement[float] = bindparam("half_life_days", type_=Double())

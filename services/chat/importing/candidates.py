@@ -258,7 +258,7 @@ def _list_damage(damage: Damage | None, *, strict: bool) -> list[Change]:
 def _hash(record: ConversationRecord, languages: Sequence[str]) -> bytes:
     """Return the SHA-256 of a conversation.
 
-    With other languages than ever, the same one has another.
+    The same conversation in other languages has another hash.
     """
     digest = hashlib.sha256()
     said = [record.source_type, record.source_id, record.title, record.is_saved]

@@ -116,7 +116,7 @@ def _turns(draft: ConversationDraft, text: str) -> list[MessageRecord]:
 def _split_speakers(text: str) -> list[tuple[Role | None, str]]:
     """Split a text into speakers and their words without blanks around.
 
-    None speaks before the first turn.
+    The speaker of text before the first turn is None.
     """
     pattern = next((each for each in _TURNS if each.search(text)), _TURNS[0])
     before, *pieces = pattern.split(text)

@@ -42,7 +42,7 @@ def recognises(raw: Any) -> bool:
 def accepts(raw: Any) -> bool:
     """Return whether ``recognises`` does, or the value is a bare list of messages.
 
-    Many programs have and write those.
+    Many programs write such lists.
     """
     return recognises(raw) or (isinstance(raw, dict) and _is_list_of_messages(raw))
 
@@ -146,7 +146,7 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
 def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:
     """Return the names of files.
 
-    What is in them is not kept: Open WebUI has it by their identifier.
+    Their content is not kept: Open WebUI has it by their identifier.
     """
     names = []
     for index, each in enumerate(draft.as_list(name, given)):

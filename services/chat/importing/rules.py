@@ -81,7 +81,7 @@ class ConversationDraft(Draft):
     def conversation_id(self, name: str, raw: dict[str, Any]) -> str:
         """Return the identifier of a conversation.
 
-        Of one without, the same content has the same.
+        Without one, it is made of the content, so that the same content has the same.
         """
         value = raw.get(name)
         if is_identifier(value):

@@ -1,7 +1,4 @@
-"""The sources of conversations.
-
-Files, zips as the providers export them, folders, legacy stores.
-"""
+"""The sources of conversations: files, zips of the providers, folders, legacy stores."""
 
 from __future__ import annotations
 

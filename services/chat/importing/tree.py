@@ -217,9 +217,9 @@ def _without_silent(
 
 
 def _newest(known: Mapping[str, Node], answers: Links) -> str | None:
-    """Return the newest turn that nobody answered.
+    """Return the newest turn without an answer.
 
-    Of several, the last in the order of the source.
+    Of several, it is the last in the order of the source.
     """
     newest: str | None = None
     latest = _NEVER
@@ -252,7 +252,7 @@ def _tell_roots(
 def _paths(answers: Links, main: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the branches in the order of their numbers.
 
-    Each one's first position, and its turns.
+    A branch is its first position, and its turns.
     """
     yield 0, main
     stack = _forks(answers, [None, *main], -1)
@@ -268,7 +268,7 @@ def _paths(answers: Links, main: list[str]) -> Iterator[tuple[int, list[str]]]:
 def _forks(answers: Links, path: Sequence[str | None], start: int) -> list[tuple[int, str]]:
     """Return the places where branches leave a path from *start*.
 
-    As a stack, the deepest on top.
+    They are a stack, the deepest on top.
     """
     forks: list[tuple[int, str]] = []
     for depth, at in enumerate(path):

@@ -70,7 +70,7 @@ def scores(house: House, question: str, **options: object) -> dict[str, float]:
 
 def test_without_a_scope_nothing_is_searched(house: House) -> None:
     """The service refuses before it asks the database anything."""
-    with pytest.raises(MissingScope, match="name the tenant or the user"):
+    with pytest.raises(MissingScope, match="name a tenant or a user"):
         house.search.search("kettle", corpus="memory")
     with pytest.raises(MissingScope):
         asyncio.run(AsyncSearchService(house.service).search("kettle", corpus="episodes"))
