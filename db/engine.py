@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 import psycopg
@@ -28,9 +28,10 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
@@ -39,7 +40,7 @@ from pgcorpus.db.pools import Places
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
 from pgcorpus.db.settings import Settings
-from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork
+from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT;
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -213,18 +215,38 @@ class Database:
     def unit_of_work(self, scope: Scope | None = None, *, actor: str | None = None) -> UnitOfWork:
         """Return a transaction with its repositories; kept only by ``commit()``.
 
+        Within ``run`` its statements are awaited.
+
         Args:
             scope: Whose memories it reads and writes. Its first statement raises ``UnsafeRole``
                 when the login passes over row security.
             actor: Who is behind it: the audit log has it beside the login.
         """
-        return UnitOfWork(self._sessions, scope=scope, actor=actor, guard=self._guard)
+        sessions = self._async_sessions if in_greenlet() else self._sessions
+        return UnitOfWork(sessions, scope=scope, actor=actor, guard=self._guard)
 
     def async_unit_of_work(
         self, scope: Scope | None = None, *, actor: str | None = None
     ) -> AsyncUnitOfWork:
-        """Return a unit of work for asyncio."""
-        return AsyncUnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
+        """The same for asyncio."""
+        return AsyncUnitOfWork(
+            UnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
+        )
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a synchronous *function* from asyncio: what it waits for here is awaited.
+
+        That is the statements of each ``unit_of_work`` that it opens, on connections of the pool
+        for asyncio, and what it hands to ``call``. All else of it runs in the event loop's thread.
+        """
+        return await greenlet_spawn(partial(function, *args, **kwargs))
+
+    @staticmethod
+    def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a *function* that takes long, as a model does; within ``run``, in another thread."""
+        if not in_greenlet():
+            return function(*args, **kwargs)
+        return await_only(asyncio.to_thread(function, *args, **kwargs))
 
     @contextmanager
     def autocommitting(self) -> Iterator[UnitOfWork]:
@@ -236,7 +258,7 @@ class Database:
         with (
             connection.execution_options(isolation_level="AUTOCOMMIT"),
             # Bound to the one connection: locks are that connection's.
-            UnitOfWork(sessionmaker(connection, expire_on_commit=False)) as work,
+            UnitOfWork(_sessions_of(connection)) as work,
         ):
             yield work
 
@@ -336,14 +358,12 @@ class Database:
             self.close()
 
     @made_once
-    def _sessions(self) -> sessionmaker[Any]:
-        return sessionmaker(self.engine, expire_on_commit=False, info={KNOWN: self._known})
+    def _sessions(self) -> sessionmaker[WorkSession]:
+        return _sessions_of(self.engine, {KNOWN: self._known})
 
     @made_once
-    def _async_sessions(self) -> async_sessionmaker[Any]:
-        return async_sessionmaker(
-            self.async_engine, expire_on_commit=False, info={KNOWN: self._known}
-        )
+    def _async_sessions(self) -> sessionmaker[WorkSession]:
+        return _sessions_of(self.async_engine.sync_engine, {KNOWN: self._known})
 
     def _guard(self, connection: Connection, *, serving: bool) -> str | ColumnElement[str] | None:
         """Return the role of a transaction, where it is not that of the login."""
@@ -421,8 +441,14 @@ class Database:
         }
 
 
+def _sessions_of(
+    bind: Engine | Connection, info: dict[Any, Any] | None = None
+) -> sessionmaker[WorkSession]:
+    return sessionmaker(bind, class_=WorkSession, expire_on_commit=False, info=info or {})
+
+
 def _forget_session(connection: Any, _record: object, _proxy: object) -> None:
-    """Reset what was SET for the session before a pooled connection is used again.
+    """Let nothing that was SET for the session reach the next user of a pooled connection.
 
     A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
     read within one: a cursor WITH HOLD outlives its transaction, a temporary table even hides the

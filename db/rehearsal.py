@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import sessionmaker
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import translate_errors
+from pgcorpus.db.uow import WorkSession
 
 
 class Rehearsal(Database):
@@ -32,9 +32,12 @@ class Rehearsal(Database):
         self.connection = connection
 
     @cached_property
-    def _sessions(self) -> sessionmaker[Any]:
+    def _sessions(self) -> sessionmaker[WorkSession]:
         return sessionmaker(
-            self.connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+            self.connection,
+            class_=WorkSession,
+            join_transaction_mode="create_savepoint",
+            expire_on_commit=False,
         )
 
     def _guard(self, connection: Connection, *, serving: bool) -> None:  # noqa: ARG002

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import greenlet_spawn
 
 from pgcorpus.db.errors import ConcurrentUse, raise_translated, translate_errors
+from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.chat.conversations import ConversationRepository
 from pgcorpus.db.repositories.chat.imports import ChatImportRepository
 from pgcorpus.db.repositories.chat.messages import MessageRepository
@@ -40,11 +42,26 @@ from pgcorpus.db.search.corpus import Corpus
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R", bound=Repository)
 
 SAVEPOINTS: Final = "savepoints"
 """Under this key a session's ``info`` has the scope and actor at each savepoint."""
 
 WITHOUT_SCOPE: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
+
+
+class WorkSession(Session):
+    """A session that tells the database of each transaction in whose name it is."""
+
+
+class repository(Generic[R]):  # noqa: N801 - as property is written
+    """A repository on the session that the unit of work has now; made when it is first used."""
+
+    def __init__(self, kind: type[R]) -> None:
+        self._kind = kind
+
+    def __get__(self, work: UnitOfWork, owner: type[UnitOfWork]) -> R:
+        return work._repository(self._kind)  # noqa: SLF001 - a part of the class
 
 
 class UnitOfWork:
@@ -61,31 +78,32 @@ class UnitOfWork:
         guard: Looks at the login of a transaction with a scope, before it begins.
     """
 
-    session: Session
-    knowledge: KnowledgeRepository
-    chat: ConversationRepository
-    messages: MessageRepository
-    memory: MemoryRepository
-    episodes: EpisodeRepository
-    models: ModelRepository
-    embeddings: EmbeddingRepository
-    vector_indexes: VectorIndexRepository
-    imports: ImportRepository
-    chat_imports: ChatImportRepository
-    memory_imports: MemoryImportRepository
-    jobs: JobRepository
-    operations: OperationsRepository
-    roles: RoleRepository
-    searches: SearchRepository
-    tenancy: TenancyRepository
-    validation: ValidationRepository
-    diagnosis: DiagnosisRepository
-    isolation: IsolationRepository
-    audit: AuditRepository
+    knowledge = repository(KnowledgeRepository)
+    chat = repository(ConversationRepository)
+    messages = repository(MessageRepository)
+    memory = repository(MemoryRepository)
+    episodes = repository(EpisodeRepository)
+    models = repository(ModelRepository)
+    embeddings = repository(EmbeddingRepository)
+    vector_indexes = repository(VectorIndexRepository)
+    imports = repository(ImportRepository)
+    chat_imports = repository(ChatImportRepository)
+    memory_imports = repository(MemoryImportRepository)
+    jobs = repository(JobRepository)
+    operations = repository(OperationsRepository)
+    roles = repository(RoleRepository)
+    searches = repository(SearchRepository)
+    tenancy = repository(TenancyRepository)
+    validation = repository(ValidationRepository)
+    diagnosis = repository(DiagnosisRepository)
+    isolation = repository(IsolationRepository)
+    audit = repository(AuditRepository)
+
+    session: WorkSession
 
     def __init__(
         self,
-        sessions: sessionmaker[Session],
+        sessions: Callable[[], WorkSession],
         *,
         scope: Scope | None = None,
         actor: str | None = None,
@@ -93,9 +111,14 @@ class UnitOfWork:
     ) -> None:
         self._sessions = sessions
         self._at_first = _Identity(scope, actor, guard, serving=scope is not None)
+        self._repositories: dict[type[Repository], Repository] = {}
 
     def __enter__(self) -> Self:
-        self._begin(self._sessions())
+        self.session = self._sessions()
+        self._repositories.clear()
+        self._at_first.take_over(self.session)
+        if self.session.in_transaction():
+            self._at_first.announce(self.session.connection())
         return self
 
     def __exit__(
@@ -118,6 +141,12 @@ class UnitOfWork:
     def rollback(self) -> None:
         """Roll back to the last commit."""
         self.session.rollback()
+
+    @contextmanager
+    def savepoint(self) -> Iterator[Self]:
+        """Do a part that may fail alone: it is forgotten then, and a scope entered in it left."""
+        with translate_errors(), self.session.begin_nested():
+            yield self
 
     def enter(self, scope: Scope) -> None:
         """Enter another scope, from here on and with whatever role the login has.
@@ -164,62 +193,29 @@ class UnitOfWork:
         if self.session.in_transaction():
             identity.announce(self.session.connection())
 
-    def _begin(self, session: Session) -> None:
-        """Tell the database the scope and actor at the begin of each transaction."""
-        self.session = session
-        self._at_first.take_over(session)
-        if not event.contains(session, "after_begin", _at_begin):
-            event.listen(session, "after_begin", _at_begin)
-            event.listen(session, "after_transaction_create", _at_savepoint)
-            event.listen(session, "after_soft_rollback", _after_rollback)
-        if session.in_transaction():
-            self._at_first.announce(session.connection())
-        self.knowledge = KnowledgeRepository(session)
-        self.chat = ConversationRepository(session)
-        self.messages = MessageRepository(session)
-        self.memory = MemoryRepository(session)
-        self.episodes = EpisodeRepository(session)
-        self.models = ModelRepository(session)
-        self.embeddings = EmbeddingRepository(session)
-        self.vector_indexes = VectorIndexRepository(session)
-        self.imports = ImportRepository(session)
-        self.chat_imports = ChatImportRepository(session)
-        self.memory_imports = MemoryImportRepository(session)
-        self.jobs = JobRepository(session)
-        self.operations = OperationsRepository(session)
-        self.roles = RoleRepository(session)
-        self.searches = SearchRepository(session)
-        self.tenancy = TenancyRepository(session)
-        self.validation = ValidationRepository(session)
-        self.diagnosis = DiagnosisRepository(session)
-        self.isolation = IsolationRepository(session)
-        self.audit = AuditRepository(session)
+    def _repository(self, kind: type[R]) -> R:
+        made = self._repositories.get(kind) or self._repositories.setdefault(
+            kind, kind(self.session)
+        )
+        return cast("R", made)
 
 
 class AsyncUnitOfWork:
-    """A unit of work for asyncio, on the same repositories.
+    """A unit of work for asyncio.
 
     ``await uow.run(function, ...)`` calls ``function(work, ...)`` with a ``UnitOfWork`` whose
     statements are awaited behind the scenes, so that nothing is written twice.
+
+    Args:
+        work: On a session of the engine for asyncio.
     """
 
-    def __init__(
-        self,
-        sessions: async_sessionmaker[AsyncSession],
-        *,
-        scope: Scope | None = None,
-        actor: str | None = None,
-        guard: Guard | None = None,
-    ) -> None:
-        self._sessions = sessions
-        self._at_first = _Identity(scope, actor, guard, serving=scope is not None)
+    def __init__(self, work: UnitOfWork) -> None:
+        self._work = work
         self._in_use = False
 
     async def __aenter__(self) -> Self:
-        self._session = self._sessions()
-        self._work = UnitOfWork.__new__(UnitOfWork)
-        self._work._at_first = self._at_first  # noqa: SLF001 - the other half of this class
-        self._work._begin(self._session.sync_session)  # noqa: SLF001 - the other half of this class
+        await greenlet_spawn(self._work.__enter__)
         return self
 
     async def __aexit__(
@@ -228,9 +224,7 @@ class AsyncUnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(DBAPIError):
-            await self._session.close()
-        raise_translated(error)
+        await greenlet_spawn(self._work.__exit__, kind, error, trace)
 
     async def run(
         self,
@@ -244,17 +238,15 @@ class AsyncUnitOfWork:
             ConcurrentUse: Another task is using the unit of work: it has one scope at a time.
         """
         with self._alone():
-            return await self._session.run_sync(lambda _: function(self._work, *args, **kwargs))
+            return await greenlet_spawn(partial(function, self._work, *args, **kwargs))
 
     async def commit(self) -> None:
-        """Commit the transaction."""
-        with self._alone(), translate_errors():
-            await self._session.commit()
+        """Keep what was done."""
+        await self.run(UnitOfWork.commit)
 
     async def rollback(self) -> None:
-        """Roll back to the last commit."""
-        with self._alone():
-            await self._session.rollback()
+        """Forget what was done since the last commit."""
+        await self.run(UnitOfWork.rollback)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -299,16 +291,19 @@ class _Identity:
             connection.execute(select(*(func.set_config(*each, True) for each in settings.items())))
 
 
+@event.listens_for(WorkSession, "after_begin")
 def _at_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
     session.info[_Identity].announce(connection)
 
 
+@event.listens_for(WorkSession, "after_transaction_create")
 def _at_savepoint(session: Session, begun: SessionTransaction) -> None:
     """Remember the scope and actor at a savepoint."""
     if begun.nested:
         session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.info[_Identity]
 
 
+@event.listens_for(WorkSession, "after_soft_rollback")
 def _after_rollback(session: Session, ended: SessionTransaction) -> None:
     """Restore the scope and actor of a savepoint, as the database does."""
     before: _Identity | None = session.info.get(SAVEPOINTS, {}).get(ended)

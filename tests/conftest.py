@@ -15,14 +15,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import URL, Dialect, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.db.settings import Settings
-from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests import factories
 from tests.pooler import PgBouncer
 
@@ -289,11 +288,11 @@ def shared(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def session(shared: Database) -> Iterator[Session]:
+def session(shared: Database) -> Iterator[WorkSession]:
     """A session in a transaction that never commits; its commits are savepoints."""
     with shared.engine.connect() as connection:
         transaction = connection.begin()
-        with Session(
+        with WorkSession(
             connection, join_transaction_mode="create_savepoint", expire_on_commit=False
         ) as session:
             factories.bind(session)
@@ -302,7 +301,7 @@ def session(shared: Database) -> Iterator[Session]:
 
 
 @pytest.fixture
-def work(session: Session) -> Iterator[UnitOfWork]:
+def work(session: WorkSession) -> Iterator[UnitOfWork]:
     """A unit of work that is rolled back with the session's transaction."""
     with UnitOfWork(lambda: session) as work:
         yield work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -69,6 +70,19 @@ class Repository:
         return () if self.scope is None else corpus.in_scope(table)
 
     @contextmanager
+    def driver(self) -> Iterator[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]:
+        """Give the driver's own connection. Whoever is interrupted in here loses it for good.
+
+        The answers to what was sent may be on their way, and would be taken for others.
+        """
+        connection = self.session.connection()
+        try:
+            yield connection.connection.driver_connection  # type: ignore[misc]
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            connection.invalidate(error)
+            raise
+
+    @contextmanager
     def as_login(self) -> Iterator[None]:
         """Work with all rights of the login for a while: only the owner may change tables.
 
@@ -130,11 +144,11 @@ class Repository:
             sql.Identifier(name), fields
         )
         copy = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(sql.Identifier(name))
-        connection: Any = self.session.connection().connection.driver_connection
-        if isinstance(connection, psycopg.AsyncConnection):
-            await_only(_load_async(connection, create, copy, list(columns.values()), rows))
-        else:
-            _load(connection, create, copy, list(columns.values()), rows)
+        with self.driver() as connection:
+            if isinstance(connection, psycopg.AsyncConnection):
+                await_only(_load_async(connection, create, copy, list(columns.values()), rows))
+            else:
+                _load(connection, create, copy, list(columns.values()), rows)
         yield table(name, *(column(key) for key in columns))
         self.session.execute(text(f'DROP TABLE "{name}"'))
 

@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
 
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.scope import Scope
@@ -541,25 +542,19 @@ class SearchRepository(Repository):
     def _exchange(
         self, statements: Sequence[tuple[str, Mapping[str, Any]]]
     ) -> list[list[dict[str, Any]]]:
-        """Send statements together, in one round trip where the driver can.
+        """Send statements together, in one round trip.
 
         Returns:
             The rows of each statement.
         """
         connection = self.session.connection()
-        raw: Any = connection.connection.driver_connection
-        cursors: list[Any] = []
         try:
-            if isinstance(raw, psycopg.Connection):
-                with raw.pipeline():
-                    cursors += [raw.execute(sql, values) for sql, values in statements]
-            else:
-                for sql, values in statements:
-                    cursors.append(connection.connection.cursor())
-                    cursors[-1].execute(sql, values)
-            return [_rows(cursor) for cursor in cursors]
+            with self.driver() as driver:
+                if isinstance(driver, psycopg.AsyncConnection):
+                    return await_only(_send_async(driver, statements))
+                return _send(driver, statements)
         except psycopg.Error as error:
-            gone = bool(raw.closed)
+            gone = bool(driver.closed)
             if gone:
                 connection.invalidate(error)
             raise DBAPIError.instance(  # as if SQLAlchemy had run it
@@ -606,9 +601,28 @@ def _read_estimate(plan: Sequence[Mapping[str, Any]]) -> float:
     return float(plan[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"])
 
 
-def _rows(cursor: Any) -> list[dict[str, Any]]:
-    names = [each[0] for each in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _send(
+    connection: psycopg.Connection[Any], statements: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[list[dict[str, Any]]]:
+    with connection.pipeline():
+        cursors = [connection.execute(sql, values) for sql, values in statements]
+    return [_name(cursor, cursor.fetchall()) for cursor in cursors]
+
+
+async def _send_async(
+    connection: psycopg.AsyncConnection[Any], statements: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[list[dict[str, Any]]]:
+    async with connection.pipeline():
+        cursors = [await connection.execute(sql, values) for sql, values in statements]
+    return [_name(cursor, await cursor.fetchall()) for cursor in cursors]
+
+
+def _name(
+    cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], rows: Sequence[Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Give the values of *rows* the names of their columns."""
+    names = [each.name for each in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _thresholds(question: Question, passages: float, *, few: bool) -> Sequence[float]:

@@ -39,11 +39,10 @@ from pgcorpus.services.cli.output import (
 )
 from pgcorpus.services.cli.scope import TenantId, UserId, require_scope, uuid_of
 from pgcorpus.services.cli.search import could_not_answer, read_filters
-from pgcorpus.services.memory.operations import BOOST
 from pgcorpus.services.memory.options import Choosing, EpisodeDetails
 from pgcorpus.services.memory.records import Episode, Erasure, Memory
 from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
-from pgcorpus.services.memory.service import MemoryService
+from pgcorpus.services.memory.service import BOOST, MemoryService
 from pgcorpus.services.search.context import MOST_TOKENS
 from pgcorpus.services.search.service import Mode
 

@@ -18,7 +18,7 @@ from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice, choose
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedder, Embedders
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,7 @@ class EmbeddingService:
 
     def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
         self._database = database
-        self._given = embedder
+        self._embedders = Embedders(database.settings, embedder)
 
     def embed(
         self,
@@ -92,11 +92,9 @@ class EmbeddingService:
         started = time.monotonic()
         of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
-            wanted = model or (self._given.model_name if self._given else None)
+            wanted = model or self._embedders.given_name
             choice = choose(work, of, self._database.settings, wanted)
-        embedder = self._given or embedder_for(
-            choice.name, choice.dimensions, choice.provider, self._database.settings
-        )
+        embedder = self._embedders.of(choice)
         report = EmbedReport(corpus=corpus, model=choice.name, reason=choice.reason)
         # Two runs would find the same passages, and pay for their vectors twice.
         with self._database.exclusively(f"embedding {corpus} with {choice.name}"):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pgcorpus.db.errors import EmbedderUnavailable, TextsRefused, UnknownModel
 from pgcorpus.db.settings import Settings
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.embeddings import EmbeddingModel
+    from pgcorpus.services.embedding.choice import Choice
 
 PROVIDERS = ("openai", "hashing", "local")
 
@@ -85,23 +90,45 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     return unit.astype(np.float32)
 
 
-def embedder_for(model_name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:
-    """Make the embedder of a registered model.
+class Embedders:
+    """The embedders of registered models; each is made when it is first asked for, and kept.
+
+    Threads may share it: the weights of a local model are loaded once.
 
     Args:
-        model_name: Name in the registry.
-        dimensions: Length of its vectors.
-        provider: One of ``PROVIDERS``, as the registry has it.
         settings: Where the key and the address of a hosted model come from.
-
-    Returns:
-        An embedder that is ready for use. Nothing has been sent yet.
-
-    Raises:
-        EmbedderUnavailable: The model is hosted and there is no key for it.
-        UnknownModel: The provider is not known, or its package is not installed.
-        EmbeddingError: The model cannot have vectors of this length.
+        given: Serves every model instead, if there is one.
     """
+
+    def __init__(self, settings: Settings, given: Embedder | None = None) -> None:
+        self._settings = settings
+        self._given = given
+        self._made: dict[tuple[str, int, str], Embedder] = {}
+        self._making = threading.Lock()
+
+    @property
+    def given_name(self) -> str | None:
+        """The model of the embedder that was given, or None where each model has its own."""
+        return None if self._given is None else self._given.model_name
+
+    def of(self, model: Choice | EmbeddingModel) -> Embedder:
+        """Return the embedder of a registered model, ready for use. Nothing has been sent yet.
+
+        Raises:
+            EmbedderUnavailable: The model is hosted and there is no key for it.
+            UnknownModel: The provider is not known, or its package is not installed.
+            EmbeddingError: The model cannot have vectors of this length.
+        """
+        if self._given is not None:
+            return self._given
+        key = (model.name, model.dimensions, model.provider)
+        with self._making:
+            if key not in self._made:
+                self._made[key] = _make(*key, self._settings)
+            return self._made[key]
+
+
+def _make(model_name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:
     # Imported here: a process pays only for the client or the weights that it uses.
     match provider:
         case "hashing":

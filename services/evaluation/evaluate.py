@@ -28,7 +28,7 @@ from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.ranking import FUSIONS
 from pgcorpus.services.embedding.embed import EmbeddingService
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for, unit_rows
+from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.evaluation.beir import Collection, Document, Query
 from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, check_import, scopes_of
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
@@ -309,9 +309,7 @@ class EvaluationService:
     def _embedder(self, model: EmbeddingModel, collection: Collection) -> Embedder:
         """Make the embedder early, as it may lack its key or its package."""
         if collection.vectors is None:
-            return embedder_for(
-                model.name, model.dimensions, model.provider, self._database.settings
-            )
+            return Embedders(self._database.settings).of(model)
         words = [_words(query) or "" for query in collection.queries]
         return GivenVectors(model.name, words, collection.vectors.queries)
 

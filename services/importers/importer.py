@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import ConstraintViolated, TransactionConflict, translate_errors
+from pgcorpus.db.errors import ConstraintViolated, TransactionConflict
 from pgcorpus.db.models.imports import ImportFile, ImportTransformation
 from pgcorpus.db.repositories.imports import Refused
 from pgcorpus.db.scope import Scope
@@ -215,7 +215,7 @@ class Importer(ABC, Generic[R]):
             yield self._commit_each
             return
         with self._open_work() as work:
-            yield lambda: savepoint(work)
+            yield work.savepoint
 
     @contextmanager
     def _commit_each(self) -> Iterator[UnitOfWork]:
@@ -339,13 +339,6 @@ def merge_apart(
         refused = refuse(candidates[0], error)
         done = persist(lambda: merge([refused]))
     yield done
-
-
-@contextmanager
-def savepoint(work: UnitOfWork) -> Iterator[UnitOfWork]:
-    """Provide a savepoint: a part of a transaction that can fail alone."""
-    with translate_errors(), work.session.begin_nested():
-        yield work
 
 
 def _ignore(*_: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -20,7 +19,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.audit import AuditService
 from pgcorpus.services.embedding.choice import Choice, choose
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.jobs.handler import COMPLETED, Finish, Handler, Outcome
 from pgcorpus.services.search.log import SearchLog
 
@@ -73,9 +72,8 @@ class EmbedHandler:
         self._database = database
         self._of = corpus
         self.corpus = corpus.name
-        self._given = embedder
+        self._embedders = Embedders(database.settings, embedder)
         self._embedder = embedder
-        self._lock = threading.Lock()
 
     @property
     def batch_size(self) -> int:
@@ -162,18 +160,14 @@ class EmbedHandler:
         return [each.id for each in left]  # the others are gone
 
     def _choose(self, work: UnitOfWork) -> Choice:
-        named = None if self._given is None else self._given.model_name
-        return choose(work, self._of, self._database.settings, named)
+        return choose(work, self._of, self._database.settings, self._embedders.given_name)
 
     def _embedder_of(self, choice: Choice) -> Embedder:
-        with self._lock:  # the weights of a local model are loaded once
-            if self._embedder is None or self._embedder.model_name != choice.name:
-                if choice.reason:
-                    logger.warning("%s: %s", self._of.name, choice.reason)
-                self._embedder = embedder_for(
-                    choice.name, choice.dimensions, choice.provider, self._database.settings
-                )
-            return self._embedder
+        embedder = self._embedders.of(choice)
+        if choice.reason and embedder is not self._embedder:
+            logger.warning("%s: %s", self._of.name, choice.reason)
+        self._embedder = embedder
+        return embedder
 
 
 class MaintenanceHandler:

@@ -14,7 +14,7 @@ from pgcorpus.db.repositories.embeddings import refuse_unusable
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice, choose
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedders
 
 
 class Encoded(NamedTuple):
@@ -34,23 +34,21 @@ class Encoder:
 
     Args:
         database: For the registry and the settings.
-        embedder: Makes the vectors; by default that of the corpus's model.
+        embedders: Make the vectors.
     """
 
-    def __init__(self, database: Database, embedder: Embedder | None = None) -> None:
+    def __init__(self, database: Database, embedders: Embedders) -> None:
         self._database = database
-        self._given = embedder
-        self._embedders: dict[str, Embedder] = {}
+        self._embedders = embedders
 
     def choose(self, work: UnitOfWork, corpus: Corpus) -> Choice:
-        """Choose the model that vectors are made with now."""
-        named = None if self._given is None else self._given.model_name
-        return choose(work, corpus, self._database.settings, named)
+        """The model that vectors are made with now."""
+        return choose(work, corpus, self._database.settings, self._embedders.given_name)
 
     def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
         """Make vectors; a refused text does not take those of the others away."""
         try:
-            vectors = self._embedder(choice).embed_documents(texts)
+            vectors = self._embedders.of(choice).embed_documents(texts)
             refuse_unusable(vectors, choice.dimensions)
         except TextsRefused as error:
             if len(texts) == 1:
@@ -92,12 +90,3 @@ class Encoder:
         if choose(work, corpus, self._database.settings).name == choice.name:
             work.jobs.settle(corpus, choice.name, keys)
         return stored
-
-    def _embedder(self, choice: Choice) -> Embedder:
-        if self._given is not None:
-            return self._given
-        if choice.name not in self._embedders:
-            self._embedders[choice.name] = embedder_for(
-                choice.name, choice.dimensions, choice.provider, self._database.settings
-            )
-        return self._embedders[choice.name]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.repositories.memory.nodes import Forgotten
-from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.memory.options import Choosing, Progress
 from pgcorpus.services.memory.records import Erasure
-from pgcorpus.services.memory.steps import Steps, Transact
 
 MOST_FORGOTTEN: Final = 1000
 """Memories that one transaction erases."""
@@ -57,43 +55,36 @@ class Erasing:
     it; repeated, it goes on.
 
     Attributes:
-        scope: Whose memories.
-        actor: Who is behind it.
+        transaction: Makes a transaction within the scope, which keeps what was done at the end.
         user_id: Only what this user wrote, or None.
         with_episodes: Forget episodes that were made of the memories, too.
         dry_run: Count, and write nothing.
         on_progress: Called with the number forgotten since the last call.
     """
 
-    scope: Scope
-    actor: str | None
+    transaction: Callable[[], AbstractContextManager[UnitOfWork]]
     user_id: UUID | None = None
     with_episodes: bool = False
     dry_run: bool = False
     on_progress: Progress | None = None
 
-    def erase(self, what: Chosen) -> Steps[Erasure]:
-        """Erase memories and episodes."""
+    def erase(self, what: Chosen) -> Erasure:
+        """Forget it."""
         erasure = Erasure(dry_run=self.dry_run)
         for corpus, filters in what:
             if self.dry_run:
-                erasure = yield from self._count(erasure, corpus, filters, dict(what))
+                erasure = self._count(erasure, corpus, filters, dict(what))
                 continue
-            forget = self._transact(partial(self._forget, corpus, filters))
-            while (gone := (yield forget))[0].ids:
+            while (gone := self._forget(corpus, filters))[0].ids:
                 for of, forgotten in zip((corpus, EPISODES), gone, strict=False):
                     erasure = _add_counts(erasure, of, len(forgotten.ids), forgotten)
                 if self.on_progress is not None:
                     self.on_progress(len(gone[0].ids))
         if erasure.told_by and not self.dry_run:  # some may have been forgotten later
-            left = yield self._transact(
-                lambda work: work.memory.list_keys(EPISODES, erasure.told_by)
-            )
+            with self.transaction() as work:
+                left = work.memory.list_keys(EPISODES, erasure.told_by)
             erasure = replace(erasure, told_by=tuple(sorted(left)))
         return erasure
-
-    def _transact(self, function: Callable[[UnitOfWork], Any]) -> Transact:
-        return Transact(self.scope, self.actor, function)
 
     def _count(
         self,
@@ -101,36 +92,32 @@ class Erasing:
         corpus: Corpus,
         filters: Mapping[str, Any],
         what: Mapping[Corpus, Mapping[str, Any]],
-    ) -> Steps[Erasure]:
-        """Count what would be forgotten; episodes that tell of it are counted or listed."""
-        user_id = self.user_id
-        number = yield self._transact(
-            lambda work: work.memory.count(corpus, filters, user_id=user_id)
-        )
+    ) -> Erasure:
+        """What would be forgotten; episodes that tell of it are either, or are told."""
+        with self.transaction() as work:
+            number = work.memory.count(corpus, filters, user_id=self.user_id)
         erasure = _add_counts(erasure, corpus, number)
-        if corpus is EPISODES or not (filters or user_id):
+        if corpus is EPISODES or not (filters or self.user_id):
             return erasure
-        telling = yield self._transact(
-            lambda work: work.memory.list_telling(filters, user_id=user_id)
-        )
+        with self.transaction() as work:
+            telling = work.memory.list_telling(filters, user_id=self.user_id)
         others = tuple(set(telling) - set(what.get(EPISODES, {}).get("episode_id", ())))
         if self.with_episodes:
             return _add_counts(erasure, EPISODES, len(others))
         return _add_counts(erasure, corpus, 0, Forgotten(told_by=others))
 
-    def _forget(
-        self, corpus: Corpus, filters: Mapping[str, Any], work: UnitOfWork
-    ) -> list[Forgotten]:
-        """Erase one batch, with the episodes that tell of it where these are to go, too."""
-        gone = work.memory.forget(corpus, filters, limit=MOST_FORGOTTEN, user_id=self.user_id)
-        if not (self.with_episodes and gone.told_by):
-            return [gone]
-        told_by = {"episode_id": list(gone.told_by)}
-        return [gone, work.memory.forget(EPISODES, told_by, limit=len(gone.told_by))]
+    def _forget(self, corpus: Corpus, filters: Mapping[str, Any]) -> list[Forgotten]:
+        """Forget one batch, and the episodes that tell of it where these are to go, too."""
+        with self.transaction() as work:
+            gone = work.memory.forget(corpus, filters, limit=MOST_FORGOTTEN, user_id=self.user_id)
+            if not (self.with_episodes and gone.told_by):
+                return [gone]
+            told_by = {"episode_id": list(gone.told_by)}
+            return [gone, work.memory.forget(EPISODES, told_by, limit=len(gone.told_by))]
 
 
-def find_missing(ids: Sequence[str], work: UnitOfWork) -> tuple[str, ...]:
-    """List the ids that neither a memory nor an episode has."""
+def find_missing(work: UnitOfWork, ids: Sequence[str]) -> tuple[str, ...]:
+    """Those of the ids that are neither a memory's nor an episode's."""
     there = {each for corpus in ALL_OF.values() for each in work.memory.list_keys(corpus, ids)}
     return tuple(each for each in dict.fromkeys(ids) if each not in there)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from itertools import islice
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.repositories.pages import Page
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import EPISODES, MEMORY
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.page import SearchPage
+from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.embedder import Embedder
-from pgcorpus.services.memory.context import MemoryContext
-from pgcorpus.services.memory.operations import (
-    Operations,
-    episode,
-    episodes_of,
-    list_related,
-    require_scope,
-)
+from pgcorpus.services.importers.language import NAMES
+from pgcorpus.services.memory.access import AccessLog
+from pgcorpus.services.memory.context import MemoryContext, assemble, check_tokens
+from pgcorpus.services.memory.encoder import Encoder
+from pgcorpus.services.memory.erasing import ALL_OF, EVERYTHING, Erasing, choose, find_missing
 from pgcorpus.services.memory.options import Choosing, Details, EpisodeDetails, Progress, Recalling
 from pgcorpus.services.memory.records import (
     Episode,
@@ -30,14 +36,24 @@ from pgcorpus.services.memory.records import (
     Recall,
     Remembered,
 )
-from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
-from pgcorpus.services.memory.steps import Compute, Search, Step, Steps, Transact
-from pgcorpus.services.search.service import AsyncSearchService, SearchService
+from pgcorpus.services.memory.remembering import (
+    THRESHOLD,
+    WITH_NOISE,
+    Duplicates,
+    Handling,
+    Remembering,
+)
+from pgcorpus.services.memory.telling import tell
+from pgcorpus.services.search.service import SearchService
 
-T = TypeVar("T")
+BATCH: Final = 100
+"""Exchanges that are remembered in one transaction; others of the scope wait so long."""
+
+BOOST: Final = 0.2
+"""By which share of its score a memory that is fresh and often recalled may rise."""
 
 
-class MemoryService(Operations):
+class MemoryService:
     """Remembers, recalls and forgets for agents; each call within a scope.
 
     Args:
@@ -46,8 +62,10 @@ class MemoryService(Operations):
     """
 
     def __init__(self, database: Database, embedder: Embedder | None = None) -> None:
-        super().__init__(database, embedder)
+        self._database = database
         self._search = SearchService(database, embedder=embedder)
+        self._encoder = Encoder(database, self._search.embedders)
+        self._access = AccessLog(database)
 
     def remember(
         self,
@@ -89,8 +107,10 @@ class MemoryService(Operations):
         exchange = Exchange(
             human=human, assistant=assistant, conversation_id=conversation_id, **details
         )
-        handling = Duplicates(handling=duplicates, threshold=threshold)
-        return self._run(self._remember([exchange], scope, actor, handling))[0]
+        (remembered,) = self.remember_many(
+            [exchange], scope=scope, actor=actor, duplicates=duplicates, threshold=threshold
+        )
+        return remembered
 
     def remember_many(
         self,
@@ -119,8 +139,22 @@ class MemoryService(Operations):
             What became of each, in their order.
         """
         handling = Duplicates(handling=duplicates, threshold=threshold)
-        steps = self._remember(exchanges, scope, actor, handling, on_progress=on_progress)
-        return self._run(steps)
+        require_scope(scope)
+        given = iter(exchanges)
+        results: list[Remembered] = []
+        while batch := [_in_known_language(each) for each in islice(given, BATCH)]:
+            with self._transaction(scope, actor) as work:
+                choice = self._encoder.choose(work, MEMORY)
+            texts = [exchange.text for exchange in batch]
+            encoded = self._database.call(self._encoder.encode, choice, texts)
+            with self._transaction(scope, actor) as work:
+                remembering = Remembering(
+                    work=work, encoder=self._encoder, choice=choice, duplicates=handling
+                )
+                results += remembering.remember(batch, encoded)
+            if on_progress is not None:
+                on_progress(len(batch))
+        return results
 
     def recall(self, question: str, *, scope: Scope, **options: Unpack[Recalling]) -> Recall:
         """Find the memories that answer a question best, the fresh and often recalled first.
@@ -134,13 +168,15 @@ class MemoryService(Operations):
             MissingScope: There is no scope.
             SearchError: As ``SearchService.search``.
         """
-        return self._run(self._recall(question, scope, options))
+        page = self._find(question, MEMORY, scope, options)
+        return Recall(page=page, memories=tuple(map(Memory.of_hit, page.hits)))
 
     def recall_episodes(
         self, question: str, *, scope: Scope, **options: Unpack[Recalling]
     ) -> EpisodeRecall:
         """Find the episodes that answer a question best; filters are those of ``episodes``."""
-        return self._run(self._recall_episodes(question, scope, options))
+        page = self._find(question, EPISODES, scope, options)
+        return EpisodeRecall(page=page, episodes=tuple(map(Episode.of_hit, page.hits)))
 
     def context(
         self,
@@ -167,14 +203,33 @@ class MemoryService(Operations):
             InvalidValue: ``max_tokens`` is out of range.
             SearchError: As ``SearchService.search``.
         """
-        steps = self._context(
-            question, scope, options, max_tokens=max_tokens, memories=memories, episodes=episodes
-        )
-        return self._run(steps)
+        require_scope(scope)
+        check_tokens(max_tokens)
+        asked: Recalling = {**options, "touch": False, "limit": memories}
+        recall = self.recall(question, scope=scope, **asked)
+        asked = {**options, "touch": False, "limit": episodes, "filters": {}}
+        asked.pop("include_noise", None)
+        told_of = self.recall_episodes(question, scope=scope, **asked)
+        context = assemble(recall, told_of, max_tokens=max_tokens)
+        if options.get("touch", True):  # what was left out was of no use
+            shown = {part.id for part in context.parts} | set(context.repeated)
+            for corpus, page, name in (
+                (MEMORY, recall.page, "memory_id"),
+                (EPISODES, told_of.page, "episode_id"),
+            ):
+                keys = [hit.id for hit in page.hits if hit.metadata[name] in shown]
+                self._access.note(scope, corpus, keys)
+        return context
 
     def touch(self, ids: Sequence[str], *, scope: Scope, actor: str | None = None) -> int:
         """Count memories and episodes as recalled, now; how many of the ids there are."""
-        return self._run(self._touch(ids, scope, actor))
+        moment = datetime.now(UTC)
+        with self._transaction(scope, actor) as work:
+            found = [(of, work.memory.list_keys(of, ids)) for of in ALL_OF.values()]
+            return sum(
+                work.memory.touch(corpus, dict.fromkeys(keys.values(), 1), moment)
+                for corpus, keys in found
+            )
 
     def get(self, memory_id: str, *, scope: Scope) -> Memory:
         """One memory.
@@ -182,7 +237,8 @@ class MemoryService(Operations):
         Raises:
             NotFound: There is none of this id in the scope.
         """
-        return self._run(self._get(memory_id, scope))
+        with self._transaction(scope) as work:
+            return Memory.of_node(work.memory.get(memory_id))
 
     def store_episode(
         self,
@@ -206,7 +262,20 @@ class MemoryService(Operations):
             AlreadyExists: Somebody else of the tenant keeps one of this id.
             InvalidValue: A value is not allowed.
         """
-        return self._run(self._store_episode(conversation_id, scope, actor, details))
+        with self._transaction(scope, actor) as work:
+            row = work.episodes.put(tell(work, conversation_id, details))
+            choice = self._encoder.choose(work, EPISODES)
+            pending = work.embeddings.list_pending(EPISODES, choice.name, limit=1, among=[row.key])
+        if pending:
+            # What is embedded is put together by the database, so that the row is there first.
+            texts = [each.text for each in pending]
+            encoded = self._database.call(self._encoder.encode, choice, texts)
+            made = zip(pending, encoded.vectors, strict=True)
+            vectors = {each.id: vector for each, vector in made if vector is not None}
+            hashes = [each.content_hash for each in pending]
+            with self._transaction(scope, actor) as work:
+                self._encoder.store(work, EPISODES, choice, vectors, hashes)
+        return Episode.of_row(row)
 
     def episodes(
         self,
@@ -217,7 +286,9 @@ class MemoryService(Operations):
         cursor: str | None = None,
     ) -> Page[Episode]:
         """Episodes, those that began last first, page by page; see ``EpisodeRepository``."""
-        return self._run(self._episodes(scope, filters, limit, cursor))
+        with self._transaction(scope) as work:
+            page = work.episodes.list_episodes(filters, limit=limit, cursor=cursor)
+            return Page(tuple(map(Episode.of_row, page.items)), page.next_cursor)
 
     def episode(self, episode_id: str, *, scope: Scope) -> Episode:
         """One episode.
@@ -225,7 +296,8 @@ class MemoryService(Operations):
         Raises:
             NotFound: There is none of this id in the scope.
         """
-        return self._run(self._episodes_by(scope, partial(episode, episode_id)))[0]
+        with self._transaction(scope) as work:
+            return Episode.of_row(work.episodes.get(episode_id))
 
     def related_episodes(self, episode_id: str, *, scope: Scope) -> tuple[Episode, ...]:
         """Episodes that have to do with one: named by either of the two, or of shared memories.
@@ -233,11 +305,14 @@ class MemoryService(Operations):
         Raises:
             NotFound: There is none of this id in the scope.
         """
-        return self._run(self._episodes_by(scope, partial(list_related, episode_id)))
+        with self._transaction(scope) as work:
+            rows = work.episodes.list_related(work.episodes.get(episode_id))
+            return tuple(map(Episode.of_row, rows))
 
     def episodes_of(self, memory_id: str, *, scope: Scope) -> tuple[Episode, ...]:
         """The episodes that a memory is part of, those that began last first."""
-        return self._run(self._episodes_by(scope, partial(episodes_of, memory_id)))
+        with self._transaction(scope) as work:
+            return tuple(map(Episode.of_row, work.episodes.list_of(memory_id)))
 
     def forget(
         self, *, scope: Scope, actor: str | None = None, **choosing: Unpack[Choosing]
@@ -255,7 +330,19 @@ class MemoryService(Operations):
             UnknownFilter: The corpus has no filter of that name.
             InvalidFilter: A filter's value is of the wrong kind.
         """
-        return self._run(self._forget(scope, actor, choosing))
+        require_scope(scope)
+        what, ids = choose(choosing), choosing.get("ids")
+        not_there: tuple[str, ...] = ()
+        if ids is not None:
+            with self._transaction(scope, actor) as work:
+                not_there = find_missing(work, ids)
+        erasing = Erasing(
+            transaction=partial(self._transaction, scope, actor),
+            with_episodes=choosing.get("with_episodes", False),
+            dry_run=choosing.get("dry_run", False),
+            on_progress=choosing.get("on_progress"),
+        )
+        return replace(erasing.erase(what), missing=not_there)
 
     def forget_user(
         self,
@@ -284,198 +371,80 @@ class MemoryService(Operations):
             MissingScope: There is no scope.
             NotFound: There is no such user in the scope.
         """
-        steps = self._forget_user(
-            user_id,
-            scope,
-            actor,
-            account=account,
+        with self._transaction(scope, actor) as work:
+            if work.tenancy.get_user(user_id).scope != str(scope):
+                raise NotFound(f"the user {user_id} is not of {scope}")
+        erasing = Erasing(
+            transaction=partial(self._transaction, scope, actor),
+            user_id=user_id,
             with_episodes=with_episodes,
             dry_run=dry_run,
             on_progress=on_progress,
         )
-        return self._run(steps)
+        erasure = erasing.erase(EVERYTHING)
+        if account and not dry_run:  # at last: a foreign key would take all the rest at once
+            with self._transaction(scope, actor) as work:
+                work.tenancy.delete_user(user_id)
+        return replace(erasure, user=account)
 
-    def _run(self, steps: Steps[T]) -> T:
-        answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = self._answer(step)
+    def flush(self) -> None:
+        """Write which memories were recalled, now instead of within seconds."""
+        self._database.call(self._access.flush)
 
-    def _answer(self, step: Step) -> Any:
-        match step:
-            case Transact():
-                with self._database.unit_of_work(step.scope, actor=step.actor) as work:
-                    answer = step.function(work)
-                    work.commit()
-                return answer
-            case Compute():
-                return step.function()
-            case Search():
-                return self._search.search(step.question, corpus=step.corpus, **step.options)
+    @contextmanager
+    def _transaction(self, scope: Scope, actor: str | None = None) -> Iterator[UnitOfWork]:
+        """Work within a scope; what was done is kept at the end."""
+        with self._database.unit_of_work(require_scope(scope), actor=actor) as work:
+            yield work
+            work.commit()
+
+    def _find(self, question: str, corpus: Corpus, scope: Scope, options: Recalling) -> SearchPage:
+        """Search memories or episodes, and note which were found."""
+        asked: Any = {"boost": BOOST, **options, "scope": require_scope(scope)}
+        touch = asked.pop("touch", True)
+        if asked.pop("include_noise", False):
+            asked["filters"] = {**WITH_NOISE, **(asked.get("filters") or {})}
+        page = self._search.search(question, corpus=corpus.name, **asked)
+        if touch:
+            self._access.note(scope, corpus, [hit.id for hit in page.hits])
+        return page
 
 
-class AsyncMemoryService(Operations):
-    """Remembers, recalls and forgets, for asyncio: the same steps, awaited."""
+class AsyncMemoryService(Awaited[MemoryService]):
+    """Remembers, recalls and forgets, for asyncio."""
 
     def __init__(self, database: Database, embedder: Embedder | None = None) -> None:
-        super().__init__(database, embedder)
-        self._search = AsyncSearchService(database, embedder=embedder)
+        super().__init__(database, MemoryService(database, embedder))
 
-    async def remember(
-        self,
-        human: str,
-        assistant: str = "",
-        *,
-        scope: Scope,
-        conversation_id: str,
-        actor: str | None = None,
-        duplicates: Handling = "link",
-        threshold: float = THRESHOLD,
-        **details: Unpack[Details],
-    ) -> Remembered:
-        """As ``MemoryService.remember``. The vector is made in a thread of its own."""
-        require_scope(scope)
-        exchange = Exchange(
-            human=human, assistant=assistant, conversation_id=conversation_id, **details
-        )
-        handling = Duplicates(handling=duplicates, threshold=threshold)
-        return (await self._run(self._remember([exchange], scope, actor, handling)))[0]
+    remember = awaited(MemoryService.remember)
+    remember_many = awaited(MemoryService.remember_many)
+    recall = awaited(MemoryService.recall)
+    recall_episodes = awaited(MemoryService.recall_episodes)
+    context = awaited(MemoryService.context)
+    touch = awaited(MemoryService.touch)
+    get = awaited(MemoryService.get)
+    store_episode = awaited(MemoryService.store_episode)
+    episodes = awaited(MemoryService.episodes)
+    episode = awaited(MemoryService.episode)
+    related_episodes = awaited(MemoryService.related_episodes)
+    episodes_of = awaited(MemoryService.episodes_of)
+    forget = awaited(MemoryService.forget)
+    forget_user = awaited(MemoryService.forget_user)
+    flush = awaited(MemoryService.flush)
 
-    async def remember_many(
-        self,
-        exchanges: Iterable[Exchange],
-        *,
-        scope: Scope,
-        actor: str | None = None,
-        on_progress: Progress | None = None,
-        duplicates: Handling = "link",
-        threshold: float = THRESHOLD,
-    ) -> list[Remembered]:
-        """As ``MemoryService.remember_many``."""
-        handling = Duplicates(handling=duplicates, threshold=threshold)
-        steps = self._remember(exchanges, scope, actor, handling, on_progress=on_progress)
-        return await self._run(steps)
 
-    async def recall(self, question: str, *, scope: Scope, **options: Unpack[Recalling]) -> Recall:
-        """As ``MemoryService.recall``."""
-        return await self._run(self._recall(question, scope, options))
+def require_scope(scope: Scope | None) -> Scope:
+    """The scope, if it is one.
 
-    async def recall_episodes(
-        self, question: str, *, scope: Scope, **options: Unpack[Recalling]
-    ) -> EpisodeRecall:
-        """As ``MemoryService.recall_episodes``."""
-        return await self._run(self._recall_episodes(question, scope, options))
+    Raises:
+        MissingScope: It is not.
+    """
+    if not isinstance(scope, Scope):
+        raise MissingScope(f"{MissingScope.__doc__} Name it: Scope.tenant(...) or Scope.user(...)")
+    return scope
 
-    async def context(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        max_tokens: int = 2000,
-        memories: int = 20,
-        episodes: int = 3,
-        **options: Unpack[Recalling],
-    ) -> MemoryContext:
-        """As ``MemoryService.context``."""
-        steps = self._context(
-            question, scope, options, max_tokens=max_tokens, memories=memories, episodes=episodes
-        )
-        return await self._run(steps)
 
-    async def touch(self, ids: Sequence[str], *, scope: Scope, actor: str | None = None) -> int:
-        """As ``MemoryService.touch``."""
-        return await self._run(self._touch(ids, scope, actor))
-
-    async def get(self, memory_id: str, *, scope: Scope) -> Memory:
-        """As ``MemoryService.get``."""
-        return await self._run(self._get(memory_id, scope))
-
-    async def store_episode(
-        self,
-        conversation_id: str | None = None,
-        *,
-        scope: Scope,
-        actor: str | None = None,
-        **details: Unpack[EpisodeDetails],
-    ) -> Episode:
-        """As ``MemoryService.store_episode``."""
-        return await self._run(self._store_episode(conversation_id, scope, actor, details))
-
-    async def episodes(
-        self,
-        *,
-        scope: Scope,
-        filters: Mapping[str, Any] | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Page[Episode]:
-        """As ``MemoryService.episodes``."""
-        return await self._run(self._episodes(scope, filters, limit, cursor))
-
-    async def episode(self, episode_id: str, *, scope: Scope) -> Episode:
-        """As ``MemoryService.episode``."""
-        return (await self._run(self._episodes_by(scope, partial(episode, episode_id))))[0]
-
-    async def related_episodes(self, episode_id: str, *, scope: Scope) -> tuple[Episode, ...]:
-        """As ``MemoryService.related_episodes``."""
-        return await self._run(self._episodes_by(scope, partial(list_related, episode_id)))
-
-    async def episodes_of(self, memory_id: str, *, scope: Scope) -> tuple[Episode, ...]:
-        """As ``MemoryService.episodes_of``."""
-        return await self._run(self._episodes_by(scope, partial(episodes_of, memory_id)))
-
-    async def forget(
-        self, *, scope: Scope, actor: str | None = None, **choosing: Unpack[Choosing]
-    ) -> Erasure:
-        """As ``MemoryService.forget``."""
-        return await self._run(self._forget(scope, actor, choosing))
-
-    async def forget_user(
-        self,
-        user_id: UUID,
-        *,
-        scope: Scope,
-        actor: str | None = None,
-        account: bool = False,
-        with_episodes: bool = False,
-        dry_run: bool = False,
-        on_progress: Progress | None = None,
-    ) -> Erasure:
-        """As ``MemoryService.forget_user``."""
-        steps = self._forget_user(
-            user_id,
-            scope,
-            actor,
-            account=account,
-            with_episodes=with_episodes,
-            dry_run=dry_run,
-            on_progress=on_progress,
-        )
-        return await self._run(steps)
-
-    async def _run(self, steps: Steps[T]) -> T:
-        answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = await self._answer(step)
-
-    async def _answer(self, step: Step) -> Any:
-        match step:
-            case Transact():
-                within = self._database.async_unit_of_work(step.scope, actor=step.actor)
-                async with within as work:
-                    answer = await work.run(step.function)
-                    await work.commit()
-                return answer
-            case Compute():
-                return await asyncio.to_thread(step.function)
-            case Search():
-                return await self._search.search(step.question, corpus=step.corpus, **step.options)
+def _in_known_language(exchange: Exchange) -> Exchange:
+    if exchange.language not in (None, *NAMES):
+        raise InvalidValue(f"there is no text search configuration {exchange.language!r}")
+    return exchange

@@ -21,7 +21,6 @@ from pgcorpus.db.errors import (
     DatabaseUnavailable,
     DataLayerError,
     NotPermitted,
-    translate,
 )
 from pgcorpus.db.migrations import OLDEST_PGVECTOR, OLDEST_POSTGRESQL
 from pgcorpus.db.repositories.operations.diagnosis import (
@@ -369,15 +368,11 @@ def _narrowings(examples: list[Example]) -> Iterator[dict[str, str]]:
 def _guard(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> Iterator[Finding]:
     """Yield the findings of a check; when the database refuses it, a finding that says so."""
     try:
-        with work.session.begin_nested():
+        with work.savepoint():
             found = list(check())
-    except (DBAPIError, DataLayerError) as error:
-        if isinstance(error, DBAPIError):
-            if error.connection_invalidated:
-                raise
-            error = translate(error) or DataLayerError(str(error.orig))
-        if isinstance(error, DatabaseUnavailable):
-            raise
+    except DatabaseUnavailable:
+        raise
+    except DataLayerError as error:
         found = [
             Finding(
                 check=name,

@@ -29,7 +29,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import list_in_use
 from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, count_covered
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedder, Embedders
 
 BULK_PASSAGES: Final = 5_000
 """From here on an index is built after a first backfill instead of kept up row by row."""
@@ -114,7 +114,7 @@ class ModelSwitch:
 
     def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
         self._database = database
-        self._given = embedder
+        self._embedders = Embedders(database.settings, embedder)
 
     def add(
         self,
@@ -205,10 +205,7 @@ class ModelSwitch:
         with self._database.unit_of_work() as work:
             chosen = choose_corpora(work, name, among)
             model = work.models.get_model(name)  # after it: scopes forget what was read before
-        embedder = self._given or embedder_for(
-            model.name, model.dimensions, model.provider, self._database.settings
-        )
-        service = EmbeddingService(self._database, embedder=embedder)
+        service = EmbeddingService(self._database, embedder=self._embedders.of(model))
         done = []
         for corpus in chosen:
             with self._alone_with(name) as work:

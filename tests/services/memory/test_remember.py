@@ -533,7 +533,7 @@ def test_memory_under_asyncio_is_the_same(setting: Setting) -> None:
 
     async def both() -> list[list[Any]]:
         results = await asyncio.gather(live(setting.ours, "kettle"), live(setting.theirs, "teapot"))
-        service.flush()
+        await service.flush()
         await setting.application.aclose()
         return list(results)
 
