@@ -228,7 +228,7 @@ class Database:
     def async_unit_of_work(
         self, scope: Scope | None = None, *, actor: str | None = None
     ) -> AsyncUnitOfWork:
-        """The same for asyncio."""
+        """Return a unit of work for asyncio."""
         return AsyncUnitOfWork(
             UnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
         )

@@ -51,11 +51,11 @@ WITHOUT_SCOPE: Final = select(*(func.set_config(each, "", True) for each in SETT
 
 
 class WorkSession(Session):
-    """A session that tells the database of each transaction in whose name it is."""
+    """A session that tells the database the scope and actor of each transaction."""
 
 
 class repository(Generic[R]):  # noqa: N801 - as property is written
-    """A repository on the session that the unit of work has now; made when it is first used."""
+    """A repository on the present session of the unit of work, made when it is first used."""
 
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
@@ -144,7 +144,7 @@ class UnitOfWork:
 
     @contextmanager
     def savepoint(self) -> Iterator[Self]:
-        """Do a part that may fail alone: it is forgotten then, and a scope entered in it left."""
+        """Provide a savepoint: a part that can fail alone, and takes a scope entered in it back."""
         with translate_errors(), self.session.begin_nested():
             yield self
 
@@ -241,11 +241,11 @@ class AsyncUnitOfWork:
             return await greenlet_spawn(partial(function, self._work, *args, **kwargs))
 
     async def commit(self) -> None:
-        """Keep what was done."""
+        """Commit the transaction."""
         await self.run(UnitOfWork.commit)
 
     async def rollback(self) -> None:
-        """Forget what was done since the last commit."""
+        """Roll back to the last commit."""
         await self.run(UnitOfWork.rollback)
 
     @contextmanager

@@ -274,7 +274,7 @@ class EmbeddingRepository(Repository):
         distance = cast(corpus.vectors.c.embedding.op("<=>")(question), Double)
         nearest: Select[Any] = (
             select(func.greatest(1 - distance, 0, type_=Double))
-            .join_from(corpus.vectors, corpus.passages, corpus.joined)
+            .join_from(corpus.vectors, corpus.passages, corpus.vector_join)
             .where(corpus.vectors.c.model_name == model_name, *shown)
             .where(*self.in_scope(corpus, corpus.vectors))
             .order_by(distance)
@@ -347,7 +347,7 @@ def refuse_unusable(vectors: np.ndarray, dimensions: int) -> None:
 
 
 def _vector_of(corpus: Corpus, model_name: str) -> ColumnElement[bool]:
-    return and_(corpus.joined, corpus.vectors.c.model_name == model_name)
+    return and_(corpus.vector_join, corpus.vectors.c.model_name == model_name)
 
 
 def _build_defaults(corpus: Corpus) -> tuple[list[ColumnElement[bool]], dict[str, Any]]:

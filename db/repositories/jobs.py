@@ -474,7 +474,7 @@ class JobRepository(Repository):
         fresh = set(
             self.session.scalars(
                 select(corpus.key)
-                .join_from(corpus.passages, corpus.vectors, corpus.joined)
+                .join_from(corpus.passages, corpus.vectors, corpus.vector_join)
                 .where(
                     *corpus.in_scope(corpus.passages),
                     corpus.key == any_(_array(items, corpus.key.type)),

@@ -168,12 +168,12 @@ class Corpus:
 
     @property
     def items(self) -> tuple[Column[Any], ...]:
-        """Return the columns of ``vectors`` that name the passage; a scope is the first of them."""
+        """The columns of ``vectors`` that name the passage; a scope is the first of them."""
         return (self.item,) if self.scope is None else (self.vectors.c[self.scope.key], self.item)
 
     @property
-    def joined(self) -> ColumnElement[bool]:
-        """Join a vector to its passage, which is of the same scope."""
+    def vector_join(self) -> ColumnElement[bool]:
+        """The join of a vector to its passage, which is of the same scope."""
         keys = (self.key,) if self.scope is None else (self.scope, self.key)
         return and_(*(item == key for item, key in zip(self.items, keys, strict=True)))
 

@@ -150,7 +150,7 @@ class VectorLeg:
             conditions = (*narrowing.direct, *narrowing.distant)
             return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
         if narrowing.direct or narrowing.distant:
-            near = near.join_from(corpus.vectors, corpus.passages, corpus.joined)
+            near = near.join_from(corpus.vectors, corpus.passages, corpus.vector_join)
             # The planner knows how large a scope is where it is named, not where a policy asks.
             near = near.where(
                 *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant

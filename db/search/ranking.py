@@ -313,7 +313,7 @@ def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
         .render_derived("pending")
     )
     has_vector = exists().where(
-        corpus.joined, corpus.vectors.c.model_name == literal(shape.model.name)
+        corpus.vector_join, corpus.vectors.c.model_name == literal(shape.model.name)
     )
     # As an array: a join would read all keys of a scope, where it is thought to be small.
     items = select(func.array_agg(cast(pending.c.item, corpus.key.type))).scalar_subquery()

@@ -92,7 +92,7 @@ class EmbeddingService:
         started = time.monotonic()
         of = corpora.get_corpus(corpus)
         with self._database.unit_of_work() as work:
-            wanted = model or self._embedders.given_name
+            wanted = model or self._embedders.model_name
             choice = choose(work, of, self._database.settings, wanted)
         embedder = self._embedders.of(choice)
         report = EmbedReport(corpus=corpus, model=choice.name, reason=choice.reason)

@@ -107,7 +107,7 @@ class Embedders:
         self._making = threading.Lock()
 
     @property
-    def given_name(self) -> str | None:
+    def model_name(self) -> str | None:
         """The model of the embedder that was given, or None where each model has its own."""
         return None if self._given is None else self._given.model_name
 

@@ -160,7 +160,7 @@ class EmbedHandler:
         return [each.id for each in left]  # the others are gone
 
     def _choose(self, work: UnitOfWork) -> Choice:
-        return choose(work, self._of, self._database.settings, self._embedders.given_name)
+        return choose(work, self._of, self._database.settings, self._embedders.model_name)
 
     def _embedder_of(self, choice: Choice) -> Embedder:
         embedder = self._embedders.of(choice)

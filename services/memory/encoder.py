@@ -42,8 +42,8 @@ class Encoder:
         self._embedders = embedders
 
     def choose(self, work: UnitOfWork, corpus: Corpus) -> Choice:
-        """The model that vectors are made with now."""
-        return choose(work, corpus, self._database.settings, self._embedders.given_name)
+        """Choose the model that vectors are made with now."""
+        return choose(work, corpus, self._database.settings, self._embedders.model_name)
 
     def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
         """Make vectors; a refused text does not take those of the others away."""

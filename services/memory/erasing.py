@@ -93,7 +93,7 @@ class Erasing:
         filters: Mapping[str, Any],
         what: Mapping[Corpus, Mapping[str, Any]],
     ) -> Erasure:
-        """What would be forgotten; episodes that tell of it are either, or are told."""
+        """Count what would be erased; episodes that tell of it are counted, or listed."""
         with self.transaction() as work:
             number = work.memory.count(corpus, filters, user_id=self.user_id)
         erasure = _add_counts(erasure, corpus, number)
@@ -107,7 +107,7 @@ class Erasing:
         return _add_counts(erasure, corpus, 0, Forgotten(told_by=others))
 
     def _forget(self, corpus: Corpus, filters: Mapping[str, Any]) -> list[Forgotten]:
-        """Forget one batch, and the episodes that tell of it where these are to go, too."""
+        """Erase one batch, with the episodes that tell of it where these are to go, too."""
         with self.transaction() as work:
             gone = work.memory.forget(corpus, filters, limit=MOST_FORGOTTEN, user_id=self.user_id)
             if not (self.with_episodes and gone.told_by):
@@ -117,7 +117,7 @@ class Erasing:
 
 
 def find_missing(work: UnitOfWork, ids: Sequence[str]) -> tuple[str, ...]:
-    """Those of the ids that are neither a memory's nor an episode's."""
+    """List the ids that neither a memory nor an episode has."""
     there = {each for corpus in ALL_OF.values() for each in work.memory.list_keys(corpus, ids)}
     return tuple(each for each in dict.fromkeys(ids) if each not in there)
 

@@ -188,7 +188,7 @@ class MemoryService:
         episodes: int = 3,
         **options: Unpack[Recalling],
     ) -> MemoryContext:
-        """What to tell a model before it answers: memories, and episodes around them.
+        """Assemble the context of an answer: memories, and episodes around them.
 
         Args:
             question: What the model is to answer.
@@ -222,7 +222,7 @@ class MemoryService:
         return context
 
     def touch(self, ids: Sequence[str], *, scope: Scope, actor: str | None = None) -> int:
-        """Count memories and episodes as recalled, now; how many of the ids there are."""
+        """Count memories and episodes as recalled, now; return how many of the ids exist."""
         moment = datetime.now(UTC)
         with self._transaction(scope, actor) as work:
             found = [(of, work.memory.list_keys(of, ids)) for of in ALL_OF.values()]
@@ -232,7 +232,7 @@ class MemoryService:
             )
 
     def get(self, memory_id: str, *, scope: Scope) -> Memory:
-        """One memory.
+        """Return one memory.
 
         Raises:
             NotFound: There is none of this id in the scope.
@@ -285,13 +285,13 @@ class MemoryService:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Episode]:
-        """Episodes, those that began last first, page by page; see ``EpisodeRepository``."""
+        """List episodes, those that began last first, page by page; see ``EpisodeRepository``."""
         with self._transaction(scope) as work:
             page = work.episodes.list_episodes(filters, limit=limit, cursor=cursor)
             return Page(tuple(map(Episode.of_row, page.items)), page.next_cursor)
 
     def episode(self, episode_id: str, *, scope: Scope) -> Episode:
-        """One episode.
+        """Return one episode.
 
         Raises:
             NotFound: There is none of this id in the scope.
@@ -300,7 +300,7 @@ class MemoryService:
             return Episode.of_row(work.episodes.get(episode_id))
 
     def related_episodes(self, episode_id: str, *, scope: Scope) -> tuple[Episode, ...]:
-        """Episodes that have to do with one: named by either of the two, or of shared memories.
+        """List the episodes related to one: named by either of the two, or of shared memories.
 
         Raises:
             NotFound: There is none of this id in the scope.
@@ -310,7 +310,7 @@ class MemoryService:
             return tuple(map(Episode.of_row, rows))
 
     def episodes_of(self, memory_id: str, *, scope: Scope) -> tuple[Episode, ...]:
-        """The episodes that a memory is part of, those that began last first."""
+        """List the episodes that a memory is part of, those that began last first."""
         with self._transaction(scope) as work:
             return tuple(map(Episode.of_row, work.episodes.list_of(memory_id)))
 
@@ -434,7 +434,7 @@ class AsyncMemoryService(Awaited[MemoryService]):
 
 
 def require_scope(scope: Scope | None) -> Scope:
-    """The scope, if it is one.
+    """Return the scope, if it is one.
 
     Raises:
         MissingScope: It is not.

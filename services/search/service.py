@@ -134,7 +134,7 @@ class SearchService:
         max_tokens: int | None = None,
         scope: Scope | None = None,
     ) -> Context:
-        """What stands around hits, ready for a prompt.
+        """Collect the passages around hits, ready for a prompt.
 
         Args:
             hits: One hit, or several of one corpus, best first: a page's ``hits``.
@@ -175,7 +175,7 @@ class SearchService:
             return None
         if (kept := self._chosen.get(corpus.name)) is not None:
             return kept
-        settings, given = self._database.settings, self.embedders.given_name
+        settings, given = self._database.settings, self.embedders.model_name
         with self._database.unit_of_work() as work:
             try:
                 active = work.models.find_active_model(corpus.name)
@@ -248,7 +248,7 @@ class SearchService:
         Raises:
             _ModelChanged: The question's vector is of a model that is no longer the corpus's.
         """
-        prepared, answer = self._searched(work, prepared)
+        prepared, answer = self._search_legs(work, prepared)
         if answer is None:
             return page_of(prepared, None)
         prepared, answer = self._without_quotes(work, prepared, answer)
@@ -260,7 +260,7 @@ class SearchService:
     def _with_words(
         self, work: UnitOfWork, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
-        """When the text leg found nothing: why, and what stands in for it."""
+        """Say why the text leg found nothing, and let the fuzzy leg stand in for it."""
         if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
             return prepared, answer
         if not answer.words_asked:
@@ -277,7 +277,7 @@ class SearchService:
         prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
         instead = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
         try:
-            instead, found = self._searched(work, instead)
+            instead, found = self._search_legs(work, instead)
         except DataLayerError as error:
             status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
             return prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
@@ -286,26 +286,26 @@ class SearchService:
     def _with_more_groups(
         self, work: UnitOfWork, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
-        """When the best hits are of too few groups: more hits; these stay if that fails."""
+        """Search for more hits where the best are of too few groups; keep these if that fails."""
         if not wants_more(answer.hits, prepared.request, prepared.ask):
             return prepared, answer
         limit = next(depth for depth in DEPTHS if depth > prepared.ask.limit)
         deeper = replace(prepared, ask=replace(prepared.ask, limit=limit))
         try:
-            deeper, found = self._searched(work, deeper)
+            deeper, found = self._search_legs(work, deeper)
         except DataLayerError as error:
             note = f"the best {prepared.ask.limit} hits alone were grouped: {error}"
             return prepared.asking(prepared.ask, note), answer
         return (prepared, answer) if found is None else (deeper, found)
 
-    def _searched(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
+    def _search_legs(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
         if not prepared.ask.legs:
             return prepared, None
         try:
             answer = self._answer(work, prepared)
         except DBAPIError as error:
-            for leg in self._diagnosed(work, prepared, error):
+            for leg in self._find_failed_legs(work, prepared, error):
                 prepared = prepared.having(leg)
             answer = self._again(work, prepared)
         if prepared.chosen is None or "vector" not in prepared.ask.legs:
@@ -329,12 +329,12 @@ class SearchService:
                 replace(prepared.ask, legs={instead: 1.0}),
                 f"the {instead} leg stood in for the vector leg",
             )
-        return self._searched(work, prepared)
+        return self._search_legs(work, prepared)
 
     def _without_quotes(
         self, work: UnitOfWork, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
-        """When no passage holds what the question quotes: search for its words."""
+        """Search for the words of a quotation that no passage holds."""
         question = prepared.ask.question
         if answer.kept != 0 or question.as_plain_words == question:
             return prepared, answer
@@ -342,7 +342,7 @@ class SearchService:
             replace(prepared.ask, question=question.as_plain_words),
             "no passage holds what the question quotes: its words were searched for",
         )
-        relaxed, by_words = self._searched(work, relaxed)
+        relaxed, by_words = self._search_legs(work, relaxed)
         # Where nothing is left nevertheless, it was the filters.
         if by_words is None or by_words.kept == 0:
             return prepared, answer
@@ -363,10 +363,10 @@ class SearchService:
             plan=plan,
         )
 
-    def _diagnosed(
+    def _find_failed_legs(
         self, work: UnitOfWork, prepared: Prepared, error: DBAPIError
     ) -> tuple[Leg, ...]:
-        """The legs that made a search fail, when others are left; else the failure, raised."""
+        """Find the legs that made a search fail; raise the failure where no other leg is left."""
         ask = prepared.ask
         if error.connection_invalidated:
             raise error
@@ -388,7 +388,7 @@ class SearchService:
             raise _as_search_error(error, prepared.request) from error
 
     def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
-        """Each leg alone: which of them is it?"""
+        """Run each leg alone, to see which of them fails."""
         failed = []
         for name, weight in ask.legs.items():
             try:
@@ -420,14 +420,14 @@ class AsyncSearchService(Awaited[SearchService]):
 
 
 def _stretch(choice: Choice) -> float:
-    """What makes a model's cosines spread like those that the weights were found with."""
+    """Return the factor that spreads a model's cosines like those the weights were found with."""
     if choice.cosine_spread is None:
         return 1.0
     return min(max(REFERENCE_SPREAD / choice.cosine_spread, 1 / MOST_STRETCHED), MOST_STRETCHED)
 
 
 def _as_search_error(error: DBAPIError, request: Request) -> DataLayerError:
-    """Why a search failed, for a caller."""
+    """Translate the failure of a search for its caller."""
     if isinstance(error.orig, UndefinedObject):
         return InvalidSearch(
             f"there is no text search configuration {request.language!r}; psql lists them with \\dF"

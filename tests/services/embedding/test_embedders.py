@@ -615,7 +615,7 @@ def test_an_embedder_that_was_given_serves_every_model() -> None:
     embedders = Embedders(Settings(), given)
 
     assert embedders.of(Choice("bge-m3", 1024, "openai")) is given
-    assert (embedders.given_name, Embedders(Settings()).given_name) == ("hashing", None)
+    assert (embedders.model_name, Embedders(Settings()).model_name) == ("hashing", None)
 
 
 def test_an_unknown_provider_lists_the_known() -> None:
