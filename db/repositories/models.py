@@ -212,7 +212,10 @@ class ModelRepository(Repository):
         """Measure how far the cosines of a model spread, unless it is known or they are too few."""
         sample = (
             select(corpus.vectors.c.embedding, corpus.item.label("item"))
-            .where(corpus.vectors.c.model_name == model_name)
+            .where(
+                corpus.vectors.c.model_name == model_name,
+                *self.in_scope(corpus, corpus.vectors),
+            )
             .order_by(*corpus.items)
             .limit(SPREAD_SAMPLE)
             .cte("sample")

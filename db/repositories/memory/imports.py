@@ -254,8 +254,12 @@ class MemoryImportRepository(Repository):
     def count(self) -> int:
         """Count the memories and episodes that the role sees."""
         counts = (
-            select(func.count()).select_from(kind.corpus.passages).scalar_subquery()
+            select(func.count())
+            .select_from(passages)
+            .where(*self.in_scope(kind.corpus, passages))
+            .scalar_subquery()
             for kind in (NODES, EPISODES)
+            for passages in (kind.corpus.passages,)
         )
         return self.session.scalar(select(sum(counts, start=literal(0)))) or 0
 
