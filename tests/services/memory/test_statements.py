@@ -19,8 +19,8 @@ from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.legs import AskedModel
-from pgcorpus.db.search.prelude import compiled_narrowed, compiled_prelude
-from pgcorpus.db.search.ranking import FUSIONS, Shape, compiled
+from pgcorpus.db.search.prelude import compile_matching, compile_prelude
+from pgcorpus.db.search.ranking import FUSIONS, Shape, compile_search
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.memory.importing.importer import MemoryImporter
@@ -118,7 +118,7 @@ def test_a_statement_without_a_scope_is_noticed() -> None:
 @pytest.mark.parametrize("corpus", [MEMORY, EPISODES], ids=lambda corpus: corpus.name)
 def test_every_search_names_the_scope(corpus: Corpus) -> None:
     """Whatever legs it has, however they are joined, and by whatever it is narrowed."""
-    conditions, _ = corpus.narrowed(dict.fromkeys(corpus.filters, None))
+    conditions, _ = corpus.parse_filters(dict.fromkeys(corpus.filters, None))
     legs = [("vector",), ("text",), ("fuzzy",), ("vector", "text", "fuzzy")]
     made = []
     for which, fusion, kept, few, whole in product(
@@ -136,11 +136,11 @@ def test_every_search_names_the_scope(corpus: Corpus) -> None:
             whole=whole,
             boosted=not few,
         )
-        made.append(compiled(shape))
+        made.append(compile_search(shape))
     for kept, demanding in product(((), conditions), (False, True)):
-        made.append(compiled_narrowed(corpus, kept, demanding))
+        made.append(compile_matching(corpus, kept, demanding))
         made += (
-            compiled_prelude(corpus, kept, demanding=demanding, by_words=by_words)
+            compile_prelude(corpus, kept, demanding=demanding, by_words=by_words)
             for by_words in (False, True)
         )
     if corpus.order is not None:
