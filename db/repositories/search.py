@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from pgcorpus.db.search.legs import (
     UNSPACED_THRESHOLDS,
     AskedModel,
 )
+from pgcorpus.db.search.options import Options
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.prelude import (
     SAMPLED_OF_SCOPE,
@@ -36,7 +37,7 @@ from pgcorpus.db.search.prelude import (
     compile_prelude,
 )
 from pgcorpus.db.search.question import Question
-from pgcorpus.db.search.ranking import Fusion, Shape, compile_search
+from pgcorpus.db.search.ranking import Shape, compile_search
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
 
 FIRST_DEPTH: Final = 30
@@ -60,8 +61,6 @@ LEAST_INDEXED: Final = 4600
 """A scope of more vectors has an index of its own, which ``pgcorpus doctor`` asks for. Less than
 ``MOST_COMPARED``, as a search only estimates how large its scope is. Estimates of a sixth too much
 were seen: a scope of a little less is then compared by its half vectors, exactly but slowly."""
-
-HALF_LIFE_DAYS: Final = 30.0
 
 MAX_KNOWN: Final = 10_000
 """Scopes of which a database remembers the languages and sizes."""
@@ -96,34 +95,20 @@ MAX_LANGUAGES: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class Ask(Options):
     """A question to one corpus, ready for the database.
 
     Attributes:
         question: Taken apart.
-        language: Text search configuration that reads it, or None for those of the passages.
         legs: Which legs run, each with its weight.
         model: Whose vectors are compared; needed for the vector leg.
         vector: The question's, float32 of shape ``(model.dimensions,)``.
-        fusion: How legs are joined.
-        limit: Hits, at most.
-        offset: Hits that are passed over.
-        filters: As ``Corpus.parse_filters`` takes them.
-        boost: The share of its score that the corpus's boost may add to a passage.
-        half_life_days: Days after which the freshness in the boost is halved.
     """
 
     question: Question
     legs: Mapping[str, float]
-    language: str | None = None
     model: AskedModel | None = None
     vector: np.ndarray | None = None
-    fusion: Fusion = "calibrated"
-    limit: int = 10
-    offset: int = 0
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    boost: float = 0.0
-    half_life_days: float = HALF_LIFE_DAYS
 
     @property
     def depth(self) -> int:
@@ -134,11 +119,6 @@ class Ask:
     def first_depth(self) -> int:
         """The number of candidates of each leg for the first page of this size."""
         return _choose_depth(self.limit)
-
-    @property
-    def end(self) -> int:
-        """The number of hits up to the end of the page."""
-        return self.limit + self.offset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from pgcorpus.db.models.memory import (
     IntentType,
     Urgency,
 )
-from pgcorpus.db.search.ranking import Fusion
-from pgcorpus.services.search.request import Mode, Reranker
+from pgcorpus.services.search.request import RankingOptions
 
 Progress = Callable[[int], None]
 
@@ -41,27 +40,16 @@ class Details(TypedDict, total=False):
     language: str | None
 
 
-class Recalling(TypedDict, total=False):
-    """The options of a recall; keys without a word here are those of ``SearchOptions``.
+class Recalling(RankingOptions, total=False):
+    """The options of a recall: those of a search within the scope, and two of memory.
+
+    ``boost`` is 0.2 by default: fresh memories, and those recalled often, rise.
 
     Attributes:
-        boost: 0 to 1: by which share of its score a memory may rise that is fresh and often
-            recalled; by default 0.2.
-        half_life_days: After so many days half as much speaks for a memory; by default 30.
         include_noise: Recall what belongs to no cluster, too.
         touch: Count what is recalled, by default; written later, off the request path.
     """
 
-    mode: Mode
-    fusion: Fusion
-    weights: Mapping[str, float]
-    limit: int
-    offset: int
-    filters: Mapping[str, Any]
-    language: str | None
-    rerank: Reranker | None
-    boost: float
-    half_life_days: float
     include_noise: bool
     touch: bool
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 
 from pgcorpus.db.errors import InvalidFilter, InvalidSearch
-from pgcorpus.db.repositories.search import DEPTHS, HALF_LIFE_DAYS, Ask, ModelState
+from pgcorpus.db.repositories.search import DEPTHS, Ask, ModelState
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.options import Options
 from pgcorpus.db.search.page import Hit, Leg, LegName
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.ranking import FUSIONS, Fusion
@@ -56,8 +57,8 @@ RERANKED: Final = DEPTHS[0]
 grow from page to page, or hits would move between them."""
 
 
-class SearchOptions(TypedDict, total=False):
-    """The options of a search: filters, fusion and paging. Every key has a default.
+class RankingOptions(TypedDict, total=False):
+    """The options of a search that order its hits. Every key has a default.
 
     Attributes:
         mode: ``vector``, ``text``, ``fuzzy``, or ``hybrid`` (the default): the union of vector and
@@ -75,10 +76,6 @@ class SearchOptions(TypedDict, total=False):
         rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
             many were found; gives a score to each, the higher the better, and the page is in that
             order. When it fails, the page is as it was and says so.
-        group_by: A column of the hits' metadata: the page has its values with their hits, that of
-            the best hit first, and ``limit`` and ``offset`` count values.
-        group_size: Hits of each value, 1 to 100; by default 3.
-        scope: The tenant or user whose passages are searched; a scoped corpus needs it.
         boost: 0 (the default) to 1: the share of its score that a passage's freshness and use may
             add, in a corpus that has such a boost.
         half_life_days: Days after which the freshness is halved; by default 30.
@@ -92,33 +89,38 @@ class SearchOptions(TypedDict, total=False):
     filters: Mapping[str, Any]
     language: str | None
     rerank: Reranker | None
-    group_by: str | None
-    group_size: int
-    scope: Scope | None
     boost: float
     half_life_days: float
 
 
+class SearchOptions(RankingOptions, total=False):
+    """The options of a search: those that order its hits, groups, and the scope.
+
+    Attributes:
+        group_by: A column of the hits' metadata: the page has its values with their hits, that of
+            the best hit first, and ``limit`` and ``offset`` count values.
+        group_size: Hits of each value, 1 to 100; by default 3.
+        scope: The tenant or user whose passages are searched; a scoped corpus needs it.
+    """
+
+    group_by: str | None
+    group_size: int
+    scope: Scope | None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Options):
     """A request for a search, checked as far as that needs no database."""
 
     asked: str
     question: Question
     corpus: Corpus
     mode: Mode = "hybrid"
-    fusion: Fusion = "calibrated"
     weights: Mapping[str, float] = field(default_factory=dict)
-    limit: int = 10
-    offset: int = 0
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    language: str | None = None
     rerank: Reranker | None = None
     group_by: str | None = None
     group_size: int = 3
     scope: Scope | None = None
-    boost: float = 0.0
-    half_life_days: float = HALF_LIFE_DAYS
 
     @classmethod
     def of(cls, question: str, corpus: str, options: SearchOptions) -> Self:
@@ -200,11 +202,6 @@ class Request:
         if not self.cuts_windows:
             return self.limit, self.offset
         return next(window for window in DEPTHS if window >= self.end), 0
-
-    @property
-    def end(self) -> int:
-        """The number of hits, or of groups, up to the end of the page."""
-        return self.limit + self.offset
 
     @property
     def legs(self) -> dict[str, float]:

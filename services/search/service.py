@@ -205,17 +205,8 @@ class SearchService:
             )
             legs = {("fuzzy" if name == "text" else name): w for name, w in legs.items()}
         limit, offset = request.window
-        ask = Ask(
-            question=request.question,
-            language=request.language,
-            legs=legs,
-            fusion=request.fusion,
-            limit=limit,
-            offset=offset,
-            filters=request.filters,
-            boost=request.boost,
-            half_life_days=request.half_life_days,
-        )
+        options = {**request.options, "limit": limit, "offset": offset}
+        ask = Ask(question=request.question, legs=legs, **options)
         prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
         if chosen is None:
             return prepared
