@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, cast
 from uuid import UUID
@@ -10,7 +10,18 @@ from uuid import UUID
 import numpy as np
 import pgvector
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, DateTime, Dialect, ForeignKey, MetaData, Table, func
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    MetaData,
+    Select,
+    Table,
+    func,
+    select,
+)
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 # Every constraint gets a predictable name: revisions drop by name, and pgcorpus.db.errors turns a
@@ -51,6 +62,14 @@ def as_uuid(text: str) -> UUID | None:
 def in_utc(moment: datetime | None) -> datetime | None:
     """Return the moment with a zone: PostgreSQL would read one without in the session's."""
     return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+
+
+def set_local(settings: Mapping[str, str | ColumnElement[str]]) -> Select[Any]:
+    """Build the statement that changes settings until the transaction ends.
+
+    Never for the session: its next user in the pool would have them.
+    """
+    return select(*(func.set_config(name, value, True) for name, value in settings.items()))
 
 
 def parent_key(column: str) -> ForeignKey:

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import greenlet_spawn
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.errors import ConcurrentUse, raise_translated, translate_errors
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.chat.conversations import ConversationRepository
@@ -47,7 +48,7 @@ R = TypeVar("R", bound=Repository)
 SAVEPOINTS: Final = "savepoints"
 """Under this key a session's ``info`` has the scope and actor at each savepoint."""
 
-WITHOUT_SCOPE: Final = select(*(func.set_config(each, "", True) for each in SETTINGS))
+WITHOUT_SCOPE: Final = set_local(dict.fromkeys(SETTINGS, ""))
 
 
 class WorkSession(Session):
@@ -288,7 +289,7 @@ class _Identity:
         if self.scope is not None:
             settings |= self.scope.settings
         if settings:
-            connection.execute(select(*(func.set_config(*each, True) for each in settings.items())))
+            connection.execute(set_local(settings))
 
 
 @event.listens_for(WorkSession, "after_begin")

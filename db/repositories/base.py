@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -92,12 +93,12 @@ class Repository:
         if self.session.scalar(select(func.current_setting("role"))) != ADMINISTRATORS_ROLE:
             yield
             return
-        self.session.execute(select(func.set_config("role", "none", True)))
+        self.session.execute(set_local({"role": "none"}))
         try:
             yield
         finally:
             with suppress(DBAPIError):  # the transaction has failed, and the role ends with it
-                self.session.execute(select(func.set_config("role", ADMINISTRATORS_ROLE, True)))
+                self.session.execute(set_local({"role": ADMINISTRATORS_ROLE}))
 
     def lift_timeout(self) -> None:
         """Lift the statement timeout until the transaction ends.
@@ -105,7 +106,7 @@ class Repository:
         The statement timeout is there for questions.
         """
         connection = self.session.connection()
-        connection.execute(select(func.set_config("statement_timeout", "0", True)))
+        connection.execute(set_local({"statement_timeout": "0"}))
         driver: Any = connection.connection.driver_connection
         driver.patient = True  # pgcorpus.db.connections: nor does the client give up waiting
 
@@ -163,7 +164,7 @@ class Repository:
         asking = self.session.begin_nested()
         try:
             # From here on a SELECT that would leave rows out is an error.
-            self.session.execute(select(func.set_config("row_security", "off", True)))
+            self.session.execute(set_local({"row_security": "off"}))
             return not any(
                 self.session.scalar(select(exists().select_from(each))) for each in tables
             )
@@ -228,9 +229,11 @@ class Repository:
             memory: ``maintenance_work_mem``.
         """
         self.session.execute(
-            select(
-                func.set_config("maintenance_work_mem", memory, True),
-                func.set_config("min_parallel_table_scan_size", LEAST_SHARED, True),
+            set_local(
+                {
+                    "maintenance_work_mem": memory,
+                    "min_parallel_table_scan_size": LEAST_SHARED,
+                }
             )
         )
         try:
@@ -239,9 +242,7 @@ class Repository:
         except OperationalError as error:
             if not isinstance(error.orig, DiskFull | OutOfMemory):
                 raise
-            self.session.execute(
-                select(func.set_config("max_parallel_maintenance_workers", "0", True))
-            )
+            self.session.execute(set_local({"max_parallel_maintenance_workers": "0"}))
             self.session.connection().exec_driver_sql(statement)
 
 

@@ -39,6 +39,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import aliased
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.errors import LeaseLost, MissingScope, NotFound
 from pgcorpus.db.models.embeddings import CorpusSetting
 from pgcorpus.db.models.jobs import Job, JobStatus
@@ -632,7 +633,7 @@ class JobRepository(Repository):
             return
         try:
             with self.session.begin_nested():
-                self.session.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
+                self.session.execute(set_local({"lock_timeout": LOCK_TIMEOUT}))
                 superseded = self._supersede(ids)
                 self._run(
                     update(Job)

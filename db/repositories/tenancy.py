@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import Select, delete, func, select, text, tuple_, union
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
 from pgcorpus.db.models.imports import ImportRun
 from pgcorpus.db.models.memory import Tenant, User
@@ -117,7 +118,7 @@ class TenancyRepository(Repository):
             InvalidValue: The provider has a colon.
         """
         identity = _identity(auth_provider, external_id)
-        self.session.execute(select(func.set_config("app.identity", identity, True)))
+        self.session.execute(set_local({"app.identity": identity}))
         return self.find_identity(auth_provider, external_id)
 
     def get_tenant(self, tenant_id: UUID) -> Tenant:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from psycopg import sql
 from sqlalchemy import LargeBinary, Select, func, literal_column, select, text
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.models.audit import AuditSeal, SecurityAuditLog
 from pgcorpus.db.repositories.base import Repository
 
@@ -233,4 +234,4 @@ class AuditRepository(Repository):
             return self.session.scalars(dropped).one()
 
     def _hurry(self) -> None:
-        self.session.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
+        self.session.execute(set_local({"lock_timeout": LOCK_TIMEOUT}))

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.base import set_local
 from pgcorpus.db.errors import NotPermitted
 from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
 from pgcorpus.db.models.memory import (
@@ -557,7 +558,7 @@ class IsolationRepository(Repository):
         with self._savepoint(who, role) as connection:
             try:
                 connection.exec_driver_sql(LISTENER)
-                connection.execute(select(func.set_config("app.heard", "", True)))
+                connection.execute(set_local({"app.heard": ""}))
                 connection.exec_driver_sql(
                     f"SELECT FROM {quote(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
                 )
@@ -656,7 +657,7 @@ class IsolationRepository(Repository):
         The role is set last: it may lack the right to set the others.
         """
         ordered = sorted(settings.items(), key=lambda each: each[0] == "role")
-        becoming = select(*(func.set_config(*each, True) for each in ordered))
+        becoming = set_local(dict(ordered))
         try:
             self.session.connection().execute(becoming)
         except DBAPIError as error:
