@@ -54,6 +54,12 @@ WITHOUT_SCOPE: Final = set_local(dict.fromkeys(SETTINGS, ""))
 class WorkSession(Session):
     """A session that tells the database the scope and actor of each transaction."""
 
+    @property
+    def identity(self) -> _Identity:
+        """The present scope and actor: none until a unit of work takes it over."""
+        identity: _Identity = self.info.get(_Identity, NO_IDENTITY)
+        return identity
+
 
 class repository(Generic[R]):  # noqa: N801 - as property is written
     """A repository on the present session of the unit of work, made when it is first used."""
@@ -184,8 +190,7 @@ class UnitOfWork:
     @property
     def _identity(self) -> _Identity:
         """The present scope and actor. The session has them, for it knows what is rolled back."""
-        identity: _Identity = self.session.info[_Identity]
-        return identity
+        return self.session.identity
 
     def _change(self, identity: _Identity) -> None:
         """Change scope or actor, and expire loaded rows, which the new scope may not see."""
@@ -274,7 +279,7 @@ class _Identity:
     serving: bool
     """Whether the scope was asked for at the start, as services do."""
 
-    def take_over(self, session: Session) -> None:
+    def take_over(self, session: WorkSession) -> None:
         """Change the session to this scope and actor, and expire the rows it has loaded."""
         session.info[_Identity] = self
         session.info[SCOPE] = self.scope
@@ -292,30 +297,33 @@ class _Identity:
             connection.execute(set_local(settings))
 
 
+NO_IDENTITY: Final = _Identity(None, None, None, serving=False)
+
+
 @event.listens_for(WorkSession, "after_begin")
-def _at_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    session.info[_Identity].announce(connection)
+def _at_begin(
+    session: WorkSession, _transaction: SessionTransaction, connection: Connection
+) -> None:
+    session.identity.announce(connection)
 
 
 @event.listens_for(WorkSession, "after_transaction_create")
-def _at_savepoint(session: Session, begun: SessionTransaction) -> None:
+def _at_savepoint(session: WorkSession, begun: SessionTransaction) -> None:
     """Remember the scope and actor at a savepoint."""
     if begun.nested:
-        session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.info[_Identity]
+        session.info.setdefault(SAVEPOINTS, WeakKeyDictionary())[begun] = session.identity
 
 
 @event.listens_for(WorkSession, "after_soft_rollback")
-def _after_rollback(session: Session, ended: SessionTransaction) -> None:
+def _after_rollback(session: WorkSession, ended: SessionTransaction) -> None:
     """Restore the scope and actor of a savepoint, as the database does."""
     before: _Identity | None = session.info.get(SAVEPOINTS, {}).get(ended)
-    if before is session.info[_Identity]:
+    if before is None or before is session.identity:
         return  # so has the database
-    if before is not None:
-        before.take_over(session)
+    before.take_over(session)
     if session.is_active and ended.nested and ended.parent is not None:
         # Not the session's own: inside of "with begin_nested()" it gives none any more.
         connection = ended.parent.connection(None)
-        identity: _Identity = session.info[_Identity]
-        if identity.scope is None:  # left since the savepoint
+        if before.scope is None:  # left since the savepoint
             connection.execute(WITHOUT_SCOPE)
-        identity.announce(connection)
+        before.announce(connection)

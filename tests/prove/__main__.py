@@ -54,6 +54,9 @@ NEEDED_ELSEWHERE: Final = (
 LEAST_PER_SECOND: Final = 2000
 """Jobs that the requirement wants claimed and finished with an instant embedder."""
 
+MOST_BUSY_MS: Final = 20.0
+"""Between two ticks of an event loop in which a hundred tasks search."""
+
 LEAST_RANDOM_PER_SECOND: Final = 100
 LEAST_HASHED_PER_SECOND: Final = 250
 """The same into an HNSW index of 384 dimensions, which takes nearly all of the time. On two
@@ -124,6 +127,9 @@ def main() -> int:
         ),
         "embedding": lambda d: proofs.embedding_rate(
             d, messages=20_000, workers=2, least_per_second=LEAST_HASHED_PER_SECOND
+        ),
+        "ticks": lambda d: proofs.keeps_ticking(
+            d, messages=5_000, tasks=100, rounds=10, most_ms=MOST_BUSY_MS
         ),
         "memory": lambda _database: _memory(given.mebibytes),
         "tenants": lambda _database: _tenants(given.memories),

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ import pgcorpus
 from pgcorpus.db.engine import Database
 from pgcorpus.db.models import Message
 from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.services.embedding.embed import EmbeddingService
 from tests.command import PGCORPUS
 from tests.pooler import variables_of
+from tests.prove import ticks
 from tests.prove.effects import count_effects, enqueue_effects
 from tests.services.embedding.loopback_api import Answer, LoopbackAPI, Request
 
@@ -456,6 +458,48 @@ def _embedded(
         holds=fresh == messages and not any(codes) and messages / seconds >= least,
         seconds=seconds,
     )
+
+
+def keeps_ticking(
+    database: Database, *, messages: int, tasks: int, rounds: int, most_ms: float
+) -> Proof:
+    """Tasks search in one event loop, which comes to all others in time.
+
+    Args:
+        database: With the newest schema, and no messages.
+        messages: How many are searched.
+        tasks: How many search at the same time.
+        rounds: Searches of each.
+        most_ms: So long at most may the loop's thread compute between 99 of 100 ticks.
+    """
+    fill(database, messages)
+    with database.unit_of_work() as work:
+        work.embeddings.use_model("chat", "hashing")
+        work.commit()
+    EmbeddingService(database).embed("chat")
+    questions = [f"message number {n}" for n in range(0, messages, 7)]
+    began = time.monotonic()
+    # As a service has it: the pool of a test would open connections all the time.
+    service = Database(replace(database.settings, pool_size=20, max_overflow=0))
+    late, busy = ticks.measure(
+        service, questions, corpus="chat", tasks=tasks, rounds=rounds, seconds=0.05
+    )
+    seconds = time.monotonic() - began
+    return Proof(
+        claim=f"{tasks} tasks search {messages} messages, by an embedder of 50 ms",
+        found=f"the loop's thread computes for {_percentiles(busy)} between two ticks, which come "
+        f"{_percentiles(late)} late; {tasks * rounds / seconds:.0f} searches a second",
+        holds=_percentile(busy, 0.99) <= most_ms,
+        seconds=seconds,
+    )
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return ordered[int(share * (len(ordered) - 1))]
+
+
+def _percentiles(ordered: list[float]) -> str:
+    return f"{_percentile(ordered, 0.5):.1f} ms (p50), {_percentile(ordered, 0.99):.1f} ms (p99)"
 
 
 def behind_a_pooler(*suites: str, processes: int = 0) -> Proof:
