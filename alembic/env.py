@@ -1,4 +1,4 @@
-"""How revisions run: one deployment at a time, no long waits, and rows are dropped only if agreed.
+"""The run of revisions: one deployment at a time, no long waits, no row dropped unasked.
 
 Up, each revision is a transaction. Down, all of them are one, and run once before to see what would
 go with them.
@@ -58,7 +58,7 @@ def run(connection: Connection) -> None:
     with one_at_a_time(connection):
         context.configure(connection=connection, **OPTIONS)
         refuse_unknown_revision(context.get_context(), context.script)
-        if asked_for() != "downgrade":
+        if find_command() != "downgrade":
             migrate(connection)
             connection.commit()
             return
@@ -69,7 +69,7 @@ def run(connection: Connection) -> None:
             migrate(connection)
 
 
-def asked_for() -> str:
+def find_command() -> str:
     """Return the name of Alembic's command."""
     return str(context.get_context().opts["fn"].__name__)
 

@@ -44,7 +44,7 @@ class Embedded(Timestamped):
     See docs/explanation/embeddings.md.
     """
 
-    model_name: Mapped[str] = mapped_column(String(100), comment="which model made the vector")
+    model_name: Mapped[str] = mapped_column(String(100), comment="model that made the vector")
     embedding: Mapped[np.ndarray] = mapped_column(
         Vector(), deferred=True, comment="compared by cosine distance"
     )

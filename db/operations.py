@@ -208,7 +208,7 @@ def create_embedding_table_v1(
     yield from comment_columns_v1(
         table,
         {
-            "model_name": "which model made the vector",
+            "model_name": "model that made the vector",
             "embedding": "compared by cosine distance",
             "dimensions": "length of the vector",
             "content_hash": "SHA-256 of the text that was embedded",

@@ -1,4 +1,4 @@
-"""What every corpus needs: extensions, models, how rare words are, and how long searches take.
+"""The ground of every corpus: extensions, models, statistics of words, the log of searches.
 
 An extension that was there before is not ours to drop: those made here are marked by a comment.
 """
@@ -18,21 +18,21 @@ REMEDY = "; ".join(f"CREATE EXTENSION IF NOT EXISTS {name}" for name in EXTENSIO
 
 COMMENTS = {
     "embedding_models": {
-        "provider": "who makes the vectors",
+        "provider": "provider that makes the vectors",
         "dimensions": "length of every vector of this model",
-        "index_kind": "what its HNSW index holds: halfvec, or binary (one bit per dimension)",
-        "retired_at": "when a corpus last changed from it to another; its searches may still run",
+        "index_kind": "kind of its HNSW index: halfvec, or binary (one bit per dimension)",
+        "retired_at": "time of a corpus's last change to another model; its searches may still run",
         "cosine_spread": "standard deviation of the cosine between two passages; null until it is "
         "measured",
     },
     "corpus_settings": {
-        "active_model": "the model searches use",
+        "active_model": "model that searches use",
         "previous_model": "the model before, to roll back to",
     },
     "query_performance_log": {
         "query_type": "vector_search, text_search, fuzzy_search or hybrid_search",
         "duration": "milliseconds, embedding the question included",
-        "degraded": "whether a leg did not answer",
+        "degraded": "true if a leg did not answer",
     },
 }
 

@@ -12,7 +12,7 @@ depends_on = None
 COMMENTS = {
     "framework_documents": {
         "chunk_id": "the author's own identifier",
-        "source_file": "the text it was cut from",
+        "source_file": "text that the chunk was cut from",
         "language": "text search configuration of this chunk",
         "search_vector": "the words a search reads; the title weighs more",
         "extra": "fields of the file that have no column",
@@ -21,23 +21,23 @@ COMMENTS = {
     },
     "framework_metadata": {
         "overlap_with_previous": "text repeated from the end of the chunk before",
-        "validation_passed": "searches show only what passed, unless asked",
+        "validation_passed": "searches show only chunks that passed, unless asked",
     },
     "import_runs": {"finished_at": "null: it was stopped"},
     "import_files": {
         "sha256": "of the file's bytes",
         "header": "the file's own metadata, as it stood",
-        "error": "why the file could not be read",
+        "error": "reason why the file could not be read",
     },
     "import_transformations": {
-        "locator": "where in the file, as a JSON path",
+        "locator": "place in the file, as a JSON path",
         "item": "the author's identifier of the passage",
         "rule": "see docs/reference/import-rules.md",
     },
     "import_rejects": {
-        "locator": "where in the file, as a JSON path",
+        "locator": "place in the file, as a JSON path",
         "payload": "the passage as it stood in the file",
-        "context": "what the file says of this and its neighbours",
+        "context": "description of the chunk and its neighbours in the file",
     },
 }
 
@@ -272,7 +272,7 @@ def _imports() -> None:
                 CONSTRAINT valid_scope CHECK (scope ~ '{VALID_SCOPE}')
         """)
         op.comment_columns_v1(
-            table, {"scope": "whose row it is about, as app_scope() has it, or null"}
+            table, {"scope": "scope of the row it is about, as app_scope() has it, or null"}
         )
         op.sample_columns_v1(0, table, *columns)
     op.execute("""

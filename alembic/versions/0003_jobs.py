@@ -10,19 +10,19 @@ branch_labels = None
 depends_on = None
 
 COMMENTS = {
-    "kind": "which handler does it",
-    "payload": "what the handler needs to know: keys, never texts",
-    "status": "failed: it will not be tried again unless somebody requeues it",
-    "priority": "the higher the sooner",
+    "kind": "kind of its handler",
+    "payload": "arguments of the handler: keys, never texts",
+    "status": "failed: it is tried again only if it is requeued",
+    "priority": "jobs of higher priority are claimed sooner",
     "dedupe_key": "of jobs of a kind and scope with the same key at most one is pending",
-    "attempts": "how often it was begun",
-    "not_before": "when it may be begun, again after a failure",
-    "repeat_every": "a periodic job: done, it becomes pending again for so much later",
-    "worker_id": "who does it, or did it last",
-    "lease_expires_at": "until when its worker is believed to be alive",
+    "attempts": "number of attempts begun",
+    "not_before": "time from which it may be begun, again after a failure",
+    "repeat_every": "interval of a periodic job: done, it is pending again after this time",
+    "worker_id": "worker that has it, or had it last",
+    "lease_expires_at": "time until which its worker is believed to be alive",
     "started_at": "of the last attempt",
-    "last_error": "why the last attempt failed",
-    "scope": "whose row it is about, as app_scope() has it, or null",
+    "last_error": "reason of the last failure",
+    "scope": "scope of the row it is about, as app_scope() has it, or null",
 }
 
 # Everybody who enqueues writes rows that a worker reads for all: none may be such that the worker

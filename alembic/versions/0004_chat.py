@@ -11,17 +11,17 @@ depends_on = None
 
 COMMENTS = {
     "conversations": {
-        "created_at": "when it began, by its source",
-        "source_id": "its identifier where it came from",
-        "source_type": "chatgpt, claude, openwebui, ...; native: written here",
-        "source_updated_at": "when it last changed there: an older export is not news",
+        "created_at": "time of its beginning, by its source",
+        "source_id": "identifier in its source",
+        "source_type": "chatgpt, claude, openwebui, ...; native for a conversation written here",
+        "source_updated_at": "time of its last change in the source: an older export is not news",
         "record_hash": "SHA-256 of the conversation as imported, to know it again",
         "imported_from": "path of the file that last wrote this row",
     },
     "messages": {
-        "metadata": "what the source says beside the text: parts without text, model, its own ids",
-        "created_at": "when it was said",
-        "version": "counts changes of the content, from 1",
+        "metadata": "details of the source beside the text: parts without text, model, its own ids",
+        "created_at": "time when it was said",
+        "version": "number of the version of the content, from 1",
         "language": "text search configuration of this message",
         "message_search": "the words a search reads, of the first 100,000 characters",
         "branch": "0: the conversation as it stands; others were abandoned, numbered depth first "
@@ -116,7 +116,7 @@ def _version() -> None:
 
 
 def _position() -> None:
-    """The conversation is locked, or two who append at once would get the same place."""
+    """Lock the conversation: two who append at once would get the same place."""
     op.execute("""
         CREATE FUNCTION append_message() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -136,7 +136,7 @@ def _position() -> None:
 
 
 def _summaries() -> None:
-    """Each row is made from indexes for its conversation alone: a page reads what it shows."""
+    """Make each row from indexes for its conversation alone: a page reads only what it shows."""
     op.execute("""
         CREATE VIEW conversation_summaries WITH (security_invoker = true) AS
         SELECT conversations.id, title, source_type, source_id, is_saved,

@@ -58,8 +58,8 @@ RIGHTS = {
 }
 
 
-def _wanted() -> str:
-    """The RIGHTS as rows of (prefix, target, role, privileges), in the words of a GRANT."""
+def _list_rights() -> str:
+    """Write the RIGHTS as rows of (prefix, target, role, privileges), in the words of a GRANT."""
     rows = []
     for kind, (names, rights) in RIGHTS.items():
         for name in names:
@@ -100,7 +100,7 @@ GROUPS = f"groups CONSTANT text[] := '{{{','.join(ROLES)}}}';"
 WANTED = f"""
             WITH rights (prefix, target, role, privileges) AS (
                 VALUES
-                    {_wanted()}
+                    {_list_rights()}
             ), wanted AS (
                 SELECT prefix, target, role, privilege
                 FROM rights, unnest(string_to_array(privileges, ', ')) AS privilege

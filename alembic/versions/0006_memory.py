@@ -86,59 +86,59 @@ COVERED = (
 )  # fmt: skip
 
 OF_SCOPED = {
-    "user_id": "whose personal memory it is, or who wrote",
-    "tenant_id": "whose enterprise memory it is",
-    "scope": "who may see it, as app_scope() has it",
+    "user_id": "user whose personal memory it is, or who wrote it",
+    "tenant_id": "tenant whose memory it is",
+    "scope": "scope that sees it, as app_scope() has it",
 }
 COMMENTS = {
     "tenants": {
         "slug": "short name for addresses and files",
-        "scope": "who may see it, as app_scope() has it",
+        "scope": "scope that sees it, as app_scope() has it",
     },
     "users": {
         "tenant_id": "the enterprise, or null for a user on their own",
         "external_id": "the user's key at the auth_provider",
-        "identity": "what the user is known by: auth_provider:external_id",
-        "scope": "whose memories the user sees, as app_scope() has it",
+        "identity": "identity of the user: auth_provider:external_id",
+        "scope": "scope whose memories the user sees, as app_scope() has it",
     },
     "memory_nodes": OF_SCOPED
     | {
         "id": "mem_ and 16 hex digits of the SHA-256 of conversation_id:sequence_index:the "
         "first 100 characters of human_content; one of each within a scope",
-        "conversation_id": "where it was said",
-        "sequence_index": "which exchange of it, from 0",
-        "human_content": "what the human said",
-        "assistant_content": "what was answered",
-        "source": "whose assistant: anthropic, openai, grok, gemini, ...",
-        "created_at": "when it was said",
-        "intent_type": "what the human wanted",
+        "conversation_id": "conversation in which it was said",
+        "sequence_index": "number of the exchange in the conversation, from 0",
+        "human_content": "words of the human",
+        "assistant_content": "words of the assistant",
+        "source": "provider of the assistant: anthropic, openai, grok, gemini, ...",
+        "created_at": "time when it was said",
+        "intent_type": "intent of the human",
         "technical_depth": "0 (none) to 10",
         "tags": "domains, topics, entities, processes: a list of names each",
         "cluster_id": "-1: noise, of no cluster; null: not yet clustered",
         "cluster_confidence": "0 to 1",
-        "access_count": "how often it was recalled",
-        "last_accessed": "when it last was",
+        "access_count": "number of recalls",
+        "last_accessed": "time of the last recall",
         "duplicate_of": "id of the memory that says the same, where it was linked",
         "language": "text search configuration of this memory",
-        "human_hash": "finds what the human said word for word; an index on the expression would "
+        "human_hash": "finds the same human_content; an index on the expression would "
         "not serve under row security",
         "memory_search": "the words a search reads; what the human said counts like a title",
     },
     "episodic_memories": OF_SCOPED
     | {
         "id": "ep_...; one of each within a scope",
-        "messages": "its turns in their order: role and content each",
-        "source": "as of memory_nodes",
-        "created_at": "when it began",
-        "updated_at": "when it ended",
+        "messages": "turns in their order: role and content each",
+        "source": "the assistant, as of memory_nodes",
+        "created_at": "time of its beginning",
+        "updated_at": "time of its end",
         "llm_tags": "summary, primary_intent, outcome, interruption_reason, key_entities, "
         "emotional_arc, domains, time_context: what a model said of it",
         "avg_complexity": "mean over its memories: simple 1, moderate 2, complex 3",
         "avg_technical_depth": "0 to 10",
-        "emotional_arc": "how the mood went",
+        "emotional_arc": "course of the mood",
         "memory_node_ids": "the memories it is made of",
-        "access_count": "how often it was recalled",
-        "last_accessed": "when it last was",
+        "access_count": "number of recalls",
+        "last_accessed": "time of the last recall",
         "language": "text search configuration of this episode",
         "content": "the summary and what was said, as a search reads it",
         "episode_search": "the words a search reads, of the first 90,000 characters",
@@ -170,7 +170,7 @@ def upgrade() -> None:
 
 
 def _scope() -> None:
-    """The one place that says in whose name a transaction reads and writes."""
+    """Create the function that gives the scope of a transaction, and those on scopes."""
     op.execute("""
         CREATE FUNCTION app_scope() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
         RETURN coalesce('tenant:' || nullif(current_setting('app.tenant_id', true), ''),
@@ -244,7 +244,7 @@ def _people() -> None:
 
 
 def _nodes() -> None:
-    """The key is a surrogate: the same id in two scopes must neither collide nor tell of itself."""
+    """Create memories. Their key is a surrogate: the same id may be in two scopes."""
     op.execute(f"""
         CREATE TABLE memory_nodes (
             key uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -392,7 +392,7 @@ def _episodes() -> None:
 
 
 def _lists(column: str, names: str) -> str:
-    """That these keys of a JSON object are lists, where there are such."""
+    """Write the check that keys of a JSON object are lists, where they are there."""
     return " AND ".join(
         [f"jsonb_typeof({column}) = 'object'"]
         + [
@@ -693,7 +693,7 @@ def _outbox() -> None:
 
 
 def _views() -> None:
-    """With the rights, and the scope, of whoever asks: a view takes its owner's otherwise."""
+    """Create views with the rights and the scope of the caller, not of their owner."""
     op.execute("""
         CREATE VIEW memory_nodes_with_embedding WITH (security_invoker = true) AS
         SELECT memory_nodes.*, model_name, embedding

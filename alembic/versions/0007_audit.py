@@ -14,22 +14,22 @@ GROUPS = "rag_read_only, rag_read_write, rag_admin"
 COMMENTS = {
     "security_audit_log": {
         "position": "counts entries; those of a transaction that was rolled back are missing",
-        "timestamp": "when it was written, which is not when it was committed",
-        "user_name": "who logged in, whatever role was SET; (unknown) for a role that had changed",
-        "actor": "for whom, as the application says in app.actor: a claim, not a proof",
+        "timestamp": "time of the entry, which is not the time of the commit",
+        "user_name": "login, whatever role was SET; (unknown) for a role that had changed",
+        "actor": "user it was done for, as the application says in app.actor: a claim, not a proof",
         "action": "INSERT, UPDATE, DELETE, TRUNCATE, or the command of a change of the schema",
         "record_id": "the key of the row, its columns separated by commas; else the object",
         "old_values": "of an UPDATE those that changed; secrets and vectors as keyed hashes",
         "new_values": "of an UPDATE those that changed; secrets and vectors as keyed hashes",
-        "transaction_id": "with its epoch, of the cluster that wrote it",
+        "transaction_id": "transaction id with its epoch, of the cluster that wrote it",
     },
     "audit_seals": {
         "number": "counts seals, without a gap",
-        "sealed_by": "who logged in",
+        "sealed_by": "login",
         "kind": "rows: a batch was sealed; retention: months were dropped",
         "last_position": "entries up to here are sealed, but those in flight",
-        "oldest_transaction": "from this one on transactions may have been in flight",
-        "next_transaction": "but not from this one on: such entries are of another cluster",
+        "oldest_transaction": "entries from this one on may have been in flight",
+        "next_transaction": "transaction id from which entries are of another cluster",
         "months": "month to the number of its entries and the SHA-256 over them",
         "previous": "the hash of the seal before",
         "hash": "SHA-256 of the seal, the hash before included",
@@ -201,7 +201,7 @@ def _tables() -> None:
 
 
 def _entries_of_rows() -> None:
-    """One INSERT for each statement, whatever wrote: the ORM, COPY, psql or a cascade.
+    """Record each statement by one INSERT, whatever wrote: the ORM, COPY, psql or a cascade.
 
     Columns are read from the catalogue, so that one that a later revision adds is recorded, too.
     Changes are told by the image of a value, which every type has. A row whose key was changed
@@ -339,7 +339,7 @@ def _entries_of_the_schema() -> None:
 
 
 def _event_triggers() -> None:
-    """Only a superuser may make them, and whom a hosted server lets: pgcorpus doctor tells."""
+    """Make event triggers where the server allows it; elsewhere pgcorpus doctor tells."""
     for event in DDL_EVENTS:
         op.execute(f"""
             DO $$ BEGIN
@@ -435,7 +435,7 @@ def _append_only() -> None:
 
 
 def _partitions() -> None:
-    """A partition for each month in UTC: this one, the next two, and any that entries went past.
+    """Keep a partition for each month in UTC: this, the next two, and any with entries.
 
     It is filled before it is attached, from the default partition, which takes what fits no other.
     From the move to the attachment nothing is recorded: it would be an entry that fits no other.

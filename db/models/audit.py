@@ -79,14 +79,15 @@ class SecurityAuditLog(Base):
     id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     timestamp: Mapped[datetime] = mapped_column(
         server_default=func.clock_timestamp(),
-        comment="when it was written, which is not when it was committed",
+        comment="time of the entry, which is not the time of the commit",
     )
     user_name: Mapped[str] = mapped_column(
         Text,
-        comment="who logged in, whatever role was SET; (unknown) for a role that had changed",
+        comment="login, whatever role was SET; (unknown) for a role that had changed",
     )
     actor: Mapped[str | None] = mapped_column(
-        Text, comment="for whom, as the application says in app.actor: a claim, not a proof"
+        Text,
+        comment="user it was done for, as the application says in app.actor: a claim, not a proof",
     )
     action: Mapped[str] = mapped_column(
         Text, comment="INSERT, UPDATE, DELETE, TRUNCATE, or the command of a change of the schema"
@@ -104,7 +105,7 @@ class SecurityAuditLog(Base):
     ip_address: Mapped[Any | None] = mapped_column(INET)
     application_name: Mapped[str | None] = mapped_column(Text)
     transaction_id: Mapped[int] = mapped_column(
-        BigInteger, comment="with its epoch, of the cluster that wrote it"
+        BigInteger, comment="transaction id with its epoch, of the cluster that wrote it"
     )
 
 
@@ -121,7 +122,7 @@ class AuditSeal(Base):
         BigInteger, primary_key=True, autoincrement=False, comment="counts seals, without a gap"
     )
     sealed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    sealed_by: Mapped[str] = mapped_column(Text, comment="who logged in")
+    sealed_by: Mapped[str] = mapped_column(Text, comment="login")
     kind: Mapped[str] = mapped_column(
         Text, comment="rows: a batch was sealed; retention: months were dropped"
     )
@@ -129,10 +130,10 @@ class AuditSeal(Base):
         BigInteger, comment="entries up to here are sealed, but those in flight"
     )
     oldest_transaction: Mapped[int] = mapped_column(
-        BigInteger, comment="from this one on transactions may have been in flight"
+        BigInteger, comment="entries from this one on may have been in flight"
     )
     next_transaction: Mapped[int] = mapped_column(
-        BigInteger, comment="but not from this one on: such entries are of another cluster"
+        BigInteger, comment="transaction id from which entries are of another cluster"
     )
     months: Mapped[dict[str, Any]] = mapped_column(
         JSONB, comment="month to the number of its entries and the SHA-256 over them"

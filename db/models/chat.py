@@ -47,18 +47,16 @@ class Conversation(Timestamped, Base):
     id: Mapped[uuid_pk]
     title: Mapped[str] = mapped_column(Text, server_default="")
     created_at: Mapped[datetime] = mapped_column(
-        server_default=text("now()"), comment="when it began, by its source"
+        server_default=text("now()"), comment="time of its beginning, by its source"
     )
-    source_id: Mapped[str | None] = mapped_column(
-        String(255), comment="its identifier where it came from"
-    )
+    source_id: Mapped[str | None] = mapped_column(String(255), comment="identifier in its source")
     source_type: Mapped[str] = mapped_column(
         String(50),
         server_default=NATIVE,
-        comment="chatgpt, claude, openwebui, ...; native: written here",
+        comment="chatgpt, claude, openwebui, ...; native for a conversation written here",
     )
     source_updated_at: Mapped[datetime | None] = mapped_column(
-        comment="when it last changed there: an older export is not news"
+        comment="time of its last change in the source: an older export is not news"
     )
     is_saved: Mapped[bool] = mapped_column(server_default=text("false"))
     record_hash: Mapped[bytes | None] = mapped_column(
@@ -117,13 +115,13 @@ class Message(Timestamped, Base):
         "metadata",  # a name that SQLAlchemy keeps for itself
         JSONB,
         server_default=text("'{}'"),
-        comment="what the source says beside the text: parts without text, model, its own ids",
+        comment="details of the source beside the text: parts without text, model, its own ids",
     )
     created_at: Mapped[datetime] = mapped_column(
-        server_default=text("now()"), comment="when it was said"
+        server_default=text("now()"), comment="time when it was said"
     )
     version: Mapped[int] = mapped_column(
-        server_default=text("1"), comment="counts changes of the content, from 1"
+        server_default=text("1"), comment="number of the version of the content, from 1"
     )
     language: Mapped[str] = mapped_column(
         REGCONFIG,

@@ -46,15 +46,15 @@ class EmbeddingModel(Base):
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     dimensions: Mapped[int] = mapped_column(comment="length of every vector of this model")
-    provider: Mapped[str] = mapped_column(String(50), comment="who makes the vectors")
+    provider: Mapped[str] = mapped_column(String(50), comment="provider that makes the vectors")
     created_at: Mapped[now]
     index_kind: Mapped[IndexKind] = mapped_column(
         String(20),
         server_default="halfvec",
-        comment="what its HNSW index holds: halfvec, or binary (one bit per dimension)",
+        comment="kind of its HNSW index: halfvec, or binary (one bit per dimension)",
     )
     retired_at: Mapped[datetime | None] = mapped_column(
-        comment="when a corpus last changed from it to another; its searches may still run"
+        comment="time of a corpus's last change to another model; its searches may still run"
     )
 
     cosine_spread: Mapped[float | None] = mapped_column(
@@ -75,7 +75,7 @@ class CorpusSetting(Timestamped, Base):
 
     corpus: Mapped[str] = mapped_column(String(50), primary_key=True)
     active_model: Mapped[str] = mapped_column(
-        String(100), ForeignKey("embedding_models.name"), comment="the model searches use"
+        String(100), ForeignKey("embedding_models.name"), comment="model that searches use"
     )
     previous_model: Mapped[str | None] = mapped_column(
         String(100),

@@ -29,7 +29,7 @@ class Scoped:
     """The scope of an import's history: what memories leave behind is scoped as they are."""
 
     scope: Mapped[str | None] = mapped_column(
-        Text, comment="whose row it is about, as app_scope() has it, or null"
+        Text, comment="scope of the row it is about, as app_scope() has it, or null"
     )
 
 
@@ -66,7 +66,7 @@ class ImportFile(Scoped, Base):
     header: Mapped[Any] = mapped_column(
         JSON, nullable=True, comment="the file's own metadata, as it stood"
     )
-    error: Mapped[str | None] = mapped_column(Text, comment="why the file could not be read")
+    error: Mapped[str | None] = mapped_column(Text, comment="reason why the file could not be read")
     added: Mapped[int] = mapped_column(server_default=text("0"))
     updated: Mapped[int] = mapped_column(server_default=text("0"))
     unchanged: Mapped[int] = mapped_column(server_default=text("0"))
@@ -92,7 +92,7 @@ class ImportTransformation(Scoped, Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     file: Mapped[str] = mapped_column(Text)
-    locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
+    locator: Mapped[str] = mapped_column(Text, comment="place in the file, as a JSON path")
     item: Mapped[str] = mapped_column(Text, comment="the author's identifier of the passage")
     field: Mapped[str] = mapped_column(Text)
     original: Mapped[Any] = mapped_column(JSON, nullable=True)
@@ -134,10 +134,10 @@ class ImportReject(Scoped, Base):
     run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     corpus: Mapped[str] = mapped_column(String(50))
     file: Mapped[str] = mapped_column(Text)
-    locator: Mapped[str] = mapped_column(Text, comment="where in the file, as a JSON path")
+    locator: Mapped[str] = mapped_column(Text, comment="place in the file, as a JSON path")
     reason: Mapped[str] = mapped_column(Text)
     payload: Mapped[Any] = mapped_column(JSON, comment="the passage as it stood in the file")
     context: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON, comment="what the file says of this and its neighbours"
+        JSON, comment="description of the chunk and its neighbours in the file"
     )
     created_at: Mapped[now]

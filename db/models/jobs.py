@@ -89,41 +89,43 @@ class Job(Timestamped, Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(50), comment="which handler does it")
+    kind: Mapped[str] = mapped_column(String(50), comment="kind of its handler")
     payload: Mapped[dict[str, Any]] = mapped_column(
         JSONB,
         server_default=text("'{}'"),
-        comment="what the handler needs to know: keys, never texts",
+        comment="arguments of the handler: keys, never texts",
     )
     status: Mapped[JobStatus] = mapped_column(
         String(20),
         server_default="pending",
-        comment="failed: it will not be tried again unless somebody requeues it",
+        comment="failed: it is tried again only if it is requeued",
     )
     priority: Mapped[int] = mapped_column(
-        SmallInteger, server_default=text("0"), comment="the higher the sooner"
+        SmallInteger, server_default=text("0"), comment="jobs of higher priority are claimed sooner"
     )
     dedupe_key: Mapped[str | None] = mapped_column(
         Text(collation="C"),
         comment="of jobs of a kind and scope with the same key at most one is pending",
     )
     attempts: Mapped[int] = mapped_column(
-        server_default=text("0"), comment="how often it was begun"
+        server_default=text("0"), comment="number of attempts begun"
     )
     max_attempts: Mapped[int] = mapped_column(server_default=text("5"))
-    not_before: Mapped[now] = mapped_column(comment="when it may be begun, again after a failure")
+    not_before: Mapped[now] = mapped_column(
+        comment="time from which it may be begun, again after a failure"
+    )
     repeat_every: Mapped[timedelta | None] = mapped_column(
-        comment="a periodic job: done, it becomes pending again for so much later"
+        comment="interval of a periodic job: done, it is pending again after this time"
     )
     worker_id: Mapped[str | None] = mapped_column(
-        String(100), comment="who does it, or did it last"
+        String(100), comment="worker that has it, or had it last"
     )
     lease_expires_at: Mapped[datetime | None] = mapped_column(
-        comment="until when its worker is believed to be alive"
+        comment="time until which its worker is believed to be alive"
     )
     started_at: Mapped[datetime | None] = mapped_column(comment="of the last attempt")
     finished_at: Mapped[datetime | None]
-    last_error: Mapped[str | None] = mapped_column(Text, comment="why the last attempt failed")
+    last_error: Mapped[str | None] = mapped_column(Text, comment="reason of the last failure")
     scope: Mapped[str | None] = mapped_column(
-        Text, comment="whose row it is about, as app_scope() has it, or null"
+        Text, comment="scope of the row it is about, as app_scope() has it, or null"
     )

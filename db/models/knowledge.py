@@ -59,7 +59,9 @@ class FrameworkDocument(Timestamped, Base):
     chunk_id: Mapped[str] = mapped_column(
         String(255), unique=True, comment="the author's own identifier"
     )
-    source_file: Mapped[str] = mapped_column(String(255), comment="the text it was cut from")
+    source_file: Mapped[str] = mapped_column(
+        String(255), comment="text that the chunk was cut from"
+    )
     section: Mapped[str] = mapped_column(String(255))
     title: Mapped[str] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
@@ -125,7 +127,7 @@ class ChunkEmbedding(Embedded, Base):
     model_name: Mapped[str] = mapped_column(
         String(100),
         server_default="text-embedding-3-large",
-        comment="which model made the vector",
+        comment="model that made the vector",
     )
 
     document: Mapped[FrameworkDocument] = relationship(back_populates="embeddings", lazy="raise")
@@ -166,7 +168,7 @@ class FrameworkMetadata(Base):
     contains_example: Mapped[bool | None] = mapped_column(server_default=text("false"))
     business_logic_intact: Mapped[bool | None] = mapped_column(server_default=text("true"))
     validation_passed: Mapped[bool | None] = mapped_column(
-        server_default=text("false"), comment="searches show only what passed, unless asked"
+        server_default=text("false"), comment="searches show only chunks that passed, unless asked"
     )
     processing_date: Mapped[date | None] = mapped_column(Date)
     guidelines_compliance: Mapped[str | None] = mapped_column(String(255))

@@ -81,18 +81,18 @@ class Scoped:
 
     key: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     user_id: Mapped[UUID | None] = mapped_column(
-        comment="whose personal memory it is, or who wrote"
+        comment="user whose personal memory it is, or who wrote it"
     )
     tenant_id: Mapped[UUID | None] = mapped_column(
-        parent_key("tenants.id"), comment="whose enterprise memory it is"
+        parent_key("tenants.id"), comment="tenant whose memory it is"
     )
     scope: Mapped[str] = mapped_column(
-        Text, server_default=text("app_scope()"), comment="who may see it, as app_scope() has it"
+        Text,
+        server_default=text("app_scope()"),
+        comment="scope that sees it, as app_scope() has it",
     )
-    access_count: Mapped[int] = mapped_column(
-        server_default=text("0"), comment="how often it was recalled"
-    )
-    last_accessed: Mapped[datetime | None] = mapped_column(comment="when it last was")
+    access_count: Mapped[int] = mapped_column(server_default=text("0"), comment="number of recalls")
+    last_accessed: Mapped[datetime | None] = mapped_column(comment="time of the last recall")
 
 
 STORAGE: Final = {"postgresql_with": {"fillfactor": 85}}
@@ -153,7 +153,7 @@ class Tenant(Base):
         Text,
         Computed("'tenant:' || id::text", persisted=True),
         nullable=False,
-        comment="who may see it, as app_scope() has it",
+        comment="scope that sees it, as app_scope() has it",
     )
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     created_at: Mapped[now]
@@ -189,7 +189,7 @@ class User(Base):
         Text,
         Computed("auth_provider || ':' || external_id", persisted=True),
         nullable=False,
-        comment="what the user is known by: auth_provider:external_id",
+        comment="identity of the user: auth_provider:external_id",
     )
     email: Mapped[str | None] = mapped_column(String(320))
     display_name: Mapped[str | None] = mapped_column(String(255))
@@ -198,7 +198,7 @@ class User(Base):
         Text,
         Computed("COALESCE('tenant:' || tenant_id::text, 'user:' || id::text)", persisted=True),
         nullable=False,
-        comment="whose memories the user sees, as app_scope() has it",
+        comment="scope whose memories the user sees, as app_scope() has it",
     )
 
 
@@ -233,18 +233,22 @@ class MemoryNode(Scoped, Base):
         comment="mem_ and 16 hex digits of the SHA-256 of conversation_id:sequence_index:the "
         "first 100 characters of human_content; one of each within a scope",
     )
-    conversation_id: Mapped[str] = mapped_column(String(255), comment="where it was said")
-    sequence_index: Mapped[int] = mapped_column(comment="which exchange of it, from 0")
-    human_content: Mapped[str] = mapped_column(Text, comment="what the human said")
+    conversation_id: Mapped[str] = mapped_column(
+        String(255), comment="conversation in which it was said"
+    )
+    sequence_index: Mapped[int] = mapped_column(
+        comment="number of the exchange in the conversation, from 0"
+    )
+    human_content: Mapped[str] = mapped_column(Text, comment="words of the human")
     assistant_content: Mapped[str] = mapped_column(
-        Text, server_default="", comment="what was answered"
+        Text, server_default="", comment="words of the assistant"
     )
     source: Mapped[str] = mapped_column(
-        String(50), comment="whose assistant: anthropic, openai, grok, gemini, ..."
+        String(50), comment="provider of the assistant: anthropic, openai, grok, gemini, ..."
     )
-    created_at: Mapped[now] = mapped_column(comment="when it was said")
+    created_at: Mapped[now] = mapped_column(comment="time when it was said")
     intent_type: Mapped[IntentType] = mapped_column(
-        String(20), server_default="statement", comment="what the human wanted"
+        String(20), server_default="statement", comment="intent of the human"
     )
     complexity: Mapped[Complexity] = mapped_column(String(20), server_default="simple")
     technical_depth: Mapped[int] = mapped_column(
@@ -281,7 +285,7 @@ class MemoryNode(Scoped, Base):
         Computed("hashtextextended(human_content, (0)::bigint)", persisted=True),
         nullable=False,
         deferred=True,
-        comment="finds what the human said word for word; an index on the expression would not "
+        comment="finds the same human_content; an index on the expression would not "
         "serve under row security",
     )
     memory_search: Mapped[str] = mapped_column(
@@ -319,12 +323,12 @@ class EpisodicMemory(Scoped, Base):
     id: Mapped[str] = mapped_column(String(255), comment="ep_...; one of each within a scope")
     title: Mapped[str] = mapped_column(Text, server_default="")
     messages: Mapped[list[Any]] = mapped_column(
-        JSONB, comment="its turns in their order: role and content each"
+        JSONB, comment="turns in their order: role and content each"
     )
     message_count: Mapped[int]
-    source: Mapped[str] = mapped_column(String(50), comment="as of memory_nodes")
-    created_at: Mapped[now] = mapped_column(comment="when it began")
-    updated_at: Mapped[now] = mapped_column(comment="when it ended")
+    source: Mapped[str] = mapped_column(String(50), comment="the assistant, as of memory_nodes")
+    created_at: Mapped[now] = mapped_column(comment="time of its beginning")
+    updated_at: Mapped[now] = mapped_column(comment="time of its end")
     duration_minutes: Mapped[float | None] = mapped_column(Double)
     llm_tags: Mapped[dict[str, Any]] = mapped_column(
         JSONB,
@@ -337,7 +341,7 @@ class EpisodicMemory(Scoped, Base):
         Double, comment="mean over its memories: simple 1, moderate 2, complex 3"
     )
     avg_technical_depth: Mapped[float | None] = mapped_column(Double, comment="0 to 10")
-    emotional_arc: Mapped[str | None] = mapped_column(Text, comment="how the mood went")
+    emotional_arc: Mapped[str | None] = mapped_column(Text, comment="course of the mood")
     has_code: Mapped[bool] = mapped_column(server_default=text("false"))
     has_errors: Mapped[bool] = mapped_column(server_default=text("false"))
     urgency_max: Mapped[Urgency | None] = mapped_column(String(20))

@@ -24,4 +24,4 @@ class QueryPerformance(Base):
     corpus: Mapped[str] = mapped_column(String(50))
     duration: Mapped[float] = mapped_column(comment="milliseconds, embedding the question included")
     hits: Mapped[int]
-    degraded: Mapped[bool] = mapped_column(comment="whether a leg did not answer")
+    degraded: Mapped[bool] = mapped_column(comment="true if a leg did not answer")

@@ -49,7 +49,7 @@ CHECKSUMS: dict[str, str] = {
     "keep_updated_at_v1": "19a3537bc37a5b91",
     "stop_keeping_updated_at_v1": "93319039d5b41bb8",
     "sample_columns_v1": "8372404bdb67a045",
-    "create_embedding_table_v1": "5f05a2695d2611b6",
+    "create_embedding_table_v1": "14ced4aa8d15380d",
     "drop_embedding_table_v1": "8a35afa211f2759b",
     "enqueue_embeddings_v1": "cbd803a9d4df29c6",
     "stop_enqueuing_embeddings_v1": "5e9357348c3921c4",
@@ -57,7 +57,7 @@ CHECKSUMS: dict[str, str] = {
     "stop_auditing_v1": "8ddf3974b7922f2f",
     "isolate_v1": "4e4efe878f897587",
     "stop_isolating_v1": "b84d7ce0bf940512",
-    "create_embedding_table_v1, scoped": "6a86a6fb5280e5ea",
+    "create_embedding_table_v1, scoped": "73d53e5665fdb598",
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
 }
 
