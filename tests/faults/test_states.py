@@ -226,10 +226,13 @@ def test_transactions_in_each_others_way_are_conflicts(database: Database, way: 
 
     def leave(work: UnitOfWork) -> None:
         statements(serializable, count)(work)
-        run(
-            database_two,
-            statements(serializable, count, "UPDATE shifts SET on_call = false WHERE doctor = 2"),
+        second = statements(
+            serializable, count, "UPDATE shifts SET on_call = false WHERE doctor = 2"
         )
+        # In a thread: here it would be awaited, on a connection of this loop.
+        between = threading.Thread(target=run, args=(database_two, second))
+        between.start()
+        between.join()
         statements("UPDATE shifts SET on_call = false WHERE doctor = 1")(work)
 
     def lock(work: UnitOfWork) -> None:
