@@ -113,7 +113,10 @@ class EmbeddingRepository(Repository):
                 stored.is_not(None).label("stale"),
             )
             .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
-            .where(or_(stored.is_(None), stored != current), *corpus.in_scope(corpus.passages))
+            .where(
+                or_(stored.is_(None), stored != current),
+                *corpus.in_scope(corpus.passages, self.scope),
+            )
             .order_by(corpus.key)
             .limit(limit)
         )
@@ -204,7 +207,7 @@ class EmbeddingRepository(Repository):
             # read all that is in it, for every batch.
             passage = (
                 select(current.label("content_hash"), *scope)
-                .where(corpus.key == staged.c.item, *corpus.in_scope(corpus.passages))
+                .where(corpus.key == staged.c.item, *corpus.in_scope(corpus.passages, self.scope))
                 .limit(1)
                 .lateral("passage")
             )

@@ -477,7 +477,7 @@ class JobRepository(Repository):
                 select(corpus.key)
                 .join_from(corpus.passages, corpus.vectors, corpus.vector_join)
                 .where(
-                    *corpus.in_scope(corpus.passages),
+                    *corpus.in_scope(corpus.passages, self.scope),
                     corpus.key == any_(_array(items, corpus.key.type)),
                     corpus.vectors.c.model_name == model_name,
                     corpus.vectors.c.content_hash == text_hash(corpus),

@@ -377,7 +377,7 @@ class SearchRepository(Repository):
             MissingScope: The corpus has a scope, and the unit of work has none.
         """
         corpus.refuse_without(self.scope)
-        asked = {"hits": list(hits), "before": before, "after": after}
+        asked = {"hits": list(hits), "before": before, "after": after, "scope": str(self.scope)}
         windows: dict[Any, dict[int, Turn]] = {}
         for row in self.session.execute(surroundings(corpus), asked).mappings():
             turn = Turn(

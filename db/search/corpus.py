@@ -18,7 +18,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     exists,
-    func,
+    literal,
     or_,
 )
 
@@ -177,22 +177,20 @@ class Corpus:
         keys = (self.key,) if self.scope is None else (self.scope, self.key)
         return and_(*(item == key for item, key in zip(self.items, keys, strict=True)))
 
-    def in_scope(self, table: Table, *, bound: bool = False) -> tuple[ColumnElement[bool], ...]:
-        """Restrict *table*, of passages or vectors, to the transaction's scope.
+    def in_scope(self, table: Table, scope: Scope | None = None) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table*, of passages or vectors, to a scope.
 
-        Row security enforces it again; here it also binds roles that pass over row security.
+        Row security enforces it again; here it also binds roles that pass over row security. The
+        planner sees a value, and so how large the scope is, which ``app_scope()`` does not tell it.
 
         Args:
             table: The corpus's passages or vectors.
-            bound: Compare with the parameter ``scope`` rather than ``app_scope()``, for statements
-                whose plan depends on estimates. Of two conditions on ``app_scope()`` the planner
-                takes the product: of a tenant that has a twentieth of all rows it expects a
-                four-hundredth, and passes over the index.
+            scope: The transaction's; None: the statement has a parameter ``scope`` for it.
         """
         if self.scope is None:
             return ()
-        scope = bindparam("scope", type_=Text) if bound else func.app_scope(type_=Text)
-        return (table.c[self.scope.key] == scope,)
+        value = bindparam("scope", type_=Text) if scope is None else literal(str(scope), Text)
+        return (table.c[self.scope.key] == value,)
 
     def refuse_without(self, scope: Scope | None) -> None:
         """Raise if the corpus has scoped passages and no scope is given.

@@ -143,7 +143,7 @@ class VectorLeg:
         """Select (passage_id, score) of the nearest *depth* passages."""
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
-        near = near.where(self._is_of_model(), *corpus.in_scope(corpus.vectors, bound=True))
+        near = near.where(self._is_of_model(), *corpus.in_scope(corpus.vectors))
         if narrowing.whole:
             compared = near.subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
@@ -153,7 +153,7 @@ class VectorLeg:
             near = near.join_from(corpus.vectors, corpus.passages, corpus.vector_join)
             # The planner knows how large a scope is where it is named, not where a policy asks.
             near = near.where(
-                *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant
+                *corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant
             )
         approximate = self._approximate_distance()
         if not narrowing.few and approximate is not None:
@@ -169,7 +169,7 @@ class VectorLeg:
         return (
             select(given.c.passage_id, self._cosine(corpus.vectors.c.embedding).label("score"))
             .join_from(given, corpus.vectors, corpus.item == given.c.passage_id)
-            .where(self._is_of_model(), *corpus.in_scope(corpus.vectors, bound=True))
+            .where(self._is_of_model(), *corpus.in_scope(corpus.vectors))
         )
 
     def _is_of_model(self) -> ColumnElement[bool]:
@@ -217,7 +217,7 @@ class TextLeg:
         """Select (passage_id, score) of the best *depth* candidates of the look-up."""
         corpus = self._corpus
         passages = select(corpus.key.label("passage_id"), corpus.words.label("words")).where(
-            *corpus.in_scope(corpus.passages, bound=True),
+            *corpus.in_scope(corpus.passages),
             *narrowing.direct,
             *(narrowing.distant if narrowing.few else ()),
         )
@@ -241,7 +241,7 @@ class TextLeg:
         held = (
             select(given.c.passage_id, corpus.words.label("words"))
             .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
-            .where(*corpus.in_scope(corpus.passages, bound=True))
+            .where(*corpus.in_scope(corpus.passages))
             .offset(literal_column("0", Integer))
             .subquery("held")
         )
@@ -313,7 +313,7 @@ class FuzzyLeg:
         """Select (passage_id, score) of the *depth* most similar passages above the threshold."""
         corpus = self._corpus
         alike = select(corpus.key.label("passage_id"), self._score.label("score"))
-        alike = alike.where(*corpus.in_scope(corpus.passages, bound=True), *narrowing.direct)
+        alike = alike.where(*corpus.in_scope(corpus.passages), *narrowing.direct)
         if narrowing.few:  # without the operator that the index serves
             found = alike.where(*narrowing.distant).subquery()
             least = func.current_setting(THRESHOLD_SETTING).cast(Double)
@@ -333,7 +333,7 @@ class FuzzyLeg:
         return (
             select(given.c.passage_id, self._score.label("score"))
             .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
-            .where(*corpus.in_scope(corpus.passages, bound=True))
+            .where(*corpus.in_scope(corpus.passages))
         )
 
 
@@ -375,7 +375,7 @@ def _best(
     # all of them, where the planner doubts that the best are enough.
     ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
     met = select(true()).where(
-        *corpus.in_scope(corpus.passages, bound=True), corpus.key == ordered.c.passage_id, *distant
+        *corpus.in_scope(corpus.passages), corpus.key == ordered.c.passage_id, *distant
     )
     return (
         select(ordered.c.passage_id, ordered.c.score)

@@ -235,7 +235,7 @@ def _of_scope_without_words(corpus: Corpus) -> FromClause:
 
 def _sample_scope(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
     """Select a sample of the scope's passages."""
-    some = select(*columns).where(*corpus.in_scope(corpus.passages, bound=True))
+    some = select(*columns).where(*corpus.in_scope(corpus.passages))
     some = some.limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
     return some.cte("sample").prefix_with("MATERIALIZED")
 

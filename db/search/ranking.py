@@ -169,7 +169,7 @@ def build_statement(shape: Shape) -> Select[Any]:
         .where(candidates.c.passage_id == fused.c.passage_id)
         .scalar_subquery()
     )
-    hits = corpus.hits.where(*corpus.in_scope(corpus.passages, bound=True)).subquery("hits")
+    hits = corpus.hits.where(*corpus.in_scope(corpus.passages)).subquery("hits")
     shown = (
         select(fused.c.passage_id, fused.c.score, why.label("why"), *hits.c)
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
@@ -190,9 +190,7 @@ def build_statement(shape: Shape) -> Select[Any]:
 def select_matching(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
     """Select the passages that meet the filters and the question's demands, to be counted."""
     some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
-    return some.where(
-        *corpus.in_scope(corpus.passages, bound=True), *narrowing.direct, *narrowing.distant
-    )
+    return some.where(*corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant)
 
 
 def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
@@ -203,7 +201,7 @@ def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
     return (
         select(each.c.passage_id, (each.c.score * (1 + boost)).label("score"))
         .join_from(each, corpus.passages, corpus.key == each.c.passage_id)
-        .where(*corpus.in_scope(corpus.passages, bound=True))
+        .where(*corpus.in_scope(corpus.passages))
     )
 
 
@@ -306,7 +304,7 @@ def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
     corpus = shape.corpus
     jobs_of: ColumnElement[str] = literal(corpus.name, String())
     if corpus.scope is not None:
-        jobs_of = func.concat(jobs_of, ":", func.app_scope(type_=Text), type_=Text)
+        jobs_of = func.concat(jobs_of, ":", bindparam("scope", type_=Text), type_=Text)
     pending = (
         func.passages_to_embed(jobs_of, literal(AWAITED_LOOKED_AT, Integer()))
         .table_valued(column("item", Text))
@@ -321,5 +319,5 @@ def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
     return exists(
         select(literal_column("1"))
         .select_from(corpus.passages)
-        .where(*corpus.in_scope(corpus.passages, bound=True), asked, ~has_vector)
+        .where(*corpus.in_scope(corpus.passages), asked, ~has_vector)
     )

@@ -230,7 +230,7 @@ class EpisodeRepository(Repository):
     def _episodes(self) -> Select[EpisodicMemory]:
         EPISODES.refuse_without(self.scope)
         episodes: Select[EpisodicMemory] = select(EpisodicMemory).where(
-            *EPISODES.in_scope(EPISODES.passages)
+            *EPISODES.in_scope(EPISODES.passages, self.scope)
         )
         return episodes
 

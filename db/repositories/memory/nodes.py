@@ -462,7 +462,8 @@ class MemoryRepository(Repository):
         if not keys:
             return Forgotten()
         vectors = self._count(
-            and_(*corpus.in_scope(corpus.vectors), corpus.item.in_(keys)), corpus.vectors
+            and_(*corpus.in_scope(corpus.vectors, self.scope), corpus.item.in_(keys)),
+            corpus.vectors,
         )
         jobs = self._count(
             _among(Job.dedupe_key, [embed_key(corpus, self.scope, key) for key in keys])
@@ -472,7 +473,9 @@ class MemoryRepository(Repository):
         # The trigger forget_traces takes the jobs away, and foreign keys the vectors.
         table = corpus.passages
         erased = (
-            delete(table).where(*corpus.in_scope(table), corpus.key.in_(keys)).returning(table.c.id)
+            delete(table)
+            .where(*corpus.in_scope(table, self.scope), corpus.key.in_(keys))
+            .returning(table.c.id)
         )
         ids = tuple(self.session.scalars(erased))
         told_by = self._forget_references(corpus, ids)
@@ -524,7 +527,7 @@ class MemoryRepository(Repository):
     def _in_scope(self, corpus: Corpus = MEMORY) -> tuple[ColumnElement[bool], ...]:
         """Restrict *corpus* to the scope, for roles that pass over row security, too."""
         corpus.refuse_without(self.scope)
-        return corpus.in_scope(corpus.passages)
+        return corpus.in_scope(corpus.passages, self.scope)
 
 
 def refuse_too_long(table: type[Base], **values: str | None) -> None:
