@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,12 @@ class Programs:
         written = self._run(url, "pg_dump", *arguments)
         return re.sub(r"(?m)^ALTER TABLE .* SET \(pg_attver=\d+\);\n", "", written)
 
-    def execute(self, url: URL, script: str) -> None:
-        """Run a script, which stops at its first error."""
-        self._run(url, "psql", "--quiet", "--set=ON_ERROR_STOP=1", script=script)
+    def execute(self, url: URL, script: str, **variables: str) -> str:
+        """Run a script, which stops at its first error, with variables; return what it printed."""
+        given = [f"--set={name}={value}" for name, value in variables.items()]
+        return self._run(
+            url, "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", *given, script=script
+        )
 
     def _run(self, url: URL, program: str, *arguments: str, script: str | None = None) -> str:
         done = subprocess.run(
@@ -150,15 +154,24 @@ def alembic(tmp_path: Path) -> Iterator[Alembic]:
     alembic.kill()
 
 
-@pytest.fixture
-def home(server: EmbeddedServer) -> Iterator[Path]:
-    """The home of a second server: its programs are there, to be started or to be spoilt."""
+@contextmanager
+def make_home(server: EmbeddedServer) -> Iterator[Path]:
+    """Make the home of another server with the programs of *server*, and destroy it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pgcorpus-tests-"))
     folder.chmod(0o755)
     share_programs(server, folder)
-    yield folder
-    EmbeddedServer(folder).destroy()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        EmbeddedServer(folder).destroy()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def home(server: EmbeddedServer) -> Iterator[Path]:
+    """The home of a second server: its programs are there, to be started or to be spoilt."""
+    with make_home(server) as folder:
+        yield folder
 
 
 def python(*arguments: str | Path, folder: Path, **variables: str) -> str:

@@ -1,0 +1,409 @@
+"""A tenant moves between two servers while it is written to, by docs/how-to/move-a-tenant.md."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from secrets import token_hex
+from threading import Event, Thread
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+import pytest
+from sqlalchemy import URL, update
+
+from pgcorpus.db.embedded import EmbeddedServer
+from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import DatabaseReadOnly, EmbedderUnavailable
+from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.models.memory import User
+from pgcorpus.db.repositories.memory.nodes import Exchange
+from pgcorpus.db.scope import Scope
+from pgcorpus.services.embedding.hashing import HashingEmbedder
+from pgcorpus.services.memory.service import MemoryService
+from pgcorpus.services.ops.switch import ModelSwitch
+from tests.conftest import Databases, settings_for
+from tests.logins import logged_in
+from tests.migrations.conftest import ROOT, Programs, make_home
+
+PAGE: Final = ROOT / "docs" / "how-to" / "move-a-tenant.md"
+TABLES: Final = (
+    "tenants",
+    "users",
+    "memory_nodes",
+    "episodic_memories",
+    "memory_embeddings",
+    "episode_embeddings",
+)
+SETTINGS: Final = {
+    "wal_level": "logical",  # the page has it, with the restart
+    "fsync": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "50",
+}
+PASSWORD: Final = "an_invented_password"
+BEFORE: Final = 200
+"""Memories of each tenant before the move begins."""
+STAFF: Final = 60
+"""Users of each tenant then; one with half of the memories, and from time to time one is erased."""
+ROUNDS: Final = 20
+"""How often each tenant writes at least before the next step."""
+PATIENCE_SECONDS: Final = 120
+
+
+@dataclass
+class Side:
+    """A server with a database of the newest schema, where nobody who works is a superuser.
+
+    Attributes:
+        programs: Of the server.
+        database: As the owner of the tables.
+        logins: Who runs statements of the page → their address.
+        superuser: Looks at all rows.
+    """
+
+    programs: Programs
+    database: Database
+    logins: dict[str, URL]
+    superuser: URL
+
+    def look(self, query: str) -> tuple[str, ...]:
+        """Return the rows of a query, whoever's they are."""
+        printed = self.programs.execute(self.superuser, f"\\t on\n\\a\n{query};")
+        return tuple(sorted(printed.splitlines()))
+
+    def look_at_scopes(self) -> dict[str, tuple[str, ...]]:
+        """Return the scopes that have rows in each table."""
+        return {table: self.look(f"SELECT DISTINCT scope FROM {table}") for table in TABLES}  # noqa: S608 - tables of ours
+
+
+@contextmanager
+def open_side(server: EmbeddedServer) -> Iterator[Side]:
+    """Start another server, and make its logins and the schema as on a hosted one."""
+    with make_home(server) as home, ExitStack() as stack:
+        own = EmbeddedServer(home, settings=SETTINGS)
+        own.start()
+        databases = Databases(own.url.set(database="postgres"))
+        stack.callback(databases.close)
+        owner = databases.make_owner()
+        databases.let_give_groups(owner)
+        databases._run(
+            f"CREATE ROLE administrator LOGIN CREATEROLE REPLICATION BYPASSRLS"
+            f" PASSWORD '{PASSWORD}'"
+        )
+        databases._run("GRANT pg_create_subscription TO administrator WITH ADMIN OPTION")
+        url = databases.make(owner=owner)
+        databases.make_extensions(url)
+        database = Database(settings_for(url))
+        stack.callback(database.close)
+        upgrade(database)
+        with database.unit_of_work() as work:
+            for corpus in ("memory", "episodes"):
+                work.models.use_model(corpus, "hashing")
+            work.commit()
+        named = {
+            name: url.set(username=name, password=PASSWORD) for name in ("administrator", "mover")
+        }
+        yield Side(
+            programs=Programs(own),
+            database=database,
+            logins={"owner": url, **named},
+            superuser=databases.superuser_of(url),
+        )
+
+
+@dataclass
+class Move:
+    """The page, run block by block.
+
+    Attributes:
+        source: Where the tenant is.
+        target: Where it goes.
+        tenant: Its key.
+        blocks: Each block of the page that is not run yet: where, as whom, and its statements.
+    """
+
+    source: Side
+    target: Side
+    tenant: UUID
+    blocks: list[tuple[str, str, str]] = field(
+        default_factory=lambda: re.findall(
+            r"```sql\n-- (source|target|both): (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL
+        )
+    )
+
+    def run(self, beginning: str) -> list[str]:
+        """Run the page's next block, which begins with *beginning*; return what it printed."""
+        where, who, script = self.blocks.pop(0)
+        assert script.startswith(beginning)
+        sides = {"source": [self.source], "target": [self.target]}
+        return [
+            side.programs.execute(
+                side.logins[who],
+                script,
+                tenant=str(self.tenant),
+                password=PASSWORD,
+                source=self._describe_source(),
+            )
+            for side in sides.get(where, [self.source, self.target])
+        ]
+
+    def _describe_source(self) -> str:
+        url = self.source.logins["mover"]
+        return (
+            f"host={url.host} port={url.port} dbname={url.database} user=mover password={PASSWORD}"
+        )
+
+
+class SometimesSilent(HashingEmbedder):
+    """Embeds all texts but those with a certain word, for which it does not answer."""
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the vectors, or do not answer."""
+        if any("unembedded" in each for each in texts):
+            raise EmbedderUnavailable("the provider did not answer")
+        return super().embed_documents(texts)
+
+
+class Writer(Thread):
+    """Remembers, touches, updates and deletes for two tenants until it is told to stop.
+
+    Attributes:
+        done: Scope and kind of write → how often.
+        refused: The scopes whose writes were refused because they move.
+        errors: All else that went wrong.
+    """
+
+    def __init__(
+        self, database: Database, scopes: list[Scope], staff: dict[Scope, list[UUID]]
+    ) -> None:
+        super().__init__(daemon=True)
+        self.done: Counter[tuple[Scope, str]] = Counter()
+        self.refused: set[Scope] = set()
+        self.errors: list[BaseException] = []
+        self._database = database
+        self._service = MemoryService(database, SometimesSilent("hashing", 384))
+        self._scopes, self._staff = scopes, staff
+        self._end = Event()
+
+    def run(self) -> None:
+        """Write for each tenant in turn."""
+        number = 0
+        while not self._end.is_set():
+            for scope in self._scopes:
+                try:
+                    for kind, write in self._list_writes(scope, number).items():
+                        write()
+                        self.done[scope, kind] += 1
+                except DatabaseReadOnly:
+                    self.refused.add(scope)
+                except BaseException as error:  # noqa: BLE001 - the test raises it
+                    self.errors.append(error)
+                    return
+            number += 1
+
+    def finish(self) -> None:
+        """Stop, and raise what went wrong."""
+        self._end.set()
+        self.join(PATIENCE_SECONDS)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.errors:
+            raise self.errors[0]
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait until it has written so far."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not until():
+            self.check()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def wait_for_rounds(self, *scopes: Scope) -> None:
+        """Wait until each of some tenants has remembered ``ROUNDS`` more."""
+        goals = {scope: self.done[scope, "remember"] + ROUNDS for scope in scopes}
+        self.wait(lambda: all(self.done[scope, "remember"] >= goals[scope] for scope in scopes))
+
+    def _list_writes(self, scope: Scope, number: int) -> dict[str, Callable[[], object]]:
+        service, talk = self._service, f"talk {number // 10}"
+        said = f"The kettle {number} leaks."
+
+        def remember(words: str, place: int, **options: object) -> None:
+            kept = service.remember(
+                words,
+                f"Seal {place}.",
+                scope=scope,
+                conversation_id=talk,
+                sequence_index=place,
+                **options,  # type: ignore[arg-type]
+            )
+            ids.append(kept.id)
+
+        ids: list[str] = []
+        writes: dict[str, Callable[[], object]] = {
+            "remember": lambda: remember(said, 3 * number, duplicates="keep"),
+            "merge": lambda: remember(
+                said, 3 * number + 1, duplicates="merge", tags={"topics": [talk]}
+            ),
+            "touch": lambda: service.touch(ids, scope=scope),
+        }
+        if number % 5 == 1:  # stored out of line: an update of the row sends it no more
+            writes["long"] = lambda: remember(
+                " ".join(token_hex(4) for _ in range(1000)), 3 * number + 2
+            )
+            writes["touch long"] = lambda: service.touch(ids, scope=scope)
+        if number % 2:
+            writes["forget"] = lambda: service.forget(scope=scope, ids=ids[:2])
+        if number % 5 == 0:
+            writes["unembedded"] = lambda: remember(f"unembedded {number}", 3 * number + 2)
+            writes["episode"] = lambda: service.store_episode(talk, scope=scope, title=said)
+            writes["rename"] = lambda: self._rename(scope, said)
+        if number % 10 == 0:
+            writes["add user"] = lambda: self._add_user(scope, number)
+            if self._staff[scope]:
+                writes["forget user"] = lambda: service.forget_user(
+                    self._staff[scope].pop(0), scope=scope, account=True
+                )
+        return writes
+
+    def _rename(self, scope: Scope, name: str) -> None:
+        """Rename the users who were there before the move."""
+        of_old = User.external_id.like("old-1%")
+        with self._database.unit_of_work(scope) as work:
+            work.session.execute(update(User).where(of_old).values(display_name=name))
+            work.commit()
+
+    def _add_user(self, scope: Scope, number: int) -> None:
+        with self._database.unit_of_work(scope) as work:
+            work.tenancy.create_user(
+                auth_provider="test",
+                external_id=f"new-{number}-{scope}",
+                tenant_id=scope.tenant_id,
+            )
+            work.commit()
+
+
+def settle(
+    database: Database, application: Database
+) -> tuple[list[Scope], dict[Scope, list[UUID]]]:
+    """Make two tenants with users and memories."""
+    scopes, staff = [], {}
+    for name in ("Moving", "Staying"):
+        with database.unit_of_work() as work:
+            scope = Scope.tenant(work.tenancy.create_tenant(name).id)
+            staff[scope] = [
+                work.tenancy.create_user(
+                    auth_provider="test",
+                    external_id=f"old-{number}-{name}",
+                    tenant_id=scope.tenant_id,
+                ).id
+                for number in range(STAFF)
+            ]
+            work.commit()
+        service = MemoryService(application)
+        for user_id in (None, staff[scope][3]):
+            service.remember_many(
+                [
+                    Exchange(human=f"{name} said {number}.", conversation_id=f"of {user_id}")
+                    for number in range(BEFORE // 2)
+                ],
+                scope=Scope.tenant(scope.tenant_id, user_id=user_id),  # type: ignore[arg-type]
+                duplicates="keep",
+            )
+        service.store_episode("of None", scope=scope, title=f"How {name} began")
+        scopes.append(scope)
+    return scopes, staff
+
+
+def serve(source: MemoryService, target: Side, scope: Scope) -> None:
+    """Search on both sides, embed on the target what was waiting for it, and write there."""
+    unembedded = (
+        "SELECT id FROM memory_nodes AS node WHERE NOT EXISTS (SELECT FROM memory_embeddings"
+        " AS vector WHERE vector.scope = node.scope AND node_key = key)"
+    )
+    assert target.look(unembedded)
+    assert not target.look("SELECT id FROM jobs WHERE scope IS NOT NULL")
+    assert not target.look("SELECT id FROM security_audit_log WHERE table_name = 'memory_nodes'")
+    ModelSwitch(target.database).backfill("hashing", among=("memory", "episodes"))
+    assert not target.look(unembedded)
+
+    with logged_in(target.database, "rag_read_write") as application:
+        service = MemoryService(application)
+        for mode in ("hybrid", "vector", "text", "fuzzy"):
+            ours, theirs = (
+                side.recall("Moving said 7", scope=scope, mode=mode, limit=1, touch=False)
+                for side in (source, service)
+            )
+            assert ours.memories[0].human == "Moving said 7."
+            assert [each.id for each in ours.memories] == [each.id for each in theirs.memories]
+        (episode,) = service.recall_episodes(
+            "how it began", scope=scope, limit=1, touch=False
+        ).episodes
+        assert episode.title == "How Moving began"
+        service.remember("We have moved.", scope=scope, conversation_id="new", sequence_index=0)
+        assert service.recall("moved", scope=scope, touch=False).memories
+
+
+@pytest.mark.direct("its servers are its own")
+def test_a_tenant_moves_while_it_is_written_to(server: EmbeddedServer) -> None:
+    """It is equal on both sides, nobody else came along, no write failed, and the target serves."""
+    with ExitStack() as stack:
+        source = stack.enter_context(open_side(server))
+        target = stack.enter_context(open_side(server))
+        application = stack.enter_context(logged_in(source.database, "rag_read_write"))
+        scopes, staff = settle(source.database, application)
+        moving, staying = scopes
+        assert moving.tenant_id is not None
+        move = Move(source, target, moving.tenant_id)
+        for beginning in ("CREATE ROLE", "ALTER ROLE", "GRANT pg_", "GRANT rag", "GRANT rag"):
+            move.run(beginning)
+        ours, theirs = move.run("SELECT version_num")
+        assert ours == theirs
+        writer = Writer(application, scopes, staff)
+        writer.start()
+        stack.callback(writer.finish)
+        writer.wait_for_rounds(*scopes)
+
+        move.run("CREATE PUBLICATION")
+        assert not source.look("SELECT pubname FROM pg_publication WHERE pubtruncate")
+        published = writer.done.copy()
+        writer.wait_for_rounds(*scopes)
+        move.run("CREATE SUBSCRIPTION")
+        move.run("DO $$")
+        writer.wait_for_rounds(*scopes)
+        only_it = dict.fromkeys(TABLES, (str(moving),))
+        assert target.look_at_scopes() == only_it
+
+        move.run("SET lock_timeout")
+        fenced = writer.done.copy()
+        assert not [each for each in fenced if fenced[each] <= published[each]]
+        move.run("DO $$")
+        writer.wait(lambda: moving in writer.refused)
+        ours, theirs = move.run("SET timezone")
+        assert ours == theirs
+        rows = [int(each) for each in re.findall(r"\| +(\d+) \| \\x", ours)]
+        assert len(rows) == len(TABLES)
+        assert min(rows[2], rows[4]) > BEFORE // 2
+
+        writer.wait_for_rounds(staying)
+        writer.finish()
+        assert writer.refused == {moving}
+        assert target.look_at_scopes() == only_it
+        serve(MemoryService(application), target, moving)
+
+        for beginning in ("DROP SUB", "DROP PUB", "REVOKE", "DROP ROLE", "DROP FUNCTION"):
+            move.run(beginning)
+        assert not move.blocks
+        there = {table: target.look(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608
+        (erase,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        given = {"database": source.database, "tenant_id": moving.tenant_id}
+        exec(erase, given)  # noqa: S102 - of our own page
+        assert source.look_at_scopes() == dict.fromkeys(TABLES, (str(staying),))
+        assert {table: target.look(f"SELECT * FROM {table}") for table in TABLES} == there  # noqa: S608
