@@ -340,6 +340,11 @@ NO_SCHEMA: Final = (
     "the schema is missing or older than this release; make it with: pgcorpus db upgrade"
 )
 
+READ_ONLY: Final = (
+    "it is a standby, or default_transaction_read_only is on; name the primary in DATABASE_URL to "
+    "write"
+)
+
 UNPREPARED: Final = (
     "a statement was prepared on another connection than it ran on, as behind a transaction "
     "pooler; set DB_POOLER=transaction"
@@ -389,13 +394,7 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
         "the server has run out of a resource, and nothing was kept ({primary})",
     ),
     "58": (DatabaseExhausted, "the server met an error of its system ({primary}); see its log"),
-    "25006": (
-        DatabaseReadOnly,
-        (
-            "the database is read-only ({primary}): it is a standby, or "
-            "default_transaction_read_only is on; name the primary in DATABASE_URL to write"
-        ),
-    ),
+    "25006": (DatabaseReadOnly, f"the database is read-only ({{primary}}): {READ_ONLY}"),
     # Others, who were in the way.
     "40": (TransactionConflict, CONFLICT),
     "55P03": (TransactionConflict, CONFLICT),

@@ -103,13 +103,15 @@ def scratch_database(database: Database) -> Iterator[Database]:
 
     Raises:
         NotPermitted: The role may make neither.
+        DatabaseReadOnly: It is a standby.
         DatabaseNotReady: The server lacks what the schema needs, or was not upgraded.
         DatabaseUnavailable: The server does not answer.
         SettingsError: A transaction pooler is all that is known of the database.
     """
     name = f"{PREFIX}{secrets.token_hex(6)}"
-    with translate_errors(), database.schema_engine().connect() as connection:
-        by_superuser = bool(connection.scalar(IS_SUPERUSER))
+    with translate_errors(), database.autocommitting() as work:
+        work.operations.require_writable()  # or the drop of what was not made would warn
+        by_superuser = bool(work.session.scalar(IS_SUPERUSER))
     create, drop = (_create, _drop) if by_superuser else (_create_schema, _drop_schema)
     scratch: Database | None = None
     try:

@@ -23,7 +23,7 @@ class AccessLog(WriteBehind):
     """Buffers recalls of memories; one UPDATE for each scope and corpus writes them.
 
     What was recalled often in the meantime is one row to write. A flush that fails loses counts and
-    nothing else.
+    nothing else. Recalls on a standby are not counted.
 
     Args:
         database: Where the memories are.
@@ -60,5 +60,6 @@ class AccessLog(WriteBehind):
                 counted = iter(times.items())
                 while some := dict(islice(counted, MOST_TOUCHED)):
                     with self._database.unit_of_work(scope) as work:
+                        work.operations.require_writable()
                         work.memory.touch(corpus, some, moment)
                         work.commit()

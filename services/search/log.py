@@ -16,6 +16,7 @@ class SearchLog(WriteBehind):
     """Buffers timings of searches and writes them in batches, from a thread of its own.
 
     A search never waits for its log, and a log that cannot be written is a warning, not an error.
+    Searches on a standby are not logged.
 
     Args:
         database: Where to; its settings say whether, and which share of the searches.
@@ -50,5 +51,6 @@ class SearchLog(WriteBehind):
             return
         lost = f"{len(batch)} searches were not logged"
         with self._warning(lost), self._database.unit_of_work() as work:
+            work.operations.require_writable()
             work.operations.log_searches(batch)
             work.commit()

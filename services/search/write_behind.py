@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import DataLayerError, NotPermitted
+from pgcorpus.db.errors import DatabaseReadOnly, DataLayerError, NotPermitted
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ class WriteBehind(ABC):
     """Calls ``flush`` every few seconds from a thread of its own, once something was noted.
 
     Noting never waits, and notes that cannot be written are a warning, not an error. A login that
-    may not write them is told so once, and nothing is noted from then on. Neither the thread nor
-    the hook at the exit keeps a service alive that is no longer used.
+    may not write them is told so once, and nothing is noted from then on. A standby takes none,
+    which is no fault: they are dropped, and each flush asks again, as it may have been promoted.
+    Neither the thread nor the hook at the exit keeps a service alive that is no longer used.
 
     Args:
         name: Of the thread.
@@ -51,7 +52,7 @@ class WriteBehind(ABC):
 
     @abstractmethod
     def _write_noted(self) -> None:
-        """Write the buffered notes, within ``_warning``."""
+        """Write the buffered notes, within ``_warning``; ask first whether that is possible."""
 
     @contextmanager
     def _warning(self, lost: str) -> Iterator[None]:
@@ -66,6 +67,8 @@ class WriteBehind(ABC):
             if not self._refused:
                 logger.warning("%s, nor will any more be: %s", lost, error)
             self._refused = True
+        except DatabaseReadOnly as error:
+            logger.debug("%s: %s", lost, error)
         except (DataLayerError, SQLAlchemyError) as error:
             logger.warning("%s: %s", lost, error)
 

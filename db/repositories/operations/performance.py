@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import delete, func, insert, select, text
 
 from pgcorpus.db.base import Base
+from pgcorpus.db.errors import READ_ONLY, DatabaseReadOnly
 from pgcorpus.db.models.operations import QueryPerformance
 from pgcorpus.db.repositories.base import Repository
 
@@ -22,6 +23,17 @@ OUTDATED_STATISTICS: Final = text("""
 
 class OperationsRepository(Repository):
     """Logs and statistics written off the request path."""
+
+    def require_writable(self) -> None:
+        """Refuse to write where the transaction is read-only, as every one on a standby is.
+
+        The server logs each statement that it refuses; this one it answers.
+
+        Raises:
+            DatabaseReadOnly: It is.
+        """
+        if self.session.scalar(select(func.current_setting("transaction_read_only"))) == "on":
+            raise DatabaseReadOnly(f"the database is read-only: {READ_ONLY}")
 
     def log_searches(self, searches: Sequence[dict[str, Any]]) -> None:
         """Store the durations of searches.
