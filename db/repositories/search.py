@@ -257,9 +257,13 @@ class SearchRepository(Repository):
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
         short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.end}
-        if statement.look_up and statement.look_up.complete:
+        words = statement.look_up
+        if words and words.complete:
             short.discard("text")  # there are no more that hold a word
-        return self._without_starving(corpus, ask, answer, short) if short else answer
+        # The words that were looked up were to give more than is asked for: less may be left to
+        # search than was thought, and what is left may hold other words.
+        is_thin = words and not words.complete and answer.candidates.get("text", 0) < ask.depth
+        return self._without_starving(corpus, ask, answer, short) if short or is_thin else answer
 
     def _without_starving(
         self, corpus: Corpus, ask: Ask, answer: Answer, short: Collection[str]
