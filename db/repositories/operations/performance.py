@@ -12,6 +12,7 @@ from pgcorpus.db.base import Base
 from pgcorpus.db.errors import READ_ONLY, DatabaseReadOnly
 from pgcorpus.db.models.operations import QueryPerformance
 from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.search.corpora import list_corpora
 
 OUTDATED_STATISTICS: Final = text("""
     SELECT relname FROM pg_stat_user_tables
@@ -77,8 +78,7 @@ class OperationsRepository(Repository):
         Returns:
             Names, sorted.
         """
-        tables = [table.name for table in Base.metadata.sorted_tables]
-        values = {"tables": tables, "least": least, "share": share}
+        values = {"tables": sorted(_list_tables()), "least": least, "share": share}
         return self.session.scalars(OUTDATED_STATISTICS, values).all()
 
     def analyze(self, table: str) -> None:
@@ -87,4 +87,11 @@ class OperationsRepository(Repository):
         Args:
             table: One of ``list_outdated_statistics``.
         """
-        self.renew_statistics(Base.metadata.tables[table].name, skip_locked=True)
+        if table in _list_tables():
+            self.renew_statistics(table, skip_locked=True)
+
+
+def _list_tables() -> set[str]:
+    """Return the names of our tables, and of those that an application's corpora have."""
+    of_corpora = (table for each in list_corpora() for table in (each.passages, each.vectors))
+    return {*Base.metadata.tables, *(table.name for table in of_corpora)}
