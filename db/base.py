@@ -11,6 +11,7 @@ import numpy as np
 import pgvector
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ColumnElement,
     DateTime,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     Select,
     Table,
+    Text,
     func,
     select,
 )
@@ -70,6 +72,15 @@ def set_local(settings: Mapping[str, str | ColumnElement[str]]) -> Select[Any]:
     Never for the session: its next user in the pool would have them.
     """
     return select(*(func.set_config(name, value, True) for name, value in settings.items()))
+
+
+def lock_key(doing: str) -> ColumnElement[int]:
+    """Build the key of the advisory lock on *doing*, which differs from schema to schema.
+
+    An evaluation works in a schema of its own beside the others.
+    """
+    named = func.concat(doing, " in ", func.current_schema(), type_=Text)
+    return func.hashtextextended(named, 0, type_=BigInteger)
 
 
 def parent_key(column: str) -> ForeignKey:

@@ -33,6 +33,7 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from pgcorpus.db.base import lock_key
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import SettingsError, TransactionConflict, translate_errors
@@ -276,9 +277,7 @@ class Database:
         """
         # A transaction's lock, which a transaction pooler carries, too. It has no snapshot.
         lock = select(
-            func.pg_try_advisory_xact_lock(
-                func.hashtextextended(func.concat(doing, " in ", func.current_schema()), 0)
-            ),
+            func.pg_try_advisory_xact_lock(lock_key(doing)),
             func.set_config("idle_in_transaction_session_timeout", "0", True),
         )
         # Outside of the pool, which may be of one connection, for what is done.

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from pgcorpus.db.base import lock_key
 from pgcorpus.db.models.imports import (
     PLACE,
     ImportFile,
@@ -120,9 +121,7 @@ class ImportRepository(Repository):
         A transaction that imports is long, and so may the wait be: there is no timeout.
         """
         self.lift_timeout()
-        # Of this schema: an evaluation imports into one of its own beside it.
-        what = func.concat(literal(f"pgcorpus import {corpus} in "), func.current_schema())
-        key = func.hashtextextended(what, 0)
+        key = lock_key(f"importing into {corpus}")
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def start_run(self, corpus: str, options: dict[str, Any]) -> UUID:

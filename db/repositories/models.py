@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Double,
     case,
@@ -20,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.base import lock_key
 from pgcorpus.db.errors import (
     AlreadyExists,
     NotFound,
@@ -236,7 +236,7 @@ class ModelRepository(Repository):
 
 def _lock_of(model_name: str) -> ColumnElement[int]:
     """Return the key of the advisory lock of a model."""
-    return func.hashtextextended(f"changing the model {model_name}", 0, type_=BigInteger)
+    return lock_key(f"changing the model {model_name}")
 
 
 def _being_changed(model_name: str) -> str:

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from pgcorpus.db.base import Base, in_utc
+from pgcorpus.db.base import Base, in_utc, lock_key
 from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import (
@@ -221,7 +221,7 @@ class MemoryRepository(Repository):
         Who looks whether something is remembered already, and remembers it if not, must not be
         joined by somebody who does the same, or who forgets what was just found.
         """
-        key = func.hashtextextended(literal(f"pgcorpus memory of {self.owner}"), 0)
+        key = lock_key(f"taking turns in the memory of {self.owner}")
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def get(self, memory_id: str) -> MemoryNode:
