@@ -177,8 +177,8 @@ def create_embedding_table_v1(
             it or of a unique constraint.
         scoped: Whether each passage is a tenant's or a user's, as its column ``scope`` says. The
             vectors then have it, too, as the first column of each key, so that no key spans two
-            scopes; and no index of vectors: how many of others' an index passes over would tell how
-            near they are. A large scope is given an index of its own.
+            scopes; row security, as of ``isolate_v1``; and no index of vectors: how many of others'
+            an index passes over would tell how near they are. A large scope gets one of its own.
         models: Registered models that are given an HNSW index of ``halfvec`` → length of their
             vectors, at most 4,000.
     """
@@ -221,6 +221,7 @@ def create_embedding_table_v1(
         yield from sample_columns_v1(0, table, "content_hash")
         yield from sample_columns_v1(2000, table, "scope")
         yield f"CREATE INDEX idx_{table}_scope ON {table} (scope, model_name)"
+        yield from isolate_v1(table)
         return
     yield f"CREATE INDEX idx_{table}_model ON {table} (model_name)"
     for model, dimensions in models.items():

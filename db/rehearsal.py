@@ -40,6 +40,10 @@ class Rehearsal(Database):
             expire_on_commit=False,
         )
 
+    @cached_property
+    def _async_sessions(self) -> sessionmaker[WorkSession]:
+        raise NotImplementedError("a rehearsal has one connection, which is not asyncio's")
+
     def _guard(self, connection: Connection, *, serving: bool) -> None:  # noqa: ARG002
         return None
 

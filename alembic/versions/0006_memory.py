@@ -422,7 +422,7 @@ def _row_security() -> None:
     of them. The owner is one of those: triggers write into the queue in its name, also where a
     tenant is deleted with all that is its own. Whoever becomes the owner later is meant, too.
     """
-    for table in SCOPED:
+    for table in ("memory_nodes", "episodic_memories"):  # their vectors are isolated with them
         op.isolate_v1(table)
     # A slug that is taken would tell of another tenant: only administrators make tenants.
     op.isolate_v1(

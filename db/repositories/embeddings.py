@@ -102,7 +102,11 @@ class EmbeddingRepository(Repository):
             limit: At most this many.
             after: The last key of the batch before.
             among: Only passages with these keys.
+
+        Raises:
+            MissingScope: The corpus has a scope, and the unit of work has none.
         """
+        corpus.refuse_without(self.scope)
         current = text_hash(corpus)
         stored = corpus.vectors.c.content_hash
         missing = (

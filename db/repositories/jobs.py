@@ -458,7 +458,11 @@ class JobRepository(Repository):
 
         Returns:
             How many jobs were completed.
+
+        Raises:
+            MissingScope: The corpus has a scope, and the unit of work has none.
         """
+        corpus.refuse_without(self.scope)
         keys = {embed_key(corpus, self.scope, item): item for item in item_ids}
         locked = self.session.execute(
             select(Job.id, Job.dedupe_key)

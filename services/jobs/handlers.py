@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import AuditError, NotPermitted
+from pgcorpus.db.errors import AuditError, DatabaseNotReady, NotPermitted
 from pgcorpus.db.repositories.embeddings import Pending
 from pgcorpus.db.repositories.jobs import EMBED, ClaimedJob
 from pgcorpus.db.scope import Scope
@@ -51,7 +50,10 @@ def all_handlers(database: Database, *, search_log: SearchLog | None = None) -> 
         database: Whose queue.
         search_log: What this process buffers of its searches, if it makes any.
     """
-    embedding: list[Handler] = [EmbedHandler(database, corpus) for corpus in list_corpora()]
+    embedders = Embedders(database.settings)
+    embedding: list[Handler] = [
+        EmbedHandler(database, corpus, embedders=embedders) for corpus in list_corpora()
+    ]
     return [*embedding, MaintenanceHandler(database), LogFlushHandler(database, search_log)]
 
 
@@ -62,17 +64,23 @@ class EmbedHandler:
         database: Where the passages are.
         corpus: Whose jobs.
         embedder: Makes the vectors; by default that of the corpus's model, asked for each batch.
+        embedders: Those that corpora share, so that a model of several is loaded once.
     """
 
     kind = EMBED
 
     def __init__(
-        self, database: Database, corpus: Corpus, *, embedder: Embedder | None = None
+        self,
+        database: Database,
+        corpus: Corpus,
+        *,
+        embedder: Embedder | None = None,
+        embedders: Embedders | None = None,
     ) -> None:
         self._database = database
         self._of = corpus
         self.corpus = corpus.name
-        self._embedders = Embedders(database.settings, embedder)
+        self._embedders = embedders or Embedders(database.settings, embedder)
         self._embedder = embedder
 
     @property
@@ -196,8 +204,8 @@ class MaintenanceHandler:
             if unknown := work.jobs.fail_unknown_corpora():
                 logger.warning("%d embedding jobs are of no corpus, and failed", unknown)
             work.commit()
-        self._analyze()
         self._audit()
+        self._analyze()
         return lambda _work: [COMPLETED] * len(jobs)
 
     def _analyze(self) -> None:
@@ -211,11 +219,17 @@ class MaintenanceHandler:
                 work.operations.analyze(table)
                 work.commit()
         for corpus in list_corpora():
-            # A role that may store vectors need not be one that may write to the registry.
-            with suppress(NotPermitted), self._database.unit_of_work() as work:
-                choice = choose(work, corpus, self._database.settings)
-                work.models.measure_spread(corpus, choice.name)
-                work.commit()
+            try:
+                with self._database.unit_of_work() as work:
+                    choice = choose(work, corpus, self._database.settings)
+                    work.models.measure_spread(corpus, choice.name)
+                    work.commit()
+            except NotPermitted:
+                pass  # a role that may store vectors need not be one that may write to the registry
+            except DatabaseNotReady as error:
+                logger.warning(
+                    "%s: %s", corpus.name, error
+                )  # its application's revision is to come
 
     def _audit(self) -> None:
         """Maintain the audit log; a worker without the right to seal says so in its log."""

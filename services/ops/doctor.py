@@ -556,7 +556,7 @@ def _audit(work: UnitOfWork) -> Iterator[Finding]:
                 subject=each.table,
                 status="failure",
                 detail=f"the trigger audit_{each.event.lower()} {state}: {each.event} is not "
-                "recorded" + ("" if each.disabled else "; it is in alembic/versions/0013_audit.py"),
+                "recorded" + ("" if each.disabled else "; it is in alembic/versions/0007_audit.py"),
                 remedy=each.remedy,
             )
     if not work.diagnosis.has_partition_ahead():

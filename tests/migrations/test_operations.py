@@ -57,7 +57,7 @@ CHECKSUMS: dict[str, str] = {
     "stop_auditing_v1": "8ddf3974b7922f2f",
     "isolate_v1": "4e4efe878f897587",
     "stop_isolating_v1": "b84d7ce0bf940512",
-    "create_embedding_table_v1, scoped": "73d53e5665fdb598",
+    "create_embedding_table_v1, scoped": "081537ca59c3e122",
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
 }
 
@@ -161,8 +161,7 @@ def test_a_table_of_an_application_is_embedded_audited_and_isolated(tickets: Dat
         )
         op.enqueue_embeddings_v1("tickets", corpus="tickets", embedded="subject, body", scoped=True)
         op.audit_v1("tickets", hashed="body")
-        for table in ("tickets", "ticket_embeddings"):
-            op.isolate_v1(table)
+        op.isolate_v1("tickets")  # the vectors are isolated with their table
 
     revise(tickets, change)
     mine, others = (Scope.user(uuid4()) for _ in range(2))
@@ -174,8 +173,20 @@ def test_a_table_of_an_application_is_embedded_audited_and_isolated(tickets: Dat
         with application.unit_of_work(mine) as work:
             work.session.execute(insert, values)
             work.commit()
+        with application.unit_of_work(mine) as work:
+            work.session.execute(
+                text(
+                    "INSERT INTO ticket_embeddings"
+                    " (scope, ticket_id, model_name, embedding, content_hash)"
+                    " SELECT scope, id, 'hashing', array_fill(1, ARRAY[384])::vector, 'x'"
+                    " FROM tickets"
+                )
+            )
+            work.commit()
         with application.unit_of_work(others) as work:
-            assert work.session.scalar(text("SELECT count(*) FROM tickets")) == 0
+            for table in ("tickets", "ticket_embeddings"):
+                assert work.session.scalar(text(f"SELECT count(*) FROM {table}")) == 0  # noqa: S608
+                assert work.session.execute(text(f"DELETE FROM {table}")).rowcount == 0  # noqa: S608
             with pytest.raises(DBAPIError, match="row-level security"):
                 work.session.execute(insert, values)
         with application.unit_of_work(mine) as work:

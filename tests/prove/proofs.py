@@ -474,7 +474,7 @@ def keeps_ticking(
     """
     fill(database, messages)
     with database.unit_of_work() as work:
-        work.embeddings.use_model("chat", "hashing")
+        work.models.use_model("chat", "hashing")
         work.commit()
     EmbeddingService(database).embed("chat")
     questions = [f"message number {n}" for n in range(0, messages, 7)]

@@ -17,7 +17,9 @@ __all__ = ["CHAT", "EPISODES", "KNOWLEDGE", "MEMORY", "get_corpus", "list_corpor
 ENTRY_POINTS: Final = "pgcorpus.corpora"
 """The group in which an installed application names its corpora, as ``name = "module:VALUE"``."""
 
-_registered: Final = {each.name: each for each in (KNOWLEDGE, CHAT, MEMORY, EPISODES)}
+OURS: Final = (KNOWLEDGE, CHAT, MEMORY, EPISODES)
+
+_registered: Final = {each.name: each for each in OURS}
 
 
 def register(corpus: Corpus) -> None:
@@ -30,8 +32,13 @@ def register(corpus: Corpus) -> None:
         corpus: Its tables are made by a revision of the application, by ``pgcorpus.db.operations``.
 
     Raises:
-        InvalidCorpus: Another corpus has the name.
+        InvalidCorpus: Another corpus has the name, or this one has a scope.
     """
+    if corpus.scope is not None and corpus not in OURS:
+        raise InvalidCorpus(
+            f"the corpus {corpus.name!r} has a scope: searches within one need functions that only "
+            "the tables of agent memory have; keep what is a tenant's there"
+        )
     if _registered.setdefault(corpus.name, corpus) is not corpus:
         raise InvalidCorpus(f"another corpus is called {corpus.name!r}; give this one another name")
 
@@ -53,7 +60,8 @@ def get_corpus(name: str) -> Corpus:
         UnknownCorpus: There is none; the message lists those there are.
         InvalidCorpus: An installed application names a corpus that cannot be loaded.
     """
-    _load_announced()
+    if not isinstance(name, str) or name not in _registered:
+        _load_announced()  # not before: an application that is broken hides no corpus of ours
     try:
         return _registered[name]
     except (KeyError, TypeError):  # or no name at all

@@ -90,7 +90,7 @@ def test_a_scope_must_be_somebodys(work: UnitOfWork, role: str | None) -> None:
         (Scope.tenant(uuid4()), "there is no tenant"),
         (Scope.tenant(ours, user_id=bob), f"{ours} has no user {bob}"),
         (Scope.tenant(ours, user_id=person), f"{ours} has no user {person}"),
-        (Scope.user(uuid4()), "no user .* on their own"),
+        (Scope.user(uuid4()), "no user .* without a tenant"),
     ):
         work.enter(scope)
         with pytest.raises(NotFound, match=told):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgcorpus.db.errors import InvalidCorpus
-from pgcorpus.db.search.corpora import KNOWLEDGE, get_corpus, list_corpora, register
+from pgcorpus.db.search.corpora import KNOWLEDGE, MEMORY, get_corpus, list_corpora, register
 
 
 @pytest.fixture
@@ -47,6 +47,19 @@ def test_a_name_is_of_one_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list_corpora() == (KNOWLEDGE, tickets)
     with pytest.raises(InvalidCorpus, match="another corpus is called 'tickets'"):
         register(replace(KNOWLEDGE, name="tickets"))
+
+
+def test_a_scope_of_an_application_is_refused() -> None:
+    """Searches of large scopes need functions that only the tables of agent memory have."""
+    with pytest.raises(InvalidCorpus, match="'tickets' has a scope"):
+        register(replace(MEMORY, name="tickets"))
+
+
+def test_our_corpora_are_there_whatever_an_application_names(installed: Path) -> None:
+    """A broken application hides none of them."""
+    code = "from pgcorpus.db.search.corpora import get_corpus; print(get_corpus('chat').name)"
+
+    assert run_python(installed, "tickets = helpdesk:TICKETS", "1/0", code) == "chat"
 
 
 def test_the_corpora_of_installed_applications_are_found(installed: Path) -> None:
