@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.context import Turn, Window, surroundings
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import (
@@ -443,9 +442,9 @@ class SearchRepository(Repository):
 
         It counts the passages left to search, if few, and reads the words' frequencies.
         """
-        remembered: dict[tuple[str, Scope | None], _Known] = self.session.info.setdefault(KNOWN, {})
+        remembered: dict[tuple[str, str | None], _Known] = self.session.info.setdefault(KNOWN, {})
         scoped = shape.corpus.scope is not None
-        place = (shape.corpus.name, self.scope if scoped else None)
+        place = (shape.corpus.name, str(self.scope) if scoped else None)
         known = remembered.get(place, _Known())
         counts = counted or known.must_count(shape.corpus, ask)
         if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
