@@ -373,7 +373,7 @@ def isolate_v1(
 def stop_isolating_v1(
     table: str, *, policies: Collection[str] = ("own_scope",), administered: bool = False
 ) -> Iterator[str]:
-    """Take back ``isolate_v1``: every row is then everybody's who may read the table.
+    """Take back ``isolate_v1``: every role that may read the table then sees all rows.
 
     Args:
         table: The table.

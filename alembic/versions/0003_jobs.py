@@ -25,7 +25,7 @@ COMMENTS = {
     "scope": "scope of the row it is about, as app_scope() has it, or null",
 }
 
-# Everybody who enqueues writes rows that a worker reads for all: none may be such that the worker
+# Every role that enqueues writes rows that a worker reads for all: none may be such that the worker
 # cannot read, count up or index it.
 TIMES = ("not_before", "lease_expires_at", "started_at", "finished_at", "created_at", "updated_at")
 
@@ -115,7 +115,7 @@ def upgrade() -> None:
 
     # A job that is pending already is written to nevertheless: that locks it until this transaction
     # ends, so that no worker takes it, reads the text of before, and calls it done. What failed is
-    # forgotten: it says nothing about the new text. So is all else that somebody may have written
+    # forgotten: it says nothing about the new text. So is all else that a caller may have written
     # into it: whatever was planted under the key, the passage is embedded. Passages of a scope are
     # enqueued in it: no transaction touches a job of another. SECURITY DEFINER: who may write texts
     # needs no right on jobs, with which they could forge and complete them. The search_path is
@@ -170,7 +170,7 @@ def upgrade() -> None:
 
     # Asked by every search by vectors. It takes the rights of the caller, and is a body of its own:
     # who may not read jobs is told nothing, where the table in the statement would refuse it. Keys
-    # that are none are passed over, or a row that somebody planted would break the searches of all.
+    # that are none are passed over, or a planted row would break the searches of all.
     op.execute("""
         CREATE FUNCTION passages_to_embed(corpus text, most integer) RETURNS SETOF text
         LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 20 AS $$

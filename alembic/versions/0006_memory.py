@@ -13,8 +13,8 @@ depends_on = None
 # generated, for a generated column can neither distribute rows nor identify them to a subscriber.
 SCOPE = "coalesce('tenant:' || tenant_id::text, 'user:' || user_id::text)"
 
-# Whoever signs somebody in knows the identity and not yet the scope. A policy asks for it first as
-# isolate_v1 asks for the scope, and for the same reason.
+# A program that signs a user in knows the identity and not yet the scope. A policy asks for it
+# first as isolate_v1 asks for the scope, and for the same reason.
 ASKED = "current_setting('app.identity', true)"
 KNOWN = (
     f"((SELECT CASE WHEN {ASKED} IS NOT NULL THEN jsonb_build_object({ASKED}, true) END))"
@@ -25,7 +25,7 @@ IDENTITY = f"text_hash(identity) = text_hash((SELECT {ASKED}))"
 GROUPS = "rag_read_only, rag_read_write, rag_admin"
 SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
-# Nothing is sampled of what somebody said or is called. Row security does not bind the planner, and
+# Nothing is sampled of what users say or are called. Row security does not bind the planner, and
 # EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
 UNSAMPLED = {
     "tenants": ("name", "slug", "settings"),
@@ -48,7 +48,7 @@ SEARCHED = (
 OWNER_OF_SEARCHES = "('rag_search_' || current_database())::name"
 MADE = "made by pgcorpus"
 
-# How much searches are asked at once, whoever asks: words, pairs of words, groups of trigrams, and
+# How much searches are asked at once, by any role: words, pairs of words, groups of trigrams, and
 # characters of what is compared by trigrams.
 MOST_WORDS = 64
 MOST_PAIRS = 200
@@ -58,7 +58,7 @@ MOST_CHARACTERS = 300
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
 
-# The queue is everybody's to read. What the database does for itself (maintenance, which seals the
+# Every role may read the queue. What the database does for itself (maintenance, which seals the
 # audit log, and log_flush) administrators alone take, end and delete, and passages are enqueued by
 # triggers alone: whoever writes a row of another kind can steer nothing with it.
 OWN = "scope IS NULL OR {in_scope}"
@@ -570,7 +570,7 @@ def _searches() -> None:
             GROUP BY of_all.scope, of_all.model_name HAVING count(*) > more_than;
         END
         """,
-        "how many vectors the largest scopes have, for whoever builds their indexes",
+        "how many vectors the largest scopes have, for those who build their indexes",
         to="rag_admin",
     )
     _by_searcher(False)

@@ -72,7 +72,7 @@ class Repository:
 
     @contextmanager
     def driver(self) -> Iterator[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]:
-        """Give the driver's own connection. Whoever is interrupted in here loses it for good.
+        """Give the driver's own connection. A caller interrupted in here loses it for good.
 
         The answers to what was sent may be on their way, and would be taken for others.
         """

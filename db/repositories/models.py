@@ -98,7 +98,7 @@ class ModelRepository(Repository):
         killed still holds it.
 
         Raises:
-            TransactionConflict: Somebody else has it.
+            TransactionConflict: Another process has it.
         """
         connection = self.session.connection()
         if not connection.scalar(select(func.pg_try_advisory_lock(_lock_of(name)))):
@@ -114,7 +114,7 @@ class ModelRepository(Repository):
         """Keep other sessions from indexing or dropping the model until the transaction ends.
 
         Raises:
-            TransactionConflict: Somebody does just now.
+            TransactionConflict: Another process does just now.
         """
         if not self.session.scalar(select(func.pg_try_advisory_xact_lock_shared(_lock_of(name)))):
             raise TransactionConflict(_being_changed(name))

@@ -107,7 +107,7 @@ def show(as_json: AsJson = False) -> None:
     """Show who is in the groups, and what these may do with each table, view and function.
 
     S select, I insert, U update, D delete, T truncate, R references, G trigger, M maintain,
-    A usage, X execute. Rights that everybody has are under public. Warnings tell which role can do
+    A usage, X execute. Rights of all roles are under public. Warnings tell which role can do
     more than its group may.
     """
     with Database.from_env().unit_of_work() as work:
@@ -115,7 +115,7 @@ def show(as_json: AsJson = False) -> None:
         members = work.roles.list_members()
     warnings = [f"{each.name} {danger}" for each in members for danger in each.dangers]
     warnings += [
-        f"everybody may {', '.join(each.of[PUBLIC])} {each.kind} {each.name}"
+        f"every role may {', '.join(each.of[PUBLIC])} {each.kind} {each.name}"
         for each in rights
         if each.kind != "function" and each.of[PUBLIC]
     ]

@@ -129,7 +129,7 @@ class Remembering:
             apart = f"linked, not merged: another user wrote {like.node.id}"
         original = None if like is None else like.node.duplicate_of or like.node.id
         node = memory.add(exchange, duplicate_of=original)
-        if node is None:  # it was there, or somebody who does not look was faster
+        if node is None:  # it was there, or another who does not look was faster
             return self._again(memory.get(exchange.id), exchange, vector, reason)
         if vector is not None:
             self._vectors[node.key] = vector
@@ -150,7 +150,7 @@ class Remembering:
             raise AlreadyExists(f"the memory {there.id} is there already")
         own = self.work.memory.is_own(there)
         if exchange.has_words_of(there):
-            note = None if own else "somebody else remembered it first, and it is theirs"
+            note = None if own else "another user remembered it first, and it is theirs"
             return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0, note=note)
         if own and self.duplicates.handling == "merge":
             return self._merge(Like(there, None), exchange, vector, reason)

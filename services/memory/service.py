@@ -259,7 +259,7 @@ class MemoryService:
         Raises:
             MissingScope: There is no scope.
             NotFound: Neither are there memories of the conversation nor messages.
-            AlreadyExists: Somebody else of the tenant keeps one of this id.
+            AlreadyExists: Another user of the tenant keeps one of this id.
             InvalidValue: A value is not allowed.
         """
         with self._transaction(scope, actor) as work:

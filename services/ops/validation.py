@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnknownCorpus
 from pgcorpus.db.search import corpora
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import Check
-from pgcorpus.services.embedding.choice import choose
+from pgcorpus.services.embedding.choice import Choice, choose
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,24 @@ class ValidationReport:
             "passed": self.passed,
             "checks": [{name: getattr(check, name) for name in shown} for check in self.checks],
         }
+
+
+def check_embedded(
+    work: UnitOfWork,
+    corpus: Corpus,
+    choice: Choice,
+    _expected: int | None,
+) -> Iterator[Check]:
+    """Yield the one check of an application's corpus: each passage has a vector of its text."""
+    coverage = work.embeddings.coverage(corpus, choice.name)
+    whole = coverage.embedded == coverage.total
+    yield Check(
+        name="embedding_count",
+        passed=whole,
+        expected=coverage.total,
+        found=coverage.embedded,
+        detail=None if whole else f"make the others with: pgcorpus embed --corpus {corpus.name}",
+    )
 
 
 class ValidationService:
@@ -74,6 +95,8 @@ class ValidationService:
         """
         of = corpora.get_corpus(corpus)
         validated = {name: each.validate for name, each in SERVICES.items() if each.validate}
+        if of not in corpora.OURS:
+            validated[corpus] = check_embedded
         if corpus not in validated:
             raise UnknownCorpus(
                 f"there are no checks of {corpus}; known: {', '.join(sorted(validated))}"

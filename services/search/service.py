@@ -151,7 +151,7 @@ class SearchService:
         Raises:
             InvalidSearch: The corpus's passages do not follow one another, hits are of several
                 corpora, or a number is not allowed.
-            MissingScope: Its passages are somebody's, and there is no scope.
+            MissingScope: The corpus has a scope, and none was given.
             DatabaseUnavailable: The database did not answer.
         """
         request = ContextRequest.of(hits, before, after, max_tokens)

@@ -81,6 +81,9 @@ def test_a_corpus_of_an_application_is_served_like_ours(
     assert {page["hits"][0]["metadata"]["status"] for page in found.values()} == {"open"}
     assert not any(page["degraded"] for page in found.values())
 
+    assert pgcorpus(helpdesk, "validate", "tickets")["checks"] == [
+        {"name": "embedding_count", "passed": True, "expected": 2, "found": 2}
+    ]
     covered = {each["name"]: each["coverage"] for each in pgcorpus(helpdesk, "models", "list")}
     assert covered["hashing"]["tickets"]["embedded"] == 2
     pgcorpus(helpdesk, "models", "add", "small", "--dimensions", "64", "--provider", "hashing")

@@ -126,7 +126,7 @@ class EpisodeRepository(Repository):
         erasure, or go with that of another.
 
         Raises:
-            AlreadyExists: Somebody else of the tenant keeps one of this id.
+            AlreadyExists: Another user of the tenant keeps one of this id.
             IntegrityError: The unit of work turns it into ``MissingReference`` where there is no
                 such tenant or user, else into ``InvalidValue``.
         """

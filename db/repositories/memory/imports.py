@@ -294,8 +294,8 @@ class MemoryImportRepository(Repository):
     def drop_search_indexes(self, model: EmbeddingModel) -> None:
         """Drop the indexes that only searches need, before a first load.
 
-        Searches find the same without them, later. Where somebody has a memory, or uses the tables
-        at this moment, nothing is dropped; nor is an index that was made otherwise than here.
+        Searches find the same without them, later. Where there is a memory, or the tables are in
+        use at this moment, nothing is dropped; nor is an index that was made otherwise than here.
         """
         with self.as_login():
             if not self.is_first():
@@ -345,7 +345,7 @@ class MemoryImportRepository(Repository):
         Raises:
             MissingScope: The unit of work has none.
             InvalidValue: A value of one of them cannot be sent to PostgreSQL.
-            TransactionConflict: Somebody has just deleted one of them.
+            TransactionConflict: Another process has just deleted one of them.
             IntegrityError: The unit of work turns it into ``ConstraintViolated``.
         """
         columns = {"place": "int4", "key": "uuid"} | kind.columns

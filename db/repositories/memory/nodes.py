@@ -92,7 +92,7 @@ class Exchange:
         emotional_valence: By default neutral.
         urgency: By default low.
         conversation_mode: By default chat.
-        action_required: Whether somebody has something to do.
+        action_required: True if there is something to do.
         has_code: Whether there is code in it.
         has_error: Whether there is an error message in it.
         tags: ``domains``, ``topics``, ``entities``, ``processes`` → names.
@@ -219,7 +219,7 @@ class MemoryRepository(Repository):
         """Wait for other writers of the scope, and keep others waiting until the transaction ends.
 
         Who looks whether something is remembered already, and remembers it if not, must not be
-        joined by somebody who does the same, or who forgets what was just found.
+        joined by another who does the same, or who forgets what was just found.
         """
         key = lock_key(f"taking turns in the memory of {self.owner}")
         self.session.execute(select(func.pg_advisory_xact_lock(key)))
@@ -334,7 +334,7 @@ class MemoryRepository(Repository):
             Whether it took the text; its vector is then of the text before.
 
         Raises:
-            InvalidValue: Somebody else wrote it; it would outlive the erasure of who says this.
+            InvalidValue: Another user wrote it; it would outlive the erasure of this one.
         """
         if not self.is_own(node):
             raise InvalidValue(
@@ -419,7 +419,7 @@ class MemoryRepository(Repository):
 
         Args:
             filters: Of the memories.
-            user_id: Only memories that this user wrote, and episodes that somebody else did.
+            user_id: Only memories that this user wrote, and episodes that other users wrote.
         """
         which, values = self._which(MEMORY, filters, user_id)
         table = EPISODES.passages

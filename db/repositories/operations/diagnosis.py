@@ -515,7 +515,7 @@ class DiagnosisRepository(Repository):
         for leg, index in _list_declared(corpus):
             needed = _find_needed(leg, index, stored)
             if corpus.scope is not None:
-                # Of an expression an index keeps samples, which are of everybody's.
+                # Of an expression an index keeps samples, which are of all scopes.
                 unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
                 needed = replace(needed, create=f"{needed.create}\n{unsampled}")
             yield needed

@@ -108,7 +108,7 @@ GUARDED: Final = text("""
             LIMIT 1) AS column,
            ARRAY(SELECT polname::text FROM pg_policy
                  WHERE polrelid = pg_class.oid AND 0 = ANY (polroles) AND polpermissive
-                     -- whoever signs somebody in knows the identity, and not yet the scope
+                     -- a program that signs a user in knows the identity, and not yet the scope
                      AND concat(pg_get_expr(polqual, polrelid),
                                 pg_get_expr(polwithcheck, polrelid)) NOT LIKE '%app.identity%'
                      AND NOT EXISTS (

@@ -39,7 +39,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 """By ``content_type``, as exports from 2023 to 2025 have them."""
 
 USUAL_STATUS: Final = "finished_successfully"
-EVERYBODY: Final = "all"
+ALL_RECIPIENTS: Final = "all"
 HIDDEN: Final = "is_visually_hidden_from_conversation"
 
 
@@ -112,7 +112,7 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
         "files": list(files.values()),
         "parts": spoken.parts,
         "status": None if status == USUAL_STATUS else status,
-        "recipient": None if recipient == EVERYBODY else recipient,
+        "recipient": None if recipient == ALL_RECIPIENTS else recipient,
         "hidden": hidden or None,
     }
     return Turn(

@@ -244,7 +244,7 @@ def test_show_is_a_matrix_for_people_and_for_scripts(
     warnings = [
         f"{owner['name']} owns {len(owner['owns'])} of the tables",
         f"{name} passes over row security (BYPASSRLS)",
-        "everybody may INSERT table jobs",
+        "every role may INSERT table jobs",
     ]
     assert found["warnings"] == warnings
     assert (scripted.returncode, shown.returncode) == (0, 0)
