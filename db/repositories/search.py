@@ -260,8 +260,14 @@ class SearchRepository(Repository):
         if words and words.complete:
             short.discard("text")  # there are no more that hold a word
         # The words that were looked up were to give more than is asked for: less may be left to
-        # search than was thought, and what is left may hold other words.
-        is_thin = words and not words.complete and answer.candidates.get("text", 0) < ask.depth
+        # search than was thought, and what is left may hold other words. Of a scope it is estimated
+        # for each search.
+        is_thin = (
+            corpus.scope is None
+            and words is not None
+            and not words.complete
+            and answer.candidates.get("text", 0) < ask.depth
+        )
         return self._without_starving(corpus, ask, answer, short) if short or is_thin else answer
 
     def _without_starving(
