@@ -42,7 +42,7 @@ class Rehearsal(Database):
 
     @cached_property
     def _async_sessions(self) -> sessionmaker[WorkSession]:
-        raise NotImplementedError("a rehearsal has one connection, which is not asyncio's")
+        raise RuntimeError("a rehearsal has one connection, which is not asyncio's")
 
     def _guard(self, connection: Connection, *, serving: bool) -> None:  # noqa: ARG002
         return None

@@ -67,7 +67,7 @@ class repository(Generic[R]):  # noqa: N801 - as property is written
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
 
-    def __get__(self, work: UnitOfWork, owner: type[UnitOfWork]) -> R:
+    def __get__(self, work: UnitOfWork | None, owner: type[UnitOfWork]) -> R:
         if work is None:
             raise AttributeError(f"{owner.__name__} has repositories once it is entered")
         return work._repository(self._kind)  # noqa: SLF001 - a part of the class

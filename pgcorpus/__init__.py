@@ -83,7 +83,7 @@ _MODULES = {
     "register": "db.search.corpora",
     "samples": "services",
 }
-"""Where each public name is defined, below this package."""
+"""Public name → the module that defines it, below this package."""
 
 # A checkout without symbolic links (Windows, an archive) has db and services beside this folder.
 if not (Path(__file__).parent / "db").is_dir():

@@ -66,6 +66,16 @@ class Repository:
         scope: Scope | None = self.session.info.get(SCOPE)
         return scope
 
+    def get_scope(self, corpus: Corpus) -> Scope:
+        """Return the scope.
+
+        Raises:
+            MissingScope: The unit of work has none, and passages of *corpus* have.
+        """
+        corpus.refuse_without(self.scope)
+        assert self.scope is not None  # noqa: S101 - it was just refused
+        return self.scope
+
     def in_scope(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table* to the scope; without one, all rows are kept that the role may see."""
         return () if self.scope is None else corpus.in_scope(table, self.scope)

@@ -29,7 +29,7 @@ IndexState = Literal["ready", "missing", "invalid", "mismatched"]
 """``mismatched``: there is an index, and it is of another kind or length."""
 
 GRAPH_BYTES: Final = 1200
-"""What a node of an HNSW graph with m = 16 takes in memory while it is built, beside its vector."""
+"""Memory of a node of an HNSW graph with m = 16 while it is built, beside its vector."""
 
 BUILD_MEMORY_KB: Final = (256 * 1024, 2 * 1024**2)
 """Least and most ``maintenance_work_mem`` of a build. A graph that outgrows it is finished on disk,

@@ -22,7 +22,7 @@ MAX_HEADER_BYTES: Final = 10_000
 """NumPy's own limit on what it evaluates of a header (``numpy.lib.format``, "max_header_size")."""
 
 PREFIX_BYTES: Final = 12
-"""What stands before the header: magic string, version and length (NEP 1)."""
+"""Length of the prefix of the header: magic string, version and length (NEP 1)."""
 
 FLOAT32: Final = (4,)
 FLOATS: Final = (2, 4, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -220,16 +221,13 @@ class MaintenanceHandler:
                 work.commit()
         for corpus in list_corpora():
             try:
-                with self._database.unit_of_work() as work:
+                # A role that may store vectors need not be one that may write to the registry.
+                with suppress(NotPermitted), self._database.unit_of_work() as work:
                     choice = choose(work, corpus, self._database.settings)
                     work.models.measure_spread(corpus, choice.name)
                     work.commit()
-            except NotPermitted:
-                pass  # a role that may store vectors need not be one that may write to the registry
-            except DatabaseNotReady as error:
-                logger.warning(
-                    "%s: %s", corpus.name, error
-                )  # its application's revision is to come
+            except DatabaseNotReady as error:  # its application's revision is still to come
+                logger.warning("%s: %s", corpus.name, error)
 
     def _audit(self) -> None:
         """Maintain the audit log; a worker without the right to seal says so in its log."""

@@ -52,7 +52,7 @@ LOGINS: Mapping[str, Group] = {
 PASSWORD = "invented"
 
 AT_ONCE_SECONDS = 5
-"""What a busy machine may take for what nobody waits for: a retry would wait for longer."""
+"""The time that a busy machine may take for a call without a wait; a retry would take longer."""
 
 
 @dataclass(frozen=True)

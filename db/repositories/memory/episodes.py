@@ -115,9 +115,7 @@ class EpisodeRepository(Repository):
         Raises:
             MissingScope: The unit of work has no scope.
         """
-        EPISODES.refuse_without(self.scope)
-        assert self.scope is not None  # noqa: S101 - it was just refused
-        return self.scope
+        return self.get_scope(EPISODES)
 
     def put(self, told: Told) -> EpisodicMemory:
         """Store an episode, in place of the one of its id; the outbox enqueues its embedding.

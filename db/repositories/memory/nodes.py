@@ -211,9 +211,7 @@ class MemoryRepository(Repository):
         Raises:
             MissingScope: The unit of work has no scope.
         """
-        MEMORY.refuse_without(self.scope)
-        assert self.scope is not None  # noqa: S101 - it was just refused
-        return self.scope
+        return self.get_scope(MEMORY)
 
     def take_turns(self) -> None:
         """Wait for other writers of the scope, and keep others waiting until the transaction ends.

@@ -32,7 +32,7 @@ OTHER_ROLES: Final[Mapping[str, Role]] = {
     "function": "tool",
 }
 UNKNOWN_ROLE: Final[Role] = "tool"
-"""Who is neither the user nor the assistant is something that one of them called."""
+"""A speaker that is neither the user nor the assistant is a tool that one of them called."""
 
 
 class NothingSaid(Unacceptable):

@@ -160,7 +160,7 @@ def round_trips(work: UnitOfWork) -> Iterator[list[int]]:
 
 
 def count_round_trips(database: Database, asked: Ask) -> tuple[Answer, list[int]]:
-    """Those of a search, once the engine knows what it learns once."""
+    """Run a search and count its messages, after one that learned what is learned once."""
     with database.unit_of_work() as work:
         work.searches.answer(KNOWLEDGE, replace(asked, legs={"text": 1.0}))
     with database.unit_of_work() as work, round_trips(work) as counted:
