@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from collections.abc import (
@@ -42,7 +43,8 @@ __all__ = ["setting"]
 PATIENCE_SECONDS = 30.0
 
 # psycopg leaves a generator of a pipeline behind when it is interrupted twice and closes the
-# connection; collected, the generator complains that the connection is gone.
+# connection; collected, the generator complains that the connection is gone. It is collected before
+# the test ends, or a later test would be told of it.
 twice_interrupted = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 FACES = [(SearchService, AsyncSearchService), (MemoryService, AsyncMemoryService)]
@@ -289,6 +291,7 @@ async def cancel_everywhere(
         await check()
         if interrupted.waits < place:
             task.result()
+            gc.collect()
             return place - 1
         assert task.cancelled(), place
     raise AssertionError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
@@ -24,6 +25,8 @@ from tests.services.memory.setting import Setting, setting
 __all__ = ["setting"]
 
 NOW = datetime.now(UTC)
+
+PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -237,7 +240,10 @@ def test_touching_rewrites_no_index(filled: Setting) -> None:
     before = updates()
     for _ in range(20):
         assert filled.service.touch(ids, scope=filled.ours) == 3
-    filled.application.close()  # a session that ends has told its numbers
+    filled.application.close()  # a session that ends tells its numbers, after it is gone for us
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while updates()[0] - before[0] < 60 and time.monotonic() < deadline:
+        time.sleep(0.01)
     after = updates()
 
     assert after[0] - before[0] == 60

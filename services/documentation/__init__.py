@@ -1,0 +1,1 @@
+"""Documentation and one's own documents: reading, chunking, storing, importing, exporting."""
