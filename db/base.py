@@ -37,6 +37,10 @@ NAMING_CONVENTION: Final = {
 }
 
 
+SHARED: Final = "shared"
+"""The scope of rows that everybody may read, in tables that have such rows."""
+
+
 class Base(DeclarativeBase):
     """The declarative base of all models."""
 

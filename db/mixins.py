@@ -77,7 +77,14 @@ def embedding_constraints(*item: str) -> tuple[SchemaItem, ...]:
     )
 
 
-def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec") -> Index:
+def hnsw(
+    name: str,
+    model_name: str,
+    dimensions: int,
+    kind: IndexKind = "halfvec",
+    *,
+    scope: str | None = None,
+) -> Index:
     """Build the HNSW index over one model's vectors.
 
     A ``vector`` column without a length cannot be indexed, and ``vector`` cannot be indexed beyond
@@ -94,6 +101,7 @@ def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec
         kind: ``halfvec`` compares half-precision numbers by cosine distance, and takes at most
             ``HALFVEC_MAX_DIMENSIONS``. ``binary`` compares signs by Hamming distance in a
             sixteenth of the space; it needs many dimensions, and more candidates to rank again.
+        scope: Index the vectors of this scope alone.
     """
     expression, operators = {
         "halfvec": (f"(embedding::halfvec({int(dimensions)}))", "halfvec_cosine_ops"),
@@ -105,12 +113,13 @@ def hnsw(name: str, model_name: str, dimensions: int, kind: IndexKind = "halfvec
         postgresql_using="hnsw",
         postgresql_ops={"compared": operators},
         postgresql_with={"m": 16, "ef_construction": 64},
-        postgresql_where=rows_of(model_name),
+        postgresql_where=rows_of(model_name, scope),
     )
 
 
-def rows_of(model_name: str) -> ColumnElement[bool]:
-    """Build the condition of a partial index: the rows of one model, named by a literal."""
+def rows_of(model_name: str, scope: str | None = None) -> ColumnElement[bool]:
+    """Build the condition of a partial index: the rows of one model, and scope, by literals."""
     literal = model_name.replace("'", "''")
+    of_scope = "" if scope is None else f" AND scope = '{scope}'"
     # Not text(): a colon in a name would be read as a parameter.
-    return literal_column(f"model_name = '{literal}'", Boolean)
+    return literal_column(f"model_name = '{literal}'{of_scope}", Boolean)

@@ -21,6 +21,7 @@ from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.chat.conversations import ConversationRepository
 from pgcorpus.db.repositories.chat.imports import ChatImportRepository
 from pgcorpus.db.repositories.chat.messages import MessageRepository
+from pgcorpus.db.repositories.documentation.documents import DocumentRepository
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.imports import ImportRepository
 from pgcorpus.db.repositories.jobs import JobRepository
@@ -93,6 +94,7 @@ class UnitOfWork:
     memory = repository(MemoryRepository)
     episodes = repository(EpisodeRepository)
     models = repository(ModelRepository)
+    documentation = repository(DocumentRepository)
     embeddings = repository(EmbeddingRepository)
     vector_indexes = repository(VectorIndexRepository)
     imports = repository(ImportRepository)
@@ -176,7 +178,8 @@ class UnitOfWork:
         """Enter each scope that passages of a corpus may have, one after the other.
 
         Yields:
-            Each scope, entered; None, once, for a corpus without scopes.
+            Each scope, entered; None, once, for a corpus without scopes, and first for what is
+            shared.
 
         Raises:
             NotPermitted: Row security hides from the role which scopes there are.
@@ -184,6 +187,8 @@ class UnitOfWork:
         if corpus.scope is None or self._identity.scope is not None:
             yield self._identity.scope
             return
+        if not corpus.needs_scope:
+            yield None
         for scope in self.tenancy.list_scopes():
             self.enter(scope)
             yield scope

@@ -153,8 +153,9 @@ def _lexeme_statistics() -> None:
     are. Inside the function current_user is its owner, so the caller is asked for as the role that
     was SET, else as whoever logged in. The search_path is pinned, or a caller could shadow what the
     function names. Of a table with rows of many scopes nothing is told: ANALYZE counts the words of
-    all of them. Always one row; without statistics, or the right to read them or the column, of
-    nulls.
+    all of them. Of an index on those of its rows that are everybody's it counts these alone, and
+    the index may stand for its table. Always one row; without statistics, or the right to read them
+    or the column, of nulls.
     """
     op.execute("""
         CREATE FUNCTION lexeme_statistics(
@@ -171,17 +172,24 @@ def _lexeme_statistics() -> None:
             home name;
             called name;
             readable name[];
+            analyzed oid;
             languages_differ real;
         BEGIN
             -- Looked up before: pg_stats is a view that no join reaches by an index.
-            SELECT nspname, relname, array_agg(attname) INTO home, called, readable
+            SELECT nspname, relname, coalesce(indrelid, attrelid), array_agg(attname)
+            INTO home, called, analyzed, readable
             FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
             JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            LEFT JOIN pg_index ON indexrelid = attrelid
             WHERE attrelid = relation AND NOT relforcerowsecurity
-                AND (attname = words AND atttypid = 'tsvector'::regtype
+                AND (indexrelid IS NULL
+                    OR pg_get_expr(indpred, indrelid) = '(scope = ''shared''::text)')
+                AND (attname = words AND atttypid IN ('tsvector'::regtype, 'text[]'::regtype)
                     OR attname = language AND atttypid = 'regconfig'::regtype)
-                AND has_column_privilege(asker, attrelid, attnum, 'select')
-            GROUP BY nspname, relname;
+                AND CASE WHEN indexrelid IS NULL
+                    THEN has_column_privilege(asker, attrelid, attnum, 'select')
+                    ELSE has_table_privilege(asker, indrelid, 'select') END
+            GROUP BY nspname, relname, coalesce(indrelid, attrelid);
             IF called IS NULL OR NOT has_table_privilege('pg_stats', 'select') THEN
                 RETURN NEXT;
                 RETURN;
@@ -191,8 +199,8 @@ def _lexeme_statistics() -> None:
                 AND attname = language AND attname = ANY (readable) AND NOT inherited;
             -- a value that the sample held once is not listed
             all_languages := languages_differ = cardinality(languages);
-            SELECT concat_ws('-', extract(epoch FROM pg_stat_get_last_analyze_time(relation)),
-                extract(epoch FROM pg_stat_get_last_autoanalyze_time(relation)),
+            SELECT concat_ws('-', extract(epoch FROM pg_stat_get_last_analyze_time(analyzed)),
+                extract(epoch FROM pg_stat_get_last_autoanalyze_time(analyzed)),
                 null_frac, avg_width, pg_column_size(most_common_elems),
                 pg_column_size(most_common_elem_freqs),
                 CASE WHEN pg_column_size(most_common_elems) < in_row

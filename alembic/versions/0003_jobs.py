@@ -117,7 +117,8 @@ def upgrade() -> None:
     # ends, so that no worker takes it, reads the text of before, and calls it done. What failed is
     # forgotten: it says nothing about the new text. So is all else that a caller may have written
     # into it: whatever was planted under the key, the passage is embedded. Passages of a scope are
-    # enqueued in it: no transaction touches a job of another. SECURITY DEFINER: who may write texts
+    # enqueued in it, and those that are everybody's in none: no transaction touches a job of
+    # another. SECURITY DEFINER: who may write texts
     # needs no right on jobs, with which they could forge and complete them. The search_path is
     # pinned, or a caller could shadow what the function names; the schema of the jobs is the
     # table's own. The arguments: corpus, what is embedded, the key, and "scope" or nothing.
@@ -126,7 +127,8 @@ def upgrade() -> None:
         SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
             key CONSTANT text := TG_ARGV[2];
-            scope CONSTANT text := coalesce('current.' || TG_ARGV[3], 'NULL::text');
+            scope CONSTANT text :=
+                coalesce('nullif(current.' || TG_ARGV[3] || ', ''shared'')', 'NULL::text');
             identity CONSTANT text := concat_ws(', ', TG_ARGV[3], key);
             changed text := 'current';
         BEGIN

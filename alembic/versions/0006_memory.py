@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from pgcorpus.db.operations import Covered
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -22,8 +24,6 @@ KNOWN = (
 )
 IDENTITY = f"text_hash(identity) = text_hash((SELECT {ASKED}))"
 
-GROUPS = "rag_read_only, rag_read_write, rag_admin"
-SCOPED = ("memory_nodes", "episodic_memories", "memory_embeddings", "episode_embeddings")
 
 # Nothing is sampled of what users say or are called. Row security does not bind the planner, and
 # EXPLAIN tells its estimates: by how many rows are "above" a text, others' texts could be guessed.
@@ -40,20 +40,13 @@ UNSAMPLED = {
     ),
 }  # fmt: skip
 
-# Passages that are searched, where their words are, and what trigrams are looked for in.
+# Passages that are searched, their vectors, where their words are, and what trigrams are looked for
+# in.
 SEARCHED = (
-    ("memory_nodes", "memory_search", "human_content || ' ' || assistant_content"),
-    ("episodic_memories", "episode_search", "title || ' ' || content"),
-)
-OWNER_OF_SEARCHES = "('rag_search_' || current_database())::name"
-MADE = "made by pgcorpus"
-
-# How much searches are asked at once, by any role: words, pairs of words, groups of trigrams, and
-# characters of what is compared by trigrams.
-MOST_WORDS = 64
-MOST_PAIRS = 200
-MOST_GROUPS = 3
-MOST_CHARACTERS = 300
+    ("memory_nodes", "memory_embeddings", "memory_search",
+     "human_content || ' ' || assistant_content"),
+    ("episodic_memories", "episode_embeddings", "episode_search", "title || ' ' || content"),
+)  # fmt: skip
 
 # Beside rows of no scope they have rows of every scope.
 SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "import_rejects")
@@ -73,16 +66,14 @@ POLICIES_OF_JOBS = {
     " AND kind NOT IN ('maintenance', 'log_flush')))",
 }
 
-# Corpus, passages, vectors, which of these a passage has, what is embedded.
 COVERED = (
-    ("knowledge", "framework_documents", "chunk_embeddings", "document_id = passage.id",
-     "title || E'\\n' || content"),
-    ("chat", "messages", "message_embeddings", "message_id = passage.id", "content"),
-    ("memory", "memory_nodes", "memory_embeddings",
-     "vector.scope = passage.scope AND node_key = key",
-     "human_content || E'\\n' || assistant_content"),
-    ("episodes", "episodic_memories", "episode_embeddings",
-     "vector.scope = passage.scope AND episode_key = key", "title || E'\\n' || content"),
+    Covered("knowledge", "framework_documents", "chunk_embeddings", "document_id",
+            "title || E'\\n' || content"),
+    Covered("chat", "messages", "message_embeddings", "message_id", "content"),
+    Covered("memory", "memory_nodes", "memory_embeddings", "node_key",
+            "human_content || E'\\n' || assistant_content", key="key", scoped=True),
+    Covered("episodes", "episodic_memories", "episode_embeddings", "episode_key",
+            "title || E'\\n' || content", key="key", scoped=True),
 )  # fmt: skip
 
 OF_SCOPED = {
@@ -163,7 +154,8 @@ def upgrade() -> None:
     for table, columns in UNSAMPLED.items():
         op.sample_columns_v1(0, table, *columns)
     _row_security()
-    _searches()
+    for table, vectors, words, shown in SEARCHED:
+        op.search_in_scope_v1(table, words=words, shown=shown, vectors=vectors)
     _outbox()
     _views()
     op.execute("INSERT INTO corpus_settings (corpus, active_model) VALUES ('episodes', 'bge-m3')")
@@ -314,9 +306,6 @@ def _nodes() -> None:
         "scope_said": ["scope", "human_hash"],
     }.items():
         op.create_index(f"idx_memory_nodes_{name}", "memory_nodes", columns)
-    _searchable(
-        "memory_nodes", words="memory_search", shown="human_content || ' ' || assistant_content"
-    )
 
 
 def _episodes() -> None:
@@ -388,7 +377,6 @@ def _episodes() -> None:
         "scope_created": ["scope", "created_at", "key"],
     }.items():
         op.create_index(f"idx_episodic_memories_{name}", "episodic_memories", columns)
-    _searchable("episodic_memories", words="episode_search", shown="title || ' ' || content")
 
 
 def _lists(column: str, names: str) -> str:
@@ -400,19 +388,6 @@ def _lists(column: str, names: str) -> str:
             for name in names.split()
         ]
     )
-
-
-def _searchable(table: str, *, words: str, shown: str) -> None:
-    op.sample_columns_v1(2000, table, "scope")  # of so many tenants the size of each is known
-    for name, terms in {
-        "scope_words": f"tsvector_to_array({words})",
-        "scope_trigrams": f"show_trgm({shown})",
-    }.items():
-        op.execute(f"""
-            CREATE INDEX idx_{table}_{name} ON {table} USING gin (scope_keys(scope, {terms}))
-        """)
-        # Of an expression that is indexed a sample is kept as of a column.
-        op.execute(f"ALTER INDEX idx_{table}_{name} ALTER COLUMN 1 SET STATISTICS 0")
 
 
 def _row_security() -> None:
@@ -449,215 +424,6 @@ def _row_security() -> None:
 
 def _policies(table: str) -> dict[str, str]:
     return POLICIES_OF_JOBS if table == "jobs" else POLICIES_OF_SHARED
-
-
-def _searches() -> None:
-    """Let an index find words under row security, of the scope alone.
-
-    A condition of the caller's is asked only of rows that the policy lets through. What an index
-    is asked before is asked in functions that take data and no expressions, owned by a role that
-    nobody logs in as. Their indexes are of words and trigrams together with the scope: what others
-    have is not even passed over.
-    """
-    op.execute(f"""
-        DO $$
-        DECLARE
-            searcher CONSTANT text := quote_ident({OWNER_OF_SEARCHES});
-            schema CONSTANT text := quote_ident(current_schema());
-            passages text;
-        BEGIN
-            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {OWNER_OF_SEARCHES}) THEN
-                IF NOT (SELECT rolsuper OR rolcreaterole FROM pg_roles
-                        WHERE rolname = current_user) THEN
-                    RAISE insufficient_privilege USING MESSAGE = current_user
-                        || ' may not make the role ' || searcher || '. A superuser makes it, with:'
-                        || ' CREATE ROLE ' || searcher || ' NOLOGIN; GRANT ' || searcher
-                        || ' TO ' || quote_ident(current_user);
-                END IF;
-                EXECUTE 'CREATE ROLE ' || searcher || ' NOLOGIN NOSUPERUSER NOCREATEDB'
-                    || ' NOCREATEROLE NOBYPASSRLS NOINHERIT';
-                EXECUTE 'COMMENT ON ROLE ' || searcher || ' IS ''{MADE}''';
-            ELSIF (SELECT rolcanlogin OR rolsuper OR rolbypassrls FROM pg_roles
-                   WHERE rolname = {OWNER_OF_SEARCHES}) THEN
-                RAISE insufficient_privilege USING MESSAGE = 'the role ' || searcher
-                    || ' must neither log in nor pass over row security: take that from it';
-            END IF;
-            EXECUTE 'GRANT USAGE, CREATE ON SCHEMA ' || schema || ' TO ' || searcher;
-            EXECUTE 'GRANT SELECT ON {", ".join(SCOPED)} TO ' || searcher;
-            FOREACH passages IN ARRAY '{{{",".join(SCOPED)}}}'::text[] LOOP
-                EXECUTE 'CREATE POLICY search ON ' || passages || ' FOR SELECT TO ' || searcher
-                    || ' USING (true)';
-            END LOOP;
-        END $$
-    """)
-    _by_searcher(True)
-    for table, words, shown in SEARCHED:
-        keys = f"scope_keys(scope, tsvector_to_array({words}))"
-        _function_of_searcher(
-            f"{table}_with_words(any_of text[], one text[], other text[])",
-            f"""
-            RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
-            SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-            SET max_parallel_workers_per_gather = 0
-            BEGIN ATOMIC
-                SELECT ctid FROM {table}
-                WHERE scope || '' = (SELECT app_scope())
-                    AND {keys} && (SELECT scope_keys(app_scope(), any_of[1:{MOST_WORDS}]))
-                UNION
-                SELECT found.ctid
-                FROM (SELECT pair.one, array_agg(pair.other) AS others
-                      FROM unnest(one[1:{MOST_PAIRS}], other[1:{MOST_PAIRS}]) AS pair (one, other)
-                      GROUP BY pair.one) AS pairs
-                CROSS JOIN LATERAL (
-                    SELECT ctid FROM {table}
-                    WHERE scope || '' = (SELECT app_scope())
-                        AND {keys} && scope_keys((SELECT app_scope()), ARRAY[pairs.one])
-                        AND {keys} && scope_keys((SELECT app_scope()), pairs.others)
-                ) AS found;
-            END
-            """,
-            "addresses of the passages of the scope that hold any of some words, or both of a pair",
-            to=GROUPS,
-        )
-        # A text as alike as asked has most of the trigrams. So of each group of them that is
-        # larger than what may be missing it has at least one.
-        groups = " AND ".join(
-            f"scope_keys(scope, show_trgm({shown})) && (SELECT scope_keys(app_scope(), coalesce("
-            "array_agg(trigram) FILTER (WHERE place < used "
-            f"AND mod(place, groups) = mod({n}, groups)), '{{}}')) FROM asked)"
-            for n in range(MOST_GROUPS)
-        )
-        _function_of_searcher(
-            f"{table}_alike(words text, threshold real)",
-            f"""
-            RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
-            SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-            SET max_parallel_workers_per_gather = 0
-            BEGIN ATOMIC
-                WITH counted AS (
-                    SELECT trigram,
-                           row_number() OVER (ORDER BY starts_with(trigram, '  '), trigram) - 1
-                               AS place,
-                           count(*) OVER () - ceil(threshold * count(*) OVER () - 0.001) + 1
-                               AS size,
-                           count(*) OVER () AS trigrams
-                    FROM unnest(show_trgm(left(words, {MOST_CHARACTERS}))) AS trigram
-                ), asked AS (
-                    SELECT trigram, place,
-                           least(greatest(floor(trigrams / size), 1), {MOST_GROUPS})::integer
-                               AS groups,
-                           size * least(greatest(floor(trigrams / size), 1), {MOST_GROUPS}) AS used
-                    FROM counted
-                )
-                SELECT ctid FROM {table}
-                WHERE scope || '' = (SELECT app_scope()) AND {groups}
-                    AND word_similarity(left(words, {MOST_CHARACTERS}), {shown}) >= threshold;
-            END
-            """,
-            "addresses of the passages of the scope in which something is at least as alike",
-            to=GROUPS,
-        )
-    _function_of_searcher(
-        "large_scopes(embeddings regclass, more_than bigint)",
-        """
-        RETURNS TABLE (scope text, model_name text, vectors bigint)
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-        BEGIN ATOMIC
-            SELECT of_all.scope, of_all.model_name, count(*) AS vectors
-            FROM (SELECT tableoid, scope, model_name FROM memory_embeddings
-                  UNION ALL SELECT tableoid, scope, model_name FROM episode_embeddings) AS of_all
-            WHERE tableoid = embeddings
-            GROUP BY of_all.scope, of_all.model_name HAVING count(*) > more_than;
-        END
-        """,
-        "how many vectors the largest scopes have, for those who build their indexes",
-        to="rag_admin",
-    )
-    _by_searcher(False)
-
-
-def _by_searcher(begin: bool) -> None:
-    """Go on as the role that searches run as, or as who one was before."""
-    if begin:
-        op.execute(f"""
-            DO $$
-            DECLARE
-                searcher CONSTANT name := {OWNER_OF_SEARCHES};
-                old CONSTANT boolean := current_setting('server_version_num')::integer < 160000;
-                may CONSTANT boolean :=
-                    pg_has_role(searcher, CASE WHEN old THEN 'MEMBER' ELSE 'SET' END);
-                options CONSTANT text :=
-                    CASE WHEN old THEN '' ELSE 'WITH INHERIT FALSE, SET TRUE' END;
-            BEGIN
-                -- A superuser may, and who was made a member by one.
-                PERFORM set_config('pgcorpus.became_member', (NOT may)::text, true);
-                IF NOT may THEN
-                    EXECUTE 'GRANT ' || quote_ident(searcher) || ' TO CURRENT_USER ' || options;
-                END IF;
-                PERFORM set_config('pgcorpus.former_role', current_setting('role'), true),
-                        set_config('pgcorpus.owner', current_user, true),
-                        set_config('role', searcher, true);
-            END $$
-        """)
-    else:
-        op.execute(f"""
-            DO $$
-            DECLARE
-                searcher CONSTANT name := {OWNER_OF_SEARCHES};
-            BEGIN
-                PERFORM set_config('role', current_setting('pgcorpus.former_role'), true);
-                EXECUTE 'REVOKE CREATE ON SCHEMA ' || quote_ident(current_schema())
-                    || ' FROM ' || quote_ident(searcher);
-                IF current_setting('pgcorpus.became_member')::boolean THEN
-                    EXECUTE 'REVOKE ' || quote_ident(searcher) || ' FROM CURRENT_USER';
-                END IF;
-            END $$
-        """)
-
-
-def _function_of_searcher(signature: str, body: str, comment: str, *, to: str) -> None:
-    name = signature.partition("(")[0]
-    op.execute(f"CREATE FUNCTION {signature} {body}")
-    op.execute(f"COMMENT ON FUNCTION {name} IS '{comment}'")
-    op.execute(f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
-    op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {to}")
-    op.execute(f"""
-        DO $$ BEGIN
-            EXECUTE 'GRANT EXECUTE ON FUNCTION {name} TO '
-                || quote_ident(current_setting('pgcorpus.owner'));
-        END $$
-    """)
-
-
-def _drop_searches() -> None:
-    """Drop the role, too, where nothing in any database is left of it, and it was made here."""
-    op.execute(f"""
-        DO $$
-        DECLARE
-            searcher CONSTANT regrole := (
-                SELECT proowner FROM pg_proc WHERE oid = 'large_scopes'::regproc);
-            passages text;
-            reason text;
-        BEGIN
-            DROP FUNCTION {", ".join(f"{t}_with_words, {t}_alike" for t, _, _ in SEARCHED)},
-                large_scopes;
-            FOREACH passages IN ARRAY '{{{",".join(SCOPED)}}}'::text[] LOOP
-                EXECUTE 'DROP POLICY search ON ' || passages;
-            END LOOP;
-            EXECUTE 'REVOKE ALL ON {", ".join(SCOPED)} FROM ' || searcher;
-            EXECUTE 'REVOKE ALL ON SCHEMA ' || quote_ident(current_schema())
-                || ' FROM ' || searcher;
-            IF shobj_description(searcher, 'pg_authid') = '{MADE}' THEN
-                BEGIN
-                    EXECUTE 'DROP ROLE ' || searcher;
-                EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
-                    GET STACKED DIAGNOSTICS reason = MESSAGE_TEXT;
-                    RAISE NOTICE USING MESSAGE =
-                        'the role ' || searcher || ' stays: ' || reason;
-                END;
-            END IF;
-        END $$
-    """)
 
 
 def _outbox() -> None:
@@ -702,36 +468,14 @@ def _views() -> None:
         LEFT JOIN memory_embeddings ON memory_embeddings.scope = memory_nodes.scope
             AND node_key = key AND model_name = active_model
     """)
-    parts = (
-        f"""
-        SELECT corpus, active_model AS model_name, total, embedded,
-               CASE total WHEN 0 THEN 100 ELSE round(100.0 * embedded / total, 1) END AS percent,
-               stale
-        FROM corpus_settings CROSS JOIN LATERAL (
-            SELECT count(*) AS total, count(*) FILTER (WHERE fresh) AS embedded,
-                   count(*) FILTER (WHERE NOT fresh) AS stale
-            FROM (
-                SELECT content_hash = sha256(convert_to({embedded}, 'UTF8')) AS fresh
-                FROM {passages} AS passage LEFT JOIN {vectors} AS vector
-                    ON {joined} AND model_name = active_model
-            ) AS compared
-        ) AS counted
-        WHERE corpus = '{corpus}'
-        """
-        for corpus, passages, vectors, joined, embedded in COVERED
-    )
-    op.execute(f"""
-        CREATE VIEW embedding_coverage WITH (security_invoker = true) AS
-        {" UNION ALL ".join(parts)}
-    """)
-    op.execute(f"REVOKE ALL ON embedding_coverage FROM {GROUPS}")
-    op.execute(f"GRANT SELECT ON embedding_coverage TO {GROUPS}")
+    op.create_coverage_v1(*COVERED)
 
 
 def downgrade() -> None:
-    for view in ("embedding_coverage", "memory_nodes_with_embedding"):
-        op.execute(f"DROP VIEW {view}")
-    _drop_searches()
+    op.drop_coverage_v1()
+    op.execute("DROP VIEW memory_nodes_with_embedding")
+    for table, vectors, _, _ in reversed(SEARCHED):
+        op.stop_searching_in_scope_v1(table, vectors=vectors)
     for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION episode_text")

@@ -2,6 +2,13 @@
 
 from pgcorpus.db.models.audit import AuditSeal, SecurityAuditLog
 from pgcorpus.db.models.chat import Conversation, Message, MessageEmbedding
+from pgcorpus.db.models.documentation import (
+    Chunk,
+    ClickFeedback,
+    Document,
+    DocumentationEmbedding,
+    SearchSession,
+)
 from pgcorpus.db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
 from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
 from pgcorpus.db.models.jobs import Job
@@ -27,10 +34,14 @@ from pgcorpus.db.models.operations import QueryPerformance
 __all__ = [
     "SEEDED_MODELS",
     "AuditSeal",
+    "Chunk",
     "ChunkEmbedding",
+    "ClickFeedback",
     "Conversation",
     "CorpusSetting",
+    "Document",
     "DocumentConcept",
+    "DocumentationEmbedding",
     "EmbeddingModel",
     "EpisodeEmbedding",
     "EpisodicMemory",
@@ -47,6 +58,7 @@ __all__ = [
     "Message",
     "MessageEmbedding",
     "QueryPerformance",
+    "SearchSession",
     "SecurityAuditLog",
     "SourceLines",
     "Tenant",

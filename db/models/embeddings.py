@@ -84,15 +84,20 @@ class CorpusSetting(Timestamped, Base):
     )
 
 
-def vector_indexes(table: str, **names: str) -> tuple[Index, ...]:
+def vector_indexes(table: str, *, scope: str | None = None, **names: str) -> tuple[Index, ...]:
     """Build one HNSW index per seeded model.
 
     Args:
         table: The embedding table.
+        scope: The scope whose vectors they are of, or None for all.
         names: Indexes not called ``<table>_hnsw_<slug>``, by the model's ``index_slug``.
     """
     return tuple(
-        hnsw(names.get(slug := index_slug(model.name), f"{table}_hnsw_{slug}"), *model[:2])
+        hnsw(
+            names.get(slug := index_slug(model.name), f"{table}_hnsw_{slug}"),
+            *model[:2],
+            scope=scope,
+        )
         for model in SEEDED_MODELS
     )
 

@@ -78,7 +78,7 @@ class Repository:
 
     def in_scope(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table* to the scope; without one, all rows are kept that the role may see."""
-        return () if self.scope is None else corpus.in_scope(table, self.scope)
+        return () if self.scope is None else corpus.of_scope(table, self.scope)
 
     @contextmanager
     def driver(self) -> Iterator[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]:

@@ -119,7 +119,7 @@ class EmbeddingRepository(Repository):
             .outerjoin_from(corpus.passages, corpus.vectors, _vector_of(corpus, model_name))
             .where(
                 or_(stored.is_(None), stored != current),
-                *corpus.in_scope(corpus.passages, self.scope),
+                *corpus.of_scope(corpus.passages, self.scope),
             )
             .order_by(corpus.key)
             .limit(limit)
@@ -211,7 +211,7 @@ class EmbeddingRepository(Repository):
             # read all that is in it, for every batch.
             passage = (
                 select(current.label("content_hash"), *scope)
-                .where(corpus.key == staged.c.item, *corpus.in_scope(corpus.passages, self.scope))
+                .where(corpus.key == staged.c.item, *corpus.of_scope(corpus.passages, self.scope))
                 .limit(1)
                 .lateral("passage")
             )

@@ -481,7 +481,7 @@ class JobRepository(Repository):
                 select(corpus.key)
                 .join_from(corpus.passages, corpus.vectors, corpus.vector_join)
                 .where(
-                    *corpus.in_scope(corpus.passages, self.scope),
+                    *corpus.of_scope(corpus.passages, self.scope),
                     corpus.key == any_(_array(items, corpus.key.type)),
                     corpus.vectors.c.model_name == model_name,
                     corpus.vectors.c.content_hash == text_hash(corpus),
@@ -695,7 +695,7 @@ class JobRepository(Repository):
 
 def embed_key(corpus: Corpus, scope: Scope | None, item: object) -> str:
     """Return the key under which the outbox enqueues a passage."""
-    whose = () if corpus.scope is None else (str(scope),)
+    whose = () if scope is None or corpus.scope is None else (str(scope),)
     return ":".join((EMBED, corpus.name, *whose, str(item)))
 
 

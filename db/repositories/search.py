@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import psycopg
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
@@ -229,7 +229,7 @@ class _Known(NamedTuple):
 
     def must_count(self, corpus: Corpus, ask: Ask) -> bool:
         """Return whether only a count tells that few passages are left to search."""
-        in_doubt = corpus.scope is not None and not (self.plenty and self.surely_large)
+        in_doubt = corpus.needs_scope and not (self.plenty and self.surely_large)
         return in_doubt or self.narrows(ask)
 
 
@@ -296,7 +296,7 @@ class SearchRepository(Repository):
         """
         corpus.refuse_without(self.scope)
         conditions, values = corpus.parse_filters(ask.filters)
-        values["scope"] = str(self.scope)
+        values |= corpus.bind_scope(self.scope)
         shape = Shape(
             corpus=corpus,
             legs=tuple(ask.legs),
@@ -310,7 +310,8 @@ class SearchRepository(Repository):
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         kept = prelude.kept if prelude.kept <= FEW else None
-        narrows = counted or corpus.scope is not None or known.narrows(ask)
+        is_scoped = self._is_scoped(corpus)
+        narrows = counted or is_scoped or known.narrows(ask)
         # Words are weighed, and looked up, among what the transaction may see.
         searched = max(prelude.visible, float(kept or 0), 1.0)
         kept_share = 1.0
@@ -326,7 +327,7 @@ class SearchRepository(Repository):
                 searched,
                 share=kept_share,
                 depth=ask.depth,
-                fetch=FETCH if corpus.scope is None else FETCH_OF_SCOPE,
+                fetch=FETCH_OF_SCOPE if corpus.scope is not None else FETCH,
                 everything=everything or kept is not None,
             )
             if found is None:
@@ -354,7 +355,7 @@ class SearchRepository(Repository):
             shape=replace(
                 shape,
                 few=kept is not None,
-                whole=corpus.scope is not None and searched <= MOST_COMPARED and mostly_kept,
+                whole=is_scoped and searched <= MOST_COMPARED and mostly_kept,
             ),
             values=values,
             thresholds=thresholds,
@@ -386,7 +387,8 @@ class SearchRepository(Repository):
             MissingScope: The corpus has a scope, and the unit of work has none.
         """
         corpus.refuse_without(self.scope)
-        asked = {"hits": list(hits), "before": before, "after": after, "scope": str(self.scope)}
+        asked = {"hits": list(hits), "before": before, "after": after}
+        asked |= corpus.bind_scope(self.scope)
         windows: dict[Any, dict[int, Turn]] = {}
         for row in self.session.execute(surroundings(corpus), asked).mappings():
             turn = Turn(
@@ -399,13 +401,19 @@ class SearchRepository(Repository):
 
     def is_empty(self, corpus: Corpus) -> bool:
         """Return whether the corpus has no passage, within the scope."""
-        some = select(corpus.key).where(*self.in_scope(corpus, corpus.passages)).limit(1)
-        return self.session.scalar(some) is None
+        some = select(corpus.key).where(*self._readable(corpus)).limit(1)
+        return self.session.scalar(some, corpus.bind_scope(self.scope)) is None
 
     def count(self, corpus: Corpus) -> int:
         """Count the passages of the corpus, within the scope."""
-        counted = select(func.count()).select_from(corpus.passages)
-        return self.session.scalar(counted.where(*self.in_scope(corpus, corpus.passages))) or 0
+        counted = select(func.count()).select_from(corpus.passages).where(*self._readable(corpus))
+        return self.session.scalar(counted, corpus.bind_scope(self.scope)) or 0
+
+    def _readable(self, corpus: Corpus) -> tuple[ColumnElement[bool], ...]:
+        """Restrict the passages to what a search reads; without a needed scope, to all visible."""
+        if corpus.needs_scope and self.scope is None:
+            return ()
+        return corpus.in_scope(corpus.passages)
 
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
         """Return the plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
@@ -448,16 +456,15 @@ class SearchRepository(Repository):
 
         It counts the passages left to search, if few, and reads the words' frequencies.
         """
-        remembered: dict[tuple[str, str | None], _Known] = self.session.info.setdefault(KNOWN, {})
-        scoped = shape.corpus.scope is not None
-        place = (shape.corpus.name, str(self.scope) if scoped else None)
-        known = remembered.get(place, _Known())
+        corpus = shape.corpus
+        scoped = self._is_scoped(corpus)
+        known = self._recall(corpus)
         counts = counted or known.must_count(shape.corpus, ask)
         if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1, counted=False), known
         explained: list[Shape] = []
-        if scoped and not 0 < known.passages < SAMPLED_OF_SCOPE:
+        if scoped and (not corpus.needs_scope or not 0 < known.passages < SAMPLED_OF_SCOPE):
             # How large is it, and how much is left of it: a sample of a small one tells by itself.
             explained.append(replace(shape, conditions=()))
             explained += [shape] if shape.conditions and not ask.question.demands else []
@@ -472,6 +479,7 @@ class SearchRepository(Repository):
                             shape.conditions,
                             demanding=bool(ask.question.demands),
                             by_words=bool(ask.question.demands) or shape.legs != ("vector",),
+                            scoped=scoped,
                         ),
                         {
                             **values,
@@ -488,10 +496,11 @@ class SearchRepository(Repository):
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:
-                prelude = prelude.within_scope(*map(_read_estimate, estimated))
+                estimates = map(_read_estimate, estimated)
+                prelude = prelude.within_scope(*estimates, shared=not corpus.needs_scope)
             if scoped and counts and not (ask.filters or ask.question.demands):
                 known = known._replace(plenty=prelude.kept > FEW)
-            same = row["version"] == known.lexicon.version and not scoped
+            same = row["version"] == known.lexicon.version
             known = known._replace(
                 lexicon=known.lexicon if same else _lexicon(row),
                 languages=tuple(row["languages"][:MAX_LANGUAGES]),
@@ -501,16 +510,47 @@ class SearchRepository(Repository):
             if stale and shape.corpus.defaults and not ask.filters:
                 share = self._estimate(shape, values) / max(known.passages, 1.0)
                 known = known._replace(default_share=min(1.0, share))
-            if len(remembered) >= MAX_KNOWN:
-                remembered.clear()
-            # The words of a scope are counted for each question, and kept from the next.
-            remembered[place] = known._replace(lexicon=Lexicon()) if scoped else known
+            self._remember(corpus, known)
             read_in = (ask.language,) if ask.language else known.languages
             uncounted = not counts and known.must_count(shape.corpus, ask)
             if asked_in == read_in and not uncounted:
                 break
             counts = counts or uncounted
+        if prelude.own is not None:
+            known = known._replace(lexicon=_mix(known.lexicon, prelude))
         return prelude, known._replace(languages=asked_in)
+
+    def _is_scoped(self, corpus: Corpus) -> bool:
+        """Return whether the search reads passages of a scope, beside those that are shared."""
+        return corpus.scope is not None and self.scope is not None
+
+    @property
+    def _remembered(self) -> dict[tuple[str, str | None], _Known]:
+        """The knowledge of searches, by corpus and scope."""
+        remembered: dict[tuple[str, str | None], _Known] = self.session.info.setdefault(KNOWN, {})
+        return remembered
+
+    def _recall(self, corpus: Corpus) -> _Known:
+        """Return what the last search within the scope knew of a corpus."""
+        of_all = self._remembered.get((corpus.name, None), _Known())
+        if not self._is_scoped(corpus):
+            return of_all
+        own = self._remembered.get((corpus.name, str(self.scope)), _Known())
+        return own._replace(lexicon=of_all.lexicon)
+
+    def _remember(self, corpus: Corpus, known: _Known) -> None:
+        """Keep what a search knows: words that are shared for all, the rest for its scope."""
+        remembered = self._remembered
+        if len(remembered) >= MAX_KNOWN:
+            remembered.clear()
+        if not self._is_scoped(corpus):
+            remembered[corpus.name, None] = known
+            return
+        # The words of a scope are counted for each question, and kept from the next.
+        remembered[corpus.name, str(self.scope)] = known._replace(lexicon=Lexicon())
+        if not corpus.needs_scope:
+            of_all = remembered.get((corpus.name, None), _Known())
+            remembered[corpus.name, None] = of_all._replace(lexicon=known.lexicon)
 
     def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:
         """Return how many passages the filters keep, as the planner estimates it."""
@@ -677,12 +717,19 @@ _PLANNED: Final[Mapping[str, dict[str, str]]] = {
 """Settings for a transaction alone: those of a session would leak through the pool."""
 
 
+def _mix(shared: Lexicon, prelude: Prelude) -> Lexicon:
+    """Return the words of a question in all that a search within a scope reads."""
+    assert prelude.own is not None  # noqa: S101 - the caller has looked
+    if not shared.is_known:
+        return prelude.own
+    return shared.mix(prelude.own, min(1.0, prelude.own_passages / max(prelude.visible, 1.0)))
+
+
 def _lexicon(row: Mapping[str, Any]) -> Lexicon:
     if row["elements"] is None:
         return Lexicon(version=row["version"])
     return Lexicon(
         version=row["version"],
-        mean_length=row.get("mean_length"),
         # after those of the elements follow the smallest and the largest
         frequencies=dict(zip(row["elements"], row["frequencies"], strict=False)),
     )

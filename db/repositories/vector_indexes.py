@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal
 
-from sqlalchemy import (
-    func,
-    select,
-    text,
-)
+from sqlalchemy import BigInteger, TableValuedAlias, Text, column, func, select, text
 from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
+from pgcorpus.db.base import SHARED
 from pgcorpus.db.mixins import hnsw, rows_of
 from pgcorpus.db.models.embeddings import EmbeddingModel, index_slug
 from pgcorpus.db.repositories.base import Repository
@@ -39,18 +36,12 @@ OWN_EF_CONSTRUCTION: Final = 128
 """Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
 graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with 128, 0.99."""
 
-LARGE_SCOPES: Final = text("""
-    SELECT scope, vectors FROM large_scopes(CAST(:table AS regclass), :more_than)
-    WHERE model_name = :model ORDER BY vectors DESC
-""")
-
-LARGEST_SCOPE: Final = text("""
-    SELECT scope FROM large_scopes(CAST(:table AS regclass), 0) ORDER BY vectors DESC LIMIT 1
-""")
-
 INDEXES_OF_A_MODEL: Final = text("""
     SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,
-           pg_get_indexdef(indexrelid) AS definition
+           pg_get_indexdef(indexrelid) AS definition,
+           starts_with(pg_get_expr(indpred, indrelid), format(
+               '(((model_name)::text = %L::text) AND (scope = %L::text', CAST(:model AS text),
+               'shared')) AS shared
     FROM pg_index
     JOIN pg_class ON pg_class.oid = indexrelid
     JOIN pg_am ON pg_am.oid = relam AND amname = 'hnsw'
@@ -84,11 +75,13 @@ class VectorIndex:
         name: Quoted where PostgreSQL needs it.
         valid: False after a build that failed or was killed, and while one runs.
         matching: Whether it is of the model's kind and length, so that searches use it.
+        shared: Whether it is of the vectors that are everybody's.
     """
 
     name: str
     valid: bool
     matching: bool
+    shared: bool = False
 
     @property
     def usable(self) -> bool:
@@ -130,17 +123,22 @@ class VectorIndexRepository(Repository):
         found = self.session.execute(
             INDEXES_OF_A_MODEL, {"table": corpus.vectors.name, "model": model.name}
         )
-        return [VectorIndex(row.name, row.valid, compared in row.definition) for row in found]
+        return [
+            VectorIndex(row.name, row.valid, compared in row.definition, row.shared)
+            for row in found
+        ]
 
     def index_state(self, corpus: Corpus, model: EmbeddingModel) -> IndexState:
         """Return whether searches of the corpus can use an index of the model, and if not, why.
 
-        A corpus with scopes needs none to be ready: small scopes are compared one by one, and of a
-        large one ``list_unindexed_scopes`` tells.
+        Scopes need none to be ready: small ones are compared one by one, and of a large one
+        ``list_unindexed_scopes`` tells.
         """
-        if corpus.scope is not None:
+        if corpus.needs_scope:
             return "ready"
         indexes = self.list_indexes(corpus, model)
+        if corpus.scope is not None:
+            indexes = [index for index in indexes if index.shared]
         if any(index.usable for index in indexes):
             return "ready"
         if any(index.matching for index in indexes):
@@ -179,9 +177,10 @@ class VectorIndexRepository(Repository):
         if corpus.scope is None:
             return []
         there = {index.name for index in self.list_indexes(corpus, model) if index.usable}
-        asked = {"table": corpus.vectors.name, "model": model.name, "more_than": LEAST_INDEXED}
+        sizes = _sizes(corpus, LEAST_INDEXED)
+        of_model = select(sizes.c.scope, sizes.c.vectors).where(sizes.c.model_name == model.name)
         large = []
-        for written, vectors in self.session.execute(LARGE_SCOPES, asked):
+        for written, vectors in self.session.execute(of_model.order_by(sizes.c.vectors.desc())):
             scope = Scope.parse(written)
             name, statement = scope_index(corpus, model, scope)
             if name not in there:
@@ -194,12 +193,14 @@ class VectorIndexRepository(Repository):
         Raises:
             ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
         """
-        found = self.session.scalar(LARGEST_SCOPE, {"table": corpus.vectors.name})
+        sizes = _sizes(corpus, 0)
+        largest = select(sizes.c.scope).order_by(sizes.c.vectors.desc()).limit(1)
+        found = self.session.scalar(largest)
         return None if found is None else Scope.parse(found)
 
-    def may_list_large_scopes(self) -> bool:
-        """Return whether the role may read the sizes of scopes."""
-        function = "large_scopes(regclass, bigint)"
+    def may_list_large_scopes(self, corpus: Corpus) -> bool:
+        """Return whether the role may read the sizes of a corpus's scopes."""
+        function = f"{corpus.vectors.name}_large_scopes(bigint)"
         return bool(self.session.scalar(select(func.has_function_privilege(function, "EXECUTE"))))
 
     def build_scope_index(self, large: LargeScope) -> None:
@@ -229,25 +230,38 @@ def index_of(corpus: Corpus, model: EmbeddingModel) -> Index:
     unique = "_" + sha256(model.name.encode()).hexdigest()[:8]
     name = f"{corpus.vectors.name}_hnsw_{index_slug(model.name)}"
     name = name[: MAX_IDENTIFIER - len(unique)] + unique
+    shared = None if corpus.shared_words is None else SHARED
     for seeded in corpus.vectors.indexes:
-        if str(seeded.dialect_options["postgresql"]["where"]) == str(rows_of(model.name)):
+        if str(seeded.dialect_options["postgresql"]["where"]) == str(rows_of(model.name, shared)):
             name = str(seeded.name)
-    index = hnsw(name, model.name, model.dimensions, model.index_kind)
+    return _of_vectors(corpus, model, name, shared)
+
+
+def _of_vectors(corpus: Corpus, model: EmbeddingModel, name: str, scope: str | None) -> Index:
+    index = hnsw(name, model.name, model.dimensions, model.index_kind, scope=scope)
     index.dialect_options["postgresql"]["concurrently"] = True
     Table(corpus.vectors.name, MetaData(), index)  # apart from the metadata of the models
     return index
 
 
+def _sizes(corpus: Corpus, more_than: int) -> TableValuedAlias:
+    """Build the scopes with more vectors than that; what is shared has an index anyway."""
+    large_scopes = getattr(func, f"{corpus.vectors.name}_large_scopes")
+    sizes: TableValuedAlias = large_scopes(more_than).table_valued(
+        column("scope", Text), column("model_name", Text), column("vectors", BigInteger)
+    )
+    return sizes
+
+
 def scope_index(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> tuple[str, str]:
     """Return name and statement of the index on a model's vectors of one scope alone."""
-    index = index_of(corpus, model)
+    mark = "_" + sha256(str(scope).encode()).hexdigest()[:8]
+    name = str(index_of(corpus, model).name)[: MAX_IDENTIFIER - len(mark)] + mark
+    index = _of_vectors(corpus, model, name, str(scope))
     options = index.dialect_options["postgresql"]
     options["with"] = options["with"] | {"ef_construction": OWN_EF_CONSTRUCTION}
-    mark = "_" + sha256(str(scope).encode()).hexdigest()[:8]
-    name = str(index.name)[: MAX_IDENTIFIER - len(mark)] + mark
     statement = str(CreateIndex(index).compile(dialect=dialect()))  # type: ignore[no-untyped-call]
-    named = statement.strip().replace(str(index.name), name, 1)
-    return name, f"{named} AND scope = '{scope}';"
+    return name, f"{statement.strip()};"
 
 
 def build_memory_kb(model: EmbeddingModel, vectors: int) -> int:

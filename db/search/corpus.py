@@ -19,9 +19,11 @@ from sqlalchemy import (
     bindparam,
     exists,
     literal,
+    literal_column,
     or_,
 )
 
+from pgcorpus.db.base import SHARED
 from pgcorpus.db.errors import InvalidFilter, MissingScope, UnknownFilter
 from pgcorpus.db.scope import Scope
 
@@ -96,7 +98,11 @@ class Corpus:
         hits: A SELECT with one row per passage: ``id``, ``title``, ``content``; every further
             column is metadata of the hit. It runs only for the passages that won.
         scope: The column with a passage's scope, or None where all are public; ``vectors`` has a
-            column of the same name. Such a corpus is searched only within a scope.
+            column of the same name. Such a corpus is searched only within a scope, unless it has
+            shared passages.
+        shared_words: Where passages of the scope ``shared`` are everybody's, the name of the index
+            on their words, of which ANALYZE keeps how rare they are. A search without a scope reads
+            those passages, one within a scope reads them and its own.
         boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
             ``half_life_days``.
         order: The order of the passages, or None where each stands alone.
@@ -115,6 +121,7 @@ class Corpus:
     hits: Select[Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scope: Column[Any] | None = None
+    shared_words: str | None = None
     boost: ColumnElement[float] | None = None
     order: Order | None = None
 
@@ -177,28 +184,72 @@ class Corpus:
         keys = (self.key,) if self.scope is None else (self.scope, self.key)
         return and_(*(item == key for item, key in zip(self.items, keys, strict=True)))
 
-    def in_scope(self, table: Table, scope: Scope | None = None) -> tuple[ColumnElement[bool], ...]:
-        """Restrict *table*, of passages or vectors, to a scope.
+    @property
+    def needs_scope(self) -> bool:
+        """True if it can be searched only within a scope: no passage is everybody's."""
+        return self.scope is not None and self.shared_words is None
+
+    def in_scope(self, table: Table) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table*, of passages or vectors, to what a search within the scope reads.
 
         Row security enforces it again; here it also binds roles that pass over row security. The
         planner sees a value, and so how large the scope is, which ``app_scope()`` does not tell it.
+        The values of the parameters are ``bind_scope``'s.
 
         Args:
             table: The corpus's passages or vectors.
-            scope: The transaction's; None: the statement has a parameter ``scope`` for it.
         """
         if self.scope is None:
             return ()
-        value = bindparam("scope", type_=Text) if scope is None else literal(str(scope), Text)
-        return (table.c[self.scope.key] == value,)
+        scope = table.c[self.scope.key]
+        if self.needs_scope:
+            return (scope == bindparam("scope", type_=Text),)
+        return (scope == any_(bindparam("scopes", type_=ARRAY(Text))),)
 
-    def refuse_without(self, scope: Scope | None) -> None:
-        """Raise if the corpus has scoped passages and no scope is given.
+    def split_scope(self, table: Table) -> list[tuple[ColumnElement[bool], ...]]:
+        """Return ``in_scope`` in parts that each have an index of vectors, or none."""
+        if self.scope is None:
+            return [()]
+        scope = table.c[self.scope.key]
+        own = scope == bindparam("scope", type_=Text)
+        # A literal, or the planner cannot see that the partial index serves.
+        shared = scope == literal_column(f"'{SHARED}'", Text)
+        return [(own,)] if self.needs_scope else [(shared,), (own,)]
+
+    def bind_scope(self, scope: Scope | None) -> dict[str, Any]:
+        """Return the values of the parameters that ``in_scope`` and ``split_scope`` build."""
+        if self.needs_scope:
+            return {"scope": str(scope)}
+        own = [] if scope is None else [str(scope)]
+        return {"scope": own[0] if own else None, "scopes": [SHARED, *own]}
+
+    def of_scope(self, table: Table, scope: Scope | None) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table* to the rows of one scope: what is written and maintained together.
+
+        Args:
+            table: The corpus's passages or vectors.
+            scope: Whose; None: where passages may be everybody's, those.
+        """
+        if self.scope is None:
+            return ()
+        return (table.c[self.scope.key] == literal(self.name_scope(scope), Text),)
+
+    def name_scope(self, scope: Scope | None) -> str:
+        """Return the scope as its column has it.
 
         Raises:
-            MissingScope: *scope* is None, and the corpus has scoped passages.
+            MissingScope: There is none, and no passage is everybody's.
         """
-        if self.scope is not None and scope is None:
+        self.refuse_without(scope)
+        return SHARED if scope is None else str(scope)
+
+    def refuse_without(self, scope: Scope | None) -> None:
+        """Raise if the corpus is searched only within a scope and none is given.
+
+        Raises:
+            MissingScope: *scope* is None, and no passage is everybody's.
+        """
+        if self.needs_scope and scope is None:
             raise MissingScope(
                 f"{self.name} is searched only within a scope, and none was given; name a tenant "
                 "or a user"

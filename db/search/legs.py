@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.sql.type_api import UserDefinedType
@@ -143,9 +144,9 @@ class VectorLeg:
         """Select (passage_id, score) of the nearest *depth* passages."""
         corpus = self._corpus
         near = select(corpus.item.label("passage_id"), corpus.vectors.c.embedding)
-        near = near.where(self._is_of_model(), *corpus.in_scope(corpus.vectors))
+        near = near.where(self._is_of_model())
         if narrowing.whole:
-            compared = near.subquery("vector_near")
+            compared = near.where(*corpus.in_scope(corpus.vectors)).subquery("vector_near")
             cosine = self._cosine(compared.c.embedding)
             conditions = (*narrowing.direct, *narrowing.distant)
             return _best(compared.c.passage_id, cosine, depth, corpus, conditions)
@@ -156,11 +157,16 @@ class VectorLeg:
                 *corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant
             )
         approximate = self._approximate_distance()
+        parts = [near.where(*corpus.in_scope(corpus.vectors))]
         if not narrowing.few and approximate is not None:
             # The bare shape ORDER BY ... LIMIT that the index serves.
             fetched = literal_column(str(self._model.candidates_for(depth)), Integer)
-            near = near.order_by(approximate).limit(fetched)
-        candidates = near.cte("vector_near").prefix_with("MATERIALIZED")
+            parts = [
+                near.where(*part).order_by(approximate).limit(fetched)
+                for part in corpus.split_scope(corpus.vectors)
+            ]
+        nearest = union_all(*parts) if len(parts) > 1 else parts[0]
+        candidates = nearest.cte("vector_near").prefix_with("MATERIALIZED")
         return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)
 
     def score_passages(self, passages: Select[Any]) -> Select[Any]:

@@ -38,6 +38,7 @@ from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.question import select_demands
 from pgcorpus.db.search.ranking import Shape, select_matching
+from pgcorpus.db.search.words import Lexicon
 
 SURELY_LARGE = 3
 """Times as many passages as are few, by the statistics: a corpus that is not counted."""
@@ -69,6 +70,9 @@ class Prelude:
         visible: Passages that the transaction may see, estimated; 0 before the first ANALYZE.
         estimated: What filters keep of them, estimated; None where that was not asked for.
         sampled: Passages of the scope that were looked at; fewer than ``SAMPLED_OF_SCOPE`` are all.
+            Those that are shared are not among them.
+        own: The question's words in these, or None where there are no statistics of the scope.
+        own_passages: Passages of the scope beside those that are shared, estimated.
     """
 
     asked: Mapping[str, Mapping[str, int]]
@@ -78,6 +82,8 @@ class Prelude:
     counted: bool
     sampled: int = 0
     estimated: float | None = None
+    own: Lexicon | None = None
+    own_passages: float = 0.0
 
     @classmethod
     def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
@@ -92,23 +98,48 @@ class Prelude:
             row["kept"],
             counted,
             row.get("sampled", 0),
+            own=_read_own(row),
         )
 
-    def within_scope(self, passages: float = 0.0, kept: float | None = None) -> Self:
+    def within_scope(
+        self, passages: float = 0.0, kept: float | None = None, *, shared: bool = False
+    ) -> Self:
         """Limit the estimates to the scope.
 
         Args:
             passages: Of the scope, as the planner estimates it; 0 where that was not asked for.
             kept: What filters keep of them, likewise.
+            shared: Whether ``visible`` are the shared passages, and those of the scope are beside
+                them; else ``visible`` are those of all scopes.
         """
+        if shared:
+            beside = self.visible + self.sampled
+            visible = max(passages, beside) if self.sampled >= SAMPLED_OF_SCOPE else beside
+            own = visible - self.visible
+            return replace(self, visible=visible, estimated=kept, own_passages=own)
         estimated = passages if self.sampled >= SAMPLED_OF_SCOPE else 0.0
         visible = max(self.sampled, min(estimated, self.visible))
         return replace(self, visible=visible, estimated=kept)
 
 
+def _read_own(row: Mapping[str, Any]) -> Lexicon | None:
+    """Read the statistics of the scope, where there are any."""
+    if row.get("own_elements") is None:
+        return None
+    return Lexicon(
+        frequencies=dict(zip(row["own_elements"], row["own_frequencies"], strict=True)),
+        mean_length=row["mean_length"],
+    )
+
+
 @lru_cache(maxsize=512)
 def compile_prelude(
-    corpus: Corpus, conditions: tuple[Condition, ...], *, demanding: bool, by_words: bool
+    corpus: Corpus,
+    conditions: tuple[Condition, ...],
+    *,
+    demanding: bool,
+    by_words: bool,
+    scoped: bool,
 ) -> str:
     """Compile the prelude of searches with these conditions, for the driver.
 
@@ -120,23 +151,38 @@ def compile_prelude(
         conditions: Its filters.
         demanding: Whether the question demands something of a passage.
         by_words: Whether words matter; else those of a scope are not counted.
+        scoped: Whether the search has a scope.
 
     Returns:
         One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
         statistics ``version``, ``elements`` and ``frequencies``, the last two null when the caller
-        has them. Where passages are scoped, ``elements`` are the question's lexemes alone, and
-        there are ``mean_length``, in lexemes, and ``sampled``: how many passages were looked at.
+        has them. Of a scope there are ``own_elements``, the question's lexemes alone,
+        ``own_frequencies``, ``mean_length``, in lexemes, and ``sampled``: how many of its passages
+        were looked at.
     """
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
-    if corpus.scope is None:
+    known: list[ColumnElement[Any]] = [*map(_label_null, ("version", "elements", "frequencies"))]
+    own: list[ColumnElement[Any]] = []
+    sources: list[FromClause] = []
+    if not corpus.needs_scope:
         statistics = _of_table(corpus, relation)
+        sources.append(statistics)
+        known = [statistics.c[each] for each in ("version", "elements", "frequencies")]
         languages: ColumnElement[Any] = case(
             (statistics.c.all_languages, statistics.c.languages),
             else_=_some_languages(corpus, statistics.c.languages),
         )
-    else:
-        statistics = _of_scope(corpus) if by_words else _of_scope_without_words(corpus)
-        languages = statistics.c.languages
+        if corpus.shared_words is not None:
+            # The statistics are of an index, which has no languages: those of before stay for as
+            # long as they do.
+            before = cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text))
+            same = statistics.c.version == cast(bindparam("known_version", type_=Text()), Text)
+            languages = case((same, before), else_=languages)
+    if corpus.scope is not None and scoped:
+        of_scope = _of_scope(corpus) if by_words else _of_scope_without_words(corpus)
+        sources.append(of_scope)
+        own = [each for each in of_scope.c if each.key != "languages"]
+        languages = of_scope.c.languages if corpus.needs_scope else _unite(languages, of_scope)
     few = bindparam("few", type_=Integer())
     nothing: Select[Any] = select(cast(null(), Text).label("demanded"))
     read = (select_demands() if demanding else nothing).cte("read").prefix_with("MATERIALIZED")
@@ -147,7 +193,7 @@ def compile_prelude(
         narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
     some = select_matching(corpus, narrowing).limit(few + 1)
     counted = select(func.count()).select_from(some.subquery())
-    passages = _estimate_passages(relation)
+    passages = _estimate_passages(corpus)
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
     )
@@ -157,8 +203,9 @@ def compile_prelude(
         passages.label("passages"),
         case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
         languages.label("languages"),
-        *(each for each in statistics.c if each.key not in {"languages", "all_languages"}),
-    ).select_from(statistics)
+        *known,
+        *own,
+    ).select_from(*sources)
     return in_drivers_words(statement)
 
 
@@ -169,12 +216,26 @@ def compile_matching(corpus: Corpus, conditions: tuple[Condition, ...], demandin
     return in_drivers_words(select_matching(corpus, shape.narrowing()))
 
 
+def _label_null(name: str) -> ColumnElement[Any]:
+    return cast(null(), Text).label(name)
+
+
+def _unite(languages: ColumnElement[Any], of_scope: FromClause) -> ColumnElement[Any]:
+    """Unite languages with those of the scope, which come last."""
+    more = select(func.unnest(of_scope.c.languages)).except_(select(func.unnest(languages)))
+    return func.array_cat(languages, func.array(more.scalar_subquery()))
+
+
 def _of_table(corpus: Corpus, relation: ColumnElement[Any]) -> FromClause:
-    """Read the statistics that ANALYZE keeps of the table."""
+    """Read the statistics that ANALYZE keeps of the table, or of what is shared of it."""
+    words: str = corpus.words.name
+    if corpus.shared_words is not None:
+        relation = cast(literal(corpus.shared_words, String()), REGCLASS)
+        words = "tsvector_to_array"  # so PostgreSQL calls a column by its expression's function
     return (
         func.lexeme_statistics(
             relation,
-            literal(corpus.words.name, String()),
+            literal(words, String()),
             literal(corpus.language.name, String()),
             cast(bindparam("known_version", type_=Text()), Text),
         )
@@ -212,30 +273,27 @@ def _of_scope(corpus: Corpus) -> FromClause:
     known = select(lexemes.c.lexeme, share.label("frequency")).subquery("known")
     length = select(cast(func.avg(func.length(sample.c.words)), Double)).scalar_subquery()
     return select(
-        cast(null(), Text).label("version"),
         func.coalesce(_by_frequency(sample.c.language), ENGLISH).label("languages"),
-        func.array_agg(known.c.lexeme).label("elements"),
-        func.array_agg(known.c.frequency).label("frequencies"),
+        func.array_agg(known.c.lexeme).label("own_elements"),
+        func.array_agg(known.c.frequency).label("own_frequencies"),
         length.label("mean_length"),
         select(func.count()).select_from(sample).scalar_subquery().label("sampled"),
-    ).subquery("statistics")
+    ).subquery("of_scope")
 
 
 def _of_scope_without_words(corpus: Corpus) -> FromClause:
     """Count the passages in a sample of the scope, from an index alone."""
     sample = _sample_scope(corpus, literal_column("1").label("one"))
     return select(
-        cast(null(), Text).label("version"),
         cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
-        cast(null(), ARRAY(Text)).label("elements"),
-        cast(null(), ARRAY(Double)).label("frequencies"),
         select(func.count()).select_from(sample).scalar_subquery().label("sampled"),
-    ).subquery("statistics")
+    ).subquery("of_scope")
 
 
 def _sample_scope(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
-    """Select a sample of the scope's passages."""
-    some = select(*columns).where(*corpus.in_scope(corpus.passages))
+    """Select a sample of the scope's own passages."""
+    *_, own = corpus.split_scope(corpus.passages)
+    some = select(*columns).where(*own)
     some = some.limit(literal_column(str(SAMPLED_OF_SCOPE), Integer))
     return some.cte("sample").prefix_with("MATERIALIZED")
 
@@ -274,7 +332,8 @@ def _some_languages(corpus: Corpus, listed: ColumnElement[Any]) -> ColumnElement
     """
     none = cast(literal_column("'{}'"), ARRAY(Text))
     first = func.coalesce(listed, none)
-    some = select(corpus.language).limit(SAMPLED_FOR_LANGUAGES).subquery()
+    shared, *_ = corpus.split_scope(corpus.passages)
+    some = select(corpus.language).where(*shared).limit(SAMPLED_FOR_LANGUAGES).subquery()
     others = _by_frequency(cast(some.c[0], Text), but=first)
     every = func.array_cat(first, func.coalesce(others, none))
     return func.coalesce(func.nullif(every, none), ENGLISH)
@@ -292,8 +351,8 @@ def _by_frequency(
     return (names if but is None else names.where(counted.c.name != all_(but))).scalar_subquery()
 
 
-def _estimate_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
-    """Estimate the rows as the planner does.
+def _estimate_passages(corpus: Corpus) -> ColumnElement[float]:
+    """Estimate the passages as the planner does: all, or those that are shared where some are.
 
     It scales the last ANALYZE's count to the table's present size.
     """
@@ -301,13 +360,13 @@ def _estimate_passages(relation: ColumnElement[Any]) -> ColumnElement[float]:
         "pg_class", column("oid"), column("reltuples", Double), column("relpages", Double)
     )
     pages = func.pg_relation_size(pg_class.c.oid) / func.current_setting("block_size").cast(Integer)
+    rows: ColumnElement[Any] = pg_class.c.reltuples
+    if corpus.shared_words is not None:
+        index = pg_class.alias("of_index")
+        of_index = cast(literal(corpus.shared_words, String()), REGCLASS)
+        rows = select(index.c.reltuples).where(index.c.oid == of_index).scalar_subquery()
     return (
-        select(
-            case(
-                (pg_class.c.relpages > 0, pg_class.c.reltuples / pg_class.c.relpages * pages),
-                else_=0.0,
-            )
-        )
-        .where(pg_class.c.oid == relation)
+        select(case((pg_class.c.relpages > 0, rows / pg_class.c.relpages * pages), else_=0.0))
+        .where(pg_class.c.oid == cast(literal(corpus.passages.name, String()), REGCLASS))
         .scalar_subquery()
     )

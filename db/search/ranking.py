@@ -297,19 +297,28 @@ def _model(shape: Shape) -> ColumnElement[Any]:
     return model.scalar_subquery()
 
 
+def _select_pending(jobs_of: ColumnElement[str]) -> Select[Any]:
+    """Select the keys of some passages for which a job is pending; of no scope there are none."""
+    pending = (
+        func.passages_to_embed(jobs_of, literal(AWAITED_LOOKED_AT, Integer()))
+        .table_valued(column("item", Text))
+        .render_derived()
+    )
+    return select(pending.c.item)
+
+
 def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
     """Build the condition that a job is pending for a vector which the vector leg misses."""
     if shape.model is None:
         return literal_column("false", Boolean)
     corpus = shape.corpus
-    jobs_of: ColumnElement[str] = literal(corpus.name, String())
+    jobs_of: list[ColumnElement[str]] = []
+    if not corpus.needs_scope:
+        jobs_of.append(literal(corpus.name, String()))
     if corpus.scope is not None:
-        jobs_of = func.concat(jobs_of, ":", bindparam("scope", type_=Text), type_=Text)
-    pending = (
-        func.passages_to_embed(jobs_of, literal(AWAITED_LOOKED_AT, Integer()))
-        .table_valued(column("item", Text))
-        .render_derived("pending")
-    )
+        scope = bindparam("scope", type_=Text)
+        jobs_of.append(literal(corpus.name, String()) + literal(":", String()) + scope)
+    pending = union_all(*map(_select_pending, jobs_of)).subquery("pending")
     has_vector = exists().where(
         corpus.vector_join, corpus.vectors.c.model_name == literal(shape.model.name)
     )

@@ -87,6 +87,26 @@ class Lexicon:
         """
         return self.frequencies.get(lexeme, self._rarest / 2)
 
+    def mix(self, own: Lexicon, share: float) -> Lexicon:
+        """Return the lexicon of these passages and others together.
+
+        Args:
+            own: Of the others, with the words of a question alone.
+            share: Part of all passages that are the others, in [0, 1].
+        """
+
+        def mean(mine: float, theirs: float) -> float:
+            return (1 - share) * mine + share * theirs
+
+        return Lexicon(
+            version=self.version,
+            frequencies={
+                lexeme: mean(self.frequency(lexeme), frequency)
+                for lexeme, frequency in own.frequencies.items()
+            },
+            mean_length=mean(self.average_length, own.average_length),
+        )
+
     @cached_property
     def average_length(self) -> float:
         """Distinct lexemes of the average passage."""

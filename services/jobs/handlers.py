@@ -144,10 +144,12 @@ class EmbedHandler:
         self._of.refuse_without(scope)
         if scope is not None:
             work.enter(scope)
+        elif self._of.scope is not None:
+            work.leave()
 
     def _item(self, job: ClaimedJob) -> Any:
         """Return the passage of a job, or None if the job names none."""
-        if self._of.scope is not None and job.scope is None:
+        if self._of.needs_scope and job.scope is None:
             return None
         try:
             return self._of.key.type.python_type(job.payload["item"])

@@ -164,7 +164,7 @@ class DoctorService:
             "plan": partial(self._plans, work, server, corpus),
         }
         scope: Scope | None = None
-        if corpus.scope is not None:
+        if corpus.needs_scope:
             # Scopes are counted, which may take too long: plans are then explained without a scope.
             with suppress(DBAPIError), work.session.begin_nested():
                 scope = _find_scope(work, corpus)
@@ -190,7 +190,7 @@ class DoctorService:
         if corpus.scope is None:
             return
         found = partial(Finding, check="scope_index", corpus=corpus.name)
-        if not work.vector_indexes.may_list_large_scopes():
+        if not work.vector_indexes.may_list_large_scopes(corpus):
             yield found(
                 subject=corpus.vectors.name,
                 status="ok",
@@ -347,7 +347,7 @@ class _PlanGuard:
 def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
     """Return a scope with passages to explain searches with, or None where none is visible."""
     scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
-    if scope is None and work.vector_indexes.may_list_large_scopes():
+    if scope is None and work.vector_indexes.may_list_large_scopes(corpus):
         scope = work.vector_indexes.find_largest_scope(corpus)
     if scope is None:
         with suppress(NotPermitted):

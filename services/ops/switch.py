@@ -332,8 +332,9 @@ class ModelSwitch:
                 time.sleep(min(POLL_SECONDS, left))
             # First: vacuuming deleted rows out of the graph takes long.
             for corpus in list_corpora():
-                if not model.is_seeded or corpus.scope is not None:
-                    for index in work.vector_indexes.list_indexes(corpus, model):
+                for index in work.vector_indexes.list_indexes(corpus, model):
+                    of_one_scope = corpus.scope is not None and not index.shared
+                    if not model.is_seeded or of_one_scope:
                         work.vector_indexes.drop_index(index)
             vectors = self._delete_vectors(name, on_start, on_progress)
             if not model.is_seeded:
@@ -365,7 +366,7 @@ class ModelSwitch:
                     with self._watch_build(corpus, on_build):
                         work.vector_indexes.build_scope_index(large)
                     built = True
-            elif not any(index.usable for index in indexes):
+            if work.vector_indexes.index_state(corpus, model) != "ready":
                 with self._watch_build(corpus, on_build):
                     work.vector_indexes.build_index(corpus, model)
                 built = True

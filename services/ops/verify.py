@@ -206,7 +206,7 @@ class ModelVerifier:
         overlaps: list[float] = []
         recalls: list[float] = []
         # Within a scope only a service's login searches, and this is an operator's.
-        for question in questions if coverage.embedded and corpus.scope is None else ():
+        for question in questions if coverage.embedded and not corpus.needs_scope else ():
             hits = _hits(service, corpus, question)
             with self._database.unit_of_work() as work:
                 exact = work.embeddings.list_nearest(corpus, model.name, embedder.last, limit=DEPTH)

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pgcorpus.db import models
+from pgcorpus.db.base import SHARED
 from pgcorpus.db.scope import Scope
 
 SCOPED = (
@@ -329,6 +330,38 @@ class _ScopedFactory(_Factory):
     user_id = factory.LazyAttribute(lambda row: row.user.id if row.user else None)
     tenant_id = factory.LazyAttribute(lambda row: row.tenant.id if row.tenant else None)
     source = "anthropic"
+
+
+class DocumentFactory(_Factory):
+    """A document that everybody may read; ``tenant=`` makes it a tenant's."""
+
+    class Meta:
+        model = models.Document
+
+    class Params:
+        tenant = None
+
+    tenant_id = factory.LazyAttribute(lambda row: row.tenant.id if row.tenant else None)
+    scope = factory.LazyAttribute(lambda row: f"tenant:{row.tenant.id}" if row.tenant else SHARED)
+    path = factory.Sequence(lambda n: f"guide/page-{n}.md")
+
+
+class ChunkFactory(_Factory):
+    """The first chunk of a document."""
+
+    class Meta:
+        model = models.Chunk
+
+    class Params:
+        document = factory.SubFactory(DocumentFactory)
+
+    document_id = factory.LazyAttribute(lambda row: row.document.id)
+    tenant_id = factory.LazyAttribute(lambda row: row.document.tenant_id)
+    scope = factory.LazyAttribute(lambda row: row.document.scope)
+    collection = factory.LazyAttribute(lambda row: row.document.collection)
+    chunk_id = factory.Sequence(lambda n: f"chunk-{n}")
+    position = factory.Sequence(lambda n: n)
+    text = factory.Sequence(lambda n: f"Section number {n} explains an idea.")
 
 
 class MemoryNodeFactory(_ScopedFactory):

@@ -70,7 +70,9 @@ HNSW = (
 AS_MADE = {"dimensions": 3072, "distance": "cosine", "m": 16, "model": "text-embedding-3-large"}
 
 
-OF_SCHEMA = ("app_scope", "episode_text", "text_hash", "scope_keys")
+OF_SCHEMA = (
+    "app_scope", "chunk_text", "episode_text", "heading_text", "text_hash", "scope_keys",
+)  # fmt: skip
 """Functions that columns and indexes call."""
 
 

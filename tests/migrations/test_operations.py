@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.operations import OPERATIONS
+from pgcorpus.db.operations import OPERATIONS, Covered
 from pgcorpus.db.scope import Scope
 from tests.logins import logged_in
 from tests.migrations.conftest import Dump
@@ -38,6 +38,16 @@ EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "stop_auditing_v1": (("tickets",), {}),
     "isolate_v1": (("tickets",), {"administered": True}),
     "stop_isolating_v1": (("tickets",), {"administered": True}),
+    "search_in_scope_v1": (
+        ("tickets",),
+        {"words": "words", "shown": "subject || ' ' || body", "vectors": "ticket_vectors"},
+    ),
+    "stop_searching_in_scope_v1": (("tickets",), {"vectors": "ticket_vectors"}),
+    "create_coverage_v1": (
+        (Covered("tickets", "tickets", "ticket_vectors", "ticket_id", "body", scoped=True),),
+        {},
+    ),
+    "drop_coverage_v1": ((), {}),
 }
 
 # Of the statements of the example. Until the first release an operation may be changed, with its
@@ -57,8 +67,15 @@ CHECKSUMS: dict[str, str] = {
     "stop_auditing_v1": "8ddf3974b7922f2f",
     "isolate_v1": "4e4efe878f897587",
     "stop_isolating_v1": "b84d7ce0bf940512",
+    "search_in_scope_v1": "35afe6b3fc9a6dc5",
+    "stop_searching_in_scope_v1": "c825969f42d3eb89",
+    "create_coverage_v1": "d3b1b94b069ac231",
+    "drop_coverage_v1": "d7a0f01b4401dc54",
     "create_embedding_table_v1, scoped": "081537ca59c3e122",
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
+    "create_embedding_table_v1, shared": "294ceca85e25d185",
+    "search_in_scope_v1, shared": "d5b3a4d2db74e8f3",
+    "stop_searching_in_scope_v1, shared": "5240f2db8b4838e2",
 }
 
 # Operation → what takes it back, and how that is asked.
@@ -71,6 +88,8 @@ REVERSES = {
     "enqueue_embeddings_v1": ("stop_enqueuing_embeddings_v1", ("tickets",)),
     "audit_v1": ("stop_auditing_v1", ("tickets",)),
     "isolate_v1": ("stop_isolating_v1", ("tickets",)),
+    "search_in_scope_v1": ("stop_searching_in_scope_v1", ("tickets",)),
+    "create_coverage_v1": ("drop_coverage_v1", ()),
 }
 
 TICKETS = """
@@ -81,8 +100,13 @@ TICKETS = """
         scope text,
         created_at timestamptz NOT NULL DEFAULT now(),
         updated_at timestamptz NOT NULL DEFAULT now(),
+        words tsvector,
         UNIQUE (id, scope)
-    )
+    );
+    CREATE TABLE ticket_vectors (
+        ticket_id uuid, scope text, model_name varchar(100), content_hash bytea
+    );
+    DROP VIEW embedding_coverage;
 """
 
 
@@ -107,6 +131,13 @@ def checksums() -> dict[str, str]:
     for name in ("create_embedding_table_v1", "enqueue_embeddings_v1"):
         given, named = EXAMPLES[name]
         statements[f"{name}, scoped"] = OPERATIONS[name](*given, **named, scoped=True)
+    for name, more in {
+        "create_embedding_table_v1": {"scoped": True},
+        "search_in_scope_v1": {},
+        "stop_searching_in_scope_v1": {},
+    }.items():
+        given, named = EXAMPLES[name]
+        statements[f"{name}, shared"] = OPERATIONS[name](*given, **named, **more, shared=True)
     return {
         name: sha256("\n".join(each).encode()).hexdigest()[:16] for name, each in statements.items()
     }

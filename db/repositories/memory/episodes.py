@@ -228,7 +228,7 @@ class EpisodeRepository(Repository):
     def _episodes(self) -> Select[EpisodicMemory]:
         EPISODES.refuse_without(self.scope)
         episodes: Select[EpisodicMemory] = select(EpisodicMemory).where(
-            *EPISODES.in_scope(EPISODES.passages, self.scope)
+            *EPISODES.of_scope(EPISODES.passages, self.scope)
         )
         return episodes
 

@@ -460,7 +460,7 @@ class MemoryRepository(Repository):
         if not keys:
             return Forgotten()
         vectors = self._count(
-            and_(*corpus.in_scope(corpus.vectors, self.scope), corpus.item.in_(keys)),
+            and_(*corpus.of_scope(corpus.vectors, self.scope), corpus.item.in_(keys)),
             corpus.vectors,
         )
         jobs = self._count(
@@ -472,7 +472,7 @@ class MemoryRepository(Repository):
         table = corpus.passages
         erased = (
             delete(table)
-            .where(*corpus.in_scope(table, self.scope), corpus.key.in_(keys))
+            .where(*corpus.of_scope(table, self.scope), corpus.key.in_(keys))
             .returning(table.c.id)
         )
         ids = tuple(self.session.scalars(erased))
@@ -525,7 +525,7 @@ class MemoryRepository(Repository):
     def _in_scope(self, corpus: Corpus = MEMORY) -> tuple[ColumnElement[bool], ...]:
         """Restrict *corpus* to the scope, for roles that pass over row security, too."""
         corpus.refuse_without(self.scope)
-        return corpus.in_scope(corpus.passages, self.scope)
+        return corpus.of_scope(corpus.passages, self.scope)
 
 
 def refuse_too_long(table: type[Base], **values: str | None) -> None:

@@ -514,12 +514,12 @@ class DiagnosisRepository(Repository):
         stored = self.list_indexes(corpus)
         for leg, index in _list_declared(corpus):
             needed = _find_needed(leg, index, stored)
-            if corpus.scope is not None:
+            if corpus.scope is not None and needed.name != corpus.shared_words:
                 # Of an expression an index keeps samples, which are of all scopes.
                 unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
                 needed = replace(needed, create=f"{needed.create}\n{unsampled}")
             yield needed
-        if corpus.scope is not None:
+        if corpus.needs_scope:
             return  # a vector index is a large scope's own
         indexes = VectorIndexRepository(self.session)
         of_name = {each.identifier: each for each in stored}

@@ -8,16 +8,26 @@ from typing import Final
 
 from pgcorpus.db.errors import InvalidCorpus, UnknownCorpus
 from pgcorpus.db.search.corpora.chat import CHAT
+from pgcorpus.db.search.corpora.documentation import DOCUMENTATION
 from pgcorpus.db.search.corpora.knowledge import KNOWLEDGE
 from pgcorpus.db.search.corpora.memory import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 
-__all__ = ["CHAT", "EPISODES", "KNOWLEDGE", "MEMORY", "get_corpus", "list_corpora", "register"]
+__all__ = [
+    "CHAT",
+    "DOCUMENTATION",
+    "EPISODES",
+    "KNOWLEDGE",
+    "MEMORY",
+    "get_corpus",
+    "list_corpora",
+    "register",
+]
 
 ENTRY_POINTS: Final = "pgcorpus.corpora"
 """The group in which an installed application names its corpora, as ``name = "module:VALUE"``."""
 
-OURS: Final = (KNOWLEDGE, CHAT, MEMORY, EPISODES)
+OURS: Final = (KNOWLEDGE, DOCUMENTATION, CHAT, MEMORY, EPISODES)
 
 _registered: Final = {each.name: each for each in OURS}
 
@@ -32,13 +42,8 @@ def register(corpus: Corpus) -> None:
         corpus: Its tables are made by a revision of the application, by ``pgcorpus.db.operations``.
 
     Raises:
-        InvalidCorpus: Another corpus has the name, or this one has a scope.
+        InvalidCorpus: Another corpus has the name.
     """
-    if corpus.scope is not None and corpus not in OURS:
-        raise InvalidCorpus(
-            f"the corpus {corpus.name!r} has a scope: searches within one need functions that only "
-            "the tables of agent memory have; keep what is a tenant's there"
-        )
     if _registered.setdefault(corpus.name, corpus) is not corpus:
         raise InvalidCorpus(f"another corpus is called {corpus.name!r}; give this one another name")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
 from sqlalchemy import text
 
-from pgcorpus.db.models import KeyConcept, User
+from pgcorpus.db.models import KeyConcept, Tenant, User
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpora import CHAT, EPISODES, KNOWLEDGE, MEMORY
+from pgcorpus.db.search.corpora import CHAT, DOCUMENTATION, EPISODES, KNOWLEDGE, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from tests import factories
@@ -41,6 +42,8 @@ class Shelf:
         filters: For every filter of the corpus, a value that every made passage has.
         own_name: A filter of which every made passage has a value of its own.
         changed: A passage's columns with another text.
+        find_scope: Returns the scope of the passages, or None where they have none.
+        variant: Which of the corpus's passages, in the names of tests.
     """
 
     corpus: Corpus
@@ -48,14 +51,21 @@ class Shelf:
     filters: dict[str, Any]
     own_name: str
     changed: dict[str, Any]
+    find_scope: Callable[[], Scope | None] = lambda: None
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The corpus, and which of its passages."""
+        return f"{self.corpus.name}{self.variant}"
 
     def fill(self, work: UnitOfWork, passages: Sequence[Passage]) -> list[Any]:
         """Insert passages and their vectors; the keys, in the same order.
 
         Where passages are somebody's, the unit of work is within the scope from then on.
         """
-        if self.corpus.scope is not None:
-            work.enter(Scope.user(_somebody().id))
+        if (scope := self.find_scope()) is not None:
+            work.enter(scope)
         keys = [self.make(passage) for passage in passages]
         placed = [
             (k, p.vector) for k, p in zip(keys, passages, strict=True) if p.vector is not None
@@ -101,6 +111,38 @@ def _somebody() -> User:
     return user
 
 
+def _scope_of_somebody() -> Scope:
+    return Scope.user(_somebody().id)
+
+
+def _tenant() -> Tenant:
+    """Return the tenant whose own documents are made."""
+    session = factories.TenantFactory._meta.sqlalchemy_session
+    with factories.in_scope(session, Scope.tenant(OWNER)):
+        if (tenant := session.get(Tenant, OWNER)) is not None:
+            return tenant
+    session.execute(text("SET LOCAL ROLE rag_admin"))
+    tenant = factories.TenantFactory(id=OWNER)
+    session.execute(text("RESET ROLE"))
+    return tenant
+
+
+OWNER = UUID(int=7)
+
+
+def _make_chunk(passage: Passage, tenant: Tenant | None) -> UUID:
+    return factories.ChunkFactory(
+        document__tenant=tenant,
+        document__source_url="https://example.org/guide",
+        document__captured_at=datetime(2025, 1, 1, tzinfo=UTC),
+        document__language="en",
+        heading=passage.title,
+        heading_path=[passage.title],
+        text=passage.content,
+        language=passage.language,
+    ).id
+
+
 TAGGED = {"domains": ["pricing"], "topics": ["anchors"], "entities": ["Ada"], "processes": ["sale"]}
 
 
@@ -128,6 +170,22 @@ def _episode(passage: Passage) -> UUID:
         urgency_max="low",
     ).key
 
+
+DOCUMENTS = Shelf(
+    corpus=DOCUMENTATION,
+    make=lambda passage: _make_chunk(passage, None),
+    filters={
+        "captured_at": {"gte": "2020-01-01"},
+        "chunk_id": {"gte": "chunk-"},
+        "collection": "default",
+        "content_type": "text/markdown",
+        "language": "en",
+        "path": {"gte": "guide/"},
+        "source": "https://example.org/guide",
+    },
+    own_name="chunk_id",
+    changed={"text": "Quite another text."},
+)
 
 SHELVES = (
     Shelf(
@@ -187,6 +245,7 @@ SHELVES = (
         },
         own_name="conversation",
         changed={"assistant_content": "Quite another text."},
+        find_scope=_scope_of_somebody,
     ),
     Shelf(
         corpus=EPISODES,
@@ -205,5 +264,13 @@ SHELVES = (
         },
         own_name="episode_id",
         changed={"messages": [{"content": "Quite another text."}]},
+        find_scope=_scope_of_somebody,
+    ),
+    DOCUMENTS,
+    replace(
+        DOCUMENTS,
+        make=lambda passage: _make_chunk(passage, _tenant()),
+        find_scope=lambda: Scope.tenant(_tenant().id),
+        variant=" of a tenant",
     ),
 )

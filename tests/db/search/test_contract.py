@@ -19,7 +19,7 @@ from tests.factories import axis
 
 LEAST = {bool: "true", int: "0", UUID: str(UUID(int=0))}
 
-every_shelf = pytest.mark.parametrize("shelf", SHELVES, ids=lambda shelf: shelf.corpus.name)
+every_shelf = pytest.mark.parametrize("shelf", SHELVES, ids=lambda shelf: shelf.name)
 
 OF_OTHER_NAME = {"concept", "domain", "entity", "noise", "outcome", "process", "topic"}
 """Filters on one of many values: a hit shows all of them, under another name."""

@@ -25,7 +25,7 @@ AWAITED = "vectors of some passages are still being made"
 every_shelf = pytest.mark.parametrize(
     "shelf",
     [shelf for shelf in SHELVES if shelf.corpus.scope is None],  # a superuser has no scope
-    ids=lambda shelf: shelf.corpus.name,
+    ids=lambda shelf: shelf.name,
 )
 
 

@@ -1,0 +1,324 @@
+"""Documentation and one's own documents: chunks, vectors, clicks; shared by all or a tenant's."""
+
+from __future__ import annotations
+
+from alembic import op
+
+from pgcorpus.db.operations import SHARED_OR_OWN_V1, Covered
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+# Whose a row is: everybody's, or a tenant's. It is written and not generated, see 0006.
+OWNER = """
+            tenant_id uuid CONSTRAINT fk_{table}_tenant_id
+                REFERENCES tenants (id) ON DELETE CASCADE,
+            scope text NOT NULL DEFAULT coalesce(app_scope(), 'shared'),
+            CONSTRAINT pk_{table} PRIMARY KEY (scope, id),
+            CONSTRAINT scope_of_owner
+                CHECK (scope = coalesce('tenant:' || tenant_id::text, 'shared'))
+"""
+
+# What users asked and opened is seen within their scope; what was asked without one, without one.
+ASKED_IN = "coalesce(app_scope(), 'shared')"
+POLICIES_OF_FEEDBACK = {
+    "own_scope": f"USING (((SELECT jsonb_build_object({ASKED_IN}, true)))[scope] IS NOT NULL"
+    f" AND scope = (SELECT {ASKED_IN})) WITH CHECK (scope = (SELECT {ASKED_IN}))"
+}
+FEEDBACK = ("click_feedback", "search_sessions")
+
+# See 0006: nothing is sampled of what documents say.
+UNSAMPLED = {
+    "documents": (
+        "collection", "path", "title", "source_url", "hash", "etag", "last_modified", "metadata",
+    ),
+    "chunks": (
+        "collection", "chunk_id", "heading", "anchor", "heading_path", "text", "url", "hash",
+        "metadata", "chunk_search",
+    ),
+    "click_feedback": ("query", "session_id", "user_id"),
+    "search_sessions": ("session_id", "user_id", "query", "shown", "metadata"),
+}  # fmt: skip
+
+CHUNKS = Covered(
+    "documentation",
+    "chunks",
+    "documentation_embeddings",
+    "chunk_id",
+    "chunk_text(heading_path, text)",
+    scoped=True,
+)
+COVERED_BEFORE = (
+    Covered("knowledge", "framework_documents", "chunk_embeddings", "document_id",
+            "title || E'\\n' || content"),
+    Covered("chat", "messages", "message_embeddings", "message_id", "content"),
+    Covered("memory", "memory_nodes", "memory_embeddings", "node_key",
+            "human_content || E'\\n' || assistant_content", key="key", scoped=True),
+    Covered("episodes", "episodic_memories", "episode_embeddings", "episode_key",
+            "title || E'\\n' || content", key="key", scoped=True),
+)  # fmt: skip
+
+# The names that the seed gives to indexes that operations make under names of their own.
+NAMES = {
+    "idx_chunks_shared_words": "chunks_text_gin_idx",
+    "documentation_embeddings_hnsw_text_embedding_3_small": "chunks_embedding_idx",
+}
+
+AUDITED = {
+    "documents": {"hashed": "path,title,source_url,metadata"},
+    "chunks": {"hashed": "heading,anchor,heading_path,text,url,metadata"},
+    "documentation_embeddings": {"hashed": "content_hash"},
+}
+
+OF_OWNER = {
+    "tenant_id": "tenant whose own it is, or null where it is everybody's",
+    "scope": "shared, or the scope that sees it, as app_scope() has it",
+}
+COMMENTS = {
+    "documents": OF_OWNER
+    | {
+        "collection": "set of documents that are kept and searched together",
+        "path": "path within the collection; one of each within a scope",
+        "captured_at": "time when the source was read",
+        "hash": "SHA-256 of the file, in hex: an unchanged one is not read again",
+        "content_type": "such as text/markdown",
+        "language": "language as the source names it",
+        "last_modified": "as the web server said it",
+        "last_crawled": "time of the last visit",
+        "metadata": "front matter and what the caller gave",
+    },
+    "chunks": OF_OWNER
+    | {
+        "collection": "of its document",
+        "chunk_id": "identifier that survives moves within the document; one of each within a "
+        "collection of a scope",
+        "position": "number in the order of the document, from 0",
+        "heading": "heading that it stands under",
+        "anchor": "fragment of the heading, as GitHub makes it",
+        "heading_path": "headings from the highest level down to its own; searched like a title",
+        "language": "text search configuration of this chunk",
+        "token_count": "length in tokens, as the chunker counts them",
+        "hash": "SHA-256 of the text, in hex",
+        "start_offset": "characters before it in the text of the document",
+        "end_offset": "characters up to its end",
+        "page": "number of the page on which it begins, from 1",
+        "metadata": "of its document, and its own",
+        "chunker_version": "version of the chunker that cut it",
+        "chunker_config": "limits that it was cut by",
+        "processing_timestamp": "time when it was cut",
+        "lineage_id": "run of the import that wrote it",
+        "chunk_search": "the words a search reads; headings count like a title",
+    },
+    "documentation_embeddings": {"scope": "of its chunk"},
+    "click_feedback": OF_OWNER
+    | {
+        "chunk_scope": "of the chunk, which is shared or of the same scope",
+        "position": "place on the page of results, from 1",
+        "dwell_time": "seconds",
+    },
+    "search_sessions": OF_OWNER
+    | {
+        "session_id": "identifier of the visit; one visit may search many times",
+        "weights": "weight of each leg",
+        "shown": "chunks on the page: id, position from 1, score of each leg",
+    },
+}
+
+
+def upgrade() -> None:
+    _tables()
+    _feedback()
+    op.create_embedding_table_v1(
+        "documentation_embeddings", item="chunk_id", passages="chunks", scoped=True, shared=True
+    )
+    for table in ("documents", "chunks"):
+        op.isolate_v1(table, policies=SHARED_OR_OWN_V1)
+    for table in FEEDBACK:
+        op.isolate_v1(table, policies=POLICIES_OF_FEEDBACK, administered=True)
+    op.search_in_scope_v1(
+        "chunks",
+        words="chunk_search",
+        shown="chunk_text(heading_path, text)",
+        vectors="documentation_embeddings",
+        shared=True,
+    )
+    for name, of_seed in NAMES.items():
+        op.execute(f"ALTER INDEX {name} RENAME TO {of_seed}")
+    for table, columns in UNSAMPLED.items():
+        op.sample_columns_v1(0, table, *columns)
+    for table, comments in COMMENTS.items():
+        op.comment_columns_v1(table, comments)
+    op.enqueue_embeddings_v1(
+        "chunks", corpus="documentation", embedded="heading_path, text", scoped=True
+    )
+    for table, audited in AUDITED.items():
+        op.audit_v1(table, key="scope,id", left_out="updated_at,scope", **audited)
+    op.drop_coverage_v1()
+    op.create_coverage_v1(*COVERED_BEFORE, CHUNKS)
+    op.execute("""
+        CREATE VIEW chunks_with_embedding WITH (security_invoker = true) AS
+        SELECT chunks.*, model_name, embedding
+        FROM chunks
+        JOIN corpus_settings ON corpus = 'documentation'
+        LEFT JOIN documentation_embeddings ON documentation_embeddings.scope = chunks.scope
+            AND documentation_embeddings.chunk_id = chunks.id AND model_name = active_model
+    """)
+
+
+def _tables() -> None:
+    op.execute(f"""
+        CREATE TABLE documents (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="documents").strip()},
+            collection varchar(255) NOT NULL DEFAULT 'default',
+            path text NOT NULL,
+            title text,
+            source_url text,
+            captured_at timestamptz,
+            hash text,
+            content_type varchar(255) NOT NULL DEFAULT 'text/markdown',
+            language varchar(100),
+            word_count integer,
+            etag text,
+            last_modified text,
+            last_crawled timestamptz,
+            metadata jsonb NOT NULL DEFAULT '{{}}',
+            created_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT uq_documents_scope_collection_path UNIQUE (scope, collection, path),
+            CONSTRAINT non_empty_collection CHECK (collection ~ '\\S'),
+            CONSTRAINT valid_path CHECK (path ~ '\\S' AND octet_length(path) <= 2000),
+            CONSTRAINT valid_word_count CHECK (word_count >= 0),
+            CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object')
+        )
+    """)
+    op.limit_times_v1("documents", "captured_at", "last_crawled", "created_at", "updated_at")
+    op.create_index("idx_documentation_tenant", "documents", ["tenant_id"])
+    op.keep_updated_at_v1("documents")
+    # They are indexed, and so must not depend on the setting of anybody.
+    op.execute("""
+        CREATE FUNCTION heading_text(heading_path text[]) RETURNS text
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE
+        RETURN array_to_string(heading_path, ' > ')
+    """)
+    op.execute("""
+        CREATE FUNCTION chunk_text(heading_path text[], text text) RETURNS text
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE
+        RETURN concat_ws(E'\\n', nullif(array_to_string(heading_path, ' > '), ''), text)
+    """)
+    op.execute(f"""
+        CREATE TABLE chunks (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="chunks").strip()},
+            document_id uuid NOT NULL,
+            collection varchar(255) NOT NULL DEFAULT 'default',
+            chunk_id varchar(255) NOT NULL,
+            position integer NOT NULL,
+            heading text,
+            anchor text,
+            heading_path text[] NOT NULL DEFAULT '{{}}',
+            text text NOT NULL,
+            url text,
+            language regconfig NOT NULL DEFAULT 'english',
+            token_count integer,
+            hash text,
+            start_offset integer,
+            end_offset integer,
+            page integer,
+            metadata jsonb NOT NULL DEFAULT '{{}}',
+            chunker_version varchar(50),
+            chunker_config jsonb NOT NULL DEFAULT '{{}}',
+            processing_timestamp timestamptz,
+            lineage_id varchar(255),
+            created_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            chunk_search tsvector NOT NULL GENERATED ALWAYS AS (
+                setweight(to_tsvector(language, left(heading_text(heading_path), 10000)), 'A')
+                || to_tsvector(language, left(text, 90000))) STORED,
+            CONSTRAINT uq_chunks_scope_collection_chunk_id UNIQUE (scope, collection, chunk_id),
+            CONSTRAINT fk_chunks_scope_document_id FOREIGN KEY (scope, document_id)
+                REFERENCES documents (scope, id) ON DELETE CASCADE,
+            CONSTRAINT non_empty_chunk CHECK (text ~ '\\S'),
+            CONSTRAINT non_empty_chunk_id CHECK (chunk_id ~ '\\S'),
+            CONSTRAINT valid_position CHECK (position >= 0),
+            CONSTRAINT valid_token_count CHECK (token_count >= 0),
+            CONSTRAINT valid_offsets CHECK (start_offset >= 0 AND end_offset >= start_offset),
+            CONSTRAINT valid_page CHECK (page >= 1),
+            CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object'),
+            CONSTRAINT valid_chunker_config CHECK (jsonb_typeof(chunker_config) = 'object')
+        )
+    """)
+    op.limit_times_v1("chunks", "processing_timestamp", "created_at", "updated_at")
+    op.create_index("chunks_document_id_idx", "chunks", ["scope", "document_id", "position"])
+    op.create_index("idx_chunks_tenant", "chunks", ["tenant_id"])
+    op.create_index("idx_chunks_scope_collection", "chunks", ["scope", "collection"])
+    op.execute("CREATE INDEX idx_chunks_metadata ON chunks USING gin (metadata jsonb_path_ops)")
+    op.keep_updated_at_v1("chunks")
+
+
+def _feedback() -> None:
+    op.execute(f"""
+        CREATE TABLE click_feedback (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="click_feedback").strip()},
+            query text NOT NULL,
+            chunk_scope text NOT NULL,
+            chunk_id uuid NOT NULL,
+            position integer NOT NULL,
+            session_id varchar(255),
+            user_id varchar(255),
+            dwell_time double precision,
+            clicked boolean NOT NULL DEFAULT true,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT fk_click_feedback_chunk_scope_chunk_id FOREIGN KEY (chunk_scope, chunk_id)
+                REFERENCES chunks (scope, id) ON DELETE CASCADE,
+            CONSTRAINT readable_chunk CHECK (chunk_scope IN ('shared', scope)),
+            CONSTRAINT valid_position CHECK (position >= 1),
+            CONSTRAINT valid_dwell_time CHECK (dwell_time >= 0 AND dwell_time < 'Infinity')
+        )
+    """)
+    op.limit_times_v1("click_feedback", "created_at")
+    op.create_index("idx_click_feedback_tenant", "click_feedback", ["tenant_id"])
+    op.create_index("idx_click_feedback_chunk", "click_feedback", ["chunk_scope", "chunk_id"])
+    # Of the first words: an index takes no more of a text than a third of a page.
+    op.execute("CREATE INDEX click_feedback_query_idx ON click_feedback (scope, left(query, 200))")
+    op.execute("ALTER INDEX click_feedback_query_idx ALTER COLUMN 2 SET STATISTICS 0")
+    op.create_index("click_feedback_session_idx", "click_feedback", ["scope", "session_id"])
+    op.create_index("idx_click_feedback_created", "click_feedback", ["scope", "created_at"])
+    op.execute(f"""
+        CREATE TABLE search_sessions (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="search_sessions").strip()},
+            session_id varchar(255) NOT NULL,
+            user_id varchar(255),
+            query text,
+            mode varchar(20),
+            weights jsonb NOT NULL DEFAULT '{{}}',
+            shown jsonb NOT NULL DEFAULT '[]',
+            metadata jsonb NOT NULL DEFAULT '{{}}',
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT valid_weights CHECK (jsonb_typeof(weights) = 'object'),
+            CONSTRAINT valid_shown CHECK (jsonb_typeof(shown) = 'array'),
+            CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object')
+        )
+    """)
+    op.limit_times_v1("search_sessions", "created_at")
+    op.create_index("idx_search_sessions_tenant", "search_sessions", ["tenant_id"])
+    op.create_index("idx_search_sessions_session", "search_sessions", ["scope", "session_id"])
+    op.create_index("idx_search_sessions_created", "search_sessions", ["scope", "created_at"])
+
+
+def downgrade() -> None:
+    op.execute("DROP VIEW chunks_with_embedding")
+    op.drop_coverage_v1()
+    op.create_coverage_v1(*COVERED_BEFORE)
+    for name, of_seed in NAMES.items():
+        op.execute(f"ALTER INDEX {of_seed} RENAME TO {name}")
+    op.stop_searching_in_scope_v1("chunks", vectors="documentation_embeddings", shared=True)
+    op.drop_embedding_table_v1("documentation_embeddings")
+    for table in (*FEEDBACK, "chunks", "documents"):
+        op.execute(f"DROP TABLE {table}")
+    op.execute("DROP FUNCTION chunk_text")
+    op.execute("DROP FUNCTION heading_text")

@@ -1,0 +1,1 @@
+"""Repositories of documentation and of one's own documents."""

@@ -1,0 +1,543 @@
+"""Documents and their chunks: written in batches, read one by one or page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Select,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import REGCONFIG, insert
+from sqlalchemy.sql.expression import TableClause
+
+from pgcorpus.db.base import as_uuid, table_of
+from pgcorpus.db.errors import InvalidCursor, MissingScope, NotFound
+from pgcorpus.db.models.documentation import Chunk, Document, DocumentationEmbedding
+from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
+from pgcorpus.db.search.corpora import DOCUMENTATION
+
+_documents = table_of(Document)
+_chunks = table_of(Chunk)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkRecord:
+    """A chunk as it is to be stored; the fields are named as the columns."""
+
+    chunk_id: str
+    position: int
+    heading: str | None
+    anchor: str | None
+    heading_path: Sequence[str]
+    text: str
+    url: str | None
+    language: str
+    token_count: int | None
+    hash: str
+    start_offset: int | None
+    end_offset: int | None
+    page: int | None
+    metadata: Mapping[str, Any]
+    chunker_version: str | None
+    chunker_config: Mapping[str, Any]
+    processing_timestamp: datetime | None
+    lineage_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentRecord:
+    """A document as it is to be stored, with its chunks; the fields are named as the columns."""
+
+    collection: str
+    path: str
+    title: str | None = None
+    source_url: str | None = None
+    captured_at: datetime | None = None
+    hash: str | None = None
+    content_type: str = "text/markdown"
+    language: str | None = None
+    word_count: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    last_crawled: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    chunks: Sequence[ChunkRecord] = ()
+
+
+class StoredDocument(NamedTuple):
+    """The state of a stored document, by which an import sees what has changed.
+
+    Attributes:
+        id: Its key.
+        path: Within the collection.
+        hash: SHA-256 of the file, in hex.
+        chunks: How many chunks it has.
+        chunker: Version and limits of the chunker that cut it; None where it has no chunk.
+    """
+
+    id: UUID
+    path: str
+    hash: str | None
+    chunks: int
+    chunker: tuple[str | None, Mapping[str, Any]] | None
+
+
+class Written(NamedTuple):
+    """The chunks of a document after a write.
+
+    Attributes:
+        id: The document's key.
+        added: Chunks that are new.
+        updated: Chunks that have changed.
+        unchanged: Chunks that were stored so already.
+        deleted: Chunks that the document has no more.
+    """
+
+    id: UUID
+    added: int
+    updated: int
+    unchanged: int
+    deleted: int
+
+
+_DOCUMENT: Final = {
+    "collection": "text",
+    "path": "text",
+    "title": "text",
+    "source_url": "text",
+    "captured_at": "timestamptz",
+    "hash": "text",
+    "content_type": "text",
+    "language": "text",
+    "word_count": "int4",
+    "etag": "text",
+    "last_modified": "text",
+    "last_crawled": "timestamptz",
+    "metadata": "jsonb",
+}
+_CHUNK: Final = {
+    "chunk_id": "text",
+    "position": "int4",
+    "heading": "text",
+    "anchor": "text",
+    "heading_path": "text[]",
+    "text": "text",
+    "url": "text",
+    "language": "text",
+    "token_count": "int4",
+    "hash": "text",
+    "start_offset": "int4",
+    "end_offset": "int4",
+    "page": "int4",
+    "metadata": "jsonb",
+    "chunker_version": "text",
+    "chunker_config": "jsonb",
+    "processing_timestamp": "timestamptz",
+    "lineage_id": "text",
+}
+_OF_RUN: Final = frozenset(("processing_timestamp", "lineage_id"))
+"""Columns of a chunk that differ with every run: alone they are no change."""
+
+LISTED: Final = "documents by path"
+
+
+class DocumentRepository(Repository):
+    """Documents of the scope, or without one those that are everybody's.
+
+    Everything that is written is of that one scope; what is read by key or path, too.
+    """
+
+    def write(self, records: Sequence[DocumentRecord]) -> dict[tuple[str, str], Written]:
+        """Store documents with all their chunks, by path; what a document has no more is deleted.
+
+        A chunk keeps its key, and so its vectors, for as long as it keeps its ``chunk_id``.
+
+        Args:
+            records: Of different paths within each collection.
+
+        Returns:
+            (collection, path) → what became of the chunks.
+
+        Raises:
+            NotPermitted: They are everybody's, and the role is no administrator.
+        """
+        with (
+            self.stage("staged_documents", _DOCUMENT, map(_row_of_document, records)) as documents,
+            self.stage("staged_chunks", _STAGED_CHUNK, _rows_of_chunks(records)) as chunks,
+        ):
+            self._merge_documents(documents)
+            deleted = self._delete_missing(documents, chunks)
+            merged = self._merge_chunks(chunks)
+            counted = self.session.execute(
+                select(
+                    _documents.c.collection,
+                    _documents.c.path,
+                    _documents.c.id,
+                    func.count(chunks.c.chunk_id),
+                )
+                .join_from(documents, _documents, self._is_stored(documents))
+                .outerjoin(chunks, _same_document(chunks, documents))
+                .group_by(_documents.c.collection, _documents.c.path, _documents.c.id)
+            ).all()
+        return {
+            (collection, path): _count(id_, staged, merged.get(id_, ()), deleted.get(id_, 0))
+            for collection, path, id_, staged in counted
+        }
+
+    def move(self, moved: Mapping[UUID, tuple[str, Sequence[str]]]) -> None:
+        """Give documents other paths, and their chunks other identifiers; vectors stay.
+
+        Args:
+            moved: Key of a document → its new path, and the new ``chunk_id`` of each chunk in the
+                order of their positions.
+        """
+        rows = ((key, path) for key, (path, _) in moved.items())
+        with self.stage("moved_documents", {"id": "uuid", "path": "text"}, rows) as documents:
+            self.session.execute(
+                update(_documents)
+                .where(*self._in_scope(_documents), _documents.c.id == documents.c.id)
+                .values(path=documents.c.path)
+            )
+        columns = {"document_id": "uuid", "position": "int4", "chunk_id": "text"}
+        names = (
+            (key, position, name)
+            for key, (_, chunk_ids) in moved.items()
+            for position, name in enumerate(chunk_ids)
+        )
+        with self.stage("moved_chunks", columns, names) as chunks:
+            self.session.execute(
+                update(_chunks)
+                .where(
+                    *self._in_scope(_chunks),
+                    _chunks.c.document_id == chunks.c.document_id,
+                    _chunks.c.position == chunks.c.position,
+                )
+                .values(chunk_id=chunks.c.chunk_id)
+            )
+
+    def list_stored(self, collection: str) -> list[StoredDocument]:
+        """Return the state of every document of a collection, by path."""
+        first = func.array_agg(
+            func.jsonb_build_array(_chunks.c.chunker_version, _chunks.c.chunker_config)
+        )[1]
+        of_document = and_(
+            _chunks.c.scope == _documents.c.scope, _chunks.c.document_id == _documents.c.id
+        )
+        rows = self.session.execute(
+            select(
+                _documents.c.id,
+                _documents.c.path,
+                _documents.c.hash,
+                func.count(_chunks.c.id),
+                first,
+            )
+            .outerjoin_from(_documents, _chunks, of_document)
+            .where(*self._in_scope(_documents), _documents.c.collection == collection)
+            .group_by(_documents.c.id, _documents.c.path, _documents.c.hash)
+            .order_by(_documents.c.path)
+        )
+        return [
+            StoredDocument(id_, path, hash_, chunks, tuple(chunker) if chunks else None)
+            for id_, path, hash_, chunks, chunker in rows
+        ]
+
+    def get(self, document_id: UUID) -> Document:
+        """Return a document.
+
+        Raises:
+            NotFound: There is none with this key in the scope.
+        """
+        found = self.session.scalar(
+            select(Document).where(*self._readable(_documents), Document.id == document_id)
+        )
+        if found is None:
+            raise NotFound(f"there is no document {document_id} in this scope")
+        return found
+
+    def find(self, path: str, *, collection: str) -> Document | None:
+        """Return the document of that path in a collection, or None."""
+        return self.session.scalar(
+            select(Document).where(
+                *self._in_scope(_documents),
+                Document.collection == collection,
+                Document.path == path,
+            )
+        )
+
+    def list_chunks(self, document_id: UUID) -> Sequence[Chunk]:
+        """Return the chunks of a document, in its order."""
+        return self.session.scalars(
+            select(Chunk)
+            .where(*self._readable(_chunks), Chunk.document_id == document_id)
+            .order_by(Chunk.position)
+        ).all()
+
+    def list_page(
+        self,
+        *,
+        collection: str | None = None,
+        path_prefix: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Document]:
+        """List documents by collection and path, page by page; shared ones too.
+
+        Args:
+            collection: Only those of this collection.
+            path_prefix: Only those whose path begins so.
+            limit: Documents of the page.
+            cursor: Of the page before.
+
+        Raises:
+            InvalidCursor: It is not of this list.
+            InvalidValue: The limit is none.
+        """
+        check_limit(limit)
+        listing = f"{LISTED} {collection!r} {path_prefix!r} {self.scope}"
+        order = (Document.collection, Document.path, Document.id)
+        found: Select[Document] = (
+            select(Document).where(*self._readable(_documents)).order_by(*order).limit(limit + 1)
+        )
+        if collection is not None:
+            found = found.where(Document.collection == collection)
+        if path_prefix is not None:
+            found = found.where(func.starts_with(Document.path, path_prefix))
+        if cursor is not None:
+            after = decode(listing, cursor)
+            if len(after) != len(order) or (key := as_uuid(after[2])) is None:
+                raise InvalidCursor
+            found = found.where(tuple_(*order) > tuple_(after[0], after[1], key))
+        rows = self.session.scalars(found).all()
+        return page_of(rows, limit, listing, lambda row: (row.collection, row.path, row.id))
+
+    def list_collections(self) -> dict[str, int]:
+        """Return the name of each collection, and how many documents it has."""
+        counted = (
+            select(Document.collection, func.count())
+            .where(*self._readable(_documents))
+            .group_by(Document.collection)
+            .order_by(Document.collection)
+        )
+        return {row[0]: row[1] for row in self.session.execute(counted)}
+
+    def delete(self, document_ids: Collection[UUID]) -> int:
+        """Delete documents of the scope with their chunks; return how many there were."""
+        keys = literal(list(document_ids), ARRAY(Uuid()))
+        result = self.session.connection().execute(
+            delete(_documents).where(*self._in_scope(_documents), _documents.c.id == any_(keys)),
+            execution_options={"preserve_rowcount": True},
+        )
+        return result.rowcount
+
+    def delete_paths(self, paths: Collection[str], *, collection: str) -> int:
+        """Delete the documents of these paths with their chunks; return how many there were."""
+        given = literal(list(paths), ARRAY(Text()))
+        result = self.session.connection().execute(
+            delete(_documents).where(
+                *self._in_scope(_documents),
+                _documents.c.collection == collection,
+                _documents.c.path == any_(given),
+            ),
+            execution_options={"preserve_rowcount": True},
+        )
+        return result.rowcount
+
+    def list_chunk_keys(self, document_ids: Collection[UUID]) -> Sequence[UUID]:
+        """Return the keys of the chunks of documents of the scope."""
+        keys = literal(list(document_ids), ARRAY(Uuid()))
+        return self.session.scalars(
+            select(_chunks.c.id).where(
+                *self._in_scope(_chunks), _chunks.c.document_id == any_(keys)
+            )
+        ).all()
+
+    def count(self) -> int:
+        """Count the chunks that the transaction may read."""
+        return self.session.scalar(select(func.count()).select_from(_chunks)) or 0
+
+    def analyze(self) -> None:
+        """Renew the planner's statistics."""
+        self.renew_statistics(
+            *(table_of(each).name for each in (Document, Chunk, DocumentationEmbedding))
+        )
+
+    # Parts of a write.
+
+    def _merge_documents(self, staged: TableClause) -> None:
+        columns = list(_DOCUMENT)
+        merge = insert(_documents).from_select(
+            ["id", "tenant_id", "scope", *columns],
+            select(
+                func.gen_random_uuid(),
+                literal(self._tenant_id, Uuid()),
+                literal(self._scope_name, Text()),
+                *(staged.c[name] for name in columns),
+            ),
+        )
+        values = {name: merge.excluded[name] for name in columns}
+        self.session.execute(
+            merge.on_conflict_do_update(
+                index_elements=["scope", "collection", "path"],
+                set_=values,
+                where=_differs(_documents, values),
+            )
+        )
+
+    def _delete_missing(self, documents: TableClause, chunks: TableClause) -> dict[UUID, int]:
+        kept = exists().where(
+            chunks.c.collection == _chunks.c.collection, chunks.c.chunk_id == _chunks.c.chunk_id
+        )
+        gone = (
+            delete(_chunks)
+            .where(
+                *self._in_scope(_chunks),
+                _chunks.c.document_id == _documents.c.id,
+                *self._in_scope(_documents),
+                _documents.c.collection == documents.c.collection,
+                _documents.c.path == documents.c.path,
+                ~kept,
+            )
+            .returning(_chunks.c.document_id)
+            .cte("gone")
+        )
+        counted = select(gone.c.document_id, func.count()).group_by(gone.c.document_id)
+        return {row[0]: row[1] for row in self.session.execute(counted)}
+
+    def _merge_chunks(self, staged: TableClause) -> dict[UUID, Sequence[bool]]:
+        """Insert and update chunks; return of each document, for every chunk written: is it new?"""
+        columns = list(_CHUNK)
+        values = {
+            name: cast(staged.c[name], REGCONFIG) if name == "language" else staged.c[name]
+            for name in columns
+        }
+        merge = insert(_chunks).from_select(
+            ["tenant_id", "scope", "collection", "document_id", *columns],
+            select(
+                literal(self._tenant_id, Uuid()),
+                literal(self._scope_name, Text()),
+                staged.c.collection,
+                _documents.c.id,
+                *values.values(),
+            ).join_from(
+                staged,
+                _documents,
+                and_(
+                    *self._in_scope(_documents),
+                    _documents.c.collection == staged.c.collection,
+                    _documents.c.path == staged.c.path,
+                ),
+            ),
+        )
+        changed = {name: merge.excluded[name] for name in ("document_id", *columns)}
+        told = {name: value for name, value in changed.items() if name not in _OF_RUN}
+        written = (
+            merge.on_conflict_do_update(
+                index_elements=["scope", "collection", "chunk_id"],
+                set_=changed,
+                where=_differs(_chunks, told),
+            )
+            .returning(
+                _chunks.c.document_id,
+                literal_column("(xmax = 0)", Boolean).label("added"),
+            )
+            .cte("written")
+        )
+        counted = select(written.c.document_id, func.array_agg(written.c.added))
+        return {
+            row[0]: row[1] for row in self.session.execute(counted.group_by(written.c.document_id))
+        }
+
+    def _is_stored(self, staged: TableClause) -> ColumnElement[bool]:
+        return and_(
+            *self._in_scope(_documents),
+            _documents.c.collection == staged.c.collection,
+            _documents.c.path == staged.c.path,
+        )
+
+    @property
+    def _scope_name(self) -> str:
+        return DOCUMENTATION.name_scope(self.scope)
+
+    @property
+    def _tenant_id(self) -> UUID | None:
+        """The tenant whose documents are written, or None where they are everybody's.
+
+        Raises:
+            MissingScope: The scope is a single user's, who has no documents.
+        """
+        if self.scope is not None and self.scope.tenant_id is None:
+            raise MissingScope(
+                "documents are everybody's or a tenant's, not a single user's: name a tenant"
+            )
+        return None if self.scope is None else self.scope.tenant_id
+
+    def _in_scope(self, table: Table) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table* to the rows of the one scope that is written."""
+        return (table.c.scope == literal(self._scope_name, Text()),)
+
+    def _readable(self, table: Table) -> tuple[ColumnElement[bool], ...]:
+        """Restrict *table* to what is shared and, within a scope, its own."""
+        scopes = DOCUMENTATION.bind_scope(self.scope)["scopes"]
+        return (table.c.scope == any_(literal(scopes, ARRAY(Text()))),)
+
+
+_STAGED_CHUNK: Final = {"collection": "text", "path": "text", **_CHUNK}
+
+
+def _row_of_document(record: DocumentRecord) -> list[Any]:
+    return [_value_of(record, name) for name in _DOCUMENT]
+
+
+def _rows_of_chunks(records: Iterable[DocumentRecord]) -> Iterator[list[Any]]:
+    for record in records:
+        for chunk in record.chunks:
+            yield [
+                record.collection,
+                record.path,
+                *(_value_of(chunk, name) for name in _CHUNK),
+            ]
+
+
+def _value_of(record: DocumentRecord | ChunkRecord, name: str) -> Any:
+    value = getattr(record, name)
+    if isinstance(value, Mapping):
+        return Jsonb(dict(value))
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _same_document(one: TableClause, other: TableClause) -> ColumnElement[bool]:
+    return and_(one.c.collection == other.c.collection, one.c.path == other.c.path)
+
+
+def _differs(table: Table, values: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
+    """Build the condition that a row has other values: else nothing is written."""
+    return or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+
+
+def _count(id_: UUID, staged: int, written: Sequence[bool], deleted: int) -> Written:
+    added = sum(written)
+    return Written(id_, added, len(written) - added, staged - len(written), deleted)
