@@ -14,6 +14,7 @@ import typer
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import (
     AS_JSON,
     build_command,
@@ -50,8 +51,7 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     for each in services:
         name = each.corpus.name
         if each.importer is not None:
-            is_scoped = each.corpus.scope is not None
-            command = build_import(name, each.importer, is_scoped=is_scoped)
+            command = build_import(each.corpus, each.importer)
             app.command(name, help=flow(each.importer.help))(command)
         if each.retry is not None:
             retries[name] = each.retry
@@ -63,35 +63,41 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     return app
 
 
-def build_import(corpus: str, service: ImportService, *, is_scoped: bool) -> Callable[..., None]:
+def build_import(corpus: Corpus, service: ImportService) -> Callable[..., None]:
     """Build the command that imports files into a corpus, perhaps for a tenant or a user."""
 
     def run(*, as_json: bool, **given: Any) -> None:
-        scope = [read_scope(corpus, given)] if is_scoped else []
+        scope = [] if corpus.scope is None else [read_scope(corpus, given)]
         paths = read_paths(service.paths, given)
         options = {option.name: given[option.name] for option in service.options}
         report = import_with_bar(service.make(Database.from_env(), *scope, **options), paths)
         finish(report, as_json, dry_run=given.get("dry_run", False))
 
-    scope = [parameter("user_id", UserId), parameter("tenant_id", TenantId)] if is_scoped else []
+    scope = []
+    if corpus.scope is not None:
+        scope.append(parameter("tenant_id", TenantId))
+    if corpus.needs_scope:
+        scope.insert(0, parameter("user_id", UserId))
     options = map(parameter_of, service.options)
     first, *other = list_path_parameters(service.paths)
     return build_command(run, first, *scope, *other, *options, AS_JSON)
 
 
-def read_scope(corpus: str, given: Mapping[str, Any]) -> Scope:
-    """Read whose the imported items are to be.
+def read_scope(corpus: Corpus, given: Mapping[str, Any]) -> Scope | None:
+    """Read whose the imported items are to be; None: everybody's.
 
     Raises:
-        BadParameter: It is not said, or no UUID.
+        BadParameter: It is no UUID, or it is not said and they cannot be everybody's.
     """
-    user, tenant = uuid_of(given["user_id"]), uuid_of(given["tenant_id"])
-    if user is None and tenant is None:
+    user, tenant = uuid_of(given.get("user_id")), uuid_of(given["tenant_id"])
+    if user is not None or tenant is not None:
+        return Scope(tenant, user)
+    if corpus.needs_scope:
         raise typer.BadParameter(
-            f"{corpus} is imported for a user or a tenant: give --user-id or --tenant-id; see: "
-            "pgcorpus users list, pgcorpus tenants list"
+            f"{corpus.name} is imported for a user or a tenant: give --user-id or --tenant-id; "
+            "see: pgcorpus users list, pgcorpus tenants list"
         )
-    return Scope(tenant, user)
+    return None
 
 
 def list_path_parameters(paths: Paths) -> Iterator[Parameter]:

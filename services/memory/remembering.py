@@ -20,7 +20,7 @@ from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.memory.encoder import Encoded, Encoder
+from pgcorpus.services.embedding.encoder import Encoded, Encoder
 from pgcorpus.services.memory.records import Remembered
 
 Handling = Literal["keep", "merge", "link", "refuse"]

@@ -22,10 +22,10 @@ from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.embedder import Embedder
+from pgcorpus.services.embedding.encoder import Encoder
 from pgcorpus.services.importers.language import NAMES
 from pgcorpus.services.memory.access import AccessLog
 from pgcorpus.services.memory.context import MemoryContext, assemble, check_tokens
-from pgcorpus.services.memory.encoder import Encoder
 from pgcorpus.services.memory.erasing import ALL_OF, EVERYTHING, Erasing, choose, find_missing
 from pgcorpus.services.memory.options import Choosing, Details, EpisodeDetails, Progress, Recalling
 from pgcorpus.services.memory.records import (

@@ -288,6 +288,58 @@ class DocumentRepository(Repository):
             )
         )
 
+    def find_readable(self, path: str, *, collection: str) -> Document | None:
+        """Return the scope's own document of that path, else the one that is shared, or None."""
+        own_first = Document.scope.is_distinct_from(self._scope_name)
+        return self.session.scalar(
+            select(Document)
+            .where(
+                *self._readable(_documents),
+                Document.collection == collection,
+                Document.path == path,
+            )
+            .order_by(own_first)
+            .limit(1)
+        )
+
+    def read_record(self, document: Document) -> DocumentRecord:
+        """Return a stored document as ``write`` takes it."""
+        return DocumentRecord(
+            chunks=[ChunkRecord(**_values(e, _CHUNK)) for e in self.list_chunks(document.id)],
+            **_values(document, _DOCUMENT),
+        )
+
+    def list_matching(self, filters: Mapping[str, Any]) -> Sequence[UUID]:
+        """Return the keys of the scope's documents with a chunk that meets filters of a search.
+
+        Raises:
+            UnknownFilter: There is no such filter.
+            InvalidFilter: A value is of the wrong kind.
+        """
+        conditions, values = DOCUMENTATION.parse_filters(filters)
+        found = (
+            select(_chunks.c.document_id)
+            .distinct()
+            .where(*self._in_scope(_chunks), *map(DOCUMENTATION.holds, conditions))
+        )
+        return self.session.scalars(found, values).all()
+
+    def count_unembedded(self, document_ids: Collection[UUID], model_name: str) -> dict[UUID, int]:
+        """Count the chunks of each document that have no vector of a model's.
+
+        Returns:
+            Key of a document → chunks; a document that lacks none is absent.
+        """
+        vectors = DOCUMENTATION.vectors
+        has_vector = exists().where(DOCUMENTATION.vector_join, vectors.c.model_name == model_name)
+        keys = literal(list(document_ids), ARRAY(Uuid()))
+        lacking = (
+            select(_chunks.c.document_id, func.count())
+            .where(*self._in_scope(_chunks), _chunks.c.document_id == any_(keys), ~has_vector)
+            .group_by(_chunks.c.document_id)
+        )
+        return {row[0]: row[1] for row in self.session.execute(lacking)}
+
     def list_chunks(self, document_id: UUID) -> Sequence[Chunk]:
         """Return the chunks of a document, in its order."""
         return self.session.scalars(
@@ -506,6 +558,11 @@ class DocumentRepository(Repository):
 
 
 _STAGED_CHUNK: Final = {"collection": "text", "path": "text", **_CHUNK}
+
+
+def _values(row: Document | Chunk, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of a row's columns, by the names of the columns."""
+    return {name: getattr(row, "details" if name == "metadata" else name) for name in names}
 
 
 def _row_of_document(record: DocumentRecord) -> list[Any]:

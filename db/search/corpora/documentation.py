@@ -18,7 +18,7 @@ _of_document = and_(_documents.c.scope == _chunks.c.scope, _documents.c.id == _c
 _text = func.chunk_text(_chunks.c.heading_path, _chunks.c.text, type_=_chunks.c.text.type)
 _citation = func.concat(  # what is null is left out
     _documents.c.path,
-    literal_column("'#'").op("||")(_chunks.c.anchor),
+    literal_column("'#'").op("||")(func.nullif(_chunks.c.anchor, "")),
     literal_column("', page '").op("||")(_chunks.c.page),
 )
 

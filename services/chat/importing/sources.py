@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import lzma
-import stat
-import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import IO, Final
 
 from pgcorpus.db.errors import ImportFailed
 from pgcorpus.services.chat.importing.chroma import SOURCE as LEGACY
 from pgcorpus.services.chat.importing.chroma import SQLITE, open_store
-from pgcorpus.services.importers.files import Found, find_files, printable
+from pgcorpus.services.importers.archives import (
+    MARKS,
+    PEEKED_BYTES,
+    Member,
+    explain_unreadable,
+    list_members,
+    open_archive,
+)
+from pgcorpus.services.importers.files import Found, find_files
 from pgcorpus.services.importers.stream import BYTE_ORDER_MARK, Element, elements
 
 SUFFIXES: Final = frozenset({".json", ".jsonl", ".zip", ".sqlite3"})
 """What is looked at in a folder. What a file holds decides what it is, here and anywhere."""
-
-MAX_RATIO: Final = 200
-"""Bytes of a zip's member for each byte it takes in the zip. Chats shrink to a fifth or a tenth,
-the same sentence over and over to a hundredth; bombs reach a thousandth."""
-
-MAX_UNPACKED_BYTES: Final = 16 * 1024**3
-"""Of all members of one zip. They are never unpacked to disk or in memory: this bounds time."""
-
-SMALL_BYTES: Final = 1024**2
-"""A member that unpacked is not longer is no bomb, however well it is packed."""
-
-_ENCRYPTED: Final = 1
-"""Bit of a member's flags (APPNOTE.TXT, 4.4.4)."""
-
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_PEEKED_BYTES: Final = 512
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    NotImplementedError,  # a way of packing that Python does not know
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-
 
 Opened = Callable[[], AbstractContextManager[Iterator[Element]]]
 
@@ -96,7 +75,7 @@ def sources_of(found: Found, *, asked: bool) -> Generator[Source]:
     except ImportFailed as error:
         yield _unreadable(found, str(error))
         return
-    if head.startswith(_ZIP):
+    if head.startswith(MARKS):
         yield from _members(found)
         return
     source = partial(
@@ -122,8 +101,8 @@ def sources_of(found: Found, *, asked: bool) -> Generator[Source]:
 def _head(found: Found) -> bytes:
     if found.error is not None:
         raise ImportFailed(found.error)
-    with _readable(), found.path.open("rb") as file:
-        return file.read(_PEEKED_BYTES)
+    with explain_unreadable(), found.path.open("rb") as file:
+        return file.read(PEEKED_BYTES)
 
 
 def _unreadable(found: Found, error: str) -> Source:
@@ -132,85 +111,35 @@ def _unreadable(found: Found, error: str) -> Source:
 
 def _members(found: Found) -> Iterator[Source]:
     try:
-        with zipfile.ZipFile(found.path) as archive:
-            yield from _of_archive(found, archive)
-    except _UNREADABLE as error:
-        yield _unreadable(found, f"the zip is damaged: {error}")
+        with open_archive(found) as archive:
+            for member in list_members(archive):
+                yield _source_of(found, member)
+    except ImportFailed as error:
+        yield _unreadable(found, str(error))
 
 
-def _of_archive(found: Found, archive: zipfile.ZipFile) -> Iterator[Source]:
-    unpacked = 0
-    encrypted = [info for info in archive.infolist() if info.flag_bits & _ENCRYPTED]
-    if encrypted:
-        yield _unreadable(
-            found,
-            f"{len(encrypted)} of its members are encrypted, {_name(encrypted[0])} for one; unpack "
-            "it, and import the folder",
-        )
-    for info in archive.infolist():
-        if info.is_dir() or info.flag_bits & _ENCRYPTED:
-            continue
-        unpacked += info.file_size
-        skipped = None
-        file = partial(archive.open, info)
-        opened: Opened = partial(_open_elements, file)
-        whole: Opened | None = partial(_open_elements, file, whole=True)
-        try:
-            skipped = _find_skip_reason(archive, info)
-            if skipped is None:
-                _refuse_bomb(info, unpacked)
-        except ImportFailed as error:
-            opened, whole = partial(_open_refused, str(error)), None
-        yield Source(
-            name=f"{found.name}/{_name(info)}",
-            key=f"{found.key}/{_name(info)}",
-            size_bytes=info.compress_size,
-            length=info.file_size,
-            asked=False,
-            skipped=skipped,
-            open=opened,
-            whole=whole,
-        )
+def _source_of(found: Found, member: Member) -> Source:
+    is_json = member.head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"[", b"{"))
+    opened: Opened = partial(_open_elements, member.open)
+    whole: Opened | None = partial(_open_elements, member.open, whole=True)
+    skipped = member.skipped
+    if member.error is not None:
+        opened, whole = partial(_open_refused, member.error), None
+    elif skipped is None and not is_json:
+        skipped = "a zip within a zip is not opened" if member.head.startswith(MARKS) else NO_JSON
+    return Source(
+        name=f"{found.name}/{member.path}",
+        key=f"{found.key}/{member.path}",
+        size_bytes=member.packed_bytes,
+        length=member.length,
+        asked=False,
+        skipped=skipped,
+        open=opened,
+        whole=whole,
+    )
 
 
-def _name(info: zipfile.ZipInfo) -> str:
-    return printable(Path(info.filename))
-
-
-def _find_skip_reason(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
-    """Return the reason to leave a member alone, or None.
-
-    Raises:
-        ImportFailed: It should not be there, or cannot be read.
-    """
-    path = PureWindowsPath(info.filename)  # it takes slashes of both kinds, and knows drives
-    if path.anchor or ".." in path.parts:
-        raise ImportFailed("its path leads out of the zip")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        return "it is a link"
-    with _readable(), archive.open(info) as member:
-        head = member.read(_PEEKED_BYTES)
-    if head.startswith(_ZIP):
-        return "a zip within a zip is not opened"
-    if not head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"[", b"{")):
-        return "it is not JSON"
-    return None
-
-
-def _refuse_bomb(info: zipfile.ZipInfo, unpacked: int) -> None:
-    """Raise for a member that is much larger than it looks.
-
-    Args:
-        info: The member.
-        unpacked: Bytes of it and of those before it.
-
-    Raises:
-        ImportFailed: It is.
-    """
-    if info.file_size > max(SMALL_BYTES, MAX_RATIO * info.compress_size):
-        raise ImportFailed(f"it unpacks to more than {MAX_RATIO} times its size, as zip bombs do")
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise ImportFailed(f"the zip unpacks to more than {MAX_UNPACKED_BYTES // 1024**3} GiB")
+NO_JSON: Final = "it is not JSON"
 
 
 def _open_refused(error: str) -> AbstractContextManager[Iterator[Element]]:
@@ -223,7 +152,7 @@ def _open_elements(
     open_file: Callable[[], IO[bytes]], *, whole: bool = False
 ) -> Iterator[Iterator[Element]]:
     """Provide the elements of a file of JSON, while it is open."""
-    with _readable():
+    with explain_unreadable():
         stream = open_file()
     with stream, closing(_elements(stream, open_file, whole=whole)) as told:
         yield told
@@ -235,15 +164,5 @@ def _elements(
     def reopenable(element: Element) -> Element:
         return replace(element, reopen=open_file)
 
-    with _readable():
+    with explain_unreadable():
         yield from map(reopenable, elements(stream, whole=whole))
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Translate what goes wrong while a file is read into an error that says so."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        told = error.strerror if isinstance(error, OSError) else None
-        raise ImportFailed(f"it cannot be read: {told or error}") from error

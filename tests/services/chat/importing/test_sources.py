@@ -441,7 +441,7 @@ def test_a_zip_may_not_unpack_to_more_than_its_limit(
     """However harmless each member is; those before go in."""
     parts = {f"{n}.json": json.dumps(list(exports.claude(3, seed=n))) for n in (0, 1)}
     monkeypatch.setattr(
-        "pgcorpus.services.chat.importing.sources.MAX_UNPACKED_BYTES", len(parts["0.json"]) + 1
+        "pgcorpus.services.importers.archives.MAX_UNPACKED_BYTES", len(parts["0.json"]) + 1
     )
 
     report = ChatImporter(database).run([zipped(tmp_path / "long.zip", parts)])

@@ -1,4 +1,4 @@
-"""Vectors of memories: made outside of any transaction, stored inside of one."""
+"""Vectors of what is written: made outside of any transaction, stored inside of one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The import of documents: files, folders, zips, and the old system's SQLite files."""

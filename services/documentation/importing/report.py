@@ -1,0 +1,59 @@
+"""The report of an import of documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pgcorpus.services.importers.report import COUNTS, ImportReport
+
+
+@dataclass
+class DocumentationReport(ImportReport):
+    """A report that counts chunks, of each file.
+
+    Attributes:
+        documents: How many documents were found.
+        unchanged_documents: How many of them were stored as they are, and not read again.
+        moved: How many are stored under another path than before, with their vectors.
+        deleted: How many chunks were deleted, because their document has them no more.
+        pruned: How many documents were deleted, because their files are gone.
+        missing: How many were left, though their files are gone.
+        duration_s: Seconds from start to end.
+    """
+
+    documents: int = 0
+    unchanged_documents: int = 0
+    moved: int = 0
+    deleted: int = 0
+    pruned: int = 0
+    missing: int = 0
+    duration_s: float = 0.0
+
+    def list_remarks(self) -> list[str]:
+        """Return sentences that say more than the counts of files, for people."""
+        chunks = sum(self.total(count) for count in COUNTS)
+        rate = chunks / self.duration_s if self.duration_s else 0
+        remarks = {
+            f"{self.moved} documents have moved; their vectors stay": self.moved,
+            f"{self.deleted} chunks were deleted: their documents have them no more": self.deleted,
+            f"{self.pruned} documents were deleted: their files are gone": self.pruned,
+            f"{self.missing} documents were left, though their files are gone; --prune deletes "
+            "them": self.missing,
+        }
+        return [
+            *super().list_remarks(),
+            *(remark for remark, count in remarks.items() if count),
+            f"{self.documents} documents, {self.unchanged_documents} of them unchanged",
+            f"{chunks} chunks in {self.duration_s:.1f} s, {rate:.0f}/s",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for scripts; its shape is fixed."""
+        return super().as_json() | {
+            name: getattr(self, name)
+            for name in (
+                *("documents", "unchanged_documents", "moved", "deleted", "pruned", "missing"),
+                "duration_s",
+            )
+        }
