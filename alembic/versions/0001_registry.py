@@ -184,7 +184,7 @@ def _lexeme_statistics() -> None:
             WHERE attrelid = relation AND NOT relforcerowsecurity
                 AND (indexrelid IS NULL
                     OR pg_get_expr(indpred, indrelid) = '(scope = ''shared''::text)')
-                AND (attname = words AND atttypid IN ('tsvector'::regtype, 'text[]'::regtype)
+                AND (attname = words AND (atttypid = 'tsvector'::regtype OR indexrelid IS NOT NULL)
                     OR attname = language AND atttypid = 'regconfig'::regtype)
                 AND CASE WHEN indexrelid IS NULL
                     THEN has_column_privilege(asker, attrelid, attnum, 'select')

@@ -221,7 +221,7 @@ class _DocumentationRun:
             digest = sha256(content).hexdigest()
             if stored is not None and stored.hash == digest and self._is_cut_so(stored):
                 return _Candidate(source, digest, stored=stored)
-            base = None if self.base_url is None else _join(self.base_url, source.path)
+            base = None if self.base_url is None else _join(self.base_url, source.inner)
             document = read_document(content, name=source.path, base=base)
         except (ImportFailed, Unreadable) as error:
             return _Candidate(source, error=str(error))
@@ -266,14 +266,14 @@ class _DocumentationRun:
         for each in self._missing.values():
             if each.hash is not None and self._is_cut_so(each):
                 by_hash.setdefault(each.hash, each)
-        moved = {}
-        for each in batch:
-            if each.record is None or each.stored is not None:
+        moved: dict[UUID, tuple[str, Sequence[str]]] = {}
+        for candidate in batch:
+            if candidate.record is None or candidate.stored is not None:
                 continue
-            former = by_hash.pop(each.digest, None)
-            if former is not None and former.chunks == each.chunks:
-                names = [chunk.chunk_id for chunk in each.record.chunks]
-                moved[former.id] = (each.source.path, names)
+            former = by_hash.pop(candidate.digest, None)
+            if former is not None and former.chunks == candidate.chunks:
+                names = [chunk.chunk_id for chunk in candidate.record.chunks]
+                moved[former.id] = (candidate.source.path, names)
         return moved
 
     def _report(self, candidate: _Candidate, written: Written | None) -> None:

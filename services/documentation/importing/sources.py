@@ -16,8 +16,6 @@ from pgcorpus.services.documentation.reading.formats import (
     is_readable,
 )
 from pgcorpus.services.importers.archives import (
-    MARKS,
-    PEEKED_BYTES,
     explain_unreadable,
     list_members,
     open_archive,
@@ -37,6 +35,7 @@ class Source:
         name: For reports: the path as given, for a member that of its zip before its own.
         key: Its name in the tables.
         path: The path of its document in the collection, with slashes.
+        inner: Its path within the folder or zip that was given.
         size_bytes: Its share of the progress.
         read: Returns its content; raises ``ImportFailed`` where it cannot be read.
         error: Why there is nothing to read, or None.
@@ -46,6 +45,7 @@ class Source:
     name: str
     key: str
     path: str
+    inner: str = ""
     size_bytes: int = 0
     read: Callable[[], bytes] = bytes
     error: str | None = None
@@ -83,8 +83,8 @@ def _expand(path: Path) -> Iterator[Path]:
     """Yield the files that match a pattern, or what is no pattern itself."""
     if not path.exists() and any(character in str(path) for character in "*?["):
         matching = sorted(Path().glob(str(path))) if not path.is_absolute() else []
+        yield from (each for each in matching if each.is_file())
         if matching:
-            yield from (each for each in matching if each.is_file())
             return
     yield path
 
@@ -95,7 +95,7 @@ def _find_at(path: Path, zips: ExitStack) -> Root:
     is_folder = path.is_dir()
     suffixes = frozenset({*SUFFIXES, ZIP}) if is_folder else frozenset()
     for found in find_files([path], suffixes):
-        within = PurePosixPath(given)
+        inner, within = Path(found.path.name), PurePosixPath(given)
         if is_folder and found.path != path:
             inner = found.path.relative_to(path)
             if reason := _pass_over(inner):
@@ -104,7 +104,7 @@ def _find_at(path: Path, zips: ExitStack) -> Root:
                 )
                 continue
             within = PurePosixPath(given, *inner.parts)
-        sources += _list_sources(found, str(within), zips, asked=not is_folder)
+        sources += _list_sources(found, str(within), inner.as_posix(), zips)
     is_single = not is_folder and all(source.path == given for source in sources)
     return Root(None if is_single else _prefix_of(given), sources)
 
@@ -128,26 +128,25 @@ def _pass_over(inner: Path) -> str | None:
     return None
 
 
-def _list_sources(found: Found, path: str, zips: ExitStack, *, asked: bool) -> Iterator[Source]:
-    source = partial(Source, name=found.name, key=found.key, path=path)
+def _list_sources(found: Found, path: str, inner: str, zips: ExitStack) -> Iterator[Source]:
+    source = partial(Source, name=found.name, key=found.key, path=path, inner=inner)
     if found.error is not None:
         yield source(error=found.error)
         return
     try:
         with explain_unreadable():
             refuse_special(found.path)
-            with found.path.open("rb") as file:
-                head = file.read(PEEKED_BYTES)
     except ImportFailed as error:
         yield source(error=str(error))
         return
-    if head.startswith(MARKS) and found.path.suffix.lower() == ZIP:
+    if found.path.suffix.lower() == ZIP:
         yield from _list_zipped(found, path, zips)
         return
-    if not asked and not is_readable(found.path.name):
-        return
-    opened = partial(found.path.open, "rb")
-    yield source(size_bytes=found.size_bytes, read=partial(_read, opened, found.size_bytes))
+
+    def open_file() -> IO[bytes]:
+        return found.path.open("rb")
+
+    yield source(size_bytes=found.size_bytes, read=partial(_read, open_file, found.size_bytes))
 
 
 def _list_zipped(found: Found, path: str, zips: ExitStack) -> Iterator[Source]:
@@ -159,6 +158,7 @@ def _list_zipped(found: Found, path: str, zips: ExitStack) -> Iterator[Source]:
                     name=f"{found.name}/{member.path}",
                     key=f"{found.key}/{member.path}",
                     path=f"{path}/{member.path}",
+                    inner=member.path,
                     size_bytes=member.packed_bytes,
                     read=partial(_read, member.open, member.length),
                     error=member.error,
