@@ -95,6 +95,9 @@ def upgrade() -> None:
         CREATE INDEX idx_documents_trigram ON framework_documents
         USING gin ((title || ' ' || content) gin_trgm_ops)
     """)
+    op.execute(
+        "CREATE INDEX idx_documents_extra ON framework_documents USING gin (extra jsonb_path_ops)"
+    )
 
     op.create_embedding_table_v1(
         "chunk_embeddings", item="document_id", passages="framework_documents"

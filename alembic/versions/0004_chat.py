@@ -90,6 +90,7 @@ def upgrade() -> None:
     op.execute(
         "CREATE INDEX idx_messages_content_trgm ON messages USING gin (content gin_trgm_ops)"
     )
+    op.execute("CREATE INDEX idx_messages_metadata ON messages USING gin (metadata jsonb_path_ops)")
 
     for table, comments in COMMENTS.items():
         op.comment_columns_v1(table, comments)

@@ -53,6 +53,12 @@ class FrameworkDocument(Timestamped, Base):
             postgresql_using="gin",
             postgresql_ops={"shown": "gin_trgm_ops"},
         ),
+        Index(
+            "idx_documents_extra",
+            "extra",
+            postgresql_using="gin",
+            postgresql_ops={"extra": "jsonb_path_ops"},
+        ),
     )
 
     id: Mapped[uuid_pk]

@@ -26,6 +26,8 @@ from sqlalchemy import (
 from pgcorpus.db.base import SHARED
 from pgcorpus.db.errors import InvalidFilter, MissingScope, UnknownFilter
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.metadata import METADATA, Tree, match_metadata, parse_metadata
+from pgcorpus.db.text import storable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,14 @@ class Condition:
 
     Attributes:
         name: The filter's.
-        comparison: ``equal``, ``any`` (of a list), ``null``, ``any_or_null``, or the bounds of a
-            range, joined by commas.
+        comparison: ``equal``, ``any`` (of a list), ``null``, ``any_or_null``, the bounds of a
+            range, joined by commas, or ``tree``.
+        tree: What is asked of free metadata.
     """
 
     name: str
     comparison: str
+    tree: Tree | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,8 @@ class Corpus:
         boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
             ``half_life_days``.
         order: The order of the passages, or None where each stands alone.
+        metadata_column: The JSONB column of the passages whose keys a caller may narrow by with the
+            filter ``metadata``, or None. A GIN index of ``jsonb_path_ops`` serves equality.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Corpus:
     shared_words: str | None = None
     boost: ColumnElement[float] | None = None
     order: Order | None = None
+    metadata_column: Column[Any] | None = None
 
     @property
     def metadata(self) -> tuple[str, ...]:
@@ -138,23 +145,31 @@ class Corpus:
         Args:
             asked: Filter name → a value (equality), a list (any of them), None (no value), or a
                 mapping with ``gte``, ``gt``, ``lte`` or ``lt`` (a range). Text is read as the
-                column's type: ``"true"``, ``"2025-01-31"``.
+                column's type: ``"true"``, ``"2025-01-31"``. Where the corpus has free metadata,
+                ``metadata`` → what ``parse_metadata`` takes.
 
         Returns:
             The conditions, and the values of their parameters by name.
 
         Raises:
             UnknownFilter: The corpus has no filter of that name.
-            InvalidFilter: A value is not of the column's type, or none of its choices.
+            InvalidFilter: A value is not of the column's type, or none of its choices; or the
+                filter on free metadata is not one.
         """
-        if unknown := asked.keys() - self.filters.keys():
+        known = self.filters.keys() | ({METADATA} if self.metadata_column is not None else set())
+        if unknown := asked.keys() - known:
             raise UnknownFilter(
                 f"{self.name} has no filter {', '.join(sorted(map(str, unknown)))}; "
-                f"known: {', '.join(sorted(self.filters))}"
+                f"known: {', '.join(sorted(known))}"
             )
         conditions: list[Condition] = []
         values: dict[str, Any] = {}
         for name, value in sorted({**self.defaults, **asked}.items()):
+            if name not in self.filters:
+                tree, values_of_tree = parse_metadata(value)
+                conditions += [Condition(name, "tree", tree)] if tree else []
+                values |= values_of_tree
+                continue
             comparison, compared = _split_comparison(name, self.filters[name], value)
             conditions.append(Condition(name, comparison))
             values |= {f"{name}_{bound}": limit for bound, limit in compared.items()}
@@ -162,6 +177,8 @@ class Corpus:
 
     def holds(self, condition: Condition) -> ColumnElement[bool]:
         """Build a condition as SQL, with a parameter for each value."""
+        if condition.tree is not None and self.metadata_column is not None:
+            return match_metadata(self.metadata_column, condition.tree)
         of = self.filters[condition.name]
         if of.through is None:
             return _compare(of.column, condition)
@@ -257,19 +274,11 @@ class Corpus:
 
     def is_direct(self, condition: Condition) -> bool:
         """Return whether a condition is on a column of the passages' own table."""
-        return self.filters[condition.name].through is None
+        return condition.tree is not None or self.filters[condition.name].through is None
 
 
 SHOWN: Final = frozenset(("id", "title", "content"))
 """What every hit shows."""
-
-
-def storable(value: str) -> bool:
-    """Return whether PostgreSQL can hold the text.
-
-    A text must not have a NUL character or half of a surrogate pair.
-    """
-    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 COMPARISONS: Final = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}

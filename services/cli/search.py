@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.text import Text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.context import order_of
+from pgcorpus.db.search.metadata import METADATA
 from pgcorpus.db.search.page import Hit, Leg, SearchPage
 from pgcorpus.db.search.ranking import Fusion
 from pgcorpus.services.cli.explanation import describe_leg, tree
@@ -51,6 +53,14 @@ def search(
             metavar="NAME=VALUE",
             help="Keep only what has this value; NAME=A,B (or NAME given again) any of them; "
             "NAME=A..B from A up to, not including, B (either end may be empty); NAME= no value.",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Keep only what has such free metadata: keys, and operators such as $gte; see "
+            "docs/reference/metadata-filters.md.",
         ),
     ] = None,
     language: Annotated[
@@ -111,6 +121,8 @@ def search(
     pgcorpus search "premium offer" --corpus chat --filter role=user --filter date=2025-01-01..
     --group-by conversation
 
+    pgcorpus search "premium offer" --where '{"year": {"$gte": 2020}, "author": "Ada"}'
+
     pgcorpus search "premium offer" --corpus chat --limit 3 --context 2 --max-tokens 2000 --json
 
     pgcorpus search "premium offer" --corpus memory --tenant-id UUID --boost 0.2
@@ -129,7 +141,7 @@ def search(
         fusion=fusion,
         limit=limit,
         offset=offset,
-        filters=read_filters(narrow or []),
+        filters=read_filters(narrow or []) | read_where(where),
         language=language,
         group_by=group_by,
         group_size=group_size,
@@ -180,6 +192,16 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{name} has a range and more", param_hint="--filter")
         filters[name] = read if dots else filters.get(name, []) + read
     return filters
+
+
+def read_where(where: str | None) -> dict[str, Any]:
+    """Parse JSON into the filter on free metadata; without any there is no such filter."""
+    if where is None:
+        return {}
+    try:
+        return {METADATA: json.loads(where)}
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--where") from error
 
 
 def show(page: SearchPage, offset: int = 0) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from pgcorpus.db.base import as_uuid
 from pgcorpus.db.errors import ImportFailed
 from pgcorpus.db.search.corpora import KNOWLEDGE
-from pgcorpus.db.search.corpus import storable
+from pgcorpus.db.text import storable
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.files import printable, read_json
 from pgcorpus.services.importers.vectors import FLOATS, batches, check_vectors, map_vectors

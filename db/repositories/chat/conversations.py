@@ -38,7 +38,7 @@ from pgcorpus.db.models.chat import NATIVE, Conversation, Message, Role
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.chat.statistics import ChatStatistics, count_all
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
-from pgcorpus.db.search.corpus import storable
+from pgcorpus.db.text import storable
 
 Order = Literal["created", "updated"]
 """Newest first: by when conversations began, or by when something of them last changed."""

@@ -29,7 +29,7 @@ from pgcorpus.db.repositories.memory.nodes import NATIVE, refuse_too_long
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES
-from pgcorpus.db.search.corpus import storable
+from pgcorpus.db.text import storable
 
 MAX_RELATED: Final = 100
 

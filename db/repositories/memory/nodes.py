@@ -55,7 +55,8 @@ from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.jobs import embed_key
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES, MEMORY
-from pgcorpus.db.search.corpus import Corpus, storable
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.text import storable
 
 NATIVE: Final = "native"
 """The source of what was said here."""

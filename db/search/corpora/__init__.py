@@ -12,6 +12,7 @@ from pgcorpus.db.search.corpora.documentation import DOCUMENTATION
 from pgcorpus.db.search.corpora.knowledge import KNOWLEDGE
 from pgcorpus.db.search.corpora.memory import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.metadata import METADATA
 
 __all__ = [
     "CHAT",
@@ -42,8 +43,13 @@ def register(corpus: Corpus) -> None:
         corpus: Its tables are made by a revision of the application, by ``pgcorpus.db.operations``.
 
     Raises:
-        InvalidCorpus: Another corpus has the name.
+        InvalidCorpus: Another corpus has the name, or this one has two filters ``metadata``.
     """
+    if corpus.metadata_column is not None and METADATA in corpus.filters:
+        raise InvalidCorpus(
+            f"the corpus {corpus.name!r} has a metadata_column and a filter {METADATA!r}, which is "
+            "the name of the filter on that column; give the other one another name"
+        )
     if _registered.setdefault(corpus.name, corpus) is not corpus:
         raise InvalidCorpus(f"another corpus is called {corpus.name!r}; give this one another name")
 

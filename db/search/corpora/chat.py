@@ -55,4 +55,5 @@ CHAT: Final = Corpus(
         speaker=_messages.c.role,
         time=_messages.c.created_at,
     ),
+    metadata_column=_messages.c.metadata,
 )

@@ -75,4 +75,5 @@ DOCUMENTATION: Final = Corpus(
         )
     ),
     order=Order(within=_chunks.c.document_id, place=_chunks.c.position),
+    metadata_column=_chunks.c.metadata,
 )

@@ -83,4 +83,5 @@ KNOWLEDGE: Final = Corpus(
     .select_from(_documents)
     .outerjoin(_details, _of_document)
     .outerjoin(_lines, _lines.c.document_id == _documents.c.id),
+    metadata_column=_documents.c.extra,
 )

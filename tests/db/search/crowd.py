@@ -29,8 +29,10 @@ KEPT: Final = {"50 %": 15_000, "5 %": 1_500, "0.5 %": 150, "0.05 %": 15, "one": 
 
 FILL: Final = (
     """
-    INSERT INTO framework_documents (chunk_id, source_file, section, title, content, language)
-    SELECT to_char(n, 'FM00000'), 'f.md', section, 'Passage', content, 'simple'
+    INSERT INTO framework_documents
+        (chunk_id, source_file, section, title, content, language, extra)
+    SELECT to_char(n, 'FM00000'), 'f.md', section, 'Passage', content, 'simple',
+        jsonb_build_object('share', section, 'number', n, 'tags', jsonb_build_array(section, 'a'))
     FROM unnest(CAST(:sections AS text[]), CAST(:contents AS text[]))
         WITH ORDINALITY AS each (section, content, n)
     """,

@@ -55,6 +55,13 @@ def test_a_scope_of_an_application_is_refused() -> None:
         register(replace(MEMORY, name="tickets"))
 
 
+def test_the_filter_on_free_metadata_keeps_its_name() -> None:
+    """A filter of the same name would hide it without a word."""
+    filters = {**KNOWLEDGE.filters, "metadata": KNOWLEDGE.filters["section"]}
+    with pytest.raises(InvalidCorpus, match="'tickets' has a metadata_column and a filter"):
+        register(replace(KNOWLEDGE, name="tickets", filters=filters))
+
+
 def test_our_corpora_are_there_whatever_an_application_names(installed: Path) -> None:
     """A broken application hides none of them."""
     code = "from pgcorpus.db.search.corpora import get_corpus; print(get_corpus('chat').name)"

@@ -110,15 +110,37 @@ def asked_by(mode: str) -> list[Ask]:
 
 @pytest.mark.parametrize("share", KEPT)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["section", "framework_name"])
+@pytest.mark.parametrize("name", ["section", "framework_name", "metadata"])
 def test_a_filter_starves_no_search(crowd: Crowd, mode: str, share: str, name: str) -> None:
-    """By a column of the passage or of another table: as many hits as there are, the right ones."""
+    """By a column of the passage, of another table, or a key: all hits there are, none else."""
     kept = crowd.sections == share
     assert kept.sum() == KEPT[share]
+    filters = {name: {"share": share} if name == "metadata" else share}
 
-    recalls = [recall(crowd, asked, {name: share}, kept) for asked in asked_by(mode)]
+    recalls = [recall(crowd, asked, filters, kept) for asked in asked_by(mode)]
 
     assert np.mean(recalls) >= RECALL
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"number": {"$gt": 5000, "$lte": 5003}},
+        {"number": {"$in": [5001, 5002, 5003]}},
+        {"$or": [{"number": 5001}, {"number": {"$eq": 5002}}, {"number": 5003.0}]},
+        {"$not": {"$or": [{"number": {"$lt": 5001}}, {"number": {"$gt": 5003}}]}},
+    ],
+    ids=["range", "any", "or", "not"],
+)
+def test_three_passages_that_metadata_keep_are_all_found(
+    crowd: Crowd, mode: str, asked: dict[str, Any]
+) -> None:
+    """Of thirty thousand, by an index or without: each mode gives what its legs can find."""
+    kept = np.isin(np.arange(1, ROWS + 1), [5001, 5002, 5003])
+
+    for question in asked_by(mode):
+        assert recall(crowd, question, {"metadata": asked}, kept) == 1.0
 
 
 @pytest.mark.parametrize("share", ["50 %", "5 %", "0.5 %"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import text
 
 from pgcorpus.db.repositories.search import FIRST_DEPTH, Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.search.prelude import compile_matching
 from pgcorpus.db.uow import UnitOfWork
 from tests.db.search.crowd import INDEX, MODEL, WORD, Crowd, ask
 
@@ -80,6 +82,38 @@ def test_a_narrow_filter_compares_what_it_keeps(crowd: Crowd) -> None:
     assert statement.kept == 150
     assert INDEX not in shown
     assert "idx_documents_section" in shown
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"share": "0.05 %"},
+        {"share": {"$in": ["0.05 %", "one"]}},
+        {"tags": {"$contains": ["0.05 %", "a"]}},
+        {"$or": [{"share": "0.05 %"}, {"tags": {"$contains": ["one"]}}]},
+        {"$and": [{"share": "0.05 %"}, {"number": {"$gt": 5}}, {"share": {"$ne": None}}]},
+    ],
+    ids=["equal", "any", "contains", "or", "and"],
+)
+@pytest.mark.parametrize("leg", ["vector", "text", "fuzzy"])
+def test_an_index_serves_equality_and_containment_of_metadata(
+    crowd: Crowd, leg: str, asked: dict[str, Any]
+) -> None:
+    """Every leg reads what is kept, and the passages are counted by it, too."""
+    narrowed = ask(TWO_WORDS, {leg: 1.0}, filters={"metadata": asked})
+    with crowd.database.unit_of_work() as work:
+        statement = work.searches.prepare(KNOWLEDGE, narrowed)
+        shown = plan(work, narrowed)
+        counted = work.session.connection().exec_driver_sql(
+            "EXPLAIN " + compile_matching(KNOWLEDGE, statement.shape.conditions, False),
+            dict(statement.values),
+        )
+        count_plan = "\n".join(counted.scalars())
+
+    assert statement.kept in (15, 16)
+    assert "idx_documents_extra" in shown
+    assert "idx_documents_extra" in count_plan
+    assert not scans(shown, "framework_documents")
 
 
 def test_a_generic_plan_uses_the_indexes_too(crowd: Crowd) -> None:

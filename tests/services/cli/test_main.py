@@ -149,6 +149,36 @@ def test_filters_are_read_from_the_command_line(filled: Command) -> None:
     assert len(found("validation_passed=true,false")) == 27
 
 
+def test_free_metadata_are_asked_for_in_json(filled: Command, database: Database) -> None:
+    """Beside other filters; dates are named as such."""
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE framework_documents SET extra = '{"year": 2021, "on": "2021-05-01"}'
+                WHERE chunk_id IN ('ltv_cac_04', 'urgency_02')
+            """)
+        )
+
+    def found(where: str, *more: str) -> set[str]:
+        result = filled("search", "price", "--mode", "vector", "--json", "--where", where, *more)
+        return {hit["metadata"]["chunk_id"] for hit in json.loads(result.stdout)["hits"]}
+
+    assert found('{"year": {"$gte": 2020}}') == {"ltv_cac_04", "urgency_02"}
+    assert found('{"on": {"$lt": {"$date": "2021-05-01T00:00:01+00:00"}}}') == {
+        "ltv_cac_04", "urgency_02",
+    }  # fmt: skip
+    assert found('{"year": 2021}', "--filter", "chunk_id=urgency_02") == {"urgency_02"}
+    assert found('{"year": "2021"}') == set()
+
+
+def test_json_too_deep_to_be_read_is_a_mistake(pgcorpus: Command) -> None:
+    """As any other that is not JSON."""
+    result = pgcorpus("search", "x", "--where", "[" * 100_000)
+
+    assert (result.returncode, "it is not JSON" in result.stderr) == (2, True)
+    assert "Traceback" not in result.stderr
+
+
 def test_validate_passes_on_the_samples_and_fails_on_a_loss(
     filled: Command, database: Database
 ) -> None:
@@ -301,6 +331,11 @@ def test_a_leg_that_times_out_fails_a_search_only_where_nothing_was_found(
         (["search", "x", "--mode", "magic"], 2, "magic"),
         (["search", "x", "--filter", "colour"], 2, "NAME=VALUE"),
         (["search", "x", "--filter", "colour=red"], 2, "known: chunk_id"),
+        (["search", "x", "--where", "{year"], 2, "it is not JSON"),
+        (["search", "x", "--where", "[1]"], 2, "metadata: it is a mapping"),
+        (["search", "x", "--where", '{"year": {"$near": 1}}'], 2, "no operator $near; known: $eq"),
+        (["search", "x", "--where", '{"x": 1e999}'], 2, "not finite"),
+        (["search", "x", "--corpus", "memory", "--where", "{}"], 2, "tenant"),
         (["search", "x", "--corpus", "recipes"], 2, "known: chat, episodes, knowledge, memory"),
         (["import", "knowledge", "nowhere.json"], 1, "no such file"),
         (["import", "knowledge"], 2, "paths"),
