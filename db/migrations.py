@@ -39,7 +39,8 @@ DROPPED: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-"""Whatever of a downgrade's statements PostgreSQL refuses while others depend on it."""
+"""The drops of a downgrade, which PostgreSQL refuses while other objects depend on what they
+drop."""
 
 TABLES: Final = text("""
     SELECT pg_class.oid, pg_class.oid::regclass::text AS name FROM pg_class

@@ -12,10 +12,10 @@ from pgcorpus.db.base import as_uuid
 from pgcorpus.db.errors import MissingScope, UnsafeRole
 
 SCOPE: Final = "scope"
-"""Under this key a session's ``info`` has the scope of its unit of work."""
+"""The key in a session's ``info`` of the scope of its unit of work."""
 
 SETTINGS: Final = ("app.tenant_id", "app.user_id")
-"""What row security reads."""
+"""The settings that row security reads."""
 
 APPLICATION_ROLE: Final = "rag_read_write"
 ADMINISTRATORS_ROLE: Final = "rag_admin"

@@ -128,7 +128,7 @@ class Check:
 
 Validate = Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]
 """Checks a corpus, with the vectors of the chosen model, in a transaction that writes nothing. The
-last argument is how many passages there must be, or None for as many as imports have added."""
+last argument is the number of passages there must be, or None for as many as imports have added."""
 
 
 @dataclass(frozen=True, kw_only=True)

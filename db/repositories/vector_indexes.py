@@ -20,10 +20,10 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 
 MAX_IDENTIFIER: Final = 63
-"""PostgreSQL cuts longer names."""
+"""Bytes of a name; PostgreSQL cuts longer ones."""
 
 IndexState = Literal["ready", "missing", "invalid", "mismatched"]
-"""``mismatched``: there is an index, and it is of another kind or length."""
+"""The state of a model's index; ``mismatched`` is one of another kind or length."""
 
 GRAPH_BYTES: Final = 1200
 """Memory of a node of an HNSW graph with m = 16 while it is built, beside its vector."""
@@ -33,8 +33,9 @@ BUILD_MEMORY_KB: Final = (256 * 1024, 2 * 1024**2)
 many times slower; more than 2 GiB is the administrator's to grant, in the server's setting."""
 
 OWN_EF_CONSTRUCTION: Final = 128
-"""Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
-graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with 128, 0.99."""
+"""``ef_construction`` of an index for one scope, twice pgvector's default: of half a million
+vectors in dense clusters graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with
+128, 0.99."""
 
 INDEXES_OF_A_MODEL: Final = text("""
     SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,

@@ -261,7 +261,7 @@ class Corpus:
 
 
 SHOWN: Final = frozenset(("id", "title", "content"))
-"""What every hit shows."""
+"""Columns that every hit shows."""
 
 
 def storable(value: str) -> bool:

@@ -37,7 +37,7 @@ CHAT_SERVICES: Final = CorpusServices(
                 name="format",
                 kind=ChatFormat,
                 default="auto",
-                help="What to take; auto tells each conversation by its content.",
+                help="The format; auto tells it from the content of each conversation.",
             ),
             STRICT,
             DRY_RUN,

@@ -27,7 +27,7 @@ from pgcorpus.services.cli.output import (
 
 app = typer.Typer(
     help=(
-        "The audit log: who changed what, and the proof that nobody has touched it since.\n\n"
+        "The audit log: who changed what, with seals that show tampering.\n\n"
         "The database writes it itself, whoever changes a row, the schema, a right or a role. "
         "Members of rag_admin may read it, and nobody may change it."
     ),
@@ -79,9 +79,9 @@ def show(
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option(parser=moment, metavar="WHEN", help="From then on, in UTC."),
+        typer.Option(parser=moment, metavar="WHEN", help="Only changes from this time on, in UTC."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Changes to show, at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show what was changed, by whom and from where, the newest first.
@@ -173,7 +173,7 @@ def verify(
 @app.command()
 def retain(
     months: Annotated[
-        int, typer.Option(min=1, max=1200, help="How many are kept beside the current one.")
+        int, typer.Option(min=1, max=1200, help="Months to keep beside the current one.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,

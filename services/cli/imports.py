@@ -38,7 +38,7 @@ VALUE_CHARACTERS = 60
 
 IMPORTED = [name for name, each in SERVICES.items() if each.importer is not None]
 Imported = Annotated[str, corpus_option(IMPORTED)]
-Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Rows to show, at most.")]
 
 
 def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
@@ -160,11 +160,11 @@ def history(
     item: Annotated[
         str | None,
         typer.Option(
-            help="Only those of this item, by its id in the file: a chunk_id, for example."
+            help="Only entries of this item, by its id in the file: a chunk_id, for example."
         ),
     ] = None,
-    file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
+    file: Annotated[str | None, typer.Option(help="Only entries of this file.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only entries of this rule.")] = None,
     limit: Limit = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:

@@ -15,7 +15,7 @@ from pgcorpus.services.ops.isolation import IsolationReport, IsolationService, T
 def verify_isolation(
     role: Annotated[
         str,
-        typer.Option("--as", metavar="ROLE", help="Who attacks: a group, or a service's login."),
+        typer.Option("--as", metavar="ROLE", help="The attacker: a group, or a service's login."),
     ] = APPLICATION_ROLE,
     as_json: AsJson = False,
 ) -> None:

@@ -34,19 +34,19 @@ from rich.text import Text
 CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n"
 }
-"""Of a terminal: what can move its cursor, change its title, or ask it something."""
+"""Controls of a terminal: what can move its cursor, change its title, or ask it something."""
 
 DIRECTIONS: Final = {
     code: f"\\u{code:04x}"
     for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
-"""Whatever makes a line end or read otherwise than it is stored (Unicode, annex 9)."""
+"""Characters that make a line end or read otherwise than it is stored (Unicode, annex 9)."""
 
 _VISIBLE: Final = CONTROLS | DIRECTIONS
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in _VISIBLE if code >= 127}  # noqa: PLR2004 - ASCII
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
-CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")]
+CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="The corpus.")]
 
 
 def print_json(result: Any) -> None:

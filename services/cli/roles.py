@@ -28,7 +28,7 @@ app = typer.Typer(
 
 PASSWORD_VARIABLE: Final = "PGCORPUS_NEW_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_BYTES: Final = 24
-"""Of randomness in a generated password: 192 bits, 32 characters."""
+"""Random bytes of a generated password: 192 bits, 32 characters."""
 
 LETTERS: Final = {
     "SELECT": "S",
@@ -43,7 +43,7 @@ LETTERS: Final = {
     "EXECUTE": "X",
 }
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the login, as it is: case matters.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The login's exact name: case matters.")]
 
 
 @app.command("create-user")

@@ -14,13 +14,13 @@ from pgcorpus.db.scope import Scope
 
 TenantId = Annotated[
     str | None,
-    typer.Option(metavar="UUID", help="The tenant whose memories; see: pgcorpus tenants list."),
+    typer.Option(metavar="UUID", help="The tenant of the memories; see: pgcorpus tenants list."),
 ]
 UserId = Annotated[
     str | None,
     typer.Option(
         metavar="UUID",
-        help="The user whose personal memories, or who of the tenant; see: pgcorpus users list.",
+        help="The user of the personal memories, or one of the tenant; see: pgcorpus users list.",
     ),
 ]
 

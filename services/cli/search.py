@@ -40,8 +40,10 @@ def search(
         str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
     ],
     corpus: CorpusName = "knowledge",
-    mode: Annotated[Mode, typer.Option(help="How to search.")] = "hybrid",
-    fusion: Annotated[Fusion, typer.Option(help="How legs are joined.")] = "calibrated",
+    mode: Annotated[Mode, typer.Option(help="The legs to search with.")] = "hybrid",
+    fusion: Annotated[
+        Fusion, typer.Option(help="The fusion of the legs' candidates.")
+    ] = "calibrated",
     limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
     offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
     narrow: Annotated[
@@ -82,7 +84,8 @@ def search(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of the context, at most: hits first, then the turns nearest to them."
+            min=1,
+            help="Tokens of the context, at most: hits first, then the turns nearest to them.",
         ),
     ] = None,
     tenant_id: TenantId = None,
@@ -92,7 +95,7 @@ def search(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="By which share of its score a memory may be raised for being new or often "
+            help="Share of its score by which a memory rises, at most, for being new or often "
             "recalled.",
         ),
     ] = 0.0,

@@ -30,11 +30,11 @@ users = typer.Typer(
 
 MAX_LISTED: Final = 50
 LOCAL: Final = "local"
-"""The auth_provider of who is known to no other."""
+"""The ``auth_provider`` of a user whom no other provider knows."""
 
 SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
-"""As the constraints ``valid_slug`` and ``valid_email`` have them."""
+"""An email address by the constraint ``valid_email``, as ``SLUG`` is by ``valid_slug``."""
 
 TENANT_FIELDS: Final = ("id", "name", "slug", "created_at")
 USER_FIELDS: Final = (
@@ -66,7 +66,7 @@ def _provider(value: str) -> str:
     return value
 
 
-Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
+Limit = Annotated[int, typer.Option(min=1, help="Rows to show, at most.")]
 AsSql = Annotated[
     bool, typer.Option("--sql", help="Print the statement instead of running it; no database.")
 ]
@@ -77,7 +77,7 @@ Key = Annotated[
 
 @tenants.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(callback=_check_filled, help="As people say it.")],
+    name: Annotated[str, typer.Argument(callback=_check_filled, help="The name that people read.")],
     slug: Annotated[
         str | None,
         typer.Option(
@@ -134,20 +134,27 @@ def list_tenants(
 def create_user(
     email: Annotated[
         str | None,
-        typer.Option(callback=_make_shape_check(EMAIL, "valid_email"), help="Their address."),
+        typer.Option(
+            callback=_make_shape_check(EMAIL, "valid_email"), help="The user's email address."
+        ),
     ] = None,
     tenant: Annotated[
         str | None,
-        typer.Option(metavar="SLUG|UUID", help="Whom they belong to; else they are on their own."),
+        typer.Option(
+            metavar="SLUG|UUID",
+            help="The user's tenant; without, the user has memories of their own.",
+        ),
     ] = None,
     provider: Annotated[
         str, typer.Option(callback=_provider, help="The auth_provider that knows them.")
     ] = LOCAL,
     external_id: Annotated[
         str | None,
-        typer.Option(callback=_check_filled, help="Their key there; by default their address."),
+        typer.Option(
+            callback=_check_filled, help="The user's key at the provider; by default the address."
+        ),
     ] = None,
-    display_name: Annotated[str | None, typer.Option(help="As people say it.")] = None,
+    display_name: Annotated[str | None, typer.Option(help="The name that people read.")] = None,
     key: Key = None,
     as_sql: AsSql = False,
     as_json: AsJson = False,
@@ -199,7 +206,7 @@ def create_user(
 @users.command("list")
 def list_users(
     tenant: Annotated[
-        str | None, typer.Option(metavar="SLUG|UUID", help="Only those of this tenant.")
+        str | None, typer.Option(metavar="SLUG|UUID", help="Only users of this tenant.")
     ] = None,
     limit: Limit = MAX_LISTED,
     after: Annotated[

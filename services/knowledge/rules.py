@@ -30,7 +30,8 @@ from pgcorpus.services.importers.text import MAX_NAME, clean
 from pgcorpus.services.knowledge.chunks import Context
 
 VERSION: Final = 1
-"""Of these rules; it is part of a record's hash, so that new rules reach what was imported."""
+"""The version of these rules; it is part of a record's hash, so that new rules reach what was
+imported."""
 
 MAX_CHARACTERS: Final = 50_000
 MAX_WORDS: Final = 15_000
@@ -48,7 +49,7 @@ BOOLEANS: Final = {
     "business_logic_intact": True,
     "validation_passed": True,
 }
-"""What an absent boolean means: the column's default, but for ``validation_passed``, where the
+"""The meaning of an absent boolean: the column's default, but for ``validation_passed``, where the
 migration plan's script takes a chunk that says nothing as one that passed."""
 
 VALIDATED: Final = frozenset({"preserves_complete_concept", "business_logic_intact"})

@@ -56,7 +56,7 @@ MEMORY_SERVICES: Final = CorpusServices(
                 name="on_conflict",
                 kind=OnConflict,
                 default="keep",
-                help="What becomes of an id that is stored: keep leaves it, reject refuses another "
+                help="Policy for an id that is stored: keep leaves it, reject refuses another "
                 "text, update makes it what the file says.",
             ),
             STRICT,

@@ -66,12 +66,12 @@ ASCII_CTYPES: Final = ("C", "POSIX")
 WORDS_ASKED: Final = 2
 
 SCOPES_LOOKED_AT: Final = 50
-"""How many scopes without vectors are looked at for one that has passages."""
+"""Scopes without vectors that are looked at for one that has passages."""
 
 BY_INDEX: Final = {"enable_seqscan": "off", "enable_sort": "off"}
 SWITCHES: Final = {"enable_bitmapscan": "on", "enable_indexscan": "on"}
 SOLID_STATE: Final = {"random_page_cost": "1.1"}
-"""What a random read costs on solid-state disks; the default of 4 is for turning ones."""
+"""The cost of a random read on solid-state disks; the default of 4 is for turning ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,12 @@ NOT_VERBS: Final = frozenset(
     "Something The There These This Two With".split()
 )
 """Open no docstring of a function, which says what to do. Properties are named as nouns."""
+
+FRAGMENTS: Final = RELATIVE | frozenset(
+    "After As Behind Between Beyond By Called From However In Of Past Sent So Some Stands Their "  # noqa: SIM905
+    "Till To Under Until Whatever Whomever Written".split()
+)
+"""Open no description of a constant, an attribute or a column: its noun stands elsewhere."""
 
 IRREGULAR: Final = frozenset(
     "begun bound bought broken brought built caught chosen done drawn driven felt forgotten found "  # noqa: SIM905
@@ -110,6 +117,52 @@ def find_unclear_docstrings(tree: ast.Module) -> Iterator[str]:
             yield f"{line}: {name}: {' '.join(words[:8])} …"
 
 
+def describe_attributes(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the name and the docstring of each constant and attribute that has one."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for assigned, described in pairwise(body if isinstance(body, list) else ()):
+            match assigned, described:
+                case (
+                    ast.Assign(targets=[target]) | ast.AnnAssign(target=target),
+                    ast.Expr(ast.Constant(str() as text)),
+                ):
+                    yield assigned.lineno, ast.unparse(target), text
+
+
+def list_comments(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the name and the text of each column comment, of a model or a revision."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.keyword("comment", ast.Constant(str() as text)):
+                yield node.lineno, "comment", text
+            case ast.Assign([ast.Name(("COMMENTS" | "OF_SCOPED") as name)], comments):
+                for each in ast.walk(comments):
+                    if isinstance(each, ast.Dict):
+                        for key, value in zip(each.keys, each.values, strict=True):
+                            match value:
+                                case ast.Constant(str() as text):
+                                    column = ast.unparse(key) if key else name
+                                    yield value.lineno, f"{name}[{column}]", text
+
+
+def list_help_texts(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the name and the text of each help text of an option or a command."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.keyword("help", ast.Constant(str() as text)):
+                yield node.lineno, "help", text
+
+
+def find_fragments(tree: ast.Module) -> Iterator[str]:
+    """Yield the line and the beginning of each description that lacks its noun."""
+    for source in (describe_attributes, list_comments, list_help_texts):
+        for line, name, text in source(tree):
+            words = text.split(maxsplit=8)
+            if words and words[0].capitalize() in FRAGMENTS:
+                yield f"{line}: {name}: {' '.join(words[:8])} …"
+
+
 def find_participles(tree: ast.Module) -> Iterator[str]:
     """Yield the line and the name of each function that is called by a participle."""
     for name, node in list_definitions(tree):
@@ -123,6 +176,14 @@ def test_docstrings_open_with_a_verb_or_name_their_subject(path: Path) -> None:
     unclear = [f"{path}:{each}" for each in find_unclear_docstrings(ast.parse(path.read_text()))]
 
     assert not unclear, "\n" + "\n".join(unclear)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_constants_columns_and_options_are_described_by_a_noun_or_a_verb(path: Path) -> None:
+    """A description is read alone: in an editor, in psql, in ``--help``."""
+    fragments = [f"{path}:{each}" for each in find_fragments(ast.parse(path.read_text()))]
+
+    assert not fragments, "\n" + "\n".join(fragments)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -157,4 +218,12 @@ def test_the_rules_know_what_they_forbid() -> None:
         "counted",
         "told",
     ]
+    described = ast.parse(
+        'LIMIT = 3\n"""How many."""\n'
+        'LIMIT = 3\n"""The most."""\n'
+        'COMMENTS = {"jobs": {"kind": "of its handler", "key": "the key"}}\n'
+        'column(comment="what it is")\n'
+        'Option(help="Whose they are.")\n'
+    )
+    assert [each.split(":")[0] for each in find_fragments(described)] == ["1", "5", "6", "7"]
     assert list(find_participles(tree)) == ["2: counted", "4: told"]

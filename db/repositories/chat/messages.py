@@ -25,7 +25,7 @@ CLOSE_THE_GAP: Final = text("""
              AND other.branch > :branch AND other.position <= :position),
           2147483648)
 """)
-"""After a message is deleted, what was said after it moves up. By the numbering of branches (see
+"""Moves up the messages that followed a deleted one. By the numbering of branches (see
 ``Message.branch``) those that fork after it are the next ones, up to the first that began earlier:
 what followed the deleted message follows the one before it, on every branch."""
 

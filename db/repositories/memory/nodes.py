@@ -58,7 +58,7 @@ from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus, storable
 
 NATIVE: Final = "native"
-"""The source of what was said here."""
+"""The source of a memory that was said here."""
 
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "intent_type": INTENT_TYPES,
@@ -72,7 +72,7 @@ OPTIONAL: Final = (
     *("technical_depth", "cluster_id", "cluster_label", "cluster_confidence", "language"),
     *CHOICES,
 )
-"""What a memory need not say: the column's default is taken."""
+"""Fields that a memory may leave out: the column's default is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ PUBLIC: Final = "public"
 """Every role of the server, in the functions that ask for privileges."""
 
 MAX_NAME_BYTES: Final = 63
-"""PostgreSQL cuts longer names."""
+"""Bytes of a role's name; PostgreSQL cuts longer ones."""
 
 RESERVED: Final = frozenset({*GROUPS, PUBLIC, "none"})
 """Names that mean something else to PostgreSQL, or to pgcorpus."""
@@ -68,7 +68,8 @@ RIGHTS_ON_RELATIONS: Final = text("""
                             CASE relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view'
                                          WHEN 'm' THEN 'view' ELSE 'table' END), relname
 """)
-"""Of what extensions made nothing is shown, and a partition has the rights of its table."""
+"""Privileges on relations, but for those that extensions made; a partition has those of its
+table."""
 
 RIGHTS_ON_FUNCTIONS: Final = text("""
     SELECT 'function' AS kind, CAST(CAST(pg_proc.oid AS regprocedure) AS text) AS name,

@@ -39,7 +39,7 @@ MAX_INTEGER: Final = 2**31 - 1
 """The bounds of the tables' columns."""
 
 STAMPED: Final = frozenset({"user_id", "tenant_id", "scope"})
-"""Whose a memory is, the call says and not the file."""
+"""Fields that say to whom a memory belongs: the call decides that, and not the file."""
 
 NODE_FIELDS: Final = frozenset(
     {
@@ -55,8 +55,8 @@ OF_LLM: Final = (
     *("summary", "primary_intent", "outcome", "interruption_reason", "key_entities"),
     *("domains", "time_context"),
 )
-"""What a model said of an episode: in ``llm_tags``, or beside it. ``emotional_arc`` is a column,
-too, and so only looked for where it stands."""
+"""Statements of a model on an episode: in ``llm_tags``, or beside it. ``emotional_arc`` is a
+column, too, and so only looked for where it stands."""
 
 EPISODE_FIELDS: Final = frozenset(
     {
