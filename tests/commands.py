@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a command.
+    """The result of a command.
 
     Attributes:
         code: Of its exit.

@@ -43,6 +43,7 @@ IRREGULAR: Final = frozenset(
 NO_PARTICIPLES: Final = frozenset(("bed", "embed", "exceed", "feed", "need", "proceed", "seed"))
 """Words in *-ed* that are verbs in the imperative."""
 
+MANAGER: Final = "A context manager, read after ``with`` as contextlib's ``closing`` is."
 REPORTED: Final = "A property of a report, called as its key in JSON is."
 EXCEPTIONS: Final = {
     "Answer.kept": "A figure of the prelude, a field ``kept`` of Prelude and of Statement.",
@@ -59,6 +60,10 @@ EXCEPTIONS: Final = {
     "awaited": "A decorator, read beside a name as an adjective: ``recall = awaited(…)``.",
     "MemoryService.related_episodes": "An adjective: the episodes related to one.",
     "WorkerReport.succeeded": "Beside ``counts``, whose keys are statuses of jobs.",
+    "Databases.opened": MANAGER,
+    "Pair.opened": MANAGER,
+    "logged_in": MANAGER,
+    "settled": MANAGER,
 }
 """Qualified names of functions that are called by participles, each with the reason."""
 
@@ -66,13 +71,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
 
 
-def modules() -> list[Path]:
-    """Return the modules of the library and its revisions."""
-    found = [path for top in ("db", "services", "alembic") for path in ROOT.glob(f"{top}/**/*.py")]
-    return [*sorted(found), ROOT / "pgcorpus" / "__init__.py"]
+def list_modules(*tops: str) -> list[Path]:
+    """Return the modules in these folders of the repository."""
+    return sorted(path for top in tops for path in ROOT.glob(f"{top}/**/*.py"))
 
 
-MODULES: Final = tuple(modules())
+MODULES: Final = (*list_modules("db", "services", "alembic"), ROOT / "pgcorpus" / "__init__.py")
+TESTS: Final = list_modules("tests")
 
 
 def list_definitions(node: ast.AST, within: str = "") -> Iterator[tuple[str, Definition]]:
@@ -86,10 +91,17 @@ def list_definitions(node: ast.AST, within: str = "") -> Iterator[tuple[str, Def
             yield from list_definitions(child, within)
 
 
-def is_property(function: Function) -> bool:
-    """Return whether a function is read as an attribute."""
-    names = {ast.unparse(each).rpartition(".")[2] for each in function.decorator_list}
-    return not names.isdisjoint({"cached_property", "made_once", "property", "setter"})
+def is_value(function: Function) -> bool:
+    """Return whether a function is read as an attribute, or as the argument that a fixture is."""
+    names = {
+        ast.unparse(each).partition("(")[0].rpartition(".")[2] for each in function.decorator_list
+    }
+    return not names.isdisjoint({"cached_property", "fixture", "made_once", "property", "setter"})
+
+
+def acts(node: ast.AST) -> bool:
+    """Return whether a definition is a function that does something, and not a test or a value."""
+    return isinstance(node, Function) and not node.name.startswith("test_") and not is_value(node)
 
 
 def is_participle(name: str) -> bool:
@@ -100,17 +112,22 @@ def is_participle(name: str) -> bool:
     )
 
 
-def find_unclear_docstrings(tree: ast.Module) -> Iterator[str]:
-    """Yield the line and the beginning of each docstring that opens with a word it may not."""
+def find_unclear_docstrings(tree: ast.Module, *, of_tests: bool = False) -> Iterator[str]:
+    """Yield the line and the beginning of each docstring that opens with a word it may not.
+
+    Args:
+        tree: The module.
+        of_tests: Let helpers be described by what they give: "A zip of members."
+    """
     definitions: list[tuple[str, ast.Module | Definition]] = [("module", tree)]
     definitions += list_definitions(tree)
     for name, node in definitions:
         words = (ast.get_docstring(node) or "").split(maxsplit=8)
         if not words:
             continue
-        acts = isinstance(node, Function) and not is_property(node)
         if words[0] in RELATIVE or (
-            acts
+            acts(node)
+            and not of_tests
             and (words[0] in NOT_VERBS or (words[0].endswith("ed") and is_participle(words[0])))
         ):
             line = 1 if isinstance(node, ast.Module) else node.lineno
@@ -166,19 +183,20 @@ def find_fragments(tree: ast.Module) -> Iterator[str]:
 def find_participles(tree: ast.Module) -> Iterator[str]:
     """Yield the line and the name of each function that is called by a participle."""
     for name, node in list_definitions(tree):
-        if isinstance(node, Function) and is_participle(node.name) and name not in EXCEPTIONS:
+        if acts(node) and is_participle(node.name) and name not in EXCEPTIONS:
             yield f"{node.lineno}: {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_open_with_a_verb_or_name_their_subject(path: Path) -> None:
     """A first line is a sentence that a stranger understands alone: "Return …", "A page of …"."""
-    unclear = [f"{path}:{each}" for each in find_unclear_docstrings(ast.parse(path.read_text()))]
+    tree = ast.parse(path.read_text())
+    unclear = [f"{path}:{each}" for each in find_unclear_docstrings(tree, of_tests=path in TESTS)]
 
     assert not unclear, "\n" + "\n".join(unclear)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_constants_columns_and_options_are_described_by_a_noun_or_a_verb(path: Path) -> None:
     """A description is read alone: in an editor, in psql, in ``--help``."""
     fragments = [f"{path}:{each}" for each in find_fragments(ast.parse(path.read_text()))]
@@ -186,7 +204,7 @@ def test_constants_columns_and_options_are_described_by_a_noun_or_a_verb(path: P
     assert not fragments, "\n" + "\n".join(fragments)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_are_called_by_what_they_do(path: Path) -> None:
     """``count_kept``, not ``counted``; and a property that is true or false is ``is_…``."""
     participles = [f"{path}:{each}" for each in find_participles(ast.parse(path.read_text()))]
@@ -196,7 +214,8 @@ def test_functions_are_called_by_what_they_do(path: Path) -> None:
 
 def test_every_exception_is_a_function_and_has_a_reason() -> None:
     """One that was renamed needs none any more."""
-    names = {name for path in MODULES for name, _ in list_definitions(ast.parse(path.read_text()))}
+    trees = [ast.parse(path.read_text()) for path in (*MODULES, *TESTS)]
+    names = {name for tree in trees for name, _ in list_definitions(tree)}
 
     assert not [name for name, reason in EXCEPTIONS.items() if name not in names or not reason]
 

@@ -1,4 +1,4 @@
-"""What the documents show works, and what they point to is there."""
+"""Commands and links of the documents work."""
 
 from __future__ import annotations
 

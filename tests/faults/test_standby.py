@@ -84,12 +84,12 @@ class Pair:
             database.close()
 
     def errors(self) -> int:
-        """How many errors the standby's log has."""
+        """Count the errors in the standby's log."""
         return self.standby.status().log.read_text().count("ERROR:")
 
 
 def address(server: EmbeddedServer, login: str | None = None) -> URL:
-    """Where the samples are, for a login or the owner of the tables."""
+    """Return the address of the samples, for a login or the owner of the tables."""
     return server.url if login is None else server.url.set(username=login, password=PASSWORD)
 
 
@@ -244,7 +244,7 @@ def follow_up(call: Call, result: Any) -> Iterator[Call]:
 
 
 def outline(result: Any) -> Any:
-    """What of a result must be the same on both servers."""
+    """Return the part of a result that must be the same on both servers."""
     if hasattr(result, "legs"):  # a page of a search
         return {
             "hits": [(hit.id, hit.score, hit.ranks, hit.metadata) for hit in result.hits],
@@ -302,7 +302,7 @@ def ask_in_loop(database: Database, scope: Scope) -> list[Any]:
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What any logger warned of: ours, and the driver's."""
+    """Return the warnings of any logger: ours, and the driver's."""
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -519,7 +519,7 @@ WRITES: Mapping[str, tuple[str | None, Callable[[Database, Scope], object]]] = {
     "an index beside running work": (None, index_concurrently),
     "an evaluation": (None, evaluate),
 }
-"""What is done → who does it, None for the owner of the tables, and how."""
+"""Kind of a write → its login, None for the owner of the tables, and the call."""
 
 
 TOLD = re.compile(

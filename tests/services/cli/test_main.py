@@ -135,18 +135,18 @@ def test_the_samples_answer_in_every_mode(
 def test_filters_are_read_from_the_command_line(filled: Command) -> None:
     """One value, several, a range, none."""
 
-    def found(*filters: str) -> list[dict[str, object]]:
+    def search(*filters: str) -> list[dict[str, object]]:
         pairs = [part for each in filters for part in ("--filter", each)]
         result = filled("search", "price", "--mode", "vector", "--limit", "50", "--json", *pairs)
         return [hit["metadata"] for hit in json.loads(result.stdout)["hits"]]
 
-    assert {hit["chunk_type"] for hit in found("chunk_type=supporting")} == {"supporting"}
-    assert {hit["chunk_type"] for hit in found("chunk_type=supporting,atomic_framework")} == {
+    assert {hit["chunk_type"] for hit in search("chunk_type=supporting")} == {"supporting"}
+    assert {hit["chunk_type"] for hit in search("chunk_type=supporting,atomic_framework")} == {
         "supporting", "atomic_framework",
     }  # fmt: skip
-    assert len(found("created_at=2020-01-01..")) == 26
-    assert found("created_at=..2020-01-01") == []
-    assert len(found("validation_passed=true,false")) == 27
+    assert len(search("created_at=2020-01-01..")) == 26
+    assert search("created_at=..2020-01-01") == []
+    assert len(search("validation_passed=true,false")) == 27
 
 
 def test_validate_passes_on_the_samples_and_fails_on_a_loss(
@@ -206,7 +206,7 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
 def test_an_applications_login_lists_models_without_what_it_may_not_count(
     filled: Command, database: Database
 ) -> None:
-    """Whose memories there are it does not see; all else is listed."""
+    """It does not see the counts of memories; all else is listed."""
     with logged_in(database, "rag_read_write") as own:
         address = own.url.render_as_string(hide_password=False)
         done = filled("models", "list", "--json", DATABASE_URL=address)
@@ -239,7 +239,7 @@ def test_a_rollback_to_a_model_without_vectors_warns_scripts_too(filled: Command
 
 
 def page_of(result: subprocess.CompletedProcess[str]) -> tuple[list[str], bool, int]:
-    """What its vector leg did, whether it has hits, and the exit code."""
+    """Return the state of the vector leg, whether there are hits, and the exit code."""
     page = json.loads(result.stdout)
     status = [leg["status"] for leg in page["legs"] if leg["name"] == "vector"]
     assert page["degraded"] == (status != ["ok"])

@@ -112,8 +112,8 @@ def others(tenancy: Tenancy, table: str) -> list[Any]:
     return found
 
 
-def touched(connection: Connection, statement: str, **values: Any) -> int:
-    """How many rows a statement gave or wrote; a count counts as what it says."""
+def count_touched(connection: Connection, statement: str, **values: Any) -> int:
+    """Count the rows that a statement gave or wrote; a count counts as what it says."""
     result = connection.execute(text(statement), values)
     if statement.startswith("SELECT count"):
         return int(result.scalar_one())
@@ -121,7 +121,7 @@ def touched(connection: Connection, statement: str, **values: Any) -> int:
 
 
 def notices(connection: Connection) -> list[str]:
-    """What the server says aside, from now on."""
+    """Collect the notices of the server from now on."""
     said: list[str] = []
     driver: Any = connection.connection.driver_connection
     driver.add_notice_handler(lambda each: said.append(each.message_primary or ""))
@@ -156,13 +156,13 @@ def test_no_statement_reaches_a_row_of_another_scope(
         with raw.begin_nested() as savepoint:
             for name, value in settings_of(tenancy).items():
                 raw.execute(text("SELECT set_config(:n, :v, true)"), {"n": name, "v": value})
-            assert touched(raw, statement, keys=keys) == 0, attacker
+            assert count_touched(raw, statement, keys=keys) == 0, attacker
             savepoint.rollback()
 
     enter(raw, tenancy.ours)
     own = tenancy.keys(table, tenancy.ours)
     if table != "tenants" or kind in {"SELECT", "CREATE TABLE AS"}:  # only administrators write
-        assert touched(raw, statement, keys=own) == len(own)
+        assert count_touched(raw, statement, keys=own) == len(own)
 
 
 def test_copy_gives_out_own_rows_alone_and_takes_none(tenancy: Tenancy, inside: Connection) -> None:
@@ -379,7 +379,7 @@ def test_an_error_tells_of_own_rows_alone(
 
 
 def test_the_same_id_in_two_scopes_does_not_collide(tenancy: Tenancy, inside: Connection) -> None:
-    """Whether an id is taken is told of the own scope alone, and ON CONFLICT updates own rows."""
+    """Only the own scope's ids are taken, and ON CONFLICT updates own rows."""
     own = {"tenant": tenancy.ours.tenant_id, "user": None}
     with tenancy.owner.engine.begin() as owner:
         enter(owner, tenancy.theirs)
@@ -444,7 +444,7 @@ def test_a_check_quotes_no_row(tenancy: Tenancy, inside: Connection) -> None:
 
 
 def test_statistics_are_told_to_nobody(tenancy: Tenancy, inside: Connection) -> None:
-    """What ANALYZE sampled is everybody's: neither views nor our function give it out."""
+    """Samples of ANALYZE are of all scopes: neither views nor our function give them out."""
     for view in ("pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"):
         hidden = text(f"SELECT count(*) FROM {view} WHERE tablename = ANY (:tables)")  # noqa: S608 - from above
         assert inside.scalar(hidden, {"tables": list(KEYS)}) == 0
