@@ -21,7 +21,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.db.search.crowd import BUILD, MODEL, ROWS, VOCABULARY, WORD, WORDS, Crowd, ask
-from tests.db.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, asked_by, exact
+from tests.db.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, list_questions, exact
 from tests.db.search.test_plans import scans
 from tests.factories import ConversationFactory, MessageFactory
 
@@ -140,7 +140,7 @@ def test_no_filter_of_an_archive_starves_a_search(archive: Crowd, mode: str, nar
     kept = NARROWED[narrowed][1] & ~abandoned
     places = {key: place for place, key in enumerate(archive.keys)}
     recalls = []
-    for asked in asked_by(mode):
+    for asked in list_questions(mode):
         scores = exact(archive, asked, kept)
         existing = min(LIMIT, int(np.isfinite(scores).sum()))
         with archive.database.unit_of_work() as work:

@@ -388,7 +388,7 @@ def page(found: Found) -> str:
         + " |"
         for kind in DATABASE
     )
-    return f"""# Who may do what
+    return f"""# Permissions
 
 <!-- Written by tests/services/ops/test_permissions.py; see there how to write it anew. -->
 
@@ -426,11 +426,11 @@ Policies decide beside this which rows of a table with row security a login sees
 
 ## Functions
 
-Everybody may call {executable},
+Every role may call {executable},
 and the functions of the extensions. They run with the rights of whoever calls them, or give out
 only what the caller may read.
 
-Nobody but the owner may call {closed},
+Only the owner may call {closed},
 or attach them to a table: they write with the owner's rights.
 {f"{chr(10)}{head}{chr(10)}{special}{chr(10)}" if special else ""}
 ## The database and the server
