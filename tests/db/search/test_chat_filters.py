@@ -21,7 +21,15 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.db.search.crowd import BUILD, MODEL, ROWS, VOCABULARY, WORD, WORDS, Crowd, ask
-from tests.db.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, list_questions, exact
+from tests.db.search.test_filters import (
+    LIMIT,
+    MODES,
+    QUESTIONS,
+    RECALL,
+    SAME,
+    exact,
+    list_questions,
+)
 from tests.db.search.test_plans import scans
 from tests.factories import ConversationFactory, MessageFactory
 
