@@ -67,7 +67,7 @@ class Scope:
             if not isinstance(value, UUID | None):
                 raise MissingScope(f"a scope has the UUID of a tenant or a user, not {value!r}")
         if self.tenant_id is None and self.user_id is None:
-            raise MissingScope("a scope names a tenant or a user")
+            raise MissingScope("a scope has a tenant or a user, and neither was given; name one")
 
     @classmethod
     def tenant(cls, tenant_id: UUID, *, user_id: UUID | None = None) -> Self:

@@ -122,7 +122,7 @@ def read_paths(paths: Paths, given: Mapping[str, Any]) -> Sequence[Path]:
     """
     named = given.get("named")
     if given["paths"] and named is not None:
-        raise typer.BadParameter("the files are given twice", param_hint=paths.flag)
+        raise typer.BadParameter("the folder is given twice; name it once", param_hint=paths.flag)
     return given["paths"] or [named or paths.default]
 
 

@@ -512,7 +512,7 @@ def _choose(
 ) -> Choosing:
     """Return the choice of what to forget, if it is one; of a user's account it is everything."""
     if [bool(ids), bool(filters), everything, all_of is not None].count(True) != 1:
-        raise typer.BadParameter("name ids, --filter, --everything or --all-of, and one of them")
+        raise typer.BadParameter("give exactly one of: ids, --filter, --everything, --all-of")
     if ids:
         return {"ids": ids}
     return {"filters": filters} if filters else {"everything": True}

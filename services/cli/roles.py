@@ -66,7 +66,9 @@ def create_user(
     Example: pgcorpus roles create-user shop --role rag_read_write --generate
     """
     if generate and PASSWORD_VARIABLE in os.environ:
-        raise typer.BadParameter(f"{PASSWORD_VARIABLE} is set, too", param_hint="--generate")
+        raise typer.BadParameter(
+            f"{PASSWORD_VARIABLE} is set, too; unset it", param_hint="--generate"
+        )
     password = secrets.token_urlsafe(PASSWORD_BYTES) if generate else _password()
     with Database.from_env().unit_of_work() as work:
         work.roles.create_login(name, role, password)

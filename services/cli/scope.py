@@ -69,5 +69,7 @@ def require_scope(database: Database, tenant_id: str | None, user_id: str | None
     """
     scope = find_scope(database, tenant_id, user_id)
     if scope is None:
-        raise MissingScope("say whose memories: name --user-id UUID or --tenant-id UUID")
+        raise MissingScope(
+            "memories belong to a user or a tenant: give --user-id UUID or --tenant-id UUID"
+        )
     return scope

@@ -119,7 +119,10 @@ def search(
     pgcorpus search "premium offer" --corpus memory --tenant-id UUID --boost 0.2
     """
     if max_tokens is not None and neighbours is None:
-        raise typer.BadParameter("it bounds the context: name --context", param_hint="--max-tokens")
+        raise typer.BadParameter(
+            "it bounds the context, which was not asked for; give --context, too",
+            param_hint="--max-tokens",
+        )
     if neighbours is not None:
         order_of(corpora.get_corpus(corpus))  # refused before anything is searched
     database = Database.from_env()
@@ -180,7 +183,9 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
         else:
             read = [each or None for each in value.split(",")]
         if name in filters and (dots or isinstance(filters[name], dict)):
-            raise typer.BadParameter(f"{name} has a range and more", param_hint="--filter")
+            raise typer.BadParameter(
+                f"{name} has a range and other values; give one of the two", param_hint="--filter"
+            )
         filters[name] = read if dots else filters.get(name, []) + read
     return filters
 

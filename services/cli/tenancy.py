@@ -56,7 +56,7 @@ def _make_shape_check(
 
 def _check_filled(value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise typer.BadParameter("it is blank")
+        raise typer.BadParameter("it is blank; give at least one letter")
     return value
 
 
@@ -167,7 +167,9 @@ def create_user(
     """
     identity = external_id or email
     if identity is None:
-        raise typer.BadParameter("who is it? give --email or --external-id", param_hint="--email")
+        raise typer.BadParameter(
+            "a user needs a key: give --email or --external-id", param_hint="--email"
+        )
     user_id, tenant_id = uuid_of(key) or uuid4(), None if tenant is None else as_uuid(tenant)
     if as_sql:
         _refuse_both(as_json)
@@ -263,7 +265,9 @@ def _slug(name: str) -> str:
 
 def _refuse_both(as_json: bool) -> None:
     if as_json:
-        raise typer.BadParameter("a statement is not JSON; give one of the two", param_hint="--sql")
+        raise typer.BadParameter(
+            "--sql prints a statement, which is no JSON; give one of the two", param_hint="--sql"
+        )
 
 
 def _fields(row: Tenant | User, names: tuple[str, ...]) -> dict[str, Any]:

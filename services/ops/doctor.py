@@ -215,7 +215,7 @@ class DoctorService:
             yield found(
                 subject=corpus.vectors.name,
                 status="ok",
-                detail="no scope needs a vector index that it has not",
+                detail="every scope that needs a vector index has one",
             )
 
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
@@ -316,7 +316,7 @@ class _PlanGuard:
         # A bulk load leaves rows in the pending list of a GIN index, which each search then reads.
         return told(
             status="warning",
-            detail=f"{detail}; rows that are not yet sorted into it, or statistics, may be why",
+            detail=f"{detail}; pending entries of the index, or old statistics, may be the cause",
             remedy="\n".join(map(vacuum_remedy, sorted(plan.scanned & self._large))) or None,
         )
 
@@ -379,7 +379,7 @@ def _guard(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> 
                 corpus=corpus.name if corpus else None,
                 subject="this check",
                 status="failure",
-                detail=f"could not be made: {error}",
+                detail=f"the check failed: {error}",
                 remedy="pgcorpus db upgrade" if isinstance(error, DatabaseNotReady) else None,
             )
         ]
@@ -455,7 +455,7 @@ def _connections(work: UnitOfWork, settings: Settings) -> Finding:
 def _schema(work: UnitOfWork) -> list[Finding]:
     missing = work.diagnosis.list_missing_tables()
     if not missing:
-        return [Finding(check="schema", subject="tables", status="ok", detail="all are there")]
+        return [Finding(check="schema", subject="tables", status="ok", detail="all tables exist")]
     return [
         Finding(
             check="schema",
@@ -609,7 +609,7 @@ def _table_statistics(corpus: Corpus, table: TableStatistics, *, ranks: bool) ->
             detail=f"{table.changed:,} of {table.rows:,} rows have changed since the last ANALYZE",
             remedy=table.remedy,
         )
-    return found(status="ok", detail="known well enough")
+    return found(status="ok", detail="up to date")
 
 
 def _check_index(corpus: Corpus, index: NeededIndex) -> Finding:

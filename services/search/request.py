@@ -149,7 +149,10 @@ class Request(Options):
                 f"not {self.limit!r} and {self.offset!r}"
             )
         if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
-            raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
+            raise InvalidSearch(
+                f"there is no leg {', '.join(sorted(map(str, unknown)))}; known: "
+                f"{', '.join(WEIGHTS_OF[self.fusion])}"
+            )
         if not all(
             _number(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights.values()
         ):

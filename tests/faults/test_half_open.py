@@ -101,7 +101,7 @@ def test_a_proxy_that_stalls_in_mid_query_ends_the_call(
 
 
 def test_a_commit_that_is_not_answered_ends_too(proxy: Proxy) -> None:
-    """And says that nobody knows whether it was kept."""
+    """The message says that it may have been kept or not."""
     database = behind(proxy)
 
     def commit() -> None:

@@ -204,7 +204,9 @@ class RoleRepository(Repository):
         except DBAPIError as error:
             match error.orig:
                 case DuplicateObject() | UniqueViolation():
-                    raise AlreadyExists(f"the server has a role {name!r} already") from error
+                    raise AlreadyExists(
+                        f"the server has a role {name!r} already; choose another name"
+                    ) from error
                 case UndefinedObject():
                     raise _no_groups() from error
                 case InsufficientPrivilege():
@@ -232,8 +234,8 @@ class RoleRepository(Repository):
             )
         if member.others:
             raise RoleInUse(
-                f"{name!r} is in other roles, too, and may be needed for what these may do: "
-                f"{', '.join(member.others)}"
+                f"{name!r} is in other roles, too, whose rights a program may need: "
+                f"{', '.join(member.others)}; take them back first with: REVOKE role FROM {name}"
             )
         try:
             self._execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

@@ -228,7 +228,7 @@ MISTAKES: list[tuple[list[str], tuple[str, ...] | None, int, str]] = [
     (["context", "x", "--max-tokens", "0"], None, 2, "--max-tokens"),
     (["episodes", "store", "notes", "--id", "mem_0"], None, 2, "an id begins with ep_"),
     (["remember", "x"], ("--user-id", "1" * 32), 1, "pgcorpus users list"),
-    (["forget", "mem_0", "--everything"], None, 2, "and one of them"),
+    (["forget", "mem_0", "--everything"], None, 2, "give exactly one of"),
     (["forget", "mem_0", "--account"], None, 2, "--account goes with --all-of"),
     (["forget", "mem_0", "--yes"], None, 1, "not in this scope: mem_0"),
     (["episodes", "show", "ep_0"], None, 1, "there is no episode ep_0 in this scope"),

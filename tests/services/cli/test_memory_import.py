@@ -128,7 +128,7 @@ def test_a_count_that_differs_is_told(pgcorpus: Command, tenant: str, tmp_path: 
     ("arguments", "reason"),
     [
         ([], "--user-id or --tenant-id"),
-        (["a", "--data-dir", "b", "--user-id", NOBODY], "given twice"),
+        (["a", "--data-dir", "b", "--user-id", NOBODY], "the folder is given twice"),
         (["--user-id", NOBODY, "--on-conflict", "overwrite"], "overwrite"),
         (["--user-id", NOBODY, "--language", "klingon"], "known"),
     ],
