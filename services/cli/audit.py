@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -17,6 +17,7 @@ from pgcorpus.services.audit import AuditService, Progress, Remembered, Verifica
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
+    cut_json,
     fail,
     print_json,
     progress_bar,
@@ -232,15 +233,12 @@ def _show(found: Verification) -> None:
 
 def _values(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     """Format a row's values; of a changed row both the former and the new ones."""
+    short = partial(cut_json, characters=VALUE_CHARACTERS)
     if before is None or after is None:
-        pairs = [f"{name}: {_plain(value)}" for name, value in (before or after or {}).items()]
+        pairs = [f"{name}: {short(value)}" for name, value in (before or after or {}).items()]
     else:
-        pairs = [f"{name}: {_plain(before[name])} → {_plain(after[name])}" for name in after]
+        pairs = [f"{name}: {short(before[name])} → {short(after[name])}" for name in after]
     return cut(", ".join(pairs), VALUES_CHARACTERS)
-
-
-def _plain(value: Any) -> str:
-    return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)
 
 
 def _fields(entry: SecurityAuditLog) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
 from pgcorpus.db.models.memory import Tenant, User
 from pgcorpus.db.repositories.tenancy import slug_of, tenant_sql, user_sql
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.cli.output import AsJson, print_json, say, table, write
+from pgcorpus.services.cli.output import AsJson, Limit, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
 
 tenants = typer.Typer(
@@ -66,7 +66,6 @@ def _provider(value: str) -> str:
     return value
 
 
-Limit = Annotated[int, typer.Option(min=1, help="Rows to show, at most.")]
 AsSql = Annotated[
     bool, typer.Option("--sql", help="Print the statement instead of running it; no database.")
 ]

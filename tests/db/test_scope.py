@@ -35,30 +35,12 @@ from pgcorpus.db.search.corpora import EPISODES, MEMORY, list_corpora
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
-from tests.conftest import Databases, settings_for
-from tests.tenancy import MEMORIES, Tenancy, secret, settled
+from tests.conftest import settings_for
+from tests.tenancy import MEMORIES, Tenancy, secret
 
 SEEN = text("SELECT DISTINCT scope FROM memory_nodes")
 COUNT = text("SELECT count(*) FROM memory_nodes")
 ID = UUID("11111111-1111-4111-8111-111111111111")
-
-
-@pytest.fixture(scope="module")
-def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
-    """Rows of three scopes, committed; tests leave them as they are."""
-    with (
-        databases.opened(hosted.database or "", owner=hosted) as database,
-        settled(database) as tenancy,
-    ):
-        yield tenancy
-
-
-@pytest.fixture
-def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
-    """The same database for a superuser, whom row security does not bind."""
-    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
-    yield superuser
-    superuser.close()
 
 
 @pytest.fixture
@@ -181,10 +163,10 @@ UNSCOPED: dict[str, Callable[[UnitOfWork], object]] = {
 
 @pytest.mark.parametrize("method", UNSCOPED)
 def test_repositories_of_memories_refuse_to_work_without_a_scope(
-    superuser: Database, method: str
+    unbound: Database, method: str
 ) -> None:
     """Even for a superuser, to whom the database would refuse nothing."""
-    with superuser.unit_of_work() as work, pytest.raises(MissingScope):
+    with unbound.unit_of_work() as work, pytest.raises(MissingScope):
         UNSCOPED[method](work)
 
 
@@ -197,10 +179,10 @@ def test_every_table_with_a_scope_is_a_scoped_corpus() -> None:
 
 
 def test_the_builder_narrows_even_where_row_security_does_not_bind(
-    tenancy: Tenancy, superuser: Database
+    tenancy: Tenancy, unbound: Database
 ) -> None:
     """A superuser's search, too, finds what is the scope's: each layer holds alone."""
-    with superuser.unit_of_work() as work:
+    with unbound.unit_of_work() as work:
         work.enter(tenancy.ours)
         assert len(list_seen(work)) == 3
         for scope in (tenancy.ours, tenancy.theirs, tenancy.person):
@@ -240,11 +222,11 @@ def test_the_builder_narrows_even_where_row_security_does_not_bind(
     ],
 )
 def test_a_login_that_row_security_does_not_bind_is_refused(
-    superuser: Database, pool: Database, make: str, why: str
+    unbound: Database, pool: Database, make: str, why: str
 ) -> None:
     """With the reason, and with what mends it; it is undone before anything is committed."""
     role = pool.url.username
-    with superuser.engine.connect() as connection:
+    with unbound.engine.connect() as connection:
         connection.execute(text(make.format(role=role)))
         connection.execute(text(f"SET LOCAL ROLE {role}"))
         with pytest.raises(UnsafeRole, match=why) as refused:
@@ -253,21 +235,21 @@ def test_a_login_that_row_security_does_not_bind_is_refused(
 
 
 def test_a_unit_of_work_with_a_scope_refuses_a_superuser_and_the_owner(
-    tenancy: Tenancy, superuser: Database
+    tenancy: Tenancy, unbound: Database
 ) -> None:
     """Before the first statement of the caller, each time anew."""
-    for database in (superuser, tenancy.owner) * 2:
+    for database in (unbound, tenancy.owner) * 2:
         with pytest.raises(UnsafeRole), database.unit_of_work(tenancy.ours) as work:
             work.session.scalar(COUNT)
 
 
 def test_the_embedded_servers_superuser_steps_down(
-    tenancy: Tenancy, superuser: Database, monkeypatch: pytest.MonkeyPatch
+    tenancy: Tenancy, unbound: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no other login: within a scope it works as the application's role, until the end."""
     who = text("SELECT current_user")
-    embedded = Database(replace(superuser.settings, database_url=None))
-    monkeypatch.setitem(embedded.__dict__, "url", superuser.url)
+    embedded = Database(replace(unbound.settings, database_url=None))
+    monkeypatch.setitem(embedded.__dict__, "url", unbound.url)
     with embedded.unit_of_work(tenancy.ours) as work:
         assert work.session.scalar(who) == "rag_read_write"
         assert list_seen(work) == {str(tenancy.ours)}
@@ -361,13 +343,13 @@ def test_an_exception_takes_the_scope_along(tenancy: Tenancy, pool: Database) ->
 
 
 def test_a_killed_connection_takes_the_scope_along(
-    tenancy: Tenancy, superuser: Database, pool: Database
+    tenancy: Tenancy, unbound: Database, pool: Database
 ) -> None:
     """The pool makes a new one, for whoever comes next."""
     terminate = text("SELECT pg_terminate_backend(:pid, 10000)")
 
     def be_killed() -> None:
-        with superuser.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
+        with unbound.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
             pid = work.session.scalar(text("SELECT pg_backend_pid()"))
             assert killer.scalar(terminate, {"pid": pid})
             work.session.execute(COUNT)

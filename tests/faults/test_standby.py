@@ -36,6 +36,7 @@ from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
+from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.search.service import MODES, AsyncSearchService, SearchService
 from tests.commands import run_commands
 from tests.conftest import settings_for
@@ -335,6 +336,18 @@ def test_a_standby_answers_as_its_primary_does(
         assert answer == expectation
     assert any("searches were not logged" in each for each in left_out)
     assert any("recalled memories were not counted" in each for each in left_out)
+
+
+@pytest.mark.parametrize("login", [None, *LOGINS])
+def test_the_doctor_asks_a_standby_for_no_analyze(pair: Pair, login: str | None) -> None:
+    """It does not know when ANALYZE ran, and row security hides the statistics of memories."""
+    pair.follow()
+    with pair.opened(pair.standby, login) as standby:
+        findings = DoctorService(standby).examine().findings
+
+    of_statistics = [each for each in findings if each.check == "statistics"]
+    assert {each.corpus for each in of_statistics} == set(CORPORA)
+    assert [each for each in of_statistics if each.status != "ok"] == []
 
 
 STATISTICS = text("""

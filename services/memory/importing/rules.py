@@ -31,7 +31,7 @@ from pgcorpus.db.repositories.imports import Change
 from pgcorpus.db.repositories.memory.imports import EpisodeRecord, NodeRecord, Record
 from pgcorpus.services.importers.draft import FALSE_WORDS, TRUE_WORDS, Draft, Rule, Unacceptable
 from pgcorpus.services.importers.language import Language
-from pgcorpus.services.importers.text import MAX_NAME, clean
+from pgcorpus.services.importers.text import MAX_NAME, SEPARATOR, clean
 
 UNKNOWN: Final = "unknown"
 MAX_SOURCE: Final = 50
@@ -67,8 +67,6 @@ EPISODE_FIELDS: Final = frozenset(
         *OF_LLM,
     }
 )
-
-_SEPARATOR: Final = re.compile(r"[,;\n]")
 
 
 class Normalised(NamedTuple):
@@ -320,7 +318,7 @@ class _Draft(Draft):
 
     def names(self, name: str, value: Any) -> list[str]:
         """Return a list of names, each once."""
-        given = _SEPARATOR.split(value) if isinstance(value, str) else value
+        given = SEPARATOR.split(value) if isinstance(value, str) else value
         listed = given if isinstance(given, list) else []
         texts = (str(each) for each in listed if isinstance(each, str | int | float))
         stored = list(dict.fromkeys(text.strip() for text in texts if text.strip()))

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import URL, create_engine, text
+from sqlalchemy.event import listen
 
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
@@ -692,6 +694,22 @@ def test_a_large_scope_is_given_an_index_of_its_own(
         blank.run(str(each.remedy))
 
     assert of(blank.faults(), "scope_index") == []
+
+
+def test_scopes_are_counted_once(blank: Patient) -> None:
+    """Counting reads all vectors: the scope that plans are explained in comes from the same."""
+    blank.database.close()
+    blank.database = Database(replace(blank.database.settings, database_url=blank.url))
+    counts: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "_large_scopes(" in statement and "has_function_privilege" not in statement:
+            counts.append(statement)
+
+    listen(blank.database.engine, "before_cursor_execute", note)
+    blank.diagnosis()
+
+    assert len(counts) == len(("memory", "episodes"))
 
 
 def test_memories_without_vectors_are_looked_at_in_their_scope(blank: Patient) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
-from tests.conftest import Databases, settings_for
-from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret, settled
+from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret
 
 NODE = (
     "INSERT INTO memory_nodes (id, tenant_id, user_id, conversation_id, sequence_index,"
@@ -71,24 +70,6 @@ FROM_WHERE: dict[str, Callable[[Tenancy], dict[str, str]]] = {
         "app.user_id": str(t.person.user_id),
     },
 }
-
-
-@pytest.fixture(scope="module")
-def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
-    """Rows of three scopes, committed; tests roll back what they do to them."""
-    with (
-        databases.opened(hosted.database or "", owner=hosted) as database,
-        settled(database) as tenancy,
-    ):
-        yield tenancy
-
-
-@pytest.fixture
-def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
-    """The same database for a superuser, whom row security does not bind."""
-    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
-    yield superuser
-    superuser.close()
 
 
 @pytest.fixture
@@ -273,9 +254,9 @@ def test_a_role_that_switches_row_security_off_gets_an_error(inside: Connection)
         inside.execute(text("SELECT count(*) FROM memory_nodes"))
 
 
-def test_the_owner_is_bound_as_well(tenancy: Tenancy, superuser: Database) -> None:
+def test_the_owner_is_bound_as_well(tenancy: Tenancy, unbound: Database) -> None:
     """FORCE: an owner that is no superuser sees no memories without a scope, and all jobs."""
-    with superuser.engine.connect() as connection:
+    with unbound.engine.connect() as connection:
         rows = {
             table: connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
             for table in SHARED
