@@ -78,7 +78,7 @@ def embed(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the vectors that are missing or of an older text. Stopped, it goes on where it was."""
+    """Make missing and stale vectors. Stopped, it goes on where it was."""
     report = embed_with_bar(Database.from_env(), corpus, model)
     if as_json:
         print_json(report.as_json())

@@ -13,6 +13,7 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.derive import build_command, flow, parameter, parameter_of
 from pgcorpus.services.cli.output import fail, say, write
+from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, Exported, ExportService
 
 OUTPUT = parameter(
@@ -78,3 +79,6 @@ def _replace(path: Path, text: str) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+app = make_app(SERVICES.values())

@@ -297,3 +297,6 @@ def _end(file: str) -> str:
 
 def _reason(skipped: Skipped) -> str:
     return skipped.reason
+
+
+app = make_app(SERVICES.values())

@@ -21,6 +21,7 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services import samples
+from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.main import app
 from tests.commands import run_commands
 from tests.logins import logged_in
@@ -139,6 +140,8 @@ def write_collection(folder: Path) -> Path:
 
 def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of all commands, with those of their groups before them."""
+    if isinstance(command, LazyCommand):
+        command = command.load()
     if not hasattr(command, "commands"):
         yield " ".join(path)
     else:
