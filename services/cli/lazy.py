@@ -29,7 +29,7 @@ class LazyCommand(TyperCommand):
         module, _, name = self._target.partition(":")
         found = getattr(import_module(f"pgcorpus.services.cli.{module}"), name)
         if isinstance(found, typer.Typer):
-            loaded = get_group(found)
+            loaded: Any = get_group(found)
         else:
             alone = typer.Typer(add_completion=False)
             alone.command()(found)
