@@ -53,7 +53,7 @@ COMMANDS: Final = tuple(
         (
             "validate",
             "validate:validate",
-            "Check that a migrated corpus is whole; exit code 1 if it is not.",
+            "Check that a corpus is whole; exit code 1 if it is not.",
         ),
         (
             "doctor",

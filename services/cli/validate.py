@@ -15,7 +15,7 @@ def validate(
     corpus: Annotated[str, typer.Argument(help="The corpus.")] = "knowledge",
     expected_chunks: Annotated[
         int | None,
-        typer.Option(min=0, help="Chunks that there must be; by default as many as imported."),
+        typer.Option(min=0, help="Passages that there must be, exactly."),
     ] = None,
     model: Annotated[
         str | None,
@@ -23,7 +23,7 @@ def validate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a migrated corpus is whole; exit code 1 if it is not."""
+    """Check that a corpus is whole; exit code 1 if it is not."""
     report = ValidationService(Database.from_env()).validate(
         corpus, model=model, expected_chunks=expected_chunks
     )

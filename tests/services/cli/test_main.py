@@ -310,7 +310,6 @@ def test_a_leg_that_times_out_fails_a_search_only_where_nothing_was_found(
         ([*ADD_MODEL, "--", "-x"], 2, "begins with a letter or digit"),
         ([*ADD_MODEL, "x" * 101], 2, "at most 100 characters"),
         (["validate", "recipes"], 2, "known: chat, episodes, knowledge, memory"),
-        (["validate", "memory"], 2, "there are no checks of memory; known: knowledge"),
         (["db", "downgrade", "9999"], 1, "9999"),
         (["db", "upgrade", "base"], 2, "pgcorpus db downgrade base"),
         (["db", "upgrade", "--", "-1"], 2, "pgcorpus db downgrade -1"),
