@@ -190,8 +190,7 @@ class VectorIndexRepository(Repository):
             ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
         """
         sizes = _count_scopes(corpus)
-        largest_first = sizes.c.vectors.desc()
-        place = func.row_number().over(order_by=largest_first)
+        place = func.row_number().over(order_by=sizes.c.vectors.desc())
         counted = select(*sizes.c, place.label("place")).subquery()
         large = select(counted.c.scope, counted.c.model_name, counted.c.vectors)
         found = large.where(or_(counted.c.vectors > LEAST_INDEXED, counted.c.place == 1))
