@@ -36,10 +36,10 @@ T = TypeVar("T")
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 SHORTEST_ATTEMPT_SECONDS: Final = 2
-"""psycopg gives no attempt less."""
+"""The least time that psycopg gives to an attempt."""
 
 QUIET_SECONDS: Final = 2.0
-"""After this a person is told what is waited for."""
+"""The wait after which a person is told what is waited for."""
 
 ANSWER_MARGIN_SECONDS: Final = 5.0
 """The server ends a statement after the statement timeout, and its word needs time to arrive."""
@@ -51,12 +51,14 @@ FULL: Final = "53"
 """The class of SQLSTATEs for a server that has no connection, memory or disk left."""
 
 AWAY: Final = ("57P", "08")
-"""Starting up, shutting down, in recovery; a pooler without a server. These pass by themselves."""
+"""SQLSTATEs of starting up, shutting down and recovery, and of a pooler without a server. These
+pass by themselves."""
 
 CHECK: Final = "Check DATABASE_URL or the POSTGRES_* variables."
 
 POOLER: Final = "startup parameter"
-"""What poolers say no to. It has no SQLSTATE of its own there, and they speak English alone."""
+"""Messages with which poolers refuse a connection. They have no SQLSTATE of their own, and are in
+English alone."""
 
 POOLER_HINT: Final = (
     "What answers is a transaction pooler, such as PgBouncer: set DB_POOLER=transaction."

@@ -50,14 +50,15 @@ DEVELOPMENT_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "log_timezone": "UTC",
     }
 )
-"""Written into ``postgresql.conf`` once, when the cluster is made: ALTER SYSTEM may change them."""
+"""Settings written into ``postgresql.conf`` once, when the cluster is made: ALTER SYSTEM may change
+them."""
 
 LOCALES: Final = ("C.UTF-8", "en_US.UTF-8")
 """The first that the machine has; older macOS lacks ``C.UTF-8``. Never plain ``C``, in which
 pg_trgm sees no letters outside ASCII."""
 
 ROOT_HOMES: Final = Path("/var/lib/pgcorpus")
-"""Where root's servers live when their home is closed to every account that may run them."""
+"""Folders for root's servers when its home is closed to every account that may run them."""
 
 UNPRIVILEGED_ACCOUNTS: Final = ("postgres", "nobody")
 PG0_PACKAGE: Final = "pg0"

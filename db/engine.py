@@ -57,7 +57,7 @@ FORGET: Final = (
 OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT; " + "; ".join(
     f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")
 )
-"""Behind a transaction pooler: what other clients may have SET for the session that they shared."""
+"""Settings that other clients may have SET for a session shared behind a transaction pooler."""
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""

@@ -329,8 +329,8 @@ class NoAnswer(psycopg.OperationalError):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"the database gave no answer for {seconds:.0f} s (DB_STATEMENT_TIMEOUT_MS, and some "
-            "more), so the connection was given up; nobody knows whether a commit that was under "
-            "way was kept"
+            "more), so the connection was given up; a commit that was under way may have been "
+            "kept or not: check before you repeat it"
         )
 
 

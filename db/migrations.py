@@ -39,7 +39,8 @@ DROPPED: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-"""Whatever of a downgrade's statements PostgreSQL refuses while others depend on it."""
+"""The drops of a downgrade, which PostgreSQL refuses while other objects depend on what they
+drop."""
 
 TABLES: Final = text("""
     SELECT pg_class.oid, pg_class.oid::regclass::text AS name FROM pg_class
@@ -182,14 +183,14 @@ def _in_words(operation: str, *operands: Any) -> str:
     action, _, kind = operation.partition("_")
     if action == "modify":
         _, table, column, _, found, described = operands
-        return f"{table}.{column}: {kind} is {_plain(found)}, in the models {_plain(described)}"
+        return f"{table}.{column}: {kind} is {_as_text(found)}, in the models {_as_text(described)}"
     thing = next(operand for operand in operands if hasattr(operand, "name"))
     table = operands[1] if kind == "column" else getattr(getattr(thing, "table", None), "name", "")
     name = f"{table}.{thing.name}" if table else thing.name
     return f"{name}: {kind} is {'missing' if action == 'add' else 'not in the models'}"
 
 
-def _plain(value: object) -> str:
+def _as_text(value: object) -> str:
     """Return a type, a comment, or the text of a default."""
     return "none" if value is None else str(getattr(value, "arg", value))
 

@@ -28,7 +28,7 @@ HALFVEC_MAX_DIMENSIONS: Final = 4000
 """pgvector's HNSW indexes a ``halfvec`` of at most this many dimensions (its README, "HNSW")."""
 
 IndexKind = Literal["halfvec", "binary"]
-"""What an HNSW index holds of a vector: half-precision numbers, or the sign of each as one bit."""
+"""The kind of an HNSW index: it keeps half-precision numbers, or the sign of each as one bit."""
 
 
 class Timestamped:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 PAUSE_SECONDS: Final = 0.02
-"""Between two looks for a place that another pool gives up."""
+"""The wait between two looks for a place that another pool gives up."""
 
 Connect = Callable[[Dialect, Any, list[Any], dict[str, Any]], DBAPIConnection]
 

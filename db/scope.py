@@ -12,10 +12,10 @@ from pgcorpus.db.base import as_uuid
 from pgcorpus.db.errors import MissingScope, UnsafeRole
 
 SCOPE: Final = "scope"
-"""Under this key a session's ``info`` has the scope of its unit of work."""
+"""The key in a session's ``info`` of the scope of its unit of work."""
 
 SETTINGS: Final = ("app.tenant_id", "app.user_id")
-"""What row security reads."""
+"""The settings that row security reads."""
 
 APPLICATION_ROLE: Final = "rag_read_write"
 ADMINISTRATORS_ROLE: Final = "rag_admin"
@@ -67,7 +67,7 @@ class Scope:
             if not isinstance(value, UUID | None):
                 raise MissingScope(f"a scope has the UUID of a tenant or a user, not {value!r}")
         if self.tenant_id is None and self.user_id is None:
-            raise MissingScope("a scope names a tenant or a user")
+            raise MissingScope("a scope has a tenant or a user, and neither was given; name one")
 
     @classmethod
     def tenant(cls, tenant_id: UUID, *, user_id: UUID | None = None) -> Self:

@@ -29,7 +29,7 @@ from pgcorpus.db.repositories.operations.roles import GROUPS
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "pgcorpus_eval_"
-"""What all such names begin with: only a killed process leaves something of that name behind."""
+"""The beginning of the names of all scratch schemas: only a killed process leaves one behind."""
 
 IS_SUPERUSER: Final = text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
 
@@ -41,8 +41,8 @@ HERE: Final = text("""
             WHERE rolname = ANY (CAST(:groups AS text[]))) AS has_groups
     FROM (SELECT ('rag_search_' || current_database())::name AS searcher) AS named
 """)
-"""Names for statements. The searcher is whom searches run as; a database that was copied or renamed
-has that of its former name."""
+"""Names for statements. Searches run as the searcher; a database that was copied or renamed has
+that of its former name."""
 
 HOMES: Final = text("""
     SELECT DISTINCT quote_ident(nspname) AS name,
@@ -50,7 +50,7 @@ HOMES: Final = text("""
     FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
     WHERE extname IN ('vector', 'pg_trgm', 'pgcrypto') ORDER BY name
 """)
-"""Where the extensions are."""
+"""The schemas of the extensions."""
 
 MAY_USE: Final = text("SELECT has_schema_privilege(:role, to_regnamespace(:schema), 'USAGE')")
 
@@ -74,7 +74,8 @@ DROP_SEARCHER: Final = """
 made."""
 
 PATIENCE: Final = text("SET LOCAL lock_timeout = '30s'")
-"""A login that reads the schema keeps its end waiting no longer; what to run then is told."""
+"""The longest wait for a login that reads the schema. Where it is over, the caller is told what to
+run then."""
 
 END_OTHERS: Final = text("""
     SELECT pg_terminate_backend(pid, 5000)
@@ -84,7 +85,7 @@ END_OTHERS: Final = text("""
                                        WHERE datname = current_database())) AS holding
     JOIN pg_stat_activity USING (pid) WHERE pg_has_role(usesysid, 'USAGE')
 """)
-"""As DROP DATABASE ... WITH (FORCE) does: a connection that was left open keeps nothing."""
+"""Ends the connections that were left open, as DROP DATABASE ... WITH (FORCE) does."""
 
 
 @contextmanager

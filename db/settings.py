@@ -259,7 +259,7 @@ POSTGRES_VARIABLES: Final = (
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
 )
-"""What means nothing without ``POSTGRES_HOST``."""
+"""Variables that mean nothing without ``POSTGRES_HOST``."""
 VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "PGCORPUS_HOME": ("home", folder),
     "DB_POOL_SIZE": ("pool_size", integer(1, 1000)),

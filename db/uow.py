@@ -47,7 +47,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Repository)
 
 SAVEPOINTS: Final = "savepoints"
-"""Under this key a session's ``info`` has the scope and actor at each savepoint."""
+"""The key in a session's ``info`` of the scope and actor at each savepoint."""
 
 WITHOUT_SCOPE: Final = set_local(dict.fromkeys(SETTINGS, ""))
 
@@ -284,7 +284,7 @@ class _Identity:
     actor: str | None
     guard: Guard | None
     serving: bool
-    """Whether the scope was asked for at the start, as services do."""
+    """True where the scope was asked for at the start, as services do."""
 
     def take_over(self, session: WorkSession) -> None:
         """Change the session to this scope and actor, and expire the rows it has loaded."""

@@ -184,7 +184,9 @@ class AuditService:
             self._refuse_forged(last, trust_unsigned=trust_unsigned)
             made = work.audit.seal()
             if made and made[0].previous != (last and last.hash):
-                raise TransactionConflict("another process has just sealed the audit log")
+                raise TransactionConflict(
+                    "another process has just sealed the audit log; run it again"
+                )
             for seal in made or ([last] if last is not None and trust_unsigned else []):
                 self._sign(work, seal)
             work.commit()

@@ -6,17 +6,20 @@ As a search is built from a ``Corpus``, so ``pgcorpus import``, ``export``, ``va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embed import count_covered
 from pgcorpus.services.importers.importer import Importer, RetryingImporter
 from pgcorpus.services.importers.options import Option
+
+MAX_SHOWN_OFFENDERS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +131,30 @@ class Check:
 
 Validate = Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]
 """Checks a corpus, with the vectors of the chosen model, in a transaction that writes nothing. The
-last argument is how many passages there must be, or None for as many as imports have added."""
+last argument is the number of passages there must be, or None for as many as imports have added."""
+
+
+def name_offenders(offenders: Sequence[str]) -> str | None:
+    """Name the first passages that break a rule, and count the others; None without any."""
+    shown = ", ".join(offenders[:MAX_SHOWN_OFFENDERS])
+    more = len(offenders) - MAX_SHOWN_OFFENDERS
+    return f"{shown} and {more} more" if more > 0 else shown or None
+
+
+def check_passages(
+    work: UnitOfWork, corpus: Corpus, choice: Choice, expected: int | None
+) -> Iterator[Check]:
+    """Yield the checks of every corpus: as many passages as expected, each with its vector.
+
+    Raises:
+        NotPermitted: Row security hides from the role which scopes there are.
+    """
+    coverage = count_covered(work, corpus, choice.name)
+    if expected is not None:
+        yield Check("passage_count", coverage.total == expected, expected, coverage.total)
+    whole = coverage.embedded == coverage.total
+    detail = None if whole else f"make the others with: pgcorpus embed --corpus {corpus.name}"
+    yield Check("embedding_count", whole, coverage.total, coverage.embedded, detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +166,11 @@ class CorpusServices:
         importer: How files get in, or None.
         retry: How what was rejected is tried again; None where nothing of it is kept.
         exporter: How items get out, or None.
-        validate: Checks that what is stored is whole, or None.
+        validate: Checks that what is stored is whole.
     """
 
     corpus: Corpus
     importer: ImportService | None = None
     retry: RetryService | None = None
     exporter: ExportService | None = None
-    validate: Validate | None = None
+    validate: Validate = check_passages

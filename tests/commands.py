@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a command.
+    """The result of a command.
 
     Attributes:
         code: Of its exit.
@@ -48,8 +48,11 @@ def run_commands(
 
 
 def _run_all() -> Iterator[dict[str, int | str]]:
-    from pgcorpus.services.cli.main import main  # noqa: PLC0415 - here once, and not in the tests
+    # Here once, and not in the tests or in each command's process.
+    from pgcorpus.services.cli.main import COMMANDS, main  # noqa: PLC0415
 
+    for command in COMMANDS:
+        command.load()
     commands = json.load(sys.stdin)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for arguments in commands:

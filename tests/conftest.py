@@ -79,7 +79,7 @@ def server(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="session")
 def administrator(request: pytest.FixtureRequest) -> URL:
-    """Where databases are made and dropped: on the server of ``make prove``, or ours."""
+    """The server where databases are made and dropped: that of ``make prove``, or ours."""
     if given := os.environ.get("PROVE_DATABASE_URL"):
         return make_url(given).set(drivername="postgresql+psycopg")
     server: EmbeddedServer = request.getfixturevalue("server")
@@ -87,7 +87,7 @@ def administrator(request: pytest.FixtureRequest) -> URL:
 
 
 EXTENSIONS: Final = ("vector", "pg_trgm", "pgcrypto")
-"""What an administrator makes in a database before its owner upgrades it."""
+"""Extensions that an administrator makes in a database before its owner upgrades it."""
 
 
 class Databases:
@@ -196,7 +196,7 @@ def settings_for(url: URL) -> Settings:
 
 @pytest.fixture(scope="session")
 def owner(databases: Databases) -> Iterator[URL]:
-    """Who owns the databases of tests: no superuser, as on hosted servers."""
+    """The owner of the databases of tests: no superuser, as on hosted servers."""
     owner = databases.make_owner()
     databases.let_give_groups(owner)
     yield owner
@@ -235,7 +235,7 @@ def migrated(databases: Databases) -> Iterator[URL]:
 
 
 def _by_superuser(request: pytest.FixtureRequest) -> bool:
-    """Whether the test names the superuser, the exception."""
+    """Return whether the test names the superuser, the exception."""
     return request.node.get_closest_marker("superuser") is not None
 
 

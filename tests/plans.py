@@ -1,4 +1,4 @@
-"""What PostgreSQL does for a repository's method: the plan of the statement that it sends."""
+"""Plans of the statements that repositories' methods send."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan_of(work: UnitOfWork, method: Callable[[], object]) -> dict[str, Any]:
 
 
 def scans(plan: dict[str, Any], table: str) -> bool:
-    """Whether the plan reads a whole table."""
+    """Return whether the plan reads a whole table."""
     nodes = [plan]
     for node in nodes:
         nodes += node.get("Plans", [])

@@ -67,7 +67,8 @@ server_round_robin = 1
 max_client_conn = 1000
 ignore_startup_parameters = {ignored}
 """
-"""As Debian's, but for the mode; one transaction after the other goes to another connection."""
+"""Debian's configuration, but for the mode; one transaction after the other goes to another
+connection."""
 
 
 def variables_of(settings: Settings) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests import factories
 from tests.logins import logged_in
 
 MEMORIES: Final = 3
-"""Of each scope, all with the same ids."""
+"""Memories of each scope, all with the same ids."""
 
 KEYS: Final = {
     "tenants": "id",
@@ -35,7 +35,7 @@ KEYS: Final = {
 """Every scoped table and its primary key."""
 
 SHARED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
-"""Those that have rows of no scope, too, which everybody sees; their owner sees all."""
+"""Tables with rows of no scope, too, which every scope sees; their owner sees all."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ COMMENTS = {
         "overlap_with_previous": "text repeated from the end of the chunk before",
         "validation_passed": "searches show only chunks that passed, unless asked",
     },
-    "import_runs": {"finished_at": "null: it was stopped"},
+    "import_runs": {"finished_at": "time of its end; null: it was stopped"},
     "import_files": {
-        "sha256": "of the file's bytes",
+        "sha256": "SHA-256 of the file's bytes",
         "header": "the file's own metadata, as it stood",
         "error": "reason why the file could not be read",
     },

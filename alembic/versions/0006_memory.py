@@ -134,8 +134,8 @@ COMMENTS = {
         "content": "the summary and what was said, as a search reads it",
         "episode_search": "the words a search reads, of the first 90,000 characters",
     },
-    "memory_embeddings": {"scope": "of its memory"},
-    "episode_embeddings": {"scope": "of its episode"},
+    "memory_embeddings": {"scope": "scope of its memory"},
+    "episode_embeddings": {"scope": "scope of its episode"},
 }
 
 

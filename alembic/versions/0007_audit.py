@@ -19,8 +19,8 @@ COMMENTS = {
         "actor": "user it was done for, as the application says in app.actor: a claim, not a proof",
         "action": "INSERT, UPDATE, DELETE, TRUNCATE, or the command of a change of the schema",
         "record_id": "the key of the row, its columns separated by commas; else the object",
-        "old_values": "of an UPDATE those that changed; secrets and vectors as keyed hashes",
-        "new_values": "of an UPDATE those that changed; secrets and vectors as keyed hashes",
+        "old_values": "row before, of an UPDATE what changed; secrets and vectors as keyed hashes",
+        "new_values": "row after, of an UPDATE what changed; secrets and vectors as keyed hashes",
         "transaction_id": "transaction id with its epoch, of the cluster that wrote it",
     },
     "audit_seals": {
@@ -36,7 +36,7 @@ COMMENTS = {
         "signature": "HMAC-SHA256 of the hash with PGCORPUS_AUDIT_KEY, which no database knows",
     },
     "audit_state": {
-        "inner_block": "of HMAC-SHA256: the key of the hashes in the log, combined with 0x36",
+        "inner_block": "the key of the hashes in the log, combined with 0x36 (HMAC-SHA256)",
         "outer_block": "the key, combined with 0x5c",
         "upkeep": "true only while entries are moved out of the default partition",
         "roles": "the roles of the server, as they were when last looked at",

@@ -85,13 +85,13 @@ COMMENTS = {
         "hash": "SHA-256 of the file, in hex: an unchanged one is not read again",
         "content_type": "such as text/markdown",
         "language": "language as the source names it",
-        "last_modified": "as the web server said it",
+        "last_modified": "time of the last change, as the web server told it",
         "last_crawled": "time of the last visit",
         "metadata": "front matter and what the caller gave",
     },
     "chunks": OF_OWNER
     | {
-        "collection": "of its document",
+        "collection": "collection of its document",
         "chunk_id": "identifier that survives moves within the document; one of each within a "
         "collection of a scope",
         "position": "number in the order of the document, from 0",
@@ -104,17 +104,17 @@ COMMENTS = {
         "start_offset": "characters before it in the text of the document",
         "end_offset": "characters up to its end",
         "page": "number of the page on which it begins, from 1",
-        "metadata": "of its document, and its own",
+        "metadata": "metadata of its document, and its own",
         "chunker_version": "version of the chunker that cut it",
         "chunker_config": "limits that it was cut by",
         "processing_timestamp": "time when it was cut",
         "lineage_id": "run of the import that wrote it",
         "chunk_search": "the words a search reads; headings count like a title",
     },
-    "documentation_embeddings": {"scope": "of its chunk"},
+    "documentation_embeddings": {"scope": "scope of its chunk"},
     "click_feedback": OF_OWNER
     | {
-        "chunk_scope": "of the chunk, which is shared or of the same scope",
+        "chunk_scope": "scope of the chunk, which is shared or of the same scope",
         "position": "place on the page of results, from 1",
         "dwell_time": "seconds",
     },

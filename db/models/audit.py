@@ -30,7 +30,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from pgcorpus.db.base import Base
 
 LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log"})
-"""What no application may write to."""
+"""Tables that no application may write to."""
 
 NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
     "import_files",
@@ -97,10 +97,10 @@ class SecurityAuditLog(Base):
         Text, comment="the key of the row, its columns separated by commas; else the object"
     )
     old_values: Mapped[dict[str, Any] | None] = mapped_column(
-        JSONB, comment="of an UPDATE those that changed; secrets and vectors as keyed hashes"
+        JSONB, comment="row before, of an UPDATE what changed; secrets and vectors as keyed hashes"
     )
     new_values: Mapped[dict[str, Any] | None] = mapped_column(
-        JSONB, comment="of an UPDATE those that changed; secrets and vectors as keyed hashes"
+        JSONB, comment="row after, of an UPDATE what changed; secrets and vectors as keyed hashes"
     )
     ip_address: Mapped[Any | None] = mapped_column(INET)
     application_name: Mapped[str | None] = mapped_column(Text)
@@ -158,7 +158,7 @@ AUDIT_STATE: Final = Table(
         "inner_block",
         LargeBinary,
         nullable=False,
-        comment="of HMAC-SHA256: the key of the hashes in the log, combined with 0x36",
+        comment="the key of the hashes in the log, combined with 0x36 (HMAC-SHA256)",
     ),
     Column("outer_block", LargeBinary, nullable=False, comment="the key, combined with 0x5c"),
     Column(
@@ -171,4 +171,4 @@ AUDIT_STATE: Final = Table(
     Column("roles", JSONB, comment="the roles of the server, as they were when last looked at"),
     CheckConstraint("only_row", name="single_row"),
 )
-"""What the functions of the log remember: one row, which only their owner reads."""
+"""The state of the log's functions: one row, which only their owner reads."""

@@ -120,7 +120,9 @@ class Document(Owned, Timestamped, Base):
     )
     word_count: Mapped[int | None]
     etag: Mapped[str | None] = mapped_column(Text)
-    last_modified: Mapped[str | None] = mapped_column(Text, comment="as the web server said it")
+    last_modified: Mapped[str | None] = mapped_column(
+        Text, comment="time of the last change, as the web server told it"
+    )
     last_crawled: Mapped[datetime | None] = mapped_column(comment="time of the last visit")
     # "metadata" is SQLAlchemy's own name.
     details: Mapped[dict[str, Any]] = mapped_column(
@@ -168,7 +170,7 @@ class Chunk(Owned, Timestamped, Base):
 
     document_id: Mapped[UUID]
     collection: Mapped[str] = mapped_column(
-        String(255), server_default=DEFAULT_COLLECTION, comment="of its document"
+        String(255), server_default=DEFAULT_COLLECTION, comment="collection of its document"
     )
     chunk_id: Mapped[str] = mapped_column(
         String(255),
@@ -204,7 +206,7 @@ class Chunk(Owned, Timestamped, Base):
         comment="number of the page on which it begins, from 1"
     )
     details: Mapped[dict[str, Any]] = mapped_column(
-        "metadata", JSONB, server_default="{}", comment="of its document, and its own"
+        "metadata", JSONB, server_default="{}", comment="metadata of its document, and its own"
     )
     chunker_version: Mapped[str | None] = mapped_column(
         String(50), comment="version of the chunker that cut it"
@@ -249,7 +251,7 @@ class DocumentationEmbedding(Embedded, Base):
 
     id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     chunk_id: Mapped[UUID]
-    scope: Mapped[str] = mapped_column(Text, comment="of its chunk")
+    scope: Mapped[str] = mapped_column(Text, comment="scope of its chunk")
 
 
 class ClickFeedback(Owned, Base):
@@ -273,7 +275,7 @@ class ClickFeedback(Owned, Base):
 
     query: Mapped[str] = mapped_column(Text)
     chunk_scope: Mapped[str] = mapped_column(
-        Text, comment="of the chunk, which is shared or of the same scope"
+        Text, comment="scope of the chunk, which is shared or of the same scope"
     )
     chunk_id: Mapped[UUID]
     position: Mapped[int] = mapped_column(comment="place on the page of results, from 1")

@@ -43,7 +43,9 @@ class ImportRun(Scoped, Base):
     corpus: Mapped[str] = mapped_column(String(50))
     options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     started_at: Mapped[now]
-    finished_at: Mapped[datetime | None] = mapped_column(comment="null: it was stopped")
+    finished_at: Mapped[datetime | None] = mapped_column(
+        comment="time of its end; null: it was stopped"
+    )
 
 
 class ImportFile(Scoped, Base):
@@ -62,7 +64,7 @@ class ImportFile(Scoped, Base):
     id: Mapped[uuid_pk]
     run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))
     file: Mapped[str] = mapped_column(Text)
-    sha256: Mapped[bytes | None] = mapped_column(LargeBinary, comment="of the file's bytes")
+    sha256: Mapped[bytes | None] = mapped_column(LargeBinary, comment="SHA-256 of the file's bytes")
     header: Mapped[Any] = mapped_column(
         JSON, nullable=True, comment="the file's own metadata, as it stood"
     )

@@ -24,7 +24,7 @@ from pgcorpus.db.mixins import Timestamped
 JobStatus = Literal["pending", "running", "completed", "failed"]
 
 CHANNEL: Final = "pgcorpus_jobs"
-"""What a trigger notifies when jobs are enqueued."""
+"""The channel that a trigger notifies when jobs are enqueued."""
 
 
 class Job(Timestamped, Base):
@@ -105,7 +105,7 @@ class Job(Timestamped, Base):
     )
     dedupe_key: Mapped[str | None] = mapped_column(
         Text(collation="C"),
-        comment="of jobs of a kind and scope with the same key at most one is pending",
+        comment="key of which at most one job of a kind and scope is pending",
     )
     attempts: Mapped[int] = mapped_column(
         server_default=text("0"), comment="number of attempts begun"
@@ -123,7 +123,7 @@ class Job(Timestamped, Base):
     lease_expires_at: Mapped[datetime | None] = mapped_column(
         comment="time until which its worker is believed to be alive"
     )
-    started_at: Mapped[datetime | None] = mapped_column(comment="of the last attempt")
+    started_at: Mapped[datetime | None] = mapped_column(comment="time of the last attempt")
     finished_at: Mapped[datetime | None]
     last_error: Mapped[str | None] = mapped_column(Text, comment="reason of the last failure")
     scope: Mapped[str | None] = mapped_column(

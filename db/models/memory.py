@@ -45,16 +45,16 @@ URGENCIES: Final = get_args(Urgency)
 CONVERSATION_MODES: Final = get_args(ConversationMode)
 
 TAGS: Final = ("domains", "topics", "entities", "processes")
-"""What a memory is tagged with: each a list of names."""
+"""Keys of a memory's tags: a list of names each."""
 
 NOISE: Final = -1
-"""The cluster of what belongs to no cluster, as HDBSCAN numbers it."""
+"""The cluster of memories that belong to none, as HDBSCAN numbers it."""
 
 MAX_DEPTH: Final = 10
-"""Of ``technical_depth``."""
+"""The greatest ``technical_depth``."""
 
 SCOPE: Final = "COALESCE('tenant:' || tenant_id::text, 'user:' || user_id::text)"
-"""Of a row, as ``app_scope()`` says it of a transaction."""
+"""The scope of a row, as ``app_scope()`` gives that of a transaction."""
 
 
 def memory_id(conversation_id: str, sequence_index: int, human_content: str) -> str:
@@ -388,7 +388,7 @@ class MemoryEmbedding(Embedded, Base):
 
     id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     node_key: Mapped[UUID]
-    scope: Mapped[str] = mapped_column(Text, comment="of its memory")
+    scope: Mapped[str] = mapped_column(Text, comment="scope of its memory")
 
 
 class EpisodeEmbedding(Embedded, Base):
@@ -408,4 +408,4 @@ class EpisodeEmbedding(Embedded, Base):
 
     id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     episode_key: Mapped[UUID]
-    scope: Mapped[str] = mapped_column(Text, comment="of its episode")
+    scope: Mapped[str] = mapped_column(Text, comment="scope of its episode")

@@ -37,7 +37,7 @@ from pgcorpus.db.search.corpus import Corpus
 
 HALF_LARGEST: Final = 65_504.0
 HALF_SMALLEST: Final = 2.0**-24
-"""Of half precision, in which vectors are indexed (IEEE 754, binary16)."""
+"""The least number of half precision, in which vectors are indexed (IEEE 754, binary16)."""
 
 
 @dataclass(frozen=True)

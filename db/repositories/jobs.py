@@ -70,17 +70,18 @@ full jitter, so that what failed together does not come back together (Brooker, 
 And Jitter", 2015)."""
 
 SHRINKAGE: Final = 8
-"""By this factor a job's batch shrinks with each attempt begun in vain. One that kills or hangs its
-worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512: the others get
-through, and it fails alone."""
+"""Factor by which a job's batch shrinks with each attempt begun in vain. One that kills or hangs
+its worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512: the others
+get through, and it fails alone."""
 
 LOCK_TIMEOUT: Final = "500ms"
-"""How long a job that becomes pending again waits for a transaction that enqueued its like."""
+"""The longest wait of a job that becomes pending again for a transaction that enqueued its like."""
 
 MAX_ERROR_CHARACTERS: Final = 2000
 
 MAX_ATTEMPTS: Final = 1_000_000
-"""As ``valid_attempts`` has it: a count that ran over would abort the claim of all."""
+"""The bound of the constraint ``valid_attempts``: a count that ran over would abort the claim of
+all."""
 
 NO_CORPUS: Final = "its payload names no corpus of corpus_settings under 'corpus'"
 

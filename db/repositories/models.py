@@ -35,7 +35,7 @@ SPREAD_SAMPLE: Final = 64
 """Vectors that are compared with each other to measure a spread: 2,016 pairs, good to 3 %."""
 
 LEAST_SPREAD: Final = 0.01
-"""Of vectors that are all alike, nobody can say more."""
+"""The least spread: of vectors that are all alike nothing finer can be measured."""
 
 
 class ModelRepository(Repository):

@@ -50,8 +50,8 @@ DEPTHS: Final = (100, 1000, 11_000)
 grow from page to page, or hits would move between pages that are shown and pages to come."""
 
 FEW: Final = 2000
-"""So few passages are compared one by one: that is exact, and cheaper than an index that passes
-over what a filter refuses."""
+"""Passages up to which all are compared one by one: that is exact, and cheaper than an index that
+passes over what a filter refuses."""
 
 MOST_COMPARED: Final = 5000
 """Passages of a scope up to which all its vectors are compared, in 2 to 3 µs each."""
@@ -71,26 +71,28 @@ EF_HEADROOM: Final = 1.25
 """An HNSW scan keeps more than it gives: recall@10 at 100,000 x 3072 was 0.989 without."""
 
 LEAST_EF_SEARCH: Final = 125
-"""However few are asked for: what an HNSW scan keeps decides how near they are."""
+"""The least ``hnsw.ef_search``, however few hits are asked for: what an HNSW scan keeps decides how
+near they are."""
 
 INDEX_TUPLE_COST: Final = "0.02"
-"""``cpu_index_tuple_cost``. By PostgreSQL's 0.005 it reads an index of half a million passages of a
-scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
+"""``cpu_index_tuple_cost``. With PostgreSQL's 0.005 the planner reads an index of half a million
+passages of a scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
 
 PARALLEL_SETUP_COST: Final = "10000"
 """The cost of starting two workers: 11 ms were measured, in which one process reads 4,000 rows.
-By PostgreSQL's 1,000 a search for a few hundred passages waits for workers that find nothing."""
+With PostgreSQL's 1,000 a search for a few hundred passages waits for workers that find nothing."""
 
 MAX_SCAN_TUPLES: Final = 200_000
-"""How far an index scan goes on under a filter: with at least ``FEW`` passages kept, enough to
-find the first hundred in four million."""
+"""Passages after which an index scan under a filter ends: with at least ``FEW`` passages kept,
+enough to find the first hundred in four million."""
 
 MOST_PRELUDES: Final = 3
-"""A prelude is sent again where it shows that it was asked in other languages than the corpus has,
-or without the count it needs: on the first search, and after a change."""
+"""Preludes that one search sends at most. It is sent again where it shows that it was asked in
+other languages than the corpus has, or without the count it needs: on the first search, and after a
+change."""
 
 MAX_LANGUAGES: Final = 8
-"""Of a corpus in more languages, questions are read in the most frequent ones."""
+"""Languages that a question is read in, the most frequent of the corpus first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,7 @@ class _Known(NamedTuple):
 
 
 KNOWN: Final = "known of searches"
-"""Under this key a session's ``info`` has what the searches of its database know of each corpus."""
+"""The key in a session's ``info`` of what the searches of its database know of each corpus."""
 
 
 class SearchRepository(Repository):

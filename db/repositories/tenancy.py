@@ -293,7 +293,9 @@ def slug_of(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub("[^a-z0-9]+", "-", plain).strip("-")[:MAX_SLUG].rstrip("-")
     if not slug:
-        raise InvalidValue(f"the name {name!r} gives no slug; choose one", constraint="valid_slug")
+        raise InvalidValue(
+            f"the name {name!r} gives no slug; name one with --slug", constraint="valid_slug"
+        )
     return slug
 
 
@@ -316,7 +318,7 @@ def user_sql(user: User, *, tenant_slug: str | None = None) -> str:
 def _identity(auth_provider: str, external_id: str) -> str:
     """Format the identity of a user as row security compares it."""
     if ":" in auth_provider:  # or two identities could be written alike
-        raise InvalidValue(f"the auth_provider {auth_provider!r} has a colon")
+        raise InvalidValue(f"the auth_provider {auth_provider!r} has a colon; leave it out")
     return f"{auth_provider}:{external_id}"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from sqlalchemy import BigInteger, TableValuedAlias, Text, column, func, select, text
+from sqlalchemy import BigInteger, TableValuedAlias, Text, column, func, or_, select, text
 from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
@@ -20,10 +21,10 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 
 MAX_IDENTIFIER: Final = 63
-"""PostgreSQL cuts longer names."""
+"""Bytes of a name; PostgreSQL cuts longer ones."""
 
 IndexState = Literal["ready", "missing", "invalid", "mismatched"]
-"""``mismatched``: there is an index, and it is of another kind or length."""
+"""The state of a model's index; ``mismatched`` is one of another kind or length."""
 
 GRAPH_BYTES: Final = 1200
 """Memory of a node of an HNSW graph with m = 16 while it is built, beside its vector."""
@@ -33,8 +34,9 @@ BUILD_MEMORY_KB: Final = (256 * 1024, 2 * 1024**2)
 many times slower; more than 2 GiB is the administrator's to grant, in the server's setting."""
 
 OWN_EF_CONSTRUCTION: Final = 128
-"""Of an index for one scope, twice pgvector's default: of half a million vectors in dense clusters
-graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with 128, 0.99."""
+"""``ef_construction`` of an index for one scope, twice pgvector's default: of half a million
+vectors in dense clusters graphs built with 64 found 0.94 to 0.99, whatever ``hnsw.ef_search``; with
+128, 0.99."""
 
 INDEXES_OF_A_MODEL: Final = text("""
     SELECT indexrelid::regclass::text AS name, indisvalid AND indisready AS valid,
@@ -89,14 +91,22 @@ class VectorIndex:
         return self.valid and self.matching
 
 
+class CountedScope(NamedTuple):
+    """A scope and the number of its vectors of one model."""
+
+    scope: Scope
+    model_name: str
+    vectors: int
+
+
 @dataclass(frozen=True)
 class LargeScope:
     """A scope that needs a vector index of its own.
 
     Attributes:
-        scope: Whose.
-        vectors: How many it has.
-        model: Of which model.
+        scope: The tenant or user.
+        vectors: Number of its vectors.
+        model: The model of these.
         index: The name that its index is to have.
         remedy: The statement that builds it, outside of a transaction. The planner finds it.
     """
@@ -168,8 +178,36 @@ class VectorIndexRepository(Repository):
         row = self.session.execute(INDEX_BUILD, {"table": corpus.vectors.name}).first()
         return None if row is None else (row[0], row[1])
 
-    def list_unindexed_scopes(self, corpus: Corpus, model: EmbeddingModel) -> list[LargeScope]:
+    def list_large_scopes(self, corpus: Corpus) -> list[CountedScope]:
+        """Return the largest scope, and all that are too large to be compared one by one.
+
+        All vectors of the corpus are counted for it: once is enough for a caller.
+
+        Returns:
+            The largest first, those of all tenants and models.
+
+        Raises:
+            ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
+        """
+        sizes = _count_scopes(corpus)
+        place = func.row_number().over(order_by=sizes.c.vectors.desc())
+        counted = select(*sizes.c, place.label("place")).subquery()
+        large = select(counted.c.scope, counted.c.model_name, counted.c.vectors)
+        found = large.where(or_(counted.c.vectors > LEAST_INDEXED, counted.c.place == 1))
+        return [
+            CountedScope(Scope.parse(scope), model_name, vectors)
+            for scope, model_name, vectors in self.session.execute(found.order_by(counted.c.place))
+        ]
+
+    def list_unindexed_scopes(
+        self, corpus: Corpus, model: EmbeddingModel, counted: Sequence[CountedScope] | None = None
+    ) -> list[LargeScope]:
         """Return scopes too large to be compared one by one that have no vector index.
+
+        Args:
+            corpus: The corpus.
+            model: The model of the vectors.
+            counted: The answer of ``list_large_scopes``, where the caller has it.
 
         Raises:
             ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
@@ -177,26 +215,13 @@ class VectorIndexRepository(Repository):
         if corpus.scope is None:
             return []
         there = {index.name for index in self.list_indexes(corpus, model) if index.usable}
-        sizes = _sizes(corpus, LEAST_INDEXED)
-        of_model = select(sizes.c.scope, sizes.c.vectors).where(sizes.c.model_name == model.name)
         large = []
-        for written, vectors in self.session.execute(of_model.order_by(sizes.c.vectors.desc())):
-            scope = Scope.parse(written)
-            name, statement = scope_index(corpus, model, scope)
-            if name not in there:
-                large.append(LargeScope(scope, vectors, model, name, statement))
+        for each in self.list_large_scopes(corpus) if counted is None else counted:
+            name, statement = scope_index(corpus, model, each.scope)
+            needed = each.model_name == model.name and each.vectors > LEAST_INDEXED
+            if needed and name not in there:
+                large.append(LargeScope(each.scope, each.vectors, model, name, statement))
         return large
-
-    def find_largest_scope(self, corpus: Corpus) -> Scope | None:
-        """Return the scope with the most vectors of a corpus, among those of all tenants.
-
-        Raises:
-            ProgrammingError: The role is neither the owner of the schema nor of ``rag_admin``.
-        """
-        sizes = _sizes(corpus, 0)
-        largest = select(sizes.c.scope).order_by(sizes.c.vectors.desc()).limit(1)
-        found = self.session.scalar(largest)
-        return None if found is None else Scope.parse(found)
 
     def may_list_large_scopes(self, corpus: Corpus) -> bool:
         """Return whether the role may read the sizes of a corpus's scopes."""
@@ -244,10 +269,10 @@ def _of_vectors(corpus: Corpus, model: EmbeddingModel, name: str, scope: str | N
     return index
 
 
-def _sizes(corpus: Corpus, more_than: int) -> TableValuedAlias:
-    """Build the scopes with more vectors than that; what is shared has an index anyway."""
+def _count_scopes(corpus: Corpus) -> TableValuedAlias:
+    """Build the scopes with the numbers of their vectors; what is shared has an index anyway."""
     large_scopes = getattr(func, f"{corpus.vectors.name}_large_scopes")
-    sizes: TableValuedAlias = large_scopes(more_than).table_valued(
+    sizes: TableValuedAlias = large_scopes(0).table_valued(
         column("scope", Text), column("model_name", Text), column("vectors", BigInteger)
     )
     return sizes

@@ -61,7 +61,7 @@ class Turn:
 
 
 Window = Mapping[int, Turn]
-"""A hit and what stands around it: place → turn, in their order, one turn at each place."""
+"""The turns of a hit and around it: place → turn, in their order, one turn at each place."""
 
 
 def order_of(corpus: Corpus) -> Order:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     or_,
+    select,
 )
 
 from pgcorpus.db.base import SHARED
@@ -281,7 +282,7 @@ class Corpus:
 
 
 SHOWN: Final = frozenset(("id", "title", "content"))
-"""What every hit shows."""
+"""Columns that every hit shows."""
 
 
 COMPARISONS: Final = {"gte": "__ge__", "gt": "__gt__", "lte": "__le__", "lt": "__lt__"}
@@ -296,8 +297,6 @@ def _split_comparison(
     value: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Split a filter's value into the comparison and the values of its parameters."""
-    if of.prefix and not isinstance(value, str):
-        raise InvalidFilter(f"{name}: {value!r} is no beginning of a text")
     if value is None:
         return "null", {}
     if isinstance(value, Mapping):
@@ -337,11 +336,18 @@ def _compare(of: Filter, condition: Condition) -> ColumnElement[bool]:
         case "equal":
             return column == parameter("equal")
         case "any":
-            return column == any_(parameter("any", several=True))
+            return _is_any(of, parameter("any", several=True))
         case "any_or_null":
-            return or_(column == any_(parameter("any", several=True)), column.is_(None))
+            return or_(_is_any(of, parameter("any", several=True)), column.is_(None))
         case bounds:
             return and_(*(getattr(column, COMPARISONS[b])(parameter(b)) for b in bounds.split(",")))
+
+
+def _is_any(of: Filter, values: ColumnElement[Any]) -> ColumnElement[bool]:
+    if not of.prefix:
+        return of.column == any_(values)
+    value = func.unnest(values).column_valued("value")
+    return exists(select(value).where(func.starts_with(of.column, value)))
 
 
 def _as(name: str, column: ColumnElement[Any], value: Any) -> Any:

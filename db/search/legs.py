@@ -38,14 +38,14 @@ FUZZY_THRESHOLDS: Final = (0.8, 0.6, 0.45, 0.3)
 alike are the same whichever is used, and each step down costs the index several times as much."""
 
 LARGE_FUZZY_THRESHOLD: Final = 0.6
-"""Where more than ``LARGE_FOR_FUZZY`` passages are searched, the last step: pg_trgm's own default.
+"""The last step where more than ``LARGE_FOR_FUZZY`` passages are searched: pg_trgm's own default.
 At 100,000 passages of 400 characters the next one took seconds."""
 
 LARGE_FOR_FUZZY: Final = 20_000
 
 LONG_FOR_FUZZY: Final = 30
-"""Characters. No passage holds a longer question nearly as it is: where so many are searched, the
-rarest word of it is compared, which finds what a typo or an identifier meant."""
+"""Characters of a question that no passage holds nearly as it is: where so many passages are
+searched, its rarest word is compared, which finds what a typo or an identifier meant."""
 
 UNSPACED_THRESHOLDS: Final = (0.5, 0.3, 0.2, 0.1)
 """The same for a question without spaces between its words, which is one long word to pg_trgm: no
@@ -67,12 +67,12 @@ MAX_PLAIN_BYTES: Final = 400
 """A ``tsvector`` that takes no more is stored as it is, PostgreSQL compresses only longer rows."""
 
 LABEL_WEIGHTS: Final = f"'{{{TEXT_WEIGHT},{TEXT_WEIGHT},{TEXT_WEIGHT},1}}'::real[]"
-"""Of the labels D, C, B and A, as ``ts_rank`` takes them; the title has A."""
+"""Weights of the labels D, C, B and A, as ``ts_rank`` takes them; the title has A."""
 
 THRESHOLD_SETTING: Final = "pg_trgm.word_similarity_threshold"
 
 AS_CONCAT: Final = 10
-"""To PostgreSQL ``<%`` binds like ``||``: its operands need parentheses."""
+"""The operator whose precedence ``<%`` has in PostgreSQL: its operands need parentheses."""
 
 
 class TsQuery(UserDefinedType[str]):

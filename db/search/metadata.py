@@ -66,7 +66,7 @@ MAX_CHARACTERS: Final = 100_000
 """Characters of all keys and texts of a filter."""
 
 MAX_MAGNITUDE: Final = 10**1000
-"""Of numbers: JSON and PostgreSQL hold larger ones, at a price for each row."""
+"""Bound of numbers: JSON and PostgreSQL hold larger ones, at a price for each row."""
 
 KEY: Final = re.compile(r"(?:[^.\\]|\\.)+", re.DOTALL)
 """A key in a path; a backslash takes the meaning from what follows it."""
@@ -468,7 +468,7 @@ def _is_list(value: object) -> bool:
 
 
 SHOWN_CHARACTERS: Final = 80
-"""Of a value or a key in a message."""
+"""Characters of a value or a key in a message."""
 
 
 def _cut(shown: str) -> str:

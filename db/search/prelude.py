@@ -51,7 +51,7 @@ SAMPLED_OF_SCOPE = 1000
 two to read the passage. A share of 5 % is then right to 0.7 %."""
 
 ENGLISH = cast(literal_column("'{english}'"), ARRAY(Text))
-"""What questions are read as where no passage tells its language."""
+"""The language of questions where no passage tells its own."""
 
 ANYTHING = "'!''no lexeme has spaces'''"
 """A ``tsquery`` that every passage meets."""

@@ -18,8 +18,8 @@ from math import inf, log, pi
 from typing import Final
 
 TEXT_WEIGHT: Final = 0.8
-"""What ``ts_rank`` counts an occurrence in the text, an occurrence in the title counting 1: a word
-in the title is worth two in the text, one in both as much as any number. Of 0.67 to 1 tried on
+"""The weight in ``ts_rank`` of an occurrence in the text, an occurrence in the title counting 1: a
+word in the title is worth two in the text, one in both as much as any number. Of 0.67 to 1 tried on
 Cranfield and CACM (the collections with titles), 0.8 to 0.9 were best."""
 
 MOST_SATURATED: Final = 0.943
@@ -30,17 +30,19 @@ ADDED_WORDS: Final = 25
 spoils chat turns of 25, b = 0.2 the other way round; b = average / (average + 25) suits both."""
 
 SATURATION: Final = pi**2 / 6
-"""Of norm (k1 = 1), in units of z; see above."""
+"""The saturation of norm (k1 = 1), in units of z; see above."""
 
 MAX_WORDS: Final = 64
-"""Of a longer question the rarest words are scored; the rest hardly changes an order, and costs."""
+"""Words of a question that are scored, the rarest first; the rest hardly changes an order, and
+costs."""
 
 BUDGET: Final = 36_000
-"""How many times a word may be scored for one question: passages looked up x (words + ``fetch``).
-Chosen for 10 ms at 100,000 passages of 60 words; costs were measured to be about 0.3 µs each."""
+"""The number of times that words may be scored for one question: passages looked up x (words +
+``fetch``). Chosen for 10 ms at 100,000 passages of 60 words; costs were measured to be about 0.3 µs
+each."""
 
 FETCH: Final = 3
-"""What fetching a passage costs, in words scored."""
+"""The cost of fetching a passage, in words scored."""
 
 FETCH_OF_SCOPE: Final = 24
 """The same within a scope, whose passages lie among those of others. Each costs a page, and is read
@@ -54,8 +56,8 @@ MAX_PAIRED: Final = 12
 """The most frequent words of which pairs are looked up."""
 
 ENOUGH_PAIRED: Final = 3
-"""Where even the rarest word is too frequent, passages with two words do without those with one, if
-they are this many times the leg's candidates."""
+"""A multiple of the leg's candidates. Where even the rarest word is too frequent, and so many
+passages have two words of the question, those with one word are left out."""
 
 SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, MAX_WORDS)
 """Numbers of words that statements exist for; a question is padded with words that none has."""

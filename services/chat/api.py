@@ -39,13 +39,14 @@ MAX_SUMMARIES: Final = 100
 MAX_PREVIEW: Final = 200
 MAX_CONTENT: Final = 300
 MAX_LONG_PREVIEW: Final = 500
-"""Characters, and summaries of a page, as the contract has them."""
+"""Characters of the longest preview. These four bounds are the contract's."""
 
 VIEW_PREVIEW: Final = 200
 """Characters of a message that the view ``conversation_summaries`` gives."""
 
 DIGITS: Final = 6
-"""Of a distance: what is beyond comes from the order in which floating point numbers were added."""
+"""Digits of a distance: what is beyond comes from the order in which floating point numbers were
+added."""
 
 UNNAMED_ASSISTANT: Final = "AI"
 

@@ -8,6 +8,7 @@ from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.services.chat.exporting.exporter import ChatExporter, Format
 from pgcorpus.services.chat.importing.candidates import ChatFormat
 from pgcorpus.services.chat.importing.importer import ChatImporter
+from pgcorpus.services.chat.validate import check_messages
 from pgcorpus.services.corpus import (
     CorpusServices,
     ExportService,
@@ -37,7 +38,7 @@ CHAT_SERVICES: Final = CorpusServices(
                 name="format",
                 kind=ChatFormat,
                 default="auto",
-                help="What to take; auto tells each conversation by its content.",
+                help="The format; auto tells it from the content of each conversation.",
             ),
             STRICT,
             DRY_RUN,
@@ -71,4 +72,5 @@ CHAT_SERVICES: Final = CorpusServices(
             help="markdown to be read; json with all that is stored; openwebui for OpenWebUI.",
         ),
     ),
+    validate=check_messages,
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -17,6 +17,7 @@ from pgcorpus.services.audit import AuditService, Progress, Remembered, Verifica
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
+    cut_json,
     fail,
     print_json,
     progress_bar,
@@ -27,7 +28,7 @@ from pgcorpus.services.cli.output import (
 
 app = typer.Typer(
     help=(
-        "The audit log: who changed what, and the proof that nobody has touched it since.\n\n"
+        "The audit log: who changed what, with seals that show tampering.\n\n"
         "The database writes it itself, whoever changes a row, the schema, a right or a role. "
         "Members of rag_admin may read it, and nobody may change it."
     ),
@@ -79,9 +80,9 @@ def show(
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option(parser=moment, metavar="WHEN", help="From then on, in UTC."),
+        typer.Option(parser=moment, metavar="WHEN", help="Only changes from this time on, in UTC."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Changes to show, at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show what was changed, by whom and from where, the newest first.
@@ -173,7 +174,7 @@ def verify(
 @app.command()
 def retain(
     months: Annotated[
-        int, typer.Option(min=1, max=1200, help="How many are kept beside the current one.")
+        int, typer.Option(min=1, max=1200, help="Months to keep beside the current one.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -232,15 +233,12 @@ def _show(found: Verification) -> None:
 
 def _values(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     """Format a row's values; of a changed row both the former and the new ones."""
+    short = partial(cut_json, characters=VALUE_CHARACTERS)
     if before is None or after is None:
-        pairs = [f"{name}: {_plain(value)}" for name, value in (before or after or {}).items()]
+        pairs = [f"{name}: {short(value)}" for name, value in (before or after or {}).items()]
     else:
-        pairs = [f"{name}: {_plain(before[name])} → {_plain(after[name])}" for name in after]
+        pairs = [f"{name}: {short(before[name])} → {short(after[name])}" for name in after]
     return cut(", ".join(pairs), VALUES_CHARACTERS)
-
-
-def _plain(value: Any) -> str:
-    return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)
 
 
 def _fields(entry: SecurityAuditLog) -> dict[str, Any]:

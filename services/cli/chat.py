@@ -27,20 +27,25 @@ Reference = Annotated[
     typer.Argument(metavar="ID", help="A conversation's id, or SOURCE_TYPE:SOURCE_ID."),
 ]
 Since = Annotated[
-    datetime | None, typer.Option(formats=DATES, help="From then on, in UTC.", metavar="DATE")
+    datetime | None,
+    typer.Option(
+        formats=DATES, help="Only conversations from this day on, in UTC.", metavar="DATE"
+    ),
 ]
 Before = Annotated[
-    datetime | None, typer.Option(formats=DATES, help="Until then, in UTC.", metavar="DATE")
+    datetime | None,
+    typer.Option(formats=DATES, help="Only conversations before this day, in UTC.", metavar="DATE"),
 ]
 
 
 @app.command("list")
 def list_(
     source: Annotated[
-        str | None, typer.Option(help="Only those from this source: chatgpt, claude, ...")
+        str | None, typer.Option(help="Only conversations from this source: chatgpt, claude, ...")
     ] = None,
     saved: Annotated[
-        bool | None, typer.Option("--saved/--not-saved", help="Only those that are (not) saved.")
+        bool | None,
+        typer.Option("--saved/--not-saved", help="Only conversations that are (not) saved."),
     ] = None,
     since: Since = None,
     before: Before = None,
@@ -51,7 +56,7 @@ def list_(
         int, typer.Option(min=1, max=MAX_PAGE, help="Conversations on the page.")
     ] = 20,
     cursor: Annotated[
-        str | None, typer.Option(help="Where to go on, as the page before said.")
+        str | None, typer.Option(help="The cursor that the page before ended with.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -14,7 +14,7 @@ SHOWN: dict[str, str] = {"ok": "ok", "warning": "warning", "failure": "FAIL"}
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check that searches use their indexes, and tell the SQL that mends what is wrong.
+    """Check that searches use their indexes, and print the SQL that mends them.
 
     Explains every kind of search of every corpus on the live database, without running any, and
     looks at indexes, statistics, versions and the role that is connected. Nothing is changed.

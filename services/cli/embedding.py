@@ -45,19 +45,19 @@ models = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
-OfCorpus = Annotated[str, typer.Argument(metavar="CORPUS", help="Which corpus.")]
+OfCorpus = Annotated[str, typer.Argument(metavar="CORPUS", help="The corpus.")]
 Among = Annotated[
     list[str] | None,
     typer.Option(
         "--corpus", "-c", help="Only this corpus; can be repeated. By default all with passages."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Even so.")]
+Force = Annotated[bool, typer.Option("--force", help="Switch even where the command would refuse.")]
 
 MAX_SHOWN_FAILURES = 20
 
 MODEL_NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._:/-]*")
-"""As the constraint ``valid_model_format`` has it."""
+"""A model's name, by the constraint ``valid_model_format``."""
 
 MAX_NAME_CHARACTERS: Final = 100
 
@@ -74,11 +74,11 @@ def model_name(value: str) -> str:
 def embed(
     corpus: CorpusName = "knowledge",
     model: Annotated[
-        str | None, typer.Option(help="By default the one the corpus is set to.")
+        str | None, typer.Option(help="The model; by default the corpus's active one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the vectors that are missing or of an older text. Stopped, it goes on where it was."""
+    """Make missing and stale vectors. Stopped, it goes on where it was."""
     report = embed_with_bar(Database.from_env(), corpus, model)
     if as_json:
         print_json(report.as_json())
@@ -170,7 +170,7 @@ def add_model(
         str,
         typer.Argument(
             callback=model_name,
-            help="As its provider calls it: letters, digits and . _ : / -",
+            help="The provider's name for it: letters, digits and . _ : / -",
         ),
     ],
     dimensions: Annotated[int, typer.Option(min=1, max=16_000, help="Length of its vectors.")],

@@ -13,6 +13,7 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.derive import build_command, flow, parameter, parameter_of
 from pgcorpus.services.cli.output import fail, say, write
+from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, Exported, ExportService
 
 OUTPUT = parameter(
@@ -22,8 +23,8 @@ OUTPUT = parameter(
         typer.Option(
             "--output",
             "-o",
-            help="Where to; a file is replaced once the export is whole, in a folder one is named "
-            "after the title. By default stdout.",
+            help="A file, replaced once the export is whole, or a folder, where files are named by "
+            "their titles. By default stdout.",
         ),
     ],
 )
@@ -31,7 +32,7 @@ OUTPUT = parameter(
 
 def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     """Make the command, with one below it for each corpus that has an exporter."""
-    app = typer.Typer(help="Get out what was put in.", no_args_is_help=True)
+    app = typer.Typer(help="Write a corpus to files.", no_args_is_help=True)
     for each in services:
         if each.exporter is not None:
             app.command(each.corpus.name, help=flow(each.exporter.help))(
@@ -78,3 +79,6 @@ def _replace(path: Path, text: str) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+app = make_app(SERVICES.values())

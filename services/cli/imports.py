@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter
@@ -24,7 +23,16 @@ from pgcorpus.services.cli.derive import (
     parameter,
     parameter_of,
 )
-from pgcorpus.services.cli.output import AsJson, cut, fail, print_json, progress_bar, say, table
+from pgcorpus.services.cli.output import (
+    AsJson,
+    Limit,
+    cut_json,
+    fail,
+    print_json,
+    progress_bar,
+    say,
+    table,
+)
 from pgcorpus.services.cli.scope import TenantId, UserId, uuid_of
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
@@ -38,7 +46,6 @@ VALUE_CHARACTERS = 60
 
 IMPORTED = [name for name, each in SERVICES.items() if each.importer is not None]
 Imported = Annotated[str, corpus_option(IMPORTED)]
-Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
 
 
 def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
@@ -122,7 +129,7 @@ def read_paths(paths: Paths, given: Mapping[str, Any]) -> Sequence[Path]:
     """
     named = given.get("named")
     if given["paths"] and named is not None:
-        raise typer.BadParameter("the files are given twice", param_hint=paths.flag)
+        raise typer.BadParameter("the folder is given twice; name it once", param_hint=paths.flag)
     return given["paths"] or [named or paths.default]
 
 
@@ -160,11 +167,11 @@ def history(
     item: Annotated[
         str | None,
         typer.Option(
-            help="Only those of this item, by its id in the file: a chunk_id, for example."
+            help="Only entries of this item, by its id in the file: a chunk_id, for example."
         ),
     ] = None,
-    file: Annotated[str | None, typer.Option(help="Only those of this file.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Only those by this rule.")] = None,
+    file: Annotated[str | None, typer.Option(help="Only entries of this file.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only entries of this rule.")] = None,
     limit: Limit = MAX_SHOWN,
     as_json: AsJson = False,
 ) -> None:
@@ -183,8 +190,8 @@ def history(
             (
                 change.item,
                 change.field,
-                _short(change.original),
-                _short(change.stored),
+                cut_json(change.original, VALUE_CHARACTERS),
+                cut_json(change.stored, VALUE_CHARACTERS),
                 change.rule,
                 f"{_end(change.file)} {change.locator}",
             )
@@ -215,7 +222,10 @@ def rejects(
         table(
             f"{len(found)} rejected",
             ["file", "where", "reason", "payload"],
-            [(r["file"], r["locator"], r["reason"], _short(r["payload"])) for r in found],
+            [
+                (r["file"], r["locator"], r["reason"], cut_json(r["payload"], VALUE_CHARACTERS))
+                for r in found
+            ],
         )
 
 
@@ -289,5 +299,4 @@ def _reason(skipped: Skipped) -> str:
     return skipped.reason
 
 
-def _short(value: object) -> str:
-    return cut(json.dumps(value, ensure_ascii=False), VALUE_CHARACTERS)
+app = make_app(SERVICES.values())

@@ -15,11 +15,11 @@ from pgcorpus.services.ops.isolation import IsolationReport, IsolationService, T
 def verify_isolation(
     role: Annotated[
         str,
-        typer.Option("--as", metavar="ROLE", help="Who attacks: a group, or a service's login."),
+        typer.Option("--as", metavar="ROLE", help="The attacker: a group, or a service's login."),
     ] = APPLICATION_ROLE,
     as_json: AsJson = False,
 ) -> None:
-    """Attack every scoped table and every search, and show that no row crosses between tenants.
+    """Attack every scoped table and every search: no row may cross between tenants.
 
     Two tenants and two people are made, in a transaction that is rolled back. Each tries to read,
     change and write what is another's, with every kind of statement, by every search, under their

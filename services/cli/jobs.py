@@ -138,7 +138,7 @@ def _status() -> Iterator[Callable[[BatchReport], None]]:
 def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
     kind: Kind = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Jobs to show, at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show jobs, the newest first; of those that failed the last that did.
@@ -222,7 +222,7 @@ def purge(
         ),
     ],
     status: Annotated[
-        Literal["completed", "failed"], typer.Option(help="Which of those that ended.")
+        Literal["completed", "failed"], typer.Option(help="The status of the jobs to delete.")
     ] = "completed",
     as_json: AsJson = False,
 ) -> None:

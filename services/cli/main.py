@@ -7,40 +7,93 @@ import logging
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
-from sqlalchemy.exc import DBAPIError
+from typer.core import TyperGroup
 
-from pgcorpus.db.errors import DataLayerError, Misuse
-from pgcorpus.db.settings import Settings, environment
-from pgcorpus.services.cli import (
-    audit,
-    chat,
-    database,
-    demo,
-    doctor,
-    embedding,
-    evaluate,
-    export,
-    imports,
-    isolation,
-    jobs,
-    memory,
-    roles,
-    search,
-    server,
-    tenancy,
-    validate,
-)
+from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.output import LogFormatter, fail, put, say
-from pgcorpus.services.corpora import SERVICES
 
 FAILED = 1
 USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PATIENCE_SECONDS = 5
 """A person watches a command, and a wrong address is seen at once. A worker waits for ever."""
+
+COMMANDS: Final = tuple(
+    LazyCommand(*each)
+    for each in (
+        (
+            "demo",
+            "demo:demo",
+            "Import, embed, search and validate the samples, on the embedded server.",
+        ),
+        ("search", "search:search", "Find the passages that answer a question best."),
+        (
+            "import",
+            "imports:app",
+            "Import files; see what was changed, and try again what was rejected.",
+        ),
+        ("export", "export:app", "Write a corpus to files."),
+        ("chat", "chat:app", "Look through the chat archive."),
+        ("memory", "memory:app", "Agents' memories: of a tenant, or of a user without one."),
+        (
+            "embed",
+            "embedding:embed",
+            "Make missing and stale vectors. Stopped, it goes on where it was.",
+        ),
+        ("models", "embedding:models", "Embedding models, and which corpus uses which."),
+        (
+            "worker",
+            "jobs:worker",
+            "Do what is in the job queue: embed what was written, and maintain the database.",
+        ),
+        ("jobs", "jobs:app", "The job queue: what waits, what failed and why."),
+        (
+            "validate",
+            "validate:validate",
+            "Check that a corpus is whole; exit code 1 if it is not.",
+        ),
+        (
+            "doctor",
+            "doctor:doctor",
+            "Check that searches use their indexes, and print the SQL that mends them.",
+        ),
+        (
+            "verify-isolation",
+            "isolation:verify_isolation",
+            "Attack every scoped table and every search: no row may cross between tenants.",
+        ),
+        (
+            "eval",
+            "evaluate:evaluate",
+            "Measure how well searches rank, on a test collection in BEIR layout.",
+        ),
+        (
+            "tenants",
+            "tenancy:tenants",
+            "Tenants: users of one share its memories, and no other user sees them.",
+        ),
+        (
+            "users",
+            "tenancy:users",
+            "Users: each has memories of their own, or shares those of their tenant.",
+        ),
+        ("roles", "roles:app", "Logins for applications and people, and who may do what."),
+        ("audit", "audit:app", "The audit log: who changed what, with seals that show tampering."),
+        ("db", "database:app", "Upgrade, roll back and inspect the schema."),
+        ("server", "server:app", "The embedded PostgreSQL of this folder."),
+    )
+)
+
+
+class Commands(TyperGroup):
+    """The group of all commands."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.commands.update({str(command.name): command for command in COMMANDS})
 
 
 def show_version(asked: bool) -> None:
@@ -60,6 +113,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -73,29 +127,8 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Take the options that belong to no command."""
-
-
-app.command("demo")(demo.demo)
-app.command("search")(search.search)
-app.add_typer(imports.make_app(SERVICES.values()), name="import")
-app.add_typer(export.make_app(SERVICES.values()), name="export")
-app.add_typer(chat.app, name="chat")
-app.add_typer(memory.app, name="memory")
-app.command("embed")(embedding.embed)
-app.add_typer(embedding.models, name="models")
-app.command("worker")(jobs.worker)
-app.add_typer(jobs.app, name="jobs")
-app.command("validate")(validate.validate)
-app.command("doctor")(doctor.doctor)
-app.command("verify-isolation")(isolation.verify_isolation)
-app.command("eval")(evaluate.evaluate)
-app.add_typer(tenancy.tenants, name="tenants")
-app.add_typer(tenancy.users, name="users")
-app.add_typer(roles.app, name="roles")
-app.add_typer(audit.app, name="audit")
-app.add_typer(database.app, name="db")
-app.add_typer(server.app, name="server")
+    """Take the options that belong to no command, and prepare for one."""
+    prepare()
 
 
 def main() -> None:
@@ -105,18 +138,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_undecodable(sys.argv[1:])
-        _have_less_patience()
-        _log(Settings.from_env().log_level)
         app()
-    except Misuse as error:
-        fail(str(error))
-        sys.exit(USED_WRONGLY)
-    except DataLayerError as error:
-        fail(str(error))
-        sys.exit(FAILED)
-    except DBAPIError as error:  # what slipped through the data layer is no trace either
-        fail(f"the database refused: {error.orig}")
-        sys.exit(FAILED)
     except KeyboardInterrupt:  # before a command began
         _say_stopped()
         sys.exit(INTERRUPTED)
@@ -124,6 +146,39 @@ def main() -> None:
         if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which it does not pass on
             _say_stopped()
         raise
+    except Exception as error:
+        if (code := _tell(error)) is None:
+            raise
+        sys.exit(code)
+
+
+def prepare() -> None:
+    """Read the settings of the environment that hold for every command."""
+    # Here, and below, or --help would import the database's layer.
+    from pgcorpus.db.settings import Settings, environment  # noqa: PLC0415
+
+    if not environment().get("DB_CONNECT_RETRY", "").strip():  # a command gives up sooner
+        os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
+    _log(Settings.from_env().log_level)
+
+
+def _tell(error: Exception) -> int | None:
+    """Tell an error of use or of the data layer; return the exit code, None for any other error."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from pgcorpus.db.errors import DataLayerError, Misuse  # noqa: PLC0415
+
+    match error:
+        case Misuse():
+            code, sentence = USED_WRONGLY, str(error)
+        case DataLayerError():
+            code, sentence = FAILED, str(error)
+        case DBAPIError():  # one that slipped through the data layer is no trace either
+            code, sentence = FAILED, f"the database refused: {error.orig}"
+        case _:
+            return None
+    fail(sentence)
+    return code
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:
@@ -134,12 +189,6 @@ def _refuse_undecodable(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             fail(f"the argument {argument!a} is not text in UTF-8")
             sys.exit(USED_WRONGLY)
-
-
-def _have_less_patience() -> None:
-    """Let a command give up sooner than a service does, unless DB_CONNECT_RETRY is set."""
-    if not environment().get("DB_CONNECT_RETRY", "").strip():
-        os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
 
 
 def _say_stopped() -> None:

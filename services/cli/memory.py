@@ -47,9 +47,11 @@ from pgcorpus.services.search.context import MOST_TOKENS
 from pgcorpus.services.search.service import Mode
 
 app = typer.Typer(
-    help="What agents remember: of a tenant, or of a user on their own.", no_args_is_help=True
+    help="Agents' memories: of a tenant, or of a user without one.", no_args_is_help=True
 )
-episodes = typer.Typer(help="Whole conversations, and what came of them.", no_args_is_help=True)
+episodes = typer.Typer(
+    help="Episodes: whole conversations with summary and outcome.", no_args_is_help=True
+)
 app.add_typer(episodes, name="episodes")
 
 STDIN: Final = "-"
@@ -65,20 +67,20 @@ Filters = Annotated[
     typer.Option(
         "--filter",
         metavar="NAME=VALUE",
-        help="As of pgcorpus search: NAME=A,B any of them, NAME=A..B a range, NAME= no value. "
-        "For memories source, date, conversation, topic, entity, intent_type, urgency and more.",
+        help="A filter as of pgcorpus search: NAME=A,B any of them, NAME=A..B a range, NAME= no "
+        "value. For memories source, date, conversation, topic, entity, intent_type, urgency, ...",
     ),
 ]
-Noise = Annotated[bool, typer.Option("--include-noise", help="What belongs to no cluster, too.")]
+Noise = Annotated[bool, typer.Option("--include-noise", help="Include memories of no cluster.")]
 Touch = Annotated[bool, typer.Option("--touch/--no-touch", help="Count what is shown as recalled.")]
 
 
 @app.command()
 def remember(
     human: Annotated[
-        str, typer.Argument(metavar="TEXT", help="What the human said; - reads it from stdin.")
+        str, typer.Argument(metavar="TEXT", help="The words of the human; - reads them from stdin.")
     ],
-    answer: Annotated[str, typer.Option(help="What was answered.")] = "",
+    answer: Annotated[str, typer.Option(help="The answer of the assistant.")] = "",
     tenant_id: TenantId = None,
     user_id: UserId = None,
     conversation: Annotated[
@@ -86,18 +88,25 @@ def remember(
     ] = "notes",
     place: Annotated[
         int | None,
-        typer.Option(min=0, help="Which exchange of it, from 0; by default the next one."),
+        typer.Option(min=0, help="The number of the exchange, from 0; by default the next one."),
     ] = None,
-    source: Annotated[str, typer.Option(help="Whose assistant: openai, anthropic, ...")] = NATIVE,
+    source: Annotated[
+        str, typer.Option(help="The provider of the assistant: openai, anthropic, ...")
+    ] = NATIVE,
     at: Annotated[
-        datetime | None, typer.Option(formats=DATES, metavar="DATE", help="When, in UTC.")
+        datetime | None,
+        typer.Option(
+            formats=DATES, metavar="DATE", help="Time when it was said, in UTC; by default now."
+        ),
     ] = None,
-    intent: Annotated[IntentType | None, typer.Option(help="What the human wanted.")] = None,
+    intent: Annotated[IntentType | None, typer.Option(help="The intent of the human.")] = None,
     complexity: Annotated[Complexity | None, typer.Option()] = None,
     depth: Annotated[int | None, typer.Option(min=0, max=10, help="Technical depth.")] = None,
     valence: Annotated[EmotionalValence | None, typer.Option(help="The mood.")] = None,
     urgency: Annotated[Urgency | None, typer.Option()] = None,
-    mode: Annotated[ConversationMode | None, typer.Option(help="Of the conversation.")] = None,
+    mode: Annotated[
+        ConversationMode | None, typer.Option(help="The mode of the conversation.")
+    ] = None,
     tag: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND=NAME", help=f"KIND is one of {', '.join(TAGS)}."),
@@ -105,7 +114,7 @@ def remember(
     duplicates: Annotated[
         Handling,
         typer.Option(
-            help="What is done where a memory says the same: link keeps both, merge one, refuse "
+            help="Policy where a memory says the same: link keeps both, merge one, refuse "
             "is an error, keep does not look."
         ),
     ] = "link",
@@ -166,11 +175,13 @@ def recall(
     tenant_id: TenantId = None,
     user_id: UserId = None,
     limit: Annotated[int, typer.Option(help="Memories, at most.")] = 10,
-    mode: Annotated[Mode, typer.Option(help="How to search.")] = "hybrid",
+    mode: Annotated[Mode, typer.Option(help="The legs to search with.")] = "hybrid",
     narrow: Filters = None,
     boost: Annotated[
         float,
-        typer.Option(help="By which share of its score what is fresh or often recalled rises."),
+        typer.Option(
+            help="Share of its score by which a fresh or often recalled memory rises, at most."
+        ),
     ] = BOOST,
     half_life_days: Annotated[
         float, typer.Option(help="Days after which the freshness of a memory is halved.")
@@ -214,11 +225,11 @@ def recall(
 
 @app.command()
 def context(
-    question: Annotated[str, typer.Argument(help="What a model is to answer.")],
+    question: Annotated[str, typer.Argument(help="The question that a model is to answer.")],
     tenant_id: TenantId = None,
     user_id: UserId = None,
     max_tokens: Annotated[
-        int, typer.Option(min=1, max=MOST_TOKENS, help="Of the text, at most.")
+        int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of the text, at most.")
     ] = 2000,
     memories: Annotated[int, typer.Option(help="Memories that are looked for.")] = 20,
     told: Annotated[int, typer.Option("--episodes", help="Episodes that are looked for.")] = 3,
@@ -305,7 +316,7 @@ def forget(
     user_id: UserId = None,
     narrow: Filters = None,
     corpus: Annotated[
-        Literal["memory", "episodes"], typer.Option(help="What the filters are of.")
+        Literal["memory", "episodes"], typer.Option(help="The kind that the filters select.")
     ] = "memory",
     everything: Annotated[
         bool, typer.Option("--everything", help="All memories and episodes of the scope.")
@@ -394,7 +405,7 @@ def list_(
     narrow: Filters = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE, help="Episodes on the page.")] = 20,
     cursor: Annotated[
-        str | None, typer.Option(help="Where to go on, as the page before said.")
+        str | None, typer.Option(help="The cursor that the page before ended with.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -446,13 +457,17 @@ def show_episode(
 @episodes.command("store")
 def store(
     conversation: Annotated[
-        str, typer.Argument(metavar="CONVERSATION", help="Whose memories the episode is made of.")
+        str,
+        typer.Argument(
+            metavar="CONVERSATION",
+            help="The conversation of the memories that the episode is made of.",
+        ),
     ],
     tenant_id: TenantId = None,
     user_id: UserId = None,
-    title: Annotated[str, typer.Option(help="What it was about.")] = "",
-    summary: Annotated[str | None, typer.Option(help="What happened, in a few words.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="What came of it.")] = None,
+    title: Annotated[str, typer.Option(help="The subject of the conversation.")] = "",
+    summary: Annotated[str | None, typer.Option(help="A summary, in a few words.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="The outcome.")] = None,
     named: Annotated[
         str | None,
         typer.Option(
@@ -497,7 +512,7 @@ def _choose(
 ) -> Choosing:
     """Return the choice of what to forget, if it is one; of a user's account it is everything."""
     if [bool(ids), bool(filters), everything, all_of is not None].count(True) != 1:
-        raise typer.BadParameter("name ids, --filter, --everything or --all-of, and one of them")
+        raise typer.BadParameter("give exactly one of: ids, --filter, --everything, --all-of")
     if ids:
         return {"ids": ids}
     return {"filters": filters} if filters else {"everything": True}

@@ -34,28 +34,29 @@ from rich.text import Text
 CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n"
 }
-"""Of a terminal: what can move its cursor, change its title, or ask it something."""
+"""Controls of a terminal: what can move its cursor, change its title, or ask it something."""
 
 DIRECTIONS: Final = {
     code: f"\\u{code:04x}"
     for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
-"""Whatever makes a line end or read otherwise than it is stored (Unicode, annex 9)."""
+"""Characters that make a line end or read otherwise than it is stored (Unicode, annex 9)."""
 
 _VISIBLE: Final = CONTROLS | DIRECTIONS
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in _VISIBLE if code >= 127}  # noqa: PLR2004 - ASCII
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
-CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="Which corpus.")]
+Limit = Annotated[int, typer.Option(min=1, help="Rows to show, at most.")]
+CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="The corpus.")]
 
 
 def print_json(result: Any) -> None:
     """Print a result for scripts: one JSON document on stdout, nothing else."""
-    document = json.dumps(result, default=_plain, ensure_ascii=False, indent=2)
+    document = json.dumps(result, default=_convert, ensure_ascii=False, indent=2)
     typer.echo(document.translate(_IN_JSON))  # json escapes the others itself
 
 
-def _plain(value: object) -> str:
+def _convert(value: object) -> str:
     """Convert what JSON has no form for; times as ISO 8601."""
     return value.isoformat() if isinstance(value, date) else str(value)  # a datetime is a date
 
@@ -155,3 +156,8 @@ def cut(text: str, characters: int) -> str:
     """Return the beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= characters else f"{line[: characters - 1]}…"
+
+
+def cut_json(value: object, characters: int) -> str:
+    """Shorten a value, written as JSON, to *characters*."""
+    return cut(json.dumps(value, ensure_ascii=False), characters)

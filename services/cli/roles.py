@@ -28,7 +28,7 @@ app = typer.Typer(
 
 PASSWORD_VARIABLE: Final = "PGCORPUS_NEW_PASSWORD"  # noqa: S105 - the variable's name
 PASSWORD_BYTES: Final = 24
-"""Of randomness in a generated password: 192 bits, 32 characters."""
+"""Random bytes of a generated password: 192 bits, 32 characters."""
 
 LETTERS: Final = {
     "SELECT": "S",
@@ -43,7 +43,7 @@ LETTERS: Final = {
     "EXECUTE": "X",
 }
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the login, as it is: case matters.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The login's exact name: case matters.")]
 
 
 @app.command("create-user")
@@ -66,7 +66,9 @@ def create_user(
     Example: pgcorpus roles create-user shop --role rag_read_write --generate
     """
     if generate and PASSWORD_VARIABLE in os.environ:
-        raise typer.BadParameter(f"{PASSWORD_VARIABLE} is set, too", param_hint="--generate")
+        raise typer.BadParameter(
+            f"{PASSWORD_VARIABLE} is set, too; unset it", param_hint="--generate"
+        )
     password = secrets.token_urlsafe(PASSWORD_BYTES) if generate else _password()
     with Database.from_env().unit_of_work() as work:
         work.roles.create_login(name, role, password)

@@ -14,13 +14,13 @@ from pgcorpus.db.scope import Scope
 
 TenantId = Annotated[
     str | None,
-    typer.Option(metavar="UUID", help="The tenant whose memories; see: pgcorpus tenants list."),
+    typer.Option(metavar="UUID", help="The tenant of the memories; see: pgcorpus tenants list."),
 ]
 UserId = Annotated[
     str | None,
     typer.Option(
         metavar="UUID",
-        help="The user whose personal memories, or who of the tenant; see: pgcorpus users list.",
+        help="The user of the personal memories, or one of the tenant; see: pgcorpus users list.",
     ),
 ]
 
@@ -69,5 +69,7 @@ def require_scope(database: Database, tenant_id: str | None, user_id: str | None
     """
     scope = find_scope(database, tenant_id, user_id)
     if scope is None:
-        raise MissingScope("say whose memories: name --user-id UUID or --tenant-id UUID")
+        raise MissingScope(
+            "memories belong to a user or a tenant: give --user-id UUID or --tenant-id UUID"
+        )
     return scope

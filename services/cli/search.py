@@ -42,8 +42,10 @@ def search(
         str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
     ],
     corpus: CorpusName = "knowledge",
-    mode: Annotated[Mode, typer.Option(help="How to search.")] = "hybrid",
-    fusion: Annotated[Fusion, typer.Option(help="How legs are joined.")] = "calibrated",
+    mode: Annotated[Mode, typer.Option(help="The legs to search with.")] = "hybrid",
+    fusion: Annotated[
+        Fusion, typer.Option(help="The fusion of the legs' candidates.")
+    ] = "calibrated",
     limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
     offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
     narrow: Annotated[
@@ -92,7 +94,8 @@ def search(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of the context, at most: hits first, then the turns nearest to them."
+            min=1,
+            help="Tokens of the context, at most: hits first, then the turns nearest to them.",
         ),
     ] = None,
     tenant_id: TenantId = None,
@@ -102,7 +105,7 @@ def search(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="By which share of its score a memory may be raised for being new or often "
+            help="Share of its score by which a memory rises, at most, for being new or often "
             "recalled.",
         ),
     ] = 0.0,
@@ -128,7 +131,10 @@ def search(
     pgcorpus search "premium offer" --corpus memory --tenant-id UUID --boost 0.2
     """
     if max_tokens is not None and neighbours is None:
-        raise typer.BadParameter("it bounds the context: name --context", param_hint="--max-tokens")
+        raise typer.BadParameter(
+            "it bounds the context, which was not asked for; give --context, too",
+            param_hint="--max-tokens",
+        )
     if neighbours is not None:
         order_of(corpora.get_corpus(corpus))  # refused before anything is searched
     database = Database.from_env()
@@ -189,7 +195,9 @@ def read_filters(pairs: list[str]) -> dict[str, Any]:
         else:
             read = [each or None for each in value.split(",")]
         if name in filters and (dots or isinstance(filters[name], dict)):
-            raise typer.BadParameter(f"{name} has a range and more", param_hint="--filter")
+            raise typer.BadParameter(
+                f"{name} has a range and other values; give one of the two", param_hint="--filter"
+            )
         filters[name] = read if dots else filters.get(name, []) + read
     return filters
 

@@ -16,7 +16,7 @@ from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
 from pgcorpus.db.models.memory import Tenant, User
 from pgcorpus.db.repositories.tenancy import slug_of, tenant_sql, user_sql
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.cli.output import AsJson, print_json, say, table, write
+from pgcorpus.services.cli.output import AsJson, Limit, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
 
 tenants = typer.Typer(
@@ -30,11 +30,11 @@ users = typer.Typer(
 
 MAX_LISTED: Final = 50
 LOCAL: Final = "local"
-"""The auth_provider of who is known to no other."""
+"""The ``auth_provider`` of a user whom no other provider knows."""
 
 SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
-"""As the constraints ``valid_slug`` and ``valid_email`` have them."""
+"""An email address by the constraint ``valid_email``, as ``SLUG`` is by ``valid_slug``."""
 
 TENANT_FIELDS: Final = ("id", "name", "slug", "created_at")
 USER_FIELDS: Final = (
@@ -56,7 +56,7 @@ def _make_shape_check(
 
 def _check_filled(value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise typer.BadParameter("it is blank")
+        raise typer.BadParameter("it is blank; give at least one letter")
     return value
 
 
@@ -66,7 +66,6 @@ def _provider(value: str) -> str:
     return value
 
 
-Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
 AsSql = Annotated[
     bool, typer.Option("--sql", help="Print the statement instead of running it; no database.")
 ]
@@ -77,7 +76,7 @@ Key = Annotated[
 
 @tenants.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(callback=_check_filled, help="As people say it.")],
+    name: Annotated[str, typer.Argument(callback=_check_filled, help="The name that people read.")],
     slug: Annotated[
         str | None,
         typer.Option(
@@ -134,20 +133,27 @@ def list_tenants(
 def create_user(
     email: Annotated[
         str | None,
-        typer.Option(callback=_make_shape_check(EMAIL, "valid_email"), help="Their address."),
+        typer.Option(
+            callback=_make_shape_check(EMAIL, "valid_email"), help="The user's email address."
+        ),
     ] = None,
     tenant: Annotated[
         str | None,
-        typer.Option(metavar="SLUG|UUID", help="Whom they belong to; else they are on their own."),
+        typer.Option(
+            metavar="SLUG|UUID",
+            help="The user's tenant; without, the user has memories of their own.",
+        ),
     ] = None,
     provider: Annotated[
         str, typer.Option(callback=_provider, help="The auth_provider that knows them.")
     ] = LOCAL,
     external_id: Annotated[
         str | None,
-        typer.Option(callback=_check_filled, help="Their key there; by default their address."),
+        typer.Option(
+            callback=_check_filled, help="The user's key at the provider; by default the address."
+        ),
     ] = None,
-    display_name: Annotated[str | None, typer.Option(help="As people say it.")] = None,
+    display_name: Annotated[str | None, typer.Option(help="The name that people read.")] = None,
     key: Key = None,
     as_sql: AsSql = False,
     as_json: AsJson = False,
@@ -160,7 +166,9 @@ def create_user(
     """
     identity = external_id or email
     if identity is None:
-        raise typer.BadParameter("who is it? give --email or --external-id", param_hint="--email")
+        raise typer.BadParameter(
+            "a user needs a key: give --email or --external-id", param_hint="--email"
+        )
     user_id, tenant_id = uuid_of(key) or uuid4(), None if tenant is None else as_uuid(tenant)
     if as_sql:
         _refuse_both(as_json)
@@ -199,7 +207,7 @@ def create_user(
 @users.command("list")
 def list_users(
     tenant: Annotated[
-        str | None, typer.Option(metavar="SLUG|UUID", help="Only those of this tenant.")
+        str | None, typer.Option(metavar="SLUG|UUID", help="Only users of this tenant.")
     ] = None,
     limit: Limit = MAX_LISTED,
     after: Annotated[
@@ -256,7 +264,9 @@ def _slug(name: str) -> str:
 
 def _refuse_both(as_json: bool) -> None:
     if as_json:
-        raise typer.BadParameter("a statement is not JSON; give one of the two", param_hint="--sql")
+        raise typer.BadParameter(
+            "--sql prints a statement, which is no JSON; give one of the two", param_hint="--sql"
+        )
 
 
 def _fields(row: Tenant | User, names: tuple[str, ...]) -> dict[str, Any]:

@@ -12,17 +12,18 @@ from pgcorpus.services.ops.validation import ValidationReport, ValidationService
 
 
 def validate(
-    corpus: Annotated[str, typer.Argument(help="Which corpus.")] = "knowledge",
+    corpus: Annotated[str, typer.Argument(help="The corpus.")] = "knowledge",
     expected_chunks: Annotated[
         int | None,
-        typer.Option(min=0, help="How many chunks there must be; by default as many as imported."),
+        typer.Option(min=0, help="Passages that there must be, exactly."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Whose vectors; by default the corpus's active model.")
+        str | None,
+        typer.Option(help="The model of the vectors; by default the corpus's active one."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a migrated corpus is whole; exit code 1 if it is not."""
+    """Check that a corpus is whole; exit code 1 if it is not."""
     report = ValidationService(Database.from_env()).validate(
         corpus, model=model, expected_chunks=expected_chunks
     )

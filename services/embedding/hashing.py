@@ -26,7 +26,8 @@ PARTS_WEIGHT: Final = 2.0
 PAIR_WEIGHT: Final = 0.3
 """Weight of two neighbouring words, as a share of the lighter one's."""
 FULL_WEIGHT_BYTES: Final = 8
-"""Shorter words weigh less in proportion: in every language the frequent words are short (Zipf)."""
+"""Bytes from which on a word has its full weight. Shorter ones weigh less in proportion: in every
+language the frequent words are short (Zipf)."""
 PARTS_OF_ONE_WORD: Final = 24
 """A run with more parts is several words of a script without spaces, and weighs more."""
 

@@ -34,7 +34,8 @@ These four are from OpenAI's API reference, "Create embeddings", and its embeddi
 """
 
 NOTHING: Final = "."
-"""Sent for an empty text: the API refuses empty strings, and every text needs its vector."""
+"""The text that is sent for an empty one: the API refuses empty strings, and every text needs its
+vector."""
 
 MAX_RETRIES: Final = 8
 FIRST_WAIT_SECONDS: Final = 0.5

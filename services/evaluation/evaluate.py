@@ -53,13 +53,13 @@ MAX_TIMED: Final = 500
 WARM_UP: Final = 20
 SAMPLE_DOCUMENTS: Final = 200
 SAMPLE_CHARACTERS: Final = 500
-"""How much a collection's language is told from."""
+"""Characters that a collection's language is told from."""
 
 GIVEN: Final = "given"
 """Provider of models that are known by vectors alone."""
 
 KNOWN_LENGTHS: Final = {384: "all-MiniLM-L6-v2"}
-"""Whose vectors unnamed ones of a length are taken to be; the name changes no figure."""
+"""Length → the model that unnamed vectors are taken to be of; the name changes no figure."""
 
 DEFAULT: Final = "default"
 """The fusion that a caller gets who names none."""

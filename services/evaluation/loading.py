@@ -22,8 +22,8 @@ BYTES_PER_FILE: Final = MAX_FILE_BYTES // 8
 MAX_SHOWN: Final = 5
 
 NOTHING: Final = "\u200b"
-"""Stands where a passage must have a text and the document has none. A zero-width space is neither
-a blank to the rules nor a part of a word to parsers, trigrams or tokenizers."""
+"""The text of a passage whose document has none. A zero-width space is neither a blank to the rules
+nor a part of a word to parsers, trigrams or tokenizers."""
 
 
 class Load(NamedTuple):

@@ -20,7 +20,8 @@ from pgcorpus.services.importers.text import MAX_NAME, UNSTORABLE, clean, descri
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LATEST: Final = timedelta(days=1)
-"""Past now: clocks differ, and times without a zone are read as UTC."""
+"""The time past now up to which a moment is accepted: clocks differ, and times without a zone are
+read as UTC."""
 
 UNITS: Final = (
     (1e11, 1),

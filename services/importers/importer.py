@@ -26,13 +26,14 @@ from pgcorpus.services.importers.report import COUNTS, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10
-"""The statistics are renewed at once, not when autovacuum finds time, when a run stored ``MANY``
-passages or one in ``SHARE`` of all: plans, and the ranking of words, follow them."""
+"""A run that stored ``MANY`` passages, or one in ``SHARE`` of all, renews the statistics at once
+and does not wait for autovacuum: plans, and the ranking of words, follow them."""
 
 TRIES: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.05
-"""A transaction that is in another's way is tried so often, after pauses of up to 0.1 s, 0.2 s and
-so on: deadlocks are over when one of the two is, and who waits longer has another trouble."""
+"""Half the longest first pause before a transaction that another stood in the way of is tried
+again: pauses are random, of up to 0.1 s, 0.2 s and so on. Deadlocks are over when one of the two
+is, and a longer wait has another cause."""
 
 C = TypeVar("C")
 T = TypeVar("T")

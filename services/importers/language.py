@@ -49,7 +49,7 @@ Language = str | Callable[[str], str]
 """The configuration of chunks that name none, or what finds it from a chunk's content."""
 
 AUTO: Final = "auto"
-"""In place of a name: find out."""
+"""The language that means: find out from the content."""
 
 SINCE: Final = {"estonian": 18}
 """Configurations younger than the oldest PostgreSQL that is supported → the version that has them

@@ -22,8 +22,9 @@ from pgcorpus.db.errors import ImportFailed
 from pgcorpus.services.importers.files import MAX_DEPTH, parse_json
 
 MAX_BYTES: Final = 56 * 1024**2
-"""Of one conversation as JSON; images embedded in it may make it that long. Where it has emoji it
-takes six times its length in memory, four of them as text; tests/prove/chat_memory.py measures."""
+"""Bytes of one conversation as JSON; images embedded in it may make it that long. Where it has
+emoji it takes six times its length in memory, four of them as text; tests/prove/chat_memory.py
+measures."""
 
 CHUNK: Final = 1024**2
 """Bytes that are read at a time."""
@@ -32,7 +33,7 @@ PIECE: Final = 64 * 1024
 """Bytes that are escaped at a time: a run of characters in between is an object each."""
 
 MAX_SCALAR_BYTES: Final = 10_000
-"""Of a number, true, false or null. Python reads numbers of up to 4,300 digits."""
+"""Bytes of a number, true, false or null. Python reads numbers of up to 4,300 digits."""
 
 MAX_LOCATED: Final = 255
 """Characters of a member's name in a locator."""

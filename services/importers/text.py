@@ -9,6 +9,9 @@ from typing import Any, Final
 MAX_NAME: Final = 255
 """Characters of the ``varchar(255)`` columns."""
 
+SEPARATOR: Final = re.compile(r"[,;\n]")
+"""The end of a name in a text that lists names."""
+
 UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """NUL characters and halves of surrogate pairs, which PostgreSQL cannot store."""
 

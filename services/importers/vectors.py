@@ -29,13 +29,14 @@ FLOATS: Final = (2, 4, 8)
 """Bytes of a number: of single precision, and of any."""
 
 MAX_DIMENSIONS: Final = 16_000
-"""Of pgvector's ``vector``."""
+"""The greatest length of pgvector's ``vector``."""
 
 CHUNK_ROWS: Final = 4096
 """Vectors that are checked at a time: 16 MiB of 1,024 dimensions."""
 
 HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-"""Version → what reads its header. Version 3 only adds names of fields that are not ASCII."""
+"""Version → the function that reads its header. Version 3 only adds names of fields that are not
+ASCII."""
 
 
 def map_vectors(

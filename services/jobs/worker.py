@@ -55,7 +55,7 @@ POLL_SECONDS: Final = 5.0
 LISTEN_SECONDS: Final = 0.5
 
 LEAVE_SECONDS: Final = 0.4
-"""Threads that have nothing in hand are not waited for any longer, once it stops: they may be
+"""The longest wait, once the worker stops, for threads that have nothing in hand: they may be
 waiting for a database that is away."""
 
 LONGEST_PAUSE_SECONDS: Final = 15.0
@@ -64,8 +64,8 @@ MAX_COLLISIONS: Final = 5
 """Transactions that end the same batch and meet others in their way; then it is halved."""
 
 MAX_SECONDS_IN_HAND: Final = 600.0
-"""After this a batch counts as hung, and its lease is no longer extended. The hosted embedder
-gives up sooner by itself: 300 seconds for a request, its retries included."""
+"""Seconds after which a batch counts as hung, and its lease is no longer extended. The hosted
+embedder gives up sooner by itself: 300 seconds for a request, its retries included."""
 
 NO_FAULT_OF_THE_JOB: Final = (EmbeddingError, DatabaseNotReady, NotPermitted, SettingsError)
 """Failures that lie neither with a job nor with the connection (``TextsRefused`` is the text's)."""

@@ -102,12 +102,12 @@ def _list_differences(
     names: list[str], original: ChunkRecord, stored: ChunkRecord, rule: Rule
 ) -> list[Change]:
     return [
-        Change(name, _plain(getattr(original, name)), _plain(getattr(stored, name)), rule.value)
+        Change(name, _as_json(getattr(original, name)), _as_json(getattr(stored, name)), rule.value)
         for name in names
     ]
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return the value as JSON."""
     if isinstance(value, frozenset):
         return sorted(value)

@@ -16,7 +16,7 @@ ON_CONFLICT: Final = Option(
     name="on_conflict",
     kind=OnConflict,
     default="reject",
-    help="What becomes of a stored chunk_id that comes with another text.",
+    help="Policy for a stored chunk_id that comes with another text.",
 )
 
 KNOWLEDGE_SERVICES: Final = CorpusServices(

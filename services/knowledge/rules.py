@@ -26,11 +26,12 @@ from pgcorpus.services.importers.language import (
     LANGUAGES,
     Language,
 )
-from pgcorpus.services.importers.text import MAX_NAME, clean
+from pgcorpus.services.importers.text import MAX_NAME, SEPARATOR, clean
 from pgcorpus.services.knowledge.chunks import Context
 
 VERSION: Final = 1
-"""Of these rules; it is part of a record's hash, so that new rules reach what was imported."""
+"""The version of these rules; it is part of a record's hash, so that new rules reach what was
+imported."""
 
 MAX_CHARACTERS: Final = 50_000
 MAX_WORDS: Final = 15_000
@@ -48,7 +49,7 @@ BOOLEANS: Final = {
     "business_logic_intact": True,
     "validation_passed": True,
 }
-"""What an absent boolean means: the column's default, but for ``validation_passed``, where the
+"""The meaning of an absent boolean: the column's default, but for ``validation_passed``, where the
 migration plan's script takes a chunk that says nothing as one that passed."""
 
 VALIDATED: Final = frozenset({"preserves_complete_concept", "business_logic_intact"})
@@ -58,7 +59,6 @@ _NOT_IN_SOURCE_FILE = re.compile(r"[^A-Za-z0-9_.-]+")
 _NOT_IN_CONCEPT = re.compile(r"[^A-Za-z0-9&-]+")
 _CONCEPT = re.compile(r"[A-Za-z0-9&-]+(?: [A-Za-z0-9&-]+)*")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
-_SEPARATOR = re.compile(r"[,;\n]")
 
 _canonical = json.JSONEncoder(sort_keys=True).encode
 
@@ -432,7 +432,7 @@ def _concepts(draft: _Draft) -> frozenset[str]:
     given = draft.take("key_concepts")
     names = given.value
     if isinstance(names, str):
-        names = [name.strip() for name in _SEPARATOR.split(names) if name.strip()]
+        names = [name.strip() for name in SEPARATOR.split(names) if name.strip()]
         draft.change(given.field, given.value, names, Rule.CONCEPT_LIST)
     elif names is not None and not isinstance(names, list):
         draft.change(given.field, names, None, Rule.CONCEPT_DROPPED)

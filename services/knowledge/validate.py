@@ -12,7 +12,7 @@ from pgcorpus.db.repositories.knowledge.validation import Tally
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.corpus import Check
+from pgcorpus.services.corpus import Check, name_offenders
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.importers.draft import Rule
 
@@ -21,8 +21,6 @@ MIN_KEY_CONCEPTS: Final = 20
 
 MAX_SEARCH_MS: Final = 500.0
 """A vector search of 10 results takes less (FR1 of the engineering specification)."""
-
-MAX_SHOWN_OFFENDERS: Final = 5
 
 
 def check_chunks(
@@ -45,9 +43,7 @@ def check_chunks(
 
 def _all_kept(name: str, tally: Tally) -> Check:
     """Build the check that every row keeps a rule."""
-    shown = ", ".join(tally.offenders[:MAX_SHOWN_OFFENDERS])
-    more = len(tally.offenders) - MAX_SHOWN_OFFENDERS
-    detail = f"{shown} and {more} more" if more > 0 else shown or None
+    detail = name_offenders(tally.offenders)
     return Check(name, not tally.offenders, tally.total, tally.passing, detail)
 
 

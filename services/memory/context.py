@@ -25,20 +25,21 @@ from pgcorpus.services.search.context import (
 from pgcorpus.services.search.request import is_whole
 
 EPISODE_TOKENS: Final = 400
-"""Of what is told of an episode, so that a long one leaves room for others."""
+"""Tokens of what is told of an episode, so that a long one leaves room for others."""
 
 QUOTABLE: Final = 40
-"""Characters; that less stands in an episode may be chance, unless it is part of it."""
+"""Characters of a quotation; that less stands in an episode may be chance, unless it is part of
+it."""
 
 LEAST_TOKENS: Final = 16
-"""What is cut to less says nothing."""
+"""The least that a text is cut to: less says nothing."""
 
 TOLD: Final = {
     "outcome": "Outcome",
     "interruption_reason": "Interrupted",
     "time_context": "When",
 }
-"""What is told of an episode beside its summary: key of ``llm_tags`` → label."""
+"""Parts of an episode that are told beside its summary: key of ``llm_tags`` → label."""
 
 
 _HEADER: Final = re.compile(rf"(^|[{LINE_ENDS}])(\s*)(\[(?:mem|ep)_)")

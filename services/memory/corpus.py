@@ -13,6 +13,7 @@ from pgcorpus.services.corpus import CorpusServices, ImportService, Paths
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
 from pgcorpus.services.importers.report import OnConflict
 from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
+from pgcorpus.services.memory.validate import check_memories
 
 
 def make_importer(
@@ -56,7 +57,7 @@ MEMORY_SERVICES: Final = CorpusServices(
                 name="on_conflict",
                 kind=OnConflict,
                 default="keep",
-                help="What becomes of an id that is stored: keep leaves it, reject refuses another "
+                help="Policy for an id that is stored: keep leaves it, reject refuses another "
                 "text, update makes it what the file says.",
             ),
             STRICT,
@@ -76,4 +77,5 @@ MEMORY_SERVICES: Final = CorpusServices(
             ),
         ),
     ),
+    validate=check_memories,
 )

@@ -120,7 +120,7 @@ class Remembering:
         if like is not None and handling == "refuse":
             raise AlreadyExists(
                 f"the memory {like.node.id} says the same (similarity {like.similarity:.3f}); to "
-                "keep both, let duplicates be linked"
+                "keep both: duplicates=link"
             )
         apart = None
         if like is not None and handling == "merge":
@@ -147,14 +147,14 @@ class Remembering:
     ) -> Remembered:
         """Return the outcome of an exchange whose place and first words are remembered already."""
         if self.duplicates.handling == "refuse":
-            raise AlreadyExists(f"the memory {there.id} is there already")
+            raise AlreadyExists(f"the memory {there.id} has the same conversation, place and words")
         own = self.work.memory.is_own(there)
         if exchange.has_words_of(there):
             note = None if own else "another user remembered it first, and it is theirs"
             return Remembered(id=there.id, outcome="same", like=there.id, similarity=1.0, note=note)
         if own and self.duplicates.handling == "merge":
             return self._merge(Like(there, None), exchange, vector, reason)
-        merge = "let duplicates be merged, or " if own else "another user wrote that: "
+        merge = "merge it with duplicates=merge, or " if own else "another user wrote that: "
         raise AlreadyExists(
             f"exchange {exchange.sequence_index} of the conversation {exchange.conversation_id!r} "
             f"is the memory {there.id}, which goes on otherwise; {merge}give no sequence_index for "

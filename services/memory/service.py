@@ -47,10 +47,10 @@ from pgcorpus.services.memory.telling import tell
 from pgcorpus.services.search.service import SearchService
 
 BATCH: Final = 100
-"""Exchanges that are remembered in one transaction; others of the scope wait so long."""
+"""Exchanges that are remembered in one transaction; others of the scope wait that long."""
 
 BOOST: Final = 0.2
-"""By which share of its score a memory that is fresh and often recalled may rise."""
+"""The share of its score by which a memory that is fresh and often recalled may rise."""
 
 
 class MemoryService:

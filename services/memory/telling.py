@@ -33,7 +33,10 @@ def tell(work: UnitOfWork, conversation_id: str | None, details: EpisodeDetails)
     if messages is None:
         messages = [turn for node in members for turn in _turns(node)]
     if not messages:
-        raise NotFound("there are no messages, and no memories to take them from")
+        raise NotFound(
+            "there are no messages, and no memories to take them from; name a conversation that "
+            "has some"
+        )
     times = [node.created_at for node in members] or [datetime.now(UTC)]
     began = details.get("created_at") or min(times)
     return Told(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -37,6 +37,7 @@ from pgcorpus.db.repositories.operations.diagnosis import (
 )
 from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.repositories.search import Ask, Statement
+from pgcorpus.db.repositories.vector_indexes import CountedScope
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
@@ -66,12 +67,12 @@ ASCII_CTYPES: Final = ("C", "POSIX")
 WORDS_ASKED: Final = 2
 
 SCOPES_LOOKED_AT: Final = 50
-"""How many scopes without vectors are looked at for one that has passages."""
+"""Scopes without vectors that are looked at for one that has passages."""
 
 BY_INDEX: Final = {"enable_seqscan": "off", "enable_sort": "off"}
 SWITCHES: Final = {"enable_bitmapscan": "on", "enable_indexscan": "on"}
 SOLID_STATE: Final = {"random_page_cost": "1.1"}
-"""What a random read costs on solid-state disks; the default of 4 is for turning ones."""
+"""The cost of a random read on solid-state disks; the default of 4 is for turning ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ class Diagnosis:
 
 
 Check = Callable[[], Iterator[Finding]]
+ListLarge = Callable[[], list[CountedScope]]
 
 
 class DoctorService:
@@ -155,11 +157,12 @@ class DoctorService:
     def _examine_corpus(
         self, work: UnitOfWork, server: Server, corpus: Corpus
     ) -> Iterator[Finding]:
+        list_large = cache(partial(work.vector_indexes.list_large_scopes, corpus))
         checks: dict[str, Check] = {
             "corpus": partial(_passages, work, corpus),
             "statistics": partial(_statistics, work, corpus),
             "index": partial(self._indexes, work, corpus),
-            "scope_index": partial(self._scopes, work, corpus),
+            "scope_index": partial(self._scopes, work, corpus, list_large),
             "unused_index": partial(_find_unused, work, corpus),
             "plan": partial(self._plans, work, server, corpus),
         }
@@ -167,7 +170,7 @@ class DoctorService:
         if corpus.needs_scope:
             # Scopes are counted, which may take too long: plans are then explained without a scope.
             with suppress(DBAPIError), work.session.begin_nested():
-                scope = _find_scope(work, corpus)
+                scope = _find_scope(work, corpus, list_large)
         if scope is not None:
             work.enter(scope)
         for name, check in checks.items():
@@ -185,7 +188,7 @@ class DoctorService:
             if not stored.valid and stored.name not in told:
                 yield _invalid(corpus, stored, owned=stored.name in owned)
 
-    def _scopes(self, work: UnitOfWork, corpus: Corpus) -> Iterator[Finding]:
+    def _scopes(self, work: UnitOfWork, corpus: Corpus, list_large: ListLarge) -> Iterator[Finding]:
         """Find large scopes that have no vector index."""
         if corpus.scope is None:
             return
@@ -201,7 +204,7 @@ class DoctorService:
         large = [
             each
             for model in list_in_use(work, corpus, self._database.settings)
-            for each in work.vector_indexes.list_unindexed_scopes(corpus, model)
+            for each in work.vector_indexes.list_unindexed_scopes(corpus, model, list_large())
         ]
         for each in large:
             yield found(
@@ -215,7 +218,7 @@ class DoctorService:
             yield found(
                 subject=corpus.vectors.name,
                 status="ok",
-                detail="no scope needs a vector index that it has not",
+                detail="every scope that needs a vector index has one",
             )
 
     def _plans(self, work: UnitOfWork, server: Server, corpus: Corpus) -> Iterator[Finding]:
@@ -316,7 +319,7 @@ class _PlanGuard:
         # A bulk load leaves rows in the pending list of a GIN index, which each search then reads.
         return told(
             status="warning",
-            detail=f"{detail}; rows that are not yet sorted into it, or statistics, may be why",
+            detail=f"{detail}; pending entries of the index, or old statistics, may be the cause",
             remedy="\n".join(map(vacuum_remedy, sorted(plan.scanned & self._large))) or None,
         )
 
@@ -344,11 +347,11 @@ class _PlanGuard:
         return {}
 
 
-def _find_scope(work: UnitOfWork, corpus: Corpus) -> Scope | None:
+def _find_scope(work: UnitOfWork, corpus: Corpus, list_large: ListLarge) -> Scope | None:
     """Return a scope with passages to explain searches with, or None where none is visible."""
     scope = work.diagnosis.find_scope(corpus)  # a superuser is shown rows of all
     if scope is None and work.vector_indexes.may_list_large_scopes(corpus):
-        scope = work.vector_indexes.find_largest_scope(corpus)
+        scope = next((each.scope for each in list_large()), None)
     if scope is None:
         with suppress(NotPermitted):
             for each in islice(work.scopes_of(corpus), SCOPES_LOOKED_AT):
@@ -379,7 +382,7 @@ def _guard(work: UnitOfWork, name: str, corpus: Corpus | None, check: Check) -> 
                 corpus=corpus.name if corpus else None,
                 subject="this check",
                 status="failure",
-                detail=f"could not be made: {error}",
+                detail=f"the check failed: {error}",
                 remedy="pgcorpus db upgrade" if isinstance(error, DatabaseNotReady) else None,
             )
         ]
@@ -455,7 +458,7 @@ def _connections(work: UnitOfWork, settings: Settings) -> Finding:
 def _schema(work: UnitOfWork) -> list[Finding]:
     missing = work.diagnosis.list_missing_tables()
     if not missing:
-        return [Finding(check="schema", subject="tables", status="ok", detail="all are there")]
+        return [Finding(check="schema", subject="tables", status="ok", detail="all tables exist")]
     return [
         Finding(
             check="schema",
@@ -609,7 +612,7 @@ def _table_statistics(corpus: Corpus, table: TableStatistics, *, ranks: bool) ->
             detail=f"{table.changed:,} of {table.rows:,} rows have changed since the last ANALYZE",
             remedy=table.remedy,
         )
-    return found(status="ok", detail="known well enough")
+    return found(status="ok", detail="up to date")
 
 
 def _check_index(corpus: Corpus, index: NeededIndex) -> Finding:

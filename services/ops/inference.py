@@ -41,23 +41,23 @@ from pgcorpus.db.search.page import SearchPage
 from pgcorpus.services.search.service import MODES, SearchService
 
 PROBING_SECONDS: Final = 15.0
-"""After which no further probe is begun: tables of millions of rows, or a server under load, would
-take long otherwise. Some three seconds are needed."""
+"""Seconds after which no further probe is begun: tables of millions of rows, or a server under
+load, would take long otherwise. Some three seconds are needed."""
 
 TIMING_SECONDS: Final = 4.0
 SEARCHING_SECONDS: Final = 6.0
 
 TIMES: Final = 20
-"""How often a statement, or a search, is timed with a match, and without."""
+"""The number of times that a statement, or a search, is timed with a match, and without."""
 
 ENOUGH_TIMES: Final = 16
-"""Of fewer the rank test could not be sure."""
+"""The least number of times: with fewer the rank test could not be sure."""
 
 CONFIRMATIONS: Final = 3
-"""How often a timing that tells is repeated before it is believed."""
+"""The number of times that a timing that tells is repeated before it is believed."""
 
 CONFIRMING_SECONDS: Final = 30.0
-"""For one repetition, after which it is left: some tenths of a second are needed."""
+"""Seconds for one repetition, after which it is left: some tenths of a second are needed."""
 
 KNOWN: Final = frozenset(("uuid", "bigint", "integer"))
 """Types of keys that are numbered, or random: that one is taken is told to who knows it already."""
@@ -80,7 +80,7 @@ Categories, by which indexes are ordered. An id of a passage, to who knows it: i
 And keys of pending jobs, which are UUIDs and open nothing."""
 
 ACCEPTED_KIND: Final = "by EXPLAIN ANALYZE"
-"""How kinds of attack begin by which ``ACCEPTED`` columns may be told."""
+"""Beginnings of the kinds of attack by which ``ACCEPTED`` columns may be told."""
 
 SAID: Final = "price {}"
 """A question that finds own rows, and a word that only a row of others' holds."""

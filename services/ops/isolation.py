@@ -40,7 +40,7 @@ from pgcorpus.services.search.service import MODES, SearchService
 
 Status = Literal["ok", "failure"]
 Tell = Callable[[str, int, int], None]
-"""What is being done, how much of it is done, of how much."""
+"""Reports the work that is done: its name, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,11 @@ from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, cou
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 
 BULK_PASSAGES: Final = 5_000
-"""From here on an index is built after a first backfill instead of kept up row by row."""
+"""Passages from which on an index is built after a first backfill instead of kept up row by row."""
 
 GRACE_SECONDS: Final = 90.0
-"""How long a model's vectors stay after the switch to another. A search that chose the model before
-embeds its question (10 s at most), waits for a connection (30 s) and for the statement that
+"""Seconds that a model's vectors stay after the switch to another. A search that chose the model
+before embeds its question (10 s at most), waits for a connection (30 s) and for the statement that
 prepares it (30 s) before it reads them, with the default settings."""
 
 DELETED_AT_ONCE: Final = 5_000
@@ -45,7 +45,7 @@ DELETED_AT_ONCE: Final = 5_000
 POLL_SECONDS: Final = 0.5
 
 OnBuild = Callable[[str, str, float], None]
-"""Called with the corpus, the phase of its index build and the share of the phase done."""
+"""Reports the corpus, the phase of its index build and the share of the phase done."""
 
 
 @dataclass(frozen=True)

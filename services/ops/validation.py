@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import UnknownCorpus
 from pgcorpus.db.search import corpora
-from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.corpora import SERVICES
-from pgcorpus.services.corpus import Check
-from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.corpus import Check, check_passages
+from pgcorpus.services.embedding.choice import choose
 
 
 @dataclass(frozen=True)
@@ -21,8 +17,8 @@ class ValidationReport:
     """The answers of all checks.
 
     Attributes:
-        corpus: What was checked.
-        model: Whose vectors were checked.
+        corpus: Its name.
+        model: The model of the vectors.
         reason: Why the model is another than the corpus is set to, or None.
         checks: In a fixed order.
     """
@@ -46,24 +42,6 @@ class ValidationReport:
         }
 
 
-def check_embedded(
-    work: UnitOfWork,
-    corpus: Corpus,
-    choice: Choice,
-    _expected: int | None,
-) -> Iterator[Check]:
-    """Yield the one check of an application's corpus: each passage has a vector of its text."""
-    coverage = work.embeddings.coverage(corpus, choice.name)
-    whole = coverage.embedded == coverage.total
-    yield Check(
-        name="embedding_count",
-        passed=whole,
-        expected=coverage.total,
-        found=coverage.embedded,
-        detail=None if whole else f"make the others with: pgcorpus embed --corpus {corpus.name}",
-    )
-
-
 class ValidationService:
     """Checks a corpus. It reads one snapshot and writes nothing.
 
@@ -85,24 +63,19 @@ class ValidationService:
 
         Args:
             corpus: Its name.
-            model: Whose vectors are checked; by default as ``choose`` finds it.
-            expected_chunks: How many chunks there must be, exactly; by default at least as many
-                as imports have added.
+            model: The model of the vectors; by default as ``choose`` finds it.
+            expected_chunks: The exact number of passages; by default, of knowledge, at least as
+                many as imports have added, of other corpora any.
 
         Raises:
-            UnknownCorpus: There is no such corpus, or there are no checks of it.
+            UnknownCorpus: There is no such corpus.
+            NotPermitted: The corpus has scopes, and row security hides some from the role.
             UnknownModel: There is no such model.
         """
         of = corpora.get_corpus(corpus)
-        validated = {name: each.validate for name, each in SERVICES.items() if each.validate}
-        if of not in corpora.OURS:
-            validated[corpus] = check_embedded
-        if corpus not in validated:
-            raise UnknownCorpus(
-                f"there are no checks of {corpus}; known: {', '.join(sorted(validated))}"
-            )
+        check = SERVICES[corpus].validate if corpus in SERVICES else check_passages
         with self._database.unit_of_work() as work:
             work.validation.begin_report()
             choice = choose(work, of, self._database.settings, model)
-            checks = tuple(validated[corpus](work, of, choice, expected_chunks))
+            checks = tuple(check(work, of, choice, expected_chunks))
         return ValidationReport(corpus, choice.name, choice.reason, checks)

@@ -26,7 +26,7 @@ MOST_TOKENS: Final = 100_000_000
 UNTITLED: Final = "(untitled)"
 APART: Final = "\n\n"
 OMITTED: Final = "[...]"
-"""Stands in the text where turns between two others were left out, or ends one that was cut."""
+"""The mark where turns between two others were left out, or at the end of one that was cut."""
 
 
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -33,14 +33,14 @@ WEIGHTS_OF: Final[Mapping[str, Mapping[str, float]]] = {
     "weighted": {"vector": 0.7, "text": 0.3, "fuzzy": 0.3},
     "rrf": {"vector": 1.0, "text": 1.0, "fuzzy": 1.0},
 }
-"""How they were found is in docs/explanation/search.md. 70 % vector and 30 % text are the
-specification's (FR2); RRF's own paper weighs all alike."""
+"""Fusion → the weights of its legs. docs/explanation/search.md tells how they were found. 70 %
+vector and 30 % text are the specification's (FR2); RRF's own paper weighs all alike."""
 
 LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
 """A name, with or without its schema; a number would be read as an object's identifier."""
 
 MAX_WEIGHT: Final = 1_000_000
-"""Of a leg; beyond, sums of scores lose their digits."""
+"""The greatest weight of a leg; beyond, sums of scores lose their digits."""
 
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 10_000
@@ -149,7 +149,10 @@ class Request(Options):
                 f"not {self.limit!r} and {self.offset!r}"
             )
         if unknown := self.weights.keys() - WEIGHTS_OF[self.fusion].keys():
-            raise InvalidSearch(f"there is no leg {', '.join(sorted(map(str, unknown)))}")
+            raise InvalidSearch(
+                f"there is no leg {', '.join(sorted(map(str, unknown)))}; known: "
+                f"{', '.join(WEIGHTS_OF[self.fusion])}"
+            )
         if not all(
             _number(weight) and 0 <= weight <= MAX_WEIGHT for weight in self.weights.values()
         ):

@@ -66,7 +66,8 @@ MOST_STRETCHED: Final = 3.0
 """A spread measured on unusual passages does not turn the weights over."""
 
 MOST_SWITCHES: Final = 5
-"""So often a search begins anew because its corpus was given another model meanwhile."""
+"""The number of times that a search begins anew because its corpus was given another model
+meanwhile."""
 
 SWITCHING: Final = "the corpus changed its model again and again during the search; try again"
 

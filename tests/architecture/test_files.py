@@ -1,4 +1,4 @@
-"""What files there are, and what they are called."""
+"""Files of the repository, and their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents show works, and what they point to is there."""
+"""Commands and links of the documents work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.settings import VARIABLES
+from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.main import app
 from tests.logins import logged_in
 
@@ -64,6 +65,8 @@ def test_the_reference_has_every_command() -> None:
     reference = (ROOT / "docs/reference/command-line.md").read_text()
 
     def commands(command: object, path: str) -> list[str]:
+        if isinstance(command, LazyCommand):
+            command = command.load()
         children = getattr(command, "commands", None)
         if children is None:
             return [path]

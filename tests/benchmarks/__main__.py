@@ -19,7 +19,7 @@ from pgcorpus.db.errors import DataLayerError
 from pgcorpus.services.cli.output import AsJson, fail, print_json, say
 from tests.benchmarks.plot import plot
 from tests.benchmarks.processes import HOME, PEERS, ContenderFailed, python_of
-from tests.benchmarks.report import failed_checks, print_tables
+from tests.benchmarks.report import list_failed_checks, print_tables
 from tests.benchmarks.run import measure
 
 FAILED = 1
@@ -31,19 +31,21 @@ def bench(  # noqa: PLR0917 - options are its parameters
         int, typer.Option(envvar="BENCH_ROWS", min=100, max=1_000_000, help="Passages.")
     ] = 10_000,
     dimensions: Annotated[
-        int, typer.Option(envvar="BENCH_DIMENSIONS", min=8, max=4000, help="Of the vectors.")
+        int, typer.Option(envvar="BENCH_DIMENSIONS", min=8, max=4000, help="Length of the vectors.")
     ] = 384,
     peers: Annotated[
         str,
         typer.Option(
             default_factory=lambda: os.environ.get("BENCH_PEERS", ",".join(PEERS)),
             show_default="BENCH_PEERS, else all",
-            help=f"Which peers, separated by commas: {', '.join(PEERS)}; '' for none.",
+            help=f"Peers, separated by commas: {', '.join(PEERS)}; '' for none.",
         ),
     ] = ...,  # type: ignore[assignment] - typer's mark for the factory
     seconds: Annotated[
         float,
-        typer.Option(envvar="BENCH_SECONDS", min=0.1, help="How long a throughput is measured."),
+        typer.Option(
+            envvar="BENCH_SECONDS", min=0.1, help="Seconds that a throughput is measured."
+        ),
     ] = 1.0,
     output: Annotated[
         Path,
@@ -88,9 +90,9 @@ def bench(  # noqa: PLR0917 - options are its parameters
         print_json(result)
     else:
         print_tables(result)
-    for check in failed_checks(result):
+    for check in list_failed_checks(result):
         fail(f"{check['name']}: {check['found']}")
-    if failed_checks(result):
+    if list_failed_checks(result):
         raise typer.Exit(FAILED)
 
 

@@ -1,4 +1,4 @@
-"""What the audit log costs bulk loads: ``python -m tests.benchmarks.audit_cost``.
+"""The cost of the audit log for bulk loads: ``python -m tests.benchmarks.audit_cost``.
 
 The same loads, with and without the triggers by turns, on one server and each in a new database.
 Figures belong to the machine and the moment: only their ratio says something.
@@ -34,7 +34,7 @@ MODEL: Final = "hashing"
 SOME: Final = 5000
 """Vectors: entering all into an index would take minutes."""
 ALLOWED: Final = 1.5
-"""How many times as long as without an audited load may take (issue 5)."""
+"""The time of an audited load, at most, as a multiple of one without (issue 5)."""
 
 TRIGGERS: Final = text("""
     SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname)
@@ -43,8 +43,8 @@ TRIGGERS: Final = text("""
 
 
 def audit_cost(
-    rows: Annotated[int, typer.Option(min=100, help="Of each load.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is done.")] = 3,
+    rows: Annotated[int, typer.Option(min=100, help="Rows of each load.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each load.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Time bulk loads with and without the audit log; exit code 1 where it costs too much."""
@@ -61,7 +61,7 @@ def audit_cost(
             for name, took in _run(template, Path(folder), rows, audited=audited).items():
                 seconds[name][audited].append(took)
             bar.advance(bar.task_ids[0])
-    found = [_compared(name, of[True], of[False]) for name, of in seconds.items()]
+    found = [_compare(name, of[True], of[False]) for name, of in seconds.items()]
     if as_json:
         print_json({"rows": rows, "rounds": rounds, "loads": found})
     else:
@@ -70,7 +70,7 @@ def audit_cost(
         raise typer.Exit(1)
 
 
-def _compared(name: str, with_log: list[float], without: list[float]) -> dict[str, Any]:
+def _compare(name: str, with_log: list[float], without: list[float]) -> dict[str, Any]:
     # Whatever else the machine does only ever adds.
     audited, plain = min(with_log), min(without)
     return {

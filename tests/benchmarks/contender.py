@@ -1,4 +1,4 @@
-"""What every contender is asked to do, and how its process is spoken to.
+"""The tasks of every contender, and the protocol of its process.
 
 A contender runs in a process of its own, which reads a JSON object per line from stdin and answers
 with one on stdout. It takes its own times: pipes and JSON are not measured. Peers have their own
@@ -28,7 +28,7 @@ HITS = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What a contender works with.
+    """The server, the data and the settings that a contender works with.
 
     Attributes:
         url: Address of its database, as libpq has it, password included.
@@ -121,7 +121,7 @@ class Contender(ABC):
         """
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of the figures should know of it."""
+        """Return what a reader of the figures should know of the contender."""
         return {}
 
     def prepare(self) -> dict[str, Any]:
@@ -144,12 +144,12 @@ def serve(contender: type[Contender]) -> None:
     try:
         _reply(replies, {"modes": served.modes, "facts": served.facts()})
         for request in requests:
-            _reply(replies, _done(served, replies, **request))
+            _reply(replies, _send(served, replies, **request))
     finally:
         served.close()
 
 
-def _done(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -> Any:
+def _send(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -> Any:
     match do:
         case "load":
             return {"seconds": contender.load(lambda rows: _reply(replies, {"progress": rows}))}

@@ -1,4 +1,4 @@
-"""What is searched and asked: made up, the same in every run, and shaped like real text.
+"""Passages and questions: made up, the same in every run, and shaped like real text.
 
 Word frequencies fall with their rank (Zipf's law), passages have topics, and vectors lie in
 clusters of limited dimension: in uniform noise every index looks bad, among separate points good.
@@ -37,7 +37,7 @@ SPREAD: Final = 1.0
 JITTER: Final = 0.3
 """Length of the noise in all dimensions."""
 DRIFT: Final = 0.7
-"""How far a question's vector is from that of the passage it was made from, before scaling."""
+"""The distance of a question's vector from that of the passage it was made from, before scaling."""
 CHUNKS_PER_FILE: Final = 100_000
 """An import file may have 256 MiB."""
 BATCH: Final = 10_000

@@ -49,10 +49,10 @@ NEAREST = """
 """
 
 SETS = re.compile(r"\bset_config\b|\bSET LOCAL\b", re.IGNORECASE)
-"""In SQL that makes settings for the transaction."""
+"""The part of SQL that makes settings for the transaction."""
 
 RANKS = re.compile(r"^WITH \w+_(near|found) AS")
-"""How the statement begins that ranks; what is found out before it has settings, too."""
+"""The beginning of the statement that ranks; what is found out before it has settings, too."""
 
 IN_FORCE = """
     SELECT name, current_setting(name, true) AS setting
@@ -61,7 +61,7 @@ IN_FORCE = """
 
 
 class Statement(NamedTuple):
-    """What a cursor was given."""
+    """A statement as a cursor was given it."""
 
     query: Any
     params: Any

@@ -1,4 +1,4 @@
-"""How fast chunks go in without vectors: all checks, all indexes of words."""
+"""The rate at which chunks go in without vectors: all checks, all indexes of words."""
 
 from __future__ import annotations
 

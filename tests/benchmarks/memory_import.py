@@ -1,4 +1,4 @@
-"""How fast an agent's memories go in, vectors and indexes included.
+"""The rate at which an agent's memories go in, vectors and indexes included.
 
 ``python -m tests.benchmarks.memory_import`` measures the first load of an empty database, and then
 that of a second tenant beside it, whose rows the indexes take one by one.
@@ -30,9 +30,9 @@ from tests.conftest import Databases
 
 DIMENSIONS: Final = 1024
 EXCHANGES: Final = 8
-"""Of a conversation."""
+"""Exchanges of a conversation."""
 HUMAN_WORDS: Final = 20
-"""Of the 60 that an exchange has."""
+"""Words of the human, of the 60 that an exchange has."""
 SHARE_OF_NOISE: Final = 0.2
 
 
@@ -129,8 +129,8 @@ def _node(number: int, words: np.ndarray, cluster: int) -> dict[str, Any]:
 def main() -> int:
     """Measure on a server of its own, and print what was found as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=100_000, help="of the first tenant")
-    parser.add_argument("--second", type=int, default=5_000, help="of the second")
+    parser.add_argument("--nodes", type=int, default=100_000, help="memories of the first tenant")
+    parser.add_argument("--second", type=int, default=5_000, help="memories of the second tenant")
     given = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-memory-"))
     home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root

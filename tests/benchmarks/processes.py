@@ -103,8 +103,10 @@ class Process:
 
 
 @contextmanager
-def started(module: str, python: Path, folder: Path, start: dict[str, Any]) -> Iterator[Process]:
-    """A process for a while; its log is in *folder*."""
+def start_process(
+    module: str, python: Path, folder: Path, start: dict[str, Any]
+) -> Iterator[Process]:
+    """Run a process for a while; its log is in *folder*."""
     with (folder / f"{module}.log").open("a") as log:
         process = Process(module, python, log, start)
         try:

@@ -10,11 +10,11 @@ from pgcorpus.services.cli.output import out, table
 MEBIBYTE = 2**20
 
 BASES = ("floor", "pgcorpus")
-"""What a median is divided by, in a column each."""
+"""Divisors of a median, in a column each."""
 
 
-def failed_checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The checks that did not pass."""
+def list_failed_checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List the checks that did not pass."""
     return [check for check in result["checks"] if not check["passed"]]
 
 

@@ -28,7 +28,7 @@ from pgcorpus.services.cli.output import fail, progress_bar
 from tests.benchmarks import data
 from tests.benchmarks.contender import HITS
 from tests.benchmarks.import_rate import import_rate
-from tests.benchmarks.processes import ContenderFailed, Process, started
+from tests.benchmarks.processes import ContenderFailed, Process, start_process
 
 MODES: Final = ("vector", "text", "hybrid")
 CLIENTS: Final = (1, 2, 4, 8)
@@ -36,8 +36,8 @@ WARM_UP: Final = 20
 """Questions asked before the clock counts: connections, prepared statements, PostgreSQL's cache."""
 ROUNDS: Final = 3
 BUDGET_SECONDS: Final = 40
-"""Who has searched for so long in a mode is asked no further questions: a store without an index
-would take hours."""
+"""Seconds of search in a mode after which a contender is asked no further questions: a store
+without an index would take hours."""
 EF_SEARCH: Final = 100
 """For contenders that come before ``SearchService`` has shown its own."""
 FLOAT_BYTES: Final = 4
@@ -82,7 +82,7 @@ class Bench:
     def process(self, module: str, python: Path, database: str) -> Iterator[Process]:
         """A contender at work on a database."""
         start = {"url": self.url(database), "data": str(self.data), "ef_search": self.ef_search}
-        with started(module, python, self.folder, start) as process:
+        with start_process(module, python, self.folder, start) as process:
             yield process
 
     @contextmanager
@@ -269,7 +269,7 @@ def _search_all(bench: Bench, seconds: float) -> None:
 
 
 def _ask(bench: Bench, searching: dict[str, Process], name: str, do: str, **arguments: Any) -> Any:
-    """What a contender answers; None from a peer that fails, and is left out from then on."""
+    """Return a contender's answer; None from a peer that fails, and is left out from then on."""
     try:
         return searching[name].ask(do, **arguments)
     except ContenderFailed as error:
@@ -361,7 +361,7 @@ def _throughput(
 
 
 def ratios(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How many times as long: this project as the floor, and each peer as this project."""
+    """Return the ratios of times: this project to the floor, and each peer to this project."""
     figures = {(row["contender"], row["mode"]): row for row in result["latency"]}
     compared = []
     for contender, mode in figures:
@@ -380,8 +380,8 @@ LEAST_OVERLAP: Final = 0.99
 """Equal scores may come in another order, and the tenth of them may be another."""
 
 MOST_TIMES_FLOOR: Final = 2.0
-"""How much slower than the floor a vector search may be. 1.25 is the target; the rest is for the
-noise of a machine that does other things, too."""
+"""The time of a vector search, at most, as a multiple of the floor's. 1.25 is the target; the rest
+is for the noise of a machine that does other things, too."""
 
 COMPARED_ROWS: Final = 10_000
 """With fewer, what every search costs hides what the vectors cost, and of 2,000 SearchService
@@ -389,7 +389,7 @@ compares every one."""
 
 
 def checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What must hold for the figures to mean anything."""
+    """Return the checks that must hold for the figures to mean anything."""
     rows = {(row["contender"], row["mode"]): row for row in result["latency"]}
     made = []
 

@@ -29,23 +29,23 @@ def bench(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Its exit code and what it said."""
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return the process's exit code and what it said."""
     out, err = process.communicate()
     return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the run of this module writes to."""
+    """The folder that the run of this module writes to."""
     return tmp_path_factory.mktemp("bench")
 
 
 @pytest.fixture(scope="module")
 def result(output: Path) -> dict[str, Any]:
-    """What a run on 300 passages without peers prints."""
+    """The figures of a run on 300 passages without peers."""
     small = {"BENCH_ROWS": "300", "BENCH_DIMENSIONS": "32", "BENCH_SECONDS": "0.1"}
-    code, out, err = ended(bench("--json", "--output", output, **small))
+    code, out, err = wait_for_end(bench("--json", "--output", output, **small))
     assert code == 0, err
     printed: dict[str, Any] = json.loads(out)
     return printed
@@ -97,7 +97,7 @@ def test_the_floor_ranks_as_the_service_does(result: dict[str, Any]) -> None:
 
 def test_an_unknown_peer_is_wrong_use() -> None:
     """Exit code 2, and the known ones are named, before anything is started."""
-    code, out, err = ended(bench("--peers", "elsewhere"))
+    code, out, err = wait_for_end(bench("--peers", "elsewhere"))
 
     assert code == 2
     assert out == ""
@@ -111,7 +111,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     while not (begun := [*RUNS.glob("run-*/ours.log")]) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
 
     assert begun, err
     assert code == 130, err

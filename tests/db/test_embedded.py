@@ -118,15 +118,15 @@ def share_programs(server: EmbeddedServer, home: Path) -> None:
     )
 
 
-def connected(url: URL) -> psycopg.Connection:
-    """A connection that commits each statement."""
+def connect(url: URL) -> psycopg.Connection:
+    """Open a connection that commits each statement."""
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(dsn, autocommit=True)
 
 
 def ask(url: URL, statement: LiteralString) -> Any:
     """The first column of a statement's first row, or None."""
-    with connected(url) as connection:
+    with connect(url) as connection:
         answer = connection.execute(statement)
         row = answer.fetchone() if answer.description else None
         return row and row[0]
@@ -134,13 +134,13 @@ def ask(url: URL, statement: LiteralString) -> Any:
 
 def keep(url: URL, answer: int) -> None:
     """Commit one row."""
-    with connected(url) as connection:
+    with connect(url) as connection:
         connection.execute("DROP TABLE IF EXISTS kept")
         connection.execute("CREATE TABLE kept AS SELECT %s::int AS answer", (answer,))
 
 
-def kept(url: URL) -> Any:
-    """What was committed."""
+def read_committed(url: URL) -> Any:
+    """Return what was committed."""
     return ask(url, "SELECT answer FROM kept")
 
 
@@ -153,8 +153,8 @@ def kill(server: EmbeddedServer) -> None:
         time.sleep(0.01)
 
 
-def unfinished(home: Path) -> list[Path]:
-    """The working folders that a start has left, or is working in."""
+def list_unfinished(home: Path) -> list[Path]:
+    """List the working folders that a start has left, or is working in."""
     return list(home.glob(f"{pgcorpus.db.embedded.UNFINISHED}*"))
 
 
@@ -239,7 +239,7 @@ def test_a_restart_keeps_data_password_and_port(running: EmbeddedServer) -> None
     assert not running.status().running
 
     assert running.start() == url
-    assert kept(url) == 42
+    assert read_committed(url) == 42
 
     running.stop()
     assert url.port is not None
@@ -247,7 +247,7 @@ def test_a_restart_keeps_data_password_and_port(running: EmbeddedServer) -> None
         elsewhere = running.start()
     assert elsewhere.port != url.port
     assert elsewhere.set(port=url.port) == url
-    assert kept(elsewhere) == 42
+    assert read_committed(elsewhere) == 42
 
 
 def test_a_home_can_be_moved(running: EmbeddedServer) -> None:
@@ -256,7 +256,7 @@ def test_a_home_can_be_moved(running: EmbeddedServer) -> None:
     running.stop()
     moved = EmbeddedServer(running.home.rename(running.home.with_name("elsewhere")))
 
-    answer = kept(moved.start())
+    answer = read_committed(moved.start())
 
     moved.stop()
     moved.home.rename(running.home)
@@ -268,7 +268,7 @@ def test_a_killed_server_starts_again_with_what_was_committed(running: EmbeddedS
     keep(running.url, 44)
     kill(running)
 
-    assert kept(running.start()) == 44
+    assert read_committed(running.start()) == 44
 
 
 def test_another_process_with_the_server_s_number_is_not_the_server(
@@ -331,7 +331,7 @@ def test_an_interrupted_unpacking_heals_with_the_next_start() -> None:
         server = EmbeddedServer(folder / "home")
         for by in (signal.SIGINT, signal.SIGKILL):
             with python(START, server.home) as starter:
-                while not any((work / ".pg0").exists() for work in unfinished(server.home)):
+                while not any((work / ".pg0").exists() for work in list_unfinished(server.home)):
                     assert starter.poll() is None
                     time.sleep(0.01)
                 starter.send_signal(by)
@@ -339,11 +339,11 @@ def test_an_interrupted_unpacking_heals_with_the_next_start() -> None:
             assert starter.returncode == -by
             assert not server.bin.exists()
             assert not server.status().running
-            assert len(unfinished(server.home)) == (by == signal.SIGKILL)
+            assert len(list_unfinished(server.home)) == (by == signal.SIGKILL)
 
         assert ask(server.start(), "SELECT 1") == 1
         server.start()  # sweeps what a program of the killed start has still written
-        assert unfinished(server.home) == []
+        assert list_unfinished(server.home) == []
         server.destroy()
 
 
@@ -357,7 +357,7 @@ def test_the_remains_of_a_cluster_are_made_anew(fresh: EmbeddedServer) -> None:
 
     assert ask(url, "SELECT 1") == 1
     assert url.password == "chosen-before"
-    assert unfinished(fresh.home) == []
+    assert list_unfinished(fresh.home) == []
 
 
 def test_a_data_folder_of_someone_else_is_left_alone(fresh: EmbeddedServer) -> None:
@@ -498,7 +498,7 @@ def test_a_home_closed_to_the_account_has_its_files_elsewhere(tmp_path: Path) ->
 def test_root_s_server_runs_programs_that_its_account_cannot_change(
     running: EmbeddedServer,
 ) -> None:
-    """What root runs later, such as pg_dump, is root's own."""
+    """The programs that root runs later, such as pg_dump, are root's own."""
     files = [running.bin.parent, *running.bin.parent.rglob("*")]
 
     assert {path.lstat().st_uid for path in files} == {0}

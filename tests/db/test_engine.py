@@ -285,7 +285,7 @@ def test_what_the_address_says_stays(shared: Database) -> None:
 
 
 def test_a_role_that_the_address_names_is_that_of_every_transaction(shared: Database) -> None:
-    """What others have SET goes, and what the connection began with stays."""
+    """Settings of other clients go, and those that the connection began with stay."""
     own = shared.settings.admin_url or shared.url
     url = own.update_query_dict({"options": "-c role=rag_read_only"})
     database = Database(replace(shared.settings, database_url=url, pooler="none", pool_size=1))
@@ -323,7 +323,7 @@ def test_vectors_are_sent_in_binary(shared: Database) -> None:
 def test_vectors_are_sent_in_binary_by_asyncio_too(shared: Database) -> None:
     """The adapters are registered on both kinds of connection."""
 
-    async def dumped() -> object:
+    async def dump_vector() -> object:
         database = Database(shared.settings)
         async with database.async_engine.connect() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
@@ -331,7 +331,7 @@ def test_vectors_are_sent_in_binary_by_asyncio_too(shared: Database) -> None:
         await database.aclose()
         return dumper.format
 
-    assert asyncio.run(dumped()) is Format.BINARY
+    assert asyncio.run(dump_vector()) is Format.BINARY
 
 
 def test_a_vector_comes_back_bit_by_bit(session: Session) -> None:
@@ -400,7 +400,7 @@ def encrypted(own: EmbeddedServer) -> Iterator[tuple[URL, Path]]:
 
 
 def over(url: URL, **variables: str) -> tuple[bool, str | None]:
-    """Whether a connection with these settings is encrypted, and its protocol."""
+    """Return whether a connection with these settings is encrypted, and its protocol."""
     address = url.render_as_string(hide_password=False)
     database = Database(Settings.from_env({"DATABASE_URL": address} | variables))
     try:

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason=NEEDED)
 ROOT = Path(pgcorpus.__file__).parents[1]
 SAMPLES = ROOT / "services" / "samples" / "knowledge"
 CALLS = 450
-"""Of which 50 failed with statements that were prepared on another connection."""
+"""Calls, of which 50 failed with statements that were prepared on another connection."""
 
 
 @pytest.fixture(scope="module")

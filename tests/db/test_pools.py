@@ -79,7 +79,7 @@ def test_threads_make_one_engine(database: Database) -> None:
 
 
 def test_both_pools_share_one_limit(database: Database, narrow: Database) -> None:
-    """What one keeps idle the other may have; a pool finds out when it asks for it again."""
+    """A pool may have the places that the other keeps idle; it finds out when it asks again."""
 
     async def use_both() -> None:
         assert await ask_at_once(narrow, 3) == 3

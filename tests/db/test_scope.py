@@ -35,30 +35,12 @@ from pgcorpus.db.search.corpora import EPISODES, MEMORY, list_corpora
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
-from tests.conftest import Databases, settings_for
-from tests.tenancy import MEMORIES, Tenancy, secret, settled
+from tests.conftest import settings_for
+from tests.tenancy import MEMORIES, Tenancy, secret
 
 SEEN = text("SELECT DISTINCT scope FROM memory_nodes")
 COUNT = text("SELECT count(*) FROM memory_nodes")
 ID = UUID("11111111-1111-4111-8111-111111111111")
-
-
-@pytest.fixture(scope="module")
-def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
-    """Rows of three scopes, committed; tests leave them as they are."""
-    with (
-        databases.opened(hosted.database or "", owner=hosted) as database,
-        settled(database) as tenancy,
-    ):
-        yield tenancy
-
-
-@pytest.fixture
-def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
-    """The same database for a superuser, whom row security does not bind."""
-    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
-    yield superuser
-    superuser.close()
 
 
 @pytest.fixture
@@ -70,15 +52,15 @@ def pool(tenancy: Tenancy) -> Iterator[Database]:
     pool.close()
 
 
-def seen(work: UnitOfWork) -> set[str]:
-    """Whose memories there are to be seen, by SQL that does not ask for a scope."""
+def list_seen(work: UnitOfWork) -> set[str]:
+    """List the scopes whose memories are seen, by SQL that does not ask for a scope."""
     return set(work.session.scalars(SEEN))
 
 
-def seen_by(database: Database, scope: Scope | None) -> set[str]:
-    """The same in a unit of work of its own."""
+def list_seen_by(database: Database, scope: Scope | None) -> set[str]:
+    """List the same in a unit of work of its own."""
     with database.unit_of_work(scope) as work:
-        return seen(work)
+        return list_seen(work)
 
 
 def process(database: Database) -> int:
@@ -115,18 +97,18 @@ def test_a_scope_is_written_and_read_as_the_database_writes_it(tenancy: Tenancy)
     """In lower case and with hyphens, as ``uuid::text`` is."""
     for scope in (tenancy.ours, tenancy.theirs, tenancy.person):
         assert Scope.parse(str(scope)) == scope
-        assert seen_by(tenancy.application, scope) == {str(scope)}
+        assert list_seen_by(tenancy.application, scope) == {str(scope)}
     assert Scope.parse(f"tenant:{str(ID).upper()}") == Scope.tenant(ID)
 
 
 def test_a_tenants_user_sees_what_is_the_tenants(tenancy: Tenancy) -> None:
-    """Who of the tenant writes changes nothing about what is seen."""
+    """The user of the tenant who writes changes nothing about what is seen."""
     user = tenancy.user_ids[tenancy.ours]
     as_user = Scope.tenant(tenancy.ours.tenant_id or ID, user_id=user)
 
     assert str(as_user) == str(tenancy.ours)
-    assert seen_by(tenancy.application, as_user) == {str(tenancy.ours)}
-    assert seen_by(tenancy.application, Scope.user(user)) == set()
+    assert list_seen_by(tenancy.application, as_user) == {str(tenancy.ours)}
+    assert list_seen_by(tenancy.application, Scope.user(user)) == set()
 
 
 # The first layer: the builder refuses before the database has to.
@@ -181,10 +163,10 @@ UNSCOPED: dict[str, Callable[[UnitOfWork], object]] = {
 
 @pytest.mark.parametrize("method", UNSCOPED)
 def test_repositories_of_memories_refuse_to_work_without_a_scope(
-    superuser: Database, method: str
+    unbound: Database, method: str
 ) -> None:
     """Even for a superuser, to whom the database would refuse nothing."""
-    with superuser.unit_of_work() as work, pytest.raises(MissingScope):
+    with unbound.unit_of_work() as work, pytest.raises(MissingScope):
         UNSCOPED[method](work)
 
 
@@ -197,12 +179,12 @@ def test_every_table_with_a_scope_is_a_scoped_corpus() -> None:
 
 
 def test_the_builder_narrows_even_where_row_security_does_not_bind(
-    tenancy: Tenancy, superuser: Database
+    tenancy: Tenancy, unbound: Database
 ) -> None:
     """A superuser's search, too, finds what is the scope's: each layer holds alone."""
-    with superuser.unit_of_work() as work:
+    with unbound.unit_of_work() as work:
         work.enter(tenancy.ours)
-        assert len(seen(work)) == 3
+        assert len(list_seen(work)) == 3
         for scope in (tenancy.ours, tenancy.theirs, tenancy.person):
             work.enter(scope)
             ask = Ask(question=Question.parse(secret(tenancy.theirs)), legs={"text": 1.0})
@@ -240,11 +222,11 @@ def test_the_builder_narrows_even_where_row_security_does_not_bind(
     ],
 )
 def test_a_login_that_row_security_does_not_bind_is_refused(
-    superuser: Database, pool: Database, make: str, why: str
+    unbound: Database, pool: Database, make: str, why: str
 ) -> None:
     """With the reason, and with what mends it; it is undone before anything is committed."""
     role = pool.url.username
-    with superuser.engine.connect() as connection:
+    with unbound.engine.connect() as connection:
         connection.execute(text(make.format(role=role)))
         connection.execute(text(f"SET LOCAL ROLE {role}"))
         with pytest.raises(UnsafeRole, match=why) as refused:
@@ -253,30 +235,30 @@ def test_a_login_that_row_security_does_not_bind_is_refused(
 
 
 def test_a_unit_of_work_with_a_scope_refuses_a_superuser_and_the_owner(
-    tenancy: Tenancy, superuser: Database
+    tenancy: Tenancy, unbound: Database
 ) -> None:
     """Before the first statement of the caller, each time anew."""
-    for database in (superuser, tenancy.owner) * 2:
+    for database in (unbound, tenancy.owner) * 2:
         with pytest.raises(UnsafeRole), database.unit_of_work(tenancy.ours) as work:
             work.session.scalar(COUNT)
 
 
 def test_the_embedded_servers_superuser_steps_down(
-    tenancy: Tenancy, superuser: Database, monkeypatch: pytest.MonkeyPatch
+    tenancy: Tenancy, unbound: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no other login: within a scope it works as the application's role, until the end."""
     who = text("SELECT current_user")
-    embedded = Database(replace(superuser.settings, database_url=None))
-    monkeypatch.setitem(embedded.__dict__, "url", superuser.url)
+    embedded = Database(replace(unbound.settings, database_url=None))
+    monkeypatch.setitem(embedded.__dict__, "url", unbound.url)
     with embedded.unit_of_work(tenancy.ours) as work:
         assert work.session.scalar(who) == "rag_read_write"
-        assert seen(work) == {str(tenancy.ours)}
+        assert list_seen(work) == {str(tenancy.ours)}
         work.commit()
-        assert seen(work) == {str(tenancy.ours)}
+        assert list_seen(work) == {str(tenancy.ours)}
     with embedded.unit_of_work() as work:
         assert work.session.scalar(who) == "rag_admin"
         work.enter(tenancy.ours)
-        assert seen(work) == {str(tenancy.ours)}
+        assert list_seen(work) == {str(tenancy.ours)}
         work.leave()
         with work.jobs.as_login():
             assert work.session.scalar(who) == "postgres"
@@ -330,7 +312,7 @@ def test_nothing_is_left_behind_in_a_pooled_connection(
 
     with pool.unit_of_work() as work:
         session = work.session
-        assert seen(work) == set()
+        assert list_seen(work) == set()
         assert session.scalar(text("SELECT app_scope()")) is None
         assert session.scalar(text("SELECT count(*) FROM pg_cursors")) == 0
         assert session.scalar(text("SELECT count(*) FROM pg_listening_channels()")) == 0
@@ -339,7 +321,7 @@ def test_nothing_is_left_behind_in_a_pooled_connection(
         assert session.scalar(text("SHOW row_security")) == "on"
         assert not session.scalar(text("SELECT current_setting('app.identity', true)"))
         assert session.scalar(text("SELECT 'tenants'::regclass = 'public.tenants'::regclass"))
-    assert seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
+    assert list_seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
     assert process(pool) == before
 
 
@@ -356,18 +338,18 @@ def test_an_exception_takes_the_scope_along(tenancy: Tenancy, pool: Database) ->
     for statement in (None, "SELECT 1 / 0", "SELECT FROM nowhere"):
         with pytest.raises(Exception, match=r".*"):
             fail(statement)
-        assert seen_by(pool, None) == set()
-        assert seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
+        assert list_seen_by(pool, None) == set()
+        assert list_seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
 
 
 def test_a_killed_connection_takes_the_scope_along(
-    tenancy: Tenancy, superuser: Database, pool: Database
+    tenancy: Tenancy, unbound: Database, pool: Database
 ) -> None:
     """The pool makes a new one, for whoever comes next."""
     terminate = text("SELECT pg_terminate_backend(:pid, 10000)")
 
     def be_killed() -> None:
-        with superuser.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
+        with unbound.engine.connect() as killer, pool.unit_of_work(tenancy.theirs) as work:
             pid = work.session.scalar(text("SELECT pg_backend_pid()"))
             assert killer.scalar(terminate, {"pid": pid})
             work.session.execute(COUNT)
@@ -375,8 +357,8 @@ def test_a_killed_connection_takes_the_scope_along(
     with pytest.raises(DatabaseUnavailable):
         be_killed()
 
-    assert seen_by(pool, None) == set()
-    assert seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
+    assert list_seen_by(pool, None) == set()
+    assert list_seen_by(pool, tenancy.ours) == {str(tenancy.ours)}
 
 
 def test_a_statement_timeout_leaves_the_scope_as_it_was(tenancy: Tenancy, pool: Database) -> None:
@@ -390,20 +372,20 @@ def test_a_statement_timeout_leaves_the_scope_as_it_was(tenancy: Tenancy, pool: 
     with pool.unit_of_work(tenancy.theirs) as work:
         with pytest.raises(DBAPIError), work.session.begin_nested():
             be_late(work)
-        assert seen(work) == {str(tenancy.theirs)}
+        assert list_seen(work) == {str(tenancy.theirs)}
     with pytest.raises(StatementTimeout), pool.unit_of_work(tenancy.theirs) as work:
         be_late(work)
 
-    assert seen_by(pool, None) == set()
+    assert list_seen_by(pool, None) == set()
 
 
 def test_commit_and_rollback_keep_the_scope(tenancy: Tenancy, pool: Database) -> None:
     """The unit of work goes on in a new transaction, in the same name."""
     with pool.unit_of_work(tenancy.ours) as work:
         for end in (work.commit, work.rollback, work.commit):
-            assert seen(work) == {str(tenancy.ours)}
+            assert list_seen(work) == {str(tenancy.ours)}
             end()
-        assert seen(work) == {str(tenancy.ours)}
+        assert list_seen(work) == {str(tenancy.ours)}
 
 
 @pytest.mark.parametrize("lazily", [False, True])
@@ -420,14 +402,14 @@ def test_a_savepoint_does_not_change_whose_the_work_is(
                 work.enter(tenancy.ours)
             with pytest.raises(ZeroDivisionError), work.session.begin_nested() as savepoint:  # noqa: PT012
                 work.enter(scope) if scope else work.leave()
-                assert seen(work) == ({str(scope)} if scope else set())
+                assert list_seen(work) == ({str(scope)} if scope else set())
                 if ends == "rolled back":
                     savepoint.rollback()
                 if ends == "released":
                     savepoint.commit()
                 raise ZeroDivisionError
             now = scope if ends == "released" else tenancy.ours
-            assert seen(work) == ({str(now)} if now else set())
+            assert list_seen(work) == ({str(now)} if now else set())
             assert work.searches.scope == now
             said = work.session.scalar(text("SELECT app_scope()"))
             assert said == (str(now) if now else None)
@@ -437,11 +419,11 @@ def test_prepared_statements_serve_whoever_runs_them(tenancy: Tenancy, pool: Dat
     """The driver prepares what it sees more than five times; the plan is of no scope."""
     scopes = cycle([tenancy.ours, tenancy.theirs, None, tenancy.person])
     for _, scope in zip(range(40), scopes, strict=False):
-        assert seen_by(pool, scope) == ({str(scope)} if scope else set())
+        assert list_seen_by(pool, scope) == ({str(scope)} if scope else set())
     with pool.unit_of_work(tenancy.ours) as work:
         for _, scope in zip(range(40), scopes, strict=False):
             work.enter(scope) if scope else work.leave()
-            assert seen(work) == ({str(scope)} if scope else set())
+            assert list_seen(work) == ({str(scope)} if scope else set())
         prepared = text("SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'DISTINCT'")
         assert work.session.scalar(prepared) == 1
 
@@ -455,12 +437,12 @@ def test_many_tasks_share_a_small_pool_without_sharing_a_scope(tenancy: Tenancy)
         scope = scopes[number % 3]
         async with database.async_unit_of_work(scope) as work:
             for step in range(4):
-                assert await work.run(seen) == {str(scope)}
+                assert await work.run(list_seen) == {str(scope)}
                 await asyncio.sleep(0.001 * ((number * 7 + step) % 5))
                 if step == 1:
                     await (work.commit() if number % 2 else work.rollback())
         async with database.async_unit_of_work() as work:
-            assert await work.run(seen) == set()
+            assert await work.run(list_seen) == set()
 
     async def all_at_once() -> None:
         database = Database(settings)
@@ -480,17 +462,17 @@ def test_two_tasks_do_not_share_a_unit_of_work(tenancy: Tenancy) -> None:
         work.enter(tenancy.theirs)
         entered.set()
         work.session.execute(text("SELECT pg_sleep(0.2)"))
-        read.append(seen(work))
+        read.append(list_seen(work))
 
     async def both() -> None:
         async with tenancy.application.async_unit_of_work(tenancy.ours) as work:
             first = asyncio.create_task(work.run(stay))
             await asyncio.to_thread(entered.wait)
-            for second in (work.run(seen), work.commit(), work.rollback()):
+            for second in (work.run(list_seen), work.commit(), work.rollback()):
                 with pytest.raises(ConcurrentUse, match="open one for each task"):
                     await second
             await first
-            assert await work.run(seen) == {str(tenancy.theirs)}  # one after the other is fine
+            assert await work.run(list_seen) == {str(tenancy.theirs)}  # one after the other is fine
         await tenancy.application.aclose()
 
     asyncio.run(both())
@@ -504,9 +486,9 @@ def test_a_cancelled_task_leaves_no_scope(tenancy: Tenancy) -> None:
     async def endless(database: Database) -> None:
         async with database.async_unit_of_work(tenancy.theirs) as work:
             while True:
-                await work.run(seen)
+                await work.run(list_seen)
 
-    async def interrupted() -> None:
+    async def work_until_cancelled() -> None:
         database = Database(settings)
         try:
             for pause in (0.0, 0.005, 0.02, 0.05):
@@ -515,13 +497,13 @@ def test_a_cancelled_task_leaves_no_scope(tenancy: Tenancy) -> None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 async with database.async_unit_of_work() as work:
-                    assert await work.run(seen) == set()
+                    assert await work.run(list_seen) == set()
                 async with database.async_unit_of_work(tenancy.ours) as work:
-                    assert await work.run(seen) == {str(tenancy.ours)}
+                    assert await work.run(list_seen) == {str(tenancy.ours)}
         finally:
             await database.aclose()
 
-    asyncio.run(interrupted())
+    asyncio.run(work_until_cancelled())
 
 
 def test_threads_share_a_pool_without_sharing_a_scope(tenancy: Tenancy) -> None:
@@ -531,7 +513,7 @@ def test_threads_share_a_pool_without_sharing_a_scope(tenancy: Tenancy) -> None:
 
     def look(number: int) -> bool:
         scope = scopes[number % 3]
-        return all(seen_by(database, scope) == {str(scope)} for _ in range(3))
+        return all(list_seen_by(database, scope) == {str(scope)} for _ in range(3))
 
     with ThreadPoolExecutor(12) as threads:
         assert all(threads.map(look, range(60)))
@@ -539,7 +521,7 @@ def test_threads_share_a_pool_without_sharing_a_scope(tenancy: Tenancy) -> None:
 
 
 def test_a_loaded_row_is_not_handed_to_another_scope(tenancy: Tenancy, pool: Database) -> None:
-    """What the session has in memory is asked for again, and is no longer to be seen."""
+    """The row in the session's memory is asked for again, and is no longer to be seen."""
     (key, *_) = tenancy.keys("memory_nodes", tenancy.theirs)
     identity = (str(tenancy.theirs), key)
     with pool.unit_of_work(tenancy.theirs) as work:
@@ -560,6 +542,6 @@ def test_what_was_added_before_is_of_the_scope_before(tenancy: Tenancy, pool: Da
         of_ours = {"id": "mem_x", "tenant_id": tenancy.ours.tenant_id, "source": "openai"}
         work.session.add(MemoryNode(**said, **of_ours))
         work.enter(tenancy.theirs)
-        assert seen(work) == {str(tenancy.theirs)}
+        assert list_seen(work) == {str(tenancy.theirs)}
         work.enter(tenancy.ours)
         assert work.session.scalar(COUNT) == MEMORIES + 1

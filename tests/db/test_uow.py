@@ -33,12 +33,12 @@ def add(work: UnitOfWork, **values: Any) -> FrameworkDocument:
 
 
 def count(work: UnitOfWork) -> int:
-    """How many chunks there are."""
+    """Count the chunks."""
     return work.session.scalar(select(func.count()).select_from(FrameworkDocument)) or 0
 
 
-def kept(database: Database) -> int:
-    """How many chunks are committed."""
+def count_kept(database: Database) -> int:
+    """Count the chunks that are committed."""
     with database.unit_of_work() as work:
         return count(work)
 
@@ -69,7 +69,7 @@ def test_leaving_without_commit_keeps_nothing(database: Database) -> None:
         add(work)
         assert count(work) == 1
 
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_an_exception_keeps_nothing(database: Database) -> None:
@@ -82,11 +82,11 @@ def test_an_exception_keeps_nothing(database: Database) -> None:
 
     with pytest.raises(KeyError, match="own"):
         fail()
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_commit_keeps_what_was_done_until_then(database: Database) -> None:
-    """What comes after it is another transaction, and rollback forgets it."""
+    """Later changes are of another transaction, and rollback forgets them."""
     with database.unit_of_work() as work:
         add(work)
         work.commit()
@@ -94,7 +94,7 @@ def test_commit_keeps_what_was_done_until_then(database: Database) -> None:
         work.rollback()
         add(work)
 
-    assert kept(database) == 1
+    assert count_kept(database) == 1
 
 
 def test_a_unit_of_work_gives_its_connection_back(database: Database) -> None:
@@ -300,7 +300,7 @@ def test_a_connection_lost_in_the_middle_keeps_nothing(
 
     with pytest.raises(DatabaseUnavailable, match="connection to the database was lost"):
         lose()
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_a_connection_lost_before_the_commit_keeps_nothing(
@@ -316,7 +316,7 @@ def test_a_connection_lost_before_the_commit_keeps_nothing(
 
     with pytest.raises(DatabaseUnavailable):
         lose()
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_a_connection_lost_before_leaving_is_rolled_back_already(
@@ -334,7 +334,7 @@ def test_a_connection_lost_before_leaving_is_rolled_back_already(
 
     with pytest.raises(KeyError, match="own"):
         fail()
-    assert kept(database) == 0
+    assert count_kept(database) == 0
     assert database.engine.pool.checkedout() == 0
 
 
@@ -380,7 +380,7 @@ def test_many_threads_share_few_connections(database: Database) -> None:
 
     assert narrow.engine.pool.checkedin() <= 2
     narrow.close()
-    assert kept(database) == 60
+    assert count_kept(database) == 60
 
 
 # The same with asyncio: one code path, so the functions above serve here, too.
@@ -394,15 +394,15 @@ def run(database: Database, use: Callable[[AsyncUnitOfWork], Awaitable[object]])
             async with database.async_unit_of_work() as work:
                 await use(work)
         finally:
-            assert checked_out(database) == 0
+            assert count_checked_out(database) == 0
             await database.aclose()
             del database.async_engine, database._async_sessions  # they belong to this loop
 
     asyncio.run(whole())
 
 
-def checked_out(database: Database) -> int:
-    """Connections of the pool for asyncio that somebody holds."""
+def count_checked_out(database: Database) -> int:
+    """Count the connections of the pool for asyncio that are in use."""
     return database.async_engine.pool.checkedout()  # type: ignore[attr-defined]
 
 
@@ -419,7 +419,7 @@ def test_asyncio_keeps_what_was_committed_and_nothing_else(database: Database) -
 
     run(database, use)
 
-    assert kept(database) == 1
+    assert count_kept(database) == 1
 
 
 def test_asyncio_raises_this_layer_s_errors(database: Database) -> None:
@@ -433,7 +433,7 @@ def test_asyncio_raises_this_layer_s_errors(database: Database) -> None:
 
     with pytest.raises(KeyError, match="own"):
         run(database, own)
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_asyncio_survives_a_lost_connection(database: Database, bystander: Engine) -> None:
@@ -451,7 +451,7 @@ def test_asyncio_survives_a_lost_connection(database: Database, bystander: Engin
     with pytest.raises(DatabaseUnavailable, match="connection to the database was lost"):
         run(database, use)
     run(database, leave)
-    assert kept(database) == 0
+    assert count_kept(database) == 0
 
 
 def test_a_cancelled_task_keeps_nothing(database: Database, bystander: Engine) -> None:
@@ -483,11 +483,11 @@ def test_a_cancelled_task_keeps_nothing(database: Database, bystander: Engine) -
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert checked_out(database) == 0
+        assert count_checked_out(database) == 0
         await until(lambda: not sleeping())  # the server ends the statement when it hears of it
         async with database.async_unit_of_work() as work:
             assert await work.run(count) == 0
         await database.aclose()
 
     asyncio.run(cancel())
-    assert kept(database) == 0
+    assert count_kept(database) == 0

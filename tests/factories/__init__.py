@@ -87,7 +87,7 @@ class CorpusSettingFactory(_Factory):
 
 
 class FrameworkMetadataFactory(_Factory):
-    """What is said of a chunk; counts are those of its document's content."""
+    """Metadata of a chunk; counts are those of its document's content."""
 
     class Meta:
         model = models.FrameworkMetadata
@@ -168,7 +168,7 @@ class DocumentConceptFactory(_Factory):
 
 
 class SourceLinesFactory(_Factory):
-    """Where a chunk was cut."""
+    """The lines that a chunk was cut from."""
 
     class Meta:
         model = models.SourceLines
@@ -263,7 +263,7 @@ class ConversationFactory(_Factory):
 
 
 class MessageFactory(_Factory):
-    """What a user said, at the end of its conversation. ``conversation__title="..."`` and so on."""
+    """A user's message at the end of its conversation. ``conversation__title="..."`` and so on."""
 
     class Meta:
         model = models.Message

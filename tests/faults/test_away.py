@@ -50,8 +50,8 @@ class Running:
             for line in lines:
                 self.lines.append((time.monotonic(), line.rstrip()))
 
-    def shown(self) -> str:
-        """All that it has said."""
+    def read_output(self) -> str:
+        """Return all that the process has written."""
         return "\n".join(line for _, line in self.lines)
 
     def wait_for(self, words: str, seconds: float = 60) -> float:
@@ -62,7 +62,7 @@ class Running:
                 if words in line:
                     return moment
             time.sleep(0.02)
-        raise AssertionError(f"{words!r} was not said: {self.shown()}")
+        raise AssertionError(f"{words!r} was not said: {self.read_output()}")
 
     def end(self, seconds: float = 60) -> int:
         """Wait for its end; the exit code."""
@@ -129,8 +129,8 @@ def test_a_command_says_what_it_waits_for_and_gives_up(
         gave_up = command.wait_for("gave up after 5 s (DB_CONNECT_RETRY)")
 
     assert 1 < gave_up - told < AT_ONCE_SECONDS + AT_ONCE_SECONDS
-    assert command.shown().count("waiting for") == 1
-    assert "Traceback" not in command.shown()
+    assert command.read_output().count("waiting for") == 1
+    assert "Traceback" not in command.read_output()
 
 
 def test_a_patience_that_is_set_wins(nowhere: URL) -> None:
@@ -138,7 +138,7 @@ def test_a_patience_that_is_set_wins(nowhere: URL) -> None:
     with running(nowhere, "jobs", "stats", DB_CONNECT_RETRY="1") as command:
         assert command.end() == 1
 
-    assert "gave up after 1 s (DB_CONNECT_RETRY)" in command.shown()
+    assert "gave up after 1 s (DB_CONNECT_RETRY)" in command.read_output()
 
 
 @pytest.mark.parametrize("where", ["nowhere", "silent"])
@@ -173,7 +173,7 @@ def test_a_worker_waits_for_a_database_and_can_be_stopped(
 
     assert said - sent < AT_ONCE_SECONDS
     assert told < sent
-    assert command.shown().count("\n") == 1, command.shown()
+    assert command.read_output().count("\n") == 1, command.read_output()
 
 
 def test_a_worker_that_may_not_log_in_says_so_at_once(own: EmbeddedServer) -> None:
@@ -181,8 +181,8 @@ def test_a_worker_that_may_not_log_in_says_so_at_once(own: EmbeddedServer) -> No
     with running(own.url.set(password="guessed"), "worker") as command:
         assert command.end() == 1
 
-    assert "password authentication failed" in command.shown()
-    assert "Traceback" not in command.shown()
+    assert "password authentication failed" in command.read_output()
+    assert "Traceback" not in command.read_output()
 
 
 @pytest.mark.parametrize("how", ["restarted", "killed"])
@@ -203,12 +203,12 @@ def test_an_outage_is_one_line_and_its_end_another(own: EmbeddedServer, how: str
         command.wait_for("the database is back, after")
         enqueue(own.url, "embed")
         deadline = time.monotonic() + 30
-        while command.shown().count("1 failed") < 2 and time.monotonic() < deadline:
+        while command.read_output().count("1 failed") < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         command.process.send_signal(signal.SIGTERM)
         command.end()
 
-    shown = command.shown()
+    shown = command.read_output()
     assert shown.count("1 failed") == 2, shown
     assert len(re.findall("the database is (away|back)", shown)) == 2, shown
     assert "Traceback" not in shown

@@ -101,7 +101,7 @@ def test_a_proxy_that_stalls_in_mid_query_ends_the_call(
 
 
 def test_a_commit_that_is_not_answered_ends_too(proxy: Proxy) -> None:
-    """And says that nobody knows whether it was kept."""
+    """The message says that it may have been kept or not."""
     database = behind(proxy)
 
     def commit() -> None:
@@ -149,7 +149,7 @@ def test_a_statement_without_a_timeout_is_waited_for(proxy: Proxy) -> None:
 
 
 def test_keepalives_are_asked_of_the_system(shared: Database) -> None:
-    """What ends a connection whose machine is gone: unplugged, or forgotten by a firewall."""
+    """They end a connection whose machine is gone: unplugged, or forgotten by a firewall."""
     options = read_options(shared.url)
 
     assert options == {"keepalive": 1, "idle": 30, "interval": 10, "count": 3, "user": 30_000}

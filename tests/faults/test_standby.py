@@ -36,6 +36,7 @@ from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
+from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.search.service import MODES, AsyncSearchService, SearchService
 from tests.commands import run_commands
 from tests.conftest import settings_for
@@ -84,12 +85,12 @@ class Pair:
             database.close()
 
     def errors(self) -> int:
-        """How many errors the standby's log has."""
+        """Count the errors in the standby's log."""
         return self.standby.status().log.read_text().count("ERROR:")
 
 
 def address(server: EmbeddedServer, login: str | None = None) -> URL:
-    """Where the samples are, for a login or the owner of the tables."""
+    """Return the address of the samples, for a login or the owner of the tables."""
     return server.url if login is None else server.url.set(username=login, password=PASSWORD)
 
 
@@ -244,7 +245,7 @@ def follow_up(call: Call, result: Any) -> Iterator[Call]:
 
 
 def outline(result: Any) -> Any:
-    """What of a result must be the same on both servers."""
+    """Return the part of a result that must be the same on both servers."""
     if hasattr(result, "legs"):  # a page of a search
         return {
             "hits": [(hit.id, hit.score, hit.ranks, hit.metadata) for hit in result.hits],
@@ -302,7 +303,7 @@ def ask_in_loop(database: Database, scope: Scope) -> list[Any]:
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What any logger warned of: ours, and the driver's."""
+    """Return the warnings of any logger: ours, and the driver's."""
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -335,6 +336,18 @@ def test_a_standby_answers_as_its_primary_does(
         assert answer == expectation
     assert any("searches were not logged" in each for each in left_out)
     assert any("recalled memories were not counted" in each for each in left_out)
+
+
+@pytest.mark.parametrize("login", [None, *LOGINS])
+def test_the_doctor_asks_a_standby_for_no_analyze(pair: Pair, login: str | None) -> None:
+    """It does not know when ANALYZE ran, and row security hides the statistics of memories."""
+    pair.follow()
+    with pair.opened(pair.standby, login) as standby:
+        findings = DoctorService(standby).examine().findings
+
+    of_statistics = [each for each in findings if each.check == "statistics"]
+    assert {each.corpus for each in of_statistics} == set(CORPORA)
+    assert [each for each in of_statistics if each.status != "ok"] == []
 
 
 STATISTICS = text("""
@@ -519,7 +532,7 @@ WRITES: Mapping[str, tuple[str | None, Callable[[Database, Scope], object]]] = {
     "an index beside running work": (None, index_concurrently),
     "an evaluation": (None, evaluate),
 }
-"""What is done → who does it, None for the owner of the tables, and how."""
+"""Kind of a write → its login, None for the owner of the tables, and the call."""
 
 
 TOLD = re.compile(

@@ -104,8 +104,8 @@ def end_others(work: UnitOfWork) -> None:
         )
 
 
-def raised_by(way: Way, database: Database, do: Do) -> DataLayerError:
-    """The error that leaves the layer, and none of the driver's."""
+def catch(way: Way, database: Database, do: Do) -> DataLayerError:
+    """Return the error that leaves the layer, and none of the driver's."""
     with pytest.raises(DataLayerError) as raised:
         way(database, do)
     return raised.value
@@ -160,7 +160,7 @@ def test_an_error_of_the_server_is_one_of_ours(
     database: Database, way: Way, do: Do, kind: type[DataLayerError], said: str
 ) -> None:
     """Whatever it came through: a statement, a COPY, a commit, asyncio."""
-    error = raised_by(way, database, do)
+    error = catch(way, database, do)
 
     assert isinstance(error, kind)
     assert said in str(error)
@@ -192,7 +192,7 @@ def test_a_connection_that_the_server_ended_says_why(
         time.sleep(0.5)
         statements(IDLE)(work)
 
-    error = raised_by(way, database, do)
+    error = catch(way, database, do)
 
     assert isinstance(error, kind)
     assert said in str(error)
@@ -250,7 +250,7 @@ def test_transactions_in_each_others_way_are_conflicts(database: Database, way: 
             deadlocks.append(error)
 
     database_two = Database(settings_for(database.url))
-    assert isinstance(raised_by(way, database, leave), TransactionConflict)
+    assert isinstance(catch(way, database, leave), TransactionConflict)
     deadlocks: list[DataLayerError] = []
     other = threading.Thread(target=lock_other)
     try:
@@ -263,7 +263,7 @@ def test_transactions_in_each_others_way_are_conflicts(database: Database, way: 
 
 
 def test_a_commit_raises_our_error_itself(database: Database) -> None:
-    """Who guards it within the unit of work sees no driver's error either."""
+    """A caller that guards it within the unit of work sees no driver's error either."""
     with database.unit_of_work() as work:
         statements(
             "CREATE TABLE late (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
@@ -281,7 +281,7 @@ def test_a_value_that_cannot_be_sent_is_refused(database: Database, way: Way) ->
         with work.memory.stage("staged_nul", {"text": "text"}, [("a\x00b",)]):
             pass
 
-    assert isinstance(raised_by(way, database, do), InvalidValue)
+    assert isinstance(catch(way, database, do), InvalidValue)
 
 
 def test_a_read_only_login_is_told_that_a_primary_is_needed(database: Database) -> None:
@@ -334,7 +334,7 @@ def test_a_full_disk_is_told_as_one(database: Database, way: Way, within: str) -
                 " FROM generate_series(1, 10000) AS n",
             )
         )
-        error = raised_by(way, database, fill)
+        error = catch(way, database, fill)
         way(database, statements(IDLE))
 
     assert isinstance(error, DatabaseExhausted)
@@ -342,7 +342,7 @@ def test_a_full_disk_is_told_as_one(database: Database, way: Way, within: str) -
 
 
 def drop_tablespace(database: Database) -> None:
-    """What failed in it left nothing behind."""
+    """Drop the tablespace: the failure in it left nothing behind."""
     database.close()
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
         admin.execute(text("DROP TABLESPACE small"))
@@ -350,8 +350,8 @@ def drop_tablespace(database: Database) -> None:
 
 
 @contextmanager
-def limited(database: Database, by: str) -> Iterator[tuple[Database, str]]:
-    """A login that may have one connection, which is in use; and what ends that limit."""
+def limit_login(database: Database, by: str) -> Iterator[tuple[Database, str]]:
+    """Make a login that may have one connection, which is in use; yield what ends that limit."""
     with logged_in(database, "rag_read_only") as login:
         name = login.url.username
         of = f"ROLE {name}" if by == "role" else f'DATABASE "{database.url.database}"'
@@ -376,9 +376,9 @@ def test_a_limit_of_connections_is_waited_for_and_told(
     database: Database, way: Way, by: str
 ) -> None:
     """53300: by DB_CONNECT_RETRY, and it is named as what it is."""
-    with limited(database, by) as (login, _):
+    with limit_login(database, by) as (login, _):
         began = time.monotonic()
-        error = raised_by(way, login, statements(IDLE))
+        error = catch(way, login, statements(IDLE))
         seconds = time.monotonic() - began
 
     assert isinstance(error, TooManyConnections)
@@ -390,7 +390,7 @@ def test_a_limit_of_connections_is_waited_for_and_told(
 @both
 def test_a_connection_that_becomes_free_is_taken(database: Database, way: Way) -> None:
     """No caller sees that there was none."""
-    with limited(database, "role") as (login, lift):
+    with limit_login(database, "role") as (login, lift):
         patient = Database(replace(login.settings, connect_retry_seconds=30))
         threading.Timer(1, run_as, (database, lift)).start()
         way(patient, statements(IDLE))
@@ -423,7 +423,7 @@ def test_a_full_server_is_told_as_one() -> None:
 def full(url: URL) -> str:
     """The message with which a full server is given up."""
     database = Database(replace(settings_for(url), connect_retry_seconds=1))
-    error = raised_by(run, database, statements(IDLE))
+    error = catch(run, database, statements(IDLE))
     assert isinstance(error, TooManyConnections)
     return str(error)
 
@@ -434,25 +434,25 @@ def test_a_wrong_password_is_refused_at_once(database: Database) -> None:
     wrong = Database(replace(settings_for(url), connect_retry_seconds=60))
     began = time.monotonic()
 
-    error = raised_by(run, wrong, statements(IDLE))
+    error = catch(run, wrong, statements(IDLE))
 
     assert isinstance(error, LoginRefused)
     assert time.monotonic() - began < 10
 
 
 def test_a_server_of_the_wrong_kind_is_waited_for(database: Database) -> None:
-    """Where the address asks for a primary or a standby: a failover may be under way."""
+    """An address may ask for a primary or a standby: a failover may be under way."""
     url = database.url.update_query_dict({"target_session_attrs": "standby"})
     wrong = Database(replace(settings_for(url), connect_retry_seconds=1))
 
-    error = raised_by(run, wrong, statements(IDLE))
+    error = catch(run, wrong, statements(IDLE))
 
     assert type(error) is DatabaseUnavailable
     assert "gave up after 1 s" in str(error)
 
 
 def test_every_state_has_a_sentence() -> None:
-    """That holds for itself, without what the server says."""
+    """The sentence holds for itself, without what the server says."""
     for state, (kind, _) in STATES.items():
         made = type("Made", (psycopg.Error,), {"sqlstate": state.ljust(5, "0")})
         error = translate(made("said"))
@@ -463,6 +463,6 @@ def test_every_state_has_a_sentence() -> None:
 def test_a_missing_right_stays_what_it_is(database: Database) -> None:
     """In COPY as elsewhere."""
     with logged_in(database, "rag_read_only") as login:
-        error = raised_by(run, login, statements("DELETE FROM jobs"))
+        error = catch(run, login, statements("DELETE FROM jobs"))
 
     assert isinstance(error, NotPermitted)

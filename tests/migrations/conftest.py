@@ -43,7 +43,7 @@ class Programs:
         )
 
     def dump(self, url: URL, *arguments: str) -> str:
-        """What ``pg_dump`` writes, without the moment when each column was defined.
+        """Return what ``pg_dump`` writes, without the moment when each column was defined.
 
         PostgreSQL 15.20 keeps it among the options of the column, and a ``pg_dump`` of an older
         release does not know to leave it out.
@@ -86,7 +86,7 @@ def programs(server: EmbeddedServer) -> Programs:
 
 @pytest.fixture
 def schema_of(programs: Programs) -> Dump:
-    """What ``pg_dump`` says of a database's schema."""
+    """Return a database's schema, as ``pg_dump`` writes it."""
     return programs.schema
 
 

@@ -1,4 +1,4 @@
-"""What a deployment meets: other deployments, a crash, a server that lacks something."""
+"""Deployments that meet others, a crash, or a server that lacks something."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 def deployments(bystander: psycopg.Connection, condition: LiteralString = "true") -> int:
-    """How many connections of this project the server has in this database."""
+    """Count the connections of this project that the server has in this database."""
     bystander.execute("SELECT pg_stat_clear_snapshot()")  # the view stands still in a transaction
     row = bystander.execute(
         "SELECT count(*) FROM pg_stat_activity"  # noqa: S608 - conditions of this file
@@ -107,7 +107,7 @@ def test_an_upgrade_does_not_wait_for_ever(
 
 
 def test_the_lock_is_free_after_a_failure(empty: Database, bystander: psycopg.Connection) -> None:
-    """Whether the revision failed or there is no such revision."""
+    """The revision may have failed, or there is no such revision."""
     bystander.execute("CREATE TABLE framework_documents ()")
     with pytest.raises(Exception, match="already exists"):
         migrations.upgrade(empty)

@@ -298,7 +298,7 @@ def test_a_script_says_yes_or_is_refused(database: Database, pgcorpus: Command) 
 @pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
 def test_a_person_is_asked(database: Database, answer: str, code: int) -> None:
     """At a terminal."""
-    said, returned = typed(database, answer, str(PGCORPUS), "db", "downgrade", "base")
+    said, returned = type_answer(database, answer, str(PGCORPUS), "db", "downgrade", "base")
 
     assert "for good" in said
     assert returned == code
@@ -311,7 +311,7 @@ def test_alembic_itself_asks_the_same(database: Database, alembic: Alembic) -> N
     assert "embedding_models" in complaint
     assert "alembic -x yes=true downgrade" in complaint
     ini = ROOT / "alembic.ini"
-    said, returned = typed(
+    said, returned = type_answer(
         database, "n", sys.executable, "-m", "alembic", "-c", str(ini), "downgrade", "-1"
     )
     assert "Go on?" in said
@@ -322,7 +322,7 @@ def test_alembic_itself_asks_the_same(database: Database, alembic: Alembic) -> N
     assert revision_of(database) is None
 
 
-def typed(database: Database, answer: str, *command: str) -> tuple[str, int]:
+def type_answer(database: Database, answer: str, *command: str) -> tuple[str, int]:
     """Run a command at a terminal and answer its question."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(

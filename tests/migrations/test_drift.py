@@ -106,7 +106,7 @@ def made_by_models(
 
 
 def test_the_revisions_make_what_the_models_describe(shared: Database) -> None:
-    """What ``alembic check`` sees."""
+    """``alembic check`` sees no difference."""
     assert migrations.drift(shared) == []
 
 
@@ -120,7 +120,7 @@ def test_tables_of_others_are_no_drift(database: Database) -> None:
 
 
 def test_a_difference_is_a_readable_line(database: Database) -> None:
-    """What is missing, what is too much and what is otherwise, by the names of the schema."""
+    """A line names what is missing, too much or otherwise as the schema does."""
     with database.engine.begin() as connection:
         for statement in sorted(DRIFTS.values(), key=lambda drift: drift.startswith("DROP TABLE")):
             connection.execute(text(statement))
@@ -249,7 +249,7 @@ def test_statistics_are_told_to_those_who_may_read_the_column(
         )
         connection.execute(text("ANALYZE diary"))
 
-    def told(words: str, language: str) -> tuple[object, ...]:
+    def read_statistics(words: str, language: str) -> tuple[object, ...]:
         with asking.engine.begin() as connection:
             if not by_login:
                 connection.execute(text(f"SET LOCAL ROLE {role}"))
@@ -260,12 +260,12 @@ def test_statistics_are_told_to_those_who_may_read_the_column(
             connection.execute(text(f"GRANT SELECT {columns} ON diary TO {role}"))
 
     try:
-        before = told("words", "tongue")
+        before = read_statistics("words", "tongue")
         grant("(tongue)")
-        of_language = told("words", "tongue")
+        of_language = read_statistics("words", "tongue")
         grant("")
-        after = told("words", "tongue")
-        of_others = told("tags", "mood")
+        after = read_statistics("words", "tongue")
+        of_others = read_statistics("tags", "mood")
     finally:
         guest.close()
         with database.engine.begin() as connection:
@@ -284,11 +284,11 @@ def test_statistics_are_told_once_for_each_version(database: Database) -> None:
         "'framework_documents', 'search_vector', 'language', :known)"
     )
 
-    def told(known: str | None) -> tuple[str, list[str] | None]:
+    def read_statistics(known: str | None) -> tuple[str, list[str] | None]:
         with database.engine.begin() as connection:
             return tuple(connection.execute(asked, {"known": known}).one())
 
-    def analysed(word: str) -> None:
+    def analyse(word: str) -> None:
         with database.engine.begin() as connection:
             connection.execute(
                 text(
@@ -301,12 +301,12 @@ def test_statistics_are_told_once_for_each_version(database: Database) -> None:
             )
             connection.execute(text("ANALYZE framework_documents"))
 
-    assert told(None) == (None, None)
-    analysed("kettle")
-    first, words = told(None)
-    assert (told(first), words) == ((first, None), ["kettl"])
-    analysed("teapot")
-    second, words = told(first)
+    assert read_statistics(None) == (None, None)
+    analyse("kettle")
+    first, words = read_statistics(None)
+    assert (read_statistics(first), words) == ((first, None), ["kettl"])
+    analyse("teapot")
+    second, words = read_statistics(first)
     assert second != first
     assert sorted(words or []) == ["kettl", "teapot"]
 

@@ -52,7 +52,7 @@ BEFORE: Final = 200
 STAFF: Final = 60
 """Users of each tenant then; one with half of the memories, and from time to time one is erased."""
 ROUNDS: Final = 20
-"""How often each tenant writes at least before the next step."""
+"""Writes of each tenant, at least, before the next step."""
 PATIENCE_SECONDS: Final = 120
 
 

@@ -176,7 +176,7 @@ def test_an_operation_is_taken_back_without_a_trace(
 
 
 def test_every_operation_has_its_reverse() -> None:
-    """What is not taken back takes something back."""
+    """An operation without one takes back another."""
     reverses = {reverse for reverse, _ in REVERSES.values()}
 
     assert REVERSES.keys() | reverses == OPERATIONS.keys()

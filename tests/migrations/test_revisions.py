@@ -94,7 +94,7 @@ def test_the_base_is_an_empty_database(by: str, empty: Database, schema_of: Dump
 
 
 def test_passages_of_before_the_queue_are_enqueued_by_the_upgrade(empty: Database) -> None:
-    """Those without a vector of their text by the active model: a worker embeds them all."""
+    """A worker embeds all that lack a vector of their text by the active model."""
     migrations.upgrade(empty, "0002")
     with empty.engine.begin() as connection:
         connection.execute(
@@ -142,7 +142,7 @@ def test_passages_of_before_the_queue_are_enqueued_by_the_upgrade(empty: Databas
 def test_extensions_that_were_there_before_stay(
     empty: Database, schema_of: Dump, extensions: tuple[str, ...]
 ) -> None:
-    """What this project did not make it does not drop."""
+    """An extension that this project did not make is not dropped."""
     with empty.engine.begin() as connection:
         for extension in extensions:
             connection.execute(text(f"CREATE EXTENSION {extension}"))

@@ -78,7 +78,7 @@ def roles_of(database: Database) -> list[Row]:
 
 
 def access_of(database: Database) -> object:
-    """What the database itself grants, which ``pg_dump`` leaves to ``pg_dumpall``."""
+    """Return the grants of the database itself, which ``pg_dump`` leaves to ``pg_dumpall``."""
     with database.schema_engine().connect() as connection:
         return connection.scalar(
             text(
@@ -90,7 +90,7 @@ def access_of(database: Database) -> object:
 
 
 def privileges(connection: Connection, role: str, table: str) -> set[str]:
-    """What was granted to the role itself on a table or sequence."""
+    """Return the privileges that were granted to the role itself on a table or sequence."""
     found = connection.scalars(
         text(
             "SELECT privilege_type FROM pg_class, aclexplode(relacl)"
@@ -281,7 +281,7 @@ def test_a_superuser_takes_back_what_the_owner_gave(fresh: Database, schema_of: 
 
 
 def test_nobody_else_may_upgrade_into_a_closed_database(fresh: Database) -> None:
-    """Where PUBLIC may not connect, the owner alone can let the groups in."""
+    """If PUBLIC may not connect, the owner alone can let the groups in."""
     execute(
         fresh,
         f'REVOKE CONNECT ON DATABASE "{fresh.url.database}" FROM PUBLIC',

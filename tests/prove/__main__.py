@@ -44,7 +44,7 @@ CONTRACTS: Final = (
     "tests/db/search/test_word_statistics.py",
     "tests/migrations/test_hosted.py",
 )
-"""What must hold on any server; see ``PROVE_DATABASE_URL``."""
+"""Tests that must pass on any server; see ``PROVE_DATABASE_URL``."""
 
 NEEDED_ELSEWHERE: Final = (
     "set PROVE_DATABASE_URL to a superuser's address on a PostgreSQL 15 or newer"
@@ -55,7 +55,7 @@ LEAST_PER_SECOND: Final = 2000
 """Jobs that the requirement wants claimed and finished with an instant embedder."""
 
 MOST_BUSY_MS: Final = 20.0
-"""Between two ticks of an event loop in which a hundred tasks search."""
+"""Milliseconds between two ticks of an event loop in which a hundred tasks search."""
 
 LEAST_RANDOM_PER_SECOND: Final = 100
 LEAST_HASHED_PER_SECOND: Final = 250

@@ -32,11 +32,11 @@ MEBIBYTES = 2048
 """Length of the export that the requirement names."""
 
 MAX_MEMORY_MIB = 500
-"""What the requirement allows for it."""
+"""The memory that the requirement allows for it."""
 
 NEIGHBOURS = 4
 NEIGHBOUR_MEBIBYTES = 55
-"""Of one conversation; a little more is refused."""
+"""The length of one conversation; a little more is refused."""
 
 SENTENCES = {
     "ASCII": ("What a price is worth is what a buyer gives up for it. ", True),
@@ -47,7 +47,7 @@ SENTENCES = {
     "emoji": ("\U0001f4b6 \U0001f4c8 ", False),
     "Chinese": ("\u4ef7\u683c\u662f\u4e70\u5bb6\u4ed8\u51fa\u7684\u3002", False),
 }
-"""What the long conversations say, and whether other characters than ASCII are escaped."""
+"""Sentences of the long conversations, and whether other characters than ASCII are escaped."""
 
 CONVERSATIONS = 100
 """Are generated at a time; each such part has texts and identifiers of its own."""
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             upgrade(database)
             database.close()
             for name, export, expected in exports_in(home, mebibytes):
-                report, seconds, peak_mib = measured(server, export)
+                report, seconds, peak_mib = measure(server, export)
                 length_mib = export.stat().st_size / 1024**2
                 done = report["added"] + report["updated"]
                 rows.append(
@@ -158,7 +158,7 @@ def write_export(file: Path, size_bytes: int) -> int:
     raise AssertionError  # count() does not end
 
 
-def measured(server: EmbeddedServer, export: Path) -> tuple[dict[str, Any], float, float]:
+def measure(server: EmbeddedServer, export: Path) -> tuple[dict[str, Any], float, float]:
     """Import a file.
 
     Returns:

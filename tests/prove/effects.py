@@ -52,7 +52,7 @@ def enqueue_effects(database: Database, count: int) -> None:
 
 
 def count_effects(database: Database) -> tuple[int, int]:
-    """How many effects there are, and of how many jobs."""
+    """Count the effects, and the jobs that they are of."""
     with database.engine.connect() as connection:
         row = connection.execute(text("SELECT count(*), count(DISTINCT job) FROM effects")).one()
     return row[0], row[1]

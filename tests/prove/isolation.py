@@ -57,7 +57,8 @@ SERVER: Final = {"fsync": "off", "shared_buffers": "6GB"}
 
 LEAST_RECALL: Final = 0.95
 MOST_MS: Final = 50.0
-"""Of the requirement: recall@10 and the 95th percentile, for small and large tenants alike."""
+"""Bounds of the requirement: recall@10 and the 95th percentile, for small and large tenants
+alike."""
 
 LEGS: Final[Mapping[str, Mapping[str, float]]] = {
     "vector": {"vector": 1.0},
@@ -106,7 +107,7 @@ def sizes_of(memories: int, tenants: int) -> np.ndarray:
 
 
 class Texts(NamedTuple):
-    """What the memories of a tenant say.
+    """Texts of a tenant's memories.
 
     Attributes:
         words: int16 of shape ``(size, max(WORDS))``: numbers of words, -1 after the last.
@@ -147,7 +148,7 @@ class Population:
         return [UUID(bytes=drawn[at : at + 16]) for at in range(0, len(drawn), 16)]
 
     def texts(self, tenant: int) -> Texts:
-        """What a tenant's memories say."""
+        """Return the texts of a tenant's memories."""
         random = np.random.default_rng((5, tenant))
         size = int(self.sizes[tenant])
         words = (VOCABULARY ** random.random((size, WORDS[1]))).astype(np.int16) - 1
@@ -155,7 +156,7 @@ class Population:
         return Texts(words, _vectors(self.model.dimensions, tenant, size, random))
 
     def questions(self, tenant: int, count: int) -> Texts:
-        """What a tenant asks: near its own memories, in two words of which one is frequent."""
+        """Return a tenant's questions: near its memories, with two words, one of them frequent."""
         random = np.random.default_rng((7, tenant))
         frequent = random.integers(5, 60, count)
         rare = (VOCABULARY ** random.uniform(0.5, 1, count)).astype(int) - 1
@@ -278,7 +279,7 @@ def index_large_scopes(owner: Database, population: Population) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a tenant finds.
+    """The figures of a tenant's searches.
 
     Attributes:
         tenant: Which, the largest is 0.
@@ -304,7 +305,7 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as promised: all hits, the nearest among them, and soon."""
+        """True if it is as promised: all hits, the nearest among them, and soon."""
         near = self.recall is None or self.recall >= LEAST_RECALL
         return near and self.p95_ms <= MOST_MS and self.full == self.questions
 
@@ -389,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.prove.isolation", description=__doc__)
     parser.add_argument("--memories", type=int, default=1_000_000)
     parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument("--questions", type=int, default=200, help="of each tenant")
+    parser.add_argument("--questions", type=int, default=200, help="questions of each tenant")
     parser.add_argument("--superuser", action="store_true", help="upgrade as one; else as an owner")
     given = parser.parse_args(arguments)
     population = Population(given.memories, given.tenants)
@@ -412,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measured = [
                 measure(application, population, tenant, mode, questions=given.questions)
                 for mode in LEGS
-                for tenant in sampled(given.tenants)
+                for tenant in sample_tenants(given.tenants)
             ]
         for each in (owner, superuser, databases):
             each.close()
@@ -422,8 +423,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(each.holds for each in measured) else 1
 
 
-def sampled(tenants: int) -> list[int]:
-    """Tenants from the largest to the smallest."""
+def sample_tenants(tenants: int) -> list[int]:
+    """Sample tenants from the largest to the smallest."""
     places = (0, 1, 2, 5, 10, 12, 20, 50, 100, 300, 600, tenants - 1)
     return [tenant for tenant in places if tenant < tenants]
 

@@ -1,4 +1,4 @@
-"""What the queue promises, tried with real processes: small in tests, large in ``make prove``."""
+"""Promises of the queue, tried with real processes: small in tests, large in ``make prove``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DIMENSIONS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was found.
+    """A claim with what was found.
 
     Attributes:
         claim: What was tried.
@@ -127,7 +127,7 @@ def each_job_once(
     killed, restarted = 0, restart is None
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
-        while (done := _done(database)) < jobs and time.monotonic() < deadline:
+        while (done := _count_done(database)) < jobs and time.monotonic() < deadline:
             if killed < kills and done >= jobs * (killed + 1) // (kills + 2):
                 crowd.kill_one(chance)
                 killed += 1
@@ -184,7 +184,7 @@ def _rate(jobs: int, seconds: float, least: float) -> str:
     return f"{jobs / seconds:.0f} jobs/s{f' (of at least {least:.0f})' if least else ''}"
 
 
-def _done(database: Database) -> int:
+def _count_done(database: Database) -> int:
     with database.engine.connect() as connection:
         counted = text("SELECT count(*) FROM jobs WHERE kind = 'effect' AND status = 'completed'")
         return connection.scalar(counted) or 0
@@ -310,7 +310,7 @@ def edits(database: Database) -> Callable[[int, Request], Answer]:
 
 
 def enqueue_cost(database: Database, *, messages: int, rounds: int) -> Proof:
-    """How much longer a COPY of messages takes with the outbox than without.
+    """Measure how much longer a COPY of messages takes with the outbox than without.
 
     Args:
         database: With the newest schema, and no messages.
@@ -336,15 +336,15 @@ def enqueue_cost(database: Database, *, messages: int, rounds: int) -> Proof:
     overhead = 100 * (with_outbox / without - 1)
     return Proof(
         claim=f"a COPY of {messages} messages enqueues their jobs",
-        found=f"{overhead:+.1f} %: {_listed(seconds['ENABLE'])} s with the outbox, "
-        f"{_listed(seconds['DISABLE'])} s without",
+        found=f"{overhead:+.1f} %: {_list_rounds(seconds['ENABLE'])} s with the outbox, "
+        f"{_list_rounds(seconds['DISABLE'])} s without",
         holds=overhead <= 20,
         seconds=time.monotonic() - began,
     )
 
 
-def _listed(seconds: list[float]) -> str:
-    """Every round: what they differ by is how far the percentage can be trusted."""
+def _list_rounds(seconds: list[float]) -> str:
+    """List every round: their differences show how far the percentage can be trusted."""
     return "/".join(f"{each:.1f}" for each in seconds)
 
 
@@ -400,7 +400,7 @@ def instant_rate(
             time.sleep(0.1)
     finally:
         codes = crowd.stop()
-    return _embedded(
+    return _prove_embedded(
         database,
         f"{workers} workers embed {messages} messages by an instant embedder, 384 dimensions, "
         f"{'into HNSW' if indexed else 'no vector index'}",
@@ -435,7 +435,7 @@ def embedding_rate(
         for _ in range(workers)
     ]
     codes = [process.wait(timeout=PATIENCE_SECONDS) for process in processes]
-    return _embedded(
+    return _prove_embedded(
         database,
         f"{workers} workers embed {messages} messages offline, 384 dimensions, into HNSW",
         "hashing",
@@ -445,10 +445,10 @@ def embedding_rate(
     )
 
 
-def _embedded(
+def _prove_embedded(
     database: Database, claim: str, model: str, *, messages: int, codes: list[int], least: float
 ) -> Proof:
-    """Whether all messages have their vectors, and how fast they got them."""
+    """Prove that all messages have their vectors, and measure how fast they got them."""
     with database.unit_of_work() as work:
         fresh = work.embeddings.coverage(CHAT, model).embedded
     seconds = seconds_of(database, "embed")

@@ -1,4 +1,4 @@
-"""How long probes take with, and without, a match in another scope: a table.
+"""Times of probes with, and without, a match in another scope: a table.
 
 ``python -m tests.prove.timing`` loads memories of many tenants, plants secrets in rows of one more,
 and asks for each as another: for the secret and for a word that nobody has, in turn, many times.
@@ -99,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.prove.timing", description=__doc__)
     parser.add_argument("--memories", type=int, default=20_000)
     parser.add_argument("--tenants", type=int, default=100)
-    parser.add_argument("--times", type=int, default=1000, help="of each condition")
-    parser.add_argument("--searches", type=int, default=200, help="of each search")
+    parser.add_argument("--times", type=int, default=1000, help="probes of each condition")
+    parser.add_argument("--searches", type=int, default=200, help="repetitions of each search")
     given = parser.parse_args(arguments)
     home = Path(tempfile.mkdtemp(prefix="pgcorpus-prove-"))
     home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root

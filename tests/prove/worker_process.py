@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=0.0)
     parser.add_argument("--lease-seconds", type=float, required=True)
     parser.add_argument("--embed", help="embed messages, at once, with this model")
-    parser.add_argument("--dimensions", type=int, help="of its vectors")
+    parser.add_argument("--dimensions", type=int, help="length of its vectors")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     database = Database.from_env()

@@ -53,8 +53,8 @@ SPOKEN: ContextVar[str] = ContextVar("spoken", default="")
 
 
 @asynccontextmanager
-async def opened(database: Database, **settings: Any) -> Any:
-    """The database with a pool of its own, for one event loop."""
+async def open_database(database: Database, **settings: Any) -> Any:
+    """Open the database with a pool of its own, for one event loop."""
     own = Database(replace(database.settings, metrics_enabled=False, **settings))
     try:
         yield own
@@ -111,7 +111,7 @@ def test_units_of_work_of_synchronous_code_are_awaited(filled: Database) -> None
             factories.FrameworkDocumentFactory(section=None)
 
     async def run() -> tuple[list[int], int]:
-        async with opened(filled) as database:
+        async with open_database(filled) as database:
             ended: list[int] = []
 
             async def one() -> None:
@@ -157,7 +157,7 @@ def test_callers_functions_and_context_variables_are_as_without_asyncio(setting:
     """The iterable and the callback are called by the task itself, in its own context."""
     told: list[tuple[int, str, bool]] = []
 
-    def said() -> Iterator[Exchange]:
+    def ask() -> Iterator[Exchange]:
         for n in range(150):
             yield Exchange(human=f"{SPOKEN.get()} {n}", conversation_id="c")
 
@@ -166,11 +166,11 @@ def test_callers_functions_and_context_variables_are_as_without_asyncio(setting:
         SPOKEN.set(f"after {done}")
 
     async def remember() -> tuple[int, str]:
-        async with opened(setting.application) as database:
+        async with open_database(setting.application) as database:
             SPOKEN.set("before")
             service = AsyncMemoryService(database, ObedientEmbedder())
             kept = await service.remember_many(
-                said(), scope=setting.ours, on_progress=progress, duplicates="keep"
+                ask(), scope=setting.ours, on_progress=progress, duplicates="keep"
             )
             return len(kept), SPOKEN.get()
 
@@ -207,7 +207,7 @@ def test_a_slow_model_and_a_slow_reranker_leave_the_loop_alone(filled: Database)
         return [0.0] * len(hits)
 
     async def search() -> list[SearchPage]:
-        async with opened(filled) as database:
+        async with open_database(filled) as database:
             service = AsyncSearchService(database, embedder=embedder)
             tasks = [
                 asyncio.create_task(service.search("price", corpus="knowledge", rerank=rerank))
@@ -307,7 +307,7 @@ def test_a_search_that_is_cancelled_leaves_the_pool_whole(
 
     async def cancel() -> int:
         one = {"pool_size": 1, "max_overflow": 0, "pool_timeout_seconds": 5}
-        async with opened(filled, **one) as database:
+        async with open_database(filled, **one) as database:
             service = AsyncSearchService(database, embedder=AxisEmbedder())
 
             async def search() -> SearchPage:
@@ -334,7 +334,7 @@ def test_a_memory_that_is_cancelled_leaves_the_pool_whole(setting: Setting, agai
 
     async def cancel() -> list[int]:
         one = {"pool_size": 1, "max_overflow": 0, "pool_timeout_seconds": 5}
-        async with opened(setting.application, **one) as database:
+        async with open_database(setting.application, **one) as database:
             service = AsyncMemoryService(database, ObedientEmbedder())
             ours, theirs = setting.ours, setting.theirs
 

@@ -21,7 +21,7 @@ UNHOLDABLE = ["\ud800", "mem_\udfff", "a\0b"]
 
 @pytest.fixture
 def service(database: Database) -> Iterator[Database]:
-    """What a service logs in as."""
+    """The login of a service."""
     with logged_in(database, "rag_read_write") as service:
         yield service
 

@@ -41,7 +41,7 @@ from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 from pgcorpus.db.text import storable
 
 Order = Literal["created", "updated"]
-"""Newest first: by when conversations began, or by when something of them last changed."""
+"""The order of a list, newest first: by beginning, or by last change."""
 
 
 class ConversationFilters(TypedDict, total=False):

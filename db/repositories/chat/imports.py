@@ -170,7 +170,8 @@ class Written:
 
 
 SOURCE_ID: Final = "source_id"
-"""Where ``metadata`` has a message's identifier in its source: what lacks it was written here."""
+"""The key in ``metadata`` of a message's identifier in its source; a message without it was written
+here."""
 
 _CONVERSATION: Final = {
     "id": "uuid",
@@ -196,7 +197,7 @@ _MESSAGE: Final = {
 }
 _MESSAGES: Final = table_of(Message)
 _IDENTITY: Final = frozenset({"id", "source_id", "source_type"})
-"""What an import does not change of a conversation."""
+"""Columns of a conversation that an import does not change."""
 
 
 class _Row(NamedTuple):

@@ -25,9 +25,25 @@ CLOSE_THE_GAP: Final = text("""
              AND other.branch > :branch AND other.position <= :position),
           2147483648)
 """)
-"""After a message is deleted, what was said after it moves up. By the numbering of branches (see
+"""Moves up the messages that followed a deleted one. By the numbering of branches (see
 ``Message.branch``) those that fork after it are the next ones, up to the first that began earlier:
 what followed the deleted message follows the one before it, on every branch."""
+
+BRANCHES: Final = text("""
+    SELECT count(*) AS total,
+           coalesce(array_agg(conversation_id::text ORDER BY conversation_id, branch)
+                    FILTER (WHERE turns <= last - first OR (first > 0 AND NOT follows)), '{}')
+               AS broken
+    FROM (SELECT conversation_id, branch, min(position) AS first, max(position) AS last,
+                 count(*) AS turns
+          FROM messages GROUP BY conversation_id, branch) AS branches
+    CROSS JOIN LATERAL (
+        SELECT EXISTS (SELECT FROM messages AS before
+                       WHERE before.conversation_id = branches.conversation_id
+                         AND before.branch < branches.branch AND before.position = first - 1)
+    ) AS parent (follows)
+""")
+"""The number of branches, and the conversations of those that have a gap or follow no turn."""
 
 
 class MessageRepository(Repository):
@@ -47,6 +63,18 @@ class MessageRepository(Repository):
     def find(self, message_id: UUID) -> Message | None:
         """Return the message of that key, or None."""
         return self.session.get(Message, message_id)
+
+    def tally_branches(self) -> tuple[int, list[str]]:
+        """Count the branches of all conversations, and find those with a gap.
+
+        The positions of a branch follow one another, and its first turn begins the conversation or
+        follows a turn of an earlier branch. Plain SQL can leave a gap, nothing else.
+
+        Returns:
+            The number of branches; for each with a gap the id of its conversation, in order.
+        """
+        total, broken = self.session.execute(BRANCHES).one()
+        return total, list(broken)
 
     def list_messages(self, conversation_id: UUID, *, branch: int | None = MAIN) -> list[Message]:
         """List the messages of a conversation.

@@ -37,7 +37,7 @@ from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 
 ROWS_AT_A_TIME: Final = 1000
-"""How many chunks a stream holds in memory."""
+"""Chunks that a stream holds in memory."""
 
 BASELINE_HITS: Final = 10
 """FR1 of the specification is about searches that return this many."""

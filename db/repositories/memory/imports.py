@@ -197,7 +197,7 @@ EPISODES: Final = Kind(
 )
 
 OF_USE: Final = frozenset({"access_count", "last_accessed"})
-"""What comes of a memory's use, and is never replaced by what a file says."""
+"""Columns that record a memory's use; an import never replaces them."""
 
 TABLES: Final = tuple(
     table for kind in (NODES, EPISODES) for table in (kind.corpus.passages, kind.corpus.vectors)

@@ -31,6 +31,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import aliased
 
 from pgcorpus.db.base import Base, in_utc, lock_key
 from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
@@ -59,7 +60,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.text import storable
 
 NATIVE: Final = "native"
-"""The source of what was said here."""
+"""The source of a memory that was said here."""
 
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "intent_type": INTENT_TYPES,
@@ -73,7 +74,7 @@ OPTIONAL: Final = (
     *("technical_depth", "cluster_id", "cluster_label", "cluster_confidence", "language"),
     *CHOICES,
 )
-"""What a memory need not say: the column's default is taken."""
+"""Fields that a memory may leave out: the column's default is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +249,31 @@ class MemoryRepository(Repository):
         if node is None:
             raise NotFound(f"there is no memory with the key {key} in this scope")
         return node
+
+    def tally_links(self) -> tuple[int, list[str]]:
+        """Count the memories that were linked to another, and find those linked to no original.
+
+        An original is in the same scope, and no duplicate itself.
+
+        Returns:
+            The number of links, and the ids of the memories whose link is broken, in order.
+        """
+        original = aliased(MemoryNode)
+        linked = (
+            select(MemoryNode.id, original.id)
+            .outerjoin(
+                original,
+                and_(
+                    original.scope == MemoryNode.scope,
+                    original.id == MemoryNode.duplicate_of,
+                    original.duplicate_of.is_(None),
+                ),
+            )
+            .where(*self._in_scope(), MemoryNode.duplicate_of.is_not(None))
+            .order_by(MemoryNode.id)
+        )
+        links = self.session.execute(linked).all()
+        return len(links), [linked for linked, found in links if found is None]
 
     def is_own(self, node: MemoryNode) -> bool:
         """Return whether the writer in this scope wrote the memory, too: the same user, or none."""

@@ -51,13 +51,17 @@ ROLE: Final = text("""
 
 TABLES: Final = text("""
     SELECT pg_class.relname::text AS name,
+           -- of the last ANALYZE, as autovacuum's threshold: the planner's estimate of searches
+           -- (db/search/prelude.py) grows with the pages, and so with changed rows
            CASE WHEN reltuples > 0 THEN reltuples ELSE coalesce(n_live_tup, 0) END::bigint AS rows,
            coalesce(n_mod_since_analyze, 0) AS changed,
            coalesce(last_analyze, last_autoanalyze) IS NOT NULL
                -- a crash or a reset forgets when, but not what
                OR EXISTS (SELECT FROM pg_stats
                           WHERE (pg_stats.schemaname, tablename)
-                              = (nspname, pg_class.relname)) AS analysed
+                              = (nspname, pg_class.relname))
+               -- nor does a standby know when, and columns that a role may not read show nothing
+               OR (pg_is_in_recovery() AND reltuples >= 0) AS analysed
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     LEFT JOIN pg_stat_all_tables ON relid = pg_class.oid
     WHERE pg_class.oid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))

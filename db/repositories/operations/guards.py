@@ -50,7 +50,8 @@ LEAKPROOF: Final = text("""
     SELECT p.oid::regprocedure::text AS name
     FROM pg_proc AS p WHERE proleakproof AND p.xmin::text <> '1' ORDER BY 1
 """)
-"""What initdb wrote has the transaction 1; ALTER FUNCTION, even back and forth, writes it anew."""
+"""LEAKPROOF functions that initdb wrote, by their transaction 1; ALTER FUNCTION, even back and
+forth, writes one anew."""
 
 BYPASSES: Final = text("""
     SELECT polrelid::regclass::text AS table, polname::text AS name, rolname::text AS role,

@@ -143,8 +143,8 @@ EARLY: Final = text("""
         AND NOT 'internal'::regtype = ANY (proargtypes)
     ORDER BY p.oid
 """)
-"""Functions that PostgreSQL may give rows to before it asks the policy: the LEAKPROOF ones. What
-initdb wrote has the transaction 1; whatever was marked later has another."""
+"""Functions that PostgreSQL may give rows to before it asks the policy: the LEAKPROOF ones. Those
+that initdb wrote have the transaction 1; one that was marked later has another."""
 
 
 class Answer(NamedTuple):

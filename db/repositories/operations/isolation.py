@@ -35,10 +35,10 @@ from pgcorpus.db.repositories.operations.probes import quote
 from pgcorpus.db.scope import SETTINGS, Scope
 
 MODEL: Final = "hashing"
-"""Whose vectors the rows get: it needs no network."""
+"""The model of the rows' vectors: it needs no network."""
 
 SAID: Final = "isolation rehearsal of a price"
-"""What the memories of all parties say: each would find the others' if it could."""
+"""The text of the memories of all parties: each would find the others' if it could."""
 
 SOURCE: Final = "rehearsal"
 
@@ -70,7 +70,7 @@ ATTACKS: Final[Mapping[str, str]] = {
         " ON CONFLICT ({identity}) DO UPDATE SET {column} = excluded.{column}"
     ),
 }
-"""Kind → statement; how many rows it gives or writes is how many were crossed to."""
+"""Kind → statement; the rows that it gives or writes are those of other scopes that it reached."""
 
 REACHABLE: Final = text("""
     WITH RECURSIVE reading AS (
@@ -156,7 +156,7 @@ LISTENER: Final = """
         RETURN true;
     END $$
 """
-"""What a leaky function does: it takes note of all it is given, and claims to cost nothing."""
+"""The body of a leaky function: it takes note of all it is given, and claims to cost nothing."""
 
 STATISTICS: Final = {
     "pg_stats": "SELECT count(*) FROM pg_stats WHERE tablename = ANY (:tables)",

@@ -34,7 +34,7 @@ PUBLIC: Final = "public"
 """Every role of the server, in the functions that ask for privileges."""
 
 MAX_NAME_BYTES: Final = 63
-"""PostgreSQL cuts longer names."""
+"""Bytes of a role's name; PostgreSQL cuts longer ones."""
 
 RESERVED: Final = frozenset({*GROUPS, PUBLIC, "none"})
 """Names that mean something else to PostgreSQL, or to pgcorpus."""
@@ -68,7 +68,8 @@ RIGHTS_ON_RELATIONS: Final = text("""
                             CASE relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view'
                                          WHEN 'm' THEN 'view' ELSE 'table' END), relname
 """)
-"""Of what extensions made nothing is shown, and a partition has the rights of its table."""
+"""Privileges on relations, but for those that extensions made; a partition has those of its
+table."""
 
 RIGHTS_ON_FUNCTIONS: Final = text("""
     SELECT 'function' AS kind, CAST(CAST(pg_proc.oid AS regprocedure) AS text) AS name,
@@ -203,7 +204,9 @@ class RoleRepository(Repository):
         except DBAPIError as error:
             match error.orig:
                 case DuplicateObject() | UniqueViolation():
-                    raise AlreadyExists(f"the server has a role {name!r} already") from error
+                    raise AlreadyExists(
+                        f"the server has a role {name!r} already; choose another name"
+                    ) from error
                 case UndefinedObject():
                     raise _no_groups() from error
                 case InsufficientPrivilege():
@@ -231,8 +234,8 @@ class RoleRepository(Repository):
             )
         if member.others:
             raise RoleInUse(
-                f"{name!r} is in other roles, too, and may be needed for what these may do: "
-                f"{', '.join(member.others)}"
+                f"{name!r} is in other roles, too, whose rights a program may need: "
+                f"{', '.join(member.others)}; take them back first with: REVOKE role FROM {name}"
             )
         try:
             self._execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

@@ -34,10 +34,10 @@ from pgcorpus.db.models.memory import (
 from pgcorpus.db.search.corpus import Corpus, Filter, Order
 
 RECENCY_SHARE: Final = 0.7
-"""Of the boost of a memory; the rest is how often it was recalled."""
+"""The share of recency in the boost of a memory; the rest is how often it was recalled."""
 
 OFTEN: Final = 5
-"""So many times recalled is half of often."""
+"""The number of recalls that counts half as much as infinitely many."""
 
 
 def _rate_use(

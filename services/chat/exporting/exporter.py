@@ -19,10 +19,12 @@ FORMATS: Final = get_args(Format)
 
 JSON_FORMAT: Final = "pgcorpus-chat"
 JSON_VERSION: Final = 1
-"""Of the shape in docs/how-to/export-chats.md; a reader refuses one that it does not know."""
+"""The version of the shape in docs/how-to/export-chats.md; a reader refuses one that it does not
+know."""
 
 MAX_NAME_CHARACTERS: Final = 50
-"""Of a title in a file's name: with four bytes each and the rest, below the 255 of file systems."""
+"""Characters of a title in a file's name: with four bytes each and the rest, below the 255 of file
+systems."""
 
 
 class ChatExporter:

@@ -12,7 +12,7 @@ from pgcorpus.db.models.chat import Conversation, Message, Role
 from pgcorpus.services.chat.exporting.tree import turns_before
 
 ASSISTANTS: Final[Mapping[str, str]] = {"chatgpt": "ChatGPT", "claude": "Claude"}
-"""What the assistant of a source is called."""
+"""Source → the name of its assistant."""
 
 ROLE_NAMES: Final[Mapping[Role, str]] = {
     "user": "User",

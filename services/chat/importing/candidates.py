@@ -28,7 +28,7 @@ Key = tuple[str, str]
 LEGACY: Final = chroma.SOURCE
 
 BROKEN: Final = "broken"
-"""In place of a format that cannot be told."""
+"""The name in place of a format that cannot be told."""
 
 BATCH_MESSAGES: Final = 2000
 BATCH_BYTES: Final = 4 * 1024**2

@@ -36,7 +36,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "real_time_user_audio_video_asset_pointer": Kind("audio", _MEDIA, alone=True),
     "audio_transcription": Kind(texts=("text",)),
 }
-"""By ``content_type``, as exports from 2023 to 2025 have them."""
+"""``content_type`` → kind of the part, as exports from 2023 to 2025 have them."""
 
 USUAL_STATUS: Final = "finished_successfully"
 ALL_RECIPIENTS: Final = "all"

@@ -35,7 +35,7 @@ SQLITE: Final = b"SQLite format 3\0"
 """First bytes of a store's file, ``chroma.sqlite3``."""
 
 TABLES: Final = frozenset({"collections", "embeddings", "embedding_metadata", "segments"})
-"""Some of those that Chroma makes in it."""
+"""Tables by which Chroma's store is known."""
 
 RECORDS: Final = 500
 """Records that are read at a time."""
@@ -44,7 +44,7 @@ DEFAULT_MODELS: Final = {384: "all-MiniLM-L6-v2"}
 """The model of Chroma's default embedding function, by its dimensions."""
 
 MODEL_KEYS: Final = ("embedding_model", "model_name", "model")
-"""Where the metadata of a collection may name its model."""
+"""Keys under which the metadata of a collection may name its model."""
 
 SPEAKERS: Final[dict[str, Role]] = {
     "you": "user",
@@ -58,14 +58,15 @@ SPEAKERS: Final[dict[str, Role]] = {
     "tool": "tool",
 }
 NOBODY: Final[Role] = "user"
-"""Who is taken to say what stands before the first turn, or in a text without turns."""
+"""The speaker of what stands before the first turn, or in a text without turns."""
 
 _SPEAKER = rf"^[ \t]*\**({'|'.join(SPEAKERS)})"
 _TURNS: Final = tuple(
     re.compile(_SPEAKER + said + r"\**[ \t]*:\**", re.IGNORECASE | re.MULTILINE)
     for said in (r"[ \t]+said", "")
 )
-"""How a turn begins, the surer way first: a text with one of it is not searched for the other."""
+"""Beginnings of a turn, the surer way first: a text with one of it is not searched for the
+other."""
 
 _NUMBER = re.compile(r"(\d{1,9})$")
 _CHUNK = re.compile(r"[_:-]+chunk[_:-]*\d+$", re.IGNORECASE)

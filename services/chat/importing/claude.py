@@ -33,10 +33,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "knowledge": Kind("source", ("title", "url"), ("text",), alone=True),
     "token_budget": Kind("budget"),
 }
-"""By ``type``, as exports from 2024 and 2025 have them."""
+"""``type`` → kind of the part, as exports from 2024 and 2025 have them."""
 
 UNSUPPORTED: Final = "This block is not supported on your current device yet."
-"""What ``text`` says in place of a block that ``content`` has."""
+"""The ``text`` that stands in place of a block that ``content`` has."""
 
 
 def recognises(raw: Any) -> bool:

@@ -40,11 +40,11 @@ FORMATS: Final[Mapping[str, Format]] = {
         openwebui.read, openwebui.recognises, (b'"chat"', b'"messages"'), openwebui.accepts
     ),
 }
-"""Those of the providers; the names are also the ``source_type`` of conversations."""
+"""The formats of the providers; the names are also the ``source_type`` of conversations."""
 
 READERS: Final[Mapping[str, Format]] = {
     **FORMATS,
     chroma.SOURCE: Format(chroma.read, chroma.recognises, (b'"documents"',)),
     pgcorpus.SOURCE: Format(pgcorpus.read, pgcorpus.recognises, (b'"pgcorpus-chat"',)),
 }
-"""All that is read, by the name that ``--format`` takes."""
+"""Every reader, by the name that ``--format`` takes."""

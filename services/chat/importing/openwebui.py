@@ -24,7 +24,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "file": Kind("file", ("name",), alone=True),
     "error": Kind("error", (), ("content",)),
 }
-"""By ``type``: the parts of OpenAI's chat messages, and Open WebUI's files."""
+"""``type`` → kind of the part: those of OpenAI's chat messages, and Open WebUI's files."""
 
 
 def recognises(raw: Any) -> bool:

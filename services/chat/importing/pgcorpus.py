@@ -17,7 +17,7 @@ from pgcorpus.services.importers.text import MAX_NAME, describe_value
 SOURCE: Final = "pgcorpus"
 
 MAX_PLACE: Final = 2**31
-"""Past the greatest branch or position: the columns are of four bytes."""
+"""The first number past the greatest branch or position: the columns are of four bytes."""
 
 
 def recognises(raw: Any) -> bool:

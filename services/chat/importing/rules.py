@@ -32,7 +32,8 @@ OTHER_ROLES: Final[Mapping[str, Role]] = {
     "function": "tool",
 }
 UNKNOWN_ROLE: Final[Role] = "tool"
-"""A speaker that is neither the user nor the assistant is a tool that one of them called."""
+"""The role of a speaker that is neither the user nor the assistant: a tool that one of them
+called."""
 
 
 class NothingSaid(Unacceptable):

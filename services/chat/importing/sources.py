@@ -24,7 +24,7 @@ from pgcorpus.services.importers.files import Found, find_files
 from pgcorpus.services.importers.stream import BYTE_ORDER_MARK, Element, elements
 
 SUFFIXES: Final = frozenset({".json", ".jsonl", ".zip", ".sqlite3"})
-"""What is looked at in a folder. What a file holds decides what it is, here and anywhere."""
+"""Suffixes of the files that are looked at in a folder. Their content decides what they are."""
 
 Opened = Callable[[], AbstractContextManager[Iterator[Element]]]
 

@@ -136,7 +136,7 @@ class _Candidate:
 
     @property
     def chunks(self) -> int:
-        """How many chunks are written for it."""
+        """The number of chunks that are written for it."""
         return 0 if self.record is None else len(self.record.chunks)
 
     def refuse_for(self, error: ConstraintViolated) -> _Candidate:

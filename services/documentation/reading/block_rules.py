@@ -25,7 +25,7 @@ _BEGINNINGS: Final[dict[str, tuple[RuleFuncBlockType, str, list[str]]]] = {
     "html_block": (rules_block.html_block, "<", _OUTSIDE_LISTS),
     "heading": (rules_block.heading, "#", _OUTSIDE_LISTS),
 }
-"""By the name of a rule: the rule, the characters it can begin with, and what it can interrupt."""
+"""Name of a rule → the rule, the characters it can begin with, and what it can interrupt."""
 
 _MARKS: Final = frozenset("=|:" + "".join(beginnings for _, beginnings, _ in _BEGINNINGS.values()))
 """Characters with which a line may do else than go on with a paragraph."""

@@ -17,7 +17,7 @@ MAX_BLOCKS: Final = 200_000
 """The largest books have some 20,000 paragraphs. Each block takes about 0.3 kB beside its text."""
 
 MAX_TEXT_CHARACTERS: Final = 64 * 1024**2
-"""As many characters as a file may have bytes: what was unpacked does not outgrow it."""
+"""Characters of a file's text, as many as it may have bytes: unpacked text does not outgrow it."""
 
 LOWEST_LEVEL: Final = 6
 """The lowest level of a heading, as in HTML; deeper ones count as this."""

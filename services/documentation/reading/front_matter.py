@@ -23,7 +23,7 @@ MAX_NESTING: Final = 20
 """Levels within one another. Real front matter has three."""
 
 _MAX_BITS: Final = 1024
-"""Of a whole number: more than any that is meant, less than what Python takes long to write."""
+"""Bits of a whole number: more than any that is meant, less than Python takes long to write."""
 
 _FENCES: Final = {"---": re.compile(r"^(?:---|\.\.\.)[ \t]*$", re.MULTILINE)} | {
     "+++": re.compile(r"^\+\+\+[ \t]*$", re.MULTILINE)

@@ -12,7 +12,7 @@ from pgcorpus.services.documentation.reading.extraction import Extraction
 from pgcorpus.services.documentation.reading.markdown import find_blocks
 
 MAX_OUTPUT_CHARACTERS: Final = 2_000
-"""Of what a cell printed: enough for a result, not for a log. The rest is left out."""
+"""Characters of a cell's output: enough for a result, not for a log. The rest is left out."""
 
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]")
 _ATTACHED: Final = re.compile(r"\(data:[^)\s]*\)|\(attachment:[^)\s]*\)")

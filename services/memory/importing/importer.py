@@ -47,7 +47,7 @@ from pgcorpus.services.memory.importing.rules import Normalised, episode, node
 
 CORPUS: Final = "memory"
 MODEL: Final = "bge-m3"
-"""What made the vectors of the system that this replaces."""
+"""The model of the system that this replaces."""
 
 BATCH: Final = 2000
 BATCH_BYTES: Final = 8 * 1024**2

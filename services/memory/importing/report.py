@@ -12,7 +12,7 @@ from pgcorpus.services.importers.report import Breakdown, ImportReport, Outcome,
 
 MAX_FIELDS: Final = 10
 MAX_CHARACTERS: Final = 60
-"""Of the fields that are not stored, so many are named to people, each by its beginning."""
+"""Characters by which people are shown a field that is not stored."""
 
 STORED: Final = "stored already"
 STORED_OTHERWISE: Final = "stored already, with another text (--on-conflict update replaces it)"

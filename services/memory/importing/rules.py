@@ -31,7 +31,7 @@ from pgcorpus.db.repositories.imports import Change
 from pgcorpus.db.repositories.memory.imports import EpisodeRecord, NodeRecord, Record
 from pgcorpus.services.importers.draft import FALSE_WORDS, TRUE_WORDS, Draft, Rule, Unacceptable
 from pgcorpus.services.importers.language import Language
-from pgcorpus.services.importers.text import MAX_NAME, clean
+from pgcorpus.services.importers.text import MAX_NAME, SEPARATOR, clean
 
 UNKNOWN: Final = "unknown"
 MAX_SOURCE: Final = 50
@@ -39,7 +39,7 @@ MAX_INTEGER: Final = 2**31 - 1
 """The bounds of the tables' columns."""
 
 STAMPED: Final = frozenset({"user_id", "tenant_id", "scope"})
-"""Whose a memory is, the call says and not the file."""
+"""Fields that say to whom a memory belongs: the call decides that, and not the file."""
 
 NODE_FIELDS: Final = frozenset(
     {
@@ -55,8 +55,8 @@ OF_LLM: Final = (
     *("summary", "primary_intent", "outcome", "interruption_reason", "key_entities"),
     *("domains", "time_context"),
 )
-"""What a model said of an episode: in ``llm_tags``, or beside it. ``emotional_arc`` is a column,
-too, and so only looked for where it stands."""
+"""Statements of a model on an episode: in ``llm_tags``, or beside it. ``emotional_arc`` is a
+column, too, and so only looked for where it stands."""
 
 EPISODE_FIELDS: Final = frozenset(
     {
@@ -67,8 +67,6 @@ EPISODE_FIELDS: Final = frozenset(
         *OF_LLM,
     }
 )
-
-_SEPARATOR: Final = re.compile(r"[,;\n]")
 
 
 class Normalised(NamedTuple):
@@ -320,7 +318,7 @@ class _Draft(Draft):
 
     def names(self, name: str, value: Any) -> list[str]:
         """Return a list of names, each once."""
-        given = _SEPARATOR.split(value) if isinstance(value, str) else value
+        given = SEPARATOR.split(value) if isinstance(value, str) else value
         listed = given if isinstance(given, list) else []
         texts = (str(each) for each in listed if isinstance(each, str | int | float))
         stored = list(dict.fromkeys(text.strip() for text in texts if text.strip()))

@@ -15,7 +15,7 @@ from tests import factories
 def test_a_factory_makes_a_row_that_the_database_accepts(
     factory: type[factories._Factory], session: Session
 ) -> None:
-    """What a factory makes can be read back."""
+    """The row that a factory makes can be read back."""
     row = factory()
     key, scope = session.identity_key(instance=row)[1], getattr(row, "scope", None)
     session.expire_all()

@@ -1,4 +1,4 @@
-"""What imports did for a scope is as much that scope's as what they brought."""
+"""The history of a scope's imports belongs to that scope as its rows do."""
 
 from __future__ import annotations
 

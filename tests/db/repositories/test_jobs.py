@@ -160,7 +160,7 @@ def test_a_failed_job_waits_longer_each_time_and_is_given_up_at_last(work: UnitO
 
 
 def test_a_job_may_be_given_up_at_once(work: UnitOfWork) -> None:
-    """Where the next attempt would fail for the same reason."""
+    """The next attempt would fail for the same reason."""
     job = work.jobs.enqueue("test")
     claim(work)
 
@@ -335,7 +335,7 @@ def test_a_periodic_job_comes_again_whether_it_was_done_or_failed(work: UnitOfWo
 
 
 def test_a_periodic_job_stays_periodic_where_it_gives_way(work: UnitOfWork) -> None:
-    """What takes its place repeats in its stead."""
+    """The job that takes its place repeats in its stead."""
     old = work.jobs.enqueue("test", dedupe_key="a", repeat_every_seconds=60)
     claim(work)
     new = work.jobs.enqueue("test", dedupe_key="a")
@@ -561,7 +561,7 @@ def test_settling_leaves_the_job_of_a_text_that_is_being_written(
 
 
 def plan(work: UnitOfWork, act: Callable[[], object], table: str = "jobs") -> str:
-    """How PostgreSQL runs the one statement on a table that a call sends, whatever its values.
+    """Return the plan of the one statement on a table that a call sends, whatever its values.
 
     As after some repetitions, when the driver has prepared it.
     """

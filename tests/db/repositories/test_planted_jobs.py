@@ -28,7 +28,7 @@ def intruder(database: Database) -> Iterator[Database]:
 
 
 def attempt(database: Database, statement: str, scope: Scope | None = None) -> int | str:
-    """How many rows a statement wrote, or the constraint or SQLSTATE that refused it."""
+    """Return the number of rows that a statement wrote, or the constraint or SQLSTATE it met."""
     try:
         with database.engine.begin() as connection:
             for name, value in ({} if scope is None else scope.settings).items():

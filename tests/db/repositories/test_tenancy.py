@@ -74,7 +74,7 @@ def test_a_user_is_found_by_key_and_by_identity(work: UnitOfWork) -> None:
 
 @pytest.mark.parametrize("role", ["rag_read_write", "rag_admin", None])
 def test_a_scope_must_be_somebodys(work: UnitOfWork, role: str | None) -> None:
-    """Who sees every user is told whose the user is; who does not, only that it may be a tenant."""
+    """A login that sees every user is told whose the user is; others, that it may be a tenant."""
     ours, theirs = (work.tenancy.create_tenant(name).id for name in ("Ours", "Theirs"))
     ann, bob, person = (
         work.tenancy.create_user(auth_provider="test", external_id=name, tenant_id=tenant).id

@@ -1,4 +1,4 @@
-"""What the tests of searches share."""
+"""Fixtures that the tests of searches share."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Crowd:
 
     @cached_property
     def holding(self) -> np.ndarray:
-        """How many passages hold each word; shape ``(VOCABULARY,)``."""
+        """Return the number of passages that hold each word; shape ``(VOCABULARY,)``."""
         pairs = np.arange(ROWS)[:, None] * VOCABULARY + self.words
         each = np.unique(pairs[self.words >= 0]) % VOCABULARY
         return np.bincount(each, minlength=VOCABULARY)

@@ -19,7 +19,7 @@ NEGATED: Final = {"$ne": "$eq", "$nin": "$in"}
 
 
 def meets(document: Any, asked: Mapping[str, Any]) -> bool:
-    """Whether a document, or the value of a key, meets every key and operator."""
+    """Return whether a document, or the value of a key, meets every key and operator."""
     return all(_meets_one(document, key, wanted) for key, wanted in asked.items())
 
 
@@ -44,12 +44,15 @@ def _equals(value: Any, wanted: Any) -> bool:
     if wanted is None:
         return value is None or value is MISSING
     if _is_date(wanted):
-        return _moment(value) == _typed(wanted)
+        return _moment(value) == _pair(wanted)
     return value is not MISSING and _same(value, wanted)
 
 
 def _order(value: Any, wanted: Any, holds: Callable[[Any, Any], bool]) -> bool:
-    left, right = _moment(value) if _is_date(wanted) else _typed(value), _typed(wanted)
+    left, right = (
+        _moment(value) if _is_date(wanted) else _pair(value),
+        _pair(wanted),
+    )
     return left is not None and left[0] == right[0] and holds(left[1], right[1])
 
 
@@ -58,7 +61,7 @@ def _same(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same, a, b))
-    return _typed(a) == _typed(b) if not isinstance(a, dict | list) else False
+    return _pair(a) == _pair(b) if not isinstance(a, dict | list) else False
 
 
 def _contains(value: Any, wanted: Any) -> bool:
@@ -68,8 +71,8 @@ def _contains(value: Any, wanted: Any) -> bool:
     return isinstance(value, str) and isinstance(wanted, str) and wanted in value
 
 
-def _typed(value: Any) -> tuple[str, Any]:
-    """A value beside its type: values of two types are neither equal nor in order."""
+def _pair(value: Any) -> tuple[str, Any]:
+    """Return a value beside its type: values of two types are neither equal nor in order."""
     if isinstance(value, bool):
         return "boolean", value
     if isinstance(value, int | float):

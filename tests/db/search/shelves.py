@@ -1,4 +1,4 @@
-"""How tests put passages into each corpus: the one place that knows their tables."""
+"""Passages that tests put into each corpus: the one place that knows their tables."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _chat(passage: Passage) -> UUID:
 
 
 def _somebody() -> User:
-    """Whose memories are made: a user without a tenant, whom a service may sign in."""
+    """Make the user of the memories: without a tenant, whom a service may sign in."""
     session = factories.UserFactory._meta.sqlalchemy_session
     session.execute(text("SELECT set_config('app.identity', 'shelf:somebody', true)"))
     somebody = User(id=UUID(int=1), auth_provider="shelf", external_id="somebody")

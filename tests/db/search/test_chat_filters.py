@@ -1,4 +1,4 @@
-"""What an archive of chats is narrowed by: time, role, conversation, source, and what is saved."""
+"""Filters of a chat archive: time, role, conversation, source, and saved."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.db.search.crowd import BUILD, MODEL, ROWS, VOCABULARY, WORD, WORDS, Crowd, ask
-from tests.db.search.test_filters import LIMIT, MODES, QUESTIONS, RECALL, SAME, asked_by, exact
+from tests.db.search.test_filters import (
+    LIMIT,
+    MODES,
+    QUESTIONS,
+    RECALL,
+    SAME,
+    exact,
+    list_questions,
+)
 from tests.db.search.test_plans import scans
 from tests.factories import ConversationFactory, MessageFactory
 
 TURNS: Final = 50
-"""Of a conversation of the crowd; the last of them was abandoned."""
+"""Turns of a conversation of the crowd; the last of them was abandoned."""
 
 BEGINNING: Final = datetime(2025, 1, 1, tzinfo=UTC)
-"""Of the first message; each of the others is a minute later than the one before."""
+"""The time of the first message; each of the others is a minute later than the one before."""
 
 SOURCES: Final = ("chatgpt", "claude", "native")
 
@@ -44,7 +52,7 @@ abandoned = numbers % TURNS == TURNS - 1
 
 
 def minute(number: int) -> datetime:
-    """When a message of the crowd was written."""
+    """Return the time when a message of the crowd was written."""
     return BEGINNING + timedelta(minutes=number)
 
 
@@ -140,7 +148,7 @@ def test_no_filter_of_an_archive_starves_a_search(archive: Crowd, mode: str, nar
     kept = NARROWED[narrowed][1] & ~abandoned
     places = {key: place for place, key in enumerate(archive.keys)}
     recalls = []
-    for asked in asked_by(mode):
+    for asked in list_questions(mode):
         scores = exact(archive, asked, kept)
         existing = min(LIMIT, int(np.isfinite(scores).sum()))
         with archive.database.unit_of_work() as work:
@@ -168,8 +176,8 @@ def test_what_was_abandoned_is_found_by_those_who_ask_for_it(archive: Crowd, mod
     assert len(every) >= len(standing)
 
 
-def shown(database: Database, asked: Ask) -> str:
-    """The plan of a search of the archive, as JSON."""
+def explain(database: Database, asked: Ask) -> str:
+    """Return the plan of a search of the archive, as JSON."""
     with database.unit_of_work() as work:
         return json.dumps(work.searches.explain(work.searches.prepare(CHAT, asked), analyze=False))
 
@@ -191,7 +199,7 @@ def test_each_leg_uses_its_index_under_a_broad_filter(
         f"{WORD[900]} {WORD[40]}", {leg: 1.0}, filters=filters(narrowed) if narrowed else {}
     )
 
-    plan = shown(archive.database, asked)
+    plan = explain(archive.database, asked)
 
     assert index in plan
     assert not scans(plan, "messages")
@@ -215,7 +223,7 @@ def test_a_narrow_filter_reads_what_it_keeps(
     """All of it is compared, exactly, and nothing else is read."""
     asked = ask(f"{WORD[900]} {WORD[40]}", MODES[mode], filters=filters(narrowed))
 
-    plan = shown(archive.database, asked)
+    plan = explain(archive.database, asked)
 
     assert index in plan
     assert "crowd_hnsw" not in plan
@@ -250,7 +258,7 @@ def test_saving_a_conversation_keeps_its_messages(work: UnitOfWork) -> None:
 
 
 def test_a_conversation_is_named_by_its_id(work: UnitOfWork) -> None:
-    """What is no id is refused, and not taken for a conversation that has nothing."""
+    """A text that is no id is refused, and not taken for a conversation that has nothing."""
     asked = ask("price", {"text": 1.0}, filters={"conversation": "the one about prices"})
 
     with pytest.raises(InvalidFilter, match="not a UUID"):

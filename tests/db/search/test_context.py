@@ -1,4 +1,4 @@
-"""What stands around hits: read from the database in one statement, along the hit's own branch."""
+"""Turns around hits: read from the database in one statement, along the hit's own branch."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ FILL: Final = (
 )
 
 
-def planted(places: list[tuple[int, int]]) -> Tree:
-    """Messages of one conversation at these (branch, position)."""
+def plant(places: list[tuple[int, int]]) -> Tree:
+    """Store messages of one conversation at these (branch, position)."""
     conversation = ConversationFactory(title="Prices")
     return {
         (branch, position): MessageFactory(
@@ -82,7 +82,7 @@ def at(window: Window) -> list[tuple[int, int]]:
 
 def test_a_window_is_the_turns_around_a_hit_in_their_order(work: UnitOfWork) -> None:
     """So many before, the hit, so many after; each says who spoke, when, and what."""
-    tree = planted([(0, place) for place in range(9)])
+    tree = plant([(0, place) for place in range(9)])
 
     window = around(work, tree[0, 4], before=2, after=1)
 
@@ -103,7 +103,7 @@ def test_a_window_ends_where_the_conversation_does(
     work: UnitOfWork, place: int, expected: list[int]
 ) -> None:
     """There is nothing before the first turn, and nothing after the last."""
-    tree = planted([(0, place) for place in range(9)])
+    tree = plant([(0, place) for place in range(9)])
 
     assert list(around(work, tree[0, place])) == expected
 
@@ -122,7 +122,7 @@ def test_the_past_of_an_abandoned_turn_is_that_of_its_branch(
     work: UnitOfWork, hit: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
     """Before the fork it is the path it was forked from, never the turns that took its place."""
-    tree = planted(FORKED)
+    tree = plant(FORKED)
 
     assert at(around(work, tree[hit])) == expected
 
@@ -138,7 +138,7 @@ def test_windows_are_what_the_numbering_of_branches_says(work: UnitOfWork, seed:
         for position in range(begin, begin + drawn.randrange(1, 7))
         if drawn.random() < 0.85
     ]
-    tree = planted(places)
+    tree = plant(places)
     before, after = drawn.randrange(4), drawn.randrange(4)
 
     windows = work.searches.surroundings(CHAT, list(tree.values()), before=before, after=after)
@@ -156,14 +156,14 @@ def test_windows_are_what_the_numbering_of_branches_says(work: UnitOfWork, seed:
 
 def test_a_turn_that_was_deleted_leaves_its_neighbours(work: UnitOfWork) -> None:
     """Two turns before are the two that there are."""
-    tree = planted([(0, place) for place in (0, 1, 4, 6, 7)])
+    tree = plant([(0, place) for place in (0, 1, 4, 6, 7)])
 
     assert list(around(work, tree[0, 6])) == [1, 4, 6, 7]
 
 
 def test_a_hit_that_is_gone_has_no_window(work: UnitOfWork) -> None:
     """The others have theirs, in the order of the hits."""
-    tree = planted([(0, place) for place in range(4)])
+    tree = plant([(0, place) for place in range(4)])
 
     windows = work.searches.surroundings(CHAT, [tree[0, 3], uuid4(), tree[0, 0]], before=1, after=1)
 
@@ -172,7 +172,7 @@ def test_a_hit_that_is_gone_has_no_window(work: UnitOfWork) -> None:
 
 def test_windows_of_many_hits_take_one_statement(work: UnitOfWork) -> None:
     """However many there are."""
-    tree = planted([(0, place) for place in range(30)])
+    tree = plant([(0, place) for place in range(30)])
     ran: list[str] = []
 
     def note(*sent: Any) -> None:
@@ -189,7 +189,7 @@ def test_windows_of_many_hits_take_one_statement(work: UnitOfWork) -> None:
 
 def test_row_security_hides_neighbours_as_it_hides_hits(work: UnitOfWork) -> None:
     """The statement reads the tables in the caller's transaction, as the caller."""
-    tree = planted([(0, place) for place in range(5)])
+    tree = plant([(0, place) for place in range(5)])
     role = f"reader_{uuid4().hex}"
     hidden = work.session.get_one(Message, tree[0, 3]).content
     for statement in (
@@ -216,7 +216,7 @@ def test_a_corpus_without_an_order_has_no_context(work: UnitOfWork) -> None:
 
 def test_an_order_needs_no_branches_speakers_or_times(work: UnitOfWork) -> None:
     """A corpus of chunks of documents would name two columns."""
-    tree = planted([(0, place) for place in range(5)])
+    tree = plant([(0, place) for place in range(5)])
     columns = CHAT.passages.c
     plain = replace(CHAT, order=Order(within=columns.conversation_id, place=columns.position))
 
@@ -242,8 +242,8 @@ def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
         yield database
 
 
-def explained(work: UnitOfWork, hits: list[UUID], *, generic: bool) -> dict[str, Any]:
-    """The plan of the statement, with what it took."""
+def explain(work: UnitOfWork, hits: list[UUID], *, generic: bool) -> dict[str, Any]:
+    """Return the plan of the statement, with what it took."""
     sql = in_drivers_words(surroundings(CHAT))
     for place, name in enumerate(("hits", "before", "after"), start=1):
         sql = sql.replace(f"%({name})s", f"${place}")
@@ -283,7 +283,7 @@ def test_a_window_reads_a_few_pages_however_long_the_conversation(
     )
     with archive.unit_of_work() as work:
         hits = list(work.session.scalars(of_long))
-        plan = explained(work, hits, generic=generic)
+        plan = explain(work, hits, generic=generic)
 
     assert len(hits) == 8
     assert not any(node["Node Type"] == "Seq Scan" for node in nodes(plan))

@@ -1,4 +1,4 @@
-"""What every corpus must do. A new corpus is one more shelf."""
+"""The contract of every corpus. A new corpus is one more shelf."""
 
 from __future__ import annotations
 

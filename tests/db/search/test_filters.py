@@ -31,7 +31,7 @@ QUESTIONS = (
     f"{WORD[1]} {WORD[30]} {WORD[900]}",
     " ".join(WORD[n] for n in (4, 9, 17, 60, 250)),
 )
-"""Of frequent words, of one that is rare, and a longer one."""
+"""Questions of frequent words, of one that is rare, and a longer one."""
 
 LIMIT = 10
 RECALL = 0.95
@@ -101,8 +101,8 @@ def recall(crowd: Crowd, asked: Ask, filters: Mapping[str, Any], kept: np.ndarra
     return float(np.mean([scores[places[hit.id]] >= least for hit in hits]))
 
 
-def asked_by(mode: str) -> list[Ask]:
-    """The questions, each with a vector of its own; the fuzzy leg takes a misspelt word."""
+def list_questions(mode: str) -> list[Ask]:
+    """List the questions, each with a vector of its own; the fuzzy leg takes a misspelt word."""
     if mode == "fuzzy":
         return [ask(WORD[n][:-1] + "x", MODES[mode]) for n in (6, 70)]
     return [ask(each, MODES[mode], vector=near(n)) for n, each in enumerate(QUESTIONS)]
@@ -117,7 +117,7 @@ def test_a_filter_starves_no_search(crowd: Crowd, mode: str, share: str, name: s
     assert kept.sum() == KEPT[share]
     filters = {name: {"share": share} if name == "metadata" else share}
 
-    recalls = [recall(crowd, asked, filters, kept) for asked in asked_by(mode)]
+    recalls = [recall(crowd, asked, filters, kept) for asked in list_questions(mode)]
 
     assert np.mean(recalls) >= RECALL
 
@@ -139,7 +139,7 @@ def test_three_passages_that_metadata_keep_are_all_found(
     """Of thirty thousand, by an index or without: each mode gives what its legs can find."""
     kept = np.isin(np.arange(1, ROWS + 1), [5001, 5002, 5003])
 
-    for question in asked_by(mode):
+    for question in list_questions(mode):
         assert recall(crowd, question, {"metadata": asked}, kept) == 1.0
 
 
@@ -152,7 +152,7 @@ def test_an_index_scan_goes_on_under_a_filter(
     monkeypatch.setattr(searches, "FEW", 100)
     kept = crowd.sections == share
 
-    recalls = [recall(crowd, asked, {"section": share}, kept) for asked in asked_by(mode)]
+    recalls = [recall(crowd, asked, {"section": share}, kept) for asked in list_questions(mode)]
 
     assert np.mean(recalls) >= RECALL
 
@@ -175,7 +175,7 @@ HELD = 6
 
 
 @contextmanager
-def validated(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Iterator[UnitOfWork]:
+def validate(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Iterator[UnitOfWork]:
     """A unit of work in which *count* passages passed validation; rolled back at the end.
 
     They hold the word ``HELD``, and of those that do they are the farthest from the question.
@@ -220,7 +220,7 @@ def test_a_default_filter_starves_no_search_either(
         "fuzzy": ask(WORD[HELD][:3] + "xxx", MODES["fuzzy"]),
         "hybrid": ask(WORD[HELD], MODES["hybrid"]),
     }
-    with validated(crowd, 30, analysed=analysed, known=known) as work:
+    with validate(crowd, 30, analysed=analysed, known=known) as work:
         for mode, question in asked.items():
             named = replace(question, filters={"validation_passed": True})
             by_default, as_named = (

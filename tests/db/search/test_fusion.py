@@ -30,8 +30,8 @@ def three(work: UnitOfWork) -> dict[str, Any]:
     return dict(zip(("both", "near", "worded"), keys, strict=True))
 
 
-def found(work: UnitOfWork, asked: Ask) -> dict[Any, Hit]:
-    """Key → hit."""
+def find_hits(work: UnitOfWork, asked: Ask) -> dict[Any, Hit]:
+    """Return key → hit."""
     return {hit.id: hit for hit in work.searches.answer(KNOWLEDGE, asked).hits}
 
 
@@ -42,7 +42,7 @@ def test_a_score_is_the_sum_of_weight_times_score(
     """Cosine 0.6 at weight 0.7 adds 0.42; the words leg adds 0.3 times its own score."""
     asked = ask("kettle", near=0, fusion=fusion, legs={"vector": 0.7, "text": 0.3})
 
-    hits = found(work, asked)
+    hits = find_hits(work, asked)
 
     both = hits[three["both"]]
     assert both.ranks.keys() == {"vector", "text"}
@@ -58,15 +58,15 @@ def test_a_score_is_the_sum_of_weight_times_score(
 def test_weighted_gives_nothing_for_a_leg_that_did_not_find(
     work: UnitOfWork, three: dict[str, Any]
 ) -> None:
-    """What a leg did not find has neither place nor score there."""
-    hits = found(work, ask("kettle", near=0, fusion="weighted"))
+    """A passage that a leg did not find has neither place nor score there."""
+    hits = find_hits(work, ask("kettle", near=0, fusion="weighted"))
 
     assert hits[three["near"]].scores.keys() == {"vector"}
     assert hits[three["worded"]].scores.keys() == {"text"}
 
 
-def crowded_out(work: UnitOfWork) -> tuple[Any, Any]:
-    """A passage too far and one too poor in words to be among the hundred of the other leg."""
+def plant_crowd(work: UnitOfWork) -> tuple[Any, Any]:
+    """Store one passage too far and one too poor in words for the hundred of the other leg."""
     crowd = [Passage(f"Near {n}", "of no use", axis(1, lean=0.9, length=384)) for n in range(110)]
     crowd += [Passage(f"Words {n}", "two kettle kettle") for n in range(110)]
     SHELF.fill(work, crowd)
@@ -82,9 +82,9 @@ def crowded_out(work: UnitOfWork) -> tuple[Any, Any]:
 
 def test_calibrated_has_every_leg_score_what_any_leg_found(work: UnitOfWork) -> None:
     """The leg that was crowded out gives no place and its score all the same."""
-    far, poor = crowded_out(work)
+    far, poor = plant_crowd(work)
 
-    hits = found(work, ask("kettle", near=0, limit=100))
+    hits = find_hits(work, ask("kettle", near=0, limit=100))
 
     assert hits[far].ranks == {"text": 1}
     assert hits[far].scores["vector"] == pytest.approx(0.5, abs=1e-3)
@@ -99,10 +99,10 @@ def test_calibrated_has_every_leg_score_what_any_leg_found(work: UnitOfWork) -> 
 @pytest.mark.parametrize("fusion", ["weighted", "rrf"])
 def test_the_other_fusions_leave_out_what_was_crowded_out(work: UnitOfWork, fusion: str) -> None:
     """They count places, or scores of what was found, and no more."""
-    far, poor = crowded_out(work)
+    far, poor = plant_crowd(work)
 
-    by_words = found(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 1, "text": 9}))
-    by_vector = found(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 9, "text": 1}))
+    by_words = find_hits(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 1, "text": 9}))
+    by_vector = find_hits(work, ask("kettle", near=0, fusion=fusion, legs={"vector": 9, "text": 1}))
 
     assert (by_words[far].ranks, by_words[far].scores.keys()) == ({"text": 1}, {"text"})
     assert (by_vector[poor].ranks, by_vector[poor].scores.keys()) == ({"vector": 1}, {"vector"})
@@ -110,7 +110,7 @@ def test_the_other_fusions_leave_out_what_was_crowded_out(work: UnitOfWork, fusi
 
 def test_what_another_leg_completes_is_no_candidate_of_its(work: UnitOfWork) -> None:
     """A leg reports what it found itself."""
-    crowded_out(work)
+    plant_crowd(work)
 
     answer = work.searches.answer(KNOWLEDGE, ask("kettle", near=0))
 
@@ -121,7 +121,7 @@ def test_three_legs_complete_each_other(work: UnitOfWork, three: dict[str, Any])
     """Each scores what either of the others found, once."""
     asked = ask("kettle", near=0, legs={"vector": 0.5, "text": 0.25, "fuzzy": 0.25})
 
-    hits = found(work, asked)
+    hits = find_hits(work, asked)
 
     assert hits.keys() == set(three.values())
     assert hits[three["both"]].scores.keys() == {"vector", "text", "fuzzy"}

@@ -42,7 +42,7 @@ analysed = pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "
 def titles(
     work: UnitOfWork, question: str, language: str | None = None, **changes: object
 ) -> set[str]:
-    """What the text leg finds."""
+    """Return the titles that the text leg finds."""
     asked = Ask(question=Question.parse(question), legs={"text": 1.0}, language=language, **changes)
     return {hit.title for hit in work.searches.answer(KNOWLEDGE, asked).hits}
 

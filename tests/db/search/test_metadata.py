@@ -83,7 +83,7 @@ VALUES: Final[dict[str, Any]] = {
     "larger": {"b": 1, "c": {"d": "x"}},
     "no object": {},
 }
-"""Of the key ``a``. One document more has no such key."""
+"""Values of the key ``a``. One document more has no such key."""
 
 ALL: Final = {*VALUES, "missing"}
 DATES: Final = {"day", "next hour", "noon", "leap day"}
@@ -348,16 +348,16 @@ def test_sql_keeps_what_the_definition_keeps(
 # Mistakes
 
 
-def nested(depth: int, key: str) -> dict[str, Any]:
-    """A filter so deep."""
+def nest(depth: int, key: str) -> dict[str, Any]:
+    """Return a filter so deep."""
     asked: Any = {"a": 1}
     for _ in range(depth):
         asked = {key: [asked] if key in ("$or", "$and") else asked}
     return dict(asked)
 
 
-def knotted() -> list[Any]:
-    """A list that holds itself."""
+def make_knot() -> list[Any]:
+    """Return a list that holds itself."""
     knot: list[Any] = []
     knot.append(knot)
     return knot
@@ -408,10 +408,10 @@ def knotted() -> list[Any]:
         ({"a": {"$gt": "\ud800"}}, "no text can hold"),
         ({"a": {"$like": "\0"}}, "no text can hold"),
         ({"a": {"$eq": {"\0": 1}}}, "no text can hold"),
-        ({"a": {"$eq": knotted()}}, f"at most {MAX_DEPTH} deep"),
-        (nested(10_000, "$not"), f"at most {MAX_DEPTH} deep"),
-        (nested(10_000, "$or"), f"at most {MAX_DEPTH} deep"),
-        (nested(10_000, "a"), f"at most {MAX_DEPTH} deep"),
+        ({"a": {"$eq": make_knot()}}, f"at most {MAX_DEPTH} deep"),
+        (nest(10_000, "$not"), f"at most {MAX_DEPTH} deep"),
+        (nest(10_000, "$or"), f"at most {MAX_DEPTH} deep"),
+        (nest(10_000, "a"), f"at most {MAX_DEPTH} deep"),
         ({".".join("a" * 10_000): 1}, f"at most {MAX_DEPTH} deep"),
         ({"$or": [{"a": number} for number in range(10_000)]}, f"at most {MAX_TESTS} tests"),
         ({f"a{number}": number for number in range(10_000)}, f"at most {MAX_TESTS} tests"),
@@ -435,7 +435,7 @@ def test_a_filter_of_the_allowed_size_is_run(session: WorkSession) -> None:
         "$or": [
             *({".".join("a" * MAX_DEPTH): {"$gt": number}} for number in range(80)),
             {"a": {"$in": list(range(MAX_LISTED))}},
-            nested(MAX_DEPTH - 3, "$not"),
+            nest(MAX_DEPTH - 3, "$not"),
         ]
     }
 

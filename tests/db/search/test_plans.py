@@ -27,7 +27,7 @@ def plan(work: UnitOfWork, asked: Ask) -> str:
 
 
 def scans(plan: str, table: str) -> bool:
-    """Whether the plan reads a whole table."""
+    """Return whether the plan reads a whole table."""
     nodes = [json.loads(plan)["Plan"]]
     for node in nodes:
         nodes += node.get("Plans", [])
@@ -73,7 +73,7 @@ def test_a_broad_filter_leaves_the_index_in_use(crowd: Crowd) -> None:
 
 
 def test_a_narrow_filter_compares_what_it_keeps(crowd: Crowd) -> None:
-    """That is exact, and needs no vector index."""
+    """The comparison is exact, and needs no vector index."""
     asked = ask(TWO_WORDS, {"vector": 1.0}, filters={"section": "0.5 %"})
     with crowd.database.unit_of_work() as work:
         statement = work.searches.prepare(KNOWLEDGE, asked)

@@ -15,7 +15,7 @@ from tests.db.search.test_contract import ask
 
 
 def titles(work: UnitOfWork, question: str) -> set[str]:
-    """What the text leg finds."""
+    """Return the titles that the text leg finds."""
     hits = work.searches.answer(KNOWLEDGE, ask(question, legs={"text": 1.0})).hits
     return {hit.title for hit in hits}
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import Connection, text
 
 from pgcorpus.db.scope import Scope
-from tests.conftest import Databases
-from tests.tenancy import Tenancy, enter, secret, settled
+from tests.tenancy import Tenancy, enter, secret
 
 WITH_WORDS = text("""
     SELECT human_content FROM memory_nodes JOIN memory_nodes_with_words(
@@ -30,16 +29,6 @@ SAID = (
     "x",
     "",
 )
-
-
-@pytest.fixture(scope="module")
-def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
-    """Rows of three scopes."""
-    with (
-        databases.opened(hosted.database or "", owner=hosted) as database,
-        settled(database) as tenancy,
-    ):
-        yield tenancy
 
 
 @pytest.fixture

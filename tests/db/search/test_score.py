@@ -18,10 +18,10 @@ from pgcorpus.db.uow import UnitOfWork
 from tests.db.search.shelves import SHELVES, Passage
 
 OFF_BY = 0.08
-"""How far a score may be from its definition, relative to it: ts_rank gives tf to within 6 %."""
+"""The error of a score, at most, relative to its definition: ts_rank gives tf to within 6 %."""
 
 TITLE = 2
-"""How many occurrences in the text one in the title is worth."""
+"""Occurrences in the text that one in the title is worth."""
 
 
 def bm25(passages: Sequence[Passage], question: str) -> dict[str, float]:
@@ -56,7 +56,7 @@ def filler(count: int, start: int = 0) -> list[str]:
 
 
 def search(work: UnitOfWork, passages: Sequence[Passage], question: str) -> tuple[Hit, ...]:
-    """What the text leg finds once the passages are analysed."""
+    """Analyse the passages, and return what the text leg finds."""
     SHELVES[0].fill(work, passages)
     work.session.execute(text("ANALYZE framework_documents"))
     asked = Ask(question=Question.parse(question), legs={"text": 1.0}, limit=len(passages))

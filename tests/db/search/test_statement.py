@@ -29,7 +29,7 @@ from tests.db.search.test_contract import PASSAGES, ask
 from tests.factories import axis
 
 SENT = re.compile(r'\tF\t\d+\t(Query|Sync|Parse\t "" "BEGIN")')
-"""What ends a message to the server. After BEGIN in a pipeline nobody waits for an answer."""
+"""Calls that end a message to the server. After BEGIN in a pipeline nobody waits for an answer."""
 
 HOSTILE = (
     "price's \"x",
@@ -99,7 +99,7 @@ def test_searches_of_one_shape_share_a_statement(work: UnitOfWork, changes: dict
 def test_searches_of_another_shape_have_another_statement(
     work: UnitOfWork, changes: dict[str, Any]
 ) -> None:
-    """What is not a parameter is in the shape."""
+    """Every option that is no parameter is in the shape."""
     SHELVES[0].fill(work, PASSAGES)
 
     first, second = prepare(work, NARROWED), prepare(work, replace(NARROWED, **changes))

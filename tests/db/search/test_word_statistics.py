@@ -1,4 +1,4 @@
-"""How rare words are, as an owner without superuser rights and its readers are told."""
+"""Frequencies of words, as an owner without superuser rights and its readers are told them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATISTICS = text("""
 
 
 def statistics(database: Database, known: str | None = None) -> Row[Any]:
-    """What a new transaction is told."""
+    """Return the statistics that a new transaction is told."""
     with database.engine.begin() as connection:
         return connection.execute(STATISTICS, {"known": known}).one()
 

@@ -1,4 +1,4 @@
-"""Which words of a question count how much, and which passages are looked up for them."""
+"""Weights of a question's words, and the passages that are looked up for them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ lexicons = st.builds(
 
 
 def lexicon(**frequencies: float) -> Lexicon:
-    """What ANALYZE would have found."""
+    """Return words as ANALYZE would have found them."""
     return Lexicon(version="1", frequencies=frequencies)
 
 
 def weights(asked: dict[str, int], known: Lexicon, passages: float = 1000) -> dict[str, float]:
-    """What each word of a question weighs."""
+    """Return the weight of each word of a question."""
     found = look_up({"english": asked}, known, passages)
     assert found is not None
     return {word.lexeme: word.weight for word in found.words}
@@ -151,7 +151,7 @@ def test_who_wants_more_candidates_is_not_given_pairs_alone() -> None:
 
 
 def test_filters_that_keep_little_leave_more_of_the_budget() -> None:
-    """What they refuse is not scored."""
+    """Passages that they refuse are not scored."""
     known = lexicon(often=0.2, everywhere=0.9)
     asked = {"english": {"often": 1, "everywhere": 1}}
 

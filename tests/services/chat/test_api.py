@@ -287,7 +287,7 @@ def test_without_vectors_words_answer(database: Database) -> None:
 
 
 def test_a_search_that_failed_is_no_empty_list(archive: Database) -> None:
-    """Where nothing was found because a leg did not answer, the client is told."""
+    """The client is told that a leg did not answer, and so nothing was found."""
     api = ChatApi(archive, search=SearchService(archive, embedder=Unavailable()))
 
     status, body = api.rag_query({"query": "churn"})
@@ -326,10 +326,10 @@ def test_a_fault_of_ours_is_logged_and_not_shown(
 ) -> None:
     """Clients get JSON; the trace is in the log."""
 
-    def broken(_summary: object) -> None:
+    def fail(_summary: object) -> None:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(compat, "summary_of", broken)
+    monkeypatch.setattr(compat, "summary_of", fail)
 
     status, body = api.conversations()
 
@@ -385,7 +385,7 @@ def test_shapes_have_no_field_more_and_none_less() -> None:
     ],
 )
 def test_a_preview_has_no_marks(markdown: str, text: str) -> None:
-    """What is left is what a reader sees; code stays as it is."""
+    """A reader sees the text without them; code stays as it is."""
     assert plain(markdown) == text
 
 

@@ -127,7 +127,7 @@ def test_the_key_signs_and_is_never_shown(pgcorpus: Command, concept: UUID) -> N
 
 
 def test_retention_asks_and_drops_whole_months(pgcorpus: Command, database: Database) -> None:
-    """What nobody confirms stays; afterwards the log is still intact, and says what is gone."""
+    """Nothing is dropped unconfirmed; afterwards the log is still intact, and says what is gone."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
         factories.SecurityAuditLogFactory(timestamp=datetime(2020, 5, 4, tzinfo=UTC))
@@ -168,7 +168,7 @@ def test_the_doctor_finds_what_is_not_recorded(database: Database, superuser: En
     Changes of the schema are recorded once a superuser has run what the doctor says.
     """
 
-    def found() -> dict[str, tuple[str, str | None]]:
+    def find_checks() -> dict[str, tuple[str, str | None]]:
         findings = DoctorService(database).examine().findings
         return {
             each.subject: (each.status, each.remedy) for each in findings if each.check == "audit"
@@ -179,13 +179,13 @@ def test_the_doctor_finds_what_is_not_recorded(database: Database, superuser: En
             for statement in statements:
                 connection.execute(text(statement))
 
-    by_owner = found()
+    by_owner = find_checks()
     assert {subject: status for subject, (status, _) in by_owner.items()} == {
         "ddl_command_end": "warning",
         "sql_drop": "warning",
     }
     run(*(str(remedy) for _, remedy in by_owner.values()))
-    assert found() == {"security_audit_log": ("ok", None)}
+    assert find_checks() == {"security_audit_log": ("ok", None)}
 
     month = f"{datetime.now(UTC).replace(day=1) + timedelta(days=31):%Y_%m}"
     run(
@@ -195,7 +195,7 @@ def test_the_doctor_finds_what_is_not_recorded(database: Database, superuser: En
         "DROP EVENT TRIGGER pgcorpus_audit_ddl_command_end",
         f"DROP TABLE security_audit_log_{month}",
     )
-    faults = found()
+    faults = find_checks()
 
     assert {subject: status for subject, (status, _) in faults.items()} == {
         "tenants": "failure",
@@ -206,4 +206,4 @@ def test_the_doctor_finds_what_is_not_recorded(database: Database, superuser: En
     }
     run(*(str(remedy) for _, remedy in faults.values() if remedy and "pgcorpus " not in remedy))
     AuditService(database).maintain()
-    assert found().keys() == {"tenants"}
+    assert find_checks().keys() == {"tenants"}

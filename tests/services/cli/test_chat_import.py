@@ -42,7 +42,7 @@ def test_files_of_one_name_are_told_apart(pgcorpus: Command, tmp_path: Path) -> 
 
 
 def test_a_folder_without_a_conversation_fails(pgcorpus: Command, tmp_path: Path) -> None:
-    """Who names it expects some; conversations in which nothing is said are some."""
+    """A caller that names it expects some; conversations in which nothing is said are some."""
     (tmp_path / "chunks").mkdir()
     (tmp_path / "chunks" / "a.json").write_text('[{"chunk_id": "a", "content": "b"}]')
     (tmp_path / "silent.json").write_text('[{"uuid": "a", "name": "", "chat_messages": []}]')

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Path]:
-    """What is committed, and nothing else.
+    """A checkout of what is committed, and nothing else.
 
     Its virtual environment sees the packages of this one, so that ``make demo`` installs the clone
     without asking an index: tests contact nothing outside of this machine.

@@ -32,7 +32,7 @@ from pgcorpus.services.knowledge.corpus import KNOWLEDGE_SERVICES
 from pgcorpus.services.memory.corpus import MEMORY_SERVICES
 
 TENANT = "11111111-1111-1111-1111-111111111111"
-QUEUE = Option(name="queue", kind=Literal["all", "open"], default="all", help="Which tickets.")
+QUEUE = Option(name="queue", kind=Literal["all", "open"], default="all", help="The tickets.")
 
 
 class Tickets:
@@ -140,7 +140,7 @@ def test_a_corpus_with_scopes_is_imported_into_one(tickets: CorpusServices) -> N
 
 
 def test_the_report_names_its_corpus(tickets: CorpusServices) -> None:
-    """Where the rest of what was rejected can be seen."""
+    """The report ends with the command that shows the rest of the rejects."""
     done = run(imports.make_app([tickets]), "tickets", "a.json")
 
     assert done.exit_code == 1

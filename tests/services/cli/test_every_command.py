@@ -21,6 +21,7 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services import samples
+from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.main import app
 from tests.commands import run_commands
 from tests.logins import logged_in
@@ -49,7 +50,7 @@ SEED: Final = (
     ("models", "add", "spare", "--dimensions", "8", "--provider", "hashing"),
     ("embed",),
 )
-"""What the owner does first."""
+"""Commands that the owner runs first."""
 
 WRITTEN: Final = (
     ("memory", "remember", "We deploy on Tuesdays.", *OF_USER, "--json"),
@@ -57,7 +58,7 @@ WRITTEN: Final = (
     ("chat", "list", "--json"),
     ("jobs", "list", "--json"),
 )
-"""What a service does next."""
+"""Commands that a service runs next."""
 
 
 WHO_MAY: Final = "has no right to do this .*pgcorpus roles show"
@@ -72,7 +73,7 @@ OF_OWNER: Final = {
     "models drop": WHO_MAY,
     "db downgrade": "as the owner of the database",
 }
-"""What is the owner's, and what others are told."""
+"""Commands for the owner alone, and what others are told."""
 
 OF_ADMINISTRATOR: Final = {
     "tenants list": ADMINISTRATOR,
@@ -86,7 +87,7 @@ OF_ADMINISTRATOR: Final = {
     "models use": WHO_MAY,
     "models rollback": WHO_MAY,
 }
-"""What is for members of rag_admin and the owner, and what others are told."""
+"""Commands for members of rag_admin and the owner, and what others are told."""
 
 OF_OTHERS: Final = OF_OWNER | OF_ADMINISTRATOR | {"models drop": ADMINISTRATOR}
 """The same for who is neither: a model is looked for in the memories of all tenants first."""
@@ -106,7 +107,8 @@ OF_SERVICE: Final = {
     "jobs requeue": WHO_MAY,
     "jobs purge": WHO_MAY,
 }
-"""What writes rows, and what a login that only reads is told; ``embed`` finds nothing to do."""
+"""Commands that write rows, and what a login that only reads is told; ``embed`` finds nothing to
+do."""
 
 WITHIN_A_SCOPE: Final = dict.fromkeys(
     (
@@ -115,7 +117,7 @@ WITHIN_A_SCOPE: Final = dict.fromkeys(
     ),
     SERVICE,
 )
-"""What a service does in somebody's name, and what who could see everybody's is told."""
+"""Commands of a service within a scope, and what a login that sees all scopes is told."""
 
 REFUSED: Final[Mapping[Group | None, Mapping[str, str]]] = {
     None: WITHIN_A_SCOPE,
@@ -123,7 +125,7 @@ REFUSED: Final[Mapping[Group | None, Mapping[str, str]]] = {
     "rag_read_write": OF_OTHERS,
     "rag_read_only": OF_SERVICE | OF_OTHERS,
 }
-"""What is refused to whom, and what the refusal says is needed; None is the owner."""
+"""Commands that are refused, to whom, and what the refusal says is needed; None is the owner."""
 
 
 def write_collection(folder: Path) -> Path:
@@ -138,6 +140,8 @@ def write_collection(folder: Path) -> Path:
 
 def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of all commands, with those of their groups before them."""
+    if isinstance(command, LazyCommand):
+        command = command.load()
     if not hasattr(command, "commands"):
         yield " ".join(path)
     else:

@@ -125,7 +125,7 @@ def test_what_somebody_said_commands_no_terminal(memory: Command) -> None:
 
 
 def test_a_person_reads_tables_and_sentences(memory: Command) -> None:
-    """What was done on stderr, what was found on stdout."""
+    """The command tells what it did on stderr, and what it found on stdout."""
     kept = memory("remember", "-", stdin=SAID)
     again = memory("remember", SAID, "--conversation", "other")
     memory("episodes", "store", "notes", "--title", "How we deploy")
@@ -145,7 +145,7 @@ def test_a_person_reads_tables_and_sentences(memory: Command) -> None:
 
 
 def test_forgetting_asks_first_and_says_how_much(setting: Setting, memory: Command) -> None:
-    """Who does not say yes forgets nothing; a dry run neither asks nor forgets."""
+    """Nothing is forgotten without a yes; a dry run neither asks nor forgets."""
     for words in ("One.", "Two."):
         memory("remember", words, "--source", "openai")
     counted = memory("forget", "--filter", "source=openai", "--dry-run")
@@ -228,7 +228,7 @@ MISTAKES: list[tuple[list[str], tuple[str, ...] | None, int, str]] = [
     (["context", "x", "--max-tokens", "0"], None, 2, "--max-tokens"),
     (["episodes", "store", "notes", "--id", "mem_0"], None, 2, "an id begins with ep_"),
     (["remember", "x"], ("--user-id", "1" * 32), 1, "pgcorpus users list"),
-    (["forget", "mem_0", "--everything"], None, 2, "and one of them"),
+    (["forget", "mem_0", "--everything"], None, 2, "give exactly one of"),
     (["forget", "mem_0", "--account"], None, 2, "--account goes with --all-of"),
     (["forget", "mem_0", "--yes"], None, 1, "not in this scope: mem_0"),
     (["episodes", "show", "ep_0"], None, 1, "there is no episode ep_0 in this scope"),

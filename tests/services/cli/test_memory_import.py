@@ -35,8 +35,8 @@ def tenant(pgcorpus: Command) -> str:
     return key
 
 
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said on stderr, on one line and without a frame."""
+def read_stderr(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command said on stderr, on one line and without a frame."""
     return " ".join(done.stderr.replace("│", " ").split())
 
 
@@ -48,8 +48,8 @@ def test_the_samples_go_in_and_are_told_to_people(pgcorpus: Command, tenant: str
     assert done.returncode == 0
     for shown in ("nodes.json", "episodes.json", "Nodes by source", "anthropic", "noise"):
         assert shown in done.stdout
-    assert "the field 'mood' is not stored; 1 records have it" in said(done)
-    assert "14 records in" in said(done)
+    assert "the field 'mood' is not stored; 1 records have it" in read_stderr(done)
+    assert "14 records in" in read_stderr(done)
     rules = {(each["field"], each["rule"]) for each in json.loads(history.stdout)}
     assert {("technical_depth", "range"), ("conversation_mode", "choice")} <= rules
 
@@ -75,7 +75,7 @@ def test_an_invalid_uuid_is_told_before_anything_else(pgcorpus: Command) -> None
         )
 
         assert done.returncode == 2
-        assert "Invalid UUID format" in said(done)
+        assert "Invalid UUID format" in read_stderr(done)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_invalid_uuid_is_told_before_anything_else(pgcorpus: Command) -> None
 def test_a_missing_database_url_is_told(
     pgcorpus: Command, tmp_path: Path, arguments: list[str], environment: dict[str, str]
 ) -> None:
-    """Where the embedded server must not stand in; it is not started."""
+    """The embedded server must not stand in for it; it is not started."""
     done = pgcorpus(
         *("import", "memory", SAMPLES, "--user-id", NOBODY, *arguments),
         DATABASE_URL="",
@@ -95,7 +95,7 @@ def test_a_missing_database_url_is_told(
     )
 
     assert done.returncode == 2
-    assert "DATABASE_URL environment variable not set" in said(done)
+    assert "DATABASE_URL environment variable not set" in read_stderr(done)
     assert not (tmp_path / "home").exists()
 
 
@@ -106,7 +106,9 @@ def test_a_missing_table_is_told_with_what_makes_it(pgcorpus: Command, empty: Da
     done = pgcorpus("import", "memory", SAMPLES, "--user-id", NOBODY, **settings)
 
     assert done.returncode == 1
-    assert "memory_nodes table does not exist; make it with: pgcorpus db upgrade" in said(done)
+    assert "memory_nodes table does not exist; make it with: pgcorpus db upgrade" in read_stderr(
+        done
+    )
 
 
 def test_a_count_that_differs_is_told(pgcorpus: Command, tenant: str, tmp_path: Path) -> None:
@@ -119,14 +121,14 @@ def test_a_count_that_differs_is_told(pgcorpus: Command, tenant: str, tmp_path: 
     done = pgcorpus("import", "memory", "--tenant-id", tenant)
 
     assert done.returncode == 1
-    assert "Node count mismatch: 0 in data/corpus/nodes.json, but 2 vectors" in said(done)
+    assert "Node count mismatch: 0 in data/corpus/nodes.json, but 2 vectors" in read_stderr(done)
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         ([], "--user-id or --tenant-id"),
-        (["a", "--data-dir", "b", "--user-id", NOBODY], "given twice"),
+        (["a", "--data-dir", "b", "--user-id", NOBODY], "the folder is given twice"),
         (["--user-id", NOBODY, "--on-conflict", "overwrite"], "overwrite"),
         (["--user-id", NOBODY, "--language", "klingon"], "known"),
     ],
@@ -136,7 +138,7 @@ def test_wrong_use_is_told(pgcorpus: Command, arguments: list[str], reason: str)
     done = pgcorpus("import", "memory", *arguments)
 
     assert done.returncode == 2
-    assert reason in said(done)
+    assert reason in read_stderr(done)
 
 
 def test_what_is_rejected_is_listed_and_cannot_be_tried_again(
@@ -152,7 +154,7 @@ def test_what_is_rejected_is_listed_and_cannot_be_tried_again(
     retry = pgcorpus("import", "retry", "--corpus", "memory")
 
     assert done.returncode == 1
-    assert "nodes.json $[0]: it has neither" in said(done)
+    assert "nodes.json $[0]: it has neither" in read_stderr(done)
     assert [each["payload"] for each in json.loads(rejects.stdout)] == [{"id": "mem_1"}]
     assert "secret" not in rejects.stdout
     assert retry.returncode == 2

@@ -26,7 +26,7 @@ TYPED = b"typed twice"
 
 @pytest.fixture
 def environment(database: Database) -> dict[str, str]:
-    """What the command finds in its environment."""
+    """The environment of the command."""
     address = database.url.render_as_string(hide_password=False)
     return os.environ | {"DATABASE_URL": address, "COLUMNS": "160"}
 
@@ -51,7 +51,7 @@ def name(database: Database) -> Iterator[str]:
 
 
 def whoami(database: Database, name: str, password: str) -> str | None:
-    """Who one is after logging in."""
+    """Return the name of the login that one is after logging in."""
     url = database.url.set(username=name, password=password)
     own = Database(replace(database.settings, database_url=url))
     try:
@@ -90,7 +90,7 @@ def test_a_password_comes_from_the_environment(
 def test_a_person_is_asked_twice(
     environment: dict[str, str], database: Database, name: str, tmp_path: Path
 ) -> None:
-    """What is typed is not shown; two that differ are asked for again."""
+    """The password is not shown as it is typed; two that differ are asked for again."""
     keyboard, terminal = os.openpty()
     process = subprocess.Popen(
         [PGCORPUS, "roles", "create-user", name, "--role", "rag_read_only"],

@@ -125,7 +125,7 @@ def test_the_same_heading_twice_has_two_anchors() -> None:
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n## Next\n\nText."])
 def test_a_heading_without_a_body_is_found_by_its_words(end: str) -> None:
-    """Where it is in no path of a section below, it is the text of a chunk."""
+    """It is the text of a chunk if it is in no path of a section below."""
     chunk = cut(f"# A\n\n## Lonely words{end}")[0]
 
     assert (chunk.text, chunk.heading_path) == ("## Lonely words", ("A", "Lonely words"))
@@ -414,7 +414,7 @@ def test_a_large_file_with_few_headings_is_cut_into_chunks_of_full_size() -> Non
 
 
 def test_another_version_cuts_otherwise() -> None:
-    """What changes this checksum changes CHUNKER_VERSION, so that chunks are made anew."""
+    """A change of this checksum changes CHUNKER_VERSION, so that chunks are made anew."""
     text = (
         "Before.\n\n# A *title*\n\n" + "One two, three. Four! " * 12 + "\n\n## B\n\n## C\n\n"
         "- one\n- two\n  three\n\n```\n# x\n\ny = 1\n" + "z()\n" * 20 + "```\n\n# C\n\n"

@@ -42,7 +42,7 @@ def test_another_path_changes_only_the_beginning_of_a_name() -> None:
 
 
 def test_twins_are_numbered() -> None:
-    """Which of them is edited leaves the others' names."""
+    """An edit of one of them leaves the others' names."""
     first, second, third = chunk_ids("f.md", [chunk("x"), chunk("x"), chunk("x")])
 
     assert (second, third) == (f"{first}-1", f"{first}-2")

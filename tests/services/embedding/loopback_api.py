@@ -18,7 +18,7 @@ from pgcorpus.services.embedding.hashing import HashingEmbedder
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """How the server answers one request; the default is as it should.
+    """An answer of the server to one request; the default is as it should be.
 
     Attributes:
         status: HTTP status; anything but 200 comes with an error object and no vectors.
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def texts(self) -> list[str]:
-        """What was to be embedded."""
+        """The texts that were to be embedded."""
         return list(self.body["input"])
 
 
@@ -127,7 +127,7 @@ class LoopbackAPI:
 
     @property
     def base_url(self) -> str:
-        """What ``OPENAI_BASE_URL`` is set to."""
+        """The address that ``OPENAI_BASE_URL`` is set to."""
         return f"http://127.0.0.1:{self._server.server_port}/v1"
 
     @property
@@ -191,7 +191,7 @@ class LoopbackAPI:
 
 
 def _refusal(request: Request) -> Answer | None:
-    """What OpenAI refuses whatever the script says."""
+    """Return the refusal that OpenAI gives whatever the script says."""
     if request.path != "/v1/embeddings":
         return Answer(status=404, message=f"there is nothing at {request.path}")
     if not 1 <= len(request.texts) <= 2048 or "" in request.texts:

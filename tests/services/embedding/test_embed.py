@@ -107,7 +107,7 @@ def test_a_bad_text_is_found_by_halving_and_the_others_are_embedded(filled: Data
 
 
 def test_a_run_that_is_cut_off_goes_on_where_it_was(filled: Database) -> None:
-    """What was stored stays; nothing is embedded twice."""
+    """Stored vectors stay; nothing is embedded twice."""
     with pytest.raises(EmbedderUnavailable):
         EmbeddingService(filled, embedder=Failing()).embed("knowledge")
     _, coverage = EmbeddingService(filled).coverage("knowledge", "hashing")

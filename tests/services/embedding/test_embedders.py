@@ -52,19 +52,19 @@ def client_of(api: LoopbackAPI, **options: Any) -> OpenAIEmbedder:
     return OpenAIEmbedder(api_key=KEY, base_url=api.base_url, **options)
 
 
-def expected(texts: list[str], dimensions: int = 384) -> np.ndarray:
-    """What the server's vectors should arrive as."""
+def expect_vectors(texts: list[str], dimensions: int = 384) -> np.ndarray:
+    """Return the server's vectors as they should arrive."""
     return HashingEmbedder(dimensions=dimensions).embed_documents(texts)
 
 
 def cosine(one: str, other: str) -> float:
-    """How near two texts are to the hashing embedder."""
+    """Return the cosine between two texts by the hashing embedder."""
     first, second = HashingEmbedder().embed_documents([one, other])
     return float(first @ second)
 
 
-def broken(value: float) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """A change to an answer: every number of the first vector becomes *value*."""
+def break_vector(value: float) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Return a change to an answer: every number of the first vector becomes *value*."""
     return lambda data: [
         {**data[0], "embedding": np.full_like(data[0]["embedding"], value)},
         *data[1:],
@@ -110,7 +110,7 @@ def test_any_text_in_any_number_of_dimensions_has_a_unit_vector(text: str, dimen
 
 @pytest.mark.parametrize("text", ["", "   ", "?!", "\0", "\ud800", "👩‍🔬", "…" * 100_000])
 def test_texts_without_words_have_vectors_all_the_same(text: str) -> None:
-    """What a database would never hold may still be asked for."""
+    """A question may be a text that a database would never hold."""
     assert np.linalg.norm(HashingEmbedder().embed_question(text)) == pytest.approx(1.0)
 
 
@@ -204,7 +204,7 @@ def test_vectors_come_in_the_order_of_the_texts_however_the_answer_is_shuffled()
     with LoopbackAPI(answers=lambda *_: shuffled, latency_seconds=0.01) as api:
         vectors = client_of(api, texts_per_request=4).embed_documents(TEXTS)
 
-    np.testing.assert_allclose(vectors, expected(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(vectors, expect_vectors(TEXTS), atol=1e-6)
 
 
 def test_slow_answers_and_a_busy_server_now_and_then_still_give_every_vector() -> None:
@@ -214,7 +214,7 @@ def test_slow_answers_and_a_busy_server_now_and_then_still_give_every_vector() -
     ) as api:
         vectors = client_of(api, texts_per_request=3).embed_documents(TEXTS)
 
-    np.testing.assert_allclose(vectors, expected(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(vectors, expect_vectors(TEXTS), atol=1e-6)
     assert len(api.requests) > 7  # 19 texts by 3, and what was refused
 
 
@@ -222,7 +222,7 @@ def test_a_question_is_embedded_as_a_document_is() -> None:
     """One space for both."""
     with LoopbackAPI() as api:
         np.testing.assert_allclose(
-            client_of(api).embed_question("why?"), expected(["why?"])[0], atol=1e-6
+            client_of(api).embed_question("why?"), expect_vectors(["why?"])[0], atol=1e-6
         )
 
 
@@ -424,7 +424,7 @@ def test_what_may_pass_is_tried_again(trouble: Answer) -> None:
     with LoopbackAPI(answers=[trouble, trouble]) as api:
         vectors = client_of(api).embed_documents(["a"])
 
-    np.testing.assert_allclose(vectors, expected(["a"]), atol=1e-6)
+    np.testing.assert_allclose(vectors, expect_vectors(["a"]), atol=1e-6)
     assert len(api.requests) == 3
 
 
@@ -504,9 +504,9 @@ def test_an_account_without_credit_is_not_tried_again() -> None:
         (Answer(change=lambda data: [*data, data[0]]), "4 vectors came for 3 texts"),
         (Answer(change=lambda data: [data[0]] * 3), "one vector for each of 3 texts"),
         (Answer(change=lambda _: []), "one vector for each of 3 texts"),
-        (Answer(change=broken(np.nan)), "row 0 holds NaN"),
-        (Answer(change=broken(np.inf)), "row 0 holds NaN or infinity"),
-        (Answer(change=broken(0.0)), "row 0 holds only zeros"),
+        (Answer(change=break_vector(np.nan)), "row 0 holds NaN"),
+        (Answer(change=break_vector(np.inf)), "row 0 holds NaN or infinity"),
+        (Answer(change=break_vector(0.0)), "row 0 holds only zeros"),
         (Answer(body=b'{"data": null}'), "one vector for each of 3 texts"),
         (Answer(body=b'{"data": [{"index": 0, "embedding": "?"}]}'), "one vector for each"),
         (Answer(body=b"[]"), "one vector for each"),
@@ -549,7 +549,7 @@ def test_vectors_of_another_length_are_an_error_that_names_both() -> None:
 
 
 def test_one_failing_batch_ends_the_others() -> None:
-    """What waits for its turn is not sent, and what waits to be repeated is not repeated."""
+    """Waiting batches are neither sent nor repeated."""
 
     def first_refused(number: int, *_: object) -> Answer:
         return Answer(status=400) if number == 0 else replace(BUSY, headers={"Retry-After": "60"})

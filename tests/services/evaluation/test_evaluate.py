@@ -187,7 +187,7 @@ def test_the_vectors_of_a_collection_rank_it_as_their_cosines_do(
 def test_every_mode_has_a_result_and_hybrid_one_for_each_fusion(
     database: Database, tmp_path: Path
 ) -> None:
-    """What a caller gets who names no fusion is called the default, and is measured once."""
+    """The fusion that a caller gets who names none is called the default, and is measured once."""
     vectors = (axes((1, 0), (0, 1), (1, 1)), axes((1, 0), (1, 1)))
     collection = read_collection(write(tmp_path, vectors=vectors))
 
@@ -297,7 +297,7 @@ def test_a_query_without_a_word_scores_nothing_and_is_told(
 def test_without_vectors_the_modes_that_need_them_are_left_out_and_told(
     database: Database, tmp_path: Path
 ) -> None:
-    """Where nothing else was asked for, that is an error with its cure."""
+    """If nothing else was asked for, that is an error with its cure."""
     collection = read_collection(write(tmp_path))
     service = EvaluationService(database)
 
@@ -607,7 +607,7 @@ def test_the_address_for_administration_leads_to_the_scratch_too(
 
 
 def test_an_owners_scratch_is_shut_off_from_the_rest_of_the_database(database: Database) -> None:
-    """What works there has no right to any table of the schema beside, not even to look."""
+    """Its searcher has no right to any table of the schema beside, not even to look."""
     with scratch_database(database) as scratch:
         assert current(scratch) == current(database)
         with scratch.engine.connect() as connection:
@@ -675,7 +675,7 @@ def test_extensions_in_a_schema_that_is_shut_are_opened_to_the_scratch_alone(
 def test_a_login_that_may_make_no_scratch_is_told_what_mends_it(
     database: Database, tmp_path: Path, group: Group
 ) -> None:
-    """Who should do it, and the very statement that would let this login."""
+    """The message names a group that may, and the very statement that would let this login."""
     collection = read_collection(write(tmp_path))
 
     with logged_in(database, group) as login:
@@ -828,7 +828,7 @@ def test_a_signal_ends_it_without_a_trace_and_without_its_database(
 def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database: Database) -> None:
     """The server waits for who has begun to log in, for a minute, unless they hang up."""
 
-    def interrupted(url: URL) -> None:
+    def interrupt(url: URL) -> None:
         address = f"host={url.host} port={url.port} user={url.username} dbname=postgres"
         held = PGconn.connect_start(address.encode())
         while held.status != ConnStatus.AWAITING_RESPONSE:
@@ -837,7 +837,7 @@ def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), scratch_database(database) as scratch:
-        interrupted(scratch.url)
+        interrupt(scratch.url)
 
     assert scratches(database) == []
     assert time.monotonic() - began < 30, "of 60 seconds that the server has patience"

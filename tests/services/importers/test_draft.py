@@ -17,7 +17,7 @@ SECTIONS = {
 }
 
 
-def documented(corpus: str) -> set[str]:
+def list_documented(corpus: str) -> set[str]:
     """Return the rules in the tables of a corpus's part of the page."""
     page = (ROOT / "docs" / "reference" / "import-rules.md").read_text()
     _, _, part = page.partition(f"\n## {SECTIONS[corpus]}\n")
@@ -34,9 +34,9 @@ def test_every_rule_of_a_corpus_is_documented(corpus: str) -> None:
     used = {Rule[name].value for text in sources for name in re.findall(r"\bRule\.([A-Z_]+)", text)}
 
     assert used
-    assert used - documented(corpus) == set()
+    assert used - list_documented(corpus) == set()
 
 
 def test_every_documented_rule_exists() -> None:
     """And each is documented somewhere."""
-    assert set.union(*map(documented, SECTIONS)) == set(Rule)
+    assert set.union(*map(list_documented, SECTIONS)) == set(Rule)

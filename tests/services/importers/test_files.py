@@ -144,7 +144,7 @@ def test_what_is_not_strict_json_is_refused(tmp_path: Path, content: bytes, mess
     ["12345678901234567890.123456789", "0.12345678901234567890123", "1e-400", f"1e-{'9' * 30}"],
 )
 def test_a_number_that_no_double_is_equal_to_keeps_its_digits(tmp_path: Path, digits: str) -> None:
-    """Those that survive are plain floats, however they are written."""
+    """Numbers that survive are plain floats, however they are written."""
     file = tmp_path / "a.json"
     file.write_text(f'{{"a": {{"b": [1, 0.1, 1.50, 1E2, -0.0, 5e-324, 1e300, {digits}]}}}}')
 

@@ -17,12 +17,12 @@ from pgcorpus.services.importers.vectors import check_vectors, map_vectors
 DIMENSIONS = 8
 
 
-def mapped(path: Path) -> np.ndarray:
+def map_file(path: Path) -> np.ndarray:
     """Map a file as that of a model of few dimensions."""
     return map_vectors(path, dimensions=DIMENSIONS, model_name="test-model")
 
 
-def saved(path: Path, vectors: np.ndarray) -> Path:
+def save(path: Path, vectors: np.ndarray) -> Path:
     """Save vectors as NumPy does."""
     np.save(path, vectors)
     return path
@@ -40,7 +40,7 @@ def test_vectors_are_mapped_and_not_read(tmp_path: Path) -> None:
     """As they were saved, for reading alone."""
     given = np.random.default_rng(0).standard_normal((5, DIMENSIONS), dtype=np.float32)
 
-    found = mapped(saved(tmp_path / "a.npy", given))
+    found = map_file(save(tmp_path / "a.npy", given))
 
     assert isinstance(found, np.memmap)
     assert np.array_equal(found, given)
@@ -55,21 +55,21 @@ def test_both_versions_of_the_format_are_read(tmp_path: Path, version: tuple[int
     with path.open("wb") as file:
         npy.write_array(file, given, version=version)
 
-    assert np.array_equal(mapped(path), given)
+    assert np.array_equal(map_file(path), given)
 
 
 def test_the_order_of_bytes_is_the_files(tmp_path: Path) -> None:
     """Float32 of a machine of the other kind is float32."""
     given = np.arange(DIMENSIONS, dtype=">f4").reshape(1, DIMENSIONS)
 
-    assert mapped(saved(tmp_path / "a.npy", given)).tolist() == [list(range(DIMENSIONS))]
+    assert map_file(save(tmp_path / "a.npy", given)).tolist() == [list(range(DIMENSIONS))]
 
 
 def test_no_vectors_are_vectors(tmp_path: Path) -> None:
     """Of an empty corpus."""
-    path = saved(tmp_path / "a.npy", np.empty((0, DIMENSIONS), np.float32))
+    path = save(tmp_path / "a.npy", np.empty((0, DIMENSIONS), np.float32))
 
-    assert mapped(path).shape == (0, DIMENSIONS)
+    assert map_file(path).shape == (0, DIMENSIONS)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_no_vectors_are_vectors(tmp_path: Path) -> None:
 def test_another_array_is_refused(tmp_path: Path, vectors: np.ndarray, said: str) -> None:
     """The error says what it is, and what it must be."""
     with pytest.raises(ImportFailed, match=said):
-        mapped(saved(tmp_path / "a.npy", vectors))
+        map_file(save(tmp_path / "a.npy", vectors))
 
 
 def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(path, np.array([[print] * DIMENSIONS], dtype=object), allow_pickle=True)
 
     with pytest.raises(ImportFailed, match="must be float32"):
-        mapped(path)
+        map_file(path)
 
 
 SHAPE = "{{'descr': '<f4', 'fortran_order': False, 'shape': {}}}"
@@ -120,7 +120,7 @@ def test_a_shape_that_the_file_does_not_have_is_refused(tmp_path: Path, shape: s
     path = with_header(tmp_path / "a.npy", SHAPE.format(shape), b"\0" * 31)
 
     with pytest.raises(ImportFailed, match=r"a\.npy"):
-        mapped(path)
+        map_file(path)
 
 
 @pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body + b"\0"])
@@ -128,11 +128,11 @@ def test_a_file_that_is_cut_or_has_more_is_refused(
     tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
     """Both numbers of bytes are told."""
-    path = saved(tmp_path / "a.npy", np.ones((3, DIMENSIONS), np.float32))
+    path = save(tmp_path / "a.npy", np.ones((3, DIMENSIONS), np.float32))
     path.write_bytes(change(path.read_bytes()))
 
     with pytest.raises(ImportFailed, match=r"takes 96 bytes, but 9[57] follow"):
-        mapped(path)
+        map_file(path)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_hostile_header_is_no_more_than_an_error(
     path = with_header(tmp_path / "a.npy", header, b"\0" * 32, version)
 
     with pytest.raises(ImportFailed, match=r"is not a \.npy array"):
-        mapped(path)
+        map_file(path)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_is_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
     with pytest.raises(ImportFailed, match=r"is not a \.npy array"):
-        mapped(path)
+        map_file(path)
 
 
 def test_a_version_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_version_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x93NUMPY\x09\x00" + bytes(100))
 
     with pytest.raises(ImportFailed, match="version"):
-        mapped(path)
+        map_file(path)
 
 
 def test_a_pipe_or_a_folder_is_not_opened(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_pipe_or_a_folder_is_not_opened(tmp_path: Path) -> None:
 
     for name in ("pipe.npy", "folder.npy"):
         with pytest.raises(ImportFailed, match="not a file"):
-            mapped(tmp_path / name)
+            map_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -241,4 +241,4 @@ def test_a_long_header_is_not_read_to_its_end(tmp_path: Path) -> None:
     path.write_bytes(claimed + b" " * 100_000)
 
     with pytest.raises(ImportFailed, match=r"is not a \.npy array"):
-        mapped(path)
+        map_file(path)

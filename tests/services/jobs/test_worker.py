@@ -78,8 +78,8 @@ def fill(database: Database, *contents: str) -> list[UUID]:
     return ids
 
 
-def embedded(database: Database) -> int:
-    """Messages with a vector of their present text."""
+def count_embedded(database: Database) -> int:
+    """Count the messages with a vector of their present text."""
     with database.unit_of_work() as work:
         return work.embeddings.coverage(CHAT, "hashing").embedded
 
@@ -282,7 +282,7 @@ def test_only_the_thread_that_probes_lets_another_probe() -> None:
 def test_once_ends_where_nobody_answers_and_says_that_not_all_is_done(
     database: Database, jobs: list[int]
 ) -> None:
-    """What is put off is still there."""
+    """The jobs that were put off are still there."""
 
     def do(_numbers: list[int]) -> None:
         raise EmbedderUnavailable("busy")
@@ -399,7 +399,7 @@ def test_a_heartbeat_keeps_a_long_batch_from_others(database: Database, jobs: li
 def test_a_batch_that_hangs_is_given_up_and_done_by_another(
     database: Database, jobs: list[int]
 ) -> None:
-    """When it comes back after all, nothing of it is kept; a worker that only hangs says so."""
+    """Nothing of it is kept if it comes back after all; a worker that only hangs says so."""
     released = threading.Event()
 
     def hang(_numbers: list[int]) -> list[Outcome]:
@@ -477,7 +477,7 @@ def test_messages_are_embedded_as_they_are_written(database: Database) -> None:
     report = Worker(database, kinds={"embed"}).run(once=True)
 
     assert report.counts == {"completed": 100}
-    assert embedded(database) == 99
+    assert count_embedded(database) == 99
 
 
 def test_every_corpus_has_its_jobs_done(database: Database) -> None:
@@ -520,7 +520,7 @@ def test_a_text_that_is_refused_is_a_dead_letter_at_once(database: Database) -> 
         work.session.execute(update(Message).where(Message.content == "bad").values(content="good"))
         work.commit()
     assert Worker(database, [handler]).run(once=True).counts == {"completed": 1}
-    assert embedded(database) == 500
+    assert count_embedded(database) == 500
 
 
 def test_a_text_edited_while_it_is_embedded_gets_the_vector_of_the_new(database: Database) -> None:
@@ -530,7 +530,7 @@ def test_a_text_edited_while_it_is_embedded_gets_the_vector_of_the_new(database:
 
     class Edited(HashingEmbedder):
         def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
-            stored.append(embedded(database))
+            stored.append(count_embedded(database))
             if "old" in texts:
                 with database.engine.begin() as connection:
                     edit = update(Message).where(Message.content == "old").values(content="new")
@@ -541,7 +541,7 @@ def test_a_text_edited_while_it_is_embedded_gets_the_vector_of_the_new(database:
     Worker(database, [handler], concurrency=1).run(once=True)
 
     assert stored == [0, 1]
-    assert embedded(database) == 2
+    assert count_embedded(database) == 2
     assert {job.status for job in rows(database, "embed")} == {"completed"}
 
 
@@ -566,7 +566,7 @@ def test_a_model_switched_while_a_batch_is_embedded_is_made_good(
     monkeypatch.setattr(HashingEmbedder, "embed_documents", switching)
     Worker(database, kinds={"embed"}, concurrency=1).run(once=True)
 
-    assert embedded(database) == 0
+    assert count_embedded(database) == 0
     with database.unit_of_work() as work:
         assert work.embeddings.coverage(CHAT, "second").embedded == 1
 

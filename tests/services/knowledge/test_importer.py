@@ -92,8 +92,8 @@ def rows(database: Database, *tables: str) -> dict[str, list[str]]:
         }
 
 
-def stored(database: Database, chunk_id: str) -> models.FrameworkDocument:
-    """A chunk as it is in the database."""
+def get_stored(database: Database, chunk_id: str) -> models.FrameworkDocument:
+    """Return a chunk as it is in the database."""
     with database.unit_of_work() as work:
         document = work.knowledge.get(chunk_id)
         work.commit()  # leaving without would empty what was read
@@ -127,7 +127,7 @@ def test_a_chunk_is_stored_in_every_table(database: Database, write: Write) -> N
     assert (record.start_line, record.end_line) == (1, 2)
     assert (record.word_count, record.chunk_type) == (8, "supporting")
     assert record.extra == {"tags": ["x"]}
-    assert stored(database, "a").imported_from == str(file)
+    assert get_stored(database, "a").imported_from == str(file)
 
 
 def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> None:
@@ -231,8 +231,8 @@ def test_a_chunk_made_by_code_is_updated(database: Database, write: Write) -> No
     report = KnowledgeImporter(database).run([write("a.json", chunk("a"))])
 
     assert counts(report) == (0, 1, 0, 0)
-    assert stored(database, "a").id == document.id
-    assert stored(database, "a").title == "Title of a"
+    assert get_stored(database, "a").id == document.id
+    assert get_stored(database, "a").title == "Title of a"
 
 
 def test_the_same_text_in_another_file_is_unchanged_and_told_once(
@@ -245,7 +245,7 @@ def test_the_same_text_in_another_file_is_unchanged_and_told_once(
 
     assert [counts(report) for report in reports] == [(1, 0, 1, 0), (0, 0, 2, 0), (0, 0, 2, 0)]
     assert [report.total("transformed") for report in reports] == [1, 0, 0]
-    assert stored(database, "a").title == "Title of a"
+    assert get_stored(database, "a").title == "Title of a"
     (told,) = KnowledgeImporter(database).history(rule="duplicate")
     assert (told.file, told.field, told.original, told.stored) == (
         str(files[1]),
@@ -283,7 +283,7 @@ def test_another_text_under_the_same_identifier_is_decided_by_option(  # noqa: P
     report = KnowledgeImporter(database, on_conflict=on_conflict).run(files)
 
     assert counts(report) == expected
-    assert stored(database, "a").content == content
+    assert get_stored(database, "a").content == content
     everything = str(rows(database))
     assert "The first text." in everything
     assert "The second text." in everything
@@ -307,7 +307,7 @@ def test_two_texts_in_one_run_do_not_take_turns(database: Database, write: Write
         assert f"{files[0]} $[0]" in reject.reason
         assert f"{file} $[0]" in reject.reason
     assert counts(importer.retry()) == (0, 1, 0, 1)
-    assert stored(database, "a").content == "Another."
+    assert get_stored(database, "a").content == "Another."
 
 
 def test_files_of_one_name_in_two_folders_do_not_take_turns(
@@ -319,7 +319,7 @@ def test_files_of_one_name_in_two_folders_do_not_take_turns(
     reports = [KnowledgeImporter(database).run([file]) for file in files * 2]
 
     assert [counts(report) for report in reports] == [(1, 0, 0, 0)] + [(0, 0, 1, 0)] * 3
-    assert stored(database, "a").title == "Title of a"
+    assert get_stored(database, "a").title == "Title of a"
 
 
 def test_one_file_by_several_paths_is_one_file(
@@ -456,7 +456,7 @@ def test_rejects_can_be_tried_again(database: Database, tmp_path: Path) -> None:
         assert [each.payload["chunk_id"] for each in work.imports.list_rejects("knowledge")] == [
             "b"
         ]
-    assert stored(database, "a").imported_from == str(file)
+    assert get_stored(database, "a").imported_from == str(file)
     assert counts(KnowledgeImporter(database).retry()) == (0, 0, 0, 1)
 
 
@@ -469,14 +469,14 @@ def test_a_retry_under_another_option_settles_conflicts(database: Database, writ
     report = KnowledgeImporter(database, on_conflict="update").retry()
 
     assert counts(report) == (0, 1, 0, 0)
-    assert stored(database, "a").content == "Another text."
+    assert get_stored(database, "a").content == "Another text."
     assert rows(database, "import_rejects") == {"import_rejects": []}
 
 
 def test_the_command_that_retries_takes_the_options(
     database: Database, write: Write, tmp_path: Path
 ) -> None:
-    """Those that the message of a conflict tells to use."""
+    """It takes those that the message of a conflict tells to use."""
     file = write("a.json", chunk("a"), chunk("a", "Another text."), chunk("b", "", word_count=9))
     KnowledgeImporter(database).run([file])
     address = variables_of(database.settings)
@@ -495,7 +495,7 @@ def test_the_command_that_retries_takes_the_options(
 
     assert retry()["rejected"] == 2
     assert retry("--strict", "--on-conflict", "update")["updated"] == 1
-    assert stored(database, "a").content == "Another text."
+    assert get_stored(database, "a").content == "Another text."
 
 
 def test_a_number_that_does_not_survive_is_told(database: Database, tmp_path: Path) -> None:
@@ -562,7 +562,7 @@ def test_a_chunk_stored_by_code_meanwhile_is_not_overwritten(
 
     assert counts(report) == (1, 0, 0, 2)
     assert "import the file again" in (report.files[0].error or "")
-    assert stored(database, "a").content == "By code."
+    assert get_stored(database, "a").content == "By code."
 
 
 def test_stopping_between_files_leaves_whole_files(database: Database, write: Write) -> None:
@@ -722,13 +722,13 @@ def test_any_json_is_accounted_for(database: Database, tmp_path: Path, chunks: l
     assert counts(second)[:2] == (0, 0)
     assert counts(second)[3] == first.total("rejected")
     assert rows(database, *TABLES[:5], "import_transformations") == before
-    assert lost(database, str(file), chunks, first) == []
+    assert list_lost(database, str(file), chunks, first) == []
 
 
-def lost(
+def list_lost(
     database: Database, file: str, chunks: Sequence[Any], report: ImportReport
 ) -> list[tuple[int, Any]]:
-    """Values of accepted chunks that are neither stored nor told, and rejects without payload."""
+    """List values of accepted chunks that are neither stored nor told, and incomplete rejects."""
     with database.unit_of_work() as work:
         kept = {each.locator: each.payload for each in work.imports.list_refused("knowledge", file)}
         missing: list[tuple[int, Any]] = []

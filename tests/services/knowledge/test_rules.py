@@ -43,8 +43,10 @@ FULL_CONTEXT = Context(
 )
 
 
-def done(*, without: str = "", context: Context | None = None, **fields: Any) -> Normalised:
-    """The whole chunk with some fields given otherwise, normalised."""
+def normalise_whole(
+    *, without: str = "", context: Context | None = None, **fields: Any
+) -> Normalised:
+    """Normalise the whole chunk with some fields given otherwise."""
     raw = {key: value for key, value in WHOLE.items() if key not in without.split()}
     return normalise(raw | fields, context or Context())
 
@@ -78,7 +80,7 @@ def test_fields_are_read_from_metadata_too() -> None:
 
 def test_the_text_may_be_called_text_and_the_count_char_count() -> None:
     """Files have both spellings."""
-    normalised = done(without="content character_count", text=TEXT, char_count=33)
+    normalised = normalise_whole(without="content character_count", text=TEXT, char_count=33)
 
     assert (normalised.record.content, normalised.record.character_count) == (TEXT, 33)
     assert normalised.changes == []
@@ -88,8 +90,8 @@ def test_unknown_fields_are_kept_where_they_stood() -> None:
     """Nested objects, and the fields of metadata, keep their structure."""
     extra = {"tags": ["a", {"b": None}], "metadata": {"editor": {"name": "E"}, "title": "the book"}}
 
-    assert done(**extra).record.extra == extra
-    assert done(metadata="free text").record.extra == {"metadata": "free text"}
+    assert normalise_whole(**extra).record.extra == extra
+    assert normalise_whole(metadata="free text").record.extra == {"metadata": "free text"}
 
 
 @pytest.mark.parametrize(
@@ -135,8 +137,8 @@ def test_a_value_is_normalised_and_recorded(
     stored: Any,
     rule: Rule,
 ) -> None:
-    """What was given, what is stored and the rule's name; strict mode refuses instead."""
-    normalised = done(**given)
+    """The record has what was given, what is stored and the rule; strict mode refuses instead."""
+    normalised = normalise_whole(**given)
 
     value = getattr(normalised.record, field)
     assert (value.isoformat() if isinstance(value, date) else value) == stored
@@ -167,7 +169,7 @@ def test_concepts_are_normalised_one_by_one(
     rules: list[Rule],
 ) -> None:
     """Each that changes is recorded; two that become the same are one; case is kept."""
-    normalised = done(key_concepts=given)
+    normalised = normalise_whole(key_concepts=given)
 
     assert normalised.record.concepts == stored
     assert [change.rule for change in normalised.changes] == rules
@@ -189,7 +191,7 @@ def test_concepts_are_normalised_one_by_one(
 )
 def test_lines_are_kept_in_pairs_or_not_at_all(start: object, end: object) -> None:
     """A pair that the table would refuse is recorded and left out."""
-    normalised = done(start_line=start, end_line=end)
+    normalised = normalise_whole(start_line=start, end_line=end)
 
     assert (normalised.record.start_line, normalised.record.end_line) == (None, None)
     given = {"start_line": start, "end_line": end}
@@ -200,7 +202,7 @@ def test_lines_are_kept_in_pairs_or_not_at_all(start: object, end: object) -> No
 
 def test_the_longest_pair_of_lines_is_kept() -> None:
     """10,000 lines apart is what the constraint allows."""
-    normalised = done(start_line=1, end_line=10_001)
+    normalised = normalise_whole(start_line=1, end_line=10_001)
 
     assert (normalised.record.start_line, normalised.record.end_line) == (1, 10_001)
 
@@ -229,7 +231,7 @@ def test_gaps_are_filled_with_documented_defaults() -> None:
 
 def test_a_chunk_inherits_from_its_framework_and_its_file() -> None:
     """And each inherited value is recorded."""
-    normalised = done(
+    normalised = normalise_whole(
         without="source_file processing_date description framework_name section",
         context=FULL_CONTEXT,
     )
@@ -245,7 +247,7 @@ def test_a_chunk_inherits_from_its_framework_and_its_file() -> None:
 
 
 def test_an_inherited_value_that_cannot_be_stored_is_told_as_it_was() -> None:
-    """What is cleaned is no longer what the file says; what is then blank is not inherited."""
+    """The history has the value as the file says it; one that cleaning leaves blank is not used."""
     raw = {key: value for key, value in WHOLE.items() if key not in {"source_file", "section"}}
 
     normalised = normalise(raw, Context("\0", None, {"source_file": "a\0.md"}))
@@ -264,7 +266,7 @@ def test_null_keeps_an_optional_value_empty() -> None:
     given = dict.fromkeys(
         ("description", "framework_name", "processing_date", "contains_list", "validation_passed")
     )
-    normalised = done(context=FULL_CONTEXT, **given)
+    normalised = normalise_whole(context=FULL_CONTEXT, **given)
 
     assert all(getattr(normalised.record, name) is None for name in given)
     assert normalised.changes == []
@@ -272,7 +274,9 @@ def test_null_keeps_an_optional_value_empty() -> None:
 
 def test_the_top_of_a_chunk_wins_over_its_metadata() -> None:
     """The other value is in the history, and an equal one is no change."""
-    normalised = done(metadata={"section": "B", "source_file": "other.md", "word_count": 8})
+    normalised = normalise_whole(
+        metadata={"section": "B", "source_file": "other.md", "word_count": 8}
+    )
 
     assert normalised.record.source_file == "pricing.md"
     assert normalised.changes == [
@@ -320,7 +324,7 @@ def test_unstorable_characters_are_found_everywhere() -> None:
 def test_what_no_rule_can_mend_is_refused(given: dict[str, Any], reason: str) -> None:
     """With a reason for the person who will mend it."""
     with pytest.raises(Unacceptable, match=reason):
-        done(**given)
+        normalise_whole(**given)
 
 
 @pytest.mark.parametrize("raw", [None, 5, "text", ["chunk_id"], True])
@@ -343,7 +347,7 @@ def test_a_chunk_must_be_an_object(raw: Any) -> None:
     ],
 )
 def test_strict_mode_asks_for_every_required_field(field: str) -> None:
-    """What the tables require is not made up, nor what searches go by."""
+    """Fields that the tables require are not made up, nor those that searches go by."""
     raw = {key: value for key, value in WHOLE.items() if key != field}
 
     with pytest.raises(Unacceptable, match=f"{field} is missing"):
@@ -378,4 +382,4 @@ def test_the_hash_tells_what_was_given_apart() -> None:
 
     assert one.record_hash == normalise(dict(reversed(WHOLE.items())), Context()).record_hash
     assert one.record_hash != normalise(WHOLE, FULL_CONTEXT).record_hash
-    assert one.record_hash != done(source_file="pricing?md").record_hash
+    assert one.record_hash != normalise_whole(source_file="pricing?md").record_hash

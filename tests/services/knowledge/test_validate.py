@@ -283,7 +283,7 @@ def test_concepts_that_no_chunk_explains_do_not_count(work: UnitOfWork) -> None:
 
 
 def test_a_fast_search_passes_the_baseline(work: UnitOfWork) -> None:
-    """What was found is the time the server measured."""
+    """The check reports the time that the server measured."""
     ChunkEmbeddingFactory.create_batch(3)
 
     answer = check(work, "performance_baseline")

@@ -63,8 +63,8 @@ def as_npy(tmp_path: Path, rows: Any) -> Path:
     return file
 
 
-def stored(database: Database) -> dict[str, list[float]]:
-    """The vectors in the database, by the chunk."""
+def list_stored(database: Database) -> dict[str, list[float]]:
+    """List the vectors in the database, by the chunk."""
     with database.engine.connect() as connection:
         found = connection.execute(
             text(
@@ -85,7 +85,7 @@ def test_vectors_come_along_as_json(short: Database, tmp_path: Path, chunks: Pat
 
     assert report.embedded == 2
     assert report.left_out == {OTHER_TEXT: 1}
-    assert stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
+    assert list_stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
 
 
 def test_vectors_of_stored_chunks_need_no_chunks(
@@ -102,7 +102,7 @@ def test_vectors_of_stored_chunks_need_no_chunks(
     report = KnowledgeImporter(short, embeddings=vectors).run([])
 
     assert report.embedded == 1
-    assert stored(short) == {"b": [1, 0, 0, 0]}
+    assert list_stored(short) == {"b": [1, 0, 0, 0]}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -116,7 +116,7 @@ def test_vectors_come_along_in_the_order_of_the_chunks(
     report = importer.run([chunks])
 
     assert report.embedded == 2
-    assert stored(short) == {"a": [1, 0, 0, 0], "b": [0, 1, 0, 0]}
+    assert list_stored(short) == {"a": [1, 0, 0, 0], "b": [0, 1, 0, 0]}
 
 
 def test_a_vector_of_another_text_is_not_stored(short: Database, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_vector_of_another_text_is_not_stored(short: Database, tmp_path: Path)
 
     assert report.total("unchanged") == 1
     assert report.embedded == 0
-    assert stored(short) == {}
+    assert list_stored(short) == {}
 
 
 @pytest.mark.parametrize("on_conflict", ["reject", "keep"])
@@ -153,7 +153,7 @@ def test_a_keyed_vector_of_another_text_is_not_stored(
 
     assert (report.embedded, report.left_out) == (1, {OTHER_TEXT: 2})
     assert "left_out" not in report.as_json()
-    assert stored(short) == {"b": [0, 1, 0, 0]}
+    assert list_stored(short) == {"b": [0, 1, 0, 0]}
 
 
 def test_the_command_says_which_vectors_were_left_out(
@@ -185,11 +185,11 @@ def test_a_keyed_vector_of_two_texts_is_not_stored(short: Database, tmp_path: Pa
 
     assert report.total("added") == 1
     assert (report.embedded, report.left_out) == (0, {OTHER_TEXT: 1})
-    assert stored(short) == {}
+    assert list_stored(short) == {}
 
 
 def test_an_identifier_in_metadata_is_found(short: Database, tmp_path: Path) -> None:
-    """Where the importer takes it from, and as it stores it."""
+    """It is taken from where the importer takes it, and as it stores it."""
     file = tmp_path / "chunks.json"
     file.write_text(
         json.dumps(
@@ -214,7 +214,7 @@ def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Pa
     report = KnowledgeImporter(short, dry_run=True, embeddings=vectors).run([chunks])
 
     assert report.embedded == 1
-    assert stored(short) == {}
+    assert list_stored(short) == {}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class Setting:
         return [dict(row) for row in rows]
 
     def counts(self, scope: Scope) -> dict[str, int]:
-        """How many rows of each scoped table are a scope's."""
+        """Count the rows of a scope in each scoped table."""
         return {table: len(self.rows(table, scope)) for table in SCOPED}
 
     def node(self, memory_id: str, scope: Scope | None = None) -> Mapping[str, Any]:

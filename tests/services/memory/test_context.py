@@ -97,7 +97,7 @@ def episode(number: int, **more: Any) -> Episode:
 def context(
     memories: list[Memory], episodes: list[Episode] | None = None, max_tokens: int = PLENTY
 ) -> MemoryContext:
-    """What is told of these, found in this order."""
+    """Return what is told of these, found in this order."""
     return assemble(
         Recall(page=page("memory"), memories=tuple(memories)),
         EpisodeRecall(page=page("episodes"), episodes=tuple(episodes or ())),
@@ -144,7 +144,7 @@ def test_memories_stand_below_the_episode_that_they_are_part_of() -> None:
 
 
 def test_what_an_episode_quotes_is_not_told_again() -> None:
-    """Where nobody summed it up it is told as it was said, and its memories are in that."""
+    """An episode without a summary is told as it was said, and its memories are in that."""
     quoting = episode(
         1,
         llm_tags={},
@@ -159,7 +159,7 @@ def test_what_an_episode_quotes_is_not_told_again() -> None:
 
 
 def test_a_few_words_in_a_strange_episode_are_no_quotation() -> None:
-    """Those of a memory that is not part of it may stand there by chance; many words may not."""
+    """A few words of a memory that is no part of it may stand there by chance; many may not."""
     long = "The password of the kettle was changed on Tuesday."
     strange = episode(1, llm_tags={}, content=f"user: yes, no matter.\nassistant: {long}")
     told = context([memory(1, "yes", "no"), memory(2, long, "no matter.")], [strange])
@@ -228,7 +228,7 @@ def test_a_long_episode_leaves_room_for_others() -> None:
 
 
 def test_a_leg_that_did_not_answer_is_told() -> None:
-    """What it would have found is missing from the text."""
+    """Its hits are missing from the text."""
     failed = Leg(name="vector", status="failed", reason="the provider did not answer")
     told = assemble(
         Recall(page=page("memory", failed), memories=(memory(1),)),
@@ -269,7 +269,7 @@ def test_a_context_keeps_its_bound_and_accounts_for_everything(
 
 
 def test_a_context_is_of_one_scope_and_counts_what_it_tells(setting: Setting) -> None:
-    """What was left out is not counted; what is another's is not told."""
+    """Memories that were left out are not counted; another scope's are not told."""
     for scope, words in ((setting.ours, "copper"), (setting.theirs, "silver")):
         for topic in ("kettle", "teapot"):
             setting.service.remember(

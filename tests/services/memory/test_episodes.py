@@ -62,7 +62,7 @@ def talk(setting: Setting, conversation: str = "kettles") -> list[str]:
 
 
 def test_a_conversation_becomes_an_episode_of_its_memories(setting: Setting) -> None:
-    """What was said, from when to when, and what the memories say of it together."""
+    """It has the turns, their first and last time, and what the memories say of it together."""
     ids = talk(setting)
     told = setting.service.store_episode("kettles", scope=setting.ours, title="Kettles")
 
@@ -121,7 +121,7 @@ def test_a_silent_embedder_keeps_no_episode_from_being_stored(setting: Setting) 
 
 
 def test_an_episode_can_be_of_messages_alone_and_of_named_memories(setting: Setting) -> None:
-    """What is given stands; the rest is of the memories, in the order in which they are named."""
+    """Given fields stand; the rest is of the memories, in the order in which they are named."""
     first, second = talk(setting)
     alone = setting.service.store_episode(
         scope=setting.ours,
@@ -183,7 +183,7 @@ def test_only_whose_episode_it_is_replaces_it(setting: Setting) -> None:
 
 
 def test_episodes_are_listed_page_by_page_and_narrowed(setting: Setting) -> None:
-    """Those that began last first; a cursor is of its list alone."""
+    """The last to begin comes first; a cursor is of its list alone."""
     for number in range(5):
         setting.service.store_episode(
             scope=setting.ours,

@@ -1,4 +1,4 @@
-"""What is forgotten is gone from every table, and nothing else is."""
+"""Memories that are forgotten are gone from every table, and nothing else is."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_an_episode_that_tells_of_it_can_be_forgotten_with_it(
 
 
 def test_ids_of_memories_and_episodes_are_forgotten_together(setting: Setting) -> None:
-    """What is not there is named, and no error: forgetting twice is forgetting."""
+    """Ids that do not exist are named, and no error: forgetting twice is forgetting."""
     first, *_ = remember(setting, setting.ours)
     (episode,) = setting.service.episodes(scope=setting.ours).items
     related = setting.service.store_episode(
@@ -121,7 +121,7 @@ def test_ids_of_memories_and_episodes_are_forgotten_together(setting: Setting) -
 
 
 def test_filters_forget_what_a_search_hides_by_default(setting: Setting) -> None:
-    """Those of the noise cluster, too."""
+    """Memories of the noise cluster go, too."""
     remember(setting, setting.ours)
     erasure = setting.service.forget(scope=setting.ours, filters={"source": "openai"})
 

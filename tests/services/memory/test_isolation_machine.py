@@ -217,7 +217,7 @@ class Tenants(RuleBasedStateMachine):
 
     @property
     def own(self) -> Memories:
-        """What they remember at this moment, as far as this transaction sees."""
+        """Return what they remember at this moment, as far as this transaction sees."""
         assert self.who is not None
         return self.seen[self.who]
 

@@ -1,4 +1,4 @@
-"""What agents recall, and that it is counted without being waited for."""
+"""Recall of memories, counted without waiting for it."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_an_unknown_filter_or_value_is_refused_in_words(filled: Setting) -> None
 
 
 def accesses(setting: Setting) -> dict[str, int]:
-    """How often each memory of ours was recalled, as it is written."""
+    """Return the number of recalls of each memory of ours, as it is written."""
     return {
         row["human_content"]: row["access_count"]
         for row in setting.rows("memory_nodes", setting.ours)

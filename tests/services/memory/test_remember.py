@@ -1,4 +1,4 @@
-"""What agents remember: at once, once, and in whose name."""
+"""Memories that agents store: at once, once, and in whose name."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_a_duplicate_can_be_refused_and_is_not_looked_for_where_all_are_kept(
 
 
 def test_noise_is_looked_through_for_duplicates(setting: Setting) -> None:
-    """What recall hides by default is remembered all the same."""
+    """Memories that recall hides by default are remembered all the same."""
     setting.embedder.vectors = alike("Ship on Tuesday at noon.", 0.99)
     noise = setting.service.remember(SAID, scope=setting.ours, conversation_id="a", cluster_id=-1)
     again = setting.service.remember(

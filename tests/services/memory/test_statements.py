@@ -48,7 +48,7 @@ OF_ALL_SCOPES = {
     "texts to compare two models by": r"SELECT \S+ \|\| E'\\n' \|\| \S+ AS anon_1 FROM ",
     "vectors of a model that goes": r"DELETE FROM \w+_embeddings WHERE \S+model_name = ",
 }
-"""What administrators ask of all scopes at once → how it begins."""
+"""Statements of administrators over all scopes at once → their beginnings."""
 
 
 def faults(statement: str) -> list[str]:

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import URL, create_engine, text
+from sqlalchemy.event import listen
 
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
@@ -137,11 +139,11 @@ class Patient:
         return DoctorService(self.database).examine()
 
     def failures(self) -> list[Finding]:
-        """What fails."""
+        """The checks that fail."""
         return [each for each in self.diagnosis().findings if each.status == "failure"]
 
     def faults(self) -> list[Finding]:
-        """What fails, and what is warned of."""
+        """The checks that fail or warn."""
         return [each for each in self.diagnosis().findings if each.status != "ok"]
 
     def log_in(self, role: str) -> None:
@@ -163,7 +165,7 @@ def patient(
     """A healthy database of the test's own."""
     url = databases.make(template=crowded.database or "", owner=crowded)
     patient = Patient(url, databases.superuser_of(url), Programs(server))
-    yield from looked_at(patient, databases)
+    yield from open_examined(patient, databases)
 
 
 @pytest.fixture
@@ -173,11 +175,11 @@ def blank(
     """An empty database of the test's own, as the application sees it."""
     url = databases.make(template=hosted.database or "", owner=hosted)
     patient = Patient(url, databases.superuser_of(url), Programs(server))
-    yield from looked_at(patient, databases)
+    yield from open_examined(patient, databases)
 
 
-def looked_at(patient: Patient, databases: Databases) -> Iterator[Patient]:
-    """A database that the application may use; dropped at the end."""
+def open_examined(patient: Patient, databases: Databases) -> Iterator[Patient]:
+    """Open a database that the application may use; it is dropped at the end."""
     tables = "ALL TABLES IN SCHEMA public"
     patient.run(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {APPLICATION}")
     yield patient
@@ -292,7 +294,7 @@ def test_an_index_that_searches_cannot_use_is_told_from_the_right_one(
     "index", [HNSW, "idx_documents_trigram", "idx_documents_section", "idx_embeddings_vector"]
 )
 def test_an_invalid_index_of_the_schema_is_built_again(blank: Patient, index: str) -> None:
-    """Whether a search needs it or not."""
+    """It is built whether a search needs it or not."""
     blank.administer(
         f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"  # noqa: S608 - from above
     )
@@ -309,7 +311,7 @@ def test_an_invalid_index_of_the_schema_is_built_again(blank: Patient, index: st
 
 
 def test_an_invalid_index_of_somebody_else_is_dropped(patient: Patient) -> None:
-    """What a unique index left behind that could not be built."""
+    """A unique index that could not be built leaves one behind."""
     with pytest.raises(AssertionError, match="could not create unique index"):
         patient.run('CREATE UNIQUE INDEX CONCURRENTLY "Odd" ON framework_documents (section)')
 
@@ -435,7 +437,7 @@ def test_rows_that_wait_to_be_sorted_into_an_index_are_noticed(
 def test_an_index_that_nobody_uses_is_found_after_a_week(
     patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the schema does not ask for is to be dropped; what it asks for is only mentioned."""
+    """An index that the schema does not ask for is to be dropped; another is only mentioned."""
     patient.run("CREATE INDEX idx_of_nobody ON framework_documents (description)")
     patient.run("CREATE UNIQUE INDEX idx_that_constrains ON framework_documents (id, title)")
     assert patient.faults() == []
@@ -692,6 +694,22 @@ def test_a_large_scope_is_given_an_index_of_its_own(
         blank.run(str(each.remedy))
 
     assert of(blank.faults(), "scope_index") == []
+
+
+def test_scopes_are_counted_once(blank: Patient) -> None:
+    """Counting reads all vectors: the scope that plans are explained in comes from the same."""
+    blank.database.close()
+    blank.database = Database(replace(blank.database.settings, database_url=blank.url))
+    counts: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "_large_scopes(" in statement and "has_function_privilege" not in statement:
+            counts.append(statement)
+
+    listen(blank.database.engine, "before_cursor_execute", note)
+    blank.diagnosis()
+
+    assert len(counts) == len(("memory", "episodes"))
 
 
 def test_memories_without_vectors_are_looked_at_in_their_scope(blank: Patient) -> None:

@@ -46,7 +46,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"pgcorpus.services.ops.inference.{kind}_SECONDS", 2.0)
 
 
-def broken(
+def verify_broken(
     database: Database, script: str, monkeypatch: pytest.MonkeyPatch, *concerned: str
 ) -> IsolationReport:
     """Verify after a script has taken a guard away, in the same transaction.
@@ -74,13 +74,13 @@ def broken(
     return IsolationService(database).verify()
 
 
-def crossed(report: IsolationReport) -> set[tuple[str, str]]:
-    """Where rows crossed."""
+def list_crossed(report: IsolationReport) -> set[tuple[str, str]]:
+    """List where rows crossed."""
     return {(each.target, each.kind) for each in report.attacks if each.crossed}
 
 
 def missing(report: IsolationReport) -> set[tuple[str, str]]:
-    """Which guards are missing."""
+    """List the guards that are missing."""
     return {(each.layer, each.subject) for each in report.layers if each.status == "failure"}
 
 
@@ -211,10 +211,10 @@ def test_a_guard_that_is_taken_away_is_missed(
     before = tenancy.contents()
 
     concerned = {target for target, _ in through or ()} | {subject for _, subject in guards or ()}
-    report = broken(tenancy.owner, script, monkeypatch, *(concerned or {"memory_nodes"}))
+    report = verify_broken(tenancy.owner, script, monkeypatch, *(concerned or {"memory_nodes"}))
 
     assert not report.isolated
-    assert crossed(report) >= (through or set())
+    assert list_crossed(report) >= (through or set())
     assert missing(report) >= (guards or set())
     assert tenancy.contents() == before
 
@@ -322,7 +322,7 @@ HOLES = {
 }
 
 
-def inferred(
+def infer_planted(
     database: Database, script: str, monkeypatch: pytest.MonkeyPatch, tables: set[str]
 ) -> IsolationReport:
     """Plant secrets in some tables, after a script, and try to tell them: nothing else."""
@@ -340,7 +340,7 @@ def inferred(
         lambda *_, **__: {},
     )
     monkeypatch.setattr(run, "_infer", infer_some)
-    return broken(database, script, monkeypatch, "secrets")
+    return verify_broken(database, script, monkeypatch, "secrets")
 
 
 @pytest.mark.usefixtures("hasty")
@@ -355,10 +355,10 @@ def test_what_lets_others_rows_be_told_is_found(
     if ("functions", "by calls") in through:
         tables.add("memory_nodes")
 
-    report = inferred(tenancy.owner, script, monkeypatch, tables)
+    report = infer_planted(tenancy.owner, script, monkeypatch, tables)
 
     assert not report.isolated
-    assert crossed(report) >= through
+    assert list_crossed(report) >= through
     assert missing(report) >= guards
     assert tenancy.contents() == before
 
@@ -368,11 +368,11 @@ def test_a_role_that_only_owns_search_functions_may_see_all_rows(
     tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can become it, and its functions take nothing but data."""
-    report = inferred(tenancy.owner, SEARCHER, monkeypatch, {"memory_nodes"})
+    report = infer_planted(tenancy.owner, SEARCHER, monkeypatch, {"memory_nodes"})
 
     stands = {(each.layer, each.subject) for each in report.layers if each.status == "ok"}
     assert ("policy", "rehearsed on memory_nodes") in stands
-    assert ("functions", "by calls") not in crossed(report)
+    assert ("functions", "by calls") not in list_crossed(report)
 
 
 def test_durations_are_compared_by_ranks() -> None:
@@ -392,7 +392,7 @@ def test_durations_are_compared_by_ranks() -> None:
 
 
 def test_a_duration_tells_only_if_it_does_so_each_time() -> None:
-    """What differs once, or now this way and now that, was the machine."""
+    """A difference that comes once, or now this way and now that, was the machine's."""
     steady = [1.0 + n / 1000 for n in range(20)]
     later = compare_times("later", [each + 0.5 for each in steady], steady)
     sooner = compare_times("sooner", steady, [each + 0.5 for each in steady])
@@ -418,9 +418,9 @@ def test_a_search_that_forgets_to_ask_is_found(
     """Row security still holds; that the builder does not refuse is a row too many."""
     monkeypatch.setattr("pgcorpus.db.search.corpus.Corpus.refuse_without", lambda *_: None)
 
-    report = broken(tenancy.owner, "SELECT 1", monkeypatch, "searches")
+    report = verify_broken(tenancy.owner, "SELECT 1", monkeypatch, "searches")
 
-    assert {k for t, k in crossed(report) if t == "memory"} == {
+    assert {k for t, k in list_crossed(report) if t == "memory"} == {
         f"{mode} search" for mode in ("vector", "text", "fuzzy", "hybrid")
     }
     assert missing(report) == set()
@@ -445,7 +445,7 @@ def test_an_administrator_can_verify(tenancy: Tenancy) -> None:
             connection.execute(text(f"GRANT rag_read_write TO {name}"))
         report = IsolationService(administrator).verify()
 
-    assert (crossed(report), missing(report)) == (set(), set())
+    assert (list_crossed(report), missing(report)) == (set(), set())
 
 
 def run_verifier(url: URL, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Who may do what: every kind of statement is tried on every object by a login of each group.
+"""Rights of every group: a login of each tries every kind of statement on every object.
 
 Nothing here asks the catalog for rights. A statement is refused if its SQLSTATE is 42501, or if
 PostgreSQL warns that it passed over it; whatever else becomes of it, the right to it was there.
@@ -185,7 +185,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "set_updated_at()": ANYBODY,
     "text_hash(text)": ANYBODY,
 }
-"""What a login of no group, and of each of the groups, may do. A new table gets its line."""
+"""Rights of a login of no group, and of each of the groups. A new table gets its line."""
 
 # How the page calls what may be done: each is a set of those above.
 WORDS = {
@@ -234,7 +234,7 @@ FUNCTIONS = """
 
 
 class Found(NamedTuple):
-    """What each of the LOGINS was not refused, per object and of the database; and the count."""
+    """The statements that each of the LOGINS was not refused, per object; and the count."""
 
     of_objects: dict[str, tuple[set[str], ...]]
     kinds: dict[str, str]
@@ -265,7 +265,7 @@ class Intruder:
         return {kind for kind, _ in answers} - {kind for kind, allowed in answers if not allowed}
 
     def may(self, kind: str, statement: str) -> bool:
-        """Whether the statement is not refused."""
+        """Return whether the statement is not refused."""
         self.tried += 1
         self._warnings.clear()
         try:
@@ -359,7 +359,7 @@ def page(found: Found) -> str:
             if found.kinds[label] in of:
                 yield f"| `{label}` | {' | '.join(map(in_words, allowed[1:]))} |"
 
-    def listed(kinds: set[str]) -> str:
+    def list_objects(kinds: set[str]) -> str:
         return ", ".join(kind for kind in TABLE if kind in kinds)
 
     others = {
@@ -388,7 +388,7 @@ def page(found: Found) -> str:
         + " |"
         for kind in DATABASE
     )
-    return f"""# Who may do what
+    return f"""# Permissions
 
 <!-- Written by tests/services/ops/test_permissions.py; see there how to write it anew. -->
 
@@ -399,14 +399,14 @@ the groups: [roles](../how-to/roles.md).
 
 | word | statements |
 |---|---|
-| read | {listed(READ)} |
-| write | read, and {listed(WRITE - READ)} |
+| read | {list_objects(READ)} |
+| write | read, and {list_objects(WRITE - READ)} |
 | write rows | write, but without COPY FROM, which row security does not allow |
 | work off | write rows, but UPDATE only of the columns that say what becomes of a job |
-| administer | write, and {listed(ADMINISTER - WRITE)} |
+| administer | write, and {list_objects(ADMINISTER - WRITE)} |
 | administer rows | administer, but without COPY FROM |
 
-Refused on every table, to every group: {listed(set(TABLE) - ADMINISTER)}.
+Refused on every table, to every group: {list_objects(set(TABLE) - ADMINISTER)}.
 Those are for the owner of the tables, who is the role that upgrades the schema. A login that is in
 no group can read none of them. Before PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner,
 too.
@@ -426,11 +426,11 @@ Policies decide beside this which rows of a table with row security a login sees
 
 ## Functions
 
-Everybody may call {executable},
+Every role may call {executable},
 and the functions of the extensions. They run with the rights of whoever calls them, or give out
 only what the caller may read.
 
-Nobody but the owner may call {closed},
+Only the owner may call {closed},
 or attach them to a table: they write with the owner's rights.
 {f"{chr(10)}{head}{chr(10)}{special}{chr(10)}" if special else ""}
 ## The database and the server

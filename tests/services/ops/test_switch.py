@@ -106,21 +106,21 @@ def add(database: Database, name: str, dimensions: int) -> None:
     ModelSwitch(database).add(name, dimensions=dimensions, provider="hashing")
 
 
-def used(database: Database) -> tuple[str | None, str | None]:
-    """The model in use, and the one before."""
+def find_used(database: Database) -> tuple[str | None, str | None]:
+    """Return the model in use, and the one before."""
     with database.unit_of_work() as work:
         active = work.models.find_active_model("knowledge")
         return active and active.name, work.models.find_previous_model("knowledge")
 
 
 def state(database: Database, name: str) -> IndexState:
-    """What the index of a model is."""
+    """Return the state of a model's index."""
     with database.unit_of_work() as work:
         return work.vector_indexes.index_state(KNOWLEDGE, work.models.get_model(name))
 
 
 def count(database: Database, name: str) -> int:
-    """How many vectors a model has."""
+    """Count the vectors of a model."""
     with database.unit_of_work() as work:
         return work.embeddings.count_vectors(KNOWLEDGE, name)
 
@@ -134,13 +134,13 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 def waiting(database: Database) -> int:
-    """How many connections wait for a lock."""
+    """Count the connections that wait for a lock."""
     with database.engine.connect() as connection:
         return connection.scalar(WAITING) or 0
 
 
 def locks(database: Database) -> int:
-    """How many advisory locks are held."""
+    """Count the advisory locks that are held."""
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     with database.engine.connect() as connection:
         return connection.scalar(text(held)) or 0
@@ -151,13 +151,13 @@ def in_background(*tasks: Callable[[], object]) -> Iterator[list[BaseException]]
     """Threads that are joined at the end; what they raised."""
     errors: list[BaseException] = []
 
-    def guarded(task: Callable[[], object]) -> None:
+    def guard(task: Callable[[], object]) -> None:
         try:
             task()
         except BaseException as error:  # noqa: BLE001 - told to the test
             errors.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(task,)) for task in tasks]
+    threads = [threading.Thread(target=guard, args=(task,)) for task in tasks]
     for thread in threads:
         thread.start()
     try:
@@ -195,7 +195,7 @@ def test_searches_in_flight_see_one_whole_model_after_another(filled: Database) 
         before = Counter(searches)
         wait_until(lambda: errors != [] or all(searches[n] >= before[n] + 2 for n in range(3)))
 
-    def expected(name: str, dimensions: int) -> dict[str, tuple[object, ...]]:
+    def expect(name: str, dimensions: int) -> dict[str, tuple[object, ...]]:
         service = SearchService(filled, embedder=HashingEmbedder(name, dimensions))
         return {question: ids(service, question) for question in QUESTIONS}
 
@@ -203,11 +203,11 @@ def test_searches_in_flight_see_one_whole_model_after_another(filled: Database) 
     with in_background(*(lambda n=n: search(n) for n in range(3))) as errors:
         try:
             settle()
-            by_old = expected(*OLD)
+            by_old = expect(*OLD)
             add(filled, *NEW)
             settle()
             service.backfill("new")
-            by_new = expected(*NEW)
+            by_new = expect(*NEW)
             (finding,) = ModelVerifier(filled).verify("new", questions=QUESTIONS)
             settle()
             before = len(pages)
@@ -318,7 +318,7 @@ def test_nobody_rolls_back_to_a_dropped_model(both: Database) -> None:
 
     with pytest.raises(NotFound, match=r"no earlier model.*pgcorpus models use knowledge NAME"):
         service.rollback("knowledge")
-    assert used(both) == ("new", None)
+    assert find_used(both) == ("new", None)
 
 
 def test_a_drop_that_was_killed_is_finished_by_the_next(
@@ -382,7 +382,7 @@ def test_a_model_that_lacks_a_vector_is_not_taken_into_use(both: Database) -> No
         "pgcorpus models backfill new --corpus knowledge",
     ):
         service.use("knowledge", "new")
-    assert used(both)[0] == "old"
+    assert find_used(both)[0] == "old"
     (done,) = service.backfill("new", among=["knowledge"])
     switched = service.use("knowledge", "new")
 
@@ -396,7 +396,7 @@ def test_force_takes_a_model_as_it_is(filled: Database) -> None:
 
     switched = ModelSwitch(filled).use("knowledge", "new", force=True)
 
-    assert (switched.coverage.embedded, used(filled)) == (0, ("new", "old"))
+    assert (switched.coverage.embedded, find_used(filled)) == (0, ("new", "old"))
 
 
 def test_rolling_back_twice_is_where_one_was(both: Database) -> None:
@@ -404,10 +404,10 @@ def test_rolling_back_twice_is_where_one_was(both: Database) -> None:
     service = ModelSwitch(both)
     service.use("knowledge", "new")
     service.use("knowledge", "new")
-    assert used(both) == ("new", "old")
+    assert find_used(both) == ("new", "old")
 
     assert service.rollback("knowledge").model == "old"
-    assert used(both) == ("old", "new")
+    assert find_used(both) == ("old", "new")
     assert service.rollback("knowledge").model == "new"
 
 
@@ -423,7 +423,7 @@ def test_two_switches_at_once_are_one_after_the_other(both: Database) -> None:
             blocker.rollback()
 
     assert errors == []
-    assert set(used(both)) == {"new", "hashing"}
+    assert set(find_used(both)) == {"new", "hashing"}
 
 
 def test_a_model_is_added_once(database: Database) -> None:
@@ -568,7 +568,7 @@ switch.ModelSwitch(Database.from_env(), embedder=embedder).backfill("new")
 
 
 def environment(database: Database) -> dict[str, str]:
-    """What a process needs to work on the database."""
+    """Return the environment of a process that works on the database."""
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "COLUMNS": "160"}
     return own | variables_of(database.settings)
 
@@ -610,7 +610,7 @@ def test_the_index_of_a_model_too_long_for_halfvec_is_binary(database: Database)
 
 
 def test_the_planner_uses_a_binary_index(filled: Database) -> None:
-    """Where the query repeats expression and literal."""
+    """The query repeats expression and literal."""
     ModelSwitch(filled).add("bits", dimensions=128, provider="hashing", index_kind="binary")
     ModelSwitch(filled).backfill("bits")
     asked = str(HashingEmbedder("bits", 128).embed_question("w1 w2").tolist())

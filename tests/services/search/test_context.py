@@ -114,8 +114,8 @@ def test_excerpts_are_in_the_order_of_their_best_hits() -> None:
     assert [(each.within, len(each.turns)) for each in context.excerpts] == [("b", 2), ("a", 1)]
 
 
-def told(context: Context) -> list[list[int]]:
-    """Places of the turns of each excerpt."""
+def list_places(context: Context) -> list[list[int]]:
+    """List the places of the turns of each excerpt."""
     return [[place for _, place in each] for each in places(context)]
 
 
@@ -133,8 +133,8 @@ def test_hits_come_first_and_then_what_is_nearest(turns: int, expected: list[lis
 
     context = assemble(asked, max_tokens=turns * of_turn + min(turns, 2) * (title + 1))
 
-    assert told(context) == (expected or [list(range(1, 8)), list(range(9, 16))])
-    assert context.left_out == 14 - sum(map(len, told(context)))
+    assert list_places(context) == (expected or [list(range(1, 8)), list(range(9, 16))])
+    assert context.left_out == 14 - sum(map(len, list_places(context)))
     assert context.truncated is (context.left_out > 0)
 
 
@@ -148,7 +148,7 @@ def test_what_is_left_out_between_two_hits_is_marked() -> None:
 
     context = assemble(whole, max_tokens=100)
 
-    assert told(context) == [[1, 2, 4, 5]]
+    assert list_places(context) == [[1, 2, 4, 5]]
     assert context.text.count(f"\n\n{OMITTED}\n\n") == 1
     assert context.note == "max_tokens left no room for 1 turn"
 
@@ -169,7 +169,7 @@ def test_a_hit_that_does_not_fit_makes_room_for_one_that_does() -> None:
 
 
 def test_the_best_hit_is_cut_between_words_where_it_alone_is_too_long() -> None:
-    """What is left says that it was cut, and holds nothing that was not there."""
+    """The rest says that it was cut, and holds nothing that was not there."""
     content = " ".join(f"word{n}" for n in range(1000))
     lone = windows([turn(1), turn(2, content=content), turn(3)], hits=[1])
 
@@ -279,14 +279,14 @@ def service(database: Database) -> SearchService:
     return SearchService(database, embedder=AxisEmbedder())
 
 
-def found(service: SearchService, word: str) -> tuple[Hit, ...]:
-    """Hits for a word."""
+def find_hits(service: SearchService, word: str) -> tuple[Hit, ...]:
+    """Return the hits for a word."""
     return service.search(word, corpus="chat", mode="text").hits
 
 
 def test_a_context_is_a_text_for_a_prompt(service: SearchService, talk: list[UUID]) -> None:
     """The title, and each turn with who spoke, when, and what, as documented."""
-    context = service.context(found(service, "refund")[0], before=1, after=1)
+    context = service.context(find_hits(service, "refund")[0], before=1, after=1)
 
     assert context.text == (
         "# Kettles and their prices\n\n"
@@ -306,7 +306,7 @@ def test_a_context_is_a_text_for_a_prompt(service: SearchService, talk: list[UUI
 
 def test_two_turns_on_either_side_are_the_default(service: SearchService, talk: list[UUID]) -> None:
     """Of one hit as of a page's."""
-    hits = found(service, "copper")
+    hits = find_hits(service, "copper")
 
     assert service.context(hits) == service.context(hits[0])
     assert [turn.id for turn in service.context(hits).excerpts[0].turns] == talk[1:6]
@@ -314,7 +314,7 @@ def test_two_turns_on_either_side_are_the_default(service: SearchService, talk: 
 
 def test_the_hits_of_a_page_share_their_context(service: SearchService, talk: list[UUID]) -> None:
     """Their windows touch: the conversation is told once, though three of its turns were found."""
-    hits = found(service, "kettle or copper or thanks")
+    hits = find_hits(service, "kettle or copper or thanks")
 
     context = service.context(hits, before=1, after=1)
 
@@ -328,7 +328,7 @@ def test_a_hit_that_was_deleted_meanwhile_is_named(
     database: Database, service: SearchService, talk: list[UUID]
 ) -> None:
     """The others have their context."""
-    hits = found(service, "refund or copper")
+    hits = find_hits(service, "refund or copper")
     with database.unit_of_work() as work:
         work.session.delete(work.session.get_one(Message, talk[4]))
         work.commit()
@@ -363,13 +363,13 @@ def test_a_wrong_number_is_named(
 ) -> None:
     """Every error says what is allowed."""
     with pytest.raises(InvalidSearch, match=says):
-        service.context(found(service, "refund"), **options)
+        service.context(find_hits(service, "refund"), **options)
 
 
 def test_only_hits_have_a_context(
     database: Database, service: SearchService, talk: list[UUID]
 ) -> None:
-    """Those of a corpus whose passages follow one another, and of one corpus at a time."""
+    """They must be of a corpus whose passages follow one another, and of one corpus at a time."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
         FrameworkDocumentFactory(content="A refund moves the risk.")
@@ -379,7 +379,7 @@ def test_only_hits_have_a_context(
     with pytest.raises(InvalidSearch, match="knowledge has no context"):
         service.context(of_knowledge)
     with pytest.raises(InvalidSearch, match="of one corpus, not of chat, knowledge"):
-        service.context([*of_knowledge, *found(service, "refund")])
+        service.context([*of_knowledge, *find_hits(service, "refund")])
     with pytest.raises(InvalidSearch, match="a context is of hits"):
         service.context([talk[0]])  # type: ignore[list-item] - that is the point
 
@@ -388,7 +388,7 @@ def test_the_async_service_gives_the_same_context(
     database: Database, service: SearchService, talk: list[UUID]
 ) -> None:
     """The same statement, awaited."""
-    hits = found(service, "refund")
+    hits = find_hits(service, "refund")
 
     async def context() -> Context:
         try:

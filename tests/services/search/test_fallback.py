@@ -215,7 +215,7 @@ def test_a_role_that_may_not_read_jobs_searches_without_the_note(database: Datab
 
 
 def test_a_queue_of_any_length_costs_a_search_a_few_pages(database: Database) -> None:
-    """What is pending is found through the index of what is pending."""
+    """Pending jobs are found through the index of pending jobs."""
     many = text("""
         INSERT INTO jobs (kind, status, dedupe_key)
         SELECT 'embed', status, concat('embed:', corpus, ':', gen_random_uuid())

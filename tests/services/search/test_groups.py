@@ -107,7 +107,7 @@ def test_more_hits_are_looked_at_where_the_best_are_of_few_groups(
 def test_a_page_says_that_there_may_be_more_groups(
     database: Database, service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the hits that are looked at are of too few groups, that is why."""
+    """The reason is that the hits that are looked at are of too few groups."""
     monkeypatch.setattr("pgcorpus.services.search.page.MOST_GROUPED", DEPTHS[0])
     ids = archive(database, [DEPTHS[0] + 20, 1, 1])
 
@@ -144,7 +144,7 @@ def test_a_filter_narrows_before_hits_are_grouped(
 
 @pytest.mark.parametrize("column", ["title", "concept", "", "id", 7, ["conversation"]])
 def test_an_unknown_column_lists_the_known(service: SearchService, column: object) -> None:
-    """Those that hits of the corpus show beside title and content."""
+    """The message lists the columns that hits of the corpus show beside title and content."""
     known = "conversation, branch, position, role, date, source_type, saved"
 
     with pytest.raises(InvalidSearch, match=f"to be grouped by; known: {known}"):

@@ -102,8 +102,8 @@ def guest(database: Database, *grants: str) -> Iterator[Database]:
 
 
 @contextmanager
-def locked(database: Database, table: str) -> Iterator[Connection]:
-    """Nobody else can read the table."""
+def lock(database: Database, table: str) -> Iterator[Connection]:
+    """Lock the table, so that nobody else can read it."""
     with database.engine.connect() as holder:
         holder.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
         yield holder
@@ -119,11 +119,11 @@ def who_waits(holder: Connection, table: str) -> int:
     return int(pid)
 
 
-def interrupted(
+def interrupt(
     database: Database, table: str, signal: str, search: Callable[[], SearchPage]
 ) -> SearchPage:
-    """What a search gives whose backend gets a signal, once, when it reads the table."""
-    with ThreadPoolExecutor(1) as threads, locked(database, table) as holder:
+    """Return what a search gives whose backend gets a signal, once, when it reads the table."""
+    with ThreadPoolExecutor(1) as threads, lock(database, table) as holder:
         searching = threads.submit(search)
         holder.execute(text(f"SELECT {signal}(:pid)"), {"pid": who_waits(holder, table)})
         holder.rollback()
@@ -190,7 +190,7 @@ def _choosing(terms: int) -> str:
 def test_more_terms_make_no_new_statement(
     service: SearchService, question: Callable[[int], str], mode: str
 ) -> None:
-    """What a caller writes fills no cache: statements depend on the kind of demand alone."""
+    """A caller's words fill no cache: statements depend on the kind of demand alone."""
     for terms in (3, 300):  # some, and more than bind
         service.search(question(terms), corpus="knowledge", mode=mode)
     before = compile_search.cache_info().misses, compile_prelude.cache_info().misses
@@ -385,7 +385,7 @@ def test_a_statement_that_is_cancelled_once_is_no_error(
     service: SearchService, unchanged: Database
 ) -> None:
     """Each leg answers alone: what was slow for a moment does not reach the caller."""
-    page = interrupted(
+    page = interrupt(
         unchanged,
         "chunk_embeddings",
         "pg_cancel_backend",
@@ -402,7 +402,7 @@ def test_a_killed_backend_costs_one_search_at_most(
 ) -> None:
     """While the model is chosen, in the prelude, in the statement: the next search works."""
     with suppress(DatabaseUnavailable):
-        page = interrupted(
+        page = interrupt(
             unchanged,
             table,
             "pg_terminate_backend",
@@ -427,9 +427,7 @@ def test_a_killed_backend_costs_one_async_search_at_most(unchanged: Database, ta
         finally:
             await database.aclose()
 
-    page = interrupted(
-        unchanged, table, "pg_terminate_backend", lambda: asyncio.run(search_twice())
-    )
+    page = interrupt(unchanged, table, "pg_terminate_backend", lambda: asyncio.run(search_twice()))
 
     assert len(page.hits) == len(PASSAGES)
 
@@ -446,7 +444,7 @@ def test_cancelled_tasks_leave_the_pool_whole(unchanged: Database) -> None:
             return [asyncio.create_task(search("price", corpus="knowledge")) for _ in range(50)]
 
         try:
-            with locked(unchanged, "framework_documents") as holder:
+            with lock(unchanged, "framework_documents") as holder:
                 tasks = fifty()
                 await asyncio.to_thread(who_waits, holder, "framework_documents")
                 for task in tasks:

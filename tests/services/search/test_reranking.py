@@ -1,4 +1,4 @@
-"""What a caller adds to a search: an order of its own, and the question why."""
+"""Additions of a caller to a search: an order of its own, and the question why."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ def test_a_reranked_page_that_is_short_says_why(service: SearchService) -> None:
 
 def test_async_searches_are_reranked_too(service: SearchService, database: Database) -> None:
     """The reranker runs in a thread: it does not hold up the loop."""
-    page = asyncio.run(_reranked(database))
+    page = asyncio.run(_rerank(database))
 
     assert [hit.title for hit in page.hits] == ["Kettle 099"]
 
 
-async def _reranked(database: Database):  # noqa: ANN202 - SearchPage
+async def _rerank(database: Database):  # noqa: ANN202 - SearchPage
     try:
         return await AsyncSearchService(database, embedder=AxisEmbedder()).search(
             "kettle", corpus="knowledge", mode="vector", limit=1, rerank=last_first
@@ -172,7 +172,7 @@ def test_a_page_explains_itself(service: SearchService) -> None:
 
 
 def test_a_page_of_no_leg_has_nothing_to_explain(database: Database) -> None:
-    """Where no statement ranked, it says so."""
+    """It says so if no statement ranked."""
     page = SearchService(database, embedder=SilentEmbedder()).search(
         "kettle", corpus="knowledge", mode="vector"
     )

@@ -63,7 +63,7 @@ def house(database: Database) -> Iterator[House]:
 
 
 def scores(house: House, question: str, **options: object) -> dict[str, float]:
-    """What was found by its words, each with its score."""
+    """Return the hits that were found by their words, each with its score."""
     page = house.search.search(question, corpus="memory", mode="text", scope=house.scope, **options)
     return {hit.title: hit.score for hit in page.hits}
 
@@ -83,7 +83,7 @@ def test_a_login_that_sees_everything_is_refused(house: House) -> None:
 
 
 def test_words_weigh_what_they_weigh_in_the_scope(house: House) -> None:
-    """What another tenant says changes no score, before and after ANALYZE."""
+    """Another tenant's texts change no score, before and after ANALYZE."""
     before = scores(house, "kettle harbour")
     assert before["The harbour is far."] > before["The kettle is red."]
 
@@ -144,7 +144,7 @@ def test_an_impossible_half_life_is_refused(house: House, days: float) -> None:
 
 
 def test_a_corpus_that_nothing_speaks_for_has_no_boost(house: House) -> None:
-    """What a chat message is worth does not fade."""
+    """The worth of a chat message does not fade."""
     with pytest.raises(InvalidSearch, match="chat"):
         house.search.search("kettle", corpus="chat", boost=0.1)
 

@@ -88,7 +88,7 @@ def service(filled: Database) -> SearchService:
 
 
 def leg(page: SearchPage, name: str) -> Leg:
-    """What a page says of a leg."""
+    """Return what a page says of a leg."""
     return next(leg for leg in page.legs if leg.name == name)
 
 
@@ -183,7 +183,7 @@ def test_a_words_leg_alone_that_does_not_answer_is_an_error(filled: Database) ->
 
 
 def test_words_weigh_the_same_until_analyze_and_the_page_says_so(filled: Database) -> None:
-    """What ANALYZE finds is known to the very next search, whoever ran it."""
+    """The very next search knows the new statistics, whoever ran ANALYZE."""
     service = SearchService(filled, embedder=AxisEmbedder())
     before = service.search("refund price", corpus="knowledge", mode="text")
     with filled.engine.begin() as connection:

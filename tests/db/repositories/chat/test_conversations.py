@@ -120,7 +120,7 @@ def test_a_source_has_each_conversation_once(database: Database) -> None:
 
 
 def test_a_conversation_is_renamed_saved_and_unsaved(work: UnitOfWork) -> None:
-    """What is given back is what is stored, the time of the change included."""
+    """The call returns what is stored, the time of the change included."""
     made = ConversationFactory(updated_at=NEW_YEAR)
 
     renamed = work.chat.rename(made.id, "Prices")
@@ -156,7 +156,7 @@ def test_a_deleted_conversation_takes_its_messages_along(
 
 
 def test_the_archive_is_cleared(work: UnitOfWork) -> None:
-    """How many conversations there were is told."""
+    """The call returns the number of conversations that there were."""
     MessageFactory()
     MessageFactory()
 
@@ -393,13 +393,13 @@ def test_a_cursor_that_is_none_of_the_list_is_refused(work: UnitOfWork) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_a_page_has_one_to_a_thousand_rows(work: UnitOfWork, limit: int) -> None:
-    """What else is asked for is refused before the database sees it."""
+    """Any other number is refused before the database sees it."""
     with pytest.raises(InvalidValue, match="1 to 1000"):
         work.chat.list_summaries(limit=limit)
 
 
 def test_a_summary_is_of_the_main_branch(work: UnitOfWork) -> None:
-    """How many messages, from when to when, how it begins; what was abandoned does not count."""
+    """It has the count, the times and the beginning of its messages, abandoned ones left out."""
     spoken = ConversationFactory(title="Prices")
     MessageFactory(conversation=spoken, role="system", content="Be brief.", created_at=NEW_YEAR)
     MessageFactory(conversation=spoken, content="p" * 300, created_at=NEW_YEAR + DAY)

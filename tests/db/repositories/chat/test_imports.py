@@ -28,8 +28,8 @@ KEY = ("claude", "c1")
 BEGAN = datetime(2024, 5, 1, 10, tzinfo=UTC)
 
 
-def said(*contents: str) -> tuple[MessageRecord, ...]:
-    """Messages whose identifiers are their first letters."""
+def make_turns(*contents: str) -> tuple[MessageRecord, ...]:
+    """Make messages whose identifiers are their first letters."""
     return tuple(
         MessageRecord(source_id=content[0], branch=0, position=n, role="user", content=content)
         for n, content in enumerate(contents)
@@ -42,14 +42,14 @@ RECORD = ConversationRecord(
     title="About prices",
     created_at=BEGAN,
     source_updated_at=None,
-    messages=said("a one", "b two"),
+    messages=make_turns("a one", "b two"),
 )
 
 
-def written(work: UnitOfWork, record: ConversationRecord) -> tuple[UUID, Written]:
+def write(work: UnitOfWork, record: ConversationRecord) -> tuple[UUID, Written]:
     """Write one conversation, new or known."""
     known = work.chat_imports.list_known({KEY}).get(KEY)
-    write = ConversationWrite(
+    planned = ConversationWrite(
         id=known.id if known else uuid4(),
         known=known,
         record_hash=b"hash",
@@ -57,7 +57,7 @@ def written(work: UnitOfWork, record: ConversationRecord) -> tuple[UUID, Written
         languages=["simple"] * len(record.messages),
         record=record,
     )
-    return write.id, work.chat_imports.write([write])
+    return planned.id, work.chat_imports.write([planned])
 
 
 def messages(session: Session, conversation_id: UUID) -> Sequence[models.Message]:
@@ -83,7 +83,7 @@ def test_a_conversation_is_known_by_its_source_and_identifier(work: UnitOfWork) 
 
 def test_a_new_conversation_is_written_whole(session: Session, work: UnitOfWork) -> None:
     """Its messages have keys made of their identifiers, and its times where they have none."""
-    key, result = written(work, RECORD)
+    key, result = write(work, RECORD)
 
     one, two = messages(session, key)
     assert (result.messages, result.former) == (2, [])
@@ -100,7 +100,7 @@ def test_a_conversation_without_times_began_with_its_first_message(
     one, two = RECORD.messages
     spoken = (one, replace(two, created_at=BEGAN))
 
-    key, _ = written(work, replace(RECORD, created_at=None, messages=spoken))
+    key, _ = write(work, replace(RECORD, created_at=None, messages=spoken))
 
     assert session.get_one(models.Conversation, key).created_at == BEGAN
 
@@ -108,10 +108,10 @@ def test_a_conversation_without_times_began_with_its_first_message(
 def test_what_is_the_same_is_not_written(session: Session, work: UnitOfWork) -> None:
     """Times that were made up once are not made up again."""
     record = replace(RECORD, created_at=None)
-    key, _ = written(work, record)
+    key, _ = write(work, record)
     before = [row.updated_at for row in messages(session, key)]
 
-    _, result = written(work, replace(record, title="Another"))
+    _, result = write(work, replace(record, title="Another"))
 
     assert result == Written(messages=0, former=[])
     assert [row.updated_at for row in messages(session, key)] == before
@@ -120,9 +120,9 @@ def test_what_is_the_same_is_not_written(session: Session, work: UnitOfWork) -> 
 
 def test_what_differs_is_removed_changed_and_added(session: Session, work: UnitOfWork) -> None:
     """In one go, although every place but one is another's now; what was there is told."""
-    key, _ = written(work, replace(RECORD, messages=said("a one", "b two", "c three")))
+    key, _ = write(work, replace(RECORD, messages=make_turns("a one", "b two", "c three")))
 
-    _, result = written(work, replace(RECORD, messages=said("c 3", "d four", "a one")))
+    _, result = write(work, replace(RECORD, messages=make_turns("c 3", "d four", "a one")))
 
     assert [row.content for row in messages(session, key)] == ["c 3", "d four", "a one"]
     assert [row.version for row in messages(session, key)] == [2, 1, 1]
@@ -135,11 +135,11 @@ def test_what_differs_is_removed_changed_and_added(session: Session, work: UnitO
 
 def test_messages_of_no_import_follow_the_imported_ones(session: Session, work: UnitOfWork) -> None:
     """In their order; those of a branch that is gone are on the main one, too."""
-    key, _ = written(work, RECORD)
+    key, _ = write(work, RECORD)
     MessageFactory(conversation_id=key, content="here")
     MessageFactory(conversation_id=key, content="aside", branch=3)
 
-    _, result = written(work, replace(RECORD, messages=said("a one", "b two", "c three")))
+    _, result = write(work, replace(RECORD, messages=make_turns("a one", "b two", "c three")))
 
     assert [(row.branch, row.content) for row in messages(session, key)] == [
         (0, "a one"), (0, "b two"), (0, "c three"), (0, "here"), (0, "aside"),
@@ -151,4 +151,4 @@ def test_messages_of_no_import_follow_the_imported_ones(session: Session, work: 
 def test_what_cannot_be_sent_is_an_error_of_this_layer(work: UnitOfWork, bad: str) -> None:
     """Readers take such characters out; one that forgets does not end the import."""
     with pytest.raises(InvalidValue):
-        written(work, replace(RECORD, messages=said(f"a {bad}")))
+        write(work, replace(RECORD, messages=make_turns(f"a {bad}")))

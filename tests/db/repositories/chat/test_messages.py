@@ -34,7 +34,7 @@ from tests.factories import ConversationFactory, MessageFactory, axis
 
 
 def tree(work: UnitOfWork, conversation_id: UUID) -> list[str]:
-    """What each message says and where it stands, as ``content branch.position``."""
+    """Return the place of each message, as ``content branch.position``."""
     return [
         f"{each.content} {each.branch}.{each.position}"
         for each in work.messages.list_messages(conversation_id, branch=None)
@@ -78,11 +78,11 @@ def test_a_message_is_found_by_its_key(work: UnitOfWork) -> None:
 def test_a_conversation_is_read_by_branch(work: UnitOfWork, forked: UUID) -> None:
     """The main one unless another is named; an abandoned one from where it forks."""
 
-    def said(branch: int | None) -> str:
+    def read(branch: int | None) -> str:
         return "".join(each.content for each in work.messages.list_messages(forked, branch=branch))
 
     assert "".join(each.content for each in work.messages.list_messages(forked)) == "abcde"
-    assert [said(branch) for branch in (1, 2, None, 9)] == ["x", "yz", "abcdexyzw", ""]
+    assert [read(branch) for branch in (1, 2, None, 9)] == ["x", "yz", "abcdexyzw", ""]
     assert work.messages.list_messages(uuid4()) == []
 
 
@@ -104,7 +104,7 @@ def test_a_long_conversation_is_read_page_by_page(work: UnitOfWork) -> None:
 
 
 def test_an_edit_increments_the_version(work: UnitOfWork) -> None:
-    """What is given back is what is stored, and the conversation has changed with it."""
+    """The call returns what is stored, and the conversation has changed with it."""
     made = MessageFactory(conversation__updated_at=datetime(2025, 1, 1, tzinfo=UTC))
     conversation = work.chat.get(made.conversation_id)
     before = conversation.updated_at
@@ -198,7 +198,7 @@ def test_nobody_writes_an_empty_message(session: Session, content: str) -> None:
 def test_a_deleted_message_leaves_no_gap(
     work: UnitOfWork, forked: UUID, gone: str, left: str
 ) -> None:
-    """What followed it follows the one before it, on every branch; nothing else moves."""
+    """The messages after it follow the one before it, on every branch; nothing else moves."""
     messages = {each.content: each for each in work.messages.list_messages(forked, branch=None)}
 
     work.messages.delete(messages[gone].id)

@@ -96,7 +96,7 @@ def test_a_record_is_the_chunk_whole(work: UnitOfWork) -> None:
 
 
 def test_keys_are_told_from_what_only_looks_like_one(work: UnitOfWork) -> None:
-    """Those that exist, and no others."""
+    """Only keys that exist are returned."""
     one, two = FrameworkDocumentFactory.create_batch(2)
     work.knowledge.delete(two.chunk_id)
 

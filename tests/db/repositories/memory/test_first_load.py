@@ -43,7 +43,7 @@ def names(work: UnitOfWork) -> set[str]:
 
 
 def test_the_indexes_are_gone_while_loading_and_the_same_afterwards(work: UnitOfWork) -> None:
-    """Those that constraints need stay; rows that went in meanwhile are found by all."""
+    """Indexes that constraints need stay; rows that went in meanwhile are found by all."""
     before = indexes(work)
 
     with Repository(work.session).first_load(TABLE):
@@ -58,7 +58,7 @@ def test_the_indexes_are_gone_while_loading_and_the_same_afterwards(work: UnitOf
 
 
 def test_the_foreign_keys_are_the_same_afterwards(work: UnitOfWork) -> None:
-    """Those between the tables are gone meanwhile; those that lead elsewhere stay."""
+    """Keys between the tables are gone meanwhile; keys that lead elsewhere stay."""
     before = keys(work)
 
     with Repository(work.session).first_load(TABLE, FrameworkMetadata.__table__):
@@ -122,7 +122,7 @@ def test_a_table_in_use_keeps_its_indexes(database: Database) -> None:
 
 
 def test_a_table_of_another_role_keeps_its_indexes(database: Database) -> None:
-    """Who may write but owns nothing imports all the same."""
+    """A role that may write but owns nothing imports all the same."""
     with database.unit_of_work() as work:
         before = indexes(work)
         work.session.execute(text("CREATE ROLE first_load_writer"))
@@ -137,7 +137,7 @@ def test_a_table_of_another_role_keeps_its_indexes(database: Database) -> None:
 
 
 def test_a_table_of_which_row_security_shows_nothing_keeps_its_indexes(work: UnitOfWork) -> None:
-    """Who owns it and is bound all the same must not take another tenant's rows for none."""
+    """An owner that row security binds must not take another tenant's rows for none."""
     table = Base.metadata.tables["memory_nodes"]
     factories.MemoryNodeFactory()
     before = indexes(work, "memory_nodes")

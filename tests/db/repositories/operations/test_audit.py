@@ -99,13 +99,13 @@ def add(database: Database, rows: int = 1, prefix: str = "c") -> None:
 
 
 def entries(database: Database, table: str | None = None) -> list[SecurityAuditLog]:
-    """What the log has, in the order in which it was written."""
+    """Return the entries of the log in the order in which they were written."""
     with database.unit_of_work() as work:
         return list(reversed(work.audit.list_entries(table=table, limit=100_000)))
 
 
 def actions(database: Database, table: str) -> list[str]:
-    """What was done to a table, in order."""
+    """Return the actions on a table, in order."""
     return [each.action for each in entries(database, table)]
 
 
@@ -373,14 +373,14 @@ def test_hashes_are_keyed_and_can_be_made_again_by_the_owner_alone(database: Dat
         block = work.session.scalar(text("SELECT inner_block FROM audit_state")) or b""
     key = bytes(byte ^ 0x36 for byte in block)
 
-    def hashed(content: bytes) -> str:
+    def hash_content(content: bytes) -> str:
         return HASH + hmac.digest(key, content, "sha256").hex()
 
     (user,) = entries(database, "users")
     (embedding,) = entries(database, "chunk_embeddings")
     binary = len(vector).to_bytes(2, "big") + bytes(2) + np.asarray(vector, ">f4").tobytes()
-    assert (user.new_values or {})["email"] == hashed(b"ada@example.com")
-    assert (embedding.new_values or {})["embedding"] == hashed(binary)
+    assert (user.new_values or {})["email"] == hash_content(b"ada@example.com")
+    assert (embedding.new_values or {})["embedding"] == hash_content(binary)
     assert len(set(key)) > 16
 
 
@@ -454,8 +454,8 @@ FORBIDDEN = {
 }
 
 
-def refused(connection: Connection, statement: str) -> str | None:
-    """The SQLSTATE with which a statement is refused, or None where it is not."""
+def find_refusal(connection: Connection, statement: str) -> str | None:
+    """Return the SQLSTATE with which a statement is refused, or None where it is not."""
     try:
         with connection.begin_nested():
             connection.exec_driver_sql(statement)
@@ -479,7 +479,7 @@ def test_no_role_changes_the_log_or_forges_an_entry(database: Database, group: G
             (kind, table)
             for table, column in columns.items()
             for kind, statement in FORBIDDEN.items()
-            if refused(connection, statement.format(table, column)) != "42501"
+            if find_refusal(connection, statement.format(table, column)) != "42501"
         ]
         assert allowed == []
         for statement in (
@@ -496,11 +496,11 @@ def test_no_role_changes_the_log_or_forges_an_entry(database: Database, group: G
             "ALTER TABLE key_concepts DISABLE TRIGGER audit_insert",
             "SET session_replication_role = replica",
         ):
-            assert refused(connection, statement) == "42501", statement
+            assert find_refusal(connection, statement) == "42501", statement
         readable = {
             table
             for table in columns
-            if refused(connection, f"SELECT * FROM {table}") is None  # noqa: S608 - from above
+            if find_refusal(connection, f"SELECT * FROM {table}") is None  # noqa: S608 - from above
         }
         assert readable == (columns.keys() - {"audit_state"} if group == "rag_admin" else set())
 
@@ -511,7 +511,7 @@ def test_not_even_the_owner_changes_an_entry_by_mistake(database: Database) -> N
     with database.engine.connect() as connection:
         for table in (LOG, f"{LOG}_{datetime.now(UTC):%Y_%m}"):
             for kind in ("UPDATE", "DELETE", "TRUNCATE"):
-                assert refused(connection, FORBIDDEN[kind].format(table, "actor")) == "42501"
+                assert find_refusal(connection, FORBIDDEN[kind].format(table, "actor")) == "42501"
 
 
 @pytest.mark.usefixtures("schema_recorded")
@@ -522,10 +522,12 @@ def test_the_owner_excuses_nothing_by_the_flag_of_upkeep(database: Database) -> 
     with database.engine.connect() as connection:
         for table in (LOG, f"{LOG}_{datetime.now(UTC):%Y_%m}", "audit_seals"):
             column = "signature" if table == "audit_seals" else "actor"
-            assert refused(connection, FORBIDDEN["TRUNCATE"].format(table, column)) == "42501"
+            assert find_refusal(connection, FORBIDDEN["TRUNCATE"].format(table, column)) == "42501"
             if table != "audit_seals":
                 for kind in ("UPDATE", "DELETE"):
-                    assert refused(connection, FORBIDDEN[kind].format(table, column)) == "42501"
+                    assert (
+                        find_refusal(connection, FORBIDDEN[kind].format(table, column)) == "42501"
+                    )
     run(
         database,
         f"ALTER TABLE {DOCUMENTS} DISABLE TRIGGER audit_insert",
@@ -655,8 +657,8 @@ def test_writers_and_sealers_at_once_leave_every_entry_under_one_seal(database: 
     assert (found.sealed, found.unsealed) == (6 * 10 * 4, 0)
 
 
-def tampered(database: Database, superuser: Engine, statement: str) -> Verification:
-    """What is found after a superuser did this to a sealed log, past every trigger."""
+def tamper(database: Database, superuser: Engine, statement: str) -> Verification:
+    """Run a statement as a superuser on a sealed log, past every trigger; return what is found."""
     with superuser.begin() as connection:
         connection.exec_driver_sql(f"SET LOCAL session_replication_role = replica; {statement}")
     return AuditService(database).verify()
@@ -720,7 +722,7 @@ def test_what_a_superuser_did_is_found(
     AuditService(database).seal()
     statement, kinds = TAMPERINGS[tampering]
 
-    found = tampered(database, superuser, statement.replace("LAST", OF_LAST))
+    found = tamper(database, superuser, statement.replace("LAST", OF_LAST))
 
     assert not found.intact
     assert kinds <= {each.kind for each in found.tampering}
@@ -738,7 +740,7 @@ def test_seals_cut_off_the_end_are_missed_by_who_remembers_one(
     add(database, rows=10, prefix="late")
     last = service.seal()[-1]
 
-    found = tampered(
+    found = tamper(
         database,
         superuser,
         "DELETE FROM audit_seals WHERE number = 2;"
@@ -774,7 +776,7 @@ def test_whoever_seals_anew_lacks_the_key(database: Database, superuser: Engine)
         assert service.verify().intact
         assert AuditService(database).verify().signatures == "unchecked"
 
-        assert tampered(database, superuser, REWRITE).seals == 0
+        assert tamper(database, superuser, REWRITE).seals == 0
         AuditService(database).seal()
 
         assert AuditService(database).verify().intact
@@ -916,7 +918,7 @@ def test_months_that_are_dropped_are_known_and_the_rest_is_still_proved(
     assert left.count("DROP TABLE") == 1
     assert len([each for each in left if each in {"INSERT", "UPDATE", "DELETE"}]) == 4
 
-    forged = tampered(
+    forged = tamper(
         aged,
         superuser,
         "INSERT INTO security_audit_log (position, timestamp, user_name, action, transaction_id)"  # noqa: S608 - as found
@@ -934,7 +936,7 @@ def test_what_is_not_sealed_or_not_intact_is_not_dropped(aged: Database, superus
     with pytest.raises(LogNotSealed, match="pgcorpus audit seal"):
         service.retain(6)
     service.seal()
-    tampered(aged, superuser, "UPDATE security_audit_log SET actor = 'x' WHERE position = 1")
+    tamper(aged, superuser, "UPDATE security_audit_log SET actor = 'x' WHERE position = 1")
     with pytest.raises(LogTampered):
         service.retain(6)
 
@@ -1027,7 +1029,7 @@ def test_a_log_that_is_broken_locks_nobody_out(database: Database) -> None:
 def test_changes_of_roles_are_recorded_by_maintenance(
     database: Database, superuser: Engine
 ) -> None:
-    """What differs from the last look: who did it the server's own log knows."""
+    """Each difference from the last look is an entry; the server's own log knows who made it."""
     role = f"{database.url.database}_role"
 
     def look() -> list[tuple[str, Any, Any]]:
@@ -1082,7 +1084,7 @@ def test_an_owner_who_is_no_superuser_upgrades_without_event_triggers(databases:
         assert found.intact
         assert found.sealed >= 1
         with database.engine.connect() as connection:
-            assert refused(connection, FORBIDDEN["DELETE"].format(LOG)) == "42501"
+            assert find_refusal(connection, FORBIDDEN["DELETE"].format(LOG)) == "42501"
         migrations.downgrade(database, "0006")
         with database.engine.connect() as connection:
             assert connection.scalar(text("SELECT to_regclass('security_audit_log')")) is None

@@ -1,4 +1,4 @@
-"""What a lower role plants, a higher one must not run with its rights."""
+"""Objects that a lower role plants, and a higher one must not run with its rights."""
 
 from __future__ import annotations
 

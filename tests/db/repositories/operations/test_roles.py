@@ -132,7 +132,7 @@ def test_a_name_is_given_once(database: Database, name: str) -> None:
 
 
 def test_who_may_not_make_logins_is_told_who_lets_them(database: Database, name: str) -> None:
-    """What a superuser says once; then it works."""
+    """The statement that the message names is run once by a superuser; then it works."""
     with logged_in(database, "rag_admin") as own:
         with pytest.raises(NotPermitted, match="may not make logins of rag_read_only") as refused:
             create(own, name)
@@ -188,7 +188,7 @@ def test_a_login_that_is_needed_stays_and_what_needs_it_is_said(
     with logged_in(database, "rag_read_write") as own:
         name = own.url.username or ""
 
-        def refused() -> str:
+        def find_refusal() -> str:
             with database.unit_of_work() as work:
                 with pytest.raises(RoleInUse) as refusal:
                     work.roles.drop_login(name)
@@ -197,13 +197,13 @@ def test_a_login_that_is_needed_stays_and_what_needs_it_is_said(
 
         with superuser.begin() as connection:
             connection.execute(text(f"CREATE TABLE notes (); ALTER TABLE notes OWNER TO {name}"))
-        assert "owner of table notes" in (said := refused())
+        assert "owner of table notes" in (said := find_refusal())
         assert f"DROP OWNED BY {name}" in said
 
         with superuser.begin() as connection:
             connection.execute(text("DROP TABLE notes"))
             connection.execute(text(f"GRANT pg_monitor TO {name}"))
-        assert "pg_monitor" in refused()
+        assert "pg_monitor" in find_refusal()
 
         with superuser.begin() as connection:
             connection.execute(text(f"REVOKE pg_monitor FROM {name}"))

@@ -8,13 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
-from tests.conftest import Databases, settings_for
-from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret, settled
+from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret
 
 NODE = (
     "INSERT INTO memory_nodes (id, tenant_id, user_id, conversation_id, sequence_index,"
@@ -73,24 +72,6 @@ FROM_WHERE: dict[str, Callable[[Tenancy], dict[str, str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def tenancy(databases: Databases, hosted: URL) -> Iterator[Tenancy]:
-    """Rows of three scopes, committed; tests roll back what they do to them."""
-    with (
-        databases.opened(hosted.database or "", owner=hosted) as database,
-        settled(database) as tenancy,
-    ):
-        yield tenancy
-
-
-@pytest.fixture
-def superuser(databases: Databases, tenancy: Tenancy) -> Iterator[Database]:
-    """The same database for a superuser, whom row security does not bind."""
-    superuser = Database(settings_for(databases.superuser_of(tenancy.owner.url)))
-    yield superuser
-    superuser.close()
-
-
 @pytest.fixture
 def raw(tenancy: Tenancy) -> Iterator[Connection]:
     """The application's connection, in a transaction that is rolled back."""
@@ -112,8 +93,8 @@ def others(tenancy: Tenancy, table: str) -> list[Any]:
     return found
 
 
-def touched(connection: Connection, statement: str, **values: Any) -> int:
-    """How many rows a statement gave or wrote; a count counts as what it says."""
+def count_touched(connection: Connection, statement: str, **values: Any) -> int:
+    """Count the rows that a statement gave or wrote; a count counts as what it says."""
     result = connection.execute(text(statement), values)
     if statement.startswith("SELECT count"):
         return int(result.scalar_one())
@@ -121,7 +102,7 @@ def touched(connection: Connection, statement: str, **values: Any) -> int:
 
 
 def notices(connection: Connection) -> list[str]:
-    """What the server says aside, from now on."""
+    """Collect the notices of the server from now on."""
     said: list[str] = []
     driver: Any = connection.connection.driver_connection
     driver.add_notice_handler(lambda each: said.append(each.message_primary or ""))
@@ -156,13 +137,13 @@ def test_no_statement_reaches_a_row_of_another_scope(
         with raw.begin_nested() as savepoint:
             for name, value in settings_of(tenancy).items():
                 raw.execute(text("SELECT set_config(:n, :v, true)"), {"n": name, "v": value})
-            assert touched(raw, statement, keys=keys) == 0, attacker
+            assert count_touched(raw, statement, keys=keys) == 0, attacker
             savepoint.rollback()
 
     enter(raw, tenancy.ours)
     own = tenancy.keys(table, tenancy.ours)
     if table != "tenants" or kind in {"SELECT", "CREATE TABLE AS"}:  # only administrators write
-        assert touched(raw, statement, keys=own) == len(own)
+        assert count_touched(raw, statement, keys=own) == len(own)
 
 
 def test_copy_gives_out_own_rows_alone_and_takes_none(tenancy: Tenancy, inside: Connection) -> None:
@@ -273,9 +254,9 @@ def test_a_role_that_switches_row_security_off_gets_an_error(inside: Connection)
         inside.execute(text("SELECT count(*) FROM memory_nodes"))
 
 
-def test_the_owner_is_bound_as_well(tenancy: Tenancy, superuser: Database) -> None:
+def test_the_owner_is_bound_as_well(tenancy: Tenancy, unbound: Database) -> None:
     """FORCE: an owner that is no superuser sees no memories without a scope, and all jobs."""
-    with superuser.engine.connect() as connection:
+    with unbound.engine.connect() as connection:
         rows = {
             table: connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
             for table in SHARED
@@ -379,7 +360,7 @@ def test_an_error_tells_of_own_rows_alone(
 
 
 def test_the_same_id_in_two_scopes_does_not_collide(tenancy: Tenancy, inside: Connection) -> None:
-    """Whether an id is taken is told of the own scope alone, and ON CONFLICT updates own rows."""
+    """Only the own scope's ids are taken, and ON CONFLICT updates own rows."""
     own = {"tenant": tenancy.ours.tenant_id, "user": None}
     with tenancy.owner.engine.begin() as owner:
         enter(owner, tenancy.theirs)
@@ -444,7 +425,7 @@ def test_a_check_quotes_no_row(tenancy: Tenancy, inside: Connection) -> None:
 
 
 def test_statistics_are_told_to_nobody(tenancy: Tenancy, inside: Connection) -> None:
-    """What ANALYZE sampled is everybody's: neither views nor our function give it out."""
+    """Samples of ANALYZE are of all scopes: neither views nor our function give them out."""
     for view in ("pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"):
         hidden = text(f"SELECT count(*) FROM {view} WHERE tablename = ANY (:tables)")  # noqa: S608 - from above
         assert inside.scalar(hidden, {"tables": list(KEYS)}) == 0

@@ -67,7 +67,7 @@ def counts(report: ImportReport) -> tuple[int, ...]:
 
 
 def messages(database: Database) -> list[tuple[str, str]]:
-    """Who said what, in order."""
+    """Return role and content of each message, in order."""
     statement = "SELECT role, content FROM messages ORDER BY conversation_id, position"
     with database.engine.connect() as connection:
         return [(row.role, row.content) for row in connection.execute(text(statement))]
@@ -168,7 +168,7 @@ def test_the_store_is_not_touched(database: Database, store: Make) -> None:
 def test_the_store_takes_nothing_from_an_export(
     database: Database, store: Make, tmp_path: Path
 ) -> None:
-    """What a provider's own export brought is richer; the history says what was left alone."""
+    """A provider's own export is richer; the history says what was left alone."""
     export = tmp_path / "conversations.json"
     said = {"uuid": "m", "sender": "human", "text": "whole"}
     export.write_text(json.dumps([{"uuid": "a", "name": "A", "chat_messages": [said]}]))
@@ -233,7 +233,7 @@ def test_a_page_without_vectors_is_read_for_its_texts(
 
 
 def test_a_vector_of_a_single_turn_is_kept(database: Database, store: Make) -> None:
-    """That the document begins with who speaks does not make it another text."""
+    """A speaker's name at the beginning of the document does not make it another text."""
     report = ChatImporter(database).run(
         [
             store(

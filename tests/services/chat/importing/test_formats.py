@@ -116,13 +116,13 @@ def only(parsed: Parsed) -> MessageRecord:
     return message
 
 
-def told(parsed: Parsed) -> list[tuple[str, Any, Any, str]]:
-    """What was changed, as tuples."""
+def list_changes(parsed: Parsed) -> list[tuple[str, Any, Any, str]]:
+    """List the changes as tuples."""
     return [(each.field, each.original, each.stored, each.rule) for each in parsed.changes]
 
 
-def changed(raw: dict[str, Any], way: Sequence[Any], value: Any) -> dict[str, Any]:
-    """A copy of a value with one thing in it given otherwise; ``...`` takes it out."""
+def change(raw: dict[str, Any], way: Sequence[Any], value: Any) -> dict[str, Any]:
+    """Copy a value with one thing in it given otherwise; ``...`` takes it out."""
     found = copy.deepcopy(raw)
     at: Any = found
     for key in way[:-1]:
@@ -401,12 +401,12 @@ def test_chatgpts_own_empty_message_is_left_out_without_a_word() -> None:
     assert only(parsed).source_id == "m2"
     assert only(parsed).position == 0
     empty = raw["mapping"]["m1"]["message"]
-    assert told(parsed) == [("mapping.m1.message", empty, None, "empty")]
+    assert list_changes(parsed) == [("mapping.m1.message", empty, None, "empty")]
 
 
 def test_a_node_without_a_message_is_spliced_out() -> None:
-    """What answers it answers the turn above it."""
-    raw = changed(of_chatgpt("one", "two", "three"), ["mapping", "m1", "message"], None)
+    """Its answers answer the turn above it."""
+    raw = change(of_chatgpt("one", "two", "three"), ["mapping", "m1", "message"], None)
 
     parsed = chatgpt.read(raw, strict=True)
 
@@ -414,11 +414,11 @@ def test_a_node_without_a_message_is_spliced_out() -> None:
         ("m0", 0),
         ("m2", 1),
     ]
-    assert told(parsed) == [("mapping.m1.message", None, None, "spliced")]
+    assert list_changes(parsed) == [("mapping.m1.message", None, None, "spliced")]
 
 
 def test_blocks_win_over_the_text_of_a_message() -> None:
-    """Where both say the same nothing is recorded; ``text`` does not know every block."""
+    """Nothing is recorded if both say the same; ``text`` does not know every block."""
     parsed = claude.read(
         of_claude(
             {
@@ -474,7 +474,7 @@ def test_a_text_that_says_more_than_the_blocks_is_recorded() -> None:
     )
 
     assert only(parsed).content == "One."
-    assert told(parsed) == [("chat_messages[0].text", "One.\nTwo.", "One.", "precedence")]
+    assert list_changes(parsed) == [("chat_messages[0].text", "One.\nTwo.", "One.", "precedence")]
 
 
 def test_the_text_of_an_attachment_is_the_messages() -> None:
@@ -543,7 +543,7 @@ def test_a_message_that_stands_twice_is_kept_once() -> None:
     )
 
     assert [each.source_id for each in parsed.record.messages] == ["m", "m#2", "#3"]
-    assert [each[0] + " " + each[3] for each in told(parsed)] == [
+    assert [each[0] + " " + each[3] for each in list_changes(parsed)] == [
         "chat_messages[1] duplicate",
         "chat_messages[2].uuid duplicate",
         "chat_messages[3].uuid identifier",
@@ -577,7 +577,7 @@ def test_openwebui_parts_files_and_errors_are_shown() -> None:
 
 
 def test_openwebuis_chat_may_stand_alone_or_be_a_list() -> None:
-    """What its interface exports for one chat, and what old versions kept."""
+    """Its interface exports one chat alone; old versions kept a list."""
     whole = of_openwebui({"content": "a"}, {"content": "b", "role": "assistant"})
     flat = {
         "id": "c1",
@@ -650,7 +650,7 @@ def test_an_absurd_time_is_none(absurd: Any) -> None:
 
     parsed = claude.read(raw)
 
-    assert told(parsed) == [
+    assert list_changes(parsed) == [
         ("created_at", absurd, None, "time"),
         ("updated_at", absurd, None, "time"),
     ]
@@ -664,7 +664,7 @@ def test_a_number_that_is_none_is_left_out(number: float) -> None:
     """JSONB cannot hold it, wherever it stands."""
     parsed = chatgpt.read(of_chatgpt("a", create_time=number))
 
-    assert told(parsed) == [("create_time", repr(number), None, "number")]
+    assert list_changes(parsed) == [("create_time", repr(number), None, "number")]
 
 
 @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ def test_every_role_becomes_one_of_four(given: Any, role: str) -> None:
     parsed = openwebui.read(of_openwebui({"content": "a", "role": given}))
 
     assert only(parsed).role == role
-    assert told(parsed) == [("chat.history.messages.m0.role", given, role, "role")]
+    assert list_changes(parsed) == [("chat.history.messages.m0.role", given, role, "role")]
 
 
 @pytest.mark.parametrize(
@@ -698,7 +698,7 @@ def test_a_title_that_is_no_text_becomes_one(given: Any, stored: str) -> None:
     parsed = claude.read(of_claude({"text": "a"}, name=given))
 
     assert parsed.record.title == stored
-    assert told(parsed) == [("name", given, stored, "title")]
+    assert list_changes(parsed) == [("name", given, stored, "title")]
 
 
 def test_a_conversation_without_an_identifier_gets_that_of_its_content() -> None:
@@ -708,7 +708,7 @@ def test_a_conversation_without_an_identifier_gets_that_of_its_content() -> None
     )
 
     assert one.record.source_id == again.record.source_id != other.record.source_id
-    assert told(one) == [("id", None, one.record.source_id, "identifier")]
+    assert list_changes(one) == [("id", None, one.record.source_id, "identifier")]
 
 
 @pytest.mark.parametrize("given", ["", " ", "x" * 256, ["c1"], 1.5])
@@ -717,7 +717,7 @@ def test_what_cannot_be_an_identifier_is_replaced(given: Any) -> None:
     parsed = claude.read(of_claude({"text": "a"}, uuid=given))
 
     assert re.fullmatch("sha256-[0-9a-f]{64}", parsed.record.source_id)
-    assert told(parsed) == [("uuid", given, parsed.record.source_id, "identifier")]
+    assert list_changes(parsed) == [("uuid", given, parsed.record.source_id, "identifier")]
 
 
 def test_a_number_may_identify() -> None:
@@ -757,11 +757,11 @@ def test_what_cannot_be_stored_is_cleaned_wherever_it_stands() -> None:
 
 
 def test_a_name_that_is_taken_once_cleaned_is_dropped() -> None:
-    """What it held is in the history."""
+    """Its value is in the history."""
     raw = of_chatgpt("a")
     raw["mapping"]["m0\x00"] = {"message": "gone"}
 
-    assert told(chatgpt.read(raw)) == [
+    assert list_changes(chatgpt.read(raw)) == [
         ("mapping.m0", {"m0\x00": {"message": "gone"}}, None, "characters")
     ]
 
@@ -804,20 +804,20 @@ def test_a_value_of_the_wrong_shape_is_as_good_as_absent(
     field: str,
 ) -> None:
     """It is recorded, and the turns around it go in."""
-    raw = changed(of_chatgpt("one", "two", "three"), path.split("/"), value)
+    raw = change(of_chatgpt("one", "two", "three"), path.split("/"), value)
     given = value[0] if field.endswith("[0]") else value
 
     parsed = chatgpt.read(raw)
 
-    assert (field, given, None, "shape") in told(parsed)
+    assert (field, given, None, "shape") in list_changes(parsed)
     assert {"m0", "m2"} <= {each.source_id for each in parsed.record.messages}
 
 
 def test_a_link_that_is_no_identifier_is_left_out() -> None:
     """The others of the list hold."""
-    raw = changed(of_chatgpt("one", "two"), ["mapping", "m0", "children"], [7, "m1"])
+    raw = change(of_chatgpt("one", "two"), ["mapping", "m0", "children"], [7, "m1"])
 
-    assert told(chatgpt.read(raw)) == [("mapping.m0.children", [7, "m1"], ["m1"], "shape")]
+    assert list_changes(chatgpt.read(raw)) == [("mapping.m0.children", [7, "m1"], ["m1"], "shape")]
 
 
 @pytest.mark.parametrize(("given", "stored"), [(42, "42"), (True, "true"), (1.5, "1.5")])
@@ -826,7 +826,7 @@ def test_a_content_that_is_no_text_becomes_one(given: Any, stored: str) -> None:
     parsed = openwebui.read(of_openwebui({"content": given}))
 
     assert only(parsed).content == stored
-    assert told(parsed) == [("chat.history.messages.m0.content", given, stored, "text")]
+    assert list_changes(parsed) == [("chat.history.messages.m0.content", given, stored, "text")]
 
 
 @pytest.mark.parametrize(
@@ -912,7 +912,7 @@ def test_whatever_stands_in_a_field_the_conversation_is_read_or_refused(
     raw = SOUND[name]
     for _ in range(data.draw(st.integers(1, 3))):
         way = data.draw(st.sampled_from(list(ways(raw))))
-        raw = changed(raw, way, data.draw(st.just(...) | JSON))
+        raw = change(raw, way, data.draw(st.just(...) | JSON))
 
     try:
         record = FORMATS[name].read(raw).record

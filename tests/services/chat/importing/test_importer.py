@@ -72,7 +72,7 @@ def counts(report: ImportReport) -> tuple[int, ...]:
 
 
 def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
-    """What a statement of the test's own gives."""
+    """Return the rows of a statement of the test's own."""
     with database.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
 
@@ -106,7 +106,7 @@ def test_an_export_goes_in_whole_and_once(
 
 
 def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> None:
-    """That of knowledge, with messages and skipped files beside."""
+    """It is that of knowledge, with messages and skipped files beside."""
     file = write(
         conversation("a"), {"uuid": "b", "chat_messages": 7}, {"uuid": "c", "chat_messages": []}
     )

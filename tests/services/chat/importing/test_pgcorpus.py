@@ -23,7 +23,7 @@ from tests.services.chat import archive as chat_archive
 from tests.services.chat.archive import conversation_key
 
 MADE_HERE = ("updated_at", "record_hash", "imported_from")
-"""Of a conversation: when and how it came into this archive."""
+"""Columns of a conversation that tell when and how it came into this archive."""
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def other(databases: Databases, hosted: Any) -> Iterator[Database]:
         yield other
 
 
-def exported(archive: Database, reference: str) -> dict[str, Any]:
-    """A conversation as JSON."""
+def export_json(archive: Database, reference: str) -> dict[str, Any]:
+    """Export a conversation as JSON."""
     told: dict[str, Any] = json.loads(ChatExporter(archive).export(reference, "json").text)
     return told
 
 
 def lasting(told: dict[str, Any]) -> dict[str, Any]:
-    """What is the same in every archive. A message has a key of its own in each."""
+    """Return what is the same in every archive. A message has a key of its own in each."""
     told = deepcopy(told)
     for name in MADE_HERE:
         del told["conversation"][name]
@@ -86,7 +86,7 @@ def test_what_was_exported_comes_back_whole(
 
     One that was written here keeps its key, for it has no other name.
     """
-    told = exported(archive, str(conversation_key(number)))
+    told = export_json(archive, str(conversation_key(number)))
     file = tmp_path / "kept.json"
     file.write_text(json.dumps(told))
 
@@ -95,7 +95,7 @@ def test_what_was_exported_comes_back_whole(
     source = told["conversation"]["source_id"] and "{source_type}:{source_id}"
     reference = (source or "{id}").format(**told["conversation"])
     assert (counts(first), counts(second)) == ((1, 0, 0, 0), (0, 0, 1, 0))
-    assert lasting(exported(other, reference)) == lasting(told)
+    assert lasting(export_json(other, reference)) == lasting(told)
 
 
 def test_an_archive_that_gets_its_own_export_back_changes_no_message(
@@ -110,22 +110,22 @@ def test_an_archive_that_gets_its_own_export_back_changes_no_message(
         imported = work.chat.get_by_reference(f"chatgpt:{chatgpt['conversation_id']}").id
         work.chat.append(imported, role="user", content="said here")
         work.commit()
-    told = [exported(archive, str(key)) for key in (imported, conversation_key(4))]
+    told = [export_json(archive, str(key)) for key in (imported, conversation_key(4))]
     file.write_text("\n".join(map(json.dumps, told)))
 
     report = ChatImporter(archive).run([file])
 
     assert (counts(report), report.messages) == ((0, 2, 0, 0), 0)
-    assert [exported(archive, str(key))["messages"] for key in (imported, conversation_key(4))] == [
-        each["messages"] for each in told
-    ]
+    assert [
+        export_json(archive, str(key))["messages"] for key in (imported, conversation_key(4))
+    ] == [each["messages"] for each in told]
 
 
 def test_several_exports_in_a_file_are_read_one_by_one(
     archive: Database, other: Database, tmp_path: Path
 ) -> None:
     """As lines; one of a version that is not known here is refused, and kept for one that knows."""
-    told = [exported(archive, str(conversation_key(number))) for number in (1, 2)]
+    told = [export_json(archive, str(conversation_key(number))) for number in (1, 2)]
     file = tmp_path / "kept.jsonl"
     file.write_text("\n".join(map(json.dumps, [told[0], told[1] | {"version": 2}])))
 
@@ -163,7 +163,7 @@ def test_an_export_that_somebody_broke_is_refused(
     value: Any,
 ) -> None:
     """We write no such thing: guessing at what was meant would lose what was."""
-    told = exported(archive, str(conversation_key(1)))
+    told = export_json(archive, str(conversation_key(1)))
     at: Any = told
     for step in way[:-1]:
         at = at[step]

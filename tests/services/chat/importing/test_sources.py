@@ -1,4 +1,4 @@
-"""Where conversations come from: files of every shape, zips of every kind, folders."""
+"""Sources of conversations: files of every shape, zips of every kind, folders."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def counts(report: ImportReport) -> tuple[int, ...]:
     return tuple(report.total(name) for name in ("added", "updated", "unchanged", "rejected"))
 
 
-def zipped(path: Path, members: dict[str, str | bytes]) -> Path:
-    """A zip of members."""
+def zip_members(path: Path, members: dict[str, str | bytes]) -> Path:
+    """Write a zip of members."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -373,7 +373,7 @@ def test_a_folder_gives_its_exports_and_skips_what_lies_beside(
     (tmp_path / "conversations.json").write_text(json.dumps(list(exports.chatgpt(2))))
     (tmp_path / "user.json").write_text('{"id": "user-1", "email": "a@example.org"}')
     (tmp_path / "cat.png").write_bytes(b"\x89PNG")
-    zipped(tmp_path / "more.zip", {"conversations.json": json.dumps(list(exports.claude(2)))})
+    zip_members(tmp_path / "more.zip", {"conversations.json": json.dumps(list(exports.claude(2)))})
 
     report = ChatImporter(database).run([tmp_path])
 
@@ -388,7 +388,7 @@ def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Pat
         f"conversations-00{n}.json": json.dumps(list(exports.chatgpt(3, seed=n))) for n in (0, 1)
     }
     others = {"user.json": '{"id": 1}', "cat.png": b"\x89PNG", "old.zip": b"PK\x03\x04", "no": ""}
-    file = zipped(tmp_path / "export.zip", parts | others | {"folder/": ""})
+    file = zip_members(tmp_path / "export.zip", parts | others | {"folder/": ""})
 
     report = ChatImporter(database).run([file])
 
@@ -406,8 +406,8 @@ def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Pat
 
 
 def test_a_zip_without_conversations_is_an_error(database: Database, tmp_path: Path) -> None:
-    """Who names it expects some."""
-    file = zipped(tmp_path / "photos.zip", {"cat.png": b"\x89PNG"})
+    """A caller that names it expects some."""
+    file = zip_members(tmp_path / "photos.zip", {"cat.png": b"\x89PNG"})
 
     report = ChatImporter(database).run([file])
 
@@ -417,7 +417,7 @@ def test_a_zip_without_conversations_is_an_error(database: Database, tmp_path: P
 @pytest.mark.parametrize("name", ["../c.json", "/c.json", "a/../../c.json", "C:\\c.json", "..\\c"])
 def test_a_path_out_of_the_zip_is_refused(database: Database, tmp_path: Path, name: str) -> None:
     """Although nothing is unpacked: who packs such a thing means harm."""
-    file = zipped(tmp_path / "evil.zip", {name: json.dumps(list(exports.claude(1)))})
+    file = zip_members(tmp_path / "evil.zip", {name: json.dumps(list(exports.claude(1)))})
 
     report = ChatImporter(database).run([file])
 
@@ -428,7 +428,7 @@ def test_a_path_out_of_the_zip_is_refused(database: Database, tmp_path: Path, na
 def test_a_zip_bomb_is_refused_unread(database: Database, tmp_path: Path) -> None:
     """A thousand times its size."""
     bomb = b'[{"chat_messages": "' + b"0" * 20_000_000 + b'"}]'
-    file = zipped(tmp_path / "bomb.zip", {"conversations.json": bomb})
+    file = zip_members(tmp_path / "bomb.zip", {"conversations.json": bomb})
 
     report = ChatImporter(database).run([file])
 
@@ -444,7 +444,7 @@ def test_a_zip_may_not_unpack_to_more_than_its_limit(
         "pgcorpus.services.importers.archives.MAX_UNPACKED_BYTES", len(parts["0.json"]) + 1
     )
 
-    report = ChatImporter(database).run([zipped(tmp_path / "long.zip", parts)])
+    report = ChatImporter(database).run([zip_members(tmp_path / "long.zip", parts)])
 
     assert counts(report) == (3, 0, 0, 0)
     assert [bool(each.error) for each in report.files] == [False, True]
@@ -454,7 +454,7 @@ def test_a_link_in_a_zip_is_not_followed(database: Database, tmp_path: Path) -> 
     """It is skipped, as what is no JSON."""
     link = zipfile.ZipInfo("conversations.json")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    file = zipped(tmp_path / "link.zip", {"c.json": json.dumps(list(exports.claude(1)))})
+    file = zip_members(tmp_path / "link.zip", {"c.json": json.dumps(list(exports.claude(1)))})
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(link, "/etc/passwd")
 
@@ -466,7 +466,7 @@ def test_a_link_in_a_zip_is_not_followed(database: Database, tmp_path: Path) -> 
 
 def test_an_encrypted_zip_is_an_error_that_helps(database: Database, tmp_path: Path) -> None:
     """Not a stack trace from the depths of zipfile."""
-    file = zipped(tmp_path / "secret.zip", {"conversations.json": "[]"})
+    file = zip_members(tmp_path / "secret.zip", {"conversations.json": "[]"})
     content = bytearray(file.read_bytes())
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         struct.pack_into("<H", content, content.index(signature) + flags, 1)
@@ -481,7 +481,7 @@ def test_an_encrypted_zip_is_an_error_that_helps(database: Database, tmp_path: P
 @pytest.mark.parametrize("cut", ["middle", "end"])
 def test_a_damaged_zip_gives_what_can_be_read(database: Database, tmp_path: Path, cut: str) -> None:
     """Bytes that changed on the way, or a download that ended early."""
-    file = zipped(tmp_path / "cut.zip", {"c.json": json.dumps(list(exports.claude(200)))})
+    file = zip_members(tmp_path / "cut.zip", {"c.json": json.dumps(list(exports.claude(200)))})
     content = file.read_bytes()
     half = len(content) // 2
     file.write_bytes(content[:half] + (b"" if cut == "end" else bytes(99) + content[half + 99 :]))

@@ -22,10 +22,10 @@ def node(
     return Node(id_, parent, turn, children if listed else None)
 
 
-def numbered(
+def number_turns(
     nodes: Sequence[Node], current: object = None
 ) -> tuple[dict[str, tuple[int, int]], list[tuple[str, object, object, str]]]:
-    """Each turn's branch and position, and what was repaired."""
+    """Return each turn's branch and position, and what was repaired."""
     draft = ConversationDraft()
     found = messages(draft, nodes, current, FIELDS)
     return (
@@ -146,7 +146,7 @@ def test_every_turn_gets_one_place_whatever_the_links_say(
 
 def test_the_deepest_fork_is_numbered_first() -> None:
     """And at one fork the answers in their order; within a branch the first answer goes on."""
-    found, changes = numbered(
+    found, changes = number_turns(
         [
             node("a", None, "b", "x", "y"),
             node("b", "a", "c", "z"),
@@ -175,14 +175,14 @@ def test_the_deepest_fork_is_numbered_first() -> None:
 
 def test_what_follows_the_current_turn_is_a_branch() -> None:
     """The conversation ends where it stands, and the rest is kept."""
-    found, _ = numbered([node("a", None, "b"), node("b", "a", "c"), node("c", "b")], "b")
+    found, _ = number_turns([node("a", None, "b"), node("b", "a", "c"), node("c", "b")], "b")
 
     assert found == {"a": (0, 0), "b": (0, 1), "c": (1, 2)}
 
 
 def test_a_silent_node_gives_its_answers_to_the_turn_above_it() -> None:
     """In its place among that turn's answers."""
-    found, changes = numbered(
+    found, changes = number_turns(
         [
             node("root", None, "a", silent=True),
             node("a", "root", "b", "s", "e"),
@@ -201,7 +201,7 @@ def test_a_silent_node_gives_its_answers_to_the_turn_above_it() -> None:
 
 def test_a_turn_without_its_parent_begins_a_branch() -> None:
     """With all that follows it."""
-    found, changes = numbered([node("a"), node("b", "gone", "c"), node("c", "b")], "a")
+    found, changes = number_turns([node("a"), node("b", "gone", "c"), node("c", "b")], "a")
 
     assert found == {"a": (0, 0), "b": (1, 0), "c": (1, 1)}
     assert changes == [("nodes.b.parent", "gone", None, "orphan")]
@@ -209,7 +209,7 @@ def test_a_turn_without_its_parent_begins_a_branch() -> None:
 
 def test_a_turn_without_its_parent_goes_to_the_node_that_lists_it() -> None:
     """The link downwards is the only one left."""
-    found, changes = numbered([node("a", None, "b"), node("b", "gone")], "b")
+    found, changes = number_turns([node("a", None, "b"), node("b", "gone")], "b")
 
     assert found == {"a": (0, 0), "b": (0, 1)}
     assert changes == [("nodes.b.parent", "gone", "a", "orphan")]
@@ -217,7 +217,7 @@ def test_a_turn_without_its_parent_goes_to_the_node_that_lists_it() -> None:
 
 def test_a_turn_that_names_no_parent_goes_to_the_node_that_lists_it() -> None:
     """It is recorded: the source says two things."""
-    found, changes = numbered([node("a", None, "b"), node("b")], "b")
+    found, changes = number_turns([node("a", None, "b"), node("b")], "b")
 
     assert found == {"a": (0, 0), "b": (0, 1)}
     assert changes == [("nodes.b.parent", None, "a", "links")]
@@ -225,7 +225,7 @@ def test_a_turn_that_names_no_parent_goes_to_the_node_that_lists_it() -> None:
 
 def test_a_cycle_is_opened_at_its_first_turn() -> None:
     """Nothing of it is lost."""
-    found, changes = numbered([node("b", "c", "c"), node("c", "b", "b")], "c")
+    found, changes = number_turns([node("b", "c", "c"), node("c", "b", "b")], "c")
 
     assert found == {"b": (0, 0), "c": (0, 1)}
     assert ("nodes.b.parent", "c", None, "cycle") in changes
@@ -233,7 +233,7 @@ def test_a_cycle_is_opened_at_its_first_turn() -> None:
 
 def test_a_turn_that_answers_itself_begins_the_conversation() -> None:
     """The smallest cycle."""
-    found, changes = numbered([node("a", "a", listed=False)], "a")
+    found, changes = number_turns([node("a", "a", listed=False)], "a")
 
     assert found == {"a": (0, 0)}
     assert changes == [("nodes.a.parent", "a", None, "cycle")]
@@ -241,14 +241,14 @@ def test_a_turn_that_answers_itself_begins_the_conversation() -> None:
 
 def test_a_cycle_is_opened_where_only_a_list_of_children_closes_it() -> None:
     """A link that a turn states itself is worth more."""
-    found, _ = numbered([node("c", "b", "a"), node("a", None, "b"), node("b", "a", "c")], "c")
+    found, _ = number_turns([node("c", "b", "a"), node("a", None, "b"), node("b", "a", "c")], "c")
 
     assert found == {"a": (0, 0), "b": (0, 1), "c": (0, 2)}
 
 
 def test_a_list_of_children_that_disagrees_with_their_parents_loses() -> None:
-    """Who is listed by a stranger stays with its parent; who was forgotten comes last."""
-    found, changes = numbered(
+    """A child in a stranger's list stays with its parent; a forgotten one comes last."""
+    found, changes = number_turns(
         [node("a", None, "c", "ghost", "c"), node("b", "a", "c"), node("c", "a")], "c"
     )
 
@@ -261,7 +261,7 @@ def test_a_list_of_children_that_disagrees_with_their_parents_loses() -> None:
 
 def test_of_several_beginnings_the_current_turns_is_the_conversations() -> None:
     """The others begin branches."""
-    found, changes = numbered([node("a", None, "b"), node("b", "a"), node("z")], "z")
+    found, changes = number_turns([node("a", None, "b"), node("b", "a"), node("z")], "z")
 
     assert found == {"z": (0, 0), "a": (1, 0), "b": (1, 1)}
     assert changes == [("nodes", ["a", "z"], "z", "roots")]
@@ -272,14 +272,14 @@ def test_an_unknown_current_turn_gives_way_to_the_newest_leaf() -> None:
     tree = [node("a", None, "b", "c"), node("b", "a"), node("c", "a")]
 
     for current in ("gone", 7, None):
-        found, changes = numbered(tree, current)
+        found, changes = number_turns(tree, current)
         assert found == {"a": (0, 0), "c": (0, 1), "b": (1, 1)}
         assert changes == [("current", current, "c", "current")]
 
 
 def test_a_current_node_without_a_turn_stands_for_the_turn_above() -> None:
     """ChatGPT may end with a node that says nothing."""
-    found, changes = numbered([node("a", None, "s"), node("s", "a", silent=True)], "s")
+    found, changes = number_turns([node("a", None, "s"), node("s", "a", silent=True)], "s")
 
     assert found == {"a": (0, 0)}
     assert changes == []
@@ -300,5 +300,5 @@ def test_a_chain_of_100_000_turns_is_numbered() -> None:
 
 def test_nodes_that_say_nothing_make_no_messages() -> None:
     """Nor does a tree without nodes."""
-    assert numbered([node("a", silent=True)], "a") == ({}, [])
-    assert numbered([]) == ({}, [])
+    assert number_turns([node("a", silent=True)], "a") == ({}, [])
+    assert number_turns([]) == ({}, [])

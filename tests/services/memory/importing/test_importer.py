@@ -124,7 +124,7 @@ def a_tenant(database: Database, slug: str) -> Scope:
     return Scope.tenant(tenant.id)
 
 
-def imported(database: Database, scope: Scope, folder: Folder, **options: Any) -> MemoryReport:
+def import_folder(database: Database, scope: Scope, folder: Folder, **options: Any) -> MemoryReport:
     """Import a folder."""
     return MemoryImporter(database, scope, **options).run([folder.path])
 
@@ -154,7 +154,7 @@ def rows(database: Database, model: type[Any]) -> Sequence[Any]:
 
 
 def pending(database: Database) -> int:
-    """How many passages wait to be embedded."""
+    """Count the passages that wait to be embedded."""
     with database.unit_of_work() as work:
         waiting = select(func.count()).where(Job.status == "pending", Job.kind == "embed")
         return work.session.scalar(waiting) or 0
@@ -176,7 +176,7 @@ def test_memories_episodes_and_vectors_come_in_together(
     folder.nodes([a_node(n) for n in range(3)], made)
     folder.episodes([an_episode(n) for n in range(2)], of_episodes)
 
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert (counts(report), report.embedded, pending(database)) == ((5, 0, 0, 0), 5, 0)
     nodes = {node.key: node for node in rows(database, MemoryNode)}
@@ -221,7 +221,7 @@ def test_every_field_is_stored(database: Database, tenant: Scope, folder: Folder
         last_accessed="2025-05-05T00:00:00+00:00",
     )
 
-    report = imported(database, tenant, folder.nodes([given]))
+    report = import_folder(database, tenant, folder.nodes([given]))
 
     (node,) = rows(database, MemoryNode)
     assert report.total("transformed") == 0
@@ -239,7 +239,7 @@ def test_a_users_memories_are_the_users(database: Database, folder: Folder) -> N
         work.commit()
     folder.nodes([a_node(user_id=str(uuid4()), tenant_id=str(uuid4()))])
 
-    report = imported(database, Scope.user(user.id), folder)
+    report = import_folder(database, Scope.user(user.id), folder)
 
     (node,) = rows(database, MemoryNode)
     assert (node.user_id, node.tenant_id) == (user.id, None)
@@ -250,13 +250,13 @@ def test_a_second_import_changes_nothing(database: Database, tenant: Scope, fold
     """The report says why; no row is written to."""
     folder.nodes([a_node(n, technical_depth=11) for n in range(3)], vectors(3))
     folder.episodes([an_episode()])
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
     versions = select(func.array_agg(text("xmin::text ORDER BY key"))).select_from(MemoryNode)
     with database.unit_of_work() as work:
         work.enter(tenant)
         before = work.session.scalar(versions)
 
-    again = imported(database, tenant, folder)
+    again = import_folder(database, tenant, folder)
 
     with database.unit_of_work() as work:
         work.enter(tenant)
@@ -269,10 +269,10 @@ def test_what_is_stored_otherwise_is_left_as_it_is(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """By default; a vector of another text does not go in with it."""
-    imported(database, tenant, folder.nodes([a_node()]))
+    import_folder(database, tenant, folder.nodes([a_node()]))
     folder.nodes([a_node(assistant_content="By chance.")], vectors(1))
 
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert (counts(report), report.embedded) == ((0, 0, 1, 0), 0)
     assert dict(report.left_out) == {"the stored text is not the one it came with": 1}
@@ -284,11 +284,11 @@ def test_what_is_stored_otherwise_is_rejected_where_that_is_asked(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """In the order of the file, with the option that decides; what is the same is left alone."""
-    imported(database, tenant, folder.nodes([a_node(0), a_node(1)]))
+    import_folder(database, tenant, folder.nodes([a_node(0), a_node(1)]))
     other = a_node(0, assistant_content="By chance.")
     folder.nodes([other, {"id": "mem_silent"}, a_node(1)], vectors(3))
 
-    report = imported(database, tenant, folder, on_conflict="reject")
+    report = import_folder(database, tenant, folder, on_conflict="reject")
 
     assert (counts(report), report.embedded) == ((0, 0, 1, 2), 1)
     assert [each.locator for each in report.rejects] == ["$[0]", "$[1]"]
@@ -301,7 +301,7 @@ def test_update_makes_it_what_the_file_says(
 ) -> None:
     """Content, heuristics and the vector of a changed text; not how often it was recalled."""
     first = vectors(2)
-    imported(database, tenant, folder.nodes([a_node(0), a_node(1)], first))
+    import_folder(database, tenant, folder.nodes([a_node(0), a_node(1)], first))
     with database.unit_of_work() as work:
         work.enter(tenant)
         work.session.execute(text("UPDATE memory_nodes SET access_count = 7"))
@@ -310,7 +310,7 @@ def test_update_makes_it_what_the_file_says(
     second = vectors(2, seed=1)
     folder.nodes([changed, a_node(1)], second)
 
-    report = imported(database, tenant, folder, on_conflict="update")
+    report = import_folder(database, tenant, folder, on_conflict="update")
 
     assert (counts(report), report.embedded, pending(database)) == ((0, 1, 1, 0), 1, 0)
     with database.unit_of_work() as work:
@@ -332,10 +332,10 @@ def test_update_keeps_the_time_that_the_file_does_not_say(
     """A missing time is that of the first import, and stays it."""
     node = a_node()
     del node["created_at"]
-    imported(database, tenant, folder.nodes([node]))
+    import_folder(database, tenant, folder.nodes([node]))
     before = rows(database, MemoryNode)[0].created_at
 
-    report = imported(
+    report = import_folder(
         database, tenant, folder.nodes([node | {"urgency": "high"}]), on_conflict="update"
     )
 
@@ -347,10 +347,12 @@ def test_vectors_that_come_later_find_their_memories(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """And end the jobs that waited for them."""
-    imported(database, tenant, folder.nodes([a_node(n) for n in range(3)]))
+    import_folder(database, tenant, folder.nodes([a_node(n) for n in range(3)]))
     before = pending(database)
 
-    report = imported(database, tenant, folder.nodes([a_node(n) for n in range(3)], vectors(3)))
+    report = import_folder(
+        database, tenant, folder.nodes([a_node(n) for n in range(3)], vectors(3))
+    )
 
     assert (before, pending(database)) == (3, 0)
     assert (counts(report), report.embedded) == ((0, 0, 3, 0), 3)
@@ -359,10 +361,10 @@ def test_vectors_that_come_later_find_their_memories(
 def test_vectors_of_another_model_leave_the_jobs(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
-    """What workers embed with still lacks them."""
+    """The passages still lack the model that workers embed with."""
     folder.nodes([a_node()], np.ones((1, 384), np.float32))
 
-    report = imported(database, tenant, folder, embeddings_model="hashing")
+    report = import_folder(database, tenant, folder, embeddings_model="hashing")
 
     assert (report.embedded, pending(database)) == (1, 1)
 
@@ -374,7 +376,7 @@ def test_the_same_id_in_two_tenants_is_two_memories(
     other = a_tenant(database, "other")
     folder.nodes([a_node()], vectors(1))
 
-    first, second = (imported(database, scope, folder) for scope in (tenant, other))
+    first, second = (import_folder(database, scope, folder) for scope in (tenant, other))
 
     assert counts(first) == counts(second) == (1, 0, 0, 0)
     assert second.embedded == 1
@@ -386,8 +388,8 @@ def test_an_operator_whom_row_security_binds_imports_as_well(
 ) -> None:
     """A member of rag_admin is neither owner nor superuser."""
     with logged_in(database, "rag_admin") as operator:
-        report = imported(operator, tenant, folder.nodes([a_node()], vectors(1)))
-        again = imported(operator, tenant, folder, on_conflict="update")
+        report = import_folder(operator, tenant, folder.nodes([a_node()], vectors(1)))
+        again = import_folder(operator, tenant, folder, on_conflict="update")
     assert (counts(report), report.embedded, pending(database)) == ((1, 0, 0, 0), 1, 0)
     assert counts(again) == (0, 0, 1, 0)
 
@@ -406,7 +408,7 @@ def test_a_file_is_a_list_or_an_object_of_memories(
     """Vectors are in the order of the file."""
     nodes = [a_node(n) for n in range(3)]
 
-    report = imported(database, tenant, folder.nodes(wrapped(nodes), vectors(3)))
+    report = import_folder(database, tenant, folder.nodes(wrapped(nodes), vectors(3)))
 
     assert (counts(report), report.embedded) == ((3, 0, 0, 0), 3)
     assert {node.id for node in rows(database, MemoryNode)} == {node["id"] for node in nodes}
@@ -419,7 +421,7 @@ def test_an_id_that_is_missing_is_made_and_one_that_is_given_is_kept(
     nameless = a_node(0)
     del nameless["id"]
 
-    imported(database, tenant, folder.nodes([nameless, a_node(1, id="mem_odd")]))
+    import_folder(database, tenant, folder.nodes([nameless, a_node(1, id="mem_odd")]))
 
     assert {node.id for node in rows(database, MemoryNode)} == {
         memory_id("talk", 0, nameless["human_content"]),
@@ -433,7 +435,7 @@ def test_the_same_memory_twice_in_a_file_goes_in_once(
     """Told as such; another memory under the same id is rejected, without its words."""
     folder.nodes([a_node(0), a_node(1), a_node(0), a_node(0, assistant_content="secret words")])
 
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert counts(report) == (2, 0, 1, 1)
     assert report.statistics.left_alone == {"twice in the file": 1}
@@ -449,7 +451,7 @@ def test_what_no_rule_makes_valid_is_rejected_without_its_content(
     bad = a_node(1, human_content=" ", assistant_content="", cluster_label="secret words")
     folder.nodes([a_node(0), bad, "secret words", a_node(2)], vectors(4))
 
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert (counts(report), report.embedded, report.failed) == ((2, 0, 0, 2), 2, True)
     rejects = sorted(rows(database, ImportReject), key=lambda each: each.locator)
@@ -458,7 +460,7 @@ def test_what_no_rule_makes_valid_is_rejected_without_its_content(
     assert "secret" not in "".join(each.reason for each in rejects)
 
     folder.nodes([a_node(0), a_node(1), a_node(3), a_node(2)], vectors(4))
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
     assert rows(database, ImportReject) == []
 
 
@@ -476,7 +478,7 @@ def test_changes_are_recorded_without_what_was_said(
         human_content="How\0much?",
     )
 
-    report = imported(database, tenant, folder.nodes([given]))
+    report = import_folder(database, tenant, folder.nodes([given]))
 
     told = rows(database, ImportTransformation)
     assert report.total("transformed") == 1
@@ -499,7 +501,7 @@ def test_strict_rejects_what_would_have_to_be_changed(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """The reason names the field and the rule, not the value."""
-    report = imported(
+    report = import_folder(
         database, tenant, folder.nodes([a_node(intent_type="secret words")]), strict=True
     )
 
@@ -512,7 +514,7 @@ def test_fields_that_are_not_stored_are_counted(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """Nobody wonders later where they went."""
-    report = imported(database, tenant, folder.nodes([a_node(n, mood=1) for n in range(3)]))
+    report = import_folder(database, tenant, folder.nodes([a_node(n, mood=1) for n in range(3)]))
 
     assert report.statistics.unknown_fields == {"mood": 3}
 
@@ -523,7 +525,7 @@ def test_statistics_say_what_the_memories_are(
     """By source, intent and cluster, noise among them."""
     nodes = [a_node(0), a_node(1, source="openai", cluster_id=3), a_node(2, cluster_id=None)]
 
-    report = imported(database, tenant, folder.nodes(nodes))
+    report = import_folder(database, tenant, folder.nodes(nodes))
 
     found = report.as_json()
     assert found["nodes_by_source"] == {"anthropic": 2, "openai": 1}
@@ -537,9 +539,9 @@ def test_a_dry_run_reports_and_writes_nothing(
     """The report is that of a real run."""
     folder.nodes([a_node(0), a_node(0, urgency="high"), a_node(1)], vectors(3))
 
-    dry = imported(database, tenant, folder, dry_run=True)
+    dry = import_folder(database, tenant, folder, dry_run=True)
     left = rows(database, MemoryNode)
-    real = imported(database, tenant, folder)
+    real = import_folder(database, tenant, folder)
 
     assert left == []
     shown = [each.as_json() | {"duration_s": 0} for each in (dry, real)]
@@ -555,7 +557,9 @@ def test_one_memory_that_the_database_refuses_does_not_stop_the_others(
             text("ALTER TABLE memory_nodes ADD CONSTRAINT not_twelve CHECK (sequence_index <> 12)")
         )
 
-    report = imported(database, tenant, folder.nodes([a_node(n) for n in range(20)], vectors(20)))
+    report = import_folder(
+        database, tenant, folder.nodes([a_node(n) for n in range(20)], vectors(20))
+    )
 
     assert (counts(report), report.embedded) == ((19, 0, 0, 1), 19)
     assert [each.locator for each in report.rejects] == ["$[12]"]
@@ -564,14 +568,14 @@ def test_one_memory_that_the_database_refuses_does_not_stop_the_others(
 def test_a_run_that_is_stopped_is_finished_by_the_next(
     database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was kept are whole batches, with their vectors."""
+    """Whole batches are kept, with their vectors."""
     monkeypatch.setattr(module, "BATCH", 4)
     folder.nodes([a_node(n) for n in range(10)], vectors(10))
 
     stop_after_a_batch(database, tenant, folder)
     kept = len(rows(database, MemoryNode))
     with_vectors = len(rows(database, MemoryEmbedding))
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert (kept, with_vectors) == (4, 4)
     assert (counts(report), report.embedded) == ((6, 0, 4, 0), 6)
@@ -587,12 +591,12 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
     seen: list[set[str]] = []
     store = EmbeddingRepository.store
 
-    def watched(self: EmbeddingRepository, *args: Any) -> int:
+    def watch(self: EmbeddingRepository, *args: Any) -> int:
         names = "SELECT indexname FROM pg_indexes WHERE tablename = 'memory_nodes'"
         seen.append(set(self.session.scalars(text(names))))
         return store(self, *args)
 
-    monkeypatch.setattr(EmbeddingRepository, "store", watched)
+    monkeypatch.setattr(EmbeddingRepository, "store", watch)
     built = []
     folder.nodes([a_node(n) for n in range(5)], vectors(5))
 
@@ -610,7 +614,7 @@ def test_a_first_load_is_made_without_indexes_and_has_them_afterwards(
 def test_a_first_load_that_is_stopped_is_finished_by_the_next(
     database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was kept is found meanwhile, without indexes; these are built by the one that ends."""
+    """Kept rows are found meanwhile, without indexes; these are built by the one that ends."""
     monkeypatch.setattr(module, "BULK", 3)
     monkeypatch.setattr(module, "BATCH", 4)
     before, sampled = indexes(database), targets(database)
@@ -628,7 +632,7 @@ def test_a_first_load_that_is_stopped_is_finished_by_the_next(
     with database.unit_of_work() as work:
         work.enter(tenant)
         answer = work.searches.answer(MEMORY, question)
-    report = imported(database, tenant, folder)
+    report = import_folder(database, tenant, folder)
 
     assert kept == 4
     assert {each for each in before if each not in left} == {
@@ -654,7 +658,7 @@ def test_indexes_that_were_made_otherwise_stay_and_hide_none(
         """)
     before = indexes(database)
 
-    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+    import_folder(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
 
     assert indexes(database) == before
 
@@ -662,13 +666,13 @@ def test_indexes_that_were_made_otherwise_stay_and_hide_none(
 def test_a_first_load_needs_one_connection_of_the_pool(
     database: Database, tenant: Scope, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What keeps others out is held by one outside of it."""
+    """The lock that keeps others out is held by one outside of it."""
     monkeypatch.setattr(module, "BULK", 3)
     folder.nodes([a_node(n) for n in range(5)], vectors(5))
     narrow = Database(replace(database.settings, pool_size=1, max_overflow=0))
 
     try:
-        report = imported(narrow, tenant, folder)
+        report = import_folder(narrow, tenant, folder)
     finally:
         narrow.close()
 
@@ -686,7 +690,7 @@ def test_a_load_beside_the_first_waits_until_its_indexes_are_built(
     beside: list[Thread] = []
 
     def load() -> None:
-        imported(database, other, folder)
+        import_folder(database, other, folder)
         order.append("other")
 
     def begin(done: int, total: int) -> None:
@@ -712,9 +716,9 @@ def test_a_scope_that_became_large_is_given_a_vector_index(
     monkeypatch.setattr(vector_indexes, "LEAST_INDEXED", 4)
     before = indexes(database)
 
-    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+    import_folder(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
     (built,) = set(indexes(database)) - set(before)
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
 
     assert f"(scope = '{tenant}'::text)" in built
     assert "USING hnsw" in built
@@ -730,11 +734,11 @@ def test_who_owns_nothing_leaves_the_indexes_to_the_owner(
     folder.nodes([a_node(n) for n in range(5)], vectors(5))
 
     with logged_in(database, "rag_admin") as administrator:
-        first = imported(administrator, tenant, folder)
+        first = import_folder(administrator, tenant, folder)
         kept = indexes(database)
         with database.engine.begin() as connection:
             connection.execute(text("DROP INDEX idx_memory_nodes_scope_words"))
-        second = imported(administrator, tenant, folder)
+        second = import_folder(administrator, tenant, folder)
 
     assert (counts(first), counts(second)) == ((5, 0, 0, 0), (0, 0, 5, 0))
     assert kept == before
@@ -746,21 +750,21 @@ def test_who_builds_what_another_left_renews_the_statistics_as_well(
 ) -> None:
     """The run that stored all was stopped before it came to them."""
     monkeypatch.setattr(module, "BULK", 3)
-    imported(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
+    import_folder(database, tenant, folder.nodes([a_node(n) for n in range(5)], vectors(5)))
     renewed: list[None] = []
     monkeypatch.setattr(MemoryImportRepository, "analyze", lambda _: renewed.append(None))
 
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
     nothing_left = len(renewed)
     with database.engine.begin() as connection:
         connection.execute(text("DROP INDEX idx_memory_nodes_scope_words"))
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
 
     assert (nothing_left, len(renewed)) == (0, 1)
 
 
 def targets(database: Database) -> list[tuple[str, int]]:
-    """What indexes on memories keep samples of, or do not."""
+    """Return the statistics targets of indexes on memories: what they sample, or do not."""
     found = text(
         "SELECT attrelid::regclass::text, attstattarget FROM pg_attribute"
         " JOIN pg_index ON indexrelid = attrelid JOIN pg_class ON pg_class.oid = indrelid"
@@ -776,19 +780,19 @@ def test_the_import_of_a_second_tenant_never_drops_an_index(
 ) -> None:
     """Row security shows it an empty table; the first one's searches go on."""
     monkeypatch.setattr(module, "BULK", 1)
-    imported(database, tenant, folder.nodes([a_node(n) for n in range(3)], vectors(3)))
+    import_folder(database, tenant, folder.nodes([a_node(n) for n in range(3)], vectors(3)))
     other = a_tenant(database, "other")
     loads: list[bool] = []
     is_first = MemoryImportRepository.is_first
 
-    def watched(self: MemoryImportRepository) -> bool:
+    def watch(self: MemoryImportRepository) -> bool:
         self.session.execute(text("SET LOCAL ROLE rag_read_write"))  # whom row security binds
         loads.append(is_first(self))
         return loads[-1]
 
-    monkeypatch.setattr(MemoryImportRepository, "is_first", watched)
+    monkeypatch.setattr(MemoryImportRepository, "is_first", watch)
 
-    report = imported(database, other, folder)
+    report = import_folder(database, other, folder)
 
     assert (loads, counts(report)) == ([False], (3, 0, 0, 0))
 
@@ -816,11 +820,11 @@ def test_nobody_is_imported_for_whom_nobody_knows(database: Database, folder: Fo
 
     for scope in (Scope.tenant(uuid4()), Scope.user(uuid4())):
         with pytest.raises(NotFound, match=r"pgcorpus (users|tenants) list"):
-            imported(database, scope, folder)
+            import_folder(database, scope, folder)
     with pytest.raises(MissingScope, match=f"--tenant-id {tenant}"):
-        imported(database, Scope.user(user.id), folder)
+        import_folder(database, Scope.user(user.id), folder)
     with pytest.raises(NotFound, match="has no user"):
-        imported(database, Scope.tenant(tenant, user_id=uuid4()), folder)
+        import_folder(database, Scope.tenant(tenant, user_id=uuid4()), folder)
 
 
 def test_memories_of_a_tenant_may_be_somebodys_of_it(database: Database, folder: Folder) -> None:
@@ -831,7 +835,7 @@ def test_memories_of_a_tenant_may_be_somebodys_of_it(database: Database, folder:
         user = work.tenancy.create_user(auth_provider="test", external_id="ann", tenant_id=tenant)
         work.commit()
 
-    imported(database, Scope.tenant(tenant, user_id=user.id), folder.nodes([a_node()]))
+    import_folder(database, Scope.tenant(tenant, user_id=user.id), folder.nodes([a_node()]))
 
     (node,) = rows(database, MemoryNode)
     assert (node.tenant_id, node.user_id) == (tenant, user.id)
@@ -840,7 +844,7 @@ def test_memories_of_a_tenant_may_be_somebodys_of_it(database: Database, folder:
 def test_a_model_must_be_registered(database: Database, tenant: Scope, folder: Folder) -> None:
     """The error lists those that are."""
     with pytest.raises(UnknownModel, match="bge-m3"):
-        imported(database, tenant, folder.nodes([a_node()]), embeddings_model="nothing")
+        import_folder(database, tenant, folder.nodes([a_node()]), embeddings_model="nothing")
 
 
 def test_without_the_schema_the_error_names_the_table_and_the_cure(
@@ -850,7 +854,7 @@ def test_without_the_schema_the_error_names_the_table_and_the_cure(
     with pytest.raises(
         DatabaseNotReady, match=r"memory_nodes table does not exist; .* pgcorpus db upgrade"
     ):
-        imported(empty, Scope.user(UUID(int=1)), folder.nodes([a_node()]))
+        import_folder(empty, Scope.user(UUID(int=1)), folder.nodes([a_node()]))
 
 
 def test_counts_that_differ_are_refused_before_anything_is_written(
@@ -858,10 +862,10 @@ def test_counts_that_differ_are_refused_before_anything_is_written(
 ) -> None:
     """Both numbers are told."""
     with pytest.raises(ImportFailed, match=r"Node count mismatch: 2 in .*, but 3 vectors"):
-        imported(database, tenant, folder.nodes([a_node(0), a_node(1)], vectors(3)))
+        import_folder(database, tenant, folder.nodes([a_node(0), a_node(1)], vectors(3)))
     folder.nodes([a_node(0)], vectors(1)).episodes([], vectors(1))
     with pytest.raises(ImportFailed, match=r"Episode count mismatch: 0 in .*, but 1 vectors"):
-        imported(database, tenant, folder)
+        import_folder(database, tenant, folder)
     assert rows(database, MemoryNode) == []
 
 
@@ -870,10 +874,10 @@ def test_a_folder_must_have_something_to_import(
 ) -> None:
     """Vectors without what they are of are no corpus."""
     with pytest.raises(ImportFailed, match=r"neither corpus/nodes.json nor corpus/episodes.json"):
-        imported(database, tenant, folder)
+        import_folder(database, tenant, folder)
     np.save(folder.path / "vectors" / "nodes.npy", vectors(1))
     with pytest.raises(ImportFailed, match="vectors of what is not there"):
-        imported(database, tenant, folder)
+        import_folder(database, tenant, folder)
     with pytest.raises(ImportFailed, match="there is no folder"):
         MemoryImporter(database, tenant).run([tmp_path / "nowhere"])
 
@@ -886,14 +890,14 @@ def test_a_file_that_is_no_json_is_refused_whole(
     (folder.path / "corpus" / "nodes.json").write_text(damaged)
 
     with pytest.raises(ImportFailed, match=r"nodes\.json"):
-        imported(database, tenant, folder)
+        import_folder(database, tenant, folder)
 
 
 def test_empty_files_are_no_error(database: Database, tenant: Scope, folder: Folder) -> None:
     """Nobody has remembered anything yet."""
     folder.nodes([], np.empty((0, DIMENSIONS), np.float32))
 
-    assert counts(imported(database, tenant, folder)) == (0, 0, 0, 0)
+    assert counts(import_folder(database, tenant, folder)) == (0, 0, 0, 0)
 
 
 def test_files_stay_untouched(database: Database, tenant: Scope, folder: Folder) -> None:
@@ -902,7 +906,7 @@ def test_files_stay_untouched(database: Database, tenant: Scope, folder: Folder)
     files = sorted(path for path in folder.path.rglob("*") if path.is_file())
     before = [path.read_bytes() for path in files]
 
-    imported(database, tenant, folder)
+    import_folder(database, tenant, folder)
 
     assert [path.read_bytes() for path in files] == before
 
@@ -911,7 +915,7 @@ def test_what_an_import_notes_is_the_scopes(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
     """Runs, files, changes and rejects: another tenant learns nothing of them."""
-    imported(database, tenant, folder.nodes([a_node(technical_depth=11), 5]))
+    import_folder(database, tenant, folder.nodes([a_node(technical_depth=11), 5]))
 
     for model in (ImportRun, ImportFile, ImportTransformation, ImportReject):
         assert {each.scope for each in rows(database, model)} == {str(tenant)}
@@ -922,7 +926,7 @@ def test_what_an_import_noted_of_a_memory_is_erased_with_it(
 ) -> None:
     """By its id."""
     kept, gone = a_node(0, technical_depth=11), a_node(1, technical_depth=11)
-    imported(database, tenant, folder.nodes([kept, gone]))
+    import_folder(database, tenant, folder.nodes([kept, gone]))
 
     with database.unit_of_work() as work:
         work.enter(tenant)
@@ -933,6 +937,6 @@ def test_what_an_import_noted_of_a_memory_is_erased_with_it(
 
 
 def test_a_memory_importer_keeps_nothing_to_try_again() -> None:
-    """What was refused is not in the database, so there is no retry."""
+    """A refused record is not in the database, so there is no retry."""
     assert issubclass(MemoryImporter, Importer)
     assert not hasattr(MemoryImporter, "retry")
