@@ -18,6 +18,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     exists,
+    func,
     literal,
     literal_column,
     or_,
@@ -38,11 +39,13 @@ class Filter:
         column: The column that is compared.
         through: How its table belongs to the passage, or None for a column of the passage itself.
         choices: The only values it has, or None where it may have any.
+        prefix: Whether a value stands for all that begin with it.
     """
 
     column: ColumnElement[Any]
     through: ColumnElement[bool] | None = None
     choices: tuple[str, ...] | None = None
+    prefix: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,13 +184,13 @@ class Corpus:
             return match_metadata(self.metadata_column, condition.tree)
         of = self.filters[condition.name]
         if of.through is None:
-            return _compare(of.column, condition)
+            return _compare(of, condition)
         # No value is also no row: a passage without a concept has none.
         none = ~exists().where(and_(of.through, of.column.is_not(None)))
         if condition.comparison == "null":
             return none
         some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
-        held = exists().where(and_(of.through, _compare(of.column, some)))
+        held = exists().where(and_(of.through, _compare(of, some)))
         return or_(held, none) if some != condition else held
 
     @property
@@ -293,6 +296,8 @@ def _split_comparison(
     value: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Split a filter's value into the comparison and the values of its parameters."""
+    if of.prefix and not isinstance(value, str):
+        raise InvalidFilter(f"{name}: {value!r} is no beginning of a text")
     if value is None:
         return "null", {}
     if isinstance(value, Mapping):
@@ -317,7 +322,9 @@ def _read_choice(name: str, of: Filter, value: Any) -> Any:
     return converted
 
 
-def _compare(column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+def _compare(of: Filter, condition: Condition) -> ColumnElement[bool]:
+    column = of.column
+
     def parameter(bound: str, several: bool = False) -> ColumnElement[Any]:
         kind = ARRAY(column.type) if several else column.type
         return bindparam(f"{condition.name}_{bound}", type_=kind)
@@ -325,6 +332,8 @@ def _compare(column: ColumnElement[Any], condition: Condition) -> ColumnElement[
     match condition.comparison:
         case "null":
             return column.is_(None)
+        case "equal" if of.prefix:
+            return func.starts_with(column, parameter("equal"))
         case "equal":
             return column == parameter("equal")
         case "any":

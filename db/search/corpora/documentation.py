@@ -34,6 +34,7 @@ DOCUMENTATION: Final = Corpus(
     item=_vectors.c.chunk_id,
     scope=_chunks.c.scope,
     shared_words="chunks_text_gin_idx",
+    metadata_column=_chunks.c.metadata,
     filters={
         "captured_at": Filter(column=_documents.c.captured_at, through=_of_document),
         "chunk_id": Filter(column=_chunks.c.chunk_id),
@@ -41,6 +42,7 @@ DOCUMENTATION: Final = Corpus(
         "content_type": Filter(column=_documents.c.content_type, through=_of_document),
         "language": Filter(column=_documents.c.language, through=_of_document),
         "path": Filter(column=_documents.c.path, through=_of_document),
+        "path_prefix": Filter(column=_documents.c.path, through=_of_document, prefix=True),
         "source": Filter(column=_documents.c.source_url, through=_of_document),
     },
     hits=(

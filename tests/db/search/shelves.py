@@ -181,6 +181,7 @@ DOCUMENTS = Shelf(
         "content_type": "text/markdown",
         "language": "en",
         "path": {"gte": "guide/"},
+        "path_prefix": "guide/",
         "source": "https://example.org/guide",
     },
     own_name="chunk_id",

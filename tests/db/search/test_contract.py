@@ -21,7 +21,16 @@ LEAST = {bool: "true", int: "0", UUID: str(UUID(int=0))}
 
 every_shelf = pytest.mark.parametrize("shelf", SHELVES, ids=lambda shelf: shelf.name)
 
-OF_OTHER_NAME = {"concept", "domain", "entity", "noise", "outcome", "process", "topic"}
+OF_OTHER_NAME = {
+    "concept",
+    "path_prefix",
+    "domain",
+    "entity",
+    "noise",
+    "outcome",
+    "process",
+    "topic",
+}
 """Filters on one of many values: a hit shows all of them, under another name."""
 
 PASSAGES = [
