@@ -388,16 +388,22 @@ def _connect(address: str) -> sqlite3.Connection:
 
 
 def _refuse_damaged(connection: sqlite3.Connection) -> None:
-    """Raise for a file whose pages hang together wrongly: rows might have no end.
+    """Raise for a file whose pages or indexes are wrong: rows might have no end, or be passed over.
 
     Raises:
         ImportFailed: It is one.
     """
-    for (fault,) in connection.execute("PRAGMA quick_check(100)"):
-        if fault.startswith("***"):  # other faults are of rows, which are looked at one by one
+    for (fault,) in connection.execute("PRAGMA integrity_check(100)"):
+        told = " ".join(fault.split())
+        if fault.startswith("***"):
             raise ImportFailed(
-                f"it is damaged: {' '.join(fault.split()):.100}; save what is left with: "
+                f"it is damaged: {told:.100}; save what is left with: "
                 "sqlite3 FILE .recover | sqlite3 NEW_FILE"
+            )
+        if " index " in fault:  # other faults are of rows, which are looked at one by one
+            raise ImportFailed(
+                f"an index in it is damaged: {told:.100}; mend a copy of it with: "
+                "sqlite3 COPY REINDEX"
             )
 
 
@@ -470,6 +476,8 @@ def _read_errors() -> Iterator[None]:
                 "stop that process and try again"
             ) from error
         raise ImportFailed(f"it cannot be read: {error}") from error
+    except UnicodeDecodeError as error:  # of SQLite's own messages, which quote the file
+        raise ImportFailed("it is damaged: its schema is not UTF-8") from error
     except OSError as error:
         raise ImportFailed(f"it cannot be read: {error.strerror}") from error
 

@@ -170,7 +170,8 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _GLOBALS[module, name]
         except KeyError:
-            raise Hostile(f"the embedding is a pickle that calls {module!a}.{name!a}") from None
+            asked = ascii(f"{module}.{name}")
+            raise Hostile(f"the embedding is a pickle that calls {asked:.80}") from None
 
 
 def _unpickle(blob: bytes) -> np.ndarray:
