@@ -17,7 +17,7 @@ from pgcorpus.services.documentation.sqlite.records import StoredTime
 from pgcorpus.services.documentation.sqlite.schema import DEFAULT_DIMENSIONS, DEFAULT_MODEL
 from pgcorpus.services.documentation.sqlite.vectors import NotAVector, decode_vector
 from pgcorpus.services.importers.draft import Draft, Rule, Unacceptable
-from pgcorpus.services.importers.text import UNSTORABLE
+from pgcorpus.services.importers.text import UNSTORABLE, clean
 
 MAX_LITERAL: Final = 100_000
 """Characters of ``metadata``, which Python's parser reads: more would take it long."""
@@ -52,34 +52,27 @@ class Row:
     def find_text(self, name: str) -> str | None:
         """Return a text as stored; None for NULL and for a text of blanks alone.
 
-        Raises:
-            Unacceptable: It is no text that PostgreSQL can hold.
+        Characters that PostgreSQL cannot store are left out or replaced, and that is recorded.
         """
-        value = self._values.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bytes):
-            text = value.decode("utf-8", "surrogateescape")
-            self._draft.change(name, f"a BLOB of {len(value)} bytes", "the same text", Rule.TEXT)
-        elif isinstance(value, str):
-            text = value
-        else:
-            text = str(value)
-            self._draft.change(name, repr(value), text, Rule.TEXT)
-        if (found := UNSTORABLE.search(text)) is not None:
-            what = "a NUL character" if found[0] == "\0" else "bytes that are not UTF-8"
-            raise Unacceptable(f"its {name} holds {what}, which no text in PostgreSQL can")
-        return text if text.strip() else None
+        text = self._find_any_text(name)
+        if text is not None and UNSTORABLE.search(text):
+            stored = clean(text)
+            self._draft.change(name, text, stored, Rule.CHARACTERS)
+            text = stored
+        return text if text and text.strip() else None
 
     def get_text(self, name: str) -> str:
-        """Return a text that the row must have.
+        """Return a text that the row must have, exactly as stored.
 
         Raises:
             Unacceptable: It has none, or none that PostgreSQL can hold.
         """
-        text = self.find_text(name)
-        if text is None:
+        text = self._find_any_text(name)
+        if text is None or not text.strip():
             raise Unacceptable(f"its {name} is empty")
+        if (found := UNSTORABLE.search(text)) is not None:
+            what = "a NUL character" if found[0] == "\0" else "bytes that are not UTF-8"
+            raise Unacceptable(f"its {name} holds {what}, which no text in PostgreSQL can")
         return text
 
     def find_integer(self, name: str) -> int | None:
@@ -167,6 +160,18 @@ class Row:
             )
             vector = None
         return vector, None if vector is None else self._find_model(len(vector))
+
+    def _find_any_text(self, name: str) -> str | None:
+        """Return a value as text; half surrogate pairs stand for bytes that are not UTF-8."""
+        value = self._values.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, bytes):
+            self._draft.change(name, f"a BLOB of {len(value)} bytes", "the same text", Rule.TEXT)
+            return value.decode("utf-8", "surrogateescape")
+        text = str(value)
+        self._draft.change(name, repr(value), text, Rule.TEXT)
+        return text
 
     def _find_model(self, dimensions: int) -> str | None:
         """Return the model of a vector; defaults that were written later are no facts.

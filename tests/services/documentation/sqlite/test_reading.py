@@ -486,6 +486,17 @@ def test_a_chunk_whose_text_cannot_be_stored_is_refused(
     assert [each.id for each in kept.chunks] == [6]
 
 
+def test_a_description_is_kept_without_what_cannot_be_stored(path: Path) -> None:
+    """The document is more than its title; strictly it is refused."""
+    make_file(path, OLDEST, document(1, title="a\0b", source_url=b"c\xff"))
+
+    found = one_document(path)
+
+    assert (found.title, found.source_url) == ("ab", "c\ufffd")
+    assert {each.rule for each in found.changes} == {"characters", "text"}
+    assert len(refused(documents(path, strict=True))) == 1
+
+
 def test_a_text_that_is_not_utf_8_is_refused(path: Path) -> None:
     """SQLite checks no encoding."""
     make_file(path, OLDEST, document(1), chunk(5, 1))
