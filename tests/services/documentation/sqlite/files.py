@@ -121,7 +121,7 @@ def insert_rows(connection: sqlite3.Connection, *rows: Row) -> None:
 
 def document(id_: int, path: str | None = None, **more: Any) -> Row:
     """A row of documents."""
-    return "documents", {"id": id_, "path": path or f"docs/{id_}.md", **more}
+    return "documents", {"id": id_, "path": path or f"pages/{id_}.md", **more}
 
 
 def chunk(id_: int, document_id: int | None, text: Any = "some words", **more: Any) -> Row:

@@ -133,10 +133,10 @@ def test_every_layout_is_read_by_its_columns(path: Path, layout: tuple[str, ...]
     first, second = documents(path)
 
     assert isinstance(first, StoredDocument)
-    assert (first.id, first.path, first.title) == (1, "docs/1.md", "One")
+    assert (first.id, first.path, first.title) == (1, "pages/1.md", "One")
     assert [(each.id, each.text) for each in first.chunks] == [(2, "some words"), (4, "some words")]
     assert (first.source_url, first.etag, first.word_count) == (None, None, None)
-    assert second == StoredDocument(id=7, path="docs/7.md")
+    assert second == StoredDocument(id=7, path="pages/7.md")
 
 
 def test_all_columns_of_a_chunk_and_a_document_are_kept(path: Path) -> None:
@@ -179,7 +179,7 @@ def test_all_columns_of_a_chunk_and_a_document_are_kept(path: Path) -> None:
 
     assert one_document(path) == StoredDocument(
         id=1,
-        path="docs/1.md",
+        path="pages/1.md",
         source_url="https://a.example/1",
         captured_at=StoredTime(ten),
         hash="ab" * 32,
@@ -448,7 +448,7 @@ def test_unknown_is_the_empty_text_as_often_as_null(path: Path) -> None:
     """Both are None, and so are blanks."""
     make_file(path, FULL, document(1, title="", hash=" ", language=None, word_count=""))
 
-    assert one_document(path) == StoredDocument(id=1, path="docs/1.md")
+    assert one_document(path) == StoredDocument(id=1, path="pages/1.md")
 
 
 def test_texts_of_other_types_are_read_as_texts(path: Path) -> None:
