@@ -1,0 +1,1 @@
+"""The old documentation system's interface, on PostgreSQL and on its own SQLite files."""
