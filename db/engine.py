@@ -41,6 +41,7 @@ from pgcorpus.db.pools import Places
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
 from pgcorpus.db.settings import Settings
+from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
 
 logger = logging.getLogger(__name__)
@@ -238,9 +239,10 @@ class Database:
         """Call a synchronous *function* from asyncio: what it waits for here is awaited.
 
         That is the statements of each ``unit_of_work`` that it opens, on connections of the pool
-        for asyncio, and what it hands to ``call``. All else of it runs in the event loop's thread.
+        for asyncio, and what it hands to ``call``. All else of it runs in the event loop's thread,
+        a few milliseconds at a time: see ``InTurn``.
         """
-        return await greenlet_spawn(partial(function, *args, **kwargs))
+        return await InTurn(greenlet_spawn(partial(function, *args, **kwargs)))
 
     @staticmethod
     def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
