@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-MAX_FRONT_MATTER_CHARACTERS: Final = 64 * 1024
-"""Real ones have hundreds. TOML is read by Python alone, and recursively."""
+MAX_FRONT_MATTER_CHARACTERS: Final = 16 * 1024
+"""Real ones have hundreds. Python's reader of TOML takes time by the square of a dotted key."""
 
 MAX_NODES: Final = 5_000
 """Values and keys. Real front matter has dozens."""
@@ -69,11 +69,13 @@ def split_front_matter(text: str) -> FrontMatter:
     if pattern is None or first_end < 0 or text[:first_end].rstrip() != fence:
         return _NONE
     begin = first_end + 1
-    end = pattern.search(text, begin, begin + MAX_FRONT_MATTER_CHARACTERS)
+    end = pattern.search(text, begin)
     if end is None:
         return _NONE
     inner = text[begin : end.start()]
     try:
+        if len(inner) > MAX_FRONT_MATTER_CHARACTERS:
+            raise _Broken  # noqa: TRY301 - as for what is found out later
         value = _read_yaml(inner) if fence == "---" else tomllib.loads(inner)
         metadata = _to_json(value, _Budget())
     except (_Broken, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError):

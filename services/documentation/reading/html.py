@@ -319,7 +319,7 @@ class _Page:
         if self._rows and self._rows[-1]:
             self._rows[-1][-1] = f"{self._rows[-1][-1]} {text}".strip()
         elif text.strip():  # a caption
-            self._add("paragraph", text)
+            self._add("paragraph", _trim_lines(text))
 
     def _take_words(self) -> str:
         self._close_link()

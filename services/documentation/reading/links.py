@@ -60,8 +60,9 @@ def make_links_absolute(text: str, base: str, references: Mapping[str, Any]) -> 
                 return f"[{match['words']}]({join(base, found['href'])})"
         return whole
 
-    if "](" not in text and "=" not in text and not references:
-        return text
+    has_tag = "<" in text and "=" in text
+    if not ("](" in text or has_tag or (references and "[" in text)):
+        return text  # most blocks
     if "```" not in text and "~~~" not in text:
         return _LINK.sub(replace, text)
     return "".join(

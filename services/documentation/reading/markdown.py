@@ -22,6 +22,10 @@ from pgcorpus.services.documentation.reading.front_matter import (
 )
 from pgcorpus.services.documentation.reading.links import make_links_absolute
 
+MAX_CHARACTERS: Final = 8 * 1024**2
+"""The parser reads some 4 MB in a second, and hostile headings 0.4. The longest changelogs have
+two."""
+
 MAX_LINES: Final = 200_000
 """The parser takes up to 50 µs and 2 kB for a line: some ten seconds, and 400 MB. The longest
 changelogs have 50,000 lines."""
@@ -46,8 +50,8 @@ _KINDS: Final[dict[str, Kind]] = {
 }
 
 _MARKED: Final = re.compile(r"[\\`*_\[\]<>&!~]")
-_MAX_TITLE_CHARACTERS: Final = 2_000
-"""A longer heading is none that anybody wrote; its markup stays."""
+_MAX_TITLE_CHARACTERS: Final = 300
+"""The markup of a longer heading stays: what is not closed takes time by its square."""
 
 _NAMED: Final = re.compile(r"\s*\{:?[^{}#]{0,200}#([^\s{}]{1,200})[^{}]{0,200}\}\s*$")
 _ANCHOR: Final = re.compile(r"""<a\s+(?:name|id)\s*=\s*["']?([^\s"'>]{1,200})""", re.IGNORECASE)
@@ -78,7 +82,7 @@ def read_markdown(text: str, *, base: str | None = None) -> ReadDocument:
         base: The address of the document; else the one that its front matter names.
 
     Raises:
-        Unreadable: It has more than ``MAX_LINES`` lines, or ``MAX_CELLS`` cells of tables.
+        Unreadable: It has more than ``MAX_CHARACTERS``, ``MAX_LINES``, or ``MAX_CELLS`` of tables.
     """
     front = split_front_matter(text)
     text = text[front.start :]
@@ -103,8 +107,10 @@ def find_blocks(text: str, *, base: str | None = None, skip: int = 0) -> tuple[B
         skip: Offset of a line's end up to which the text is one block of code.
 
     Raises:
-        Unreadable: It has more than ``MAX_LINES`` lines, or ``MAX_CELLS`` cells of tables.
+        Unreadable: It has more than ``MAX_CHARACTERS``, ``MAX_LINES``, or ``MAX_CELLS`` of tables.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise Unreadable(f"it has more than {MAX_CHARACTERS:,} characters: split it")
     if text.count("\n") >= MAX_LINES:
         raise Unreadable(f"it has more than {MAX_LINES:,} lines: split it")
     if text.count("|") > MAX_CELLS:
