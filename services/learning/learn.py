@@ -19,7 +19,9 @@ FOLDS: Final = 5
 """Parts of the voices; each is replayed under what the others taught."""
 
 LEAST_VOICES: Final = 50
-"""The fewest voices that must have clicked. Intervals from fewer are narrower than they should be."""
+"""The fewest voices that must have clicked.
+
+Intervals from fewer are narrower than they should be."""
 
 
 @dataclass(frozen=True, kw_only=True)

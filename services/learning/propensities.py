@@ -11,7 +11,7 @@ from pgcorpus.services.learning.impressions import Rows
 from pgcorpus.services.learning.optimum import find_minimum
 
 PRIOR_ETA: Final = 1.0
-"""The exponent of the power law 1 / position^eta, before data: what Joachims et al. 2017 simulate with."""
+"""The exponent of the power law 1 / position^eta before data, as Joachims et al. 2017 have it."""
 
 ETA_SPREAD: Final = 0.5
 DEVIATION_SPREAD: Final = 0.3
@@ -24,7 +24,7 @@ FREE_POSITIONS: Final = 20
 MAX_ETA: Final = 3.0
 
 MAX_WEIGHT: Final = 10.0
-"""The most that a click, and all clicks of one page, weigh: clipping trades a little bias for much variance."""
+"""The most that a click, or a page, weighs: clipping trades a little bias for much variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
