@@ -35,7 +35,7 @@ from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.settings import DRIVER
 from tests.conftest import Databases, settings_for
 from tests.pooler import NEEDED, PROGRAM, SUITES, install
-from tests.prove import chat_memory, isolation, proofs
+from tests.prove import chat_memory, isolation, learning, proofs
 from tests.prove.proofs import Proof
 
 ROOT: Final = Path(__file__).parents[2]
@@ -133,6 +133,10 @@ def main() -> int:
         ),
         "memory": lambda _database: _memory(given.mebibytes),
         "tenants": lambda _database: _tenants(given.memories),
+        "clicks": lambda _database: learning.clicks_teach(worlds=20, voices=1500),
+        "random-clicks": lambda _database: learning.random_clicks_teach_nothing(
+            worlds=200, voices=200
+        ),
         "pooler": lambda _database: proofs.behind_a_pooler(*SUITES, processes=2),
     }
     if given_url := os.environ.get("PROVE_DATABASE_URL"):
