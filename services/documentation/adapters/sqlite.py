@@ -53,7 +53,7 @@ Legs = list[tuple[int, float]]
 """Ids of chunks and their scores, best first."""
 
 PATIENCE_SECONDS: Final = 5.0
-"""How long the file may be locked by another process."""
+"""Seconds for which another process may keep the file locked."""
 
 MAX_WORDS: Final = 100
 """Different words of a question that are searched for: FTS5 limits its expressions."""
@@ -84,8 +84,8 @@ _NEXT_ID: Final = (
     "SELECT 1 + max(ifnull((SELECT max(id) FROM chunks), 0), "
     "ifnull((SELECT max(id) FROM chunks_fts_docsize), 0))"
 )
-"""Beyond the ids of all chunks that ever were: the words of those that are gone stay in the index,
-which has no texts to delete them by."""
+"""The id after those of all chunks that ever were: the words of those that are gone stay in the
+index, which has no texts to delete them by."""
 
 _CLICKS: Final = (
     "SELECT count(*), count(DISTINCT session_id), avg(position), avg(dwell_time) "

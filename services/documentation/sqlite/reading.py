@@ -46,22 +46,22 @@ MAGIC: Final = b"SQLite format 3\0"
 
 _VERSIONS: Final = slice(18, 20)
 _WAL: Final = 2
-"""Where the header says that changes are written ahead, and the number that says so."""
+"""Number in the header of a file whose changes are written ahead."""
 
 BESIDE: Final = ("-wal", "-journal")
 """Files that belong to one of SQLite. The index ``-shm`` is made anew from the first."""
 
 PATIENCE_SECONDS: Final = 5.0
-"""How long a file may stay locked."""
+"""Seconds for which a file may stay locked."""
 
 COPIES: Final = 3
-"""How often a file is copied that changed meanwhile."""
+"""Times that a file is copied which changes meanwhile."""
 
 MAX_ROW_BYTES: Final = 64 * 1024**2
-"""Of one row; a larger one is refused unread."""
+"""Bytes of one row; a larger one is refused unread."""
 
 MAX_DOCUMENT_BYTES: Final = 256 * 1024**2
-"""Of all chunks of one document, which are in memory together."""
+"""Bytes of all chunks of one document, which are in memory together."""
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ MAX_LITERAL: Final = 100_000
 """Characters of ``metadata``, which Python's parser reads: more would take it long."""
 
 MAX_INTEGER: Final = 2**31 - 1
-"""Of PostgreSQL's ``integer``."""
+"""Largest number of PostgreSQL's ``integer``."""
 
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _NUMBER: Final = re.compile(r"[0-9]{9,20}(\.[0-9]{1,9})?")

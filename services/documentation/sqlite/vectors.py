@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 MAX_DIMENSIONS: Final = 16_000
-"""Of pgvector's ``vector``."""
+"""Largest length of pgvector's ``vector``."""
 
 FLOAT32: Final = np.dtype("<f4")
 
@@ -33,8 +33,8 @@ OPCODES: Final = frozenset(
 than its own length, looks outside of the pickle or counts in anything but what is on the stack."""
 
 _BEGINNINGS: Final = (b"\x80\x04\x95", b"\x80\x05\x95")
-"""Of the protocols that NumPy's pickles are in. Raw numbers might begin so by chance: one vector in
-eight million."""
+"""First bytes of the protocols that NumPy's pickles are in. Raw numbers might begin so by chance:
+one vector in eight million."""
 
 
 class NotAVector(Exception):

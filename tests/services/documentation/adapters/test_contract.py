@@ -175,7 +175,7 @@ def test_both_searches_are_fused_by_rank(adapter: DocumentationAdapter) -> None:
     ids=lambda question: repr(question[:12]),
 )
 def test_no_question_is_an_error(adapter: DocumentationAdapter, question: str) -> None:
-    """What users type is words, and no language of queries."""
+    """Users type words, and no language of queries."""
 
     async def work(db: DocumentationAdapter) -> None:
         await insert_three(db)

@@ -27,7 +27,7 @@ from tests.services.documentation.sqlite.files import (
     chunk,
     document,
     make_file,
-    pickled,
+    make_pickle,
 )
 
 EMBEDDER = HashingEmbedder(dimensions=32)
@@ -75,9 +75,9 @@ def test_vectors_of_all_encodings_are_compared(tmp_path: Path) -> None:
     vector = embed("premium prices")
     blobs = [
         vector.tobytes(),
-        pickled(vector, 4),
-        pickled(vector, 5, old=True),
-        pickled(2 * vector, 5),
+        make_pickle(vector, 4),
+        make_pickle(vector, 5, old=True),
+        make_pickle(2 * vector, 5),
         pickle.dumps(print),
         bytes(4 * 32),
         embed("x").tobytes()[:-4],
@@ -161,11 +161,11 @@ def test_vectors_are_read_once_for_many_searches(
     path = make_file(tmp_path / "a.db", WITH_EMBEDDINGS, document(1), row)
     read, reads = module._read_vectors, []
 
-    def counted(*arguments: Any) -> Any:
+    def count_reads(*arguments: Any) -> Any:
         reads.append(1)
         return read(*arguments)
 
-    monkeypatch.setattr(module, "_read_vectors", counted)
+    monkeypatch.setattr(module, "_read_vectors", count_reads)
 
     async def work(db: SQLiteAdapter) -> None:
         for _ in range(5):

@@ -84,7 +84,7 @@ def test_a_table_with_headings_in_it_is_layout() -> None:
 
 
 def test_links_lead_where_they_led() -> None:
-    """Where the base is known; else their words remain."""
+    """Links are made absolute where the base is known; else their words remain."""
     page = '<p>See <a href="b c.html">the b</a>, <a href="#x">x</a>.'
 
     assert blocks(page) == [("paragraph", "See the b, x.")]

@@ -155,7 +155,7 @@ def test_front_matter_is_metadata_and_no_text() -> None:
 
 
 def test_the_title_is_the_first_heading_of_the_highest_level() -> None:
-    """Where the front matter has none."""
+    """The front matter has none here."""
     assert read("### Low\n\n## High\n\n## Next").title == "High"
 
 

@@ -89,7 +89,7 @@ def test_every_heading_is_found_at_its_line(headings: list[tuple[int, str]], fil
 
 @given(text=markdown)
 def test_no_word_of_plain_text_is_lost(text: str) -> None:
-    """What is in no block is white space."""
+    """Only white space is in no block."""
     content = text.replace("\0", "").encode(errors="replace")
 
     for name in ("a.txt", "a.py"):

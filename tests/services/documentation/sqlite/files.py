@@ -139,8 +139,8 @@ def unit(n: int = 0, length: int = 384) -> np.ndarray:
     return np.eye(1, length, n, dtype=np.float32)[0]
 
 
-def pickled(array: Any, protocol: int, *, old: bool = False) -> bytes:
-    """A pickle of an array, with the names of NumPy 1 if it is old."""
+def make_pickle(array: Any, protocol: int, *, old: bool = False) -> bytes:
+    """Return a pickle of an array, with the names of NumPy 1 if it is old."""
     blob = pickle.dumps(array, protocol)
     if not old:
         return blob

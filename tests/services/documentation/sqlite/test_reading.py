@@ -44,7 +44,7 @@ from tests.services.documentation.sqlite.files import (
     document,
     insert_rows,
     make_file,
-    pickled,
+    make_pickle,
     unit,
 )
 
@@ -84,8 +84,8 @@ def one_chunk(path: Path, **options: Any) -> StoredChunk:
     return found
 
 
-def refused(found: list[Any]) -> list[tuple[str, int, str]]:
-    """What was refused, as plain values."""
+def list_refused(found: list[Any]) -> list[tuple[str, int, str]]:
+    """Return the refused rows as plain values."""
     return [(each.table, each.rowid, each.reason) for each in found if isinstance(each, Refused)]
 
 
@@ -361,11 +361,11 @@ def test_clicks_and_sessions_are_read(path: Path) -> None:
 @pytest.mark.parametrize(
     "said", ["6", "05", "5abc", "5.0", "five", "", None, "9" * 30, -5, b"\xff"]
 )
-def test_a_click_on_no_chunk_is_refused(path: Path, said: Any) -> None:
+def test_a_click_on_no_chunk_is_list_refused(path: Path, said: Any) -> None:
     """It says which id it was."""
     make_file(path, WITH_LINEAGE, document(1), chunk(5, 1), click(said))
 
-    ((table, rowid, reason),) = refused(clicks(path))
+    ((table, rowid, reason),) = list_refused(clicks(path))
 
     assert (table, rowid) == ("click_events", 1)
     assert "chunk" in reason
@@ -381,13 +381,13 @@ def test_a_click_on_no_chunk_is_refused(path: Path, said: Any) -> None:
         ({"query": "a\0b"}, "NUL"),
     ],
 )
-def test_a_click_without_question_or_position_is_refused(
+def test_a_click_without_question_or_position_is_list_refused(
     path: Path, values: dict[str, Any], reason: str
 ) -> None:
     """Nothing can be learnt from it."""
     make_file(path, WITH_LINEAGE, document(1), chunk(5, 1), click("5", **values))
 
-    ((_, _, told),) = refused(clicks(path))
+    ((_, _, told),) = list_refused(clicks(path))
 
     assert reason in told
 
@@ -402,7 +402,7 @@ def test_an_odd_duration_or_time_of_a_click_is_left_out(path: Path) -> None:
     assert isinstance(found, StoredClick)
     assert (found.dwell_time, found.timestamp, found.position) == (None, None, 2)
     assert [each.field for each in found.changes] == ["timestamp", "dwell_time"]
-    assert len(refused(clicks(path, strict=True))) == 1
+    assert len(list_refused(clicks(path, strict=True))) == 1
 
 
 # Times
@@ -425,7 +425,7 @@ def test_an_odd_duration_or_time_of_a_click_is_left_out(path: Path) -> None:
     ],
 )
 def test_times_are_read_or_left_out(path: Path, text: Any, expected: StoredTime | None) -> None:
-    """What was assumed of a zone is kept."""
+    """The zone that was assumed is kept."""
     make_file(path, OLDEST, document(1, captured_at=text))
 
     assert one_document(path).captured_at == expected
@@ -452,7 +452,7 @@ def test_unknown_is_the_empty_text_as_often_as_null(path: Path) -> None:
 
 
 def test_texts_of_other_types_are_read_as_texts(path: Path) -> None:
-    """What they were is recorded."""
+    """Their former type is recorded."""
     loose = (OLDEST[0].replace("title TEXT", "title").replace("hash TEXT", "hash"), *OLDEST[1:])
     make_file(path, loose, document(1, title=42, hash="Käse".encode(), source_url=1.5))
 
@@ -471,7 +471,7 @@ def test_texts_of_other_types_are_read_as_texts(path: Path) -> None:
         (" \n", "empty"),
     ],
 )
-def test_a_chunk_whose_text_cannot_be_stored_is_refused(
+def test_a_chunk_whose_text_cannot_be_stored_is_list_refused(
     path: Path, value: Any, reason: str
 ) -> None:
     """The document and its other chunks are kept."""
@@ -479,7 +479,7 @@ def test_a_chunk_whose_text_cannot_be_stored_is_refused(
 
     found = documents(path)
 
-    ((table, rowid, told),) = refused(found)
+    ((table, rowid, told),) = list_refused(found)
     assert (table, rowid) == ("chunks", 5)
     assert reason in told
     (kept,) = (each for each in found if isinstance(each, StoredDocument))
@@ -494,16 +494,16 @@ def test_a_description_is_kept_without_what_cannot_be_stored(path: Path) -> None
 
     assert (found.title, found.source_url) == ("ab", "c\ufffd")
     assert {each.rule for each in found.changes} == {"characters", "text"}
-    assert len(refused(documents(path, strict=True))) == 1
+    assert len(list_refused(documents(path, strict=True))) == 1
 
 
-def test_a_text_that_is_not_utf_8_is_refused(path: Path) -> None:
+def test_a_text_that_is_not_utf_8_is_list_refused(path: Path) -> None:
     """SQLite checks no encoding."""
     make_file(path, OLDEST, document(1), chunk(5, 1))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE chunks SET text = CAST(x'61ff62' AS TEXT)")
 
-    ((_, _, reason),) = refused(documents(path))
+    ((_, _, reason),) = list_refused(documents(path))
 
     assert "UTF-8" in reason
 
@@ -515,7 +515,7 @@ def test_a_file_in_utf_16_is_read(path: Path) -> None:
     assert one_document(path).title == "Käse"
 
 
-def test_chunks_of_no_document_or_a_refused_one_are_refused(path: Path) -> None:
+def test_chunks_of_no_document_or_a_refused_one_are_list_refused(path: Path) -> None:
     """Each with its own reason."""
     make_file(
         path, OLDEST, document(1, "a\0b"), chunk(5, 1), chunk(6, 9), chunk(7, None), document(2)
@@ -523,7 +523,7 @@ def test_chunks_of_no_document_or_a_refused_one_are_refused(path: Path) -> None:
 
     found = documents(path)
 
-    assert [each[:2] for each in refused(found)] == [
+    assert [each[:2] for each in list_refused(found)] == [
         ("chunks", 5),
         ("documents", 1),
         ("chunks", 6),
@@ -550,10 +550,10 @@ def test_odd_numbers_are_left_out(path: Path, value: Any) -> None:
     "blob",
     [
         unit(3).tobytes(),
-        pickled(unit(3), 4),
-        pickled(unit(3), 5),
-        pickled(unit(3), 4, old=True),
-        pickled(unit(3), 5, old=True),
+        make_pickle(unit(3), 4),
+        make_pickle(unit(3), 5),
+        make_pickle(unit(3), 4, old=True),
+        make_pickle(unit(3), 5, old=True),
     ],
     ids=["raw", "4", "5", "4 of NumPy 1", "5 of NumPy 1"],
 )
@@ -586,7 +586,7 @@ def test_a_vector_of_zeros_is_none_and_said(path: Path) -> None:
 
     assert (found.vector, found.model) == (None, None)
     assert "the embedder failed" in found.changes[0].original
-    assert len(refused(documents(path, strict=True))) == 1
+    assert len(list_refused(documents(path, strict=True))) == 1
 
 
 @pytest.mark.parametrize(
@@ -626,13 +626,13 @@ def test_a_default_is_no_fact_about_a_vector(
         ({"embedding": unit().tobytes(), "embedding_dimensions": 768}, "are 768"),
     ],
 )
-def test_a_chunk_whose_vector_is_none_is_refused(
+def test_a_chunk_whose_vector_is_none_is_list_refused(
     path: Path, values: dict[str, Any], reason: str
 ) -> None:
     """With its row and the reason."""
     make_file(path, WITH_LINEAGE, document(1), chunk(5, 1, **values))
 
-    ((table, rowid, told),) = refused(documents(path))
+    ((table, rowid, told),) = list_refused(documents(path))
 
     assert (table, rowid) == ("chunks", 5)
     assert reason in told
@@ -682,7 +682,7 @@ def test_what_is_only_in_the_wal_is_read(path: Path) -> None:
 
 
 def test_a_link_leads_to_the_wal_of_the_file(path: Path, tmp_path: Path) -> None:
-    """Which stands beside the file, and not beside the link."""
+    """The wal stands beside the file, and not beside the link."""
     make_file(path, OLDEST, setup="PRAGMA journal_mode = wal")
     link = tmp_path / "link.db"
     link.symlink_to(path)
@@ -730,12 +730,12 @@ def test_a_file_that_changes_while_it_is_copied_is_told(
     make_file(path, OLDEST, document(1), setup="PRAGMA journal_mode = wal")
     copy = reading.shutil.copyfile
 
-    def disturbed(source: Path, target: Path) -> None:
+    def copy_and_change(source: Path, target: Path) -> None:
         copy(source, target)
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE documents SET title = hex(randomblob(2000))")
 
-    monkeypatch.setattr(reading.shutil, "copyfile", disturbed)
+    monkeypatch.setattr(reading.shutil, "copyfile", copy_and_change)
 
     with pytest.raises(ImportFailed, match="without a pause"):
         documents(path)
@@ -833,7 +833,7 @@ def test_a_row_that_breaks_a_constraint_of_its_table_is_refused_alone(path: Path
         connection.execute("PRAGMA writable_schema = on")
         connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'chunks'", (OLDEST[1],))
 
-    assert refused(documents(path)) == [("chunks", 5, "its text is empty")]
+    assert list_refused(documents(path)) == [("chunks", 5, "its text is empty")]
 
 
 def test_any_damaged_byte_gives_rows_or_an_error(path: Path) -> None:
@@ -903,11 +903,11 @@ def test_a_row_that_is_too_large_is_refused_unread(
 
     found = documents(path)
 
-    assert [each[:2] for each in refused(found)] == [("chunks", 5)]
+    assert [each[:2] for each in list_refused(found)] == [("chunks", 5)]
     assert isinstance(found[-1], StoredDocument)
 
 
-def test_a_document_of_too_many_chunks_is_refused(
+def test_a_document_of_too_many_chunks_is_list_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They would be in memory together."""
@@ -917,7 +917,7 @@ def test_a_document_of_too_many_chunks_is_refused(
 
     found = documents(path)
 
-    assert sorted(each[:2] for each in refused(found)) == [
+    assert sorted(each[:2] for each in list_refused(found)) == [
         *(("chunks", n) for n in range(1, 6)),
         ("documents", 1),
     ]
@@ -926,7 +926,7 @@ def test_a_document_of_too_many_chunks_is_refused(
 
 def test_many_rows_take_little_memory_and_time(path: Path) -> None:
     """Documents are read while they are asked for, 3,000 chunks a second and more."""
-    blobs = (pickled(unit(3), 4), unit(4).tobytes())
+    blobs = (make_pickle(unit(3), 4), unit(4).tobytes())
     make_file(path, FULL)
     with closing(sqlite3.connect(path)) as connection, connection:
         for n in range(1, 601):

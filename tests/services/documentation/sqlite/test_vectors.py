@@ -28,7 +28,7 @@ from pgcorpus.services.documentation.sqlite.vectors import (
     encode_vector,
     is_pickle,
 )
-from tests.services.documentation.sqlite.files import pickled
+from tests.services.documentation.sqlite.files import make_pickle
 
 finite = arrays.arrays(
     np.float32,
@@ -62,8 +62,8 @@ def persistent(value: Any, protocol: int) -> bytes:
     return file.getvalue()
 
 
-def framed(body: bytes, protocol: int = 4) -> bytes:
-    """Opcodes with the header that NumPy's pickles have."""
+def frame(body: bytes, protocol: int = 4) -> bytes:
+    """Return opcodes with the header that NumPy's pickles have."""
     return b"\x80" + bytes([protocol]) + b"\x95" + len(body).to_bytes(8, "little") + body
 
 
@@ -98,40 +98,40 @@ HOSTILE: dict[str, bytes] = {
     "a system call beside an array": pickle.dumps(
         [np.ones(3, np.float32), Calls(os.system, f"touch {MARKER}")], 4
     ),
-    "extension registry, one byte": framed(b"\x82\x01."),
-    "extension registry, two bytes": framed(b"\x83\x01\x01."),
-    "extension registry, four bytes": framed(b"\x84\x01\x01\x01\x01."),
+    "extension registry, one byte": frame(b"\x82\x01."),
+    "extension registry, two bytes": frame(b"\x83\x01\x01."),
+    "extension registry, four bytes": frame(b"\x84\x01\x01\x01\x01."),
     "an instance of old": b"(S'touch x'\nios\nsystem\n.",
-    "a buffer from outside": framed(b"\x97.", 5),
-    "NEWOBJ": framed(name("numpy", "dtype") + b")\x81."),
-    "NEWOBJ_EX": framed(name("numpy", "dtype") + b")}\x92."),
-    "a name with dots": framed(name("numpy", "dtype.type.__call__") + b"."),
-    "a dtype's own setstate": framed(name("numpy.dtype", "__setstate__") + b"."),
-    "the class alone": framed(name("numpy", "dtype") + b"."),
-    "the array's class alone": framed(name("numpy", "ndarray") + b"."),
-    "state for a class": framed(name("numpy", "dtype") + b"K\x01b."),
-    "state for a function": framed(name("numpy.core.multiarray", "_reconstruct") + b"NN\x86b."),
-    "a number called": framed(b"K\x01)R."),
+    "a buffer from outside": frame(b"\x97.", 5),
+    "NEWOBJ": frame(name("numpy", "dtype") + b")\x81."),
+    "NEWOBJ_EX": frame(name("numpy", "dtype") + b")}\x92."),
+    "a name with dots": frame(name("numpy", "dtype.type.__call__") + b"."),
+    "a dtype's own setstate": frame(name("numpy.dtype", "__setstate__") + b"."),
+    "the class alone": frame(name("numpy", "dtype") + b"."),
+    "the array's class alone": frame(name("numpy", "ndarray") + b"."),
+    "state for a class": frame(name("numpy", "dtype") + b"K\x01b."),
+    "state for a function": frame(name("numpy.core.multiarray", "_reconstruct") + b"NN\x86b."),
+    "a number called": frame(b"K\x01)R."),
     "a dictionary": pickle.dumps({"vector": [1.0]}, 4),
     "a list of numbers": pickle.dumps([1.0, 2.0], 4),
-    "None": framed(b"N."),
-    "deep nesting": framed(b"N" + b"\x85" * 60_000 + b"."),
-    "deep lists": framed(b"]" * 30_000 + b"."),
-    "deep marks": framed(b"(" * 60_000 + b"."),
-    "memory by memo": framed(b"Nr\xff\xff\xff\x7f."),
-    "a memo nobody made": framed(b"h\x07."),
+    "None": frame(b"N."),
+    "deep nesting": frame(b"N" + b"\x85" * 60_000 + b"."),
+    "deep lists": frame(b"]" * 30_000 + b"."),
+    "deep marks": frame(b"(" * 60_000 + b"."),
+    "memory by memo": frame(b"Nr\xff\xff\xff\x7f."),
+    "a memo nobody made": frame(b"h\x07."),
     "a frame of exabytes": b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f" + FOUR[11:],
-    "bytes of exabytes": framed(b"\x8e" + b"\xff" * 7 + b"\x7f" + b"."),
-    "a bytearray of exabytes": framed(b"\x96" + b"\xff" * 7 + b"\x7f" + b".", 5),
-    "a text of gigabytes": framed(b"X\xff\xff\xff\x7f."),
-    "a number of many digits": framed(b"\x8b\xff\xff\xff\x7f."),
-    "a frame within a frame": framed(framed(b"N.")[2:]),
-    "nothing behind the header": framed(b""),
+    "bytes of exabytes": frame(b"\x8e" + b"\xff" * 7 + b"\x7f" + b"."),
+    "a bytearray of exabytes": frame(b"\x96" + b"\xff" * 7 + b"\x7f" + b".", 5),
+    "a text of gigabytes": frame(b"X\xff\xff\xff\x7f."),
+    "a number of many digits": frame(b"\x8b\xff\xff\xff\x7f."),
+    "a frame within a frame": frame(frame(b"N.")[2:]),
+    "nothing behind the header": frame(b""),
     "no end": FOUR[:-1],
     "half": FOUR[: len(FOUR) // 2],
     "two in one": FOUR + FOUR,
     "something behind the end": FOUR + b"junk",
-    "an empty stack": framed(b"."),
+    "an empty stack": frame(b"."),
     "a subclass of arrays": pickle.dumps(np.ma.masked_array([1.0], dtype=np.float32), 4),
     "a scalar": pickle.dumps(np.float32(1), 4),
 }
@@ -174,7 +174,7 @@ def test_pickled_arrays_are_read_as_they_were(
 ) -> None:
     """In both protocols and both spellings, read only or not, and exactly."""
     vector.flags.writeable = not frozen
-    blob = pickled(vector, protocol, old=old)
+    blob = make_pickle(vector, protocol, old=old)
 
     found = decode_vector(blob)
 
@@ -268,7 +268,7 @@ def test_an_array_of_objects_is_hostile() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_vector_or_refused(blob: bytes) -> None:
     """Nothing else is raised."""
-    for value in (blob, framed(blob), framed(blob, 5), blob + b"."):
+    for value in (blob, frame(blob), frame(blob, 5), blob + b"."):
         check_any(value)
 
 
@@ -307,7 +307,7 @@ def test_damaged_pickles_are_a_vector_or_refused(
 )
 def test_programs_of_allowed_opcodes_make_a_vector_or_are_refused(opcodes: list[bytes]) -> None:
     """Allowed opcodes in any order do nothing but fail."""
-    check_any(framed(b"".join(opcodes) + b"."))
+    check_any(frame(b"".join(opcodes) + b"."))
 
 
 def check_any(blob: bytes) -> None:

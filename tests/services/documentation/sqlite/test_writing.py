@@ -43,7 +43,7 @@ from tests.services.documentation.sqlite.files import (
     click,
     document,
     make_file,
-    pickled,
+    make_pickle,
     unit,
 )
 
@@ -225,7 +225,7 @@ def test_an_old_file_is_written_again_without_loss(tmp_path: Path, layout: tuple
     ]
     if layout is FULL:
         rows += [
-            chunk(5, 2, embedding=pickled(unit(7), 4), embedding_model="bge-m3"),
+            chunk(5, 2, embedding=make_pickle(unit(7), 4), embedding_model="bge-m3"),
             click("5", timestamp="2024-10-27T02:30:00", created_at="2024-10-27 00:30:00"),
             click("3", "click_feedback", timestamp="2024-10-27 00:30:00.25"),
             ("search_sessions", {"session_id": "s", "end_time": "2024-10-27"}),
