@@ -7,15 +7,36 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import text
+from sqlalchemy import (
+    Column,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import REGCONFIG, TSVECTOR
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.base import Vector
 from pgcorpus.db.engine import Database
+from pgcorpus.db.errors import MissingScope
 from pgcorpus.db.operations import OPERATIONS, Covered
+from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.question import Question
+from tests.factories import axis
 from tests.logins import logged_in
 from tests.migrations.conftest import Dump
 
@@ -242,3 +263,97 @@ def test_a_table_of_an_application_is_embedded_audited_and_isolated(tickets: Dat
         )
     assert sorted(recorded) == ["INSERT", "UPDATE"]
     assert str(hashed).startswith("hmac-sha256:")
+
+
+LETTERS = """
+    CREATE TABLE letters (
+        id uuid NOT NULL DEFAULT gen_random_uuid(),
+        scope text NOT NULL DEFAULT app_scope(),
+        body text NOT NULL,
+        language regconfig NOT NULL DEFAULT 'english',
+        words tsvector NOT NULL GENERATED ALWAYS AS (to_tsvector(language, body)) STORED,
+        PRIMARY KEY (scope, id)
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("leg", "question"), [("text", "refunding"), ("fuzzy", "kettel"), ("vector", "x")]
+)
+def test_a_corpus_of_an_application_is_searched_within_a_scope(
+    database: Database, leg: str, question: str
+) -> None:
+    """Every leg finds what is the scope's own, and nothing of another."""
+
+    def change(op: Any) -> None:
+        op.execute(LETTERS)
+        op.isolate_v1("letters")
+        op.create_embedding_table_v1(
+            "letter_embeddings", item="letter_id", passages="letters", scoped=True
+        )
+        op.search_in_scope_v1("letters", words="words", shown="body", vectors="letter_embeddings")
+
+    revise(database, change)
+    corpus = letters_corpus()
+    mine, others = (Scope.user(uuid4()) for _ in range(2))
+    ask = Ask(
+        question=Question.parse(question),
+        legs={leg: 1.0},
+        model=AskedModel("hashing", 384),
+        vector=axis(1, length=384),
+    )
+    with logged_in(database, "rag_read_write") as application:
+        found = {}
+        for scope, body in ((mine, "A refund for the kettle."), (others, "Refunds of kettles.")):
+            with application.unit_of_work(scope) as work:
+                work.session.execute(insert(corpus.passages).values(scope=str(scope), body=body))
+                keys = work.session.scalars(select(corpus.key)).all()
+                work.embeddings.store(corpus, "hashing", keys, np.ones((1, 384)))
+                work.commit()
+        for scope in (mine, others):
+            with application.unit_of_work(scope) as work:
+                found[scope] = [hit.content for hit in work.searches.answer(corpus, ask).hits]
+        with application.unit_of_work() as work, pytest.raises(MissingScope):
+            work.searches.answer(corpus, ask)
+    assert found == {mine: ["A refund for the kettle."], others: ["Refunds of kettles."]}
+
+
+def letters_corpus() -> Corpus:
+    """Return the corpus as its application writes it."""
+    metadata = MetaData()
+    letters = Table(
+        "letters",
+        metadata,
+        Column("id", Uuid(), server_default=text("gen_random_uuid()")),
+        Column("scope", Text()),
+        Column("body", Text()),
+        Column("language", REGCONFIG()),
+        Column("words", TSVECTOR()),
+    )
+    vectors = Table(
+        "letter_embeddings",
+        metadata,
+        Column("letter_id", Uuid()),
+        Column("scope", Text()),
+        Column("model_name", String(100)),
+        Column("embedding", Vector()),
+        Column("content_hash", LargeBinary()),
+    )
+    return Corpus(
+        name="letters",
+        passages=letters,
+        key=letters.c.id,
+        text=letters.c.body,
+        words=letters.c.words,
+        language=letters.c.language,
+        shown=letters.c.body,
+        vectors=vectors,
+        item=vectors.c.letter_id,
+        scope=letters.c.scope,
+        filters={},
+        hits=select(
+            letters.c.id,
+            func.left(letters.c.body, 20).label("title"),
+            letters.c.body.label("content"),
+        ),
+    )

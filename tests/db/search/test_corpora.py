@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgcorpus.db.errors import InvalidCorpus
-from pgcorpus.db.search.corpora import KNOWLEDGE, MEMORY, get_corpus, list_corpora, register
+from pgcorpus.db.search.corpora import KNOWLEDGE, get_corpus, list_corpora, register
 
 
 @pytest.fixture
@@ -49,12 +49,6 @@ def test_a_name_is_of_one_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
         register(replace(KNOWLEDGE, name="tickets"))
 
 
-def test_a_scope_of_an_application_is_refused() -> None:
-    """Searches of large scopes need functions that only the tables of agent memory have."""
-    with pytest.raises(InvalidCorpus, match="'tickets' has a scope"):
-        register(replace(MEMORY, name="tickets"))
-
-
 def test_the_filter_on_free_metadata_keeps_its_name() -> None:
     """A filter of the same name would hide it without a word."""
     filters = {**KNOWLEDGE.filters, "metadata": KNOWLEDGE.filters["section"]}
@@ -80,7 +74,7 @@ def test_the_corpora_of_installed_applications_are_found(installed: Path) -> Non
 
     found = run_python(installed, "tickets = helpdesk:TICKETS", module, code)
 
-    assert found == "['knowledge', 'chat', 'memory', 'episodes', 'tickets']"
+    assert found == "['knowledge', 'documentation', 'chat', 'memory', 'episodes', 'tickets']"
 
 
 @pytest.mark.parametrize(

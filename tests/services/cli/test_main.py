@@ -225,6 +225,7 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
     active = {corpus: m["name"] for m in listed for corpus in m["active_for"]}
     assert active == {
         "knowledge": "hashing-64",
+        "documentation": "text-embedding-3-small",
         "chat": "all-MiniLM-L6-v2",
         "memory": "bge-m3",
         "episodes": "bge-m3",
@@ -336,7 +337,11 @@ def test_a_leg_that_times_out_fails_a_search_only_where_nothing_was_found(
         (["search", "x", "--where", '{"year": {"$near": 1}}'], 2, "no operator $near; known: $eq"),
         (["search", "x", "--where", '{"x": 1e999}'], 2, "not finite"),
         (["search", "x", "--corpus", "memory", "--where", "{}"], 2, "tenant"),
-        (["search", "x", "--corpus", "recipes"], 2, "known: chat, episodes, knowledge, memory"),
+        (
+            ["search", "x", "--corpus", "recipes"],
+            2,
+            "known: chat, documentation, episodes, knowledge, memory",
+        ),
         (["import", "knowledge", "nowhere.json"], 1, "no such file"),
         (["import", "knowledge"], 2, "paths"),
         (["embed", "--model", "gpt"], 2, "pgcorpus models add"),
@@ -344,7 +349,7 @@ def test_a_leg_that_times_out_fails_a_search_only_where_nothing_was_found(
         ([*ADD_MODEL, "x y"], 2, "letters, digits and . _ : / - only, and begins with a letter"),
         ([*ADD_MODEL, "--", "-x"], 2, "begins with a letter or digit"),
         ([*ADD_MODEL, "x" * 101], 2, "at most 100 characters"),
-        (["validate", "recipes"], 2, "known: chat, episodes, knowledge, memory"),
+        (["validate", "recipes"], 2, "known: chat, documentation, episodes, knowledge, memory"),
         (["db", "downgrade", "9999"], 1, "9999"),
         (["db", "upgrade", "base"], 2, "pgcorpus db downgrade base"),
         (["db", "upgrade", "--", "-1"], 2, "pgcorpus db downgrade -1"),

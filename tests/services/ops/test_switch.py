@@ -763,7 +763,7 @@ def test_a_person_is_told_what_to_do_next(models: Command) -> None:
         (["drop", "text-embedding-3-small"], 2, "--yes"),
         (["drop", "gpt", "--yes"], 2, "known:"),
         (["use", "knowledge", "hashing"], 1, "pgcorpus models backfill hashing"),
-        (["use", "recipes", "hashing"], 2, "known: chat, episodes, knowledge, memory"),
+        (["use", "recipes", "hashing"], 2, "known: chat, documentation, episodes"),
         (["backfill", "gpt"], 2, "known:"),
         (["backfill", "hashing", "--corpus", "recipes"], 2, "known: chat, episodes, knowledge"),
         (["backfill", "bge-m3"], 1, "OPENAI_API_KEY"),
