@@ -11,8 +11,8 @@ from typing import Final
 
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_DIMENSIONS: Final = 384
-"""Length of vectors, as the default of a column that was added later: such values are no facts about
-the rows from before."""
+"""Length of vectors, as the default of a column that was added later: such values are no facts
+about the rows from before."""
 
 Columns = Mapping[str, str]
 """Name → type and constraints, in the order of the table."""
