@@ -102,7 +102,9 @@ def test_the_order_of_the_corpora_is_that_of_the_help(tickets: CorpusServices) -
     """Commands for all corpora stand behind those of one."""
     apps: Iterable[CorpusServices] = (tickets, *SERVICES.values())
 
-    assert names(imports.make_app(apps)) == ["tickets", "knowledge", "chat", "memory", "retry"]
+    assert names(imports.make_app(apps)) == [
+        *("tickets", "knowledge", "documentation", "chat", "memory", "retry")
+    ]
     assert names(export.make_app((tickets, *SERVICES.values()))) == ["tickets", "chat"]
 
 

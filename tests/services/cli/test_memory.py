@@ -215,7 +215,7 @@ def test_a_user_is_forgotten_with_their_account(setting: Setting, memory: Comman
 
 
 MISTAKES: list[tuple[list[str], tuple[str, ...] | None, int, str]] = [
-    (["recall", "x"], (), 2, "name --user-id UUID or --tenant-id UUID"),
+    (["recall", "x"], (), 2, "give --user-id UUID or --tenant-id UUID"),
     (["recall", "x"], ("--user-id", "me"), 2, "Invalid UUID format: 'me'"),
     (["recall", "x", "--filter", "colour=red"], None, 2, "no filter colour; known:"),
     (["remember", "x", "--tag", "colours=red"], None, 2, "is not KIND=NAME"),

@@ -43,7 +43,7 @@ def test_an_unknown_corpus_or_model_is_refused(database: Database) -> None:
         ValidationService(database).validate(model="hshing")
 
 
-@pytest.mark.parametrize("corpus", ["knowledge", "chat", "memory", "episodes"])
+@pytest.mark.parametrize("corpus", ["knowledge", "documentation", "chat", "memory", "episodes"])
 def test_every_corpus_has_checks(database: Database, corpus: str) -> None:
     """Each passage needs a vector; with a number given, there must be as many passages."""
     report = ValidationService(database).validate(corpus, expected_chunks=1)
