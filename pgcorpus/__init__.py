@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pgcorpus.services.chat.api import ChatApi
     from pgcorpus.services.chat.exporting.exporter import ChatExporter
     from pgcorpus.services.chat.importing.importer import ChatImporter
+    from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+    from pgcorpus.services.documentation.service import AsyncDocumentService, DocumentService
     from pgcorpus.services.embedding.embed import EmbeddingService
     from pgcorpus.services.jobs.worker import Worker
     from pgcorpus.services.knowledge.importer import KnowledgeImporter
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pgcorpus.services.search.service import AsyncSearchService, SearchService
 
 __all__ = [
+    "AsyncDocumentService",
     "AsyncMemoryService",
     "AsyncSearchService",
     "AsyncUnitOfWork",
@@ -39,6 +42,8 @@ __all__ = [
     "ChatImporter",
     "Corpus",
     "Database",
+    "DocumentService",
+    "DocumentationImporter",
     "EmbeddingService",
     "Filter",
     "KnowledgeImporter",
@@ -58,6 +63,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AsyncDocumentService": "services.documentation.service",
     "AsyncMemoryService": "services.memory.service",
     "AsyncSearchService": "services.search.service",
     "AsyncUnitOfWork": "db.uow",
@@ -66,6 +72,8 @@ _MODULES = {
     "ChatImporter": "services.chat.importing.importer",
     "Corpus": "db.search.corpus",
     "Database": "db.engine",
+    "DocumentService": "services.documentation.service",
+    "DocumentationImporter": "services.documentation.importing.importer",
     "EmbeddingService": "services.embedding.embed",
     "Filter": "db.search.corpus",
     "KnowledgeImporter": "services.knowledge.importer",

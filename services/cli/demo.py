@@ -17,10 +17,13 @@ from pgcorpus.services.cli.output import out, say
 from pgcorpus.services.cli.search import show as show_page
 from pgcorpus.services.cli.search import show_context
 from pgcorpus.services.cli.validate import show as show_validation
+from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.validation import ValidationService
 from pgcorpus.services.search.service import SearchOptions, SearchService
+
+DOCUMENTATION_QUESTION = "how do I keep the rows of one tenant from another?"
 
 SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ("raise prices on existing customers without losing them", {"mode": "hybrid"}),
@@ -34,6 +37,7 @@ SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ),
 )
 HITS = 3
+DOCS = "documentation"
 CHAT_QUESTION = "how do I tell customers about higher prices"
 
 
@@ -48,20 +52,26 @@ def demo() -> None:
     version = migrations.current(database)
     say(f"PostgreSQL on {url.host}:{url.port}, schema at revision {version and version.revision}")
 
-    _step("2. Eleven files of three shapes, made valid, every change recorded")
-    show_report(import_with_bar(KnowledgeImporter(database), [samples.folder("knowledge")]))
+    _step("2. This project's own documentation, cut into chunks by its headings")
+    show_report(import_with_bar(DocumentationImporter(database), [samples.folder(DOCS)]))
+    report = embed_with_bar(database, DOCS, None)
+    say(f"{report.embedded} embedded, {report.failed} failed")
+    service = SearchService(database)
+    page = service.search(DOCUMENTATION_QUESTION, corpus=DOCS, limit=HITS)
+    show_page(page)
+    say(f"read it in {page.hits[0].metadata['citation']}")
 
-    _step("3. A vector for every chunk")
+    _step("3. A knowledge base: eleven files of three shapes, made valid, every change recorded")
+    show_report(import_with_bar(KnowledgeImporter(database), [samples.folder("knowledge")]))
     report = embed_with_bar(database, "knowledge", None)
     say(f"{report.embedded} embedded, {report.failed} failed")
 
     _step("4. Searches in every mode; each leg's score and #rank beside the sum")
-    service = SearchService(database)
     for question, options in SEARCHES:
         few: SearchOptions = {**options, "limit": HITS}
         show_page(service.search(question, corpus="knowledge", **few))
 
-    _step("5. A second corpus: exports of two chat providers, embedded from the outbox by a worker")
+    _step("5. A chat archive: exports of two chat providers, embedded from the outbox by a worker")
     show_report(import_with_bar(ChatImporter(database), [samples.folder("chat")]))
     done = Worker(database).run(once=True)
     say(f"{done.counts['completed']} jobs done, {done.counts['failed']} failed")
@@ -73,7 +83,8 @@ def demo() -> None:
     validation = ValidationService(database).validate("knowledge")
     show_validation(validation)
 
-    say("The server goes on running. Ask it more:  .venv/bin/pgcorpus search 'your question'")
+    say("The server goes on running. Index your own:  .venv/bin/pgcorpus import documentation DIR")
+    say("Ask it more:  .venv/bin/pgcorpus search 'your question' --corpus documentation")
     say("Stop it:  .venv/bin/pgcorpus server stop     Delete it:  make clean")
     if not validation.passed:
         raise typer.Exit(1)

@@ -43,9 +43,10 @@ def test_the_code_of_the_readme_runs(
     database.close()
 
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "27 chunks added, 0 rejected"
-    assert all(re.match(r"0\.\d{3} ", line) for line in shown[1:4])
-    assert "Keep the plain loaf as your anchor." in "\n".join(shown[4:])
+    assert "docs/how-to/deploy.md#roll-back" in shown[0]
+    assert shown[1] == "27 chunks added, 0 rejected"
+    assert all(re.match(r"0\.\d{3} ", line) for line in shown[2:5])
+    assert "Keep the plain loaf as your anchor." in "\n".join(shown[5:])
     assert talk.message_count == 2
     assert "I take my coffee without sugar." in shown
     assert shown[-1] == "1 forgotten: rows, vectors and jobs"

@@ -62,6 +62,7 @@ def test_the_demo_runs_in_a_clean_clone_and_again(clone: Path, tmp_path: Path) -
 
     assert "the offline model 'hashing' stands in" in first
     assert "27 embedded, 0 failed" in first
+    assert "read it in docs/" in first
     assert "all 10 checks passed" in first
     assert all(f"{leg}: ok" in first for leg in ("vector", "text", "fuzzy"))
     assert "no statistics yet" not in first
