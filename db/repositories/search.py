@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -63,6 +64,9 @@ were seen: a scope of a little less is then compared by its half vectors, exactl
 
 MAX_KNOWN: Final = 10_000
 """Scopes of which a database remembers the languages and sizes."""
+
+ESTIMATE_SECONDS: Final = 60.0
+"""Seconds for which the planner's estimate of a scope's size will do."""
 
 MAX_EF_SEARCH: Final = 1000
 """pgvector's own bound of ``hnsw.ef_search``."""
@@ -214,6 +218,14 @@ class _Known(NamedTuple):
     passages: float = 0.0
     default_share: float | None = None  # of the passages, what the corpus's defaults keep
     plenty: bool = False  # the scope was counted without filters, and has more than are few
+    estimated: float = 0.0  # passages of the scope, by the planner
+    estimated_at: float | None = None  # by time.monotonic()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the planner was asked a moment ago how large the scope is."""
+        at = self.estimated_at
+        return at is not None and time.monotonic() - at < ESTIMATE_SECONDS
 
     @property
     def surely_large(self) -> bool:
@@ -353,11 +365,13 @@ class SearchRepository(Repository):
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
         mostly_kept = kept is None or kept >= searched / 2
+        is_mixed = is_scoped and not corpus.needs_scope
         return Statement(
             shape=replace(
                 shape,
                 few=kept is not None,
                 whole=is_scoped and searched <= MOST_COMPARED and mostly_kept,
+                beside=is_mixed and prelude.own_passages <= MOST_COMPARED,
             ),
             values=values,
             thresholds=thresholds,
@@ -465,11 +479,10 @@ class SearchRepository(Repository):
         if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1, counted=False), known
-        explained: list[Shape] = []
-        if scoped and (not corpus.needs_scope or not 0 < known.passages < SAMPLED_OF_SCOPE):
-            # How large is it, and how much is left of it: a sample of a small one tells by itself.
-            explained.append(replace(shape, conditions=()))
-            explained += [shape] if shape.conditions and not ask.question.demands else []
+        # Of what is shared it is known how rare words are. The first search of a scope looks at its
+        # own passages, too, for the languages they are in.
+        samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
+        explained = self._list_explained(shape, ask, known) if scoped else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
             _, (row,), *estimated = self._exchange(
@@ -480,7 +493,8 @@ class SearchRepository(Repository):
                             shape.corpus,
                             shape.conditions,
                             demanding=bool(ask.question.demands),
-                            by_words=bool(ask.question.demands) or shape.legs != ("vector",),
+                            by_words=samples_words
+                            and (bool(ask.question.demands) or shape.legs != ("vector",)),
                             scoped=scoped,
                         ),
                         {
@@ -498,7 +512,11 @@ class SearchRepository(Repository):
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:
-                estimates = map(_read_estimate, estimated)
+                estimates = [*map(_read_estimate, estimated)]
+                if known.is_fresh:
+                    estimates.insert(0, known.estimated)
+                elif estimates:
+                    known = known._replace(estimated=estimates[0], estimated_at=time.monotonic())
                 prelude = prelude.within_scope(*estimates, shared=not corpus.needs_scope)
             if scoped and counts and not (ask.filters or ask.question.demands):
                 known = known._replace(plenty=prelude.kept > FEW)
@@ -521,6 +539,16 @@ class SearchRepository(Repository):
         if prelude.own is not None:
             known = known._replace(lexicon=_mix(known.lexicon, prelude))
         return prelude, known._replace(languages=asked_in)
+
+    def _list_explained(self, shape: Shape, ask: Ask, known: _Known) -> list[Shape]:
+        """Return what the planner is asked to estimate: the scope, and what filters keep of it.
+
+        A sample of a small scope tells by itself.
+        """
+        if shape.corpus.needs_scope and 0 < known.passages < SAMPLED_OF_SCOPE:
+            return []
+        filtered = [shape] if shape.conditions and not ask.question.demands else []
+        return filtered if known.is_fresh else [replace(shape, conditions=()), *filtered]
 
     def _is_scoped(self, corpus: Corpus) -> bool:
         """Return whether the search reads passages of a scope, beside those that are shared."""

@@ -119,12 +119,14 @@ class Narrowing:
         whole: Whether the scope is so small that all its vectors and texts are compared, without an
             index, and most of it meets the conditions. Of vectors they are asked of the nearest
             first then, also where few are left; of texts before.
+        beside: Whether that is so of the scope's own, beside shared passages that have an index.
     """
 
     direct: Sequence[ColumnElement[bool]] = ()
     distant: Sequence[ColumnElement[bool]] = ()
     few: bool = False
     whole: bool = False
+    beside: bool = False
 
 
 class VectorLeg:
@@ -161,10 +163,9 @@ class VectorLeg:
         if not narrowing.few and approximate is not None:
             # The bare shape ORDER BY ... LIMIT that the index serves.
             fetched = literal_column(str(self._model.candidates_for(depth)), Integer)
-            parts = [
-                near.where(*part).order_by(approximate).limit(fetched)
-                for part in corpus.split_scope(corpus.vectors)
-            ]
+            parts = [near.where(*part) for part in corpus.split_scope(corpus.vectors)]
+            indexed = parts[:-1] if narrowing.beside else parts
+            parts[: len(indexed)] = [each.order_by(approximate).limit(fetched) for each in indexed]
         nearest = union_all(*parts) if len(parts) > 1 else parts[0]
         candidates = nearest.cte("vector_near").prefix_with("MATERIALIZED")
         return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)

@@ -77,6 +77,7 @@ class Shape:
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
         whole: Whether all of the scope are, without an index, and most of it meets both.
+        beside: Whether all vectors of the scope are, beside an index of those that are shared.
         boosted: Whether the corpus's boost counts.
     """
 
@@ -90,6 +91,7 @@ class Shape:
     demanding: bool = False
     few: bool = False
     whole: bool = False
+    beside: bool = False
     boosted: bool = False
 
     def narrowing(self) -> Narrowing:
@@ -103,6 +105,7 @@ class Shape:
             distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
             few=self.few,
             whole=self.whole,
+            beside=self.beside,
         )
 
     def search_legs(self) -> list[SearchLeg]:
