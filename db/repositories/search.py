@@ -483,6 +483,7 @@ class SearchRepository(Repository):
         # own passages, too, for the languages they are in.
         samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
         explained = self._list_explained(shape, ask, known) if scoped else []
+        before = [known.estimated] if known.is_fresh else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
             _, (row,), *estimated = self._exchange(
@@ -512,10 +513,8 @@ class SearchRepository(Repository):
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:
-                estimates = [*map(_read_estimate, estimated)]
-                if known.is_fresh:
-                    estimates.insert(0, known.estimated)
-                elif estimates:
+                estimates = [*before, *map(_read_estimate, estimated)]
+                if estimates and not before:
                     known = known._replace(estimated=estimates[0], estimated_at=time.monotonic())
                 prelude = prelude.within_scope(*estimates, shared=not corpus.needs_scope)
             if scoped and counts and not (ask.filters or ask.question.demands):

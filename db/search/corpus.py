@@ -297,8 +297,6 @@ def _split_comparison(
     value: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Split a filter's value into the comparison and the values of its parameters."""
-    if of.prefix and not isinstance(value, str):
-        raise InvalidFilter(f"{name}: {value!r} is no beginning of a text")
     if value is None:
         return "null", {}
     if isinstance(value, Mapping):
