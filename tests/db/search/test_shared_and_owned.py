@@ -238,8 +238,8 @@ def test_a_search_leaves_others_the_languages_that_they_are_read_in(shelf: Shelf
     ]
 
 
-def test_how_rare_a_word_is_counts_shared_and_own_passages(shelf: Shelf) -> None:
-    """The words of what is shared are known by the statistics of their index, own are sampled."""
+def test_one_measure_of_rarity_ranks_shared_and_own_passages(shelf: Shelf) -> None:
+    """Here words are as frequent in both; the statistics of the shared index tell how frequent."""
     words = {n: WORD[n] for n in (0, 40, 400)}
 
     def frequency(scope: Scope | None, word: str) -> float:
