@@ -482,8 +482,8 @@ class SearchRepository(Repository):
         # Of what is shared it is known how rare words are. The first search of a scope looks at its
         # own passages, too, for the languages they are in.
         samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
-        explained = self._list_explained(shape, ask, known) if scoped else []
         for _ in range(MOST_PRELUDES):
+            explained = self._list_explained(shape, ask, known) if scoped else []
             asked_in = (ask.language,) if ask.language else known.languages
             _, (row,), *estimated = self._exchange(
                 [
