@@ -230,6 +230,9 @@ def create_embedding_table_v1(
         yield from isolate_v1(table, policies=_VECTORS_OF_SHARED if shared else _OWN_SCOPE)
         if not shared:
             return
+        # Whoever may move a vector to a passage of their own has taken it from the shared one.
+        yield f"REVOKE UPDATE ON {table} FROM rag_read_write"
+        yield f"GRANT UPDATE (embedding, content_hash, created_at) ON {table} TO rag_read_write"
     else:
         yield f"CREATE INDEX idx_{table}_model ON {table} (model_name)"
     of_shared = " AND scope = 'shared'" if shared else ""

@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.models.documentation import Chunk
+from pgcorpus.db.models.memory import Tenant
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
 from tests import factories
@@ -26,6 +28,11 @@ KEYS: Final = {
     "episodic_memories": "key",
     "memory_embeddings": "id",
     "episode_embeddings": "id",
+    "documents": "id",
+    "chunks": "id",
+    "documentation_embeddings": "id",
+    "click_feedback": "id",
+    "search_sessions": "id",
     "jobs": "id",
     "import_runs": "id",
     "import_files": "id",
@@ -34,8 +41,14 @@ KEYS: Final = {
 }
 """Every scoped table and its primary key."""
 
-SHARED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
-"""Tables with rows of no scope, too, which every scope sees; their owner sees all."""
+UNSCOPED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
+"""Tables that have rows of no scope, too, which everybody sees; their owner sees all."""
+
+READABLE: Final = frozenset(("documents", "chunks", "documentation_embeddings"))
+"""Tables that have rows of the scope ``shared``, too, which everybody sees."""
+
+DOCUMENTED: Final = READABLE | {"click_feedback", "search_sessions"}
+"""Tables in which only tenants have rows, and everybody."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def make_scope(work: UnitOfWork, *, tenant: bool) -> Scope:
 
 
 def secret(scope: Scope) -> str:
-    """A word that only the memories of a scope hold."""
+    """A word that only the memories and documents of a scope hold."""
     return f"secret{(scope.tenant_id or scope.user_id).hex}"  # type: ignore[union-attr]
 
 
@@ -98,6 +111,7 @@ def settled(database: Database) -> Iterator[Tenancy]:
     scopes, user_ids = [], {}
     with database.unit_of_work() as work:
         factories.bind(work.session)
+        everybodys = document_of(None, "What all may read")
         for of_tenant in (True, True, False):
             tenant = factories.TenantFactory() if of_tenant else None
             user = factories.UserFactory(tenant=tenant, email=f"{uuid4().hex}@example.com")
@@ -115,6 +129,11 @@ def settled(database: Database) -> Iterator[Tenancy]:
             factories.ImportFileFactory(**of_run)
             factories.ImportTransformationFactory(item=secret(scope), **of_run)
             factories.ImportRejectFactory(payload={"said": secret(scope)}, **of_run)
+            if tenant is not None:
+                opened = document_of(tenant, secret(scope))
+                for chunk in (opened, everybodys):
+                    factories.ClickFeedbackFactory(tenant=tenant, chunk=chunk, query=secret(scope))
+                factories.SearchSessionFactory(tenant=tenant, query=secret(scope))
             scopes.append(scope)
             user_ids[scope] = user.id
         work.commit()
@@ -122,6 +141,15 @@ def settled(database: Database) -> Iterator[Tenancy]:
         connection.execute(text("ANALYZE"))
     with logged_in(database, "rag_read_write") as application:
         yield Tenancy(database, application, *scopes, user_ids)
+
+
+def document_of(tenant: Tenant | None, said: str) -> Chunk:
+    """Write a document with a chunk and its vector; return the chunk."""
+    document = factories.DocumentFactory(tenant=tenant, path=f"{said}.md", title=said)
+    chunk = factories.ChunkFactory(document=document, text=said, details={"said": said})
+    factories.DocumentationEmbeddingFactory(chunk=chunk)
+    assert isinstance(chunk, Chunk)
+    return chunk
 
 
 def list_scopes(connection: Connection) -> list[Scope]:

@@ -32,14 +32,20 @@ FEEDBACK = ("click_feedback", "search_sessions")
 # See 0006: nothing is sampled of what documents say.
 UNSAMPLED = {
     "documents": (
-        "collection", "path", "title", "source_url", "hash", "etag", "last_modified", "metadata",
+        "collection", "path", "title", "source_url", "hash", "content_type", "language", "etag",
+        "last_modified", "metadata",
     ),
     "chunks": (
         "collection", "chunk_id", "heading", "anchor", "heading_path", "text", "url", "hash",
-        "metadata", "chunk_search",
+        "metadata", "chunker_version", "chunker_config", "lineage_id", "chunk_search",
     ),
-    "click_feedback": ("query", "session_id", "user_id"),
-    "search_sessions": ("session_id", "user_id", "query", "shown", "metadata"),
+    # Of passages that are everybody's neither: how often others have opened one is theirs.
+    "click_feedback": (
+        "query", "chunk_scope", "chunk_id", "session_id", "user_id", "dwell_time",
+    ),
+    "search_sessions": (
+        "session_id", "user_id", "query", "mode", "weights", "shown", "metadata",
+    ),
 }  # fmt: skip
 
 CHUNKS = Covered(
@@ -67,8 +73,9 @@ NAMES = {
 }
 
 AUDITED = {
-    "documents": {"hashed": "path,title,source_url,metadata"},
-    "chunks": {"hashed": "heading,anchor,heading_path,text,url,metadata"},
+    # A hash that needs no key tells who guesses what was hashed.
+    "documents": {"hashed": "path,title,source_url,hash,etag,metadata"},
+    "chunks": {"hashed": "chunk_id,heading,anchor,heading_path,text,url,hash,metadata"},
     "documentation_embeddings": {"hashed": "content_hash"},
 }
 
@@ -281,7 +288,11 @@ def _feedback() -> None:
     """)
     op.limit_times_v1("click_feedback", "created_at")
     op.create_index("idx_click_feedback_tenant", "click_feedback", ["tenant_id"])
-    op.create_index("idx_click_feedback_chunk", "click_feedback", ["chunk_scope", "chunk_id"])
+    # For those that go with their chunk. With the scope, or EXPLAIN ANALYZE would count by how many
+    # clicks of others on a shared chunk the policy has removed.
+    op.create_index(
+        "idx_click_feedback_chunk", "click_feedback", ["chunk_scope", "chunk_id", "scope"]
+    )
     # Of the first words: an index takes no more of a text than a third of a page.
     op.execute("CREATE INDEX click_feedback_query_idx ON click_feedback (scope, left(query, 200))")
     op.execute("ALTER INDEX click_feedback_query_idx ALTER COLUMN 2 SET STATISTICS 0")

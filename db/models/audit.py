@@ -33,12 +33,14 @@ LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log
 """Tables that no application may write to."""
 
 NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
+    "click_feedback",
     "import_files",
     "import_rejects",
     "import_runs",
     "import_transformations",
     "jobs",
     "query_performance_log",
+    "search_sessions",
 }
 """Tables of which changes are not recorded: logs themselves, and work under way."""
 

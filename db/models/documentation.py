@@ -267,7 +267,7 @@ class ClickFeedback(Owned, Base):
         CheckConstraint("position >= 1", name="valid_position"),
         CheckConstraint("dwell_time >= 0 AND dwell_time < 'Infinity'", name="valid_dwell_time"),
         readable_times("created_at"),
-        Index("idx_click_feedback_chunk", "chunk_scope", "chunk_id"),
+        Index("idx_click_feedback_chunk", "chunk_scope", "chunk_id", "scope"),
         Index("click_feedback_query_idx", "scope", literal_column("left(query, 200)").label("q")),
         Index("click_feedback_session_idx", "scope", "session_id"),
         Index("idx_click_feedback_created", "scope", "created_at"),

@@ -501,7 +501,9 @@ class SearchRepository(Repository):
                         {
                             **values,
                             **ask.question.demands,
-                            "known_version": known.lexicon.version,
+                            # What is known of words may be from another scope's search.
+                            "known_version": known.lexicon.version if known.languages else None,
+                            "known_languages": list(known.languages),
                             "languages": list(asked_in),
                             "words": ask.question.words,
                             "few": FEW,

@@ -15,6 +15,7 @@ from sqlalchemy import Select, delete, func, select, text, tuple_, union
 from pgcorpus.db.base import set_local
 from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
 from pgcorpus.db.models.imports import ImportRun
+from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import Tenant, User
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.scope import Scope
@@ -246,7 +247,7 @@ class TenancyRepository(Repository):
             )
 
     def delete_tenant(self, tenant_id: UUID) -> None:
-        """Erase a tenant with its users, memories, episodes, vectors, jobs and imports.
+        """Erase a tenant: users, memories, episodes, documents, vectors, clicks, jobs, imports.
 
         Raises:
             NotFound: There is none.
@@ -254,7 +255,7 @@ class TenancyRepository(Repository):
         erased = delete(Tenant).where(Tenant.id == tenant_id).returning(Tenant.id)
         if self.session.scalar(erased) is None:
             raise NotFound(f"there is no tenant {tenant_id}; see: pgcorpus tenants list")
-        self._forget_imports(Scope.tenant(tenant_id))
+        self._forget_work(Scope.tenant(tenant_id))
 
     def delete_user(self, user_id: UUID) -> None:
         """Erase a user with the memories and episodes they wrote, their vectors and jobs.
@@ -267,14 +268,18 @@ class TenancyRepository(Repository):
         erased = delete(User).where(User.id == user_id).returning(User.id)
         if self.session.scalar(erased) is None:
             raise NotFound(f"there is no user {user_id}; see: pgcorpus users list")
-        self._forget_imports(Scope.user(user_id))
+        self._forget_work(Scope.user(user_id))
 
-    def _forget_imports(self, scope: Scope) -> None:
-        """Erase the import history of a scope: files, changes and refusals go with their runs."""
-        self.session.execute(
-            delete(ImportRun).where(ImportRun.scope == str(scope)),
-            execution_options={"synchronize_session": False},
-        )
+    def _forget_work(self, scope: Scope) -> None:
+        """Erase the jobs and the import history of a scope, which refer to no tenant or user.
+
+        Files, changes and refusals go with their runs.
+        """
+        for kind in (Job, ImportRun):
+            self.session.execute(
+                delete(kind).where(kind.scope == str(scope)),
+                execution_options={"synchronize_session": False},
+            )
 
 
 def scope_of(user: User) -> Scope:

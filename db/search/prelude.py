@@ -144,7 +144,8 @@ def compile_prelude(
     """Compile the prelude of searches with these conditions, for the driver.
 
     Parameters beside those of the filters and demands: ``words``, ``languages`` (empty at first),
-    ``known_version`` (of the statistics the caller has), ``few`` and ``counted``.
+    ``known_languages`` and ``known_version`` (of the statistics that they are known by, which the
+    caller has), ``few`` and ``counted``.
 
     Args:
         corpus: What is searched.
@@ -175,7 +176,7 @@ def compile_prelude(
         if corpus.shared_words is not None:
             # The statistics are of an index, which has no languages: those of before stay for as
             # long as they do.
-            before = cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text))
+            before = cast(bindparam("known_languages", type_=ARRAY(Text())), ARRAY(Text))
             same = statistics.c.version == cast(bindparam("known_version", type_=Text()), Text)
             languages = case((same, before), else_=languages)
     if corpus.scope is not None and scoped:
@@ -285,7 +286,7 @@ def _of_scope_without_words(corpus: Corpus) -> FromClause:
     """Count the passages in a sample of the scope, from an index alone."""
     sample = _sample_scope(corpus, literal_column("1").label("one"))
     return select(
-        cast(bindparam("languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
+        cast(bindparam("known_languages", type_=ARRAY(Text())), ARRAY(Text)).label("languages"),
         select(func.count()).select_from(sample).scalar_subquery().label("sampled"),
     ).subquery("of_scope")
 

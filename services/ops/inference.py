@@ -131,7 +131,7 @@ class Inference:
     @property
     def asker(self) -> Intruder:
         """A login with rows of its own."""
-        return Intruder(self.ours.name, self.ours.scope.settings)
+        return Intruder(self.ours.name, self.ours.settings)
 
     def secrets(self, table: Guarded) -> list[Secret]:
         """Plant the secrets of a table, once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
@@ -22,21 +22,28 @@ from pgcorpus.db.repositories.operations.inference import InferenceRepository, T
 from pgcorpus.db.repositories.operations.isolation import (
     ATTACKS,
     NOBODY,
+    REMOVALS,
     SAID,
     SOURCE,
+    WRITES,
     Attempt,
     Guarded,
     Intruder,
     Party,
+    everybody,
     party,
 )
-from pgcorpus.db.scope import APPLICATION_ROLE, refuse_unsafe
+from pgcorpus.db.scope import APPLICATION_ROLE, Scope, refuse_unsafe
 from pgcorpus.db.search.corpora import list_corpora
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.inference import Inference, Inferred
 from pgcorpus.services.search.service import MODES, SearchService
+
+SHARED_TABLES: Final = frozenset(everybody().keys)
+"""Tables with rows that all may read, and administrators write."""
 
 Status = Literal["ok", "failure"]
 Tell = Callable[[str, int, int], None]
@@ -136,12 +143,16 @@ class IsolationReport:
 
 @dataclass(frozen=True)
 class _Parties:
-    """The parties of the rehearsal; the last two must not be reached."""
+    """The parties of the rehearsal; the last two must not be reached.
+
+    What is everybody's must be read, and not written.
+    """
 
     ours: Party
     stranger: Party
     theirs: Party
     person: Party
+    everybody: Party
 
     @property
     def all(self) -> tuple[Party, ...]:
@@ -154,14 +165,14 @@ class _Parties:
     def intruders(self) -> Iterator[Intruder]:
         """Yield everyone who tries, with the identities that they claim."""
         tenant, user = "app.tenant_id", "app.user_id"
-        their_id, person_id = str(self.theirs.scope.tenant_id), str(self.person.user_id)
+        their_id, person_id = str(self.theirs.tenant_id), str(self.person.user_id)
         yield NOBODY
         yield _as_they_are(self.ours)
         yield _as_they_are(self.stranger)
         yield Intruder("a tenant's user as a person", {user: str(self.theirs.user_id)})
         yield Intruder("a tenant's id as a person's", {user: their_id})
         yield Intruder("a person's id as a tenant's", {tenant: person_id})
-        own_id = str(self.ours.scope.tenant_id)
+        own_id = str(self.ours.tenant_id)
         yield Intruder("own tenant and another's user", {tenant: own_id, user: person_id})
         yield Intruder("upper case", {tenant: their_id.upper()})
         yield Intruder("braces", {tenant: f"{{{their_id}}}"})
@@ -218,6 +229,7 @@ class _Verification:
             stranger=party("another person", tenant=False),
             theirs=party("a tenant", tenant=True),
             person=party("a person", tenant=False),
+            everybody=everybody(),
         )
         self._tables = work.isolation.list_guarded()
         self._layers: list[Layer] = []
@@ -238,6 +250,9 @@ class _Verification:
             self._fail("rows", "rehearsal", f"rows of two tenants could not be written: {why}")
         else:
             attackable = [each for each in self._tables if each.key is not None]
+            for table in attackable:
+                for who in (*self._parties.all, self._parties.everybody):
+                    self._isolation.note_rows(who, table)
             for number, table in enumerate(attackable):
                 self._tell(table.name, number, len(attackable) + 2)
                 self._attack(table)
@@ -360,14 +375,14 @@ class _Verification:
         time it is asked (a random key, the time) is not compared.
         """
         (vector,) = self._embedder.embed_documents([SAID])
-        own = (self._parties.ours, self._parties.stranger)
+        own, shared = (self._parties.ours, self._parties.stranger), self._parties.everybody
         watchers = [NOBODY, *map(_as_they_are, own)]
-        for each in own:
-            self._isolation.populate(each, vector)
+        for each in (shared, *own):
+            self._isolation.populate(each, vector, shared)
         look = partial(self._isolation.look_around, role=self._role, parties=self._parties.all)
         before = [look(who) for who in watchers]
         for each in self._parties.victims:
-            self._isolation.populate(each, vector)
+            self._isolation.populate(each, vector, shared)
         attempts: dict[str, list[tuple[str, Attempt]]] = {}
         for who, answers in zip(watchers, before, strict=True):
             now = look(who)
@@ -390,8 +405,6 @@ class _Verification:
     def _attack(self, table: Guarded) -> None:
         """Run every kind of statement on a table, as every intruder."""
         isolation, role = self._isolation, self._role
-        for who in self._parties.all:
-            isolation.note_rows(who, table)
         victims = [each for each in self._parties.victims if each.keys[table.name]]
         own = (self._parties.ours, self._parties.stranger)
         if not victims or not any(each.keys[table.name] for each in own):
@@ -424,7 +437,16 @@ class _Verification:
             for attempt in isolation.try_giving(table, who, role, victim)
         )
         self._count(table.name, "give away", given)
+        referring = (
+            (who.name, attempt)
+            for who in own
+            for victim in victims
+            for attempt in isolation.try_referring(table, who, role, victim)
+        )
+        self._count(table.name, "refer", referring)
         self._count(table.name, "TRUNCATE", [(role, isolation.try_truncate(table, role))])
+        if table.name in SHARED_TABLES:
+            self._attack_shared(table)
         for who in own:
             if who.keys[table.name]:
                 seen = isolation.try_statement("SELECT", table, _as_they_are(who), role, [who])
@@ -433,54 +455,91 @@ class _Verification:
                         "rows", table.name, f"{who.name} does not see own rows: nothing proven"
                     )
 
+    def _attack_shared(self, table: Guarded) -> None:
+        """Try to write rows that are everybody's to read, and an administrator's to write.
+
+        Vectors of shared passages are written by workers; nobody else removes them.
+        """
+        isolation, role, shared = self._isolation, self._role, self._parties.everybody
+        ours = self._parties.ours
+        askers = (NOBODY, _as_they_are(ours), _as_they_are(self._parties.stranger))
+        vectors = {each.vectors.name for each in list_corpora() if each.shared_words is not None}
+        of_worker = table.name in vectors
+        for kind in REMOVALS if of_worker else WRITES:
+            if kind == "INSERT":
+                made = [(w.name, isolation.try_insert(table, w, role, shared)) for w in askers]
+            else:
+                made = [
+                    (w.name, isolation.try_statement(kind, table, w, role, [shared]))
+                    for w in askers
+                ]
+            self._count(table.name, f"{kind} of shared", made)
+        taken = [(ours.name, each) for each in isolation.try_taking(table, ours, role, shared)]
+        self._count(table.name, "take shared", taken)
+        if not of_worker:
+            given = [(ours.name, each) for each in isolation.try_giving(table, ours, role, shared)]
+            self._count(table.name, "share", given)
+
     def _search(self) -> None:
         """Run every mode of search in every scoped corpus, with and without filters."""
         search = SearchService(self._rehearsed, embedder=self._embedder)
-        own, victims = (self._parties.ours, self._parties.stranger), self._parties.victims
         self._isolation.as_application(self._role)
         for corpus in (each for each in list_corpora() if each.scope is not None):
-            table = corpus.passages.name
-            theirs = {key for victim in victims for key in victim.keys[table]}
             for mode in MODES:
-                attempts = []
-                for filters in ({}, {"source": SOURCE}):
-                    ask = partial(
-                        search.search,
-                        SAID,
-                        corpus=corpus.name,
-                        mode=mode,
-                        filters=filters,
-                        limit=100,
-                    )
-                    attempts.append((NOBODY.name, _search_unscoped(ask)))
-                    for who in own:
-                        hits = {hit.id for hit in ask(scope=who.scope).hits}
-                        attempts.append((who.name, Attempt(len(hits & theirs))))
-                        if not hits >= set(who.keys[table]):
-                            self._fail(
-                                "search",
-                                f"{corpus.name}, {mode}",
-                                f"{who.name} does not find own rows: nothing was proven",
-                            )
+                ask = partial(search.search, SAID, corpus=corpus.name, mode=mode, limit=100)
+                attempts = [
+                    each
+                    for filters in ({}, {"source": SOURCE})
+                    for each in self._search_corpus(corpus, mode, partial(ask, filters=filters))
+                ]
                 self._count(corpus.name, f"{mode} search", attempts)
             if corpus.order is not None:
-                windows = []
-                for who in own:
-                    self._work.enter(who.scope)
-                    around = self._work.searches.surroundings(
-                        corpus, list(theirs), before=9, after=9
-                    )
-                    windows.append((who.name, Attempt(len(around))))
-                self._work.leave()
-                self._count(corpus.name, "context", windows)
+                self._count(corpus.name, "context", self._look_around_hits(corpus))
+
+    def _search_corpus(
+        self, corpus: Corpus, mode: str, ask: Callable[..., SearchPage]
+    ) -> Iterator[tuple[str, Attempt]]:
+        """Search as nobody and as owners of rows, who must find all that they may read."""
+        table, parties = corpus.passages.name, self._parties
+        shared = set(parties.everybody.keys.get(table, ()))
+        if corpus.needs_scope:
+            yield NOBODY.name, _search_unscoped(ask)
+        askers: list[tuple[str, Scope | None, set[Any]]] = [
+            (who.name, who.scope, set(who.keys.get(table, ())))
+            for who in (parties.ours, parties.stranger)
+        ]
+        if not corpus.needs_scope:
+            askers.append((NOBODY.name, None, set()))
+        for name, scope, own in askers:
+            hits = {hit.id for hit in ask(scope=scope).hits}
+            yield name, Attempt(len(hits & self._list_others(table, own)))
+            if not hits >= own | shared:
+                self._fail(
+                    "search",
+                    f"{corpus.name}, {mode}",
+                    f"{name} does not find what is shared or own: nothing was proven",
+                )
+
+    def _look_around_hits(self, corpus: Corpus) -> Iterator[tuple[str, Attempt]]:
+        """Ask for what stands around others' passages."""
+        table = corpus.passages.name
+        look = partial(self._work.searches.surroundings, corpus, before=9, after=9)
+        if not corpus.needs_scope:
+            yield NOBODY.name, Attempt(len(look(list(self._list_others(table, set())))))
+        for who in (self._parties.ours, self._parties.stranger):
+            assert who.scope is not None  # noqa: S101 - only what is everybody's has none
+            others = self._list_others(table, set(who.keys.get(table, ())))
+            self._work.enter(who.scope)
+            yield who.name, Attempt(len(look(list(others))))
+        self._work.leave()
+
+    def _list_others(self, table: str, own: set[Any]) -> set[Any]:
+        """Return the keys of the parties' rows that are neither *own* nor everybody's."""
+        return {key for who in self._parties.all for key in who.keys.get(table, ())} - own
 
     def _infer(self) -> None:
         """Plant secrets in rows of a victim, and try to infer them, as others."""
         ours, victim = self._parties.ours, self._parties.theirs
-        for table in self._tables:
-            if table.key is not None:
-                self._isolation.note_rows(ours, table)
-                self._isolation.note_rows(victim, table)
         tables = [
             each
             for each in self._tables
@@ -583,10 +642,10 @@ class _Verification:
 
 
 def _as_they_are(who: Party) -> Intruder:
-    return Intruder(who.name, who.scope.settings)
+    return Intruder(who.name, who.settings)
 
 
-def _search_unscoped(search: Callable[[], SearchPage]) -> Attempt:
+def _search_unscoped(search: Callable[..., SearchPage]) -> Attempt:
     """Return a search without a scope, which the builder must refuse."""
     try:
         return Attempt(rows=max(1, len(search().hits)))

@@ -22,6 +22,11 @@ SCOPED = (
     models.EpisodicMemory,
     models.MemoryEmbedding,
     models.EpisodeEmbedding,
+    models.Document,
+    models.Chunk,
+    models.DocumentationEmbedding,
+    models.ClickFeedback,
+    models.SearchSession,
 )
 """Rows that nobody writes but in their scope, not even the owner of the table."""
 
@@ -41,8 +46,11 @@ SET_SCOPE = text(
 def in_scope(session: Session, scope: Scope | str) -> Iterator[None]:
     """Work within a scope for a while, and then within that of before, if there was one."""
     before = session.execute(SCOPE_NOW).one()
-    settings = (Scope.parse(scope) if isinstance(scope, str) else scope).settings
-    session.execute(SET_SCOPE, {name[4:]: value for name, value in settings.items()})
+    if scope == SHARED:
+        session.execute(SET_SCOPE, {"tenant_id": "", "user_id": ""})
+    else:
+        settings = (Scope.parse(scope) if isinstance(scope, str) else scope).settings
+        session.execute(SET_SCOPE, {name[4:]: value for name, value in settings.items()})
     yield
     session.execute(SET_SCOPE, before._asdict())
 
@@ -332,17 +340,25 @@ class _ScopedFactory(_Factory):
     source = "anthropic"
 
 
-class DocumentFactory(_Factory):
-    """A document that everybody may read; ``tenant=`` makes it a tenant's."""
+class _OwnedFactory(_Factory):
+    """Everybody's, unless a ``tenant`` is given."""
 
     class Meta:
-        model = models.Document
+        abstract = True
 
     class Params:
         tenant = None
 
     tenant_id = factory.LazyAttribute(lambda row: row.tenant.id if row.tenant else None)
     scope = factory.LazyAttribute(lambda row: f"tenant:{row.tenant.id}" if row.tenant else SHARED)
+
+
+class DocumentFactory(_OwnedFactory):
+    """A document that everybody may read; ``tenant=`` makes it a tenant's."""
+
+    class Meta:
+        model = models.Document
+
     path = factory.Sequence(lambda n: f"guide/page-{n}.md")
 
 
@@ -362,6 +378,46 @@ class ChunkFactory(_Factory):
     chunk_id = factory.Sequence(lambda n: f"chunk-{n}")
     position = factory.Sequence(lambda n: n)
     text = factory.Sequence(lambda n: f"Section number {n} explains an idea.")
+
+
+class DocumentationEmbeddingFactory(_Factory):
+    """A vector of the hashing model for a chunk."""
+
+    class Meta:
+        model = models.DocumentationEmbedding
+
+    class Params:
+        chunk = factory.SubFactory(ChunkFactory)
+
+    chunk_id = factory.LazyAttribute(lambda row: row.chunk.id)
+    scope = factory.LazyAttribute(lambda row: row.chunk.scope)
+    model_name = "hashing"
+    embedding = factory.Sequence(lambda n: axis(n % 384, length=384))
+    content_hash = b"of the text"
+
+
+class ClickFeedbackFactory(_OwnedFactory):
+    """A chunk that was opened, by a user of ``tenant`` or of none."""
+
+    class Meta:
+        model = models.ClickFeedback
+
+    class Params:
+        chunk = factory.SubFactory(ChunkFactory)
+
+    query = "How is a price set?"
+    chunk_scope = factory.LazyAttribute(lambda row: row.chunk.scope)
+    chunk_id = factory.LazyAttribute(lambda row: row.chunk.id)
+    position = 1
+
+
+class SearchSessionFactory(_OwnedFactory):
+    """A page of results that was shown, to a user of ``tenant`` or of none."""
+
+    class Meta:
+        model = models.SearchSession
+
+    session_id = factory.Sequence(lambda n: f"visit-{n}")
 
 
 class MemoryNodeFactory(_ScopedFactory):
@@ -466,7 +522,8 @@ class AuditSealFactory(_Factory):
 
 ALL = [
     each
-    for each in (*_Factory.__subclasses__(), *_ScopedFactory.__subclasses__())
+    for kind in (_Factory, _ScopedFactory, _OwnedFactory)
+    for each in kind.__subclasses__()
     if not each._meta.abstract
 ]
 

@@ -94,7 +94,7 @@ CHECKSUMS: dict[str, str] = {
     "drop_coverage_v1": "d7a0f01b4401dc54",
     "create_embedding_table_v1, scoped": "081537ca59c3e122",
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
-    "create_embedding_table_v1, shared": "294ceca85e25d185",
+    "create_embedding_table_v1, shared": "2e94850cea00e3b8",
     "search_in_scope_v1, shared": "d5b3a4d2db74e8f3",
     "stop_searching_in_scope_v1, shared": "5240f2db8b4838e2",
 }

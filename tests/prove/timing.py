@@ -21,7 +21,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.rehearsal import rehearsal
 from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
-from pgcorpus.db.repositories.operations.isolation import SAID, party
+from pgcorpus.db.repositories.operations.isolation import SAID, everybody, party
 from pgcorpus.db.scope import APPLICATION_ROLE
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.inference import Inference
@@ -31,7 +31,11 @@ from tests.prove.isolation import Population, fill
 
 PATIENCE_SECONDS: Final = 3600.0
 
-CORPORA: Final = {"memory": "memory_nodes", "episodes": "episodic_memories"}
+CORPORA: Final = {
+    "memory": "memory_nodes",
+    "episodes": "episodic_memories",
+    "documentation": "chunks",
+}
 
 
 def measure(
@@ -55,8 +59,10 @@ def measure(
         repository.lift_timeout()
         ours, victim = party("another tenant", tenant=True), party("a tenant", tenant=True)
         tables = [table for table in repository.list_guarded() if table.key is not None]
+        shared = everybody()
+        repository.populate(shared, vector, shared)
         for who in (ours, victim):
-            repository.populate(who, vector)
+            repository.populate(who, vector, shared)
             for table in tables:
                 repository.note_rows(who, table)
         tables = [t for t in tables if ours.keys[t.name] and victim.keys[t.name]]

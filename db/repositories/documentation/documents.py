@@ -428,8 +428,9 @@ class DocumentRepository(Repository):
         ).all()
 
     def count(self) -> int:
-        """Count the chunks that the transaction may read."""
-        return self.session.scalar(select(func.count()).select_from(_chunks)) or 0
+        """Count the chunks that are shared and, within a scope, its own."""
+        counted = select(func.count()).select_from(_chunks).where(*self._readable(_chunks))
+        return self.session.scalar(counted) or 0
 
     def analyze(self) -> None:
         """Renew the planner's statistics."""

@@ -18,6 +18,8 @@ ADMINISTERED: Final = (
     "import_files",
     "import_transformations",
     "import_rejects",
+    "click_feedback",
+    "search_sessions",
 )
 """Tables whose rows of all scopes administrators see; memories they do not."""
 
@@ -109,6 +111,8 @@ SAMPLED: Final = text("""
         FROM pg_index JOIN pg_class AS guarded ON guarded.oid = indrelid
         JOIN pg_attribute ON attrelid = indexrelid
         WHERE relname = ANY (:tables) AND attnum <= indnkeyatts AND indkey[attnum - 1] = 0
+            -- of rows that are everybody's a sample may be kept
+            AND pg_get_expr(indpred, indrelid) IS DISTINCT FROM '(scope = ''shared''::text)'
             AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     )
     SELECT attrelid::regclass::text AS table, attname::text AS column, attnum AS place,
@@ -139,7 +143,7 @@ SHARED_GRAPHS: Final = text("""
     JOIN pg_class AS guarded ON guarded.oid = indrelid
     WHERE guarded.relname = ANY (:tables) AND amname IN ('hnsw', 'ivfflat')
         AND guarded.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
-        AND coalesce(pg_get_expr(indpred, indrelid), '') !~ '\\mscope = ''(tenant|user):'
+        AND coalesce(pg_get_expr(indpred, indrelid), '') !~ '\\mscope = ''(shared''|tenant:|user:)'
     ORDER BY 1
 """)
 
@@ -230,7 +234,10 @@ class GuardRepository(Repository):
         return [Sampled(*row) for row in self.session.execute(SAMPLED, given)]
 
     def list_shared_graphs(self, tables: Sequence[str]) -> list[str]:
-        """List approximate indexes that hold vectors of more than one scope."""
+        """List approximate indexes that hold vectors of more than one scope.
+
+        Those of the scope ``shared`` alone are everybody's.
+        """
         return list(self.session.scalars(SHARED_GRAPHS, {"tables": list(tables)}))
 
     def list_taking_expressions(self, role: str) -> list[str]:

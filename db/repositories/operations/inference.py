@@ -112,7 +112,8 @@ COLUMNS: Final = text("""
            attgenerated <> '' OR attidentity <> '' AS derived,
            EXISTS (SELECT FROM pg_constraint
                    WHERE conrelid = attrelid AND contype IN ('f', 'p') AND attnum = ANY (conkey))
-           OR attname = ANY (CAST(:scope_columns AS text[])) AS refers
+           OR attname = ANY (CAST(:scope_columns AS text[]))
+               AND (attname = 'scope' OR atttypid = 'uuid'::regtype) AS refers
     FROM pg_attribute
     WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
     ORDER BY attnum

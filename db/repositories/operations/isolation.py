@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import cycle, islice, product
 from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
@@ -19,8 +19,15 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from pgcorpus.db.base import set_local
+from pgcorpus.db.base import SHARED, set_local
 from pgcorpus.db.errors import NotPermitted
+from pgcorpus.db.models.documentation import (
+    Chunk,
+    ClickFeedback,
+    Document,
+    DocumentationEmbedding,
+    SearchSession,
+)
 from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
 from pgcorpus.db.models.memory import (
     EpisodeEmbedding,
@@ -48,6 +55,7 @@ CHOSEN: Final = frozenset(("app.identity", *SETTINGS))
 """Settings that say who is asking."""
 
 SCOPE_COLUMNS: Final = ("scope", "tenant_id", "user_id")
+"""Columns that say whose a row is; the last two where they are UUIDs."""
 
 ATTACKS: Final[Mapping[str, str]] = {
     "SELECT": "SELECT FROM {table} WHERE {key} = ANY (:keys)",
@@ -71,6 +79,12 @@ ATTACKS: Final[Mapping[str, str]] = {
     ),
 }
 """Kind → statement; the rows that it gives or writes are those of other scopes that it reached."""
+
+WRITES: Final = ("FOR UPDATE", "UPDATE", "DELETE", "MERGE", "MERGE DELETE", "ON CONFLICT", "INSERT")
+"""Kinds that only administrators may do to rows that are everybody's."""
+
+REMOVALS: Final = ("DELETE", "MERGE DELETE")
+"""Of these, kinds that not even a worker may do, who writes vectors of shared passages."""
 
 REACHABLE: Final = text("""
     WITH RECURSIVE reading AS (
@@ -100,7 +114,8 @@ GUARDED: Final = text("""
                      AND attgenerated = '' ORDER BY attnum) AS columns,
            ARRAY(SELECT attname::text FROM pg_attribute
                  WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
-                     AND attname = ANY (CAST(:scope_columns AS text[]))) AS scope_columns,
+                     AND attname = ANY (CAST(:scope_columns AS text[]))
+                     AND (attname = 'scope' OR atttypid = 'uuid'::regtype)) AS scope_columns,
            own.type,
            (SELECT attname::text FROM pg_attribute
             WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
@@ -134,6 +149,21 @@ GUARDED: Final = text("""
     ORDER BY 1
 """)
 
+REFERENCES: Final = text("""
+    SELECT relname::text AS referred,
+           ARRAY(SELECT attname::text FROM unnest(conkey) WITH ORDINALITY AS of (number, place)
+                 JOIN pg_attribute ON attrelid = conrelid AND attnum = number
+                 ORDER BY place) AS columns,
+           ARRAY(SELECT attname::text FROM unnest(confkey) WITH ORDINALITY AS of (number, place)
+                 JOIN pg_attribute ON attrelid = confrelid AND attnum = number
+                 ORDER BY place) AS keys
+    FROM pg_constraint JOIN pg_class AS referred ON referred.oid = confrelid
+    WHERE contype = 'f' AND conrelid = CAST(:table AS regclass) AND relrowsecurity
+        AND cardinality(conkey) > 1
+    ORDER BY conname
+""")
+"""Foreign keys to guarded tables. One of a single column only tells that a UUID is there."""
+
 FUNCTIONS: Final = text("""
     SELECT p.oid::regproc::text AS name, prosecdef AS as_owner,
            coalesce(array_to_string(proconfig, ',') LIKE '%search_path=%', false) AS pinned,
@@ -165,6 +195,9 @@ STATISTICS: Final = {
 
 MOST_CALLS: Final = 12
 """Ways to call a function that are tried."""
+
+INDEXES: Final = ["chunks_text_gin_idx", "idx_chunks_scope_words", "idx_chunks_scope_trigrams"]
+"""Indexes whose statistics a function could be asked for."""
 
 
 HOSTILE: Final[Mapping[str, Sequence[Any]]] = {
@@ -272,22 +305,37 @@ class Party:
 
     Attributes:
         name: As reports call them.
-        scope: Whose rows they are.
+        scope: Whose rows they are; None of those that are everybody's.
         user_id: Of a user of the scope.
         keys: Table → primary keys of their rows.
         rows: Table → one of them whole, as JSON.
     """
 
     name: str
-    scope: Scope
+    scope: Scope | None
     user_id: UUID
     keys: dict[str, list[Any]]
     rows: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def tenant_id(self) -> UUID | None:
+        """The tenant whose rows they are, or None."""
+        return None if self.scope is None else self.scope.tenant_id
+
+    @property
+    def scope_name(self) -> str:
+        """The scope as its column has it."""
+        return SHARED if self.scope is None else str(self.scope)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The settings by which the party says who it is."""
+        return {} if self.scope is None else self.scope.settings
+
+    @property
     def marks(self) -> list[str]:
         """The words that the text of each of the party's rows holds."""
-        return [str(self.scope.tenant_id or self.user_id), str(self.user_id)]
+        return [str(self.tenant_id or self.user_id), str(self.user_id)]
 
 
 @dataclass(frozen=True)
@@ -320,11 +368,22 @@ class Attempt(NamedTuple):
     said: str | None = None
 
 
+def everybody() -> Party:
+    """Make the party of the rows that all may read, without any yet."""
+    return Party("everybody", None, uuid4(), _keys_of_documentation())
+
+
+def _keys_of_documentation() -> dict[str, list[Any]]:
+    tables = (Document, Chunk, DocumentationEmbedding)
+    return {each.__tablename__: [uuid4()] for each in tables}
+
+
 def party(name: str, *, tenant: bool) -> Party:
-    """Make a new party, without any rows yet."""
+    """Make a new party, without any rows yet; a single user has no documents."""
     user_id = uuid4()
     scope = Scope.tenant(uuid4()) if tenant else Scope.user(user_id)
     keys: dict[str, list[Any]] = {
+        **(_keys_of_documentation() if tenant else {}),
         "tenants": [scope.tenant_id] if tenant else [],
         "users": [user_id],
         "memory_nodes": [uuid4() for _ in range(MEMORIES)],
@@ -356,19 +415,24 @@ class IsolationRepository(Repository):
         found = self.session.scalar(select(func.to_regrole(quote(name))))
         return found is not None
 
-    def populate(self, who: Party, vector: np.ndarray) -> None:
-        """Write rows of a party into every table.
+    def populate(self, who: Party, vector: np.ndarray, shared: Party) -> None:
+        """Write rows of a party into every table that it may have rows in.
 
         Args:
             who: Whose; their keys and rows are noted there.
             vector: Of ``SAID``, float32 of shape ``(dimensions,)`` of ``MODEL``.
+            shared: Whose chunk the party opens, beside its own.
         """
         session, scope = self.session, who.scope
         self.as_operator(scope)
-        if scope.tenant_id is not None:
-            slug = f"rehearsal-{scope.tenant_id}"
-            session.add(Tenant(id=scope.tenant_id, name=SAID, slug=slug))
+        if who.tenant_id is not None:
+            slug = f"rehearsal-{who.tenant_id}"
+            session.add(Tenant(id=who.tenant_id, name=SAID, slug=slug))
             session.flush()
+        if "documents" in who.keys:
+            self._write_documents(who, vector, opened=[who] if who is shared else [shared, who])
+        if scope is None:
+            return
         external_id = str(who.user_id)
         session.add(
             User(
@@ -434,6 +498,51 @@ class IsolationRepository(Repository):
         session.flush()
         session.expunge_all()
 
+    def _write_documents(self, who: Party, vector: np.ndarray, opened: Sequence[Party]) -> None:
+        """Write a document of a party with a chunk, its vector, and what was searched and opened.
+
+        Args:
+            who: Whose.
+            vector: Of the chunk.
+            opened: Whose chunks were opened.
+        """
+        session = self.session
+        owned = {"tenant_id": who.tenant_id, "scope": who.scope_name}
+        (document,), (chunk,) = who.keys["documents"], who.keys["chunks"]
+        name = f"{SAID} {who.user_id}"
+        said = {"title": name, "source_url": SOURCE, "details": {"said": name}}
+        session.add(Document(id=document, path=name, **said, **owned))
+        session.flush()
+        session.add(
+            Chunk(
+                id=chunk,
+                document_id=document,
+                chunk_id=name,
+                position=0,
+                text=name,
+                heading_path=[SAID],
+                details={"said": name},
+                **owned,
+            )
+        )
+        session.flush()
+        session.add(
+            DocumentationEmbedding(
+                id=who.keys["documentation_embeddings"][0],
+                chunk_id=chunk,
+                scope=who.scope_name,
+                model_name=MODEL,
+                embedding=vector,
+                content_hash=b"",
+            )
+        )
+        for each in opened:
+            click = {"chunk_scope": each.scope_name, "chunk_id": each.keys["chunks"][0]}
+            session.add(ClickFeedback(query=name, position=1, session_id=name, **click, **owned))
+        session.add(SearchSession(session_id=name, query=name, **owned))
+        session.flush()
+        session.expunge_all()
+
     def list_open(self, role: str) -> list[str]:
         """List the tables written in this transaction whose rows of all scopes a role may read."""
         return list(self.session.scalars(WRITTEN, {"role": role}))
@@ -443,8 +552,8 @@ class IsolationRepository(Repository):
         self.as_operator(who.scope)
         key = quote(table.key or "")
         whose = {
-            "scope": str(who.scope),
-            "tenant_id": who.scope.tenant_id,
+            "scope": who.scope_name,
+            "tenant_id": who.tenant_id,
             "user_id": who.user_id,
             "keys": who.keys.get(table.name, []),
         }
@@ -462,9 +571,10 @@ class IsolationRepository(Repository):
         if found:
             who.rows[table.name] = found[0].row
 
-    def as_operator(self, scope: Scope) -> None:
-        """Become the login again, within a scope."""
-        self._become({"role": "none", **scope.settings})
+    def as_operator(self, scope: Scope | None) -> None:
+        """Become the login again, within a scope or without one."""
+        settings = dict.fromkeys(SETTINGS, "") if scope is None else scope.settings
+        self._become({"role": "none", **settings})
 
     def as_application(self, role: str) -> None:
         """Become a role of the application, without a scope."""
@@ -507,11 +617,17 @@ class IsolationRepository(Repository):
 
     def try_giving(self, table: Guarded, who: Party, role: str, victim: Party) -> Iterator[Attempt]:
         """Try to make one's own rows a victim's, by each column that could say so and by all."""
-        new = {
-            "scope": str(victim.scope),
-            "tenant_id": victim.scope.tenant_id,
-            "user_id": victim.user_id,
-        }
+        yield from self._try_moving(table, who.keys[table.name], victim, who, role)
+
+    def try_taking(self, table: Guarded, who: Party, role: str, victim: Party) -> Iterator[Attempt]:
+        """Try to make a victim's rows one's own, likewise."""
+        yield from self._try_moving(table, victim.keys[table.name], who, who, role)
+
+    def _try_moving(
+        self, table: Guarded, keys: Sequence[Any], to: Party, who: Party, role: str
+    ) -> Iterator[Attempt]:
+        """Try, as *who*, to make rows those of *to*."""
+        new = {"scope": to.scope_name, "tenant_id": to.tenant_id, "user_id": to.user_id}
         given = [name for name in table.scope_columns if name in table.columns]
         said = [name for name in given if new[name] is not None]
         for names in ([given] if said else []) + [[name] for name in said if len(given) > 1]:
@@ -519,10 +635,32 @@ class IsolationRepository(Repository):
             yield self._attempt(
                 f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
                 " = ANY (:keys)",
-                {**new, "keys": who.keys[table.name]},
-                Intruder(who.name, who.scope.settings),
+                {**new, "keys": list(keys)},
+                Intruder(who.name, who.settings),
                 role,
             )
+
+    def try_referring(
+        self, table: Guarded, who: Party, role: str, victim: Party
+    ) -> Iterator[Attempt]:
+        """Try to make one's own rows refer to a victim's, with and without naming its scope."""
+        for referred, columns, keys in self.session.execute(
+            REFERENCES, {"table": quote(table.name)}
+        ).all():
+            row = victim.rows.get(referred)
+            if row is None:
+                continue
+            values = {column: row[key] for column, key in zip(columns, keys, strict=True)}
+            unscoped = [each for each in columns if each not in SCOPE_COLUMNS]
+            for names in {tuple(columns), tuple(unscoped)} - {()}:
+                changes = ", ".join(f"{quote(name)} = :{name}" for name in names)
+                yield self._attempt(
+                    f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
+                    " = ANY (:own_keys)",
+                    {**{name: values[name] for name in names}, "own_keys": who.keys[table.name]},
+                    Intruder(who.name, who.settings),
+                    role,
+                )
 
     def try_copy(self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]) -> Attempt:
         """Try COPY TO, and count the lines of others."""
@@ -575,7 +713,7 @@ class IsolationRepository(Repository):
             f" = ANY ('{{{','.join(map(str, keys))}}}')"
         )
         name = f"rehearsal_{uuid4().hex}"
-        with self._savepoint(Intruder(victim.name, victim.scope.settings), role) as connection:
+        with self._savepoint(Intruder(victim.name, victim.settings), role) as connection:
             try:
                 connection.exec_driver_sql(f"PREPARE {name} AS {statement}")
                 connection.exec_driver_sql(f"EXECUTE {name}")
@@ -692,14 +830,15 @@ def _calls(
     function: Function, tables: Sequence[str], parties: Sequence[Party]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield arguments with which a function could be made to tell of others."""
-    keys = [str(key) for each in parties for key in each.keys.get("memory_nodes", [])[:1]]
-    texts = [str(each.scope) for each in parties] + keys + ["memory", "episodes", "memory_nodes"]
+    tables_of_keys = ("memory_nodes", "chunks")
+    keys = [str(k) for each in parties for of in tables_of_keys for k in each.keys.get(of, [])[:1]]
+    texts = [str(each.scope) for each in parties] + keys + ["memory", "documentation", "chunks"]
     values: dict[str, list[Any]] = {
         "uuid": [each.user_id for each in parties] + keys,
         "integer": [1000],
         "bigint": [1000],
-        "regclass": [name for name in tables if "mem" in name],
-        "name": ["memory_search", "episode_search", "language"],
+        "regclass": [name for name in tables if "mem" in name or "chunk" in name] + INDEXES,
+        "name": ["memory_search", "chunk_search", "tsvector_to_array", "language"],
         "jsonb": ["{}"],
         "boolean": [True],
     }
@@ -708,6 +847,8 @@ def _calls(
         for kind in function.arguments
     ]
     yield from islice(product(*choices), MOST_CALLS)
+    # each value of each argument at least once
+    yield from islice(zip(*map(cycle, choices), strict=False), max(map(len, choices), default=0))
     usual = tuple(values[0] for values in choices)
     for place, kind in enumerate(function.arguments):
         for hostile in HOSTILE.get(kind, (None,)):

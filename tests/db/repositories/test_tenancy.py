@@ -21,6 +21,7 @@ from pgcorpus.db.repositories.tenancy import scope_of, slug_of, tenant_sql, user
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
 from tests import factories
+from tests.tenancy import DOCUMENTED, READABLE, UNSCOPED, document_of
 
 ODD = "O'Brien \\ Söhne {x} 100%; --"
 
@@ -270,6 +271,33 @@ def test_erasing_a_tenant_takes_its_users_along(work: UnitOfWork) -> None:
     for tenant, left in ((gone, []), (stays, [stays.id])):
         with factories.in_scope(work.session, Scope.tenant(tenant.id)):
             assert work.session.scalars(select(MemoryNode.tenant_id)).all() == left
+
+
+def test_erasing_a_tenant_takes_its_documents_along(work: UnitOfWork) -> None:
+    """Chunks, vectors, clicks, searches, jobs and imports; what all may read stays, and others'."""
+    gone, stays = (factories.TenantFactory(), factories.TenantFactory())
+    shared = document_of(None, "everybody's")
+    for tenant in (gone, stays):
+        for chunk in (shared, document_of(tenant, tenant.slug)):
+            factories.ClickFeedbackFactory(tenant=tenant, chunk=chunk)
+        factories.SearchSessionFactory(tenant=tenant)
+        run = factories.ImportRunFactory(corpus="documentation", scope=f"tenant:{tenant.id}")
+        factories.ImportFileFactory(run=run, scope=f"tenant:{tenant.id}")
+    tables = {*DOCUMENTED, *UNSCOPED} - {"import_transformations", "import_rejects"}
+
+    work.tenancy.delete_tenant(gone.id)
+
+    for scope in (f"tenant:{gone.id}", f"tenant:{stays.id}", "shared"):
+        with factories.in_scope(work.session, scope):
+            left = {
+                table
+                for table in tables
+                if work.session.scalar(
+                    text(f"SELECT count(*) FROM {table} WHERE scope = :scope"),  # noqa: S608 - of ours
+                    {"scope": scope},
+                )
+            }
+        assert left == {str(gone.id): set(), str(stays.id): tables}.get(scope[7:], READABLE)
 
 
 def test_the_statements_for_elsewhere_add_the_same_rows(work: UnitOfWork) -> None:

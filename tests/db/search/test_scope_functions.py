@@ -124,8 +124,8 @@ def test_the_sizes_of_scopes_are_told_to_administrators_alone(
     tenancy: Tenancy, inside: Connection
 ) -> None:
     """They are needed to build indexes."""
-    sizes = text("SELECT scope, vectors FROM large_scopes('memory_embeddings'::regclass, 2)")
-    allowed = "SELECT has_function_privilege('large_scopes(regclass, bigint)', 'EXECUTE')"
+    sizes = text("SELECT scope, vectors FROM memory_embeddings_large_scopes(2)")
+    allowed = "SELECT has_function_privilege('memory_embeddings_large_scopes(bigint)', 'EXECUTE')"
 
     assert not inside.scalar(text(allowed))
     with tenancy.owner.engine.connect() as owner:

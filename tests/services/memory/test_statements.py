@@ -1,4 +1,4 @@
-"""No statement on memories joins, conflicts or looks up by a key alone: it names the scope."""
+"""No statement on memories or documents looks up by a key alone: it names the scope."""
 
 from __future__ import annotations
 
@@ -12,26 +12,42 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgcorpus import Worker
+from pgcorpus import SearchService, Worker
+from pgcorpus.db.engine import Database
+from pgcorpus.db.models.documentation import (
+    Chunk,
+    ClickFeedback,
+    Document,
+    DocumentationEmbedding,
+    SearchSession,
+)
 from pgcorpus.db.models.memory import EpisodeEmbedding, EpisodicMemory, MemoryEmbedding, MemoryNode
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.context import surroundings
-from pgcorpus.db.search.corpora import EPISODES, MEMORY
+from pgcorpus.db.search.corpora import DOCUMENTATION, EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.prelude import compile_matching, compile_prelude
 from pgcorpus.db.search.ranking import FUSIONS, Shape, compile_search
+from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+from pgcorpus.services.documentation.service import DocumentService
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from pgcorpus.services.ops.switch import ModelSwitch
+from tests.logins import logged_in
 from tests.services.memory.importing.test_importer import Folder, a_node, an_episode
 from tests.services.memory.setting import Setting, setting
 
 __all__ = ["setting"]
 
 TABLES = [
-    model.__tablename__ for model in (MemoryNode, EpisodicMemory, MemoryEmbedding, EpisodeEmbedding)
+    model.__tablename__
+    for model in (
+        *(MemoryNode, EpisodicMemory, MemoryEmbedding, EpisodeEmbedding),
+        *(Document, Chunk, DocumentationEmbedding, ClickFeedback, SearchSession),
+    )
 ]
 REFERENCE = re.compile(
     rf"(?:\b(?P<how>FROM|JOIN|UPDATE|USING|INTO)|,) (?P<table>{'|'.join(TABLES)})"
@@ -115,10 +131,13 @@ def test_a_statement_without_a_scope_is_noticed() -> None:
     assert faults("DELETE FROM episodic_memories USING staged WHERE staged.key = key")
 
 
-@pytest.mark.parametrize("corpus", [MEMORY, EPISODES], ids=lambda corpus: corpus.name)
+@pytest.mark.parametrize(
+    "corpus", [MEMORY, EPISODES, DOCUMENTATION], ids=lambda corpus: corpus.name
+)
 def test_every_search_names_the_scope(corpus: Corpus) -> None:
     """Whatever legs it has, however they are joined, and by whatever it is narrowed."""
-    conditions, _ = corpus.parse_filters(dict.fromkeys(corpus.filters, None))
+    filters = {name: "docs/" if each.prefix else None for name, each in corpus.filters.items()}
+    conditions, _ = corpus.parse_filters(filters)
     legs = [("vector",), ("text",), ("fuzzy",), ("vector", "text", "fuzzy")]
     made = []
     for which, fusion, kept, few, whole in product(
@@ -134,14 +153,14 @@ def test_every_search_names_the_scope(corpus: Corpus) -> None:
             demanding=few,
             few=few,
             whole=whole,
-            boosted=not few,
+            boosted=not few and corpus.boost is not None,
         )
         made.append(compile_search(shape))
     for kept, demanding in product(((), conditions), (False, True)):
         made.append(compile_matching(corpus, kept, demanding))
         made += (
-            compile_prelude(corpus, kept, demanding=demanding, by_words=by_words)
-            for by_words in (False, True)
+            compile_prelude(corpus, kept, demanding=demanding, by_words=by_words, scoped=scoped)
+            for by_words, scoped in product((False, True), {True, corpus.needs_scope})
         )
     if corpus.order is not None:
         made.append(in_drivers_words(surroundings(corpus)))
@@ -204,3 +223,47 @@ def test_every_operation_names_the_scope(
     for each in wrong:  # even these join within a scope
         joined = re.findall(rf" JOIN (?:{'|'.join(TABLES)}) ON (\w+)\.scope = (\w+)\.scope", each)
         assert len(joined) == len(re.findall(rf" JOIN (?:{'|'.join(TABLES)}) ", each))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_operation_on_documents_names_the_scope(
+    setting: Setting, statements: set[str], tmp_path: Path, shared: bool
+) -> None:
+    """Add, import, move, read, list, change, embed, search and delete, of a tenant and of all."""
+    scope = None if shared else setting.ours
+    with setting.owner.unit_of_work() as work:
+        work.models.use_model("documentation", "hashing")
+        work.commit()
+    with logged_in(setting.owner, "rag_admin" if shared else "rag_read_write") as database:
+        work_with_documents(database, scope, tmp_path)
+
+    sent = {" ".join(each.split()) for each in statements}
+    of_documents = [each for each in sent if REFERENCE.search(each)]
+    assert len(of_documents) > 15
+    known = [*OF_ALL_SCOPES.values(), "ANALYZE documents, "]
+    wrong = {each for each in of_documents if faults(each)}
+    assert {w for w in wrong if not any(re.match(beginning, w) for beginning in known)} == set()
+
+
+def work_with_documents(database: Database, scope: Scope | None, tmp_path: Path) -> None:
+    """Do with documents of the scope whatever there is to do."""
+    embedder = HashingEmbedder("hashing", 384)
+    service = DocumentService(database, embedder)
+    service.add_texts(["How a price is set."], ids=["price"], scope=scope)
+    service.add_document("# Price\n\nBy value.", path="price.md", scope=scope, embed=False)
+    service.update("price.md", content="# Price\n\nBy cost.", scope=scope)
+    service.get("price.md", scope=scope)
+    service.list_documents(path_prefix="p", scope=scope)
+    page = tmp_path / "docs" / "a.md"
+    page.parent.mkdir()
+    page.write_text("# Offers\n\nWhat is offered.")
+    DocumentationImporter(database, scope).run([page.parent])
+    page.rename(page.with_name("b.md"))
+    DocumentationImporter(database, scope, prune=True).run([page.parent])
+    Worker(database, kinds={"embed"}).run(once=True)
+    search = SearchService(database, embedder=embedder)
+    for filters in ({}, {"collection": "default"}, {"path_prefix": "p"}):
+        found = search.search("price", corpus="documentation", scope=scope, filters=filters)
+        assert bool(found.hits) or "collection" not in filters
+    service.delete(["price.md"], scope=scope)
+    service.delete(filters={"collection": "default"}, scope=scope)

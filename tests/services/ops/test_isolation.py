@@ -15,6 +15,7 @@ from sqlalchemy import URL, text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import NotFound, NotPermitted
 from pgcorpus.db.repositories.operations.inference import Timing, compare_times
+from pgcorpus.db.repositories.operations.isolation import REMOVALS, WRITES
 from pgcorpus.services.ops import isolation
 from pgcorpus.services.ops.inference import confirm
 from pgcorpus.services.ops.isolation import IsolationReport, IsolationService
@@ -104,19 +105,27 @@ def test_no_row_crosses_and_nothing_is_kept(
     attacked = {(each.target, each.kind) for each in report.attacks}
     inferred = {each for each in kinds if each.startswith("by ")}
     searched = {each for each in kinds if each.endswith(" search")}
-    statements = kinds - {"told the same", "context", *inferred, *searched}
+    shared = {each for each in kinds if "share" in each}
+    statements = kinds - {"told the same", "context", "refer", *inferred, *searched, *shared}
     assert {"SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "COPY TO", "TRUNCATE"} <= statements
     assert attacked >= {(t, k) for t in KEYS for k in statements} - {("tenants", "give away")}
     assert attacked >= {
         (t, k) for t in KEYS for k in ("by errors", "by what runs early", "by EXPLAIN", "by time")
     }
     assert attacked >= {
+        *((t, f"{k} of shared") for t in ("documents", "chunks") for k in WRITES),
+        *(("documentation_embeddings", f"{k} of shared") for k in REMOVALS),
+        *((t, k) for t in ("documents", "chunks") for k in ("share", "take shared")),
+        ("click_feedback", "refer"),
         ("memory_nodes", "by keys"),
+        ("documents", "by keys"),
         ("functions", "by calls"),
         ("memory", "by time"),
         ("episodes", "by time"),
+        ("documentation", "by time"),
+        ("documentation", "context"),
     }
-    for corpus in ("memory", "episodes"):
+    for corpus in ("memory", "episodes", "documentation"):
         for mode in ("vector", "text", "fuzzy", "hybrid"):
             assert (corpus, f"{mode} search") in attacked
     assert told[-1][1] == told[-1][2]
@@ -190,6 +199,35 @@ BREAKS = {
     "CREATE TRIGGER note AFTER INSERT ON memory_nodes FOR EACH ROW EXECUTE FUNCTION note()": (
         set(),
         {("table", "said")},
+    ),
+    "ALTER TABLE chunks DISABLE ROW LEVEL SECURITY": (
+        {("chunks", "SELECT"), ("chunks", "UPDATE of shared"), ("chunks", "DELETE of shared")},
+        {("table", "chunks")},
+    ),
+    "CREATE POLICY more ON documents FOR INSERT"
+    " WITH CHECK (scope = 'shared' OR app_scope() = '')": (
+        {("documents", "INSERT of shared")},
+        set(),
+    ),
+    "CREATE POLICY more ON documents FOR UPDATE USING (scope = 'shared' OR app_scope() = '')"
+    " WITH CHECK (scope = app_scope())": (
+        {("documents", "FOR UPDATE of shared")},
+        set(),
+    ),
+    "CREATE POLICY more ON documentation_embeddings FOR DELETE"
+    " USING (scope = 'shared' OR app_scope() = '')": (
+        {("documentation_embeddings", "MERGE DELETE of shared")},
+        set(),
+    ),
+    "ALTER TABLE click_feedback DROP CONSTRAINT readable_chunk": (
+        {("click_feedback", "refer")},
+        set(),
+    ),
+    "DROP POLICY own_scope ON search_sessions;;CREATE POLICY own_scope ON search_sessions"
+    " USING (scope <> app_scope() OR true)": ({("search_sessions", "SELECT")}, set()),
+    "ALTER VIEW chunks_with_embedding SET (security_invoker = false)": (
+        {("chunks_with_embedding", "told the same")},
+        {("view", "chunks_with_embedding")},
     ),
     "GRANT TRUNCATE ON memory_nodes TO rag_read_write": ({("memory_nodes", "TRUNCATE")}, set()),
     "ALTER ROLE rag_read_write BYPASSRLS": (
@@ -270,6 +308,34 @@ HOLES = {
     "CREATE INDEX said ON import_rejects (scope, reason)": (
         {("import_rejects", "by EXPLAIN ANALYZE by indexes")},
         {("inference", "import_rejects")},
+    ),
+    "DROP POLICY shared_or_own ON chunks;;CREATE POLICY shared_or_own ON chunks FOR SELECT"
+    " USING (scope = 'shared' OR scope = app_scope())": (
+        {("chunks", "by errors")},
+        {("inference", "chunks")},
+    ),
+    "DROP POLICY own_scope ON click_feedback;;CREATE POLICY own_scope ON click_feedback"
+    " USING (scope = coalesce(app_scope(), 'shared'))": (
+        {("click_feedback", "by errors")},
+        {("inference", "click_feedback")},
+    ),
+    "ALTER TABLE chunks ALTER text SET STATISTICS 100": (set(), {("statistics", "chunks.text")}),
+    "ALTER INDEX idx_chunks_scope_words ALTER 1 SET STATISTICS 100": (
+        set(),
+        {("statistics", "idx_chunks_scope_words.scope_keys")},
+    ),
+    "CREATE INDEX said ON documents (path)": (
+        {("documents", "by EXPLAIN ANALYZE by indexes")},
+        {("inference", "documents")},
+    ),
+    "CREATE UNIQUE INDEX once ON documents (path)": (
+        {("documents", "by keys")},
+        {("inference", "documents")},
+    ),
+    "CREATE INDEX graph ON documentation_embeddings USING hnsw"
+    " ((embedding::halfvec(384)) halfvec_cosine_ops) WHERE model_name = 'hashing'": (
+        {("documentation_embeddings", "by near vectors")},
+        {("index", "graph")},
     ),
     "DROP POLICY own_scope ON jobs;;CREATE POLICY own_scope ON jobs FOR SELECT"
     " USING (scope IS NULL OR scope = app_scope())": (

@@ -110,7 +110,8 @@ CONTENT = (NOTHING, READ, WRITE, ADMINISTER)
 SETTING = (NOTHING, READ, READ, ADMINISTER)
 # COPY FROM is for nobody whose rows are chosen by a policy.
 SCOPED = (NOTHING, READ, WRITE - {"COPY FROM"}, ADMINISTER - {"COPY FROM"})
-# What a job is about stays as it was enqueued: the first column is not written to.
+# What a job is about stays as it was enqueued, and a vector of a shared chunk stays with it: the
+# first column is not written to.
 QUEUE = (NOTHING, READ, WRITE - {"COPY FROM", "UPDATE"}, ADMINISTER - {"COPY FROM"})
 READABLE = (NOTHING, READ, READ, READ)
 COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "setval"})
@@ -124,9 +125,13 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "audit_seals": LOG,
     "audit_state": NOBODY,
     "chunk_embeddings": CONTENT,
+    "chunks": SCOPED,
+    "click_feedback": SCOPED,
     "conversations": CONTENT,
     "corpus_settings": SETTING,
     "document_concepts": CONTENT,
+    "documentation_embeddings": QUEUE,
+    "documents": SCOPED,
     "embedding_models": SETTING,
     "episode_embeddings": SCOPED,
     "episodic_memories": SCOPED,
@@ -146,9 +151,11 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "query_performance_log": CONTENT,
     "security_audit_log": LOG,
     "security_audit_log (each partition)": LOG,
+    "search_sessions": SCOPED,
     "source_lines": CONTENT,
     "tenants": SCOPED,
     "users": SCOPED,
+    "chunks_with_embedding": READABLE,
     "conversation_summaries": READABLE,
     "embedding_coverage": READABLE,
     "memory_nodes_with_embedding": READABLE,
@@ -168,16 +175,22 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "audit_rows()": NOBODY,
     "audit_seal(integer)": ADMINISTRATOR,
     "audit_sign(bigint,bytea)": ADMINISTRATOR,
+    "chunk_text(text[],text)": ANYBODY,
+    "chunks_alike(text,real)": MEMBER,
+    "chunks_with_words(text[],text[],text[])": MEMBER,
     "decrypt_sensitive_data(text,text)": ANYBODY,
     "encrypt_sensitive_data(text,text)": ANYBODY,
+    "documentation_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "enqueue_embedding()": NOBODY,
+    "episode_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "episode_text(jsonb,jsonb)": ANYBODY,
     "episodic_memories_alike(text,real)": MEMBER,
     "episodic_memories_with_words(text[],text[],text[])": MEMBER,
     "forget_traces()": NOBODY,
+    "heading_text(text[])": ANYBODY,
     "increment_version()": ANYBODY,
-    "large_scopes(regclass,bigint)": ADMINISTRATOR,
     "lexeme_statistics(regclass,name,name,text)": ANYBODY,
+    "memory_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "memory_nodes_alike(text,real)": MEMBER,
     "memory_nodes_with_words(text[],text[],text[])": MEMBER,
     "passages_to_embed(text,integer)": ANYBODY,
@@ -402,7 +415,7 @@ the groups: [roles](../how-to/roles.md).
 | read | {list_objects(READ)} |
 | write | read, and {list_objects(WRITE - READ)} |
 | write rows | write, but without COPY FROM, which row security does not allow |
-| work off | write rows, but UPDATE only of the columns that say what becomes of a job |
+| work off | write rows, but UPDATE only of what becomes of a job, or of a vector itself |
 | administer | write, and {list_objects(ADMINISTER - WRITE)} |
 | administer rows | administer, but without COPY FROM |
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
@@ -361,6 +362,51 @@ def test_a_memory_leaves_no_text_behind(database: Database) -> None:
             text("SELECT string_agg(log::text, '') FROM security_audit_log log")
         )
     assert not [word for word in ("xyzzy", "plugh", "frobozz", "grue") if word in whole]
+
+
+def test_a_document_leaves_no_text_behind(database: Database) -> None:
+    """Nor its chunks: of texts, names, metadata and what is made of them there are hashes alone."""
+    secret = "xyzzy"
+    with database.unit_of_work() as work:
+        factories.bind(work.session)
+        for tenant in (None, factories.TenantFactory()):
+            document = factories.DocumentFactory(
+                tenant=tenant,
+                path=secret,
+                title=secret,
+                source_url=secret,
+                hash=sha256(secret.encode()).hexdigest(),
+                details={secret: secret},
+            )
+            chunk = factories.ChunkFactory(
+                document=document,
+                chunk_id=secret,
+                heading=secret,
+                anchor=secret,
+                heading_path=[secret],
+                text=secret,
+                url=secret,
+                hash=sha256(secret.encode()).hexdigest(),
+                details={secret: secret},
+            )
+            factories.DocumentationEmbeddingFactory(chunk=chunk)
+        work.commit()
+        work.session.execute(text("UPDATE chunks SET text = 'plugh'"))
+        work.session.execute(text("DELETE FROM documents"))
+        work.commit()
+
+    recorded = {
+        "documents": ["INSERT", "INSERT", "DELETE"],
+        "chunks": ["INSERT", "INSERT", "UPDATE", "DELETE"],
+        "documentation_embeddings": ["INSERT", "INSERT", "DELETE"],
+    }
+    assert {table: actions(database, table) for table in recorded} == recorded
+    with database.unit_of_work() as work:
+        whole = work.session.scalar(
+            text("SELECT string_agg(log::text, '') FROM security_audit_log log")
+        )
+    hashed = sha256(secret.encode()).hexdigest()
+    assert not [word for word in (secret, "plugh", hashed) if word in whole]
 
 
 def test_hashes_are_keyed_and_can_be_made_again_by_the_owner_alone(database: Database) -> None:

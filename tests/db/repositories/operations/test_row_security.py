@@ -13,7 +13,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
-from tests.tenancy import KEYS, MEMORIES, SHARED, Tenancy, enter, secret
+from tests.tenancy import (
+    DOCUMENTED,
+    KEYS,
+    MEMORIES,
+    READABLE,
+    UNSCOPED,
+    Tenancy,
+    enter,
+    secret,
+)
 
 NODE = (
     "INSERT INTO memory_nodes (id, tenant_id, user_id, conversation_id, sequence_index,"
@@ -89,7 +98,7 @@ def inside(tenancy: Tenancy, raw: Connection) -> Connection:
 def others(tenancy: Tenancy, table: str) -> list[Any]:
     """Keys of the rows that are not ``ours``."""
     found = tenancy.keys(table, tenancy.theirs) + tenancy.keys(table, tenancy.person)
-    assert found or table == "tenants"
+    assert found
     return found
 
 
@@ -115,8 +124,8 @@ def test_every_scoped_table_shows_a_scope_its_own_rows(
 ) -> None:
     """Of a tenant, of a person, and of nobody: all of them and no others."""
     shown = text(f"SELECT {KEYS[table]} FROM {table} ORDER BY 1")  # noqa: S608 - names from above
-    if table in SHARED:  # those of no scope are everybody's
-        shown = text(f"SELECT id FROM {table} WHERE scope IS NOT NULL ORDER BY 1")  # noqa: S608 - names from above
+    if table in UNSCOPED | DOCUMENTED:  # those of no scope are everybody's
+        shown = text(f"SELECT id FROM {table} WHERE scope <> 'shared' ORDER BY 1")  # noqa: S608 - names from above
     for scope in (tenancy.ours, tenancy.theirs, tenancy.person):
         enter(raw, scope)
         assert list(raw.scalars(shown)) == tenancy.keys(table, scope)
@@ -255,12 +264,12 @@ def test_a_role_that_switches_row_security_off_gets_an_error(inside: Connection)
 
 
 def test_the_owner_is_bound_as_well(tenancy: Tenancy, unbound: Database) -> None:
-    """FORCE: an owner that is no superuser sees no memories without a scope, and all jobs."""
+    """FORCE: without a scope an owner that is no superuser sees all jobs, and what is shared."""
     with unbound.engine.connect() as connection:
-        rows = {
-            table: connection.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - names from above
-            for table in SHARED
-        }
+        counted = {table: f"SELECT count(*) FROM {table}" for table in UNSCOPED | READABLE}  # noqa: S608 - names from above
+        for table in READABLE:
+            counted[table] += " WHERE scope = 'shared'"
+        rows = {table: connection.scalar(text(count)) for table, count in counted.items()}
         connection.execute(text("CREATE ROLE test_owner_of_memories"))
         connection.execute(text("GRANT ALL ON SCHEMA public TO test_owner_of_memories"))
         for table in KEYS:
@@ -434,6 +443,9 @@ def test_statistics_are_told_to_nobody(tenancy: Tenancy, inside: Connection) -> 
     for table, words in (
         ("memory_nodes", "memory_search"),
         ("episodic_memories", "episode_search"),
+        ("chunks", "chunk_search"),
+        ("idx_chunks_scope_words", "scope_keys"),
+        ("idx_chunks_scope_trigrams", "scope_keys"),
     ):
         known = inside.execute(
             text("SELECT * FROM lexeme_statistics(CAST(:t AS regclass), :w, 'language', NULL)"),
@@ -466,6 +478,7 @@ def test_of_texts_only_names_of_ours_are_sampled(tenancy: Tenancy) -> None:
             *("dominant_intent", "urgency_max"),
             *("kind", "status", "worker_id", "corpus", "field", "rule"),
             "coalesce",  # the corpus of a job
+            "tsvector_to_array",  # of what is everybody's alone
         }
 
 
@@ -482,6 +495,20 @@ def test_of_texts_only_names_of_ours_are_sampled(tenancy: Tenancy) -> None:
         ("memory_embeddings", "encode(content_hash, 'hex')"),
         ("episodic_memories", "title"),
         ("episodic_memories", "content"),
+        ("documents", "path"),
+        ("documents", "title"),
+        ("documents", "collection"),
+        ("documents", "hash"),
+        ("documents", "CAST(metadata AS text)"),
+        ("chunks", "text"),
+        ("chunks", "heading"),
+        ("chunks", "chunk_id"),
+        ("chunks", "chunk_text(heading_path, text)"),
+        ("click_feedback", "query"),
+        ("click_feedback", "left(query, 200)"),
+        ("click_feedback", "user_id"),
+        ("search_sessions", "query"),
+        ("search_sessions", "session_id"),
     ],
 )
 def test_estimates_tell_nothing_of_what_others_say(
@@ -504,7 +531,11 @@ def test_estimates_tell_nothing_of_what_others_say(
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [("memory_nodes", "memory_search"), ("episodic_memories", "episode_search")],
+    [
+        ("memory_nodes", "memory_search"),
+        ("episodic_memories", "episode_search"),
+        ("chunks", "chunk_search"),
+    ],
 )
 def test_estimates_tell_nothing_of_the_words_of_others(
     inside: Connection, table: str, words: str
@@ -533,7 +564,7 @@ def test_definer_functions_are_known(inside: Connection) -> None:
     )
     of_searches = {
         f"{table}_{kind}"
-        for table in ("memory_nodes", "episodic_memories")
+        for table in ("memory_nodes", "episodic_memories", "chunks")
         for kind in ("with_words", "alike")
     }
     assert set(found) == {"lexeme_statistics", *of_searches}
@@ -584,7 +615,7 @@ def test_sequences_belong_to_no_scope(inside: Connection) -> None:
             JOIN pg_class AS s ON s.oid = objid AND relkind = 'S'
             WHERE refobjid = ANY (CAST(:tables AS regclass[]))
         """),
-        {"tables": sorted(KEYS.keys() - SHARED)},
+        {"tables": sorted(KEYS.keys() - UNSCOPED)},
     )
     assert list(counted) == []
 
