@@ -16,7 +16,7 @@ MAX_PATH_BYTES: Final = 2000
 MAX_COLLECTION_BYTES: Final = 255
 
 MAX_METADATA_CHARACTERS: Final = 64 * 1024
-"""Of a document, as JSON: each of its chunks has a copy."""
+"""Length of a document's metadata as JSON: each of its chunks has a copy."""
 
 MAX_METADATA_DEPTH: Final = 50
 """Levels within one another."""

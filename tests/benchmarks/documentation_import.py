@@ -1,4 +1,4 @@
-"""How fast a tree of documents goes in, without vectors, and how fast it is passed over again.
+"""The rate at which a tree of documents goes in, without vectors, and is passed over again.
 
 ``python -m tests.benchmarks.documentation_import`` measures reading alone, the first import, and
 those of the unchanged tree, of one of which some files changed, and of a second tree, whose rows
@@ -77,7 +77,7 @@ def _vary(text: str, words: list[str], chance: random.Random) -> str:
     )
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def _measure(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
@@ -97,7 +97,7 @@ def read(folder: Path) -> dict[str, float]:
             characters += sum(len(each.text) for each in record.chunks)
         return chunks, characters
 
-    seconds, (chunks, characters) = _timed(draft)
+    seconds, (chunks, characters) = _measure(draft)
     return {"chunks": chunks, "characters": characters, **_rate(chunks, seconds)}
 
 
@@ -107,7 +107,7 @@ def load(database: Database, folder: Path) -> dict[str, float]:
     Raises:
         RuntimeError: A file was refused.
     """
-    seconds, report = _timed(lambda: DocumentationImporter(database).run([folder]))
+    seconds, report = _measure(lambda: DocumentationImporter(database).run([folder]))
     if report.failed:
         raise RuntimeError(next(each.error for each in report.files if each.error))
     chunks = report.total("added") + report.total("updated") + report.total("unchanged")
@@ -140,7 +140,7 @@ def copy(database: Database) -> dict[str, float]:
                 connection.commit()
                 return int(cursor.rowcount)
 
-            seconds, rows = _timed(load_again)
+            seconds, rows = _measure(load_again)
             cursor.execute("DROP TABLE copied")
             connection.commit()
     return _rate(rows, seconds)

@@ -127,7 +127,7 @@ class Move(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What validation asks of the documents of a scope.
+    """Counts of the documents of a scope, for validation.
 
     Attributes:
         documents: How many have chunks.
@@ -201,7 +201,7 @@ _OF_RUN: Final = frozenset(("processing_timestamp", "lineage_id"))
 LISTED: Final = "documents by path"
 
 ASIDE: Final = "~"
-"""Stands in the name of a chunk while another takes its place."""
+"""Mark in the name of a chunk while another takes its place."""
 
 WRITES_SHARED: Final = text("""
     SELECT NOT row_security_active('documents') OR EXISTS (
@@ -210,7 +210,7 @@ WRITES_SHARED: Final = text("""
     ) OR EXISTS (
         SELECT FROM pg_roles WHERE rolname = :role AND pg_has_role(oid, 'USAGE'))
 """).bindparams(role=ADMINISTRATORS_ROLE)
-"""As row security has it: the owner, a superuser, or a member of ``rag_admin``."""
+"""True for the owner, a superuser, or a member of ``rag_admin``, as row security has it."""
 
 
 class DocumentRepository(FirstLoad):

@@ -49,7 +49,7 @@ from pgcorpus.services.importers.report import COUNTS, FileReport, Skipped
 CORPUS: Final = "documentation"
 
 BULK_BYTES: Final = 1024**2
-"""Of files from which on building the indexes anew takes less time than keeping them up."""
+"""Size of the files from which on building indexes anew takes less time than keeping them up."""
 
 BATCH: Final = 1000
 """Chunks of a transaction: while one batch is written, the next is read."""
@@ -155,12 +155,12 @@ class _Candidate:
 
     @property
     def chunks(self) -> int:
-        """How many chunks are written for it."""
+        """The number of chunks that are written for it."""
         return 0 if self.record is None else len(self.record.chunks)
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether it is stored as it is."""
+        """True if it is stored as it is."""
         return self.record is None and self.error is None
 
     def refuse_for(self, error: ConstraintViolated) -> _Candidate:

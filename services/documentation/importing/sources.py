@@ -81,10 +81,10 @@ class Root:
 
 
 def find_roots(paths: Sequence[Path], zips: ExitStack) -> list[Root]:
-    """Find the files at *paths*: files, folders, zips, and patterns such as ``docs/**/*.md``.
+    """Find the files at *paths*: files, folders, zips, and patterns such as ``wiki/**/*.md``.
 
     The document of a file in a folder has the path of the folder as it was given, and its own
-    within it: ``docs/guide/start.md`` is the same document, whether ``docs`` is imported or that
+    within it: ``wiki/guide/start.md`` is the same document, whether ``wiki`` is imported or that
     file. Of a folder outside of the working directory the name alone counts; so it does of the
     working directory itself.
 

@@ -50,7 +50,7 @@ class Desk:
     own: DocumentService
 
     def rows(self, statement: str, scope: Scope | None = None) -> set[Any]:
-        """What a statement of the test's own gives."""
+        """Return what a statement of the test's own gives."""
         with self.owner.unit_of_work() as work:
             if scope is not None:
                 work.enter(scope)
@@ -237,12 +237,12 @@ def test_a_document_has_its_headings_anchors_and_address(desk: Desk) -> None:
     """Front matter is metadata, beside what the caller gives."""
     added = desk.service.add_document(
         "---\ntitle: The guide\nauthor: Ann\n---\n" + GUIDE,
-        path="docs/guide.md",
+        path="wiki/guide.md",
         metadata={"author": "Bob", "team": 7},
         source_url="https://example.org/guide",
     )
 
-    document = desk.service.get("docs/guide.md")
+    document = desk.service.get("wiki/guide.md")
     assert document.id == added.id
     assert (document.title, document.source_url) == ("The guide", "https://example.org/guide")
     assert document.metadata == {"title": "The guide", "author": "Bob", "team": 7}
@@ -277,9 +277,9 @@ def test_an_edited_document_embeds_its_changed_chunks_alone(desk: Desk) -> None:
 
     assert first.id == second.id == third.id
     assert third.embedded == third.chunks == 3
-    assert desk.embedder.asked[asked:] == [
-        "Guide > Install\nRun.",
+    assert sorted(desk.embedder.asked[asked:]) == [
         "Guide > Install\nRun it.",
+        "Guide > Install\nRun.",
         "Guide > Use\nAsk.",
     ]
 
@@ -366,14 +366,14 @@ def test_documents_are_deleted_by_id_path_filter_and_metadata(desk: Desk) -> Non
         ids=["1", "2", "3", "4"],
         metadatas=[{"n": 1}, {"n": 2}, {"n": 3}, {"n": 4}],
     )
-    desk.service.add_document(GUIDE, path="docs/guide.md")
-    desk.service.add_document(GUIDE, path="docs/other.html")
+    desk.service.add_document(GUIDE, path="wiki/guide.md")
+    desk.service.add_document(GUIDE, path="wiki/other.html")
 
     assert desk.service.delete(["1", "not there"]) == 1
-    assert desk.service.delete(["docs/other.html"]) == 1
+    assert desk.service.delete(["wiki/other.html"]) == 1
     assert desk.service.delete(filters={"metadata": {"n": {"$gte": 3}}}) == 2
-    assert paths(desk.service) == ["2", "docs/guide.md"]
-    assert desk.service.delete(filters={"path_prefix": "docs/"}) == 1
+    assert paths(desk.service) == ["2", "wiki/guide.md"]
+    assert desk.service.delete(filters={"path_prefix": "wiki/"}) == 1
     assert desk.service.delete(["2"]) == 1
     assert desk.rows(CHUNKS) == desk.rows(VECTORS) == set()
     with pytest.raises(InvalidValue, match="say what to delete"):

@@ -53,14 +53,14 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def write() -> Write:
-    """Writes files below the working directory, and gives the folder ``docs``."""
+    """Writes files below the working directory, and gives the folder ``wiki``."""
 
     def write(files: Mapping[str, str | bytes]) -> Path:
         for name, content in files.items():
             path = Path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return Path("docs")
+        return Path("wiki")
 
     return write
 
@@ -74,7 +74,7 @@ def load(database: Database, *paths: Path | str, **options: Any) -> Documentatio
 def rows(
     database: Database, statement: str, scope: Scope | None = None, **values: Any
 ) -> list[tuple[Any, ...]]:
-    """What a statement of the test's own gives within a scope."""
+    """Return what a statement of the test's own gives within a scope."""
     with database.unit_of_work() as work:
         if scope is not None:
             work.enter(scope)
@@ -100,7 +100,7 @@ def embed(database: Database) -> list[tuple[Any, ...]]:
     return rows(database, VECTORS)
 
 
-def unembedded(database: Database) -> list[str]:
+def list_unembedded(database: Database) -> list[str]:
     """The texts of the chunks without a vector."""
     statement = """
         SELECT text FROM chunks c WHERE NOT EXISTS (
@@ -117,7 +117,7 @@ def test_a_folder_goes_in_with_its_paths_headings_and_anchors(
     database: Database, write: Write
 ) -> None:
     """A document's path is that of the file, from the folder as it was given."""
-    folder = write({"docs/guide.md": GUIDE, "docs/more/notes.txt": "Some notes.", "docs/a.html":
+    folder = write({"wiki/guide.md": GUIDE, "wiki/more/notes.txt": "Some notes.", "wiki/a.html":
                     "<html><body><h1>Page</h1><p>Words.</p></body></html>"})  # fmt: skip
 
     report = load(database, folder)
@@ -125,11 +125,11 @@ def test_a_folder_goes_in_with_its_paths_headings_and_anchors(
     assert not report.failed
     assert report.documents == 3
     assert [row[0] for row in rows(database, PATHS)] == [
-        "docs/a.html",
-        "docs/guide.md",
-        "docs/more/notes.txt",
+        "wiki/a.html",
+        "wiki/guide.md",
+        "wiki/more/notes.txt",
     ]
-    of_guide = "SELECT id FROM documents WHERE path = 'docs/guide.md'"
+    of_guide = "SELECT id FROM documents WHERE path = 'wiki/guide.md'"
     statement = "SELECT anchor, heading_path, text FROM chunks WHERE document_id ="
     assert rows(database, f"{statement} ({of_guide}) ORDER BY position") == [
         ("guide", ["Guide"], "Read me first."),
@@ -140,18 +140,18 @@ def test_a_folder_goes_in_with_its_paths_headings_and_anchors(
 
 def test_addresses_lead_below_the_base(database: Database, write: Write) -> None:
     """Of a document and of each of its chunks; one that is given later is taken, too."""
-    folder = write({"docs/my guide.md": GUIDE})
+    folder = write({"wiki/my guide.md": GUIDE})
     load(database, folder)
 
-    load(database, folder, base_url="https://example.org/docs/")
+    load(database, folder, base_url="https://example.org/wiki/")
 
     urls = rows(database, "SELECT url FROM chunks ORDER BY position")
-    assert urls[1] == ("https://example.org/docs/my%20guide.md#install",)
+    assert urls[1] == ("https://example.org/wiki/my%20guide.md#install",)
 
 
 def test_a_tenants_documents_are_its_own(database: Database, write: Write) -> None:
     """Two tenants and everybody may have a document at the same path."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
     with database.unit_of_work() as work:
         ours, theirs = (Scope.tenant(work.tenancy.create_tenant(name).id) for name in ("a", "b"))
         work.commit()
@@ -159,7 +159,7 @@ def test_a_tenants_documents_are_its_own(database: Database, write: Write) -> No
     load(database, folder, scope=ours)
 
     assert rows(database, PATHS) == rows(database, PATHS, theirs) == []
-    assert rows(database, PATHS, ours) == [("docs/guide.md",)]
+    assert rows(database, PATHS, ours) == [("wiki/guide.md",)]
     assert counts(load(database, folder, scope=theirs))[0] == 3
     assert counts(load(database, folder))[0] == 3
     assert counts(load(database, folder, scope=ours)) == (0, 0, 3, 0)
@@ -169,7 +169,7 @@ def test_an_unknown_tenant_is_told_before_anything_is_read(
     database: Database, write: Write
 ) -> None:
     """Nothing is recorded either."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
 
     with pytest.raises(NotFound, match="tenant"):
         load(database, folder, scope=Scope.tenant(uuid4()))
@@ -179,16 +179,16 @@ def test_an_unknown_tenant_is_told_before_anything_is_read(
 
 def test_collections_are_apart(database: Database, write: Write) -> None:
     """The same file may be in two; pruning one leaves the other."""
-    folder = write({"docs/guide.md": GUIDE, "docs/other.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/guide.md": GUIDE, "wiki/other.md": "# Other\n\nText.\n"})
     load(database, folder, collection="one")
     load(database, folder, collection="two")
-    Path("docs/guide.md").unlink()
+    Path("wiki/guide.md").unlink()
 
     report = load(database, folder, collection="one", prune=True)
 
     assert report.pruned == 1
     found = rows(database, "SELECT collection, path FROM documents ORDER BY 1, 2")
-    assert found == [("one", "docs/other.md"), ("two", "docs/guide.md"), ("two", "docs/other.md")]
+    assert found == [("one", "wiki/other.md"), ("two", "wiki/guide.md"), ("two", "wiki/other.md")]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 256, "a\0b", "\ud800"])
@@ -197,7 +197,7 @@ def test_a_collection_that_cannot_be_stored_is_refused_at_once(
 ) -> None:
     """Before any file is looked at."""
     with pytest.raises(InvalidValue, match="the collection"):
-        load(database, write({"docs/guide.md": GUIDE}), collection=name)
+        load(database, write({"wiki/guide.md": GUIDE}), collection=name)
 
 
 # Again
@@ -207,7 +207,7 @@ def test_an_unchanged_file_costs_nothing(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not parsed; no row is written, and no job."""
-    folder = write({"docs/guide.md": GUIDE, "docs/empty.md": ""})
+    folder = write({"wiki/guide.md": GUIDE, "wiki/empty.md": ""})
     load(database, folder)
     run(database, "DELETE FROM jobs")
     before = rows(database, STATE)
@@ -223,43 +223,43 @@ def test_an_unchanged_file_costs_nothing(
 
 def test_a_touched_file_is_unchanged(database: Database, write: Write) -> None:
     """The content counts, not the time."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
     load(database, folder)
-    os.utime("docs/guide.md", (0, 0))
+    os.utime("wiki/guide.md", (0, 0))
 
     assert load(database, folder).unchanged_documents == 1
 
 
 def test_a_changed_section_enqueues_its_own_chunks_alone(database: Database, write: Write) -> None:
     """The others keep their keys and vectors; what is told of those behind it is their place."""
-    folder = write({"docs/guide.md": GUIDE, "docs/other.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/guide.md": GUIDE, "wiki/other.md": "# Other\n\nText.\n"})
     load(database, folder)
     before = embed(database)
     run(database, "DELETE FROM jobs")
-    write({"docs/guide.md": GUIDE.replace("Run it.", "Run it twice.")})
+    write({"wiki/guide.md": GUIDE.replace("Run it.", "Run it twice.")})
 
     report = load(database, folder)
 
     assert counts(report) == (1, 1, 2, 1)
-    assert unembedded(database) == ["Run it twice."]
+    assert list_unembedded(database) == ["Run it twice."]
     assert len(rows(database, JOBS)) == 1
     assert set(rows(database, VECTORS)) < set(before)
 
 
 def test_identity_survives_moves_within_a_file(database: Database, write: Write) -> None:
     """Sections that change places, with a new one before them, embed only the new one."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
     load(database, folder)
     embed(database)
     run(database, "DELETE FROM jobs")
     moved = "# Guide\n\nRead me first.\n\n## New\n\nNews.\n\n## Use\n\nAsk it.\n"
     moved += "\n## Install\n\nRun it.\n"
-    write({"docs/guide.md": moved})
+    write({"wiki/guide.md": moved})
 
     report = load(database, folder)
 
     assert counts(report) == (1, 2, 1, 0)
-    assert unembedded(database) == ["News."]
+    assert list_unembedded(database) == ["News."]
     assert len(rows(database, JOBS)) == 1
     assert [row[1:4:2] for row in rows(database, CHUNKS)] == [
         (0, "Read me first."),
@@ -271,7 +271,7 @@ def test_identity_survives_moves_within_a_file(database: Database, write: Write)
 
 def test_other_limits_cut_anew(database: Database, write: Write) -> None:
     """Though no file has changed; and once cut so, nothing is done again."""
-    folder = write({"docs/long.md": "# Long\n\n" + "Words are many. " * 100})
+    folder = write({"wiki/long.md": "# Long\n\n" + "Words are many. " * 100})
     first = load(database, folder)
 
     second = load(database, folder, max_tokens=64, overlap_tokens=8)
@@ -287,13 +287,13 @@ def test_a_file_that_has_become_empty_keeps_its_document_without_chunks(
     database: Database, write: Write
 ) -> None:
     """And one that is filled again gets them."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
     load(database, folder)
-    write({"docs/guide.md": ""})
+    write({"wiki/guide.md": ""})
 
     assert counts(load(database, folder)) == (0, 0, 0, 3)
-    assert rows(database, PATHS) == [("docs/guide.md",)]
-    write({"docs/guide.md": GUIDE})
+    assert rows(database, PATHS) == [("wiki/guide.md",)]
+    write({"wiki/guide.md": GUIDE})
     assert counts(load(database, folder)) == (3, 0, 0, 0)
 
 
@@ -302,9 +302,9 @@ def test_a_file_that_has_become_empty_keeps_its_document_without_chunks(
 
 def test_a_deleted_file_disappears_only_when_pruned(database: Database, write: Write) -> None:
     """Until then the report counts it."""
-    folder = write({"docs/guide.md": GUIDE, "docs/other.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/guide.md": GUIDE, "wiki/other.md": "# Other\n\nText.\n"})
     load(database, folder)
-    Path("docs/guide.md").unlink()
+    Path("wiki/guide.md").unlink()
 
     kept = load(database, folder)
     assert (kept.missing, kept.pruned) == (1, 0)
@@ -312,30 +312,30 @@ def test_a_deleted_file_disappears_only_when_pruned(database: Database, write: W
 
     pruned = load(database, folder, prune=True)
     assert (pruned.missing, pruned.pruned) == (0, 1)
-    assert rows(database, PATHS) == [("docs/other.md",)]
-    assert [row[0] for row in rows(database, CHUNKS)] == ["docs/other.md"]
+    assert rows(database, PATHS) == [("wiki/other.md",)]
+    assert [row[0] for row in rows(database, CHUNKS)] == ["wiki/other.md"]
 
 
 def test_only_documents_of_the_given_folders_are_pruned(database: Database, write: Write) -> None:
     """Not those beside, of names that begin alike, or that were added otherwise."""
-    write({"docs/a.md": "# A\n\nText.\n", "docs2/b.md": "# B\n\nOther.\n"})
-    load(database, "docs", "docs2")
-    shutil.rmtree("docs2")
-    Path("docs/a.md").unlink()
-    write({"docs/c.md": "# C\n\nThird.\n"})
+    write({"wiki/a.md": "# A\n\nText.\n", "wiki2/b.md": "# B\n\nOther.\n"})
+    load(database, "wiki", "wiki2")
+    shutil.rmtree("wiki2")
+    Path("wiki/a.md").unlink()
+    write({"wiki/c.md": "# C\n\nThird.\n"})
 
-    report = load(database, "docs", prune=True)
+    report = load(database, "wiki", prune=True)
 
     assert report.pruned == 1
-    assert rows(database, PATHS) == [("docs/c.md",), ("docs2/b.md",)]
+    assert rows(database, PATHS) == [("wiki/c.md",), ("wiki2/b.md",)]
 
 
 def test_the_working_directory_has_its_name_for_a_prefix(
     database: Database, write: Write, tmp_path: Path
 ) -> None:
     """So that pruning it deletes nothing that came from elsewhere."""
-    write({"docs/a.md": "# A\n\nText.\n", "b.md": "# B\n\nOther.\n"})
-    load(database, "docs")
+    write({"wiki/a.md": "# A\n\nText.\n", "b.md": "# B\n\nOther.\n"})
+    load(database, "wiki")
 
     report = load(database, ".", prune=True)
 
@@ -345,33 +345,33 @@ def test_the_working_directory_has_its_name_for_a_prefix(
 
 def test_what_cannot_be_looked_into_is_not_taken_for_gone(database: Database, write: Write) -> None:
     """A folder whose link is broken, a zip that is damaged: their documents stay."""
-    with_zip = Path("docs/all.zip")
-    folder = write({"docs/sub/a.md": "# A\n\nText.\n", "docs/b.md": "# B\n\nOther.\n"})
+    with_zip = Path("wiki/all.zip")
+    folder = write({"wiki/sub/a.md": "# A\n\nText.\n", "wiki/b.md": "# B\n\nOther.\n"})
     with zipfile.ZipFile(with_zip, "w") as archive:
         archive.writestr("c.md", "# C\n\nThird.\n")
     load(database, folder)
-    shutil.rmtree("docs/sub")
-    Path("docs/sub").symlink_to("nowhere")
+    shutil.rmtree("wiki/sub")
+    Path("wiki/sub").symlink_to("nowhere")
     with_zip.write_bytes(b"PK\x03\x04 damaged")
-    Path("docs/b.md").unlink()
+    Path("wiki/b.md").unlink()
 
     report = load(database, folder, prune=True)
 
     assert report.failed
     assert report.pruned == 1
-    assert rows(database, PATHS) == [("docs/all.zip/c.md",), ("docs/sub/a.md",)]
+    assert rows(database, PATHS) == [("wiki/all.zip/c.md",), ("wiki/sub/a.md",)]
 
 
 def test_an_empty_folder_is_an_error_and_prunes_nothing(database: Database, write: Write) -> None:
     """It may be where a disk is to be mounted."""
-    folder = write({"docs/a.md": "# A\n\nText.\n"})
+    folder = write({"wiki/a.md": "# A\n\nText.\n"})
     load(database, folder)
-    Path("docs/a.md").unlink()
+    Path("wiki/a.md").unlink()
 
     report = load(database, folder, prune=True)
 
     assert report.failed
-    assert rows(database, PATHS) == [("docs/a.md",)]
+    assert rows(database, PATHS) == [("wiki/a.md",)]
 
 
 # Renames
@@ -379,18 +379,18 @@ def test_an_empty_folder_is_an_error_and_prunes_nothing(database: Database, writ
 
 def test_a_renamed_file_keeps_its_vectors_and_its_key(database: Database, write: Write) -> None:
     """No job is enqueued, and nothing is left at the old path."""
-    folder = write({"docs/guide.md": GUIDE, "docs/other.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/guide.md": GUIDE, "wiki/other.md": "# Other\n\nText.\n"})
     load(database, folder)
     vectors = embed(database)
     keys = rows(database, "SELECT id FROM documents ORDER BY id")
     run(database, "DELETE FROM jobs")
-    Path("docs/guide.md").rename("docs/manual.md")
+    Path("wiki/guide.md").rename("wiki/manual.md")
 
     report = load(database, folder)
 
     assert (report.moved, report.missing) == (1, 0)
     assert counts(report) == (0, 0, 4, 0)
-    assert rows(database, PATHS) == [("docs/manual.md",), ("docs/other.md",)]
+    assert rows(database, PATHS) == [("wiki/manual.md",), ("wiki/other.md",)]
     assert rows(database, "SELECT id FROM documents ORDER BY id") == keys
     assert rows(database, VECTORS) == vectors
     assert rows(database, JOBS) == []
@@ -402,39 +402,39 @@ def test_a_renamed_file_keeps_its_vectors_and_its_key(database: Database, write:
 
 def test_a_renamed_folder_keeps_all_vectors(database: Database, write: Write) -> None:
     """Equal files in it, too."""
-    folder = write({f"docs/old/{name}.md": GUIDE for name in "abc"} | {"docs/x.md": "# X\n\nY.\n"})
+    folder = write({f"wiki/old/{name}.md": GUIDE for name in "abc"} | {"wiki/x.md": "# X\n\nY.\n"})
     load(database, folder)
     vectors = embed(database)
-    Path("docs/old").rename("docs/new")
+    Path("wiki/old").rename("wiki/new")
 
     report = load(database, folder)
 
     assert report.moved == 3
-    assert [row[0] for row in rows(database, PATHS)][:2] == ["docs/new/a.md", "docs/new/b.md"]
+    assert [row[0] for row in rows(database, PATHS)][:2] == ["wiki/new/a.md", "wiki/new/b.md"]
     assert rows(database, VECTORS) == vectors
 
 
 def test_one_of_two_equal_files_is_renamed(database: Database, write: Write) -> None:
     """The other stays what it is."""
-    folder = write({"docs/a.md": GUIDE, "docs/b.md": GUIDE})
+    folder = write({"wiki/a.md": GUIDE, "wiki/b.md": GUIDE})
     load(database, folder)
     vectors = embed(database)
-    kept = rows(database, "SELECT id FROM documents WHERE path = 'docs/b.md'")
-    Path("docs/a.md").rename("docs/c.md")
+    kept = rows(database, "SELECT id FROM documents WHERE path = 'wiki/b.md'")
+    Path("wiki/a.md").rename("wiki/c.md")
 
     assert load(database, folder).moved == 1
-    assert rows(database, PATHS) == [("docs/b.md",), ("docs/c.md",)]
-    assert rows(database, "SELECT id FROM documents WHERE path = 'docs/b.md'") == kept
+    assert rows(database, PATHS) == [("wiki/b.md",), ("wiki/c.md",)]
+    assert rows(database, "SELECT id FROM documents WHERE path = 'wiki/b.md'") == kept
     assert rows(database, VECTORS) == vectors
 
 
 def test_files_that_change_places_keep_their_vectors(database: Database, write: Write) -> None:
     """Two, or three in a ring, with a section that all have."""
     texts = {name: f"# {name}\n\nOf {name}.\n\n# Same\n\nSame.\n" for name in "abc"}
-    folder = write({f"docs/{name}.md": said for name, said in texts.items()})
+    folder = write({f"wiki/{name}.md": said for name, said in texts.items()})
     load(database, folder)
     vectors = embed(database)
-    write({f"docs/{name}.md": texts[other] for name, other in zip("abc", "bca", strict=True)})
+    write({f"wiki/{name}.md": texts[other] for name, other in zip("abc", "bca", strict=True)})
 
     report = load(database, folder)
 
@@ -447,16 +447,16 @@ def test_files_that_change_places_keep_their_vectors(database: Database, write: 
 
 def test_a_file_that_replaces_another_takes_its_path(database: Database, write: Write) -> None:
     """The document that stood there is gone with its text; the one that came keeps its vectors."""
-    folder = write({"docs/a.md": GUIDE, "docs/b.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/a.md": GUIDE, "wiki/b.md": "# Other\n\nText.\n"})
     load(database, folder)
     embed(database)
-    Path("docs/a.md").replace("docs/b.md")
+    Path("wiki/a.md").replace("wiki/b.md")
 
     report = load(database, folder)
 
     assert report.moved == 1
-    assert rows(database, PATHS) == [("docs/b.md",)]
-    assert unembedded(database) == []
+    assert rows(database, PATHS) == [("wiki/b.md",)]
+    assert list_unembedded(database) == []
     assert len(rows(database, VECTORS)) == 3
 
 
@@ -464,43 +464,43 @@ def test_a_renamed_file_that_was_edited_keeps_the_vectors_of_the_rest(
     database: Database, write: Write
 ) -> None:
     """And other files are edited in the same run."""
-    folder = write({"docs/a.md": GUIDE, "docs/b.md": "# Other\n\nText.\n"})
+    folder = write({"wiki/a.md": GUIDE, "wiki/b.md": "# Other\n\nText.\n"})
     load(database, folder)
     embed(database)
-    Path("docs/a.md").unlink()
-    write({"docs/c.md": GUIDE.replace("Run it.", "Run."), "docs/b.md": "# Other\n\nTexts.\n"})
+    Path("wiki/a.md").unlink()
+    write({"wiki/c.md": GUIDE.replace("Run it.", "Run."), "wiki/b.md": "# Other\n\nTexts.\n"})
 
     report = load(database, folder)
 
     assert (report.moved, report.missing) == (1, 0)
-    assert rows(database, PATHS) == [("docs/b.md",), ("docs/c.md",)]
-    assert unembedded(database) == ["Run.", "Texts."]
+    assert rows(database, PATHS) == [("wiki/b.md",), ("wiki/c.md",)]
+    assert list_unembedded(database) == ["Run.", "Texts."]
 
 
 def test_a_new_file_is_not_taken_for_a_missing_one_that_says_something_else(
     database: Database, write: Write
 ) -> None:
     """A section that all files have is not enough."""
-    folder = write({"docs/a.md": GUIDE + "\n# License\n\nFree.\n"})
+    folder = write({"wiki/a.md": GUIDE + "\n# License\n\nFree.\n"})
     load(database, folder)
-    Path("docs/a.md").unlink()
-    write({"docs/b.md": "# Other\n\nText.\n\n# License\n\nFree.\n"})
+    Path("wiki/a.md").unlink()
+    write({"wiki/b.md": "# Other\n\nText.\n\n# License\n\nFree.\n"})
 
     report = load(database, folder)
 
     assert (report.moved, report.missing) == (0, 1)
-    assert rows(database, PATHS) == [("docs/a.md",), ("docs/b.md",)]
+    assert rows(database, PATHS) == [("wiki/a.md",), ("wiki/b.md",)]
 
 
 def test_a_file_that_gets_another_suffix_is_read_as_that(database: Database, write: Write) -> None:
     """It is the same document."""
-    folder = write({"docs/a.md": "# A\n\nText.\n"})
+    folder = write({"wiki/a.md": "# A\n\nText.\n"})
     load(database, folder)
-    Path("docs/a.md").rename("docs/a.txt")
+    Path("wiki/a.md").rename("wiki/a.txt")
 
     assert load(database, folder).moved == 1
     found = rows(database, "SELECT path, content_type, anchor FROM documents, chunks")
-    assert found == [("docs/a.txt", "text/plain", None)]
+    assert found == [("wiki/a.txt", "text/plain", None)]
 
 
 # What is refused
@@ -512,15 +512,15 @@ def test_broken_files_are_named_and_the_others_go_in(
     """With reasons, and exit code 1."""
     write(
         {
-            "docs/good.md": GUIDE,
-            "docs/bad.md": b"caf\xe9 in another encoding",
-            "docs/nul.txt": b"a\0b",
-            "docs/bad.pdf": b"%PDF-1.7 and no more",
-            "docs/bad.ipynb": "{",
+            "wiki/good.md": GUIDE,
+            "wiki/bad.md": b"caf\xe9 in another encoding",
+            "wiki/nul.txt": b"a\0b",
+            "wiki/bad.pdf": b"%PDF-1.7 and no more",
+            "wiki/bad.ipynb": "{",
         }
     )
 
-    done = pgcorpus("import", "documentation", "docs")
+    done = pgcorpus("import", "documentation", "wiki")
 
     assert done.returncode == 1
     for name, reason in {
@@ -529,8 +529,8 @@ def test_broken_files_are_named_and_the_others_go_in(
         "bad.pdf": "",
         "bad.ipynb": "JSON",
     }.items():
-        assert any(f"docs/{name}: " in line and reason in line for line in done.stderr.split("\n"))
-    assert rows(database, PATHS) == [("docs/good.md",)]
+        assert any(f"wiki/{name}: " in line and reason in line for line in done.stderr.split("\n"))
+    assert rows(database, PATHS) == [("wiki/good.md",)]
     recorded = rows(database, "SELECT count(*) FROM import_files WHERE error IS NOT NULL")
     assert recorded == [(4,)]
 
@@ -538,10 +538,10 @@ def test_broken_files_are_named_and_the_others_go_in(
 def test_a_file_that_has_become_unreadable_keeps_its_document(
     database: Database, write: Write
 ) -> None:
-    """Whether it is pruned or not: the file is there."""
-    folder = write({"docs/guide.md": GUIDE})
+    """The file is there, so pruning spares it."""
+    folder = write({"wiki/guide.md": GUIDE})
     load(database, folder)
-    write({"docs/guide.md": b"\xff"})
+    write({"wiki/guide.md": b"\xff"})
 
     report = load(database, folder, prune=True)
 
@@ -553,25 +553,25 @@ def test_a_file_that_the_database_refuses_leaves_the_others(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its batch is divided until it is alone."""
-    folder = write({f"docs/{n}.md": f"# {n}\n\nText {n}.\n" for n in range(9)})
+    folder = write({f"wiki/{n}.md": f"# {n}\n\nText {n}.\n" for n in range(9)})
     draft = importer.Drafting.draft
 
     def break_one(self: Any, document: Any, **given: Any) -> Any:
-        refused = {"word_count": -1} if given["path"] == "docs/4.md" else {}
+        refused = {"word_count": -1} if given["path"] == "wiki/4.md" else {}
         return draft(self, document, **given, **refused)
 
     monkeypatch.setattr(importer.Drafting, "draft", break_one)
     report = load(database, folder)
 
-    assert [each.file for each in report.files if each.error] == ["docs/4.md"]
+    assert [each.file for each in report.files if each.error] == ["wiki/4.md"]
     assert len(rows(database, PATHS)) == 8
 
 
 def test_the_same_path_twice_is_imported_once(database: Database, write: Write) -> None:
     """However it is named."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
 
-    report = load(database, folder, folder, folder / "guide.md", Path("docs/../docs/guide.md"))
+    report = load(database, folder, folder, folder / "guide.md", Path("wiki/../wiki/guide.md"))
 
     assert not report.failed
     assert (report.documents, counts(report)) == (1, (3, 0, 0, 0))
@@ -579,9 +579,9 @@ def test_the_same_path_twice_is_imported_once(database: Database, write: Write) 
 
 def test_two_files_of_one_path_in_the_collection_are_told(database: Database, write: Write) -> None:
     """Of folders elsewhere the name alone counts."""
-    write({"one/docs/a.md": "# A\n\nOne.\n", "two/docs/a.md": "# A\n\nTwo.\n"})
+    write({"one/wiki/a.md": "# A\n\nOne.\n", "two/wiki/a.md": "# A\n\nTwo.\n"})
 
-    report = load(database, Path("one/docs").resolve(), Path("two/docs").resolve())
+    report = load(database, Path("one/wiki").resolve(), Path("two/wiki").resolve())
 
     (refused,) = (each for each in report.files if each.error)
     assert "its path in the collection is that of" in (refused.error or "")
@@ -592,7 +592,7 @@ def test_no_administrator_imports_for_everybody(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told before any file is read, with what to do; a tenant's own go in."""
-    folder = write({"docs/guide.md": GUIDE})
+    folder = write({"wiki/guide.md": GUIDE})
     with database.unit_of_work() as work:
         tenant = Scope.tenant(work.tenancy.create_tenant("a").id)
         work.commit()
@@ -609,10 +609,10 @@ def test_the_refusal_is_readable_on_a_narrow_terminal(
     pgcorpus: Command, database: Database, write: Write
 ) -> None:
     """Nothing of the command to type is broken or lost."""
-    write({"docs/guide.md": GUIDE})
+    write({"wiki/guide.md": GUIDE})
     with logged_in(database, "rag_read_write") as own:
         login = variables_of(own.settings)
-        done = pgcorpus("import", "documentation", "docs", COLUMNS="80", **login)
+        done = pgcorpus("import", "documentation", "wiki", COLUMNS="80", **login)
 
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
@@ -628,7 +628,7 @@ def test_a_stopped_import_is_finished_by_the_next(
 ) -> None:
     """Ctrl-C after some batches: what is there is whole."""
     monkeypatch.setattr(importer, "BATCH", 4)
-    folder = write({f"docs/{n:02}.md": GUIDE + f"\n# {n}\n" for n in range(20)})
+    folder = write({f"wiki/{n:02}.md": GUIDE + f"\n# {n}\n" for n in range(20)})
 
     def interrupt(done: int, total: int) -> None:
         if done > total / 2:
@@ -647,7 +647,7 @@ def test_a_stopped_import_is_finished_by_the_next(
 
 def test_a_killed_import_is_finished_by_the_next(database: Database, write: Write) -> None:
     """Kill -9 in the first load: documents are whole, and the indexes are built by the next."""
-    folder = write({f"docs/{n:03}.md": f"# {n}\n\n" + GUIDE * 40 for n in range(400)})
+    folder = write({f"wiki/{n:03}.md": f"# {n}\n\n" + GUIDE * 40 for n in range(400)})
     indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'chunks' ORDER BY 1"
     before = rows(database, indexes)
     environment = os.environ | variables_of(database.settings)
@@ -673,13 +673,13 @@ def test_a_killed_import_is_finished_by_the_next(database: Database, write: Writ
 
 def test_a_dry_run_writes_nothing_and_reports_the_same(database: Database, write: Write) -> None:
     """A first run, and one with renames, edits and deletions."""
-    folder = write({f"docs/{name}.md": f"# {name}\n\nOf {name}.\n" for name in "abcd"})
+    folder = write({f"wiki/{name}.md": f"# {name}\n\nOf {name}.\n" for name in "abcd"})
     rehearsed = load(database, folder, dry_run=True)
     assert rows(database, PATHS) == rows(database, "SELECT FROM import_runs") == []
     assert counts(load(database, folder)) == counts(rehearsed) == (4, 0, 0, 0)
-    Path("docs/a.md").rename("docs/e.md")
-    Path("docs/b.md").unlink()
-    write({"docs/c.md": "# c\n\nEdited.\n"})
+    Path("wiki/a.md").rename("wiki/e.md")
+    Path("wiki/b.md").unlink()
+    write({"wiki/c.md": "# c\n\nEdited.\n"})
     before = rows(database, STATE)
 
     rehearsed = load(database, folder, dry_run=True, prune=True)
@@ -695,7 +695,7 @@ def test_two_imports_at_once_add_each_document_once(
 ) -> None:
     """They take turns, batch by batch, also while files are renamed."""
     monkeypatch.setattr(importer, "BATCH", 10)
-    folder = write({f"docs/{n:03}.md": f"# {n}\n\nOf {n}.\n" for n in range(60)})
+    folder = write({f"wiki/{n:03}.md": f"# {n}\n\nOf {n}.\n" for n in range(60)})
 
     def load_twice() -> list[DocumentationReport]:
         reports: list[DocumentationReport] = []
@@ -713,24 +713,28 @@ def test_two_imports_at_once_add_each_document_once(
         return reports
 
     first = load_twice()
-    Path("docs").rename("old")
-    Path("docs").mkdir()
-    Path("old").rename("docs/new")
+    Path("wiki").rename("old")
+    Path("wiki").mkdir()
+    Path("old").rename("wiki/new")
     second = load_twice()
 
     assert sum(each.total("added") for each in first) == 60
     assert sum(each.total("added") for each in second) == 0
     assert not any(each.failed for each in (*first, *second))
-    assert [row[0] for row in rows(database, PATHS)] == [f"docs/new/{n:03}.md" for n in range(60)]
+    assert [row[0] for row in rows(database, PATHS)] == [f"wiki/new/{n:03}.md" for n in range(60)]
 
 
 def test_a_first_load_leaves_the_indexes_as_they_were(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made without them, and they are built at its end."""
+    """It is made without them, and they are built at its end, with what ANALYZE keeps of each."""
     monkeypatch.setattr(importer, "BULK_BYTES", 1)
-    folder = write({"docs/guide.md": GUIDE})
-    indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'chunks' ORDER BY 1"
+    folder = write({"wiki/guide.md": GUIDE})
+    indexes = """
+        SELECT pg_get_indexdef(indexrelid), attstattarget
+        FROM pg_index JOIN pg_attribute ON attrelid = indexrelid AND attnum = 1
+        WHERE indrelid = 'chunks'::regclass ORDER BY 1
+    """
     before = rows(database, indexes)
     built: list[bool] = []
 
@@ -749,14 +753,14 @@ def test_a_first_load_leaves_the_indexes_as_they_were(
 def test_a_large_import_is_shown_in_few_lines(pgcorpus: Command, write: Write) -> None:
     """The files with most changes, and a line for the rest; as JSON all."""
     files: dict[str, str | bytes] = {
-        f"docs/{n:03}.md": "".join(f"# {n} {m}\n\nText.\n\n" for m in range(1 + n % 7))
+        f"wiki/{n:03}.md": "".join(f"# {n} {m}\n\nText.\n\n" for m in range(1 + n % 7))
         for n in range(60)
     }
-    files |= {f"docs/{n}.png": b"\x89PNG" for n in range(3)} | {"docs/Makefile": "all:\n"}
+    files |= {f"wiki/{n}.png": b"\x89PNG" for n in range(3)} | {"wiki/Makefile": "all:\n"}
     write(files)
 
-    shown = pgcorpus("import", "documentation", "docs")
-    listed = pgcorpus("import", "documentation", "docs", "--json")
+    shown = pgcorpus("import", "documentation", "wiki")
+    listed = pgcorpus("import", "documentation", "wiki", "--json")
 
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) < 40
@@ -769,9 +773,9 @@ def test_a_large_import_is_shown_in_few_lines(pgcorpus: Command, write: Write) -
 
 def test_errors_are_shown_up_to_a_bound(pgcorpus: Command, write: Write) -> None:
     """Each in full, and a line for the rest."""
-    write({f"docs/{n:03}.md": b"\xff" for n in range(80)})
+    write({f"wiki/{n:03}.md": b"\xff" for n in range(80)})
 
-    done = pgcorpus("import", "documentation", "docs")
+    done = pgcorpus("import", "documentation", "wiki")
 
     assert done.returncode == 1
     assert done.stderr.count("is not UTF-8") == 50
@@ -780,13 +784,13 @@ def test_errors_are_shown_up_to_a_bound(pgcorpus: Command, write: Write) -> None
 
 def test_a_tenant_is_named_by_its_key(pgcorpus: Command, database: Database, write: Write) -> None:
     """With --tenant-id, as everywhere."""
-    write({"docs/guide.md": GUIDE})
+    write({"wiki/guide.md": GUIDE})
     with database.unit_of_work() as work:
         tenant: UUID = work.tenancy.create_tenant("a").id
         work.commit()
 
-    done = pgcorpus("import", "documentation", "docs", "--tenant-id", str(tenant))
+    done = pgcorpus("import", "documentation", "wiki", "--tenant-id", str(tenant))
 
     assert done.returncode == 0, done.stderr
-    assert rows(database, PATHS, Scope.tenant(tenant)) == [("docs/guide.md",)]
+    assert rows(database, PATHS, Scope.tenant(tenant)) == [("wiki/guide.md",)]
     assert rows(database, PATHS) == []

@@ -1,4 +1,4 @@
-"""Where documents come from: files, folders, zips and patterns, none of them trusted."""
+"""Sources of documents: files, folders, zips and patterns, none of them trusted."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def errors_of(*paths: str | Path) -> dict[str, str]:
 
 
 def test_the_path_of_a_document_is_that_of_its_file() -> None:
-    """Whether the file is named, or the folder that it stands in."""
-    write("docs/guide/start.md", "docs/a.rst")
+    """The folder may be named, or the file alone."""
+    write("wiki/guide/start.md", "wiki/a.rst")
 
-    assert paths_of("docs") == ["docs/a.rst", "docs/guide/start.md"]
-    assert paths_of("docs/guide/start.md") == ["docs/guide/start.md"]
-    assert paths_of("docs/") == paths_of("./docs") == paths_of("docs")
-    assert paths_of(Path("docs").resolve()) == paths_of("docs")
-    assert paths_of(Path("docs/guide/start.md").resolve()) == ["start.md"]
+    assert paths_of("wiki") == ["wiki/a.rst", "wiki/guide/start.md"]
+    assert paths_of("wiki/guide/start.md") == ["wiki/guide/start.md"]
+    assert paths_of("wiki/") == paths_of("./wiki") == paths_of("wiki")
+    assert paths_of(Path("wiki").resolve()) == paths_of("wiki")
+    assert paths_of(Path("wiki/guide/start.md").resolve()) == ["start.md"]
 
 
 def test_the_working_directory_goes_by_its_name(tmp_path: Path) -> None:
@@ -69,48 +69,48 @@ def test_the_working_directory_goes_by_its_name(tmp_path: Path) -> None:
 
 def test_only_folders_and_zips_have_a_prefix() -> None:
     """Nothing is gone because a single file is not named."""
-    write("docs/a.md")
+    write("wiki/a.md")
     with zipfile.ZipFile("a.zip", "w") as archive:
         archive.writestr("a.md", "text")
 
-    assert [root.prefix for root in find("docs", "docs/a.md", "a.zip")] == ["docs/", None, "a.zip/"]
+    assert [root.prefix for root in find("wiki", "wiki/a.md", "a.zip")] == ["wiki/", None, "a.zip/"]
 
 
 def test_files_of_other_formats_are_counted() -> None:
     """In folders and zips, by suffix; a file that is named is taken, whatever it is."""
-    write("docs/a.md", "docs/a.PNG", "docs/b.png", "docs/Makefile")
-    with zipfile.ZipFile("docs/a.zip", "w") as archive:
+    write("wiki/a.md", "wiki/a.PNG", "wiki/b.png", "wiki/Makefile")
+    with zipfile.ZipFile("wiki/a.zip", "w") as archive:
         archive.writestr("c.png", "text")
 
-    (root,) = find("docs")
+    (root,) = find("wiki")
 
     assert root.others == Counter({".png": 3, "without a suffix": 1})
-    assert [source.path for source in root.sources] == ["docs/a.md"]
-    assert paths_of("docs/a.PNG") == ["docs/a.PNG"]
+    assert [source.path for source in root.sources] == ["wiki/a.md"]
+    assert paths_of("wiki/a.PNG") == ["wiki/a.PNG"]
 
 
 @pytest.mark.parametrize("name", [".git", ".venv", "node_modules", "__pycache__"])
 def test_hidden_folders_and_installed_packages_are_passed_over(name: str) -> None:
     """They are told, and not looked into; named themselves, they are taken."""
-    write(f"docs/{name}/deep/b.md", "docs/a.md")
-    Path(f"docs/{name}/broken").symlink_to("nowhere")
+    write(f"wiki/{name}/deep/b.md", "wiki/a.md")
+    Path(f"wiki/{name}/broken").symlink_to("nowhere")
 
-    (root,) = find("docs")
+    (root,) = find("wiki")
 
-    assert [source.path for source in root.sources] == ["docs/a.md"]
-    assert [each for each, _ in root.skipped] == [f"docs/{name}"]
-    assert paths_of(f"docs/{name}/deep") == [f"docs/{name}/deep/b.md"]
-    assert paths_of("docs/**/*.md") == ["docs/a.md"]
+    assert [source.path for source in root.sources] == ["wiki/a.md"]
+    assert [each for each, _ in root.skipped] == [f"wiki/{name}"]
+    assert paths_of(f"wiki/{name}/deep") == [f"wiki/{name}/deep/b.md"]
+    assert paths_of("wiki/**/*.md") == ["wiki/a.md"]
 
 
 def test_a_pattern_finds_files_at_any_depth() -> None:
     """It prunes nothing; files of other formats that it matches are counted."""
-    write("docs/a.md", "docs/sub/b.md", "docs/sub/c.png", "docs/d.txt")
+    write("wiki/a.md", "wiki/sub/b.md", "wiki/sub/c.png", "wiki/d.txt")
 
-    assert paths_of("docs/**/*.md") == ["docs/a.md", "docs/sub/b.md"]
-    assert paths_of("docs/[a-b].md") == ["docs/a.md"]
-    assert paths_of(Path("docs/*.md").absolute()) == ["a.md"]
-    found = find("docs/sub/*")
+    assert paths_of("wiki/**/*.md") == ["wiki/a.md", "wiki/sub/b.md"]
+    assert paths_of("wiki/[a-b].md") == ["wiki/a.md"]
+    assert paths_of(Path("wiki/*.md").absolute()) == ["a.md"]
+    found = find("wiki/sub/*")
     assert [root.prefix for root in found] == [None, None]
     assert found[-1].others == Counter({".png": 1})
 
@@ -135,30 +135,30 @@ def test_what_is_not_there_is_told() -> None:
 
 def test_links_are_followed_and_loops_told() -> None:
     """A link that leads back, one that leads nowhere, a pipe: each with its reason."""
-    write("docs/a.md", "elsewhere/b.md")
-    Path("docs/loop").symlink_to(".")
-    Path("docs/linked").symlink_to("../elsewhere")
-    Path("docs/broken.md").symlink_to("nowhere.md")
-    os.mkfifo("docs/pipe.md")
+    write("wiki/a.md", "elsewhere/b.md")
+    Path("wiki/loop").symlink_to(".")
+    Path("wiki/linked").symlink_to("../elsewhere")
+    Path("wiki/broken.md").symlink_to("nowhere.md")
+    os.mkfifo("wiki/pipe.md")
 
-    found = errors_of("docs")
+    found = errors_of("wiki")
 
     assert found == {
-        "docs/loop": "a link to a folder that it stands in",
-        "docs/broken.md": "there is no such file or folder",
-        "docs/pipe.md": "neither a file nor a folder",
+        "wiki/loop": "a link to a folder that it stands in",
+        "wiki/broken.md": "there is no such file or folder",
+        "wiki/pipe.md": "neither a file nor a folder",
     }
-    assert {"docs/a.md", "docs/linked/b.md"} < set(paths_of("docs"))
+    assert {"wiki/a.md", "wiki/linked/b.md"} < set(paths_of("wiki"))
 
 
 def test_names_of_any_bytes_have_paths_that_can_be_stored() -> None:
     """Linux asks nothing of a name but that it has no slash and no NUL."""
-    Path("docs").mkdir()
-    Path(os.fsdecode(b"docs/caf\xe9.md")).write_text("x")
+    Path("wiki").mkdir()
+    Path(os.fsdecode(b"wiki/caf\xe9.md")).write_text("x")
 
-    (path,) = paths_of("docs")
+    (path,) = paths_of("wiki")
 
-    assert path.encode() == "docs/caf\ufffd.md".encode()
+    assert path.encode() == "wiki/caf\ufffd.md".encode()
 
 
 def test_members_of_a_zip_have_its_path_before_theirs() -> None:
@@ -183,14 +183,14 @@ def test_members_of_a_zip_have_its_path_before_theirs() -> None:
 
 def test_a_damaged_zip_is_told_and_nothing_of_it_read() -> None:
     """As a file in a folder, too."""
-    Path("docs").mkdir()
-    Path("docs/a.zip").write_bytes(b"PK\x03\x04 and no more")
+    Path("wiki").mkdir()
+    Path("wiki/a.zip").write_bytes(b"PK\x03\x04 and no more")
 
-    assert "the zip is damaged" in errors_of("docs")["docs/a.zip"]
+    assert "the zip is damaged" in errors_of("wiki")["wiki/a.zip"]
 
 
 def test_a_file_beyond_the_limit_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it says so, or grows meanwhile."""
+    """Its size may say so, or it grows meanwhile."""
     monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 1024)
     write("a.md")
     (root,) = find("a.md")
