@@ -60,6 +60,8 @@ class ImportFile(Scoped, Base):
         readable_times("created_at"),
         Index("ix_import_files_run_id", "run_id"),
     )
+    # Thousands are added at once, and nobody reads their times back: one statement does for all.
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy reads it
 
     id: Mapped[uuid_pk]
     run_id: Mapped[UUID] = mapped_column(parent_key("import_runs.id"))

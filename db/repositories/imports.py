@@ -145,7 +145,6 @@ class ImportRepository(Repository):
         """Record the counts of one file."""
         file.scope = self._scope
         self.session.add(file)
-        self.session.flush()
 
     def record_changes(self, run_id: UUID, file: str, changed: Sequence[Changed]) -> int:
         """Write changes into the history.

@@ -41,6 +41,7 @@ from pgcorpus.services.importers.importer import Importer, R
 from pgcorpus.services.importers.report import COUNTS, FileReport, ImportReport, Skipped
 
 MAX_SHOWN = 50
+MAX_FILES = 20
 MAX_GROUPS = 10
 VALUE_CHARACTERS = 60
 
@@ -230,20 +231,13 @@ def rejects(
 
 
 def show_report(report: ImportReport) -> None:
-    """Print the counts of every file, then every reject."""
-    table(
-        "Import",
-        ["file", *COUNTS],
-        [
-            (name, *(file.counts[count] for count in COUNTS))
-            for name, file in zip(_names(report.files), report.files, strict=True)
-            if file.error is None
-        ]
-        + [("all", *(report.total(count) for count in COUNTS))],
-    )
-    for file in report.files:
-        if file.error is not None:
-            fail(f"{file.file}: {file.error}")
+    """Print the counts of the files that changed most, then what was refused."""
+    table("Import", ["file", *COUNTS], list_counts(report))
+    failed = [file for file in report.files if file.error is not None]
+    for file in failed[:MAX_SHOWN]:
+        fail(f"{file.file}: {file.error}")
+    if len(failed) > MAX_SHOWN:
+        say(f"and {len(failed) - MAX_SHOWN} more files that could not be imported; see: --json")
     for reject in report.rejects[:MAX_SHOWN]:
         fail(f"{reject.file} {reject.locator}: {reject.reason}")
     if len(report.rejects) > MAX_SHOWN:
@@ -261,6 +255,28 @@ def show_report(report: ImportReport) -> None:
             table(title, [each.feature, each.passages], ranked)
     for remark in report.list_remarks():
         say(remark)
+
+
+def list_counts(report: ImportReport) -> list[tuple[object, ...]]:
+    """Return the counts of the files with most changes in their order, of the others, and of all.
+
+    Args:
+        report: Its files with an error are left out.
+    """
+    files = [file for file in report.files if file.error is None]
+    shown = files
+    if len(files) > MAX_FILES:
+        changed = sorted(files, key=_count_changes, reverse=True)[:MAX_FILES]
+        kept = {id(file) for file in changed}
+        shown = [file for file in files if id(file) in kept]
+    rows: list[tuple[object, ...]] = [
+        (name, *(file.counts[count] for count in COUNTS))
+        for name, file in zip(_names(shown), shown, strict=True)
+    ]
+    if others := len(files) - len(shown):
+        sums = (report.total(count) - sum(file.counts[count] for file in shown) for count in COUNTS)
+        rows.append((f"{others} others", *sums))
+    return [*rows, ("all", *(report.total(count) for count in COUNTS))]
 
 
 def show_left_out(report: ImportReport) -> None:
@@ -293,6 +309,10 @@ def _names(files: Sequence[FileReport]) -> list[str]:
 
 def _end(file: str) -> str:
     return str(Path(*Path(file).parts[-2:]))
+
+
+def _count_changes(file: FileReport) -> int:
+    return sum(file.counts[count] for count in COUNTS if count != "unchanged")
 
 
 def _reason(skipped: Skipped) -> str:

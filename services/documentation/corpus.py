@@ -1,4 +1,4 @@
-"""Services of documentation and of one's own documents: import."""
+"""Services of documentation and of one's own documents: import, validation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pgcorpus.db.search.corpora import DOCUMENTATION
 from pgcorpus.services.corpus import CorpusServices, ImportService, Paths
 from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+from pgcorpus.services.documentation.validate import check_documents
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, Option
 
 DOCUMENTATION_SERVICES: Final = CorpusServices(
@@ -60,4 +61,5 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
             LANGUAGE,
         ),
     ),
+    validate=check_documents,
 )

@@ -20,6 +20,12 @@ from pgcorpus.services.documentation.chunker import (
 )
 from pgcorpus.services.documentation.identity import chunk_ids
 from pgcorpus.services.documentation.reading.document import ReadDocument
+from pgcorpus.services.documentation.rules import (
+    MAX_COLLECTION_BYTES,
+    MAX_PATH_BYTES,
+    check_metadata,
+    check_name,
+)
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE, LANGUAGES, Language
 
 LANGUAGE_KEYS = ("language", "lang")
@@ -66,7 +72,13 @@ class Drafting:
             digest: SHA-256 of its source, in hexadecimal digits.
             captured_at: When the source was read; by default now.
             more: Further columns of the document.
+
+        Raises:
+            InvalidValue: The path, the collection or a value of the metadata cannot be stored.
         """
+        check_name("path", path, MAX_PATH_BYTES)
+        check_name("collection", self.collection, MAX_COLLECTION_BYTES)
+        check_metadata(document.metadata)
         chunks = chunk_document(document, self.config)
         named = next((str(v) for k in LANGUAGE_KEYS if (v := document.metadata.get(k))), None)
         columns = {

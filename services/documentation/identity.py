@@ -22,7 +22,7 @@ def chunk_ids(path: str, chunks: Iterable[Chunk]) -> tuple[str, ...]:
         content, which a document at another path has, too. Unique within a collection, at most
         64 characters, safe in a URL.
     """
-    prefix = _digest(path, 8)
+    prefix = name_prefix(path)
     seen: Counter[str] = Counter()
     names = []
     for chunk in chunks:
@@ -30,6 +30,16 @@ def chunk_ids(path: str, chunks: Iterable[Chunk]) -> tuple[str, ...]:
         names.append(f"{name}-{seen[name]}" if seen[name] else name)
         seen[name] += 1
     return tuple(names)
+
+
+def name_prefix(path: str) -> str:
+    """Return what the names of all chunks of the document at *path* begin with."""
+    return _digest(path, 8)
+
+
+def name_content(chunk_id: str) -> str:
+    """Return the part of a name that says what the chunk says, wherever its document is."""
+    return chunk_id.partition("-")[2]
 
 
 def _digest(value: object, size: int) -> str:

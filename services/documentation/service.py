@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG, ChunkerConfi
 from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.reading.document import Unreadable
 from pgcorpus.services.documentation.reading.formats import read_document
+from pgcorpus.services.documentation.rules import check_metadata
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.embedding.encoder import Encoder
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
@@ -180,7 +182,8 @@ class DocumentService:
             The ids, in the order of the texts.
 
         Raises:
-            InvalidValue: A text is blank, an id is given twice, or the lists differ in length.
+            InvalidValue: A text is blank, an id is given twice, the lists differ in length, or a
+                value cannot be stored. Nothing was added.
             NotPermitted: They are everybody's, and the role is no administrator.
         """
         names = [str(uuid4()) for _ in texts] if ids is None else [str(each) for each in ids]
@@ -190,12 +193,13 @@ class DocumentService:
                 f"{len(texts)} texts were given with {len(names)} ids and {len(each_metadata)} "
                 "metadata: there must be as many of each"
             )
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidValue(f"the id {twice!r} is given twice")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise InvalidValue(f"the id {twice[0]!r} is given twice")
+        if not texts:
+            return []
         drafting = self._drafting(collection)
         records = [
-            _draft(drafting, text, name, metadata, name_of_format="text.txt")
+            _draft(drafting, text, name, metadata, name_of_format=PLAIN)
             for text, name, metadata in zip(texts, names, each_metadata, strict=True)
         ]
         self._store(records, scope, embed=embed)
@@ -301,27 +305,21 @@ class DocumentService:
             InvalidValue: The content cannot be read, or is blank.
             NotPermitted: It is everybody's, and the role is no administrator.
         """
-        with self._database.unit_of_work(scope) as work:
+        with self._transaction(scope) as work:
             document = work.documentation.find(path, collection=collection)
             if document is None:
                 raise NotFound(f"there is no document {path!r} in the collection {collection!r}")
             record = work.documentation.read_record(document)
-        if content is not None:
-            record = _draft(
-                self._drafting(collection),
-                content,
-                path,
-                record.metadata,
-                title=record.title,
-                source_url=record.source_url,
-                content_type=record.content_type,
-            )
-        if metadata is not None:
-            chunks = [replace(each, metadata=metadata) for each in record.chunks]
-            record = replace(record, metadata=metadata, chunks=chunks)
-        if title is not None:
-            record = replace(record, title=title)
-        (added,) = self._store([record], scope, embed=embed)
+            if content is not None:
+                record = self._draft_again(record, content)
+            if metadata is not None:
+                check_metadata(metadata)
+                chunks = [replace(each, metadata=metadata) for each in record.chunks]
+                record = replace(record, metadata=metadata, chunks=chunks)
+            if title is not None:
+                record = replace(record, title=title)
+            keys = self._write(work, [record])
+        (added,) = self._embed_written([record], keys, scope, embed=embed)
         return added
 
     def delete(
@@ -337,9 +335,8 @@ class DocumentService:
         Args:
             ids: Their paths within the collection; of texts their ids. Those that are not there are
                 passed over.
-            filters: As a search takes them: every document with a chunk that meets them, whatever
-                its collection.
-            collection: The collection that the ids are of.
+            filters: As a search takes them: every document with a chunk that meets them.
+            collection: The collection that they are deleted from.
             scope: The tenant whose they are; None: they are everybody's.
 
         Returns:
@@ -356,21 +353,58 @@ class DocumentService:
             if ids:
                 deleted += work.documentation.delete_paths(list(ids), collection=collection)
             if filters:
-                deleted += work.documentation.delete(work.documentation.list_matching(filters))
+                matching = work.documentation.list_matching(filters, collection=collection)
+                deleted += work.documentation.delete(matching)
         return deleted
 
     def _drafting(self, collection: str) -> Drafting:
         return Drafting(collection=collection, config=self._config, language=self._language)
+
+    def _draft_again(self, record: DocumentRecord, content: str | bytes) -> DocumentRecord:
+        """Make the record of a document's new content; what that does not say itself stays."""
+        drafted = _draft(
+            self._drafting(record.collection),
+            content,
+            record.path,
+            {},
+            name_of_format=PLAIN if record.content_type == PLAIN_TYPE else None,
+            source_url=record.source_url,
+        )
+        metadata = {**record.metadata, **drafted.metadata}
+        return replace(
+            drafted,
+            title=drafted.title or record.title,
+            metadata=metadata,
+            chunks=[replace(each, metadata=metadata) for each in drafted.chunks],
+        )
 
     def _store(
         self, records: Sequence[DocumentRecord], scope: Scope | None, *, embed: bool
     ) -> list[Added]:
         """Store documents in one transaction, then make the vectors that they lack."""
         with self._transaction(scope) as work:
-            written = work.documentation.write(records)
-            ids = [written[each.collection, each.path].id for each in records]
-            keys = work.documentation.list_chunk_keys(ids)
-        note = self._embed(keys, scope) if embed and keys else None
+            keys = self._write(work, records)
+        return self._embed_written(records, keys, scope, embed=embed)
+
+    def _write(self, work: UnitOfWork, records: Sequence[DocumentRecord]) -> list[UUID]:
+        """Write documents; return their keys, in their order."""
+        written = work.documentation.write(records)
+        return [written[each.collection, each.path].id for each in records]
+
+    def _embed_written(
+        self,
+        records: Sequence[DocumentRecord],
+        ids: Sequence[UUID],
+        scope: Scope | None,
+        *,
+        embed: bool,
+    ) -> list[Added]:
+        """Make the vectors that written documents lack, and count what has none."""
+        note = None
+        if embed:
+            with self._database.unit_of_work(scope) as work:
+                keys = work.documentation.list_chunk_keys(ids)
+            note = self._embed(keys, scope) if keys else None
         with self._database.unit_of_work(scope) as work:
             choice = self._encoder.choose(work, DOCUMENTATION)
             lacking = work.documentation.count_unembedded(ids, choice.name)
@@ -407,7 +441,7 @@ class DocumentService:
                 if vector is not None
             ]
             note = next((reason for reason in encoded.reasons if reason), note)
-            with self._transaction(scope) as work:
+            with self._database.unit_of_work(scope) as work:
                 self._encoder.store(
                     work,
                     DOCUMENTATION,
@@ -415,12 +449,14 @@ class DocumentService:
                     {each.id: vector for each, vector in made},
                     [each.content_hash for each, _ in made],
                 )
+                work.commit()
         return note
 
     @contextmanager
     def _transaction(self, scope: Scope | None) -> Iterator[UnitOfWork]:
-        """Work within a scope, or on what is shared; what was done is kept at the end."""
+        """Write within a scope, or what is shared; what was done is kept at the end."""
         with self._database.unit_of_work(scope) as work:
+            work.documentation.require_writable()
             yield work
             work.commit()
 
@@ -448,7 +484,11 @@ class AsyncDocumentService(Awaited[DocumentService]):
 
 
 MARKDOWN: Final = "document.md"
-"""The format of what names none."""
+"""The format of a document that names none."""
+
+PLAIN: Final = "text.txt"
+PLAIN_TYPE: Final = "text/plain"
+"""The format of texts that are added as such."""
 
 
 def _draft(
@@ -473,6 +513,7 @@ def _draft(
         document = read_document(source, name=name, base=source_url)
     except Unreadable as error:
         raise InvalidValue(f"{path!r} cannot be read: {error}") from error
+    check_metadata(metadata)
     document = replace(document, metadata={**document.metadata, **metadata})
     record = drafting.draft(
         document,

@@ -30,7 +30,7 @@ from pgcorpus.db.search.ranking import FUSIONS
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.evaluation.beir import Collection, Document, Query
-from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, check_import, scopes_of
+from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, scopes_of
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
 from pgcorpus.services.importers.language import AUTO, configuration_of, postgresql_of
 from pgcorpus.services.ops.switch import ModelSwitch
@@ -224,6 +224,10 @@ class EvaluationService:
             EmbeddingError: The model could not be asked.
         """
         adapter = adapter_of(corpus)
+        unused = []
+        if adapter.is_chunked and collection.vectors is not None:
+            collection = replace(collection, vectors=None)
+            unused = ["the collection's vectors are of whole documents, and not used for chunks"]
         asked, left_out = _modes(modes, vectors=collection.vectors is not None or model is not None)
         words = [_words(query) for query in collection.queries]
         if not any(words):
@@ -245,15 +249,15 @@ class EvaluationService:
                 queries=len(collection.queries),
                 language=language,
                 model=None if found is None else found.name,
-                notes=[*collection.notes, *left_out],
+                notes=[*collection.notes, *unused, *left_out],
             )
             load = Load(
                 language,
                 collection.vectors.path if collection.vectors else None,
                 evaluation.model,
             )
-            report = adapter.load(scratch, collection, load, partial(progress, "importing"))
-            evaluation.notes += check_import(report, collection)
+            loading = partial(progress, "importing")
+            evaluation.notes += adapter.load(scratch, collection, load, loading)
             if embedder is not None and collection.vectors is None:
                 _embed(scratch, adapter, embedder, partial(progress, "embedding documents"))
                 embedder = _questions(embedder, words, partial(progress, "embedding queries"))
@@ -386,6 +390,8 @@ class _Run:
         if query.scope is not None:
             scope = self._scopes.get(query.scope, "")  # no document has it
             options["filters"] = {self._adapter.scope: scope}
+        if self._adapter.is_chunked:
+            options |= {"group_by": self._adapter.key, "group_size": 1}
         try:
             page = self._service.search(query.text, corpus=self._adapter.corpus, **options)
         except StatementTimeout as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ImportFailed, UnknownCorpus
+from pgcorpus.services.documentation.drafting import Drafting
+from pgcorpus.services.documentation.reading.document import Block, ReadDocument
+from pgcorpus.services.documentation.reading.plain import read_plain
 from pgcorpus.services.evaluation.beir import Collection, Document
 from pgcorpus.services.importers.files import MAX_FILE_BYTES
 from pgcorpus.services.importers.report import ImportReport
@@ -20,6 +24,14 @@ from pgcorpus.services.knowledge.rules import MIN_CHARACTERS_PER_WORD
 
 BYTES_PER_FILE: Final = MAX_FILE_BYTES // 8
 MAX_SHOWN: Final = 5
+
+BATCH: Final = 500
+"""Documents of a transaction."""
+
+_UNSTORED: Final = re.compile("[\ud800-\udfff\0]")
+"""Characters that JSON can escape and PostgreSQL does not store."""
+
+Progress = Callable[[int, int], None]
 
 NOTHING: Final = "\u200b"
 """The text of a passage whose document has none. A zero-width space is neither a blank to the rules
@@ -49,20 +61,25 @@ class Adapter:
 
     Attributes:
         corpus: What is searched.
-        load: Imports the documents, in order, with the bytes done and the bytes in all reported.
+        load: Imports the documents, in order, with what is done and what there is in all reported;
+            returns what a reader should know, a sentence each. It raises ``ImportFailed`` where a
+            document or a vector of one was not stored.
         key: The metadata of a hit that holds the document's place.
         scope: The filter that keeps one scope.
+        is_chunked: Whether a document may be several passages. Then its best one counts, and
+            vectors of whole documents are of no use.
     """
 
     corpus: str
-    load: Callable[[Database, Collection, Load, Callable[[int, int], None]], ImportReport]
+    load: Callable[[Database, Collection, Load, Progress], list[str]]
     key: str
     scope: str
+    is_chunked: bool = False
 
 
 def load_knowledge(
-    database: Database, collection: Collection, load: Load, progress: Callable[[int, int], None]
-) -> ImportReport:
+    database: Database, collection: Collection, load: Load, progress: Progress
+) -> list[str]:
     """Import a collection as chunk files of the knowledge base."""
     importer = KnowledgeImporter(
         database,
@@ -72,13 +89,52 @@ def load_knowledge(
     )
     with TemporaryDirectory(prefix="pgcorpus-eval-") as folder:
         _write_chunks(Path(folder), collection.documents)
-        return importer.run([Path(folder)], progress)
+        report = importer.run([Path(folder)], progress)
+    return check_import(report, collection)
+
+
+def load_documentation(
+    database: Database, collection: Collection, load: Load, progress: Progress
+) -> list[str]:
+    """Store a collection as documents with chunks, each scope as a collection of its own.
+
+    They are cut as files are that say the same: a heading, and the paragraphs of a plain text. One
+    without a word is a document without chunks.
+    """
+    scopes = scopes_of(collection.documents)
+    of_scope = {
+        scope: Drafting(collection=name, language=load.language) for scope, name in scopes.items()
+    }
+    total, chunks = len(collection.documents), 0
+    for start in range(0, total, BATCH):
+        batch = enumerate(collection.documents[start : start + BATCH], start)
+        records = [
+            of_scope[document.scope].draft(_read(document), path=str(place), digest="")
+            for place, document in batch
+        ]
+        with database.unit_of_work() as work:
+            work.documentation.write(records)
+            work.commit()
+        chunks += sum(len(record.chunks) for record in records)
+        progress(min(start + BATCH, total), total)
+    return [f"{total} documents were cut into {chunks} chunks; the best of each counts"]
 
 
 _KNOWLEDGE: Final = Adapter(
     corpus="knowledge", load=load_knowledge, key="chunk_id", scope="section"
 )
-ADAPTERS: Final[Mapping[str, Adapter]] = {"scratch": _KNOWLEDGE, "knowledge": _KNOWLEDGE}
+_DOCUMENTATION: Final = Adapter(
+    corpus="documentation",
+    load=load_documentation,
+    key="path",
+    scope="collection",
+    is_chunked=True,
+)
+ADAPTERS: Final[Mapping[str, Adapter]] = {
+    "scratch": _KNOWLEDGE,
+    "knowledge": _KNOWLEDGE,
+    "documentation": _DOCUMENTATION,
+}
 """Name → what it means. ``scratch`` is whichever corpus asks least of a collection; today that is
 the knowledge base's tables."""
 
@@ -127,6 +183,24 @@ def check_import(report: ImportReport, collection: Collection) -> list[str]:
         raise ImportFailed(f"{report.embedded} of {len(documents)} vectors were stored")
     changed = report.total("transformed")
     return [f"documents that the import's rules changed: {changed}"] if changed else []
+
+
+def _read(document: Document) -> ReadDocument:
+    """Return a document as the reader of a file would give it."""
+    title, text = (_UNSTORED.sub("\ufffd", each) for each in (document.title, document.text))
+    heading = " ".join(title.split())
+    body = read_plain(text)
+    before = f"{heading}\n\n" if heading else ""
+    blocks = [
+        replace(block, start=block.start + len(before), end=block.end + len(before))
+        for block in body.blocks
+    ]
+    if heading:
+        first = Block(
+            kind="heading", text=heading, start=0, end=len(heading), level=1, title=heading
+        )
+        blocks.insert(0, first)
+    return replace(body, text=before + body.text, blocks=tuple(blocks), title=heading or None)
 
 
 def _write_chunks(folder: Path, documents: Sequence[Document]) -> None:

@@ -8,11 +8,11 @@ import json
 import math
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from pgcorpus.db.errors import ImportFailed
 
@@ -22,6 +22,10 @@ MAX_FILE_BYTES: Final = 256 * 1024**2
 MAX_DEPTH: Final = 100
 """Arrays and objects within one another. Real files have five; thousands would exhaust the stack
 of whoever reads them next."""
+
+
+MAX_NAMED: Final = 5
+"""A message names no more suffixes."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,20 @@ def printable(path: Path) -> str:
 
 
 def find_files(
-    paths: Sequence[Path], suffixes: Collection[str] = frozenset({".json"})
+    paths: Sequence[Path],
+    suffixes: Collection[str] = frozenset({".json"}),
+    *,
+    enters: Callable[[str], bool] = lambda _name: True,
+    pass_over: Callable[[Path], object] = lambda _path: None,
 ) -> Iterator[Found]:
     """Yield the files at *paths*, in their order; those of a folder by name, subfolders included.
 
     Args:
         paths: Files, taken as they are, and folders, of which the files with a suffix are taken.
         suffixes: In lower case.
+        enters: Tells whether a subfolder of that name is looked into.
+        pass_over: Called with each file in a folder that has another suffix, and with each
+            subfolder that is not looked into.
 
     Yields:
         Each file once, however often and by whatever name it is reached. A path that does not
@@ -123,7 +134,7 @@ def find_files(
     """
     seen = set()
     for path in paths:
-        for found in _find_at(path, suffixes):
+        for found in _find_at(path, _Walk(suffixes, enters, pass_over)):
             identity = found.path.resolve() if found.error is None else found.path
             if identity not in seen:
                 seen.add(identity)
@@ -207,7 +218,15 @@ def parse_json(text: str, what: str = "the file", *, finite: bool = True) -> Any
         raise ImportFailed(f"{what} is nested deeper than {MAX_DEPTH} levels") from error
 
 
-def _find_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
+class _Walk(NamedTuple):
+    """The arguments of ``find_files`` that say what is taken from a folder."""
+
+    suffixes: Collection[str]
+    enters: Callable[[str], bool]
+    pass_over: Callable[[Path], object]
+
+
+def _find_at(path: Path, walk: _Walk) -> Iterator[Found]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -217,24 +236,31 @@ def _find_at(path: Path, suffixes: Collection[str]) -> Iterator[Found]:
         yield _file(path, status)
         return
     empty = True
-    for found in _in_folder(path, suffixes):
+    for found in _in_folder(path, walk):
         empty = False
         yield found
     if empty:
-        yield Found(path, error=f"the folder holds no {' or '.join(sorted(suffixes))} files")
+        wanted = sorted(walk.suffixes)
+        kind = " or ".join(wanted) if len(wanted) <= MAX_NAMED else "readable"
+        yield Found(path, error=f"the folder holds no {kind} files")
 
 
-def _in_folder(folder: Path, suffixes: Collection[str]) -> Iterator[Found]:
+def _in_folder(folder: Path, walk: _Walk) -> Iterator[Found]:
     """Yield the files with a suffix below a folder, by name, and what cannot be looked into."""
     left: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
     while left:
         path, above = left.pop()
-        wanted = path.suffix.lower() in suffixes
+        wanted = path.suffix.lower() in walk.suffixes
         try:
             status = path.stat()
             if not stat.S_ISDIR(status.st_mode):
                 if wanted:
                     yield _file(path, status)
+                else:
+                    walk.pass_over(path)
+                continue
+            if path != folder and not walk.enters(path.name):
+                walk.pass_over(path)
                 continue
             real = path.resolve()
             if real in above:

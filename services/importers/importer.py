@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, TransactionConflict
+from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.models.imports import ImportFile, ImportTransformation
+from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.imports import Refused
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
@@ -91,7 +93,7 @@ class Run(Generic[R]):
         **more: Any,
     ) -> None:
         """Record a file and its counts; *more* are columns of ``ImportFile``."""
-        row = ImportFile(run_id=self.id, file=file, error=error, **more)
+        row = ImportFile(id=uuid4(), run_id=self.id, file=file, error=error, **more)
         for name in COUNTS:
             setattr(row, name, counts[name])
         work.imports.add_file(row)
@@ -201,6 +203,43 @@ class Importer(ABC, Generic[R]):
                     many = stored >= MANY or run.renews_statistics
                     if many or stored * SHARE >= passages.count():
                         passages.analyze()
+
+    @contextmanager
+    def _build_indexes_last(
+        self,
+        run: Run[R],
+        bar: Bar,
+        filled: Callable[[UnitOfWork], FirstLoad],
+        models: Collection[EmbeddingModel] = (),
+    ) -> Iterator[None]:
+        """Load without the indexes of searches where that is faster, and build them at the end.
+
+        They are what a run that is stopped leaves to the next: searches do without them, slowly.
+
+        Args:
+            run: The run.
+            bar: Shows that they are built.
+            filled: Gives the repository that is filled.
+            models: Whose vectors are coming.
+        """
+        with run.transaction() as work:
+            leaves_out = filled(work).leaves_indexes_out(models)
+        if not leaves_out:
+            yield
+            return
+        # Who brings as much meanwhile waits until all is built.
+        with self._database.exclusively(f"loading {run.corpus} without indexes", wait=True):
+            with run.transaction() as work:
+                filled(work).drop_search_indexes(models)
+            yield
+            with run.transaction() as work:
+                unbuilt = filled(work).list_unbuilt(models)
+            if unbuilt:
+                bar.on_build()
+            run.renews_statistics = bool(unbuilt)  # a run that was stopped did not
+            for index in unbuilt:
+                with run.transaction() as work:
+                    filled(work).build_search_index(index, models)
 
     def _language_on(self, work: UnitOfWork) -> Language:
         """Return the language of passages that name none, among the server's configurations."""

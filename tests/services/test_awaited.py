@@ -31,6 +31,7 @@ from pgcorpus.db.errors import EmbedderUnavailable, InvalidValue
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.page import Hit, SearchPage
+from pgcorpus.services.documentation.service import AsyncDocumentService, DocumentService
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests import factories
@@ -47,7 +48,11 @@ PATIENCE_SECONDS = 30.0
 # the test ends, or a later test would be told of it.
 twice_interrupted = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-FACES = [(SearchService, AsyncSearchService), (MemoryService, AsyncMemoryService)]
+FACES = [
+    (SearchService, AsyncSearchService),
+    (MemoryService, AsyncMemoryService),
+    (DocumentService, AsyncDocumentService),
+]
 
 SPOKEN: ContextVar[str] = ContextVar("spoken", default="")
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
@@ -34,10 +35,11 @@ from sqlalchemy.dialects.postgresql import REGCONFIG, insert
 from sqlalchemy.sql.expression import TableClause
 
 from pgcorpus.db.base import as_uuid, table_of
-from pgcorpus.db.errors import InvalidCursor, MissingScope, NotFound
+from pgcorpus.db.errors import InvalidCursor, MissingScope, NotFound, NotPermitted
 from pgcorpus.db.models.documentation import Chunk, Document, DocumentationEmbedding
-from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
+from pgcorpus.db.scope import ADMINISTRATORS_ROLE
 from pgcorpus.db.search.corpora import DOCUMENTATION
 
 _documents = table_of(Document)
@@ -97,6 +99,7 @@ class StoredDocument(NamedTuple):
         hash: SHA-256 of the file, in hex.
         chunks: How many chunks it has.
         chunker: Version and limits of the chunker that cut it; None where it has no chunk.
+        source_url: Its address, or None.
     """
 
     id: UUID
@@ -104,6 +107,39 @@ class StoredDocument(NamedTuple):
     hash: str | None
     chunks: int
     chunker: tuple[str | None, Mapping[str, Any]] | None
+    source_url: str | None = None
+
+
+class Move(NamedTuple):
+    """A document that is to have another path.
+
+    Attributes:
+        id: Its key.
+        path: Its new path.
+        former_prefix: Beginning of the names of its chunks; chunks of other names keep them.
+        prefix: What these begin with from now on.
+    """
+
+    id: UUID
+    path: str
+    former_prefix: str
+    prefix: str
+
+
+class Tally(NamedTuple):
+    """Counts of the documents of a scope, for validation.
+
+    Attributes:
+        documents: How many have chunks.
+        disordered: Paths of those whose chunks are not numbered from 0 without a gap.
+        strayed: ``chunk_id`` of the chunks that are of another collection than their document.
+        versions: Version of the chunker → chunks that it cut.
+    """
+
+    documents: int
+    disordered: Sequence[str]
+    strayed: Sequence[str]
+    versions: Mapping[str | None, int]
 
 
 class Written(NamedTuple):
@@ -164,12 +200,43 @@ _OF_RUN: Final = frozenset(("processing_timestamp", "lineage_id"))
 
 LISTED: Final = "documents by path"
 
+ASIDE: Final = "~"
+"""Mark in the name of a chunk while another takes its place."""
 
-class DocumentRepository(Repository):
+WRITES_SHARED: Final = text("""
+    SELECT NOT row_security_active('documents') OR EXISTS (
+        SELECT FROM pg_class
+        WHERE oid = 'documents'::regclass AND pg_has_role(relowner, 'USAGE')
+    ) OR EXISTS (
+        SELECT FROM pg_roles WHERE rolname = :role AND pg_has_role(oid, 'USAGE'))
+""").bindparams(role=ADMINISTRATORS_ROLE)
+"""True for the owner, a superuser, or a member of ``rag_admin``, as row security has it."""
+
+
+class DocumentRepository(FirstLoad):
     """Documents of the scope, or without one those that are everybody's.
 
     Everything that is written is of that one scope; what is read by key or path, too.
     """
+
+    corpora = (DOCUMENTATION,)
+    tables = (_documents, _chunks, table_of(DocumentationEmbedding))
+
+    def require_writable(self) -> None:
+        """Raise where the role may not write documents of the scope.
+
+        Row security would refuse what it adds, and pass over what it deletes.
+
+        Raises:
+            MissingScope: The scope is a single user's, who has no documents.
+            NotPermitted: They are everybody's, and the role is no administrator.
+        """
+        if self._tenant_id is None and not self.session.scalar(WRITES_SHARED):
+            raise NotPermitted(
+                f"only a member of {ADMINISTRATORS_ROLE} writes documents that everybody may read; "
+                "name the tenant whose they are (--tenant-id), or log in as such a member, made "
+                f"with: pgcorpus roles create-user NAME --role {ADMINISTRATORS_ROLE}"
+            )
 
     def write(self, records: Sequence[DocumentRecord]) -> dict[tuple[str, str], Written]:
         """Store documents with all their chunks, by path; what a document has no more is deleted.
@@ -208,36 +275,63 @@ class DocumentRepository(Repository):
             for collection, path, id_, staged in counted
         }
 
-    def move(self, moved: Mapping[UUID, tuple[str, Sequence[str]]]) -> None:
-        """Give documents other paths, and their chunks other identifiers; vectors stay.
+    def move(self, moves: Sequence[Move], *, collection: str) -> None:
+        """Give documents other paths, and their chunks the names of these; vectors and clicks stay.
 
         Args:
-            moved: Key of a document → its new path, and the new ``chunk_id`` of each chunk in the
-                order of their positions.
+            moves: Two documents may change places. One that stands in the way and is not moved
+                itself is deleted: another has taken its path.
+            collection: The collection that they belong to.
         """
-        rows = ((key, path) for key, (path, _) in moved.items())
-        with self.stage("moved_documents", {"id": "uuid", "path": "text"}, rows) as documents:
+        columns = {"id": "uuid", "path": "text", "former_prefix": "text", "prefix": "text"}
+        with self.stage("moved", columns, moves) as moved:
+            is_moved = _documents.c.id == moved.c.id
+            is_chunk_moved = and_(
+                *self._in_scope(_chunks),
+                _chunks.c.document_id == moved.c.id,
+                func.starts_with(_chunks.c.chunk_id, moved.c.former_prefix),
+            )
+            in_the_way = and_(
+                *self._in_scope(_documents),
+                _documents.c.collection == collection,
+                _documents.c.path.in_(select(moved.c.path)),
+            )
+            self.session.execute(
+                delete(_documents).where(in_the_way, _documents.c.id.not_in(select(moved.c.id)))
+            )
+            # Keys are compared row by row: what stands in the way of another steps aside first.
+            aside = self.session.scalars(
+                update(_documents)
+                .where(in_the_way)
+                .values(path=func.concat("moved ", _documents.c.id))
+                .returning(_documents.c.id)
+            ).all()
+            if aside:
+                self.session.execute(
+                    update(_chunks)
+                    .where(is_chunk_moved, _is_any(_chunks.c.document_id, aside))
+                    .values(
+                        chunk_id=func.concat(moved.c.former_prefix, ASIDE, _rest_of_name(moved))
+                    )
+                )
             self.session.execute(
                 update(_documents)
-                .where(*self._in_scope(_documents), _documents.c.id == documents.c.id)
-                .values(path=documents.c.path)
+                .where(*self._in_scope(_documents), is_moved)
+                .values(path=moved.c.path)
             )
-        columns = {"document_id": "uuid", "position": "int4", "chunk_id": "text"}
-        names = (
-            (key, position, name)
-            for key, (_, chunk_ids) in moved.items()
-            for position, name in enumerate(chunk_ids)
-        )
-        with self.stage("moved_chunks", columns, names) as chunks:
+            rest = func.ltrim(_rest_of_name(moved), ASIDE)
             self.session.execute(
                 update(_chunks)
-                .where(
-                    *self._in_scope(_chunks),
-                    _chunks.c.document_id == chunks.c.document_id,
-                    _chunks.c.position == chunks.c.position,
-                )
-                .values(chunk_id=chunks.c.chunk_id)
+                .where(is_chunk_moved)
+                .values(chunk_id=func.concat(moved.c.prefix, rest))
             )
+
+    def has_any(self, collection: str) -> bool:
+        """Return whether the collection has a document."""
+        of_collection = select(_documents.c.id).where(
+            *self._in_scope(_documents), _documents.c.collection == collection
+        )
+        return bool(self.session.scalar(select(exists(of_collection))))
 
     def list_stored(self, collection: str) -> list[StoredDocument]:
         """Return the state of every document of a collection, by path."""
@@ -254,15 +348,16 @@ class DocumentRepository(Repository):
                 _documents.c.hash,
                 func.count(_chunks.c.id),
                 first,
+                _documents.c.source_url,
             )
             .outerjoin_from(_documents, _chunks, of_document)
             .where(*self._in_scope(_documents), _documents.c.collection == collection)
-            .group_by(_documents.c.id, _documents.c.path, _documents.c.hash)
+            .group_by(_documents.c.scope, _documents.c.id)
             .order_by(_documents.c.path)
         )
         return [
-            StoredDocument(id_, path, hash_, chunks, tuple(chunker) if chunks else None)
-            for id_, path, hash_, chunks, chunker in rows
+            StoredDocument(id_, path, hash_, chunks, tuple(chunker) if chunks else None, url)
+            for id_, path, hash_, chunks, chunker, url in rows
         ]
 
     def get(self, document_id: UUID) -> Document:
@@ -309,8 +404,8 @@ class DocumentRepository(Repository):
             **_values(document, _DOCUMENT),
         )
 
-    def list_matching(self, filters: Mapping[str, Any]) -> Sequence[UUID]:
-        """Return the keys of the scope's documents with a chunk that meets filters of a search.
+    def list_matching(self, filters: Mapping[str, Any], *, collection: str) -> Sequence[UUID]:
+        """Return the keys of a collection's documents with a chunk that meets filters of a search.
 
         Raises:
             UnknownFilter: There is no such filter.
@@ -320,7 +415,11 @@ class DocumentRepository(Repository):
         found = (
             select(_chunks.c.document_id)
             .distinct()
-            .where(*self._in_scope(_chunks), *map(DOCUMENTATION.holds, conditions))
+            .where(
+                *self._in_scope(_chunks),
+                _chunks.c.collection == collection,
+                *map(DOCUMENTATION.holds, conditions),
+            )
         )
         return self.session.scalars(found, values).all()
 
@@ -418,6 +517,16 @@ class DocumentRepository(Repository):
         )
         return result.rowcount
 
+    def list_chunk_names(self, document_ids: Collection[UUID]) -> list[tuple[UUID, str]]:
+        """Return the document and the ``chunk_id`` of each chunk of documents of the scope."""
+        of_documents = _is_any(_chunks.c.document_id, document_ids)
+        rows = self.session.execute(
+            select(_chunks.c.document_id, _chunks.c.chunk_id)
+            .where(*self._in_scope(_chunks), of_documents)
+            .order_by(_chunks.c.document_id)
+        )
+        return [(row[0], row[1]) for row in rows]
+
     def list_chunk_keys(self, document_ids: Collection[UUID]) -> Sequence[UUID]:
         """Return the keys of the chunks of documents of the scope."""
         keys = literal(list(document_ids), ARRAY(Uuid()))
@@ -431,6 +540,45 @@ class DocumentRepository(Repository):
         """Count the chunks that are shared and, within a scope, its own."""
         counted = select(func.count()).select_from(_chunks).where(*self._readable(_chunks))
         return self.session.scalar(counted) or 0
+
+    def tally(self) -> Tally:
+        """Count the documents of the scope, or those that are everybody's, and what is wrong."""
+        position = _chunks.c.position
+        in_order = and_(
+            func.min(position) == 0,
+            func.max(position) == func.count() - 1,
+            func.count(position.distinct()) == func.count(),
+        )
+        of_document = and_(
+            _documents.c.scope == _chunks.c.scope, _documents.c.id == _chunks.c.document_id
+        )
+        numbered = self.session.execute(
+            select(_documents.c.path, in_order)
+            .join_from(_chunks, _documents, of_document)
+            .where(*self._in_scope(_chunks))
+            .group_by(_documents.c.scope, _documents.c.id)
+            .order_by(_documents.c.path)
+        ).all()
+        strayed = self.session.scalars(
+            select(_chunks.c.chunk_id)
+            .join_from(_chunks, _documents, of_document, isouter=True)
+            .where(
+                *self._in_scope(_chunks),
+                _chunks.c.collection.is_distinct_from(_documents.c.collection),
+            )
+            .order_by(_chunks.c.chunk_id)
+        ).all()
+        versions = self.session.execute(
+            select(_chunks.c.chunker_version, func.count())
+            .where(*self._in_scope(_chunks))
+            .group_by(_chunks.c.chunker_version)
+        )
+        return Tally(
+            documents=len(numbered),
+            disordered=[path for path, is_ordered in numbered if not is_ordered],
+            strayed=strayed,
+            versions={row[0]: row[1] for row in versions},
+        )
 
     def analyze(self) -> None:
         """Renew the planner's statistics."""
@@ -556,6 +704,15 @@ class DocumentRepository(Repository):
         """Restrict *table* to what is shared and, within a scope, its own."""
         scopes = DOCUMENTATION.bind_scope(self.scope)["scopes"]
         return (table.c.scope == any_(literal(scopes, ARRAY(Text()))),)
+
+
+def _is_any(column: ColumnElement[UUID], keys: Collection[UUID]) -> ColumnElement[bool]:
+    return column == any_(literal(list(keys), ARRAY(Uuid())))
+
+
+def _rest_of_name(moved: TableClause) -> ColumnElement[str]:
+    """Return what follows in a chunk's name after the part that its document's path makes."""
+    return func.substr(_chunks.c.chunk_id, func.length(moved.c.former_prefix) + 1)
 
 
 _STAGED_CHUNK: Final = {"collection": "text", "path": "text", **_CHUNK}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
@@ -37,12 +37,10 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, insert
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql.selectable import LateralFromClause
 from sqlalchemy.types import TypeEngine
 
 from pgcorpus.db.errors import DatabaseNotReady, InvalidValue, TransactionConflict
-from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import (
     Complexity,
@@ -51,12 +49,10 @@ from pgcorpus.db.models.memory import (
     IntentType,
     Urgency,
 )
-from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
+from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.imports import fresh_ids
 from pgcorpus.db.repositories.jobs import EMBED, PENDING, embed_key
-from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository, NeededIndex
-from pgcorpus.db.repositories.vector_indexes import build_memory_kb
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 
@@ -203,16 +199,6 @@ TABLES: Final = tuple(
     table for kind in (NODES, EPISODES) for table in (kind.corpus.passages, kind.corpus.vectors)
 )
 
-OWNED: Final = text("""
-    SELECT bool_and(pg_has_role(relowner, 'USAGE')
-                    AND has_schema_privilege(relnamespace, 'CREATE')) FROM pg_class
-    WHERE oid = ANY (CAST(:tables AS regclass[]))
-""").bindparams(tables=[table.name for table in TABLES])
-
-SIZE_OF_VECTORS: Final = text("""
-    SELECT max(pg_table_size(filled)) FROM unnest(CAST(:tables AS regclass[])) AS filled
-""").bindparams(tables=[kind.corpus.vectors.name for kind in (NODES, EPISODES)])
-
 EXISTS: Final = text("SELECT to_regclass('memory_nodes') IS NOT NULL")
 
 Outcome = Literal["added", "updated", "unchanged"]
@@ -237,8 +223,11 @@ class Merged:
     is_embedded: bool
 
 
-class MemoryImportRepository(Repository):
+class MemoryImportRepository(FirstLoad):
     """Writes memories by the thousand, into the scope of the unit of work."""
+
+    corpora = tuple(kind.corpus for kind in (NODES, EPISODES))
+    tables = TABLES
 
     def require_tables(self) -> None:
         """Raise if the tables to import into do not exist.
@@ -266,66 +255,6 @@ class MemoryImportRepository(Repository):
     def analyze(self) -> None:
         """Renew the planner's statistics of every table that an import fills."""
         self.renew_statistics(*(table.name for table in TABLES))
-
-    def is_first(self) -> bool:
-        """Return whether no scope has a memory yet."""
-        return self.are_empty(*TABLES)
-
-    def owns_tables(self) -> bool:
-        """Return whether the role may drop and build the indexes of memories."""
-        with self.as_login():
-            return bool(self.session.scalar(OWNED))
-
-    def leaves_indexes_out(self, model: EmbeddingModel) -> bool:
-        """Return whether a load leaves out the indexes and builds them.
-
-        The first load does, and one after a first load that was stopped.
-
-        Only who owns the tables can do so, and may make anything in their schema.
-
-        Args:
-            model: Whose vectors are coming.
-        """
-        with self.as_login():
-            if not self.owns_tables():
-                return False
-            return self.is_first() or bool(self.list_unbuilt(model))
-
-    def drop_search_indexes(self, model: EmbeddingModel) -> None:
-        """Drop the indexes that only searches need, before a first load.
-
-        Searches find the same without them, later. Where there is a memory, or the tables are in
-        use at this moment, nothing is dropped; nor is an index that was made otherwise than here.
-        """
-        with self.as_login():
-            if not self.is_first():
-                return
-        try:
-            with self.as_login(), self.session.begin_nested():
-                self.lock_at_once(*TABLES)
-                for needed in self._search_indexes(model):
-                    for each in needed.found:
-                        if needed.is_restored(each):
-                            self.session.execute(text(f"DROP INDEX {each.identifier}"))
-        except OperationalError:  # in use
-            return
-
-    def list_unbuilt(self, model: EmbeddingModel) -> list[NeededIndex]:
-        """List the indexes that a first load left out, this one or one that was stopped."""
-        return [each for each in self._search_indexes(model) if each.state == "missing"]
-
-    def build_search_index(self, index: NeededIndex, model: EmbeddingModel) -> None:
-        """Build an index; until the transaction ends others can only read."""
-        self.lift_timeout()
-        # Counting would count those of the scope. A number has four bytes.
-        vectors = (self.session.scalar(SIZE_OF_VECTORS) or 0) // (4 * model.dimensions)
-        with self.as_login():
-            self.build(index.create_at_once, memory=f"{build_memory_kb(model, vectors)}kB")
-
-    def _search_indexes(self, model: EmbeddingModel) -> Iterator[NeededIndex]:
-        diagnosis = DiagnosisRepository(self.session)
-        for kind in (NODES, EPISODES):
-            yield from diagnosis.list_needed(kind.corpus, [model])
 
     def merge(
         self, kind: Kind, records: Sequence[Record], *, model_name: str, replace: bool

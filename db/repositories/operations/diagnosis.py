@@ -518,10 +518,12 @@ class DiagnosisRepository(Repository):
         stored = self.list_indexes(corpus)
         for leg, index in _list_declared(corpus):
             needed = _find_needed(leg, index, stored)
-            if corpus.scope is not None and needed.name != corpus.shared_words:
-                # Of an expression an index keeps samples, which are of all scopes.
-                unsampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS 0;"
-                needed = replace(needed, create=f"{needed.create}\n{unsampled}")
+            if corpus.scope is not None:
+                # Of an expression an index keeps samples, which are of all scopes; those of the
+                # words that everybody may read tell how rare each is.
+                kept = 2000 if needed.name == corpus.shared_words else 0
+                sampled = f"ALTER INDEX {needed.name} ALTER COLUMN 1 SET STATISTICS {kept};"
+                needed = replace(needed, create=f"{needed.create}\n{sampled}")
             yield needed
         if corpus.needs_scope:
             return  # a vector index is a large scope's own
@@ -641,9 +643,11 @@ def _list_declared(corpus: Corpus) -> Iterator[tuple[str, Index]]:
     """Yield the indexes of passages that the text and the fuzzy leg need, from the models."""
     for index in sorted(corpus.passages.indexes, key=lambda index: str(index.name)):
         name, options = str(index.name), index.dialect_options["postgresql"]
-        if list(index.columns) == [corpus.words] or name.endswith("_scope_words"):
+        of_words = name == corpus.shared_words or name.endswith("_scope_words")
+        of_trigrams = name.endswith(("_scope_trigrams", "_shared_trigrams"))
+        if of_words or list(index.columns) == [corpus.words]:
             yield "text", index
-        elif "gin_trgm_ops" in options["ops"].values() or name.endswith("_scope_trigrams"):
+        elif of_trigrams or "gin_trgm_ops" in options["ops"].values():
             yield "fuzzy", index
 
 
@@ -688,7 +692,7 @@ def _definition(index: Index) -> str:
 
 def _form(definition: str) -> str:
     """Return a definition without storage parameters, and without what PostgreSQL adds to it."""
-    return re.sub(r" WITH \([^)]*\)|[()\s]", "", definition)
+    return re.sub(r" WITH \([^)]*\)|::text|[()\s]", "", definition)
 
 
 def _storage(definition: str) -> set[str]:

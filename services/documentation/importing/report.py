@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from pgcorpus.services.importers.report import COUNTS, ImportReport
+
+MAX_SUFFIXES: Final = 8
+"""A remark names no more."""
 
 
 @dataclass
@@ -19,6 +23,7 @@ class DocumentationReport(ImportReport):
         deleted: How many chunks were deleted, because their document has them no more.
         pruned: How many documents were deleted, because their files are gone.
         missing: How many were left, though their files are gone.
+        other_formats: Suffixes of files that are of no known format → how many there were.
         duration_s: Seconds from start to end.
     """
 
@@ -28,6 +33,7 @@ class DocumentationReport(ImportReport):
     deleted: int = 0
     pruned: int = 0
     missing: int = 0
+    other_formats: Counter[str] = field(default_factory=Counter)
     duration_s: float = 0.0
 
     def list_remarks(self) -> list[str]:
@@ -41,6 +47,10 @@ class DocumentationReport(ImportReport):
             f"{self.missing} documents were left, though their files are gone; --prune deletes "
             "them": self.missing,
         }
+        others = sum(self.other_formats.values())
+        suffixes = [suffix for suffix, _ in self.other_formats.most_common()]
+        shown = ", ".join(suffixes[:MAX_SUFFIXES]) + ", ..." * (len(suffixes) > MAX_SUFFIXES)
+        remarks[f"skipped {others} files of other formats: {shown}"] = others
         return [
             *super().list_remarks(),
             *(remark for remark, count in remarks.items() if count),
@@ -54,6 +64,6 @@ class DocumentationReport(ImportReport):
             name: getattr(self, name)
             for name in (
                 *("documents", "unchanged_documents", "moved", "deleted", "pruned", "missing"),
-                "duration_s",
+                *("other_formats", "duration_s"),
             )
         }

@@ -288,28 +288,11 @@ class MemoryImporter(Importer[MemoryReport]):
         They are what a run that is stopped leaves to the next: searches do without them, slowly.
         """
         bulk = not self._dry_run and sum(source.count for source in sources) >= BULK
-        leaves_out = False
-        if bulk:
-            with run.transaction() as work:
-                leaves_out = work.memory_imports.leaves_indexes_out(model)
-        if not leaves_out:
+        if not bulk:
             yield
-            if bulk:
-                self._index_large_scope(run, model, bar)
             return
-        # Who brings as much meanwhile waits until all is built.
-        with self._database.exclusively("loading memories without indexes", wait=True):
-            with run.transaction() as work:
-                work.memory_imports.drop_search_indexes(model)
+        with self._build_indexes_last(run, bar, attrgetter("memory_imports"), [model]):
             yield
-            with run.transaction() as work:
-                unbuilt = work.memory_imports.list_unbuilt(model)
-            if unbuilt:
-                bar.on_build()
-            run.renews_statistics = bool(unbuilt)  # a run that was stopped did not
-            for index in unbuilt:
-                with run.transaction() as work:
-                    work.memory_imports.build_search_index(index, model)
         self._index_large_scope(run, model, bar)
 
     def _index_large_scope(self, run: Run[MemoryReport], model: EmbeddingModel, bar: Bar) -> None:

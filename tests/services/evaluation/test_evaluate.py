@@ -252,11 +252,11 @@ def test_no_document_is_lost_and_none_gets_or_loses_a_word(
     folder = write(tmp_path, documents=ODD, qrels=[("q1", "terse", 1)])
     collection = read_collection(folder)
 
-    report = load_knowledge(
+    notes = load_knowledge(
         database, collection, Load("english", None, None), lambda _done, _total: None
     )
 
-    assert (report.total("added"), report.total("transformed")) == (len(ODD), 0)
+    assert notes == []
     with database.engine.connect() as connection:
         for place, document in enumerate(collection.documents):
             same_words, language, content = connection.execute(
@@ -841,3 +841,65 @@ def test_what_comes_while_a_connection_is_made_does_not_hold_up_the_end(database
 
     assert scratches(database) == []
     assert time.monotonic() - began < 30, "of 60 seconds that the server has patience"
+
+
+# As documents
+
+
+def test_a_collection_of_documents_is_chunked_and_its_best_chunks_count(
+    database: Database, tmp_path: Path
+) -> None:
+    """Long texts are cut, nothing is padded or refused, and each document is found once."""
+    long = "\n\n".join(f"Paragraph {n} is about kettles and boiling water." for n in range(200))
+    documents = (
+        {"_id": "long", "title": "Kettles", "text": long},
+        *DOCUMENTS,
+        {"_id": "blank", "title": "", "text": ""},
+        {"_id": "title", "title": "Only a title", "text": ""},
+        {"_id": "terse", "title": "", "text": "x \x00 # y"},
+    )
+    folder = write(tmp_path, documents=documents, qrels=(*QRELS, ("q1", "long", 2)))
+
+    evaluation = EvaluationService(database).evaluate(
+        read_collection(folder), corpus="documentation", modes=["text", "hybrid"], model="hashing"
+    )
+
+    assert evaluation.documents == 7
+    (told,) = (note for note in evaluation.notes if "chunks" in note)
+    assert int(told.split()[5]) > 10
+    assert {result.mode for result in evaluation.results} == {"text", "hybrid"}
+    assert of(evaluation, "text").recall_10 == pytest.approx((2 / 3 + 1) / 2)
+    assert not scratches(database)
+
+
+def test_vectors_of_whole_documents_are_not_taken_for_those_of_chunks(
+    database: Database, tmp_path: Path
+) -> None:
+    """It is told; modes that need vectors need a model."""
+    vectors = (axes((1, 0), (0, 1), (1, 1)), axes((1, 0), (0, 1)))
+
+    evaluation = EvaluationService(database).evaluate(
+        read_collection(write(tmp_path, vectors=vectors)), corpus="documentation"
+    )
+
+    assert "of whole documents" in evaluation.notes[0]
+    assert evaluation.model is None
+    assert [result.mode for result in evaluation.results] == ["text", "fuzzy"]
+
+
+def test_scopes_of_a_collection_are_collections_of_documents(
+    database: Database, tmp_path: Path
+) -> None:
+    """A question is asked within its own."""
+    documents = [
+        {**each, "scope": f"of {n % 2}"} for n, each in enumerate((*DOCUMENTS, *DOCUMENTS))
+    ]
+    documents = [{**each, "_id": str(n)} for n, each in enumerate(documents)]
+    queries = [{"_id": "q", "text": "boiling water", "scope": "of 1"}]
+    folder = write(tmp_path, documents=documents, queries=queries, qrels=[("q", "3", 1)])
+
+    evaluation = EvaluationService(database).evaluate(
+        read_collection(folder), corpus="documentation", modes=["text"]
+    )
+
+    assert of(evaluation, "text").ndcg == 1.0
