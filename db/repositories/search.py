@@ -223,7 +223,7 @@ class _Known(NamedTuple):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the planner was asked a moment ago how large the scope is."""
+        """True if the planner was asked a moment ago how large the scope is."""
         at = self.estimated_at
         return at is not None and time.monotonic() - at < ESTIMATE_SECONDS
 

@@ -84,7 +84,7 @@ WRITES: Final = ("FOR UPDATE", "UPDATE", "DELETE", "MERGE", "MERGE DELETE", "ON 
 """Kinds that only administrators may do to rows that are everybody's."""
 
 REMOVALS: Final = ("DELETE", "MERGE DELETE")
-"""Of these, kinds that not even a worker may do, who writes vectors of shared passages."""
+"""Kinds of these that not even a worker may do, who writes vectors of shared passages."""
 
 REACHABLE: Final = text("""
     WITH RECURSIVE reading AS (

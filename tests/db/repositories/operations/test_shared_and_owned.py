@@ -185,7 +185,7 @@ def test_a_worker_writes_vectors_of_shared_chunks_and_removes_none(anyone: Conne
 
 
 def test_a_vector_belongs_to_a_chunk_of_its_scope(tenancy: Tenancy, raw: Connection) -> None:
-    """What is another's is refused as what does not exist, whatever scope the vector claims."""
+    """Another scope's chunk is refused as what does not exist, whatever scope the vector claims."""
     (theirs,) = tenancy.keys("chunks", tenancy.theirs)
     nowhere = "00000000-0000-4000-8000-000000000000"
     enter(raw, tenancy.ours)
@@ -217,7 +217,7 @@ def test_a_click_is_on_a_chunk_that_its_scope_may_read(tenancy: Tenancy, raw: Co
 def test_clicks_and_searches_are_seen_where_they_were_made(
     tenancy: Tenancy, raw: Connection
 ) -> None:
-    """Those of no scope are seen without one, those of a tenant in its scope alone."""
+    """Rows of no scope are seen without one, those of a tenant in its scope alone."""
     shared = find_shared(raw, "chunks")
     raw.execute(text(CLICK), {"scope": "shared", "chunk": shared})
     raw.execute(text("INSERT INTO search_sessions (session_id) VALUES ('anonymous')"))
@@ -295,7 +295,7 @@ def test_views_count_what_is_shared_and_own(tenancy: Tenancy, raw: Connection) -
 def test_the_same_path_and_identifier_do_not_collide_between_scopes(
     tenancy: Tenancy, raw: Connection
 ) -> None:
-    """Whether another tenant, or everybody, has a document of that path is told by no key."""
+    """A tenant cannot see whether another, or everybody, has a document of that path is told by no key."""
     (theirs,) = tenancy.keys("documents", tenancy.theirs)
     enter(raw, tenancy.theirs)
     path = raw.scalar(text("SELECT path FROM documents WHERE id = :id"), {"id": theirs})
