@@ -22,6 +22,9 @@ from pgcorpus.db.repositories.chat.conversations import ConversationRepository
 from pgcorpus.db.repositories.chat.imports import ChatImportRepository
 from pgcorpus.db.repositories.chat.messages import MessageRepository
 from pgcorpus.db.repositories.documentation.documents import DocumentRepository
+from pgcorpus.db.repositories.documentation.exports import DocumentExportRepository
+from pgcorpus.db.repositories.documentation.feedback import FeedbackRepository
+from pgcorpus.db.repositories.documentation.imports import DocumentImportRepository
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.imports import ImportRepository
 from pgcorpus.db.repositories.jobs import JobRepository
@@ -95,6 +98,9 @@ class UnitOfWork:
     episodes = repository(EpisodeRepository)
     models = repository(ModelRepository)
     documentation = repository(DocumentRepository)
+    documentation_imports = repository(DocumentImportRepository)
+    documentation_exports = repository(DocumentExportRepository)
+    feedback = repository(FeedbackRepository)
     embeddings = repository(EmbeddingRepository)
     vector_indexes = repository(VectorIndexRepository)
     imports = repository(ImportRepository)

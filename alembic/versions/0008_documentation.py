@@ -38,7 +38,7 @@ UNSAMPLED = {
         "collection", "chunk_id", "heading", "anchor", "heading_path", "text", "url", "hash",
         "metadata", "chunk_search",
     ),
-    "click_feedback": ("query", "session_id", "user_id"),
+    "click_feedback": ("query", "session_id", "user_id", "metadata"),
     "search_sessions": ("session_id", "user_id", "query", "shown", "metadata"),
 }  # fmt: skip
 
@@ -271,12 +271,14 @@ def _feedback() -> None:
             user_id varchar(255),
             dwell_time double precision,
             clicked boolean NOT NULL DEFAULT true,
+            metadata jsonb NOT NULL DEFAULT '{{}}',
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT fk_click_feedback_chunk_scope_chunk_id FOREIGN KEY (chunk_scope, chunk_id)
                 REFERENCES chunks (scope, id) ON DELETE CASCADE,
             CONSTRAINT readable_chunk CHECK (chunk_scope IN ('shared', scope)),
             CONSTRAINT valid_position CHECK (position >= 1),
-            CONSTRAINT valid_dwell_time CHECK (dwell_time >= 0 AND dwell_time < 'Infinity')
+            CONSTRAINT valid_dwell_time CHECK (dwell_time >= 0 AND dwell_time < 'Infinity'),
+            CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object')
         )
     """)
     op.limit_times_v1("click_feedback", "created_at")

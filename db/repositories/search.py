@@ -646,7 +646,18 @@ SETTINGS: Final = (
 
 
 RANKING: Final = frozenset(
-    ("report", "model", "awaited", "dropped", "passage_id", "score", "why", "id", "title", "content")
+    (
+        "report",
+        "model",
+        "awaited",
+        "dropped",
+        "passage_id",
+        "score",
+        "why",
+        "id",
+        "title",
+        "content",
+    )
 )
 
 

@@ -134,9 +134,10 @@ def compile_search(shape: Shape) -> str:
 def build_statement(shape: Shape) -> Select[Any]:
     """Build the statement of a search: every leg, one snapshot.
 
-    ``weighted`` and ``rrf`` add weight · score and weight / (``rrf_k`` + place) for each leg that found a
-    passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is scored by
-    the others too, so that a passage is not judged by what a leg's depth happened to cut off.
+    ``weighted`` and ``rrf`` add weight · score and weight / (``rrf_k`` + place) for each leg that
+    found a passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is
+    scored by the others too, so that a passage is not judged by what a leg's depth happened to cut
+    off.
     Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost.
 
     Returns:

@@ -146,14 +146,7 @@ class Request(Options):
         self._refuse_wrong_types()
         self.corpus.refuse_without(self.scope)
         self._refuse_impossible_boost()
-        if not _number(self.min_similarity) or not 0 <= self.min_similarity <= 1:
-            raise InvalidSearch(
-                f"min_similarity must be a number from 0 to 1, not {self.min_similarity!r}"
-            )
-        if not is_whole(self.rrf_k, 0, MAX_RRF_K):
-            raise InvalidSearch(
-                f"rrf_k must be a whole number from 0 to {MAX_RRF_K:,}, not {self.rrf_k!r}"
-            )
+        self._refuse_impossible_bounds()
         if self.mode not in MODES:
             raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
@@ -184,6 +177,16 @@ class Request(Options):
         if not is_whole(self.group_size, 1, MAX_GROUP_SIZE):
             raise InvalidSearch(f"a group has 1 to {MAX_GROUP_SIZE} hits, not {self.group_size!r}")
         self.corpus.parse_filters(self.filters)
+
+    def _refuse_impossible_bounds(self) -> None:
+        if not _number(self.min_similarity) or not 0 <= self.min_similarity <= 1:
+            raise InvalidSearch(
+                f"min_similarity must be a number from 0 to 1, not {self.min_similarity!r}"
+            )
+        if not is_whole(self.rrf_k, 0, MAX_RRF_K):
+            raise InvalidSearch(
+                f"rrf_k must be a whole number from 0 to {MAX_RRF_K:,}, not {self.rrf_k!r}"
+            )
 
     def _refuse_impossible_boost(self) -> None:
         if not _number(self.boost) or not 0 <= self.boost <= 1:

@@ -27,6 +27,7 @@ from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG, ChunkerConfi
 from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.importing.report import DocumentationReport
 from pgcorpus.services.documentation.importing.sources import Root, Source, find_roots
+from pgcorpus.services.documentation.importing.sqlite import DatabaseFilling, is_database, read_zone
 from pgcorpus.services.documentation.reading.document import Unreadable
 from pgcorpus.services.documentation.reading.formats import read_document
 from pgcorpus.services.importers.files import printable
@@ -62,6 +63,7 @@ class DocumentationImporter(Importer[DocumentationReport]):
         prune: Delete documents whose files are gone from the folders that are imported.
         max_tokens: Tokens of a chunk at most, 8 to 8192.
         overlap_tokens: Tokens at most that a chunk repeats from the one before it.
+        time_zone: Zone of the times of clicks in old SQLite files, which name none.
         dry_run: Report what would be done, and write nothing.
         language: The text search configuration of what names no language; ``auto`` finds it.
     """
@@ -78,6 +80,7 @@ class DocumentationImporter(Importer[DocumentationReport]):
         prune: bool = False,
         max_tokens: int = DEFAULT_CONFIG.max_tokens,
         overlap_tokens: int = DEFAULT_CONFIG.overlap_tokens,
+        time_zone: str = "UTC",
         dry_run: bool = False,
         language: str = DEFAULT_LANGUAGE,
     ) -> None:
@@ -86,13 +89,17 @@ class DocumentationImporter(Importer[DocumentationReport]):
         self._collection = collection
         self._base_url = base_url
         self._prune = prune
+        self._zone = read_zone(time_zone)
         self._config = ChunkerConfig(max_tokens=max_tokens, overlap_tokens=overlap_tokens)
 
     def _run(self, paths: Sequence[Path], bar: Bar) -> DocumentationReport:
         started = time.monotonic()
+        databases = [path for path in paths if is_database(path)]
+        files = [path for path in paths if path not in databases]
         with ExitStack() as zips:
-            roots = find_roots(paths, zips)
+            roots = find_roots(files, zips) if files else []
             bar.total = sum(source.size_bytes for root in roots for source in root.sources)
+            bar.total += sum(path.stat().st_size for path in databases)
             with self._record_run(
                 DocumentationReport(CORPUS),
                 paths=[printable(path) for path in paths],
@@ -109,6 +116,8 @@ class DocumentationImporter(Importer[DocumentationReport]):
                 filling = _DocumentationRun(run, roots, drafting, self._base_url)
                 filling.take_all(bar)
                 filling.end(prune=self._prune)
+                for path in databases:
+                    DatabaseFilling(run, drafting, path, self._zone).take_all(bar)
         run.report.duration_s = round(time.monotonic() - started, 3)
         return run.report
 

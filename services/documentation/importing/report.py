@@ -19,6 +19,8 @@ class DocumentationReport(ImportReport):
         deleted: How many chunks were deleted, because their document has them no more.
         pruned: How many documents were deleted, because their files are gone.
         missing: How many were left, though their files are gone.
+        clicks: How many clicks of old SQLite files are new.
+        sessions: How many sessions of searches of old SQLite files are new.
         duration_s: Seconds from start to end.
     """
 
@@ -28,6 +30,8 @@ class DocumentationReport(ImportReport):
     deleted: int = 0
     pruned: int = 0
     missing: int = 0
+    clicks: int = 0
+    sessions: int = 0
     duration_s: float = 0.0
 
     def list_remarks(self) -> list[str]:
@@ -38,6 +42,8 @@ class DocumentationReport(ImportReport):
             f"{self.moved} documents have moved; their vectors stay": self.moved,
             f"{self.deleted} chunks were deleted: their documents have them no more": self.deleted,
             f"{self.pruned} documents were deleted: their files are gone": self.pruned,
+            f"{self.clicks} clicks and {self.sessions} sessions of searches were new": self.clicks
+            + self.sessions,
             f"{self.missing} documents were left, though their files are gone; --prune deletes "
             "them": self.missing,
         }
@@ -54,6 +60,6 @@ class DocumentationReport(ImportReport):
             name: getattr(self, name)
             for name in (
                 *("documents", "unchanged_documents", "moved", "deleted", "pruned", "missing"),
-                "duration_s",
+                *("clicks", "sessions", "duration_s"),
             )
         }
