@@ -6,7 +6,8 @@ are numbered behind the greatest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -46,6 +47,9 @@ _chunks = table_of(Chunk)
 _vectors = table_of(DocumentationEmbedding)
 _clicks = table_of(ClickFeedback)
 _pages = table_of(SearchSession)
+
+Rows = Iterator[Mapping[str, Any]]
+"""Rows of a cursor that the context closes, each by the names of its columns."""
 
 ROWS_AT_A_TIME: Final = 500
 """Rows of a cursor that are in memory together."""
@@ -90,8 +94,8 @@ class DocumentExportRepository(Repository):
         )
         return list(self.session.scalars(found))
 
-    def stream_documents(self, collection: str) -> Iterator[dict[str, Any]]:
-        """Yield the columns of each document, and its ``number``."""
+    def stream_documents(self, collection: str) -> AbstractContextManager[Rows]:
+        """Read the columns of each document, and its ``number``."""
         numbered = self._number_documents(collection)
         return self._stream(
             select(_documents, numbered.c.number)
@@ -100,14 +104,14 @@ class DocumentExportRepository(Repository):
             .order_by(numbered.c.number)
         )
 
-    def stream_chunks(self, collection: str, model_name: str) -> Iterator[dict[str, Any]]:
-        """Yield the columns of each chunk, by document.
+    def stream_chunks(self, collection: str, model_name: str) -> AbstractContextManager[Rows]:
+        """Read the columns of each chunk, by document.
 
         Args:
             collection: Of the documents.
             model_name: Model of the vectors; of a chunk that came with another one's, that.
 
-        Yields:
+        Returns:
             Also ``number``, ``document`` (its number) and ``embedding``: float32 of shape
             ``(dimensions,)``, or None.
         """
@@ -129,10 +133,10 @@ class DocumentExportRepository(Repository):
             .order_by(numbered.c.document, numbered.c.number)
         )
 
-    def stream_clicks(self, collection: str) -> Iterator[dict[str, Any]]:
-        """Yield the columns of each click on a chunk of the collection.
+    def stream_clicks(self, collection: str) -> AbstractContextManager[Rows]:
+        """Read the columns of each click on a chunk of the collection.
 
-        Yields:
+        Returns:
             Also ``number`` in its ``table``, and ``chunk``: the number of the chunk.
         """
         chunks = self._number_chunks(collection)
@@ -156,16 +160,20 @@ class DocumentExportRepository(Repository):
             .order_by(found.c.table, numbered.c.number)
         )
 
-    def stream_sessions(self, collection: str) -> Iterator[dict[str, Any]]:
-        """Yield each visit that came with the collection, or was shown a chunk of it.
+    def stream_sessions(self, collection: str) -> AbstractContextManager[Rows]:
+        """Read each visit that came with the collection, or was shown a chunk of it.
 
-        Yields:
+        Returns:
             ``number``, ``session_id``, ``user_id``; ``started``, ``ended``, ``queries`` and
             ``clicks`` of what was recorded here; ``kept`` of what was imported, or None.
         """
         chunks = self._number_chunks(collection)
         kept = _pages.c.metadata[KEPT]
-        each = func.jsonb_array_elements(_pages.c.shown).table_valued(column("hit", JSONB)).render_derived()
+        each = (
+            func.jsonb_array_elements(_pages.c.shown)
+            .table_valued(column("hit", JSONB))
+            .render_derived()
+        )
         was_shown = exists(
             select(literal(1))
             .select_from(each)
@@ -251,10 +259,12 @@ class DocumentExportRepository(Repository):
             chunks, [chunks.c.document, chunks.c.position], [], beside=[chunks.c.document]
         )
 
-    def _stream(self, statement: Select[Any]) -> Iterator[dict[str, Any]]:
-        """Read rows through a cursor of the server's, some at a time."""
+    @contextmanager
+    def _stream(self, statement: Select[Any]) -> Iterator[Rows]:
+        """Read rows through a cursor of the server's, some at a time, and close it."""
         rows = self.session.execute(statement, execution_options={"yield_per": ROWS_AT_A_TIME})
-        return (dict(row) for row in rows.mappings())
+        with closing(rows):
+            yield (dict(row) for row in rows.mappings())
 
     def _in_scope(self, table: Table) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table* to the rows of the one scope."""

@@ -27,11 +27,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pgcorpus.db.base import as_uuid, table_of
 from pgcorpus.db.errors import NotFound
-from pgcorpus.db.models.documentation import Chunk, ClickFeedback, SearchSession
+from pgcorpus.db.models.documentation import KEPT, Chunk, ClickFeedback, Document, SearchSession
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.search.corpora import DOCUMENTATION
 
 _chunks = table_of(Chunk)
+_documents = table_of(Document)
 _clicks = table_of(ClickFeedback)
 _pages = table_of(SearchSession)
 
@@ -190,30 +191,59 @@ class FeedbackRepository(Repository):
         self.session.flush()
         return click.id
 
-    def get_chunk_key(self, chunk_id: str | UUID) -> tuple[str, UUID]:
-        """Return scope and key of a chunk by its key or its ``chunk_id``; own before shared ones.
+    def get_chunk_key(
+        self, chunk_id: str | UUID, *, collection: str | None = None
+    ) -> tuple[str, UUID]:
+        """Return scope and key of a chunk, as ``find_chunk_key`` finds it.
 
         Raises:
             NotFound: The transaction may read none.
         """
-        key = chunk_id if isinstance(chunk_id, UUID) else as_uuid(chunk_id)
-        is_it: ColumnElement[bool] = _chunks.c.chunk_id == str(chunk_id)
-        if key is not None:
-            is_it = (_chunks.c.id == key) | is_it
-        scopes = DOCUMENTATION.bind_scope(self.scope)["scopes"]
-        found = self.session.execute(
-            select(_chunks.c.scope, _chunks.c.id)
-            .where(_chunks.c.scope == any_(literal(scopes, ARRAY(Text()))), is_it)
-            .order_by(
-                (_chunks.c.id == literal(key, Uuid())).desc().nulls_last(),
-                _chunks.c.scope.is_distinct_from(self._scope_name),
-                _chunks.c.collection,
-            )
-            .limit(1)
-        ).first()
+        found = self.find_chunk_key(chunk_id, collection=collection)
         if found is None:
             raise NotFound(f"there is no chunk {str(chunk_id)[:60]!r} in this scope")
-        return found[0], found[1]
+        return found
+
+    def find_chunk_key(
+        self, chunk_id: str | UUID, *, collection: str | None = None
+    ) -> tuple[str, UUID] | None:
+        """Return scope and key of a chunk that the transaction may read, or None.
+
+        Args:
+            chunk_id: Its key, else its ``chunk_id``, else the name or the number that an old SQLite
+                file gave it. Of several the scope's own goes before those that are shared.
+            collection: Only of this collection.
+        """
+        scopes = literal(DOCUMENTATION.bind_scope(self.scope)["scopes"], ARRAY(Text()))
+        # Each collection by its name: so the keys of the tables' indexes are complete.
+        known = select(_documents.c.collection).distinct().where(_documents.c.scope == any_(scopes))
+        within = (
+            _chunks.c.collection.in_(known)
+            if collection is None
+            else (_chunks.c.collection == collection)
+        )
+        readable = (_chunks.c.scope == any_(scopes), within)
+        name = str(chunk_id)
+        ways: list[ColumnElement[bool]] = [_chunks.c.chunk_id == name]
+        if (key := as_uuid(name)) is not None:
+            ways.insert(0, _chunks.c.id == key)
+        ways.append(_chunks.c.metadata.contains({KEPT: {"chunk_id": name}}))
+        if name.isdecimal() and name.isascii():
+            ways.append(_chunks.c.metadata.contains({KEPT: {"id": int(name)}}))
+        for way in ways:
+            found = self.session.execute(
+                select(_chunks.c.scope, _chunks.c.id)
+                .where(*readable, way)
+                .order_by(
+                    _chunks.c.scope.is_distinct_from(self._scope_name),
+                    _chunks.c.collection,
+                    _chunks.c.chunk_id,
+                )
+                .limit(1)
+            ).first()
+            if found is not None:
+                return found[0], found[1]
+        return None
 
     def get_statistics(self, query: str | None = None, *, days: int = 30) -> ClickStatistics:
         """Return figures of the clicks of the last *days*, of one query or of all."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import NotFound
 from pgcorpus.db.models.documentation import DEFAULT_COLLECTION, KEPT
+from pgcorpus.db.repositories.documentation.exports import Rows
 from pgcorpus.db.repositories.documentation.feedback import ClickRecord
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
@@ -24,6 +26,7 @@ from pgcorpus.services.documentation.sqlite.mapping import (
     restore_session,
 )
 from pgcorpus.services.documentation.sqlite.records import (
+    StoredChunk,
     StoredClick,
     StoredDocument,
     StoredSession,
@@ -81,43 +84,45 @@ class SQLiteExporter:
                     f"there is no document in the collection {self._collection!r}; see: "
                     "pgcorpus documents list"
                 )
-            if total == crawled:
-                whole = self._read_crawled(work)
-                return write_database(path, whole, replace=self._replace)
             zones = work.documentation_exports.list_zones(self._collection)
-            return write_database(
-                path,
-                self._read_documents(work),
-                self._read_clicks(work),
-                self._read_sessions(work),
+            with (
+                closing(self._read_documents(work, crawled=total == crawled)) as documents,
+                closing(self._read_clicks(work)) as clicks,
+                closing(self._read_sessions(work)) as sessions,
+            ):
+                others = () if total == crawled else (clicks, sessions)
                 # Times that were read in several zones are written with them.
-                zone=ZoneInfo(zones[0]) if len(zones) == 1 else _UTC,
-                replace=self._replace,
-            )
+                zone = ZoneInfo(zones[0]) if len(zones) == 1 else _UTC
+                return write_database(path, documents, *others, zone=zone, replace=self._replace)
 
-    def _read_crawled(self, work: UnitOfWork) -> Iterator[StoredDocument]:
-        for row in work.documentation_exports.stream_documents(self._collection):
-            yield restore_document(row, row["metadata"][KEPT]["document"])
+    def _read_documents(self, work: UnitOfWork, *, crawled: bool) -> Generator[StoredDocument]:
+        with work.documentation_exports.stream_documents(self._collection) as documents:
+            if crawled:
+                yield from (restore_document(e, e["metadata"][KEPT]["document"]) for e in documents)
+                return
+            chunks = work.documentation_exports.stream_chunks(self._collection, MODEL)
+            with chunks as rows:
+                yield from _join(documents, rows)
 
-    def _read_documents(self, work: UnitOfWork) -> Iterator[StoredDocument]:
-        documents = work.documentation_exports.stream_documents(self._collection)
-        rows = work.documentation_exports.stream_chunks(self._collection, MODEL)
-        groups = groupby(rows, key=itemgetter("document"))
-        number, group = next(groups, (None, iter(())))
-        for document in documents:
-            chunks: list[dict[str, Any]] = []
-            if number == document["number"]:
-                chunks = list(group)
-                number, group = next(groups, (None, iter(())))
-            restored = (restore_chunk(row, row["number"], row["embedding"]) for row in chunks)
-            stored = restore_document(document, document["number"], tuple(restored))
-            yield replace(stored, content=None)  # one of the crawler's among others has chunks
+    def _read_clicks(self, work: UnitOfWork) -> Generator[StoredClick]:
+        with work.documentation_exports.stream_clicks(self._collection) as rows:
+            for row in rows:
+                record = ClickRecord(**{name: row[name] for name in ClickRecord.__slots__})
+                yield restore_click(record, row["table"], row["number"], row["chunk"])
 
-    def _read_clicks(self, work: UnitOfWork) -> Iterator[StoredClick]:
-        for row in work.documentation_exports.stream_clicks(self._collection):
-            record = ClickRecord(**{name: row[name] for name in ClickRecord.__slots__})
-            yield restore_click(record, row["table"], row["number"], row["chunk"])
+    def _read_sessions(self, work: UnitOfWork) -> Generator[StoredSession]:
+        with work.documentation_exports.stream_sessions(self._collection) as rows:
+            yield from (restore_session(row, row["number"]) for row in rows)
 
-    def _read_sessions(self, work: UnitOfWork) -> Iterator[StoredSession]:
-        for row in work.documentation_exports.stream_sessions(self._collection):
-            yield restore_session(row, row["number"])
+
+def _join(documents: Rows, rows: Rows) -> Iterator[StoredDocument]:
+    """Yield documents with their chunks; both are in the order of the documents' numbers."""
+    groups = groupby(rows, key=itemgetter("document"))
+    number, group = next(groups, (None, iter(())))
+    for document in documents:
+        chunks: list[StoredChunk] = []
+        if number == document["number"]:
+            chunks = [restore_chunk(each, each["number"], each["embedding"]) for each in group]
+            number, group = next(groups, (None, iter(())))
+        stored = restore_document(document, document["number"], chunks)
+        yield replace(stored, content=None)  # one of the crawler's among others has chunks
