@@ -1,4 +1,4 @@
-"""What an import of an old SQLite file asks and stores beside documents and clicks."""
+"""Names and vectors of chunks, as an import of an old SQLite file asks and stores them."""
 
 from __future__ import annotations
 

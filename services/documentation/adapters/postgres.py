@@ -168,7 +168,7 @@ class PostgresAdapter(DocumentationAdapter):
     async def search_semantic(
         self, query: str, k: int, min_similarity: float = 0.3
     ) -> list[SemanticHit]:
-        page = await self._search(query, k, mode="vector", **_bound(min_similarity))
+        page = await self._search(query, k, mode="vector", **_build_bound(min_similarity))
         return [
             {**_show(hit), "similarity_score": hit.scores["vector"]}
             for hit in (page.hits if page else ())
@@ -184,7 +184,7 @@ class PostgresAdapter(DocumentationAdapter):
             mode="hybrid",
             fusion="rrf",
             rrf_k=min(max(rrf_k, 0), MAX_RRF_K),
-            **_bound(min_similarity),
+            **_build_bound(min_similarity),
         )
         return [
             {
@@ -326,7 +326,7 @@ class PostgresAdapter(DocumentationAdapter):
         return page
 
 
-def _bound(min_similarity: float) -> dict[str, float]:
+def _build_bound(min_similarity: float) -> dict[str, float]:
     """Return the option of a search: cosines below 0 count as 0 here."""
     return {"min_similarity": min(max(min_similarity, 0.0), 1.0)}
 

@@ -70,7 +70,7 @@ CRAWLED_NAME: Final = "page.md"
 """The format of what the crawler stored: Markdown, or text, which is read in the same way."""
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://pgcorpus.invalid/documentation/sqlite")
-"""Of keys that are made of what a row says: the same row is stored once."""
+"""Namespace of keys that are made of what a row says: the same row is stored once."""
 
 
 def is_database(path: Path) -> bool:
@@ -185,10 +185,10 @@ class DatabaseFilling:
                     for batch in batches:
                         self._keep(batch.candidates)
                         show(batch.rows)
-                for clicks in _batched(found.read_clicks()):
+                for clicks in _split_rows(found.read_clicks()):
                     self._keep_clicks(clicks)
                     show(len(clicks))
-                for sessions in _batched(found.read_sessions()):
+                for sessions in _split_rows(found.read_sessions()):
                     self._keep_sessions(sessions)
                     show(len(sessions))
         except ImportFailed as error:
@@ -485,7 +485,7 @@ _TIMES: Final[Mapping[type, tuple[str, ...]]] = {
 }
 
 
-def _batched(rows: Iterator[T]) -> Iterator[Sequence[T]]:
+def _split_rows(rows: Iterator[T]) -> Iterator[Sequence[T]]:
     """Yield rows in batches, of which none is empty."""
     while batch := list(islice(rows, MANY_ROWS)):
         yield batch

@@ -156,7 +156,7 @@ def test_rrf_adds_one_over_sixty_plus_the_place(work: UnitOfWork) -> None:
 def test_the_constant_of_rrf_is_an_option(
     work: UnitOfWork, three: dict[str, Any], constant: int
 ) -> None:
-    """What is first on one leg and second on the other adds both shares of its places."""
+    """A passage adds the shares of its places on both legs."""
     asked = ask("kettle", near=0, fusion="rrf", rrf_k=constant, legs={"vector": 1.0, "text": 1.0})
 
     hits = find_hits(work, asked)

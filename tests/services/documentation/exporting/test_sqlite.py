@@ -1,4 +1,4 @@
-"""What came from an old file goes back into one, and nothing of it is lost on the way."""
+"""An old file that was imported is written back, and nothing of it is lost on the way."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_what_is_imported_again_changes_nothing(database: Database, full: Path) 
 def test_a_stopped_import_is_finished_by_the_next(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was kept before stays."""
+    """Chunks that were kept before stay."""
     monkeypatch.setattr(module, "BATCH", 3)
     rows = [document(n) for n in range(1, 11)]
     rows += [chunk(n, n, f"text {n}", embedding=unit(n).tobytes()) for n in range(1, 11)]
@@ -236,7 +236,7 @@ def test_vectors_of_unknown_models_are_left_out_and_counted(
 
 
 def test_clicks_of_both_tables_count_from_one(database: Database, full: Path) -> None:
-    """What was only shown is no click; times without a zone are of the zone that was named."""
+    """A hit that was only shown is no click; times without a zone are of the zone that was named."""
     import_file(database, full, time_zone="Europe/Vienna")
 
     clicks = {
