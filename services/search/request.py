@@ -49,7 +49,7 @@ MAX_OFFSET: Final = 10_000
 MAX_GROUP_SIZE: Final = 100
 
 MAX_RRF_K: Final = 10_000
-"""Greatest constant of ``rrf``: with it the thousandth place counts for nine tenths of the first."""
+"""Greatest constant of ``rrf``: the thousandth place then counts for nine tenths of the first."""
 
 MAX_HALF_LIFE_DAYS: Final = 100_000
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
-from pgcorpus.db.base import table_of
+from pgcorpus.db.base import set_local, table_of
 from pgcorpus.db.models.documentation import (
     KEPT,
     Chunk,
@@ -68,6 +68,8 @@ class DocumentExportRepository(Repository):
             execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
         self.lift_timeout()
+        # The planner expects a few numbered rows, and would join them one by one with all others.
+        self.session.execute(set_local({"enable_nestloop": "off"}))
 
     def count_documents(self, collection: str) -> tuple[int, int]:
         """Return how many documents there are, and how many of them are whole as crawled."""
@@ -306,4 +308,8 @@ def _number(
     behind = func.row_number().over(partition_by=[*groups, ranked.c.own], order_by=ordered or None)
     number = case((ranked.c.own, ranked.c.kept), else_=func.coalesce(greatest, 0) + behind)
     columns = [ranked.c[each.name] for each in beside or ()]
-    return select(ranked.c.id, number.label("number"), *columns).cte(f"{rows.name}_numbered")
+    return (
+        select(ranked.c.id, number.label("number"), *columns)
+        .cte(f"{rows.name}_numbered")
+        .prefix_with("MATERIALIZED")
+    )

@@ -469,7 +469,7 @@ class DatabaseFilling:
     ) -> UUID:
         """Make the key of a row of what it says, so that it is stored once."""
         said = [
-            (key, value.at.isoformat() if isinstance(value, StoredTime) else value)
+            (key, _as_written(value) if isinstance(value, StoredTime) else value)
             for key, value in sorted(vars(row).items())
             if key not in {"chunk_id", "changes"}
         ]
@@ -483,6 +483,13 @@ _TIMES: Final[Mapping[type, tuple[str, ...]]] = {
     StoredClick: ("timestamp", "created_at"),
     StoredSession: ("start_time", "end_time"),
 }
+
+
+def _as_written(time: StoredTime) -> str:
+    """Return a time as its row has it, in whichever zone it was read."""
+    if time.assumed is None:
+        return time.at.isoformat()
+    return time.at.astimezone(ZoneInfo(time.assumed)).replace(tzinfo=None).isoformat()
 
 
 def _split_rows(rows: Iterator[T]) -> Iterator[Sequence[T]]:

@@ -118,6 +118,15 @@ def test_what_is_imported_again_changes_nothing(database: Database, full: Path) 
     assert (report.clicks, report.sessions) == (0, 0)
 
 
+def test_a_click_is_stored_once_whatever_zone_is_named(database: Database, full: Path) -> None:
+    """It is the same row of the same file."""
+    import_file(database, full, time_zone="Europe/Vienna")
+
+    report = import_file(database, full, time_zone="UTC")
+
+    assert (report.clicks, report.sessions) == (0, 0)
+
+
 def test_a_stopped_import_is_finished_by_the_next(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +245,7 @@ def test_vectors_of_unknown_models_are_left_out_and_counted(
 
 
 def test_clicks_of_both_tables_count_from_one(database: Database, full: Path) -> None:
-    """A hit that was only shown is no click; times without a zone are of the zone that was named."""
+    """A hit that was only shown is no click; times without a zone are of the one that was named."""
     import_file(database, full, time_zone="Europe/Vienna")
 
     clicks = {

@@ -15,7 +15,7 @@ from tests.services.documentation.sqlite.files import (
     click,
     document,
     make_file,
-    pickled,
+    make_pickle,
     unit,
 )
 
@@ -60,9 +60,9 @@ def _with(rows: tuple[Row, ...], more: dict[int, dict[str, Any]]) -> tuple[Row, 
 _EMBEDDED: Final = _with(
     _OLDEST,
     {
-        5: {"embedding": pickled(unit(3), 4, old=True)},
+        5: {"embedding": make_pickle(unit(3), 4, old=True)},
         11: {"embedding": _vector(1).tobytes()},
-        12: {"embedding": pickled(_vector(2), 5)},
+        12: {"embedding": make_pickle(_vector(2), 5)},
         20: {"embedding": b""},
     },
 )
