@@ -98,7 +98,7 @@ def test_a_tenant_clicks_on_its_own_and_on_shared_chunks(work: UnitOfWork) -> No
 
 
 def test_statistics_are_of_clicks_of_the_last_days(work: UnitOfWork) -> None:
-    """What was only shown is no click, and what is long ago does not count."""
+    """A hit that was only shown is no click, and one of long ago does not count."""
     write_chunk(work, "c1")
     record = work.feedback.record_click
     record("c1", query="how", position=1, session_id="s", dwell_time=3.0)
@@ -142,7 +142,7 @@ def test_rows_of_a_key_are_stored_once(work: UnitOfWork) -> None:
 
 
 def test_clicks_and_pages_are_read_page_by_page(work: UnitOfWork) -> None:
-    """Those of the scope, or of all scopes that the role may see."""
+    """Rows of the scope, or of all scopes that the role may see."""
     write_chunk(work, "c1")
     for n in range(5):
         work.feedback.record_click("c1", query=f"q{n}", position=1)
