@@ -24,6 +24,7 @@ SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 ENCRYPTED_SSL_MODES: Final = ("require", "verify-ca", "verify-full")
 TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 POOLERS: Final = ("none", "transaction")
+DATABASE_TYPES: Final = ("postgresql", "postgres", "sqlite")
 DRIVER: Final = "postgresql+psycopg"
 
 
@@ -85,6 +86,8 @@ class Settings:
         metrics_enabled: Whether searches are timed into ``query_performance_log``.
         metrics_sample_percent: Which share of them.
         audit_key: Secret; signs the seals of the audit log. Never printed.
+        database_type: ``postgresql``, or ``sqlite``: what ``make_adapter`` makes an adapter of.
+        sqlite_path: The file of SQLite's.
     """
 
     database_url: URL | None = field(default=None, repr=False)
@@ -115,6 +118,8 @@ class Settings:
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
     audit_key: str | None = field(default=None, repr=False)
+    database_type: str = "postgresql"
+    sqlite_path: Path = Path("docfoundry.db")
 
     def __post_init__(self) -> None:
         if self.database_url is not None:
@@ -211,6 +216,19 @@ def choice(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
     return parse
 
 
+def database_type(variable: str, value: str) -> str:
+    """Read the kind of database, of which PostgreSQL has two names."""
+    word = choice(DATABASE_TYPES)(variable, value)
+    return "sqlite" if word == "sqlite" else "postgresql"
+
+
+def path(variable: str, value: str) -> Path:
+    """Read the path of a file, which may not exist yet."""
+    if Path(value).is_dir():
+        raise SettingsError(f"{variable}={value!r} is a folder; allowed: the path of a file")
+    return Path(value)
+
+
 def file(variable: str, value: str) -> Path:
     """Read the path of a file that exists."""
     if not Path(value).is_file():
@@ -287,6 +305,9 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "METRICS_ENABLED": ("metrics_enabled", boolean),
     "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
     "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
+    "DOCFOUNDRY_DB_TYPE": ("database_type", database_type),
+    "DATABASE_TYPE": ("database_type", database_type),  # goes before the older name above
+    "SQLITE_PATH": ("sqlite_path", path),
 }
 """Variable → the setting it fills and how its value is read.
 

@@ -22,6 +22,10 @@ from pgcorpus.db.repositories.chat.conversations import ConversationRepository
 from pgcorpus.db.repositories.chat.imports import ChatImportRepository
 from pgcorpus.db.repositories.chat.messages import MessageRepository
 from pgcorpus.db.repositories.documentation.documents import DocumentRepository
+from pgcorpus.db.repositories.documentation.exports import DocumentExportRepository
+from pgcorpus.db.repositories.documentation.feedback import FeedbackRepository
+from pgcorpus.db.repositories.documentation.imports import DocumentImportRepository
+from pgcorpus.db.repositories.documentation.parts import DocumentPartRepository
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.imports import ImportRepository
 from pgcorpus.db.repositories.jobs import JobRepository
@@ -95,6 +99,10 @@ class UnitOfWork:
     episodes = repository(EpisodeRepository)
     models = repository(ModelRepository)
     documentation = repository(DocumentRepository)
+    documentation_imports = repository(DocumentImportRepository)
+    documentation_exports = repository(DocumentExportRepository)
+    documentation_parts = repository(DocumentPartRepository)
+    feedback = repository(FeedbackRepository)
     embeddings = repository(EmbeddingRepository)
     vector_indexes = repository(VectorIndexRepository)
     imports = repository(ImportRepository)

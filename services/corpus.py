@@ -110,6 +110,38 @@ class ExportService:
     format: Option
 
 
+class Written(Protocol):
+    """A file that an export has written."""
+
+    def count_rows(self) -> Mapping[str, int]:
+        """Return the number of rows of each kind that are in it."""
+
+
+class FileExporter(Protocol):
+    """Writes a part of a corpus as one file."""
+
+    def write(self, path: Path, /) -> Written:
+        """Write the file; it is there when it is whole, or not at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileExportService:
+    """The export of a part of a corpus as one file.
+
+    Attributes:
+        make: Makes the exporter of a database, of a scope where the corpus has scopes, and of the
+            options.
+        help: What the export does, for people.
+        path: What the file is.
+        options: What its exporter takes, in the order of the help.
+    """
+
+    make: Callable[..., FileExporter]
+    help: str
+    path: str
+    options: tuple[Option, ...]
+
+
 @dataclass(frozen=True)
 class Check:
     """One question about a corpus, and its answer.
@@ -165,12 +197,12 @@ class CorpusServices:
         corpus: The corpus.
         importer: How files get in, or None.
         retry: How what was rejected is tried again; None where nothing of it is kept.
-        exporter: How items get out, or None.
+        exporter: How items, or a file of many, get out; or None.
         validate: Checks that what is stored is whole.
     """
 
     corpus: Corpus
     importer: ImportService | None = None
     retry: RetryService | None = None
-    exporter: ExportService | None = None
+    exporter: ExportService | FileExportService | None = None
     validate: Validate = check_passages

@@ -41,7 +41,7 @@ UNSAMPLED = {
     ),
     # Of passages that are everybody's neither: how often others have opened one is theirs.
     "click_feedback": (
-        "query", "chunk_scope", "chunk_id", "session_id", "user_id", "dwell_time",
+        "query", "chunk_scope", "chunk_id", "session_id", "user_id", "dwell_time", "metadata",
     ),
     "search_sessions": (
         "session_id", "user_id", "query", "mode", "weights", "shown", "metadata",
@@ -278,12 +278,14 @@ def _feedback() -> None:
             user_id varchar(255),
             dwell_time double precision,
             clicked boolean NOT NULL DEFAULT true,
+            metadata jsonb NOT NULL DEFAULT '{{}}',
             created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT fk_click_feedback_chunk_scope_chunk_id FOREIGN KEY (chunk_scope, chunk_id)
                 REFERENCES chunks (scope, id) ON DELETE CASCADE,
             CONSTRAINT readable_chunk CHECK (chunk_scope IN ('shared', scope)),
             CONSTRAINT valid_position CHECK (position >= 1),
-            CONSTRAINT valid_dwell_time CHECK (dwell_time >= 0 AND dwell_time < 'Infinity')
+            CONSTRAINT valid_dwell_time CHECK (dwell_time >= 0 AND dwell_time < 'Infinity'),
+            CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object')
         )
     """)
     op.limit_times_v1("click_feedback", "created_at")

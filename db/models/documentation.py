@@ -38,6 +38,9 @@ DEFAULT_COLLECTION: Final = "default"
 MAX_PATH_BYTES: Final = 2000
 """Length of the longest path: an index takes no more of a text than a third of a page."""
 
+KEPT: Final = "sqlite"
+"""The key of a row's metadata with those values of an old SQLite file that no column has."""
+
 ASKED_IN: Final = sql("COALESCE(app_scope(), 'shared')")
 """The scope of what a transaction writes without naming one."""
 
@@ -266,6 +269,7 @@ class ClickFeedback(Owned, Base):
         CheckConstraint("chunk_scope IN ('shared', scope)", name="readable_chunk"),
         CheckConstraint("position >= 1", name="valid_position"),
         CheckConstraint("dwell_time >= 0 AND dwell_time < 'Infinity'", name="valid_dwell_time"),
+        _is_object("metadata"),
         readable_times("created_at"),
         Index("idx_click_feedback_chunk", "chunk_scope", "chunk_id", "scope"),
         Index("click_feedback_query_idx", "scope", literal_column("left(query, 200)").label("q")),
@@ -283,6 +287,7 @@ class ClickFeedback(Owned, Base):
     user_id: Mapped[str | None] = mapped_column(String(255))
     dwell_time: Mapped[float | None] = mapped_column(Double, comment="seconds")
     clicked: Mapped[bool] = mapped_column(server_default=sql("true"))
+    details: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=sql("'{}'"))
     created_at: Mapped[now]
 
 

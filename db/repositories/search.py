@@ -184,6 +184,7 @@ class Answer:
         model: Of the vector leg, in the snapshot of the search; None without that leg.
         awaited: Whether vectors of the model are still to be made, so that the vector leg cannot
             find all passages.
+        dropped: How many candidates of the vector leg were less similar than was asked for.
         statement: What was run.
     """
 
@@ -192,6 +193,7 @@ class Answer:
     durations_ms: Mapping[str, float]
     model: ModelState | None
     awaited: bool
+    dropped: int
     statement: Statement
 
     @property
@@ -273,6 +275,8 @@ class SearchRepository(Repository):
         words = statement.look_up
         if words and words.complete:
             short.discard("text")  # there are no more that hold a word
+        if answer.dropped:
+            short.discard("vector")  # nor any that are more similar
         # The words that were looked up were to give more than is asked for: less may be left to
         # search than was thought, and what is left may hold other words. Of a scope it is estimated
         # for each search.
@@ -319,6 +323,7 @@ class SearchRepository(Repository):
             model=ask.model if "vector" in ask.legs else None,
             conditions=conditions,
             boosted=ask.boost > 0,
+            bounded=ask.min_similarity > 0,
         )
         prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(shape, demanding=prelude.demanded is not None)
@@ -360,6 +365,8 @@ class SearchRepository(Repository):
             "page_offset": ask.offset,
             "question_vector": ask.vector,
             "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
+            "min_similarity": ask.min_similarity,
+            "rrf_k": ask.rrf_k,
             "boost": ask.boost,
             "half_life_days": ask.half_life_days,
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
@@ -447,7 +454,7 @@ class SearchRepository(Repository):
     def _run(self, statement: Statement) -> Answer:
         if not statement.shape.legs:
             rows: list[dict[str, Any]] = [
-                {"report": None, "id": None, "model": None, "awaited": False}
+                {"report": None, "id": None, "model": None, "awaited": False, "dropped": 0}
             ]
         else:
             _, rows = self._exchange([_set(statement.settings), (statement.sql, statement.values)])
@@ -462,6 +469,7 @@ class SearchRepository(Repository):
             durations_ms=_durations(report),
             model=ModelState(*rows[0]["model"]) if rows[0]["model"] else None,
             awaited=rows[0]["awaited"],
+            dropped=rows[0]["dropped"],
             statement=statement,
         )
 
@@ -639,7 +647,18 @@ SETTINGS: Final = (
 
 
 RANKING: Final = frozenset(
-    ("report", "model", "awaited", "passage_id", "score", "why", "id", "title", "content")
+    (
+        "report",
+        "model",
+        "awaited",
+        "dropped",
+        "passage_id",
+        "score",
+        "why",
+        "id",
+        "title",
+        "content",
+    )
 )
 
 

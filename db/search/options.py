@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from pgcorpus.db.search.ranking import Fusion
+from pgcorpus.db.search.ranking import RRF_K, Fusion
 
 HALF_LIFE_DAYS: Final = 30.0
 
@@ -22,6 +22,8 @@ class Options:
         filters: As ``Corpus.parse_filters`` takes them.
         language: Text search configuration that reads the question, or None for those of the
             passages.
+        min_similarity: Cosine, 0 to 1, below which the vector leg drops a passage.
+        rrf_k: Constant of ``rrf``: the greater, the less the first places count for.
         boost: Share of its score, 0 to 1, by which a passage's freshness and use may raise it,
             where the corpus has such a boost.
         half_life_days: Days after which the freshness in the boost is halved.
@@ -32,6 +34,8 @@ class Options:
     offset: int = 0
     filters: Mapping[str, Any] = field(default_factory=dict)
     language: str | None = None
+    min_similarity: float = 0.0
+    rrf_k: int = RRF_K
     boost: float = 0.0
     half_life_days: float = HALF_LIFE_DAYS
 

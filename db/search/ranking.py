@@ -55,6 +55,8 @@ FUSIONS: Final[tuple[Fusion, ...]] = ("calibrated", "weighted", "rrf")
 RRF_K: Final = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
+LEAST_SIMILARITY: Final[ColumnElement[float]] = bindparam("min_similarity", type_=Double())
+
 AWAITED_LOOKED_AT: Final = 20
 """Pending jobs of which one must be of a passage without a vector. Mostly the first is; where a
 command made the vectors and left the jobs pending, no search looks through thousands of them."""
@@ -79,6 +81,7 @@ class Shape:
         whole: Whether all of the scope are, without an index, and most of it meets both.
         beside: Whether all vectors of the scope are, beside an index of those that are shared.
         boosted: Whether the corpus's boost counts.
+        bounded: Whether the vector leg drops what is less similar than ``min_similarity``.
     """
 
     corpus: Corpus
@@ -93,6 +96,7 @@ class Shape:
     whole: bool = False
     beside: bool = False
     boosted: bool = False
+    bounded: bool = False
 
     def narrowing(self) -> Narrowing:
         """Return the conditions as SQL."""
@@ -130,24 +134,33 @@ def compile_search(shape: Shape) -> str:
 def build_statement(shape: Shape) -> Select[Any]:
     """Build the statement of a search: every leg, one snapshot.
 
-    ``weighted`` and ``rrf`` add weight · score and weight / (60 + place) for each leg that found a
-    passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is scored by
-    the others too, so that a passage is not judged by what a leg's depth happened to cut off.
+    ``weighted`` and ``rrf`` add weight · score and weight / (``rrf_k`` + place) for each leg that
+    found a passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is
+    scored by the others too, so that a passage is not judged by what a leg's depth happened to cut
+    off.
     Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost.
 
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
         milliseconds from the start of the statement. ``model`` is JSON: the corpus's active model,
         and index kind and cosine spread of the one compared, in the same snapshot. ``awaited``
-        tells whether vectors of it are still to be made. Where nothing was found, the columns of
-        the hit are null.
+        tells whether vectors of it are still to be made, and ``dropped`` how many candidates of
+        the vector leg were less similar than the search asks for. Where nothing was found, the
+        columns of the hit are null.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
     found = {leg.name: _rank_candidates(leg, shape.depth, narrowing) for leg in legs}
+    dropped: ColumnElement[int] = literal_column("0", Integer)
+    if shape.bounded and "vector" in found:
+        nearest = found["vector"]
+        near_enough = select(nearest).where(nearest.c.score >= LEAST_SIMILARITY)
+        found["vector"] = near_enough.cte("vector_kept")
+        below = select(func.count()).where(nearest.c.score < LEAST_SIMILARITY)
+        dropped = below.scalar_subquery()
     rows = [_label_leg(name, cte) for name, cte in found.items()]
     if shape.fusion == "calibrated" and len(legs) > 1:
-        rows += [_complete_scores(leg, found) for leg in legs]
+        rows += [_complete_scores(leg, found, bounded=shape.bounded) for leg in legs]
     candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
     gain = _gain(candidates, shape)
     summed = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
@@ -182,6 +195,7 @@ def build_statement(shape: Shape) -> Select[Any]:
         _report(candidates).label("report"),
         _model(shape).label("model"),
         _is_vector_pending(shape).label("awaited"),
+        dropped.label("dropped"),
     ).subquery("report")
     return (
         select(report, shown)
@@ -236,7 +250,7 @@ def _label_leg(name: str, found: CTE) -> Select[Any]:
     )
 
 
-def _complete_scores(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
+def _complete_scores(leg: SearchLeg, found: dict[str, CTE], *, bounded: bool) -> Select[Any]:
     """Score with one leg the candidates that only the others found."""
     own = found[leg.name]
     others: Sequence[Select[Any]] = [
@@ -245,13 +259,16 @@ def _complete_scores(leg: SearchLeg, found: dict[str, CTE]) -> Select[Any]:
     found_by_others = union(*others) if len(others) > 1 else others[0]
     missing = except_(found_by_others, select(own.c.passage_id)).subquery("missing")
     scores = leg.score_passages(select(missing.c.passage_id)).subquery(f"{leg.name}_completed")
-    return select(
+    completed = select(
         literal_column(f"'{leg.name}'").label("leg"),
         scores.c.passage_id,
         scores.c.score,
         cast(null(), Integer).label("place"),
         cast(null(), Double).label("ended"),
     )
+    if bounded and leg.name == "vector":
+        completed = completed.where(scores.c.score >= LEAST_SIMILARITY)
+    return completed
 
 
 def _gain(candidates: CTE, shape: Shape) -> ColumnElement[Any]:
@@ -265,7 +282,8 @@ def _gain(candidates: CTE, shape: Shape) -> ColumnElement[Any]:
         )
     )
     if shape.fusion == "rrf":
-        return weight / (cast(candidates.c.place, Double) + RRF_K)
+        constant: ColumnElement[int] = bindparam("rrf_k", type_=Integer())
+        return weight / (cast(candidates.c.place, Double) + constant)
     return weight * candidates.c.score
 
 

@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Iterable
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pgcorpus.db.engine import Database
-from pgcorpus.services.cli.derive import build_command, flow, parameter, parameter_of
-from pgcorpus.services.cli.output import fail, say, write
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.services.cli.derive import AS_JSON, build_command, flow, parameter, parameter_of
+from pgcorpus.services.cli.output import fail, print_json, progress_bar, say, write
+from pgcorpus.services.cli.scope import read_scope, scope_parameters
 from pgcorpus.services.corpora import SERVICES
-from pgcorpus.services.corpus import CorpusServices, Exported, ExportService
+from pgcorpus.services.corpus import CorpusServices, Exported, ExportService, FileExportService
 
 OUTPUT = parameter(
     "output",
@@ -35,9 +37,12 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     app = typer.Typer(help="Write a corpus to files.", no_args_is_help=True)
     for each in services:
         if each.exporter is not None:
-            app.command(each.corpus.name, help=flow(each.exporter.help))(
+            command = (
                 build_export(each.exporter)
+                if isinstance(each.exporter, ExportService)
+                else build_file_export(each.corpus, each.exporter)
             )
+            app.command(each.corpus.name, help=flow(each.exporter.help))(command)
     return app
 
 
@@ -54,6 +59,30 @@ def build_export(service: ExportService) -> Callable[..., None]:
     argument = Annotated[str, typer.Argument(metavar="ID", help=service.reference)]
     reference = parameter("reference", argument, Parameter.empty)
     return build_command(run, reference, parameter_of(service.format), OUTPUT)
+
+
+def build_file_export(corpus: Corpus, service: FileExportService) -> Callable[..., None]:
+    """Build the command that writes a part of a corpus as one file."""
+
+    def run(*, path: Path, as_json: bool, **given: Any) -> None:
+        scope = [] if corpus.scope is None else [read_scope(corpus, given)]
+        options = {option.name: given[option.name] for option in service.options}
+        exporter = service.make(Database.from_env(), *scope, **options)
+        with progress_bar("exporting") as bar:
+            bar.update(bar.task_ids[0], total=None)
+            counts = exporter.write(path).count_rows()
+        if as_json:
+            print_json({"file": str(path), **counts})
+        else:
+            told = ", ".join(f"{count} {name}" for name, count in counts.items())
+            say(f"exported {told} to {path}")
+
+    path = parameter(
+        "path", Annotated[Path, typer.Argument(metavar="FILE", help=service.path)], Parameter.empty
+    )
+    return build_command(
+        run, path, *scope_parameters(corpus), *map(parameter_of, service.options), AS_JSON
+    )
 
 
 def save(exported: Exported, output: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import (
     AS_JSON,
@@ -33,7 +32,7 @@ from pgcorpus.services.cli.output import (
     say,
     table,
 )
-from pgcorpus.services.cli.scope import TenantId, UserId, uuid_of
+from pgcorpus.services.cli.scope import read_scope, scope_parameters
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
 from pgcorpus.services.importers.files import key_of
@@ -81,31 +80,10 @@ def build_import(corpus: Corpus, service: ImportService) -> Callable[..., None]:
         report = import_with_bar(service.make(Database.from_env(), *scope, **options), paths)
         finish(report, as_json, dry_run=given.get("dry_run", False))
 
-    scope = []
-    if corpus.scope is not None:
-        scope.append(parameter("tenant_id", TenantId))
-    if corpus.needs_scope:
-        scope.insert(0, parameter("user_id", UserId))
+    scope = scope_parameters(corpus)
     options = map(parameter_of, service.options)
     first, *other = list_path_parameters(service.paths)
     return build_command(run, first, *scope, *other, *options, AS_JSON)
-
-
-def read_scope(corpus: Corpus, given: Mapping[str, Any]) -> Scope | None:
-    """Read whose the imported items are to be; None: everybody's.
-
-    Raises:
-        BadParameter: It is no UUID, or it is not said and they cannot be everybody's.
-    """
-    user, tenant = uuid_of(given.get("user_id")), uuid_of(given["tenant_id"])
-    if user is not None or tenant is not None:
-        return Scope(tenant, user)
-    if corpus.needs_scope:
-        raise typer.BadParameter(
-            f"{corpus.name} is imported for a user or a tenant: give --user-id or --tenant-id; "
-            "see: pgcorpus users list, pgcorpus tenants list"
-        )
-    return None
 
 
 def list_path_parameters(paths: Paths) -> Iterator[Parameter]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from inspect import Parameter
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -11,10 +13,12 @@ from pgcorpus.db.base import as_uuid
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MissingScope
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.services.cli.derive import parameter
 
 TenantId = Annotated[
     str | None,
-    typer.Option(metavar="UUID", help="The tenant of the memories; see: pgcorpus tenants list."),
+    typer.Option(metavar="UUID", help="The tenant whose it is; see: pgcorpus tenants list."),
 ]
 UserId = Annotated[
     str | None,
@@ -23,6 +27,31 @@ UserId = Annotated[
         help="The user of the personal memories, or one of the tenant; see: pgcorpus users list.",
     ),
 ]
+
+
+def scope_parameters(corpus: Corpus) -> list[Parameter]:
+    """Return the parameters that name whose items a command is about."""
+    if corpus.scope is None:
+        return []
+    tenant = parameter("tenant_id", TenantId)
+    return [parameter("user_id", UserId), tenant] if corpus.needs_scope else [tenant]
+
+
+def read_scope(corpus: Corpus, given: Mapping[str, Any]) -> Scope | None:
+    """Read whose the items of a command are; None: everybody's.
+
+    Raises:
+        BadParameter: It is no UUID, or it is not said and they cannot be everybody's.
+    """
+    user, tenant = uuid_of(given.get("user_id")), uuid_of(given["tenant_id"])
+    if user is not None or tenant is not None:
+        return Scope(tenant, user)
+    if corpus.needs_scope:
+        raise typer.BadParameter(
+            f"{corpus.name} belongs to a user or a tenant: give --user-id or --tenant-id; "
+            "see: pgcorpus users list, pgcorpus tenants list"
+        )
+    return None
 
 
 def uuid_of(value: str | None) -> UUID | None:

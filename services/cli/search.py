@@ -15,7 +15,7 @@ from pgcorpus.db.search import corpora
 from pgcorpus.db.search.context import order_of
 from pgcorpus.db.search.metadata import METADATA
 from pgcorpus.db.search.page import Hit, Leg, SearchPage
-from pgcorpus.db.search.ranking import Fusion
+from pgcorpus.db.search.ranking import RRF_K, Fusion
 from pgcorpus.services.cli.explanation import describe_leg, tree
 from pgcorpus.services.cli.output import (
     AsJson,
@@ -30,6 +30,7 @@ from pgcorpus.services.cli.output import (
 )
 from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
 from pgcorpus.services.search.context import MAX_NEIGHBOURS, Context
+from pgcorpus.services.search.request import MAX_RRF_K
 from pgcorpus.services.search.service import Mode, SearchService
 
 TITLE_CHARACTERS = 32
@@ -98,6 +99,21 @@ def search(
             help="Tokens of the context, at most: hits first, then the turns nearest to them.",
         ),
     ] = None,
+    min_similarity: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Cosine below which the vector leg drops what it found."
+        ),
+    ] = 0.0,
+    rrf_k: Annotated[
+        int,
+        typer.Option(
+            "--rrf-k",
+            min=0,
+            max=MAX_RRF_K,
+            help="Constant of rrf: the greater, the less the first places count for.",
+        ),
+    ] = RRF_K,
     tenant_id: TenantId = None,
     user_id: UserId = None,
     boost: Annotated[
@@ -152,6 +168,8 @@ def search(
         group_by=group_by,
         group_size=group_size,
         scope=scope,
+        min_similarity=min_similarity,
+        rrf_k=rrf_k,
         boost=boost,
     )
     context = None

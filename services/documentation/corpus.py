@@ -1,4 +1,4 @@
-"""Services of documentation and of one's own documents: import, validation."""
+"""Services of documentation and of one's own documents: import, export, validation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from typing import Final
 
 from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
 from pgcorpus.db.search.corpora import DOCUMENTATION
-from pgcorpus.services.corpus import CorpusServices, ImportService, Paths
+from pgcorpus.services.corpus import CorpusServices, FileExportService, ImportService, Paths
 from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG
+from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.validate import check_documents
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, Option
+
+COLLECTION: Final = Option(
+    name="collection",
+    kind=str,
+    default=DEFAULT_COLLECTION,
+    help="The collection that the documents belong to.",
+)
 
 DOCUMENTATION_SERVICES: Final = CorpusServices(
     corpus=DOCUMENTATION,
@@ -19,20 +27,17 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
         help="""Import documents, for everybody or for a tenant; again, only what has changed.
 
         Markdown, HTML, reStructuredText, plain text, PDF, DOCX, Jupyter notebooks and source code,
-        in folders, zips or patterns. They are cut into chunks by their headings. An unchanged file
-        is not read again, a changed section embeds only its own chunks, and a renamed file keeps
-        its vectors. What cannot be read is named with the reason; the exit code is then 1.
+        in folders, zips or patterns, are cut into chunks by their headings. An unchanged file is
+        not read again, a changed section embeds only its own chunks, and a renamed file keeps its
+        vectors. Of an SQLite file of the old documentation system, chunks, vectors and clicks are
+        taken as they stand there. What cannot be read is named with the reason; the exit code is
+        then 1.
 
         Example: pgcorpus import documentation docs --collection handbook
         """,
         paths=Paths(help="Files, folders, zips, or patterns such as 'docs/**/*.md'."),
         options=(
-            Option(
-                name="collection",
-                kind=str,
-                default=DEFAULT_COLLECTION,
-                help="The collection that the documents belong to.",
-            ),
+            COLLECTION,
             Option(
                 name="base_url",
                 kind=str | None,
@@ -57,8 +62,36 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
                 default=DEFAULT_CONFIG.overlap_tokens,
                 help="Tokens at most that a chunk repeats from the one before it.",
             ),
+            Option(
+                name="time_zone",
+                kind=str,
+                default="UTC",
+                metavar="NAME",
+                help="Zone of the times of clicks in old SQLite files, which name none.",
+            ),
             DRY_RUN,
             LANGUAGE,
+        ),
+    ),
+    exporter=FileExportService(
+        make=SQLiteExporter,
+        help="""Write a collection as an SQLite file that the old documentation system opens.
+
+        With documents, chunks, vectors, clicks and sessions; what was imported from such a file is
+        written as it stood there, what was changed or added here as it is now. The file is there
+        when it is whole, or not at all.
+
+        Example: pgcorpus export documentation docfoundry.db --collection handbook
+        """,
+        path="The file to write.",
+        options=(
+            COLLECTION,
+            Option(
+                name="replace",
+                kind=bool,
+                default=False,
+                help="Replace a file that is there.",
+            ),
         ),
     ),
     validate=check_documents,

@@ -111,7 +111,7 @@ class Drafting:
             heading_path=chunk.heading_path,
             text=chunk.text,
             url=f"{url}#{chunk.anchor}" if url and chunk.anchor else url,
-            language=self._find_language(chunk.text, columns["language"]),
+            language=self.find_language(chunk.text, columns["language"]),
             token_count=chunk.token_count,
             hash=sha256(chunk.text.encode()).hexdigest(),
             start_offset=chunk.start,
@@ -124,7 +124,7 @@ class Drafting:
             lineage_id=self.lineage_id,
         )
 
-    def _find_language(self, text: str, named: str | None) -> str:
+    def find_language(self, text: str, named: str | None) -> str:
         """Find the text search configuration of a text: of the named language, if that has one."""
         if named is not None and (known := LANGUAGES.get(named[:2].lower())) is not None:
             return known

@@ -69,6 +69,7 @@ class Rule(StrEnum):
     NUMBER = "number"
     OLDER = "older"
     ORPHAN = "orphan"
+    POSITION = "position"
     PRECEDENCE = "precedence"
     RANGE = "range"
     RECOUNTED = "recounted"
@@ -83,6 +84,7 @@ class Rule(StrEnum):
     TIME = "time"
     TITLE = "title"
     UNREADABLE = "unreadable"
+    ZONE = "zone"
 
 
 class Unacceptable(Exception):

@@ -96,6 +96,11 @@ def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
     if request.filters and answer.kept is not None:
         passages = "passage" if answer.kept == 1 else "passages"
         return f"fewer {asked_for} than asked for: the filters keep {answer.kept} {passages}"
+    if answer.dropped:
+        return (
+            f"fewer {asked_for} than asked for: {answer.dropped} found by their vectors were less "
+            f"similar than min_similarity {ask.min_similarity:g}"
+        )
     if not found:
         return "no passage was found"
     return f"fewer {asked_for} than asked for: the legs found no more passages"

@@ -48,6 +48,9 @@ MAX_OFFSET: Final = 10_000
 
 MAX_GROUP_SIZE: Final = 100
 
+MAX_RRF_K: Final = 10_000
+"""Greatest constant of ``rrf``: the thousandth place then counts for nine tenths of the first."""
+
 MAX_HALF_LIFE_DAYS: Final = 100_000
 
 Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
@@ -65,7 +68,7 @@ class RankingOptions(TypedDict, total=False):
             text.
         fusion: ``calibrated`` (the default) has every leg score what any leg found, and adds
             weight · score; ``weighted`` adds weight · score over the legs that found a passage;
-            ``rrf`` adds weight / (60 + rank).
+            ``rrf`` adds weight / (``rrf_k`` + rank).
         weights: Leg → weight, not negative; by default 0.3 vector and 0.7 text, 0.7 and 0.3 for
             ``weighted``, all alike for ``rrf``.
         limit: Hits on the page, 1 to 1,000; by default 10.
@@ -76,6 +79,10 @@ class RankingOptions(TypedDict, total=False):
         rerank: Called with the question and the best hits, at least ``RERANKED`` of them where so
             many were found; gives a score to each, the higher the better, and the page is in that
             order. When it fails, the page is as it was and says so.
+        min_similarity: 0 (the default) to 1: the vector leg drops passages whose cosine with the
+            question is below. What another leg found of them stays.
+        rrf_k: Constant of ``rrf``, a whole number from 0 to 10,000; by default 60. The greater, the
+            less the first places count for.
         boost: 0 (the default) to 1: the share of its score that a passage's freshness and use may
             add, in a corpus that has such a boost.
         half_life_days: Days after which the freshness is halved; by default 30.
@@ -89,6 +96,8 @@ class RankingOptions(TypedDict, total=False):
     filters: Mapping[str, Any]
     language: str | None
     rerank: Reranker | None
+    min_similarity: float
+    rrf_k: int
     boost: float
     half_life_days: float
 
@@ -137,6 +146,7 @@ class Request(Options):
         self._refuse_wrong_types()
         self.corpus.refuse_without(self.scope)
         self._refuse_impossible_boost()
+        self._refuse_impossible_bounds()
         if self.mode not in MODES:
             raise InvalidSearch(f"there is no mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.fusion not in FUSIONS:
@@ -167,6 +177,16 @@ class Request(Options):
         if not is_whole(self.group_size, 1, MAX_GROUP_SIZE):
             raise InvalidSearch(f"a group has 1 to {MAX_GROUP_SIZE} hits, not {self.group_size!r}")
         self.corpus.parse_filters(self.filters)
+
+    def _refuse_impossible_bounds(self) -> None:
+        if not _number(self.min_similarity) or not 0 <= self.min_similarity <= 1:
+            raise InvalidSearch(
+                f"min_similarity must be a number from 0 to 1, not {self.min_similarity!r}"
+            )
+        if not is_whole(self.rrf_k, 0, MAX_RRF_K):
+            raise InvalidSearch(
+                f"rrf_k must be a whole number from 0 to {MAX_RRF_K:,}, not {self.rrf_k!r}"
+            )
 
     def _refuse_impossible_boost(self) -> None:
         if not _number(self.boost) or not 0 <= self.boost <= 1:

@@ -66,6 +66,15 @@ CASES = {
     "LOG_LEVEL": ("INFO", "debug", "DEBUG", "LOUD", "allowed: DEBUG, INFO, WARNING, ERROR, CRIT"),
     "METRICS_ENABLED": (True, "off", False, "maybe", "not a boolean; allowed: true, false"),
     "METRICS_SAMPLE_PERCENT": (100, "1", 1, "0", "not a usable whole number; allowed: 1 to 100"),
+    "DOCFOUNDRY_DB_TYPE": (
+        "postgresql",
+        "SQLite",
+        "sqlite",
+        "mysql",
+        "postgresql, postgres, sqlite",
+    ),
+    "DATABASE_TYPE": ("postgresql", "postgres", "postgresql", "pg", "postgresql, postgres, sqlite"),
+    "SQLITE_PATH": (Path("docfoundry.db"), "/srv/a.db", Path("/srv/a.db"), "/", "is a folder"),
     "PGCORPUS_AUDIT_KEY": (None, "k" * 32, "k" * 32, "k" * 31, "32 characters or more"),
 }
 
@@ -371,6 +380,14 @@ def test_production_needs_an_address() -> None:
 
     assert Settings.from_env({"ENVIRONMENT": "production", "DATABASE_URL": URL}).production
     assert not Settings.from_env({}).production
+
+
+def test_the_newer_name_of_the_kind_of_database_goes_before_the_older() -> None:
+    """Whatever their order in the environment."""
+    given = {"DATABASE_TYPE": "postgres", "DOCFOUNDRY_DB_TYPE": "sqlite"}
+
+    assert Settings.from_env(given).database_type == "postgresql"
+    assert Settings.from_env({"DOCFOUNDRY_DB_TYPE": "sqlite"}).database_type == "sqlite"
 
 
 def test_every_setting_has_a_variable() -> None:

@@ -59,7 +59,7 @@ class ChunkRecord:
     url: str | None
     language: str
     token_count: int | None
-    hash: str
+    hash: str | None
     start_offset: int | None
     end_offset: int | None
     page: int | None

@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Hit(TypedDict):
-    """A chunk with what is shown of its document."""
+    """A chunk with what is shown of its document; ``id`` as its database has it."""
 
-    id: int
+    id: int | str
     chunk_id: str | None
     text: str
     heading: str | None
@@ -60,6 +60,9 @@ class DatabaseStatistics(TypedDict):
 class DocumentationAdapter(Protocol):
     """A database of documentation, as the old system calls it.
 
+    Ids are opaque: whole numbers in an SQLite file, UUIDs as text in PostgreSQL. The old system had
+    whole numbers in both.
+
     Searches take any text for a question: one without a word finds nothing. No more than *k* hits
     are returned, best first.
     """
@@ -80,7 +83,7 @@ class DocumentationAdapter(Protocol):
         content_type: str = "text/markdown",
         language: str | None = None,
         word_count: int | None = None,
-    ) -> int:
+    ) -> int | str:
         """Store what is known of a document, in place of what was known of its path.
 
         Returns:
@@ -90,7 +93,7 @@ class DocumentationAdapter(Protocol):
 
     async def insert_chunk(
         self,
-        document_id: int,
+        document_id: int | str,
         chunk_id: str,
         text: str,
         heading: str | None = None,
@@ -100,7 +103,7 @@ class DocumentationAdapter(Protocol):
         token_len: int | None = None,
         lang: str | None = None,
         embedding: Sequence[float] | np.ndarray | None = None,
-    ) -> int:
+    ) -> int | str:
         """Store a chunk, in place of the document's chunk of the same name.
 
         Args:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from pgcorpus.db.errors import (
     InvalidValue,
     MissingReference,
     Misuse,
+)
+from pgcorpus.services.documentation.adapters.checks import (
+    as_vector,
+    refuse_blank,
+    refuse_unstorable,
 )
 from pgcorpus.services.documentation.adapters.protocol import (
     ClickStatistics,
@@ -46,7 +51,7 @@ from pgcorpus.services.documentation.sqlite.vectors import (
     encode_vector,
 )
 from pgcorpus.services.embedding.embedder import Embedder, unit_rows
-from pgcorpus.services.importers.text import UNSTORABLE, clean
+from pgcorpus.services.importers.text import clean
 
 T = TypeVar("T")
 Legs = list[tuple[int, float]]
@@ -133,7 +138,7 @@ class SQLiteAdapter(DocumentationAdapter):
         word_count: int | None = None,
     ) -> int:
         values = (path, title, source_url, content_type, language, word_count)
-        _refuse_unstorable(*values)
+        refuse_unstorable(*values)
 
         def insert(connection: sqlite3.Connection) -> int:
             (found,) = connection.execute(
@@ -150,7 +155,7 @@ class SQLiteAdapter(DocumentationAdapter):
 
     async def insert_chunk(
         self,
-        document_id: int,
+        document_id: int | str,
         chunk_id: str,
         text: str,
         heading: str | None = None,
@@ -161,10 +166,9 @@ class SQLiteAdapter(DocumentationAdapter):
         lang: str | None = None,
         embedding: Sequence[float] | np.ndarray | None = None,
     ) -> int:
-        _refuse_unstorable(chunk_id, text, heading, anchor, h_path, url, lang)
-        if not text.strip():
-            raise InvalidValue("the text of a chunk is empty")
-        vector = None if embedding is None else _as_vector(embedding)
+        refuse_unstorable(chunk_id, text, heading, anchor, h_path, url, lang)
+        refuse_blank(text)
+        vector = None if embedding is None else as_vector(embedding)
         named = {
             "id": 0,
             "document_id": document_id,
@@ -259,7 +263,7 @@ class SQLiteAdapter(DocumentationAdapter):
         clicked: bool = True,
         dwell_time: float | None = None,
     ) -> None:
-        _refuse_unstorable(session_id, user_id, query)
+        refuse_unstorable(session_id, user_id, query)
 
         def record(connection: sqlite3.Connection) -> None:
             found = _find_chunk(connection, chunk_id)
@@ -456,31 +460,6 @@ def _find_chunk(connection: sqlite3.Connection, chunk_id: int | str) -> int | No
 def _count_clicks(connection: sqlite3.Connection, since: str, query: str | None) -> ClickStatistics:
     row = connection.execute(_CLICKS, {"since": since, "query": query}).fetchone()
     return cast("ClickStatistics", dict(zip(ClickStatistics.__annotations__, row, strict=True)))
-
-
-def _as_vector(embedding: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return a vector that can be compared.
-
-    Raises:
-        InvalidValue: It is none.
-    """
-    try:
-        vector = np.asarray(embedding, np.float32)
-    except (ValueError, TypeError) as error:
-        raise InvalidValue("an embedding is a list of numbers") from error
-    if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
-        raise InvalidValue("an embedding is a list of finite numbers, of which one is not 0")
-    return vector
-
-
-def _refuse_unstorable(*values: Any) -> None:
-    """Raise for a text that the other database could not hold.
-
-    Raises:
-        InvalidValue: There is one.
-    """
-    if any(isinstance(value, str) and UNSTORABLE.search(value) for value in values):
-        raise InvalidValue("a text holds a NUL character or half of a surrogate pair")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from uuid import UUID
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed, InvalidValue
 from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
+from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.documentation.documents import (
     DocumentRecord,
     Move,
@@ -31,6 +32,7 @@ from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.identity import name_content, name_prefix
 from pgcorpus.services.documentation.importing.report import DocumentationReport
 from pgcorpus.services.documentation.importing.sources import Root, Source, find_roots
+from pgcorpus.services.documentation.importing.sqlite import DatabaseFilling, is_database, read_zone
 from pgcorpus.services.documentation.reading.document import Unreadable
 from pgcorpus.services.documentation.reading.formats import read_document
 from pgcorpus.services.documentation.rules import MAX_COLLECTION_BYTES, check_name
@@ -70,6 +72,7 @@ class DocumentationImporter(Importer[DocumentationReport]):
         prune: Delete documents whose files are gone from the folders that are imported.
         max_tokens: Tokens of a chunk at most, 8 to 8192.
         overlap_tokens: Tokens at most that a chunk repeats from the one before it.
+        time_zone: Zone of the times of clicks in old SQLite files, which name none.
         dry_run: Report what would be done, and write nothing.
         language: The text search configuration of what names no language; ``auto`` finds it.
     """
@@ -86,6 +89,7 @@ class DocumentationImporter(Importer[DocumentationReport]):
         prune: bool = False,
         max_tokens: int = DEFAULT_CONFIG.max_tokens,
         overlap_tokens: int = DEFAULT_CONFIG.overlap_tokens,
+        time_zone: str = "UTC",
         dry_run: bool = False,
         language: str = DEFAULT_LANGUAGE,
     ) -> None:
@@ -94,6 +98,7 @@ class DocumentationImporter(Importer[DocumentationReport]):
         self._collection = collection
         self._base_url = base_url
         self._prune = prune
+        self._zone = read_zone(time_zone)
         self._config = ChunkerConfig(max_tokens=max_tokens, overlap_tokens=overlap_tokens)
 
     def _run(self, paths: Sequence[Path], bar: Bar) -> DocumentationReport:
@@ -103,9 +108,12 @@ class DocumentationImporter(Importer[DocumentationReport]):
             work.documentation.require_writable()
             if self.scope is not None:
                 work.tenancy.require_scope()
+        databases = [path for path in paths if is_database(path)]
+        files = [path for path in paths if path not in databases]
         with ExitStack() as opened:
-            roots = find_roots(paths, opened)
+            roots = find_roots(files, opened)
             bar.total = sum(source.size_bytes for root in roots for source in root.sources)
+            bar.total += sum(path.stat().st_size for path in databases)
             run = opened.enter_context(
                 self._record_run(
                     DocumentationReport(CORPUS),
@@ -123,13 +131,21 @@ class DocumentationImporter(Importer[DocumentationReport]):
             )
             if bar.total >= BULK_BYTES and not self._dry_run:
                 filled = attrgetter("documentation")
-                opened.enter_context(self._build_indexes_last(run, bar, filled))
+                models = self._list_models() if databases else ()
+                opened.enter_context(self._build_indexes_last(run, bar, filled, models))
             filling = _DocumentationRun(run, roots, drafting, self._base_url)
             filling.move_renamed()
             filling.take_all(bar)
             filling.end(prune=self._prune)
+            for path in databases:
+                DatabaseFilling(run, drafting, path, self._zone).take_all(bar)
         run.report.duration_s = round(time.monotonic() - started, 3)
         return run.report
+
+    def _list_models(self) -> Sequence[EmbeddingModel]:
+        """Return the models whose vectors an old file may bring along."""
+        with self._open_work() as work:
+            return work.models.list_models()
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.documentation

@@ -24,6 +24,8 @@ class DocumentationReport(ImportReport):
         pruned: How many documents were deleted, because their files are gone.
         missing: How many were left, though their files are gone.
         other_formats: Suffixes of files that are of no known format → how many there were.
+        clicks: How many clicks of old SQLite files are new.
+        sessions: How many sessions of searches of old SQLite files are new.
         duration_s: Seconds from start to end.
     """
 
@@ -34,6 +36,8 @@ class DocumentationReport(ImportReport):
     pruned: int = 0
     missing: int = 0
     other_formats: Counter[str] = field(default_factory=Counter)
+    clicks: int = 0
+    sessions: int = 0
     duration_s: float = 0.0
 
     def list_remarks(self) -> list[str]:
@@ -44,6 +48,8 @@ class DocumentationReport(ImportReport):
             f"{self.moved} documents have moved; their vectors stay": self.moved,
             f"{self.deleted} chunks were deleted: their documents have them no more": self.deleted,
             f"{self.pruned} documents were deleted: their files are gone": self.pruned,
+            f"{self.clicks} clicks and {self.sessions} sessions of searches were new": self.clicks
+            + self.sessions,
             f"{self.missing} documents were left, though their files are gone; --prune deletes "
             "them": self.missing,
         }
@@ -64,6 +70,6 @@ class DocumentationReport(ImportReport):
             name: getattr(self, name)
             for name in (
                 *("documents", "unchanged_documents", "moved", "deleted", "pruned", "missing"),
-                *("other_formats", "duration_s"),
+                *("other_formats", "clicks", "sessions", "duration_s"),
             )
         }

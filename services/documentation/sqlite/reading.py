@@ -99,6 +99,36 @@ class StoredDatabase:
                 if columns
             }
 
+    def list_repeated_names(self) -> set[str]:
+        """Return the ``chunk_id`` of chunks that another has, too.
+
+        Raises:
+            ImportFailed: The file cannot be read on.
+        """
+        if "chunk_id" not in self._columns.get("chunks", {}):
+            return set()
+        repeated = (
+            "SELECT CAST(chunk_id AS TEXT) FROM chunks WHERE chunk_id IS NOT NULL "
+            "GROUP BY 1 HAVING count(*) > 1"
+        )
+        with _read_errors():
+            return {name for (name,) in self._connection.execute(repeated)}
+
+    def list_clicked(self) -> set[int]:
+        """Return the ids of chunks that clicks are on.
+
+        Raises:
+            ImportFailed: The file cannot be read on.
+        """
+        with _read_errors():
+            return {
+                chunk
+                for table in CLICK_TABLES
+                if (columns := self._columns.get(table))
+                for _, chunk in self._find_chunks_clicked(table, columns)
+                if chunk is not None
+            }
+
     def read_documents(self) -> Iterator[StoredDocument | Refused]:
         """Yield the documents with their chunks, by id, and what is refused of both.
 

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, tzinfo
 from itertools import chain
 from pathlib import Path
@@ -51,6 +51,10 @@ class Written:
     vectors: int = 0
     clicks: int = 0
     sessions: int = 0
+
+    def count_rows(self) -> Mapping[str, int]:
+        """Return the numbers by their names."""
+        return asdict(self)
 
 
 def write_database(

@@ -71,6 +71,18 @@ def test_the_nearest_vector_comes_first(shelf: Shelf, work: UnitOfWork) -> None:
 
 
 @every_shelf
+def test_no_passage_is_less_similar_than_asked_for(shelf: Shelf, work: UnitOfWork) -> None:
+    """The vector leg drops the others, and tells how many."""
+    keys = shelf.fill(work, PASSAGES)
+
+    asked = ask("x", near=2, legs={"vector": 1.0}, min_similarity=0.5)
+    answer = work.searches.answer(shelf.corpus, asked)
+
+    assert [hit.id for hit in answer.hits] == [keys[1]]
+    assert answer.dropped == len(PASSAGES) - 1
+
+
+@every_shelf
 def test_a_word_finds_the_passage_that_holds_it(shelf: Shelf, work: UnitOfWork) -> None:
     """The text leg finds words in another form, and nothing else."""
     keys = shelf.fill(work, PASSAGES)

@@ -152,6 +152,51 @@ def test_rrf_adds_one_over_sixty_plus_the_place(work: UnitOfWork) -> None:
     }
 
 
+@pytest.mark.parametrize("constant", [0, 10, 10_000])
+def test_the_constant_of_rrf_is_an_option(
+    work: UnitOfWork, three: dict[str, Any], constant: int
+) -> None:
+    """A passage adds the shares of its places on both legs."""
+    asked = ask("kettle", near=0, fusion="rrf", rrf_k=constant, legs={"vector": 1.0, "text": 1.0})
+
+    hits = find_hits(work, asked)
+
+    for hit in hits.values():
+        expected = sum(1 / (constant + place) for place in hit.ranks.values())
+        assert hit.score == pytest.approx(expected)
+    assert hits[three["near"]].score == pytest.approx(1 / (constant + 1))
+
+
+@pytest.mark.parametrize("fusion", ["calibrated", "weighted", "rrf"])
+def test_what_is_less_similar_than_asked_for_gets_nothing_from_the_vector_leg(
+    work: UnitOfWork, three: dict[str, Any], fusion: str
+) -> None:
+    """Cosine 0.6 is below 0.7 and 0.8 is above; the words leg still finds the former."""
+    asked = ask("kettle", near=0, fusion=fusion, min_similarity=0.7)
+
+    answer = work.searches.answer(KNOWLEDGE, asked)
+
+    hits = {hit.id: hit for hit in answer.hits}
+    assert hits.keys() == set(three.values())
+    assert hits[three["both"]].scores.keys() == {"text"}
+    assert "vector" in hits[three["near"]].ranks
+    assert (answer.candidates["vector"], answer.dropped) == (1, 1)
+
+
+def test_a_vector_search_has_no_hit_that_is_less_similar_than_asked_for(
+    work: UnitOfWork, three: dict[str, Any]
+) -> None:
+    """However few are left; without a bound all are there."""
+    asked = ask("kettle", near=0, legs={"vector": 1.0})
+
+    bounded = work.searches.answer(KNOWLEDGE, replace(asked, min_similarity=0.7))
+    none = work.searches.answer(KNOWLEDGE, replace(asked, min_similarity=1.0))
+
+    assert [hit.id for hit in bounded.hits] == [three["near"]]
+    assert (none.hits, none.dropped) == ((), 2)
+    assert work.searches.answer(KNOWLEDGE, asked).dropped == 0
+
+
 def test_agreement_between_legs_beats_a_single_first_place(work: UnitOfWork) -> None:
     """A passage second on both legs outranks ones that are first on only one."""
     first_by_vector, first_by_words, second = SHELF.fill(

@@ -44,6 +44,7 @@ FINDING: Final = {"doctor", "validate", "models verify"}
 SEED: Final = (
     ("import", "knowledge", str(samples.folder("knowledge"))),
     ("import", "chat", str(samples.folder("chat"))),
+    ("import", "documentation", str(samples.folder("documentation"))),
     ("tenants", "create", "Ours", "--id", TENANT),
     ("users", "create", "--email", "ann@example.com", "--id", USER),
     ("models", "use", "memory", "hashing", "--force"),
@@ -172,6 +173,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "import history": (),
         "import rejects": (),
         "export chat": (conversation,),
+        "export documentation": (str(folder / "documentation.db"), "--replace"),
         "chat list": (),
         "chat show": (conversation,),
         "chat stats": (),

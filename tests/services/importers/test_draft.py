@@ -14,6 +14,7 @@ SECTIONS = {
     "knowledge": "Rules that change a value",
     "chat": "Rules for conversations",
     "memory": "Rules for memories and episodes",
+    "documentation": "Rules for old SQLite files",
 }
 
 

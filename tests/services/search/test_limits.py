@@ -233,6 +233,18 @@ def test_stop_words_alone_leave_the_weight_to_the_vectors(service: SearchService
         ({"language": 5}, InvalidSearch, "text search configuration 5|language"),
         ({"limit": True}, InvalidSearch, "limit must be"),
         ({"offset": False}, InvalidSearch, "offset 0 to"),
+        *(
+            (
+                {"min_similarity": value},
+                InvalidSearch,
+                "min_similarity must be a number from 0 to 1",
+            )
+            for value in (-0.1, 1.1, float("nan"), "0.3", True)
+        ),
+        *(
+            ({"rrf_k": value}, InvalidSearch, "rrf_k must be a whole number from 0 to 10,000")
+            for value in (-1, 10_001, 60.0, "60", True)
+        ),
         ({"mode": ["text"]}, InvalidSearch, "known: vector, text, fuzzy, hybrid"),
         ({"fusion": {}}, InvalidSearch, "known: calibrated, weighted, rrf"),
         ({"foo": 1}, (TypeError, InvalidSearch), "foo"),

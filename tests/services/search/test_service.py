@@ -104,6 +104,22 @@ def test_a_hybrid_page_says_what_each_leg_did(service: SearchService) -> None:
     assert page.hits[0].title == "Anchoring"
 
 
+def test_a_page_says_that_hits_were_not_similar_enough(service: SearchService) -> None:
+    """Fewer hits than asked for, for that reason; without a bound all are there."""
+    options = {"corpus": "knowledge", "mode": "vector"}
+
+    page = service.search("refund", **options, min_similarity=0.5)
+    every = service.search("refund", **options)
+
+    assert [hit.title for hit in page.hits] == ["Anchoring"]
+    assert page.note == (
+        "fewer hits than asked for: 2 found by their vectors were less similar than "
+        "min_similarity 0.5"
+    )
+    assert (page.degraded, leg(page, "vector").candidates) == (False, 1)
+    assert len(every.hits) == 3
+
+
 def test_a_silent_embedder_leaves_the_words(filled: Database) -> None:
     """The vector leg failed, and says why; the words leg answers with all of the weight."""
     page = SearchService(filled, embedder=SilentEmbedder()).search("refund", corpus="knowledge")

@@ -295,7 +295,7 @@ def test_views_count_what_is_shared_and_own(tenancy: Tenancy, raw: Connection) -
 def test_the_same_path_and_identifier_do_not_collide_between_scopes(
     tenancy: Tenancy, raw: Connection
 ) -> None:
-    """A tenant cannot see whether another, or everybody, has a document of that path is told by no key."""
+    """No key tells whether another tenant, or everybody, has a document of that path."""
     (theirs,) = tenancy.keys("documents", tenancy.theirs)
     enter(raw, tenancy.theirs)
     path = raw.scalar(text("SELECT path FROM documents WHERE id = :id"), {"id": theirs})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DataLayerError, InvalidValue, MissingReference
+from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.services.documentation.adapters.postgres import PostgresAdapter
 from pgcorpus.services.documentation.adapters.protocol import (
     DocumentationAdapter,
     Hit,
@@ -21,10 +23,9 @@ from pgcorpus.services.documentation.adapters.protocol import (
     SemanticHit,
 )
 from pgcorpus.services.documentation.adapters.sqlite import SQLiteAdapter
-from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 
-Open = Callable[[Path, Embedder], AbstractContextManager[DocumentationAdapter]]
+Id = int | str
 Use = Callable[[DocumentationAdapter], Awaitable[Any]]
 
 TEXTS = {
@@ -34,20 +35,20 @@ TEXTS = {
 }
 
 
-@contextmanager
-def open_sqlite(folder: Path, embedder: Embedder) -> Iterator[DocumentationAdapter]:
-    """An adapter on an SQLite file that is not there yet."""
-    yield SQLiteAdapter(folder / "docfoundry.db", embedder)
+EMBEDDER = HashingEmbedder("hashing-64", dimensions=64)
 
 
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
-def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DocumentationAdapter]:
-    """An adapter of each kind, not initialized."""
-    with request.param(tmp_path, EMBEDDER) as made:
-        yield made
-
-
-EMBEDDER = HashingEmbedder(dimensions=64)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> DocumentationAdapter:
+    """An adapter of each kind on a database without documents, not initialized."""
+    if request.param == "sqlite":
+        return SQLiteAdapter(tmp_path / "docfoundry.db", EMBEDDER)
+    database: Database = request.getfixturevalue("database")
+    with database.unit_of_work() as work:
+        model = EmbeddingModel(name=EMBEDDER.model_name, dimensions=64, provider="hashing")
+        work.session.add(model)
+        work.commit()
+    return PostgresAdapter(database, EMBEDDER)
 
 
 def use(adapter: DocumentationAdapter, work: Use) -> Any:
@@ -63,7 +64,7 @@ def use(adapter: DocumentationAdapter, work: Use) -> Any:
     return asyncio.run(run())
 
 
-async def insert_three(db: DocumentationAdapter) -> dict[str, int]:
+async def insert_three(db: DocumentationAdapter) -> dict[str, Id]:
     """Insert a document of three chunks, of which the last has no vector; their ids by name."""
     document = await db.insert_document(
         "guide.md", title="Guide", source_url="https://a.example/guide", language="en"
@@ -86,7 +87,7 @@ async def insert_three(db: DocumentationAdapter) -> dict[str, int]:
 def test_chunks_are_found_by_words(adapter: DocumentationAdapter) -> None:
     """By stems, in the text and in the heading; rarer words count for more."""
 
-    async def work(db: DocumentationAdapter) -> tuple[dict[str, int], list[Hit], list[Hit]]:
+    async def work(db: DocumentationAdapter) -> tuple[dict[str, Id], list[Hit], list[Hit]]:
         ids = await insert_three(db)
         return (
             ids,
@@ -237,7 +238,7 @@ def test_a_chunk_is_found_by_its_id_and_by_its_name(adapter: DocumentationAdapte
 def test_a_path_that_is_inserted_again_is_the_same_document(adapter: DocumentationAdapter) -> None:
     """With what is known of it now."""
 
-    async def work(db: DocumentationAdapter) -> tuple[int, int, Any, Any]:
+    async def work(db: DocumentationAdapter) -> tuple[Id, Id, Any, Any]:
         first = await db.insert_document("a.md", title="Old")
         chunk = await db.insert_chunk(first, "c", "some words")
         again = await db.insert_document("a.md", title="New")

@@ -1,0 +1,1 @@
+"""The export of documents: files that the old system opens."""
