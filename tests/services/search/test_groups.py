@@ -23,7 +23,12 @@ from tests.factories import ConversationFactory, FrameworkDocumentFactory, Messa
 from tests.services.search.test_limits import guest
 from tests.services.search.test_service import AxisEmbedder
 
-GROUPED: dict[str, Any] = {"corpus": "chat", "mode": "vector", "group_by": "conversation"}
+GROUPED: dict[str, Any] = {
+    "corpus": "chat",
+    "mode": "vector",
+    "group_by": "conversation",
+    "group_size": 3,
+}
 
 
 def archive(database: Database, sizes: Sequence[int]) -> list[str]:
@@ -85,7 +90,7 @@ def test_a_group_has_as_many_hits_as_asked_for(database: Database, service: Sear
     """One is the best message of each conversation."""
     archive(database, [5, 5])
 
-    page = service.search("kettle", group_size=1, **GROUPED)
+    page = service.search("kettle", **GROUPED | {"group_size": 1})
 
     assert [hit.ranks["vector"] for hit in page.hits] == [1, 6]
 
@@ -124,7 +129,7 @@ def test_a_reranker_orders_the_groups(database: Database, service: SearchService
     def last_first(_question: str, hits: Sequence[Hit]) -> list[float]:
         return [float(hit.ranks["vector"]) for hit in hits]
 
-    page = service.search("kettle", rerank=last_first, group_size=2, **GROUPED)
+    page = service.search("kettle", rerank=last_first, **GROUPED | {"group_size": 2})
 
     assert keys(page) == ids[::-1]
     assert [hit.score for hit in page.hits] == [6, 5, 3, 2]
@@ -155,7 +160,7 @@ def test_an_unknown_column_lists_the_known(service: SearchService, column: objec
 def test_a_group_size_out_of_range_is_refused(service: SearchService, size: object) -> None:
     """The error says what is allowed."""
     with pytest.raises(InvalidSearch, match="a group has 1 to 100 hits"):
-        service.search("kettle", group_size=size, **GROUPED)
+        service.search("kettle", **GROUPED | {"group_size": size})
 
 
 def test_every_corpus_can_be_grouped(database: Database, service: SearchService) -> None:
