@@ -52,7 +52,7 @@ MAX_RRF_K: Final = 10_000
 """Greatest constant of ``rrf``: the thousandth place then counts for nine tenths of the first."""
 
 MARKERS: Final = ("**", "**")
-"""What stands before and after a word of the question in a snippet."""
+"""The marks before and after a word of the question in a snippet."""
 
 MAX_HALF_LIFE_DAYS: Final = 100_000
 
@@ -115,7 +115,7 @@ class SearchOptions(RankingOptions, total=False):
         group_size: Hits of each value, 1 to 100; by default 1, the best.
         snippets: Whether each hit has a snippet, in which the words of the question are marked; by
             default none has. HTML in it is text as it was stored, and not escaped.
-        markers: What stands before and after a word of the question; by default ``**``.
+        markers: The marks before and after a word of the question; by default ``**`` for both.
         scope: The tenant or user whose passages are searched; a scoped corpus needs it.
     """
 

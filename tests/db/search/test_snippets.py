@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.snippets import LESS_THAN, MAX_CHARACTERS, START, STOP
 from pgcorpus.db.uow import UnitOfWork
@@ -87,10 +88,22 @@ def test_no_word_of_a_question_is_an_operator(work: UnitOfWork, question: str) -
 
 
 def test_words_far_down_a_long_passage_are_not_looked_for(work: UnitOfWork) -> None:
-    """What marking costs is bounded."""
+    """The cost of marking is bounded."""
     found = one(work, "word " * (MAX_CHARACTERS // 5) + "kettle", "kettle")
 
     assert START not in found
+
+
+def test_another_tenants_passage_has_no_snippet(work: UnitOfWork) -> None:
+    """Not even for a caller who knows its key: the statement names the scope, too."""
+    owned = next(shelf for shelf in SHELVES if shelf.name == "documentation of a tenant")
+    (key,) = owned.fill(work, [PASSAGES[2]])
+    assert snippets(work, owned, [key], "refund").keys() == {key}
+
+    work.leave()
+    assert snippets(work, owned, [key], "refund") == {}
+    work.enter(Scope.tenant(uuid4()))
+    assert snippets(work, owned, [key], "refund") == {}
 
 
 def test_of_a_hit_that_is_gone_there_is_none(work: UnitOfWork) -> None:

@@ -109,6 +109,22 @@ def test_more_hits_are_looked_at_where_the_best_are_of_few_groups(
     assert page.note is None
 
 
+def test_pages_of_one_depth_say_nothing_and_others_that_hits_may_repeat(
+    database: Database, service: SearchService
+) -> None:
+    """Pages fit together, without a note, if the first one looked as deep as the second."""
+    ids = archive(database, [1, DEPTHS[0] + 20, 1, 1])
+
+    near, both_deep, deeper = (
+        service.search("kettle", limit=limit, offset=offset, **GROUPED)
+        for limit, offset in ((2, 0), (3, 1), (2, 2))
+    )
+
+    assert [keys(near), keys(both_deep), keys(deeper)] == [ids[:2], ids[1:], ids[2:]]
+    assert (near.note, both_deep.note) == (None, None)
+    assert f"ranked among {DEPTHS[1]} candidates" in (deeper.note or "")
+
+
 def test_a_page_says_that_there_may_be_more_groups(
     database: Database, service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
