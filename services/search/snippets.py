@@ -51,14 +51,17 @@ def shorten(snippet: str, characters: int) -> str:
     if len(snippet) - snippet.count(START) - snippet.count(STOP) <= characters:
         return snippet
     first = max(snippet.find(START), 0)
-    begin = max(0, first - characters // 3)
+    begin = max(0, min(first - characters // 3, len(snippet) - characters))
     begin = max(begin, snippet.find(" ", begin, first) + 1) if begin else 0
+    before = f"{ELLIPSIS} " if begin else ""
     part = snippet[begin : begin + characters]
+    if begin + characters >= len(snippet):
+        return before + part
     space = part.rfind(" ")
     part = part[:space] if 2 * space > characters else part
     if part.rfind(START) > part.rfind(STOP):
         part += STOP
-    return f"{f'{ELLIPSIS} ' if begin else ''}{part} {ELLIPSIS}"
+    return f"{before}{part} {ELLIPSIS}"
 
 
 def _excerpt(content: str, marked: str) -> str:

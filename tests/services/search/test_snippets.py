@@ -132,6 +132,7 @@ def test_a_snippet_is_cut_around_its_first_mark() -> None:
             all_marked, characters
         ).count(STOP)
     assert shorten(snippet, 1000) == snippet
+    assert shorten(snippet[: snippet.index(STOP) + 1], 20) == f"… before {START}kettle{STOP}"
     assert shorten("x" * 100, 20) == "x" * 20 + " …"
 
 
