@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from sqlalchemy.util import await_only
 
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.search.context import Turn, Window, surroundings
-from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.corpus import SHOWN, Corpus
 from pgcorpus.db.search.legs import (
     FUZZY_THRESHOLDS,
     LARGE_FOR_FUZZY,
@@ -38,6 +38,7 @@ from pgcorpus.db.search.prelude import (
 )
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.ranking import Shape, compile_search
+from pgcorpus.db.search.snippets import select_snippets
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
 
 FIRST_DEPTH: Final = 30
@@ -108,22 +109,35 @@ class Ask(Options):
         legs: Which legs run, each with its weight.
         model: Whose vectors are compared; needed for the vector leg.
         vector: The question's, float32 of shape ``(model.dimensions,)``.
+        least_depth: Candidates of each leg, at least: more where fewer are of too few groups.
+        least_first_depth: The same for the first page of this size.
     """
 
     question: Question
     legs: Mapping[str, float]
     model: AskedModel | None = None
     vector: np.ndarray | None = None
+    least_depth: int = 0
+    least_first_depth: int = 0
 
     @property
     def depth(self) -> int:
         """The number of candidates of each leg."""
-        return _choose_depth(self.end)
+        return max(_choose_depth(self.end), self.least_depth, self._least_grouped)
 
     @property
     def first_depth(self) -> int:
         """The number of candidates of each leg for the first page of this size."""
-        return _choose_depth(self.limit)
+        return max(_choose_depth(self.limit), self.least_first_depth, self._least_grouped)
+
+    @property
+    def enough(self) -> int:
+        """The number of candidates of a leg that fill the page; groups may need all."""
+        return self.end if self.group_by is None else self.depth
+
+    @property
+    def _least_grouped(self) -> int:
+        return 0 if self.group_by is None else DEPTHS[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +200,8 @@ class Answer:
             find all passages.
         dropped: How many candidates of the vector leg were less similar than was asked for.
         statement: What was run.
+        groups: How many groups the candidates are of; 0 where they are not grouped.
+        found: Hit's id → how many candidates are of its group; empty where they are not grouped.
     """
 
     hits: tuple[Hit, ...]
@@ -195,6 +211,13 @@ class Answer:
     awaited: bool
     dropped: int
     statement: Statement
+    groups: int = 0
+    found: Mapping[Any, int] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """True if a leg found as many passages as it was asked for: there may be more."""
+        return any(found >= self.statement.shape.depth for found in self.candidates.values())
 
     @property
     def words_asked(self) -> int:
@@ -267,11 +290,11 @@ class SearchRepository(Repository):
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
         for threshold in statement.thresholds[1:]:
-            if answer.candidates.get("fuzzy", 0) >= ask.end:
+            if answer.candidates.get("fuzzy", 0) >= ask.enough:
                 break
             statement = replace(statement, settings=_settings_with(statement, threshold))
             answer = self._run(statement)
-        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.end}
+        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.enough}
         words = statement.look_up
         if words and words.complete:
             short.discard("text")  # there are no more that hold a word
@@ -324,6 +347,7 @@ class SearchRepository(Repository):
             conditions=conditions,
             boosted=ask.boost > 0,
             bounded=ask.min_similarity > 0,
+            group_by=ask.group_by,
         )
         prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(shape, demanding=prelude.demanded is not None)
@@ -363,6 +387,7 @@ class SearchRepository(Repository):
         values |= {
             "page_limit": ask.limit,
             "page_offset": ask.offset,
+            "group_size": ask.group_size,
             "question_vector": ask.vector,
             "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
             "min_similarity": ask.min_similarity,
@@ -422,6 +447,26 @@ class SearchRepository(Repository):
                 windows.setdefault(hit, {})[turn.place] = turn
         return {hit: windows[hit] for hit in hits if hit in windows}
 
+    def find_snippets(self, corpus: Corpus, hits: Sequence[Any], words: str) -> dict[Any, str]:
+        """Return snippets of hits, in which the words of a question are marked.
+
+        Args:
+            corpus: Of the hits.
+            hits: Their ids.
+            words: Of the question.
+
+        Returns:
+            Id → snippet with ``START`` and ``STOP`` around each word that matches, of those hits
+            that hold any.
+
+        Raises:
+            MissingScope: The corpus has a scope, and the unit of work has none.
+        """
+        corpus.refuse_without(self.scope)
+        asked = {"hits": list(hits), "words": words} | corpus.bind_scope(self.scope)
+        found = self.session.execute(select_snippets(corpus), asked)
+        return {row.id: row.snippet for row in found}
+
     def is_empty(self, corpus: Corpus) -> bool:
         """Return whether the corpus has no passage, within the scope."""
         some = select(corpus.key).where(*self._readable(corpus)).limit(1)
@@ -459,11 +504,11 @@ class SearchRepository(Repository):
         else:
             _, rows = self._exchange([_set(statement.settings), (statement.sql, statement.values)])
         report = rows[0]["report"] or {}
+        hits = [row for row in rows if row["id"] is not None]
+        grouped = statement.shape.group_by is not None
         return Answer(
             hits=tuple(
-                _hit(row, statement.shape.corpus, boosted=statement.shape.boosted)
-                for row in rows
-                if row["id"] is not None
+                _hit(row, statement.shape.corpus, boosted=statement.shape.boosted) for row in hits
             ),
             candidates={leg: done["candidates"] for leg, done in report.items()},
             durations_ms=_durations(report),
@@ -471,6 +516,8 @@ class SearchRepository(Repository):
             awaited=rows[0]["awaited"],
             dropped=rows[0]["dropped"],
             statement=statement,
+            groups=rows[0].get("group_total") or 0,
+            found={row["id"]: row["group_found"] for row in hits} if grouped else {},
         )
 
     def _prelude(
@@ -646,20 +693,19 @@ SETTINGS: Final = (
 )
 
 
-RANKING: Final = frozenset(
-    (
-        "report",
-        "model",
-        "awaited",
-        "dropped",
-        "passage_id",
-        "score",
-        "why",
-        "id",
-        "title",
-        "content",
-    )
-)
+RANKING: Final = SHOWN | {
+    "report",
+    "model",
+    "awaited",
+    "dropped",
+    "group_total",
+    "passage_id",
+    "score",
+    "group_place",
+    "group_found",
+    "why",
+}
+"""Columns of the statement that are no metadata of a hit."""
 
 
 def _set(settings: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:

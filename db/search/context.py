@@ -42,7 +42,9 @@ class Turn:
         branch: In which alternative, 0 where the corpus has none.
         role: Who says it, or None.
         time: When, or None.
-        title: As a hit has it.
+        title: Of what it is a part of, or None.
+        heading: Its own title, where that is another.
+        citation: Where it stands, ready to be cited, or None.
         content: Of the passage.
         is_hit: Whether it was found, and not only stands beside what was.
         is_cut: Whether the end of the content was left out.
@@ -54,9 +56,11 @@ class Turn:
     branch: int
     role: str | None
     time: datetime | None
-    title: str
+    title: str | None
     content: str
     is_hit: bool
+    heading: str | None = None
+    citation: str | None = None
     is_cut: bool = False
 
 
@@ -88,8 +92,8 @@ def surroundings(corpus: Corpus) -> Select[Any]:
 
     Returns:
         One row for each passage, by place: ``hits`` (those in whose window it is), ``id``,
-        ``within``, ``place``, ``branch``, ``role``, ``time``, ``title``, ``content``. A hit that is
-        gone, or hidden by row security, is in no row.
+        ``within``, ``place``, ``branch``, ``role``, ``time``, ``title``, ``heading``, ``citation``,
+        ``content``. A hit that is gone, or hidden by row security, is in no row.
     """
     order, passages = order_of(corpus), corpus.passages
     branch = literal_column("0", Integer) if order.branch is None else order.branch
@@ -100,8 +104,9 @@ def surroundings(corpus: Corpus) -> Select[Any]:
         order.place.label("place"),
         branch.label("branch"),
         true().label("own"),
+        *(() if corpus.scope is None else (corpus.scope.label("scope"),)),
     ).where(corpus.key == keys, *corpus.in_scope(corpus.passages))
-    path = _paths(paths, order)
+    path = _paths(paths, corpus, order)
     near = _near(corpus, path, order)
     distance = func.row_number().over(
         partition_by=(near.c.hit, near.c.before), order_by=near.c.place.desc()
@@ -120,7 +125,9 @@ def surroundings(corpus: Corpus) -> Select[Any]:
             passages.c[order.within.key].label("within"),
             _or_null(order.speaker).label("role"),
             _or_null(order.time).label("time"),
-            hits.c.title,
+            hits.c[order.title].label("title"),
+            _or_null(hits.c.title if order.title != "title" else None).label("heading"),
+            _or_null(None if order.citation is None else hits.c[order.citation]).label("citation"),
             hits.c.content,
         )
         .join_from(passages, hits, hits.c.id == corpus.key)
@@ -135,22 +142,30 @@ def surroundings(corpus: Corpus) -> Select[Any]:
     )
 
 
-def _paths(start: Select[Any], order: Order) -> CTE:
+def _paths(start: Select[Any], corpus: Corpus, order: Order) -> CTE:
     """Follow each hit's branch down to every branch below it that may hold its past."""
     path = start.cte("path", recursive=order.branch is not None)
     if order.branch is None:
         return path
     lower = lateral(
         select(order.branch.label("branch"))
-        .where(order.within == path.c.within, order.branch < path.c.branch)
+        .where(*_is_within(path, corpus, order), order.branch < path.c.branch)
         .correlate(path)
         .order_by(order.branch.desc())
         .limit(literal_column("1", Integer))
     )
-    descended = select(
-        path.c.hit, path.c.within, path.c.place, lower.c.branch, (~true()).label("own")
-    ).join_from(path, lower, true())
-    return path.union_all(descended)
+    lower_path = {"branch": lower.c.branch, "own": (~true()).label("own")}
+    descended = select(*(lower_path.get(each.key, each) for each in path.c))
+    return path.union_all(descended.join_from(path, lower, true()))
+
+
+def _is_within(path: CTE, corpus: Corpus, order: Order) -> list[ColumnElement[bool]]:
+    """Restrict the passages to those that are parts of the same as a hit, and so of its scope.
+
+    It is one scope: among several, an index would not have the passages in their order.
+    """
+    within = [order.within == path.c.within]
+    return within if corpus.scope is None else [corpus.scope == path.c.scope, *within]
 
 
 def _near(corpus: Corpus, path: CTE, order: Order) -> Any:
@@ -161,7 +176,7 @@ def _near(corpus: Corpus, path: CTE, order: Order) -> Any:
     As many as asked for of every branch are enough: at a place that several branches have, the
     greatest of them is the path's.
     """
-    of_branch = [order.within == path.c.within, *corpus.in_scope(corpus.passages)]
+    of_branch = _is_within(path, corpus, order)
     if order.branch is not None:
         of_branch.append(order.branch == path.c.branch)
     columns = (corpus.key.label("id"), order.place.label("place"))

@@ -78,6 +78,10 @@ class Order:
             b is, at each place, of the greatest branch not above b; what follows it is of b.
         speaker: Who says it.
         time: When it was said.
+        title: The column of the corpus's ``hits`` with the title of what they are parts of. The
+            title of a hit is that of a passage then, as a heading.
+        citation: The column of the corpus's ``hits`` that tells where a passage stands.
+        unit: The word for one passage, in notes.
     """
 
     within: Column[Any]
@@ -85,6 +89,9 @@ class Order:
     branch: Column[Any] | None = None
     speaker: Column[Any] | None = None
     time: Column[Any] | None = None
+    title: str = "title"
+    citation: str | None = None
+    unit: str = "turn"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

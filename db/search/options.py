@@ -27,6 +27,9 @@ class Options:
         boost: Share of its score, 0 to 1, by which a passage's freshness and use may raise it,
             where the corpus has such a boost.
         half_life_days: Days after which the freshness in the boost is halved.
+        group_by: A column of the hits' metadata, or None. With one, ``limit`` and ``offset`` count
+            its values, each ranked by its best hit.
+        group_size: Hits of each value, at most.
     """
 
     fusion: Fusion = "calibrated"
@@ -38,10 +41,12 @@ class Options:
     rrf_k: int = RRF_K
     boost: float = 0.0
     half_life_days: float = HALF_LIFE_DAYS
+    group_by: str | None = None
+    group_size: int = 1
 
     @property
     def end(self) -> int:
-        """The number of hits up to the end of the page."""
+        """The number of hits, or groups, up to the end of the page."""
         return self.limit + self.offset
 
     @property

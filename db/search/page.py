@@ -45,6 +45,8 @@ class Hit:
         scores: Leg → the leg's own score in [0, 1].
         contributions: Leg → what it added to ``score``.
         metadata: The corpus's further columns.
+        snippet: On one line, the words around those of the question, which are marked; the
+            beginning of a content that holds none. None where snippets were not asked for.
     """
 
     id: Any
@@ -56,6 +58,7 @@ class Hit:
     scores: Mapping[str, float]
     contributions: Mapping[str, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    snippet: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,8 @@ class SearchPage:
         del shown["explainer"], shown["groups"]
         for hit in shown["hits"]:
             del hit["corpus"]  # which the page has
+            if hit["snippet"] is None:
+                del hit["snippet"]
         if self.groups is not None:
             shown["groups"] = [
                 {"key": each.key, "hits": [hit.id for hit in each.hits], "found": each.found}

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    Subquery,
     Text,
     any_,
     bindparam,
@@ -82,6 +83,7 @@ class Shape:
         beside: Whether all vectors of the scope are, beside an index of those that are shared.
         boosted: Whether the corpus's boost counts.
         bounded: Whether the vector leg drops what is less similar than ``min_similarity``.
+        group_by: The column of the hits by which they are grouped, or None.
     """
 
     corpus: Corpus
@@ -97,6 +99,7 @@ class Shape:
     beside: bool = False
     boosted: bool = False
     bounded: bool = False
+    group_by: str | None = None
 
     def narrowing(self) -> Narrowing:
         """Return the conditions as SQL."""
@@ -138,7 +141,8 @@ def build_statement(shape: Shape) -> Select[Any]:
     found a passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is
     scored by the others too, so that a passage is not judged by what a leg's depth happened to cut
     off.
-    Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost.
+    Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost. Grouped, the
+    page has the best hits of each group, and ``page_limit`` and ``page_offset`` count groups.
 
     Returns:
         At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
@@ -146,7 +150,8 @@ def build_statement(shape: Shape) -> Select[Any]:
         and index kind and cosine spread of the one compared, in the same snapshot. ``awaited``
         tells whether vectors of it are still to be made, and ``dropped`` how many candidates of
         the vector leg were less similar than the search asks for. Where nothing was found, the
-        columns of the hit are null.
+        columns of the hit are null. Of groups there are ``group_total``, and with each hit
+        ``group_place``, from 1, and ``group_found``: how many of the candidates are of its group.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
@@ -167,13 +172,8 @@ def build_statement(shape: Shape) -> Select[Any]:
         candidates.c.passage_id
     )
     scored = (_boost(summed, corpus) if shape.boosted else summed).subquery("scored")
-    fused = (
-        select(scored)
-        .order_by(scored.c.score.desc(), scored.c.passage_id)
-        .limit(bindparam("page_limit", type_=Integer()))
-        .offset(bindparam("page_offset", type_=Integer()))
-        .cte("fused")
-    )
+    grouped = None if shape.group_by is None else _group(scored, corpus, shape.group_by)
+    fused = _cut_page(scored) if grouped is None else _cut_page_of_groups(grouped)
     why = (
         select(
             func.jsonb_agg(
@@ -187,7 +187,7 @@ def build_statement(shape: Shape) -> Select[Any]:
     )
     hits = corpus.hits.where(*corpus.in_scope(corpus.passages)).subquery("hits")
     shown = (
-        select(fused.c.passage_id, fused.c.score, why.label("why"), *hits.c)
+        select(*fused.c, why.label("why"), *hits.c)
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
         .subquery("page")
     )
@@ -196,11 +196,13 @@ def build_statement(shape: Shape) -> Select[Any]:
         _model(shape).label("model"),
         _is_vector_pending(shape).label("awaited"),
         dropped.label("dropped"),
+        *_count_groups(grouped),
     ).subquery("report")
+    place = () if grouped is None else (shown.c.group_place,)
     return (
         select(report, shown)
         .join_from(report, shown, true(), isouter=True)
-        .order_by(shown.c.score.desc(), shown.c.passage_id)
+        .order_by(*place, shown.c.score.desc(), shown.c.passage_id)
     )
 
 
@@ -208,6 +210,67 @@ def select_matching(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
     """Select the passages that meet the filters and the question's demands, to be counted."""
     some: Select[Any] = select(literal_column("1")).select_from(corpus.passages)
     return some.where(*corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant)
+
+
+def _cut_page(scored: Subquery) -> CTE:
+    """Select the hits of the page."""
+    return (
+        select(scored)
+        .order_by(scored.c.score.desc(), scored.c.passage_id)
+        .limit(bindparam("page_limit", type_=Integer()))
+        .offset(bindparam("page_offset", type_=Integer()))
+        .cte("fused")
+    )
+
+
+def _group(scored: Subquery, corpus: Corpus, group_by: str) -> CTE:
+    """Select the best hits of each group, with the group's place by its best hit."""
+    hits = corpus.hits.where(*corpus.in_scope(corpus.passages)).subquery("grouped_hits")
+    key = hits.c[group_by]
+    best_first = (scored.c.score.desc(), scored.c.passage_id)
+
+    def of_best(column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.first_value(column).over(partition_by=key, order_by=best_first)
+
+    placed = (
+        select(
+            scored.c.passage_id,
+            scored.c.score,
+            of_best(scored.c.score).label("best_score"),
+            of_best(scored.c.passage_id).label("best"),
+            func.row_number().over(partition_by=key, order_by=best_first).label("place"),
+            func.count().over(partition_by=key).label("group_found"),
+        )
+        .join_from(scored, hits, hits.c.id == scored.c.passage_id)
+        .subquery("placed")
+    )
+    group_place = func.dense_rank().over(order_by=(placed.c.best_score.desc(), placed.c.best))
+    return (
+        select(
+            placed.c.passage_id,
+            placed.c.score,
+            group_place.label("group_place"),
+            placed.c.group_found,
+        )
+        .where(placed.c.place <= bindparam("group_size", type_=Integer()))
+        .cte("grouped")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _cut_page_of_groups(grouped: CTE) -> CTE:
+    """Select the hits of the page's groups."""
+    before = bindparam("page_offset", type_=Integer())
+    end = before + bindparam("page_limit", type_=Integer())
+    of_page = grouped.c.group_place > before, grouped.c.group_place <= end
+    return select(grouped).where(*of_page).cte("fused")
+
+
+def _count_groups(grouped: CTE | None) -> list[ColumnElement[Any]]:
+    """Count the groups of all candidates, where there are any."""
+    if grouped is None:
+        return []
+    return [select(func.max(grouped.c.group_place)).scalar_subquery().label("group_total")]
 
 
 def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:

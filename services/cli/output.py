@@ -131,8 +131,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for name in columns:  # an id is there to be copied: the other columns give way
         grid.add_column(name, no_wrap=name == "id")
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
+        grid.add_row(*map(_as_text, row))
     out.print(grid)
+
+
+def _as_text(cell: object) -> Text:
+    if isinstance(cell, Text):
+        return cell
+    return Text("" if cell is None else visible(str(cell)))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pgcorpus.db.search.context import order_of
 from pgcorpus.db.search.metadata import METADATA
 from pgcorpus.db.search.page import Hit, Leg, SearchPage
 from pgcorpus.db.search.ranking import RRF_K, Fusion
+from pgcorpus.db.search.snippets import START, STOP
 from pgcorpus.services.cli.explanation import describe_leg, tree
 from pgcorpus.services.cli.output import (
     AsJson,
@@ -30,8 +31,9 @@ from pgcorpus.services.cli.output import (
 )
 from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
 from pgcorpus.services.search.context import MAX_NEIGHBOURS, Context
-from pgcorpus.services.search.request import MAX_RRF_K
+from pgcorpus.services.search.request import MARKERS, MAX_RRF_K
 from pgcorpus.services.search.service import Mode, SearchService
+from pgcorpus.services.search.snippets import shorten
 
 TITLE_CHARACTERS = 32
 GROUP_CHARACTERS = 36  # a UUID
@@ -77,26 +79,35 @@ def search(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Group hits by a column of theirs, as chat's by conversation; limit and offset "
-            "count groups.",
+            help="Group hits by a column of theirs, as chat's by conversation and documentation's "
+            "by document; limit and offset count groups.",
         ),
     ] = None,
-    group_size: Annotated[int, typer.Option(help="Hits of a group, at most.")] = 3,
+    group_size: Annotated[int, typer.Option(help="Hits of a group, at most.")] = 1,
+    snippets: Annotated[
+        bool | None,
+        typer.Option(
+            "--snippets/--no-snippets",
+            help="Show the words around those of the question, marked, instead of the beginning "
+            "of the content. By default only at a terminal.",
+        ),
+    ] = None,
     neighbours: Annotated[
         int | None,
         typer.Option(
             "--context",
-            metavar="TURNS",
+            metavar="PASSAGES",
             min=0,
             max=MAX_NEIGHBOURS,
-            help="Turns to show before and after each hit, in a corpus that has an order (chat).",
+            help="Passages to show before and after each hit, in a corpus that has an order, as "
+            "turns of a chat and chunks of a document have.",
         ),
     ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Tokens of the context, at most: hits first, then the turns nearest to them.",
+            help="Tokens of the context, at most: hits first, then the passages nearest to them.",
         ),
     ] = None,
     min_similarity: Annotated[
@@ -167,6 +178,8 @@ def search(
         language=language,
         group_by=group_by,
         group_size=group_size,
+        snippets=out.is_terminal and not as_json if snippets is None else snippets,
+        markers=MARKERS if as_json else (START, STOP),
         scope=scope,
         min_similarity=min_similarity,
         rrf_k=rrf_k,
@@ -247,7 +260,7 @@ def show(page: SearchPage, offset: int = 0) -> None:
                 f"{hit.score:.4f}",
                 *(_of_leg(hit, name) for name in names),
                 cut(hit.title, TITLE_CHARACTERS),
-                cut(hit.content, preview),
+                cut(hit.content, preview) if hit.snippet is None else _mark(hit.snippet, preview),
             )
             for beginning, hit in _number_hits(page, offset + 1)
         ],
@@ -281,6 +294,17 @@ def _number_hits(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, .
     for place, group in enumerate(page.groups, start=first):
         yield (place, cut(str(group.key), GROUP_CHARACTERS), group.found), group.hits[0]
         yield from ((("", "", ""), hit) for hit in group.hits[1:])
+
+
+def _mark(snippet: str, characters: int) -> Text:
+    """Return a snippet with its marked words in bold, which a file cannot show."""
+    before, after = ("", "") if out.is_terminal else MARKERS
+    beginning, *parts = shorten(snippet, characters).split(START)
+    text = Text(visible(beginning))
+    for part in parts:
+        marked, _, plain = part.partition(STOP)
+        text.append(f"{before}{visible(marked)}{after}", style="bold").append(visible(plain))
+    return text
 
 
 def _of_leg(hit: Hit, name: str) -> str:

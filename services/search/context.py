@@ -39,6 +39,9 @@ _SPEAKER: Final = re.compile(
     rf"((?:user|assistant|system|tool)(?: \([^)\n]*\))?:\s*?(?=$|[{LINE_ENDS}]))"
 )
 
+_SOURCE: Final = re.compile(rf"(^|[{LINE_ENDS}])([^\S{LINE_ENDS}]*)(\[source:)", re.IGNORECASE)
+"""A line of a content that begins like a citation."""
+
 
 def on_one_line(text: str) -> str:
     """Return a text on one line; what would not be seen in it is escaped."""
@@ -59,12 +62,12 @@ class Excerpt:
     """A run of turns around one hit or several.
 
     Attributes:
-        title: Of what it was taken from.
+        title: Of what it was taken from, or None.
         within: Its id.
         turns: In their order.
     """
 
-    title: str
+    title: str | None
     within: Any
     turns: tuple[Turn, ...]
 
@@ -121,6 +124,9 @@ class Context:
         for excerpt in shown["excerpts"]:
             for turn in excerpt["turns"]:
                 del turn["title"], turn["within"]  # which the excerpt has
+                for name in ("heading", "citation"):
+                    if turn[name] is None:
+                        del turn[name]
         return shown
 
 
@@ -167,11 +173,16 @@ class ContextRequest:
             self.corpus, self.hits, before=self.before, after=self.after
         )
         missing = tuple(hit for hit in self.hits if hit not in windows)
-        return assemble(windows, max_tokens=self.max_tokens, missing=missing)
+        unit = order_of(self.corpus).unit
+        return assemble(windows, max_tokens=self.max_tokens, missing=missing, unit=unit)
 
 
 def assemble(
-    windows: Mapping[Any, Window], *, max_tokens: int | None = None, missing: Sequence[Any] = ()
+    windows: Mapping[Any, Window],
+    *,
+    max_tokens: int | None = None,
+    missing: Sequence[Any] = (),
+    unit: str = "turn",
 ) -> Context:
     """Merge windows into excerpts within the number of tokens.
 
@@ -179,6 +190,7 @@ def assemble(
         windows: Hit → its window, the best hit first.
         max_tokens: Of the text, at most.
         missing: Ids of hits without a window.
+        unit: The word for a passage, in notes.
     """
     rank = {hit: place for place, hit in enumerate(windows)}
     runs = sorted(
@@ -194,7 +206,7 @@ def assemble(
         missing=tuple(missing),
     )
     lost = rank.keys() - {turn.id for run in kept for turn in run}
-    return replace(context, tokens=estimate(context.text), note=_note(context, len(lost)))
+    return replace(context, tokens=estimate(context.text), note=_note(context, len(lost), unit))
 
 
 def _merge(windows: Iterable[Window]) -> list[dict[int, Turn]]:
@@ -301,11 +313,13 @@ def _shorten(turn: Turn, max_tokens: int) -> Turn | None:
     return replace(turn, content=content.rstrip(), is_cut=True) if content.strip() else None
 
 
-def _heading(title: str) -> str:
-    return f"# {on_one_line(title) or UNTITLED}"
+def _heading(title: str | None) -> str:
+    return f"# {on_one_line(title or '') or UNTITLED}"
 
 
 def _format_turn(turn: Turn) -> str:
+    if turn.citation is not None:
+        return _format_cited(turn, turn.citation)
     time = f"({turn.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC)" if turn.time else ""
     speaker = " ".join(each for each in (turn.role, time) if each)
     said = _SPEAKER.sub(r"\1\2\\\3", turn.content)  # no turn is made up within another
@@ -313,13 +327,22 @@ def _format_turn(turn: Turn) -> str:
     return f"{speaker}:\n{content}" if speaker else content
 
 
-def _note(context: Context, hits_left_out: int) -> str | None:
+def _format_cited(turn: Turn, citation: str) -> str:
+    """Format a passage below a line with its citation and heading, which its content has not."""
+    source = on_one_line(citation).replace("]", "\\u005d")
+    heading = on_one_line(turn.heading or "")
+    content = _SOURCE.sub(r"\1\2\\\3", turn.content)
+    content = f"{content} {OMITTED}" if turn.is_cut else content
+    return f"[source: {source}] {heading}".rstrip() + f"\n{content}"
+
+
+def _note(context: Context, hits_left_out: int, unit: str) -> str | None:
     notes = []
     if context.missing:
         notes.append(f"{_format_count(len(context.missing), 'hit')} gone meanwhile")
     if context.left_out:
         among = f", {_format_count(hits_left_out, 'hit')} among them" if hits_left_out else ""
-        left_out = _format_count(context.left_out, "turn")
+        left_out = _format_count(context.left_out, unit)
         notes.append(f"max_tokens left no room for {left_out}{among}")
     if any(turn.is_cut for each in context.excerpts for turn in each.turns):
         notes.append("the best hit alone was too long, and is cut")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, get_args
 
@@ -13,8 +13,8 @@ from pgcorpus.db.search.page import Explainer, Group, Hit, Leg, LegName, SearchP
 from pgcorpus.db.search.words import MAX_WORDS
 from pgcorpus.services.search.request import RERANKED, Prepared, Request, Reranker
 
-MOST_GROUPED: Final = DEPTHS[1]
-"""Hits that are grouped where fewer are of too few groups."""
+MOST_GROUPED: Final = DEPTHS[-1]
+"""Candidates of each leg that are grouped where fewer are of too few groups."""
 
 AWAITED: Final = (
     "vectors of some passages are still being made: the vector leg does not find these yet"
@@ -49,6 +49,7 @@ def page_of(
                 "pages"
             )
     order = get_args(LegName)
+    hits, found = ((), {}) if answer is None else (answer.hits, answer.found)
     return SearchPage(
         corpus=request.corpus.name,
         mode=request.mode,
@@ -56,7 +57,8 @@ def page_of(
         question=request.asked,
         degraded=any(leg.status != "ok" for leg in legs),
         legs=tuple(sorted(legs, key=lambda leg: order.index(leg.name))),
-        hits=() if answer is None else answer.hits,
+        hits=hits,
+        groups=None if ask.group_by is None else _make_groups(hits, request, found),
         note="; ".join(note for note in notes if note) or None,
         explainer=explainer,
     )
@@ -91,7 +93,9 @@ def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
     """Explain why a page is not full."""
     found = sum(answer.candidates.values())
     asked_for = "hits" if request.group_by is None else "groups"
-    if request.group_by is not None and len(answer.hits) == ask.limit:
+    if ask.group_by is not None and answer.is_full:
+        return f"fewer groups than asked for: the best {ask.depth} hits are of no more"
+    if request.group_by is not None and ask.group_by is None and len(answer.hits) == ask.limit:
         return f"fewer groups than asked for: the best {ask.limit} hits are of no more"
     if request.filters and answer.kept is not None:
         passages = "passage" if answer.kept == 1 else "passages"
@@ -107,45 +111,53 @@ def _why_fewer(request: Request, ask: Ask, answer: Answer) -> str:
 
 
 def finish_page(page: SearchPage, request: Request) -> SearchPage:
-    """Rerank and group a page, and cut it to the limit."""
-    if request.rerank is not None:
-        page = _rerank(page, request.rerank)
+    """Rerank a page, group it, and cut it to the limit."""
+    if request.rerank is None:
+        return page
+    page = _rerank(page, request.rerank)
     cut = slice(request.offset, request.end)
     if request.group_by is not None:
-        groups = _groups(page.hits, request)[cut]
+        groups = _make_groups(page.hits, request, {})[cut]
         return replace(page, groups=groups, hits=tuple(h for each in groups for h in each.hits))
-    return page if request.rerank is None else replace(page, hits=page.hits[cut])
+    return replace(page, hits=page.hits[cut])
 
 
-def wants_more(hits: Sequence[Hit], request: Request, ask: Ask) -> bool:
-    """Return whether the hits fill the database's limit, and yet are of too few groups."""
-    return (
-        request.group_by is not None
-        and request.rerank is None  # which would have to score them all
-        and ask.limit < MOST_GROUPED
-        and len(hits) == ask.limit
-        and _units(hits, request) < request.end
-    )
+def find_deeper(ask: Ask, answer: Answer) -> int | None:
+    """Return how many candidates may be of enough groups, where these are not, or None."""
+    if ask.group_by is None or answer.groups >= ask.end or not answer.is_full:
+        return None
+    return next((depth for depth in DEPTHS if ask.depth < depth <= MOST_GROUPED), None)
 
 
 def _units(hits: Sequence[Hit], request: Request) -> int:
     """Count the hits, or their groups."""
-    return len(hits) if request.group_by is None else len({_key(hit, request) for hit in hits})
+    return len(hits) if request.group_by is None else len(_split_groups(hits, request.group_by))
 
 
-def _groups(hits: Sequence[Hit], request: Request) -> tuple[Group, ...]:
-    """Group hits by their key, in the order of their best."""
-    grouped: dict[Hashable, list[Hit]] = {}
-    for hit in hits:
-        grouped.setdefault(_key(hit, request), []).append(hit)
+def _split_groups(hits: Sequence[Hit], group_by: str) -> list[list[Hit]]:
+    """Split hits by their value of a column, in the order of the best of each."""
+    groups: dict[str, list[Hit]] = {}
+    for hit in hits:  # by a text, as a value may be a list or a mapping
+        groups.setdefault(repr(hit.metadata[group_by]), []).append(hit)
+    return list(groups.values())
+
+
+def _make_groups(
+    hits: Sequence[Hit], request: Request, found: Mapping[Any, int]
+) -> tuple[Group, ...]:
+    """Make groups of hits; *found* has how large a group is where these are not all of it."""
     return tuple(
-        Group(key=key, hits=tuple(found[: request.group_size]), found=len(found))
-        for key, found in grouped.items()
+        Group(
+            key=_key(of[0], request),
+            hits=tuple(of[: request.group_size]),
+            found=found.get(of[0].id, len(of)),
+        )
+        for of in _split_groups(hits, request.group_by or "")
     )
 
 
-def _key(hit: Hit, request: Request) -> Hashable:
-    value: Any = hit.metadata[request.group_by or ""]
+def _key(hit: Hit, request: Request) -> Any:
+    value = hit.metadata[request.group_by or ""]
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -51,6 +51,9 @@ MAX_GROUP_SIZE: Final = 100
 MAX_RRF_K: Final = 10_000
 """Greatest constant of ``rrf``: the thousandth place then counts for nine tenths of the first."""
 
+MARKERS: Final = ("**", "**")
+"""The marks before and after a word of the question in a snippet."""
+
 MAX_HALF_LIFE_DAYS: Final = 100_000
 
 Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
@@ -106,14 +109,20 @@ class SearchOptions(RankingOptions, total=False):
     """The options of a search: those that order its hits, groups, and the scope.
 
     Attributes:
-        group_by: A column of the hits' metadata: the page has its values with their hits, that of
-            the best hit first, and ``limit`` and ``offset`` count values.
-        group_size: Hits of each value, 1 to 100; by default 3.
+        group_by: A column of the hits' metadata, such as ``document`` or ``conversation``: the page
+            has its values with their best hits, that of the best hit first, and ``limit`` and
+            ``offset`` count values.
+        group_size: Hits of each value, 1 to 100; by default 1, the best.
+        snippets: Whether each hit has a snippet, in which the words of the question are marked; by
+            default none has. HTML in it is text as it was stored, and not escaped.
+        markers: The marks before and after a word of the question; by default ``**`` for both.
         scope: The tenant or user whose passages are searched; a scoped corpus needs it.
     """
 
     group_by: str | None
     group_size: int
+    snippets: bool
+    markers: tuple[str, str]
     scope: Scope | None
 
 
@@ -127,8 +136,8 @@ class Request(Options):
     mode: Mode = "hybrid"
     weights: Mapping[str, float] = field(default_factory=dict)
     rerank: Reranker | None = None
-    group_by: str | None = None
-    group_size: int = 3
+    snippets: bool = False
+    markers: tuple[str, str] = MARKERS
     scope: Scope | None = None
 
     @classmethod
@@ -208,19 +217,26 @@ class Request(Options):
             raise InvalidSearch(f"weights are leg → number, not {self.weights!r}")
         if not isinstance(self.language, str | None):
             raise InvalidSearch(f"there is no text search configuration {self.language!r}")
+        if not isinstance(self.snippets, bool):
+            raise InvalidSearch(f"snippets are asked for by True or False, not {self.snippets!r}")
+        match self.markers:
+            case (str(), str()):
+                pass
+            case _:
+                raise InvalidSearch(f"markers are two texts, not {self.markers!r}")
         if self.rerank is not None and not callable(self.rerank):
             raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
 
     @property
     def cuts_windows(self) -> bool:
-        """True if pages are cut from windows of hits, reranked or grouped before."""
-        return self.rerank is not None or self.group_by is not None
+        """True if pages are cut from windows of hits, reranked, and then grouped, before."""
+        return self.rerank is not None
 
     @property
     def window(self) -> tuple[int, int]:
         """The limit and offset that the database is asked for.
 
-        A reranker orders, and groups are made, before pages are cut.
+        A reranker orders before groups are made and pages are cut.
         """
         if not self.cuts_windows:
             return self.limit, self.offset

@@ -23,7 +23,7 @@ from pgcorpus.db.errors import (
     WrongDimensions,
     translate,
 )
-from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask, ModelState
+from pgcorpus.db.repositories.search import Answer, Ask, ModelState
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
@@ -33,7 +33,7 @@ from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.search.context import Context, ContextRequest
 from pgcorpus.services.search.log import SearchLog
-from pgcorpus.services.search.page import finish_page, page_of, wants_more
+from pgcorpus.services.search.page import find_deeper, finish_page, page_of
 from pgcorpus.services.search.request import (
     LEGS_OF,
     MODES,
@@ -45,6 +45,7 @@ from pgcorpus.services.search.request import (
     Reranker,
     SearchOptions,
 )
+from pgcorpus.services.search.snippets import add_snippets
 
 __all__ = [
     "LEGS_OF",
@@ -122,6 +123,8 @@ class SearchService:
                 continue
             if request.cuts_windows:
                 page = self._database.call(finish_page, page, request)
+            if request.snippets and page.hits:
+                page = self._with_snippets(page, request)
             self._log.note(page, (time.perf_counter() - started) * 1000)
             return page
         raise SearchError(SWITCHING)
@@ -139,11 +142,11 @@ class SearchService:
 
         Args:
             hits: One hit, or several of one corpus, best first: a page's ``hits``.
-            before: Turns before each hit, 0 to 1,000.
-            after: Turns after each hit, 0 to 1,000.
+            before: Passages before each hit, 0 to 1,000.
+            after: Passages after each hit, 0 to 1,000.
             max_tokens: Of ``Context.text``, at most, estimated by
-                ``pgcorpus.services.embedding.tokens``. Hits come first, then the turns
-                nearest to one.
+                ``pgcorpus.services.embedding.tokens``. Hits come first, then the
+                passages nearest to one.
             scope: As of the search.
 
         Returns:
@@ -207,6 +210,7 @@ class SearchService:
             legs = {("fuzzy" if name == "text" else name): w for name, w in legs.items()}
         limit, offset = request.window
         options = {**request.options, "limit": limit, "offset": offset}
+        options |= {"group_by": None} if request.cuts_windows else {}
         ask = Ask(question=request.question, legs=legs, **options)
         prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
         if chosen is None:
@@ -278,17 +282,28 @@ class SearchService:
     def _with_more_groups(
         self, work: UnitOfWork, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
-        """Search for more hits where the best are of too few groups; keep these if that fails."""
-        if not wants_more(answer.hits, prepared.request, prepared.ask):
-            return prepared, answer
-        limit = next(depth for depth in DEPTHS if depth > prepared.ask.limit)
-        deeper = replace(prepared, ask=replace(prepared.ask, limit=limit))
-        try:
-            deeper, found = self._search_legs(work, deeper)
-        except DataLayerError as error:
-            note = f"the best {prepared.ask.limit} hits alone were grouped: {error}"
-            return prepared.asking(prepared.ask, note), answer
-        return (prepared, answer) if found is None else (deeper, found)
+        """Search deeper while the candidates are of too few groups; keep these if that fails."""
+        while (depth := find_deeper(prepared.ask, answer)) is not None:
+            ask = replace(prepared.ask, least_depth=depth)
+            if answer.groups < ask.limit:  # so does the first page
+                ask = replace(ask, least_first_depth=depth)
+            try:
+                deeper, found = self._search_legs(work, replace(prepared, ask=ask))
+            except DataLayerError as error:
+                note = f"the best {prepared.ask.depth} hits alone were grouped: {error}"
+                return prepared.asking(prepared.ask, note), answer
+            if found is None:
+                break
+            prepared, answer = deeper, found
+        return prepared, answer
+
+    def _with_snippets(self, page: SearchPage, request: Request) -> SearchPage:
+        """Mark the words of the question in the hits that are shown, and in no others."""
+        ids = [hit.id for hit in page.hits]
+        with self._database.unit_of_work(request.scope) as work:
+            marked = work.searches.find_snippets(request.corpus, ids, request.question.words)
+            work.commit()  # as above: what psycopg has prepared stays
+        return add_snippets(page, marked, request.markers)
 
     def _search_legs(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""

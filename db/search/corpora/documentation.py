@@ -58,8 +58,8 @@ DOCUMENTATION: Final = Corpus(
             _chunks.c.text.label("content"),
             _citation.label("citation"),
             _chunks.c.chunk_id,
-            _chunks.c.document_id,
-            _documents.c.title.label("document_title"),
+            _chunks.c.document_id.label("document"),
+            func.coalesce(_documents.c.title, _documents.c.path).label("document_title"),
             _chunks.c.collection,
             _documents.c.path,
             _chunks.c.heading,
@@ -76,5 +76,11 @@ DOCUMENTATION: Final = Corpus(
             (_chunks.c.scope == literal_column("'shared'")).label("shared"),
         )
     ),
-    order=Order(within=_chunks.c.document_id, place=_chunks.c.position),
+    order=Order(
+        within=_chunks.c.document_id,
+        place=_chunks.c.position,
+        title="document_title",
+        citation="citation",
+        unit="chunk",
+    ),
 )

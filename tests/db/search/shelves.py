@@ -44,6 +44,7 @@ class Shelf:
         changed: A passage's columns with another text.
         find_scope: Returns the scope of the passages, or None where they have none.
         variant: Which of the corpus's passages, in the names of tests.
+        grouped: The name by which hits are grouped, and its column of the passages.
     """
 
     corpus: Corpus
@@ -53,6 +54,7 @@ class Shelf:
     changed: dict[str, Any]
     find_scope: Callable[[], Scope | None] = lambda: None
     variant: str = ""
+    grouped: tuple[str, str] = ("conversation", "conversation_id")
 
     @property
     def name(self) -> str:
@@ -185,6 +187,7 @@ DOCUMENTS = Shelf(
         "source": "https://example.org/guide",
     },
     own_name="chunk_id",
+    grouped=("document", "document_id"),
     changed={"text": "Quite another text."},
 )
 
@@ -203,6 +206,7 @@ SHELVES = (
             "chunk_id": {"gte": "chunk_"},
         },
         own_name="chunk_id",
+        grouped=("section", "section"),
         changed={"content": "Quite another text."},
     ),
     Shelf(
@@ -264,6 +268,7 @@ SHELVES = (
             "urgency_max": "low",
         },
         own_name="episode_id",
+        grouped=("source", "source"),
         changed={"messages": [{"content": "Quite another text."}]},
         find_scope=_scope_of_somebody,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -14,13 +15,21 @@ from sqlalchemy import URL, create_engine, event, text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidSearch
 from pgcorpus.db.models import Message
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.context import Window, surroundings
-from pgcorpus.db.search.corpora import CHAT, KNOWLEDGE
-from pgcorpus.db.search.corpus import Order
+from pgcorpus.db.search.corpora import CHAT, DOCUMENTATION, KNOWLEDGE
+from pgcorpus.db.search.corpus import Corpus, Order
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import Databases
-from tests.factories import ConversationFactory, MessageFactory
+from tests.factories import (
+    ChunkFactory,
+    ConversationFactory,
+    DocumentFactory,
+    MessageFactory,
+    TenantFactory,
+    in_scope,
+)
 
 Tree = dict[tuple[int, int], UUID]
 """(branch, position) → message."""
@@ -54,8 +63,30 @@ FILL: Final = (
     SELECT lpad('0', 32, '0')::uuid, branch, place, 'user', 'alternative'
     FROM generate_series(1, 30) branch, generate_series(:long - branch, :long) place
     """,
+    """
+    INSERT INTO documents (id, path) SELECT lpad(n::text, 32, '0')::uuid, 'long-' || n
+    FROM generate_series(0, :others) n
+    """,
+    """
+    INSERT INTO chunks (document_id, chunk_id, position, text)
+    SELECT lpad(n::text, 32, '0')::uuid, n || '-' || place, place, 'chunk ' || place
+    FROM generate_series(0, 1) n, generate_series(1, :long / 5) place
+    """,
     "ANALYZE",
 )
+
+
+OF_LONG: Final = {
+    "chat": (
+        "SELECT id FROM messages WHERE conversation_id = lpad('0', 32, '0')::uuid"
+        " AND position IN (7, 100, 24999, 25001, 49990, 49998) AND branch IN (0, 20)"
+    ),
+    "documentation": (
+        "SELECT id FROM chunks WHERE document_id = lpad('0', 32, '0')::uuid"
+        " AND position IN (1, 7, 100, 4999, 5001, 9990, 9998, 10000)"
+    ),
+}
+"""Eight passages of the longest conversation, or document."""
 
 
 def plant(places: list[tuple[int, int]]) -> Tree:
@@ -226,6 +257,41 @@ def test_an_order_needs_no_branches_speakers_or_times(work: UnitOfWork) -> None:
     assert {(turn.role, turn.time) for turn in window.values()} == {(None, None)}
 
 
+def test_a_window_of_a_document_is_of_its_own_scope(work: UnitOfWork) -> None:
+    """Shared and own ones have theirs, though ids agree; what is another tenant's has none."""
+    own, other = Scope.tenant(UUID(int=7)), Scope.tenant(UUID(int=8))
+    work.session.execute(text("SET LOCAL ROLE rag_admin"))
+    tenants = {scope: TenantFactory(id=scope.tenant_id) for scope in (own, other)}
+    work.session.execute(text("RESET ROLE"))
+    id_ = uuid4()
+    chunks = {}
+    for scope in (None, own, other):
+        with nullcontext() if scope is None else in_scope(work.session, scope):
+            document = DocumentFactory(
+                id=id_, tenant=None if scope is None else tenants[scope], title=f"Guide of {scope}"
+            )
+            chunks[scope] = [
+                ChunkFactory(
+                    document=document, position=n, heading_path=["Prices"], anchor="prices"
+                ).id
+                for n in range(5)
+            ]
+    hits = [ids[2] for ids in chunks.values()]
+
+    shared = work.searches.surroundings(DOCUMENTATION, hits, before=1, after=1)
+    work.enter(own)
+    windows = work.searches.surroundings(DOCUMENTATION, hits, before=1, after=1)
+
+    assert list(shared) == hits[:1]
+    assert list(windows) == hits[:2]
+    for scope in (None, own):
+        window = windows[chunks[scope][2]]
+        assert [turn.id for turn in window.values()] == chunks[scope][1:4]
+        assert {turn.title for turn in window.values()} == {f"Guide of {scope}"}
+        assert {turn.heading for turn in window.values()} == {"Prices"}
+        assert {(turn.citation or "").partition("#")[2] for turn in window.values()} == {"prices"}
+
+
 @pytest.fixture(scope="module")
 def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
     """A hundred thousand messages, half of them in one conversation, which was forked thirty times.
@@ -242,22 +308,22 @@ def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
         yield database
 
 
-def explain(work: UnitOfWork, hits: list[UUID], *, generic: bool) -> dict[str, Any]:
+def explain(work: UnitOfWork, corpus: Corpus, hits: list[UUID], *, generic: bool) -> dict[str, Any]:
     """Return the plan of the statement, with what it took."""
-    sql = in_drivers_words(surroundings(CHAT))
-    for place, name in enumerate(("hits", "before", "after"), start=1):
+    sql = in_drivers_words(surroundings(corpus))
+    for place, name in enumerate(("hits", "before", "after", "scopes"), start=1):
         sql = sql.replace(f"%({name})s", f"${place}")
     connection = work.session.connection()
     mode = "force_generic_plan" if generic else "force_custom_plan"
     array = "{" + ",".join(map(str, hits)) + "}"
     for statement in (
         f"SET LOCAL plan_cache_mode = {mode}",
-        f"PREPARE around (uuid[], integer, integer) AS {sql}",
+        f"PREPARE around (uuid[], integer, integer, text[]) AS {sql}",
     ):
         connection.exec_driver_sql(statement)
     try:
         plan: dict[str, Any] = connection.exec_driver_sql(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE around('{array}', 2, 2)"
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE around('{array}', 2, 2, '{{shared}}')"
         ).scalar_one()[0]
     finally:
         connection.exec_driver_sql("DEALLOCATE around")
@@ -273,21 +339,25 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["these values", "any values"])
+@pytest.mark.parametrize(
+    ("corpus", "index"),
+    [
+        (CHAT, "uq_messages_conversation_id_branch_position"),
+        (DOCUMENTATION, "chunks_document_id_idx"),
+    ],
+    ids=["chat", "documentation"],
+)
 def test_a_window_reads_a_few_pages_however_long_the_conversation(
-    archive: Database, generic: bool
+    archive: Database, corpus: Corpus, index: str, generic: bool
 ) -> None:
     """Every step is a short scan of an index: no table, and no conversation, is read whole."""
-    of_long = text(
-        "SELECT id FROM messages WHERE conversation_id = lpad('0', 32, '0')::uuid"
-        " AND position IN (7, 100, 24999, 25001, 49990, 49998) AND branch IN (0, 20)"
-    )
     with archive.unit_of_work() as work:
-        hits = list(work.session.scalars(of_long))
-        plan = explain(work, hits, generic=generic)
+        hits = list(work.session.scalars(text(OF_LONG[corpus.name])))
+        plan = explain(work, corpus, hits, generic=generic)
 
     assert len(hits) == 8
     assert not any(node["Node Type"] == "Seq Scan" for node in nodes(plan))
     indexes = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
-    assert "uq_messages_conversation_id_branch_position" in indexes
+    assert index in indexes
     blocks = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert blocks < 1500

@@ -64,11 +64,12 @@ other_shape = pytest.mark.parametrize(
         {"legs": {"vector": 1.0}},
         {"fusion": "rrf"},
         {"limit": 200},
+        {"group_by": "section"},
         {"filters": {"section": ["Sales"], "created_at": {"gte": "2021-05-06"}}},
         {"filters": {"section": "Sales"}},
         {"model": AskedModel("bge-m3", DIMENSIONS)},
     ],
-    ids=["size", "demand", "legs", "fusion", "depth", "comparison", "filters", "model"],
+    ids=["size", "demand", "legs", "fusion", "depth", "groups", "comparison", "filters", "model"],
 )
 
 NARROWED = ask("price anchoring", filters={"section": "x", "created_at": {"gte": "2020-01-01"}})

@@ -150,3 +150,23 @@ def test_a_file_or_a_pipe_gets_what_was_stored(run: Run, names: dict[str, str]) 
 
     assert HOSTILE in exported
     assert "\x1b[2J \x9b31m" in told
+
+
+def test_a_terminal_shows_the_words_around_those_of_a_question(
+    database: Database, run: Run
+) -> None:
+    """The beginning of a long content says little; a file has it as before."""
+    with database.unit_of_work() as work:
+        factories.bind(work.session)
+        factories.FrameworkDocumentFactory(content=f"{'Nothing. ' * 200} A \x1b[2J copper kettle.")
+        work.commit()
+
+    watched, piped = (
+        run("search", "kettle", "--mode", "text", watched=watched) for watched in (True, False)
+    )
+
+    assert "copper kettle." in watched
+    assert "\x1b" not in watched
+    assert "Nothing. Nothing." in piped
+    assert "copper" not in piped
+    assert "copper" not in run("search", "kettle", "--mode", "text", "--no-snippets")

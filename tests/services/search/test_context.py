@@ -440,7 +440,7 @@ def test_a_person_sees_groups(pgcorpus: Command, talk: list[UUID]) -> None:
     ("options", "says"),
     [
         (["-c", "knowledge", "--context", "2"], "knowledge has no context"),
-        (["-c", "chat", "--max-tokens", "9"], "name --context"),
+        (["-c", "chat", "--max-tokens", "9"], "give --context"),
         (["-c", "chat", "--context", "-1"], "--context"),
         (["-c", "chat", "--group-by", "colour"], "known: conversation, branch"),
     ],

@@ -23,7 +23,12 @@ from tests.factories import ConversationFactory, FrameworkDocumentFactory, Messa
 from tests.services.search.test_limits import guest
 from tests.services.search.test_service import AxisEmbedder
 
-GROUPED: dict[str, Any] = {"corpus": "chat", "mode": "vector", "group_by": "conversation"}
+GROUPED: dict[str, Any] = {
+    "corpus": "chat",
+    "mode": "vector",
+    "group_by": "conversation",
+    "group_size": 3,
+}
 
 
 def archive(database: Database, sizes: Sequence[int]) -> list[str]:
@@ -85,7 +90,7 @@ def test_a_group_has_as_many_hits_as_asked_for(database: Database, service: Sear
     """One is the best message of each conversation."""
     archive(database, [5, 5])
 
-    page = service.search("kettle", group_size=1, **GROUPED)
+    page = service.search("kettle", **GROUPED | {"group_size": 1})
 
     assert [hit.ranks["vector"] for hit in page.hits] == [1, 6]
 
@@ -102,6 +107,22 @@ def test_more_hits_are_looked_at_where_the_best_are_of_few_groups(
     assert page.groups is not None
     assert page.groups[0].found == DEPTHS[0] + 20
     assert page.note is None
+
+
+def test_pages_of_one_depth_say_nothing_and_others_that_hits_may_repeat(
+    database: Database, service: SearchService
+) -> None:
+    """Pages fit together, without a note, if the first one looked as deep as the second."""
+    ids = archive(database, [1, DEPTHS[0] + 20, 1, 1])
+
+    near, both_deep, deeper = (
+        service.search("kettle", limit=limit, offset=offset, **GROUPED)
+        for limit, offset in ((2, 0), (3, 1), (2, 2))
+    )
+
+    assert [keys(near), keys(both_deep), keys(deeper)] == [ids[:2], ids[1:], ids[2:]]
+    assert (near.note, both_deep.note) == (None, None)
+    assert f"ranked among {DEPTHS[1]} candidates" in (deeper.note or "")
 
 
 def test_a_page_says_that_there_may_be_more_groups(
@@ -124,7 +145,7 @@ def test_a_reranker_orders_the_groups(database: Database, service: SearchService
     def last_first(_question: str, hits: Sequence[Hit]) -> list[float]:
         return [float(hit.ranks["vector"]) for hit in hits]
 
-    page = service.search("kettle", rerank=last_first, group_size=2, **GROUPED)
+    page = service.search("kettle", rerank=last_first, **GROUPED | {"group_size": 2})
 
     assert keys(page) == ids[::-1]
     assert [hit.score for hit in page.hits] == [6, 5, 3, 2]
@@ -155,7 +176,7 @@ def test_an_unknown_column_lists_the_known(service: SearchService, column: objec
 def test_a_group_size_out_of_range_is_refused(service: SearchService, size: object) -> None:
     """The error says what is allowed."""
     with pytest.raises(InvalidSearch, match="a group has 1 to 100 hits"):
-        service.search("kettle", group_size=size, **GROUPED)
+        service.search("kettle", **GROUPED | {"group_size": size})
 
 
 def test_every_corpus_can_be_grouped(database: Database, service: SearchService) -> None:
