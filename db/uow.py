@@ -317,9 +317,11 @@ NO_IDENTITY: Final = _Identity(None, None, None, serving=False)
 
 @event.listens_for(WorkSession, "after_begin")
 def _at_begin(
-    session: WorkSession, _transaction: SessionTransaction, connection: Connection
+    session: WorkSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
-    session.identity.announce(connection)
+    """Tell the database who works; a savepoint goes on as what is around it, whoever that is."""
+    if not transaction.nested:
+        session.identity.announce(connection)
 
 
 @event.listens_for(WorkSession, "after_transaction_create")
