@@ -45,23 +45,23 @@ class DocumentationReport(ImportReport):
         chunks = sum(self.total(count) for count in COUNTS)
         rate = chunks / self.duration_s if self.duration_s else 0
         remarks = {
-            f"{self.moved} documents have moved; their vectors stay": self.moved,
-            f"{self.deleted} chunks were deleted: their documents have them no more": self.deleted,
-            f"{self.pruned} documents were deleted: their files are gone": self.pruned,
-            f"{self.clicks} clicks and {self.sessions} sessions of searches were new": self.clicks
+            f"moved documents, which keep their vectors: {self.moved}": self.moved,
+            f"deleted chunks, which their documents have no more: {self.deleted}": self.deleted,
+            f"deleted documents, whose files are gone: {self.pruned}": self.pruned,
+            f"new clicks: {self.clicks}; new sessions of searches: {self.sessions}": self.clicks
             + self.sessions,
-            f"{self.missing} documents were left, though their files are gone; --prune deletes "
-            "them": self.missing,
+            f"documents that were left, though their files are gone: {self.missing}; --prune "
+            "deletes them": self.missing,
         }
         others = sum(self.other_formats.values())
         suffixes = [suffix for suffix, _ in self.other_formats.most_common()]
         shown = ", ".join(suffixes[:MAX_SUFFIXES]) + ", ..." * (len(suffixes) > MAX_SUFFIXES)
-        remarks[f"skipped {others} files of other formats: {shown}"] = others
+        remarks[f"skipped files of other formats: {others} ({shown})"] = others
         return [
             *super().list_remarks(),
             *(remark for remark, count in remarks.items() if count),
-            f"{self.documents} documents, {self.unchanged_documents} of them unchanged",
-            f"{chunks} chunks in {self.duration_s:.1f} s, {rate:.0f}/s",
+            f"documents: {self.documents}, unchanged: {self.unchanged_documents}",
+            f"chunks: {chunks} in {self.duration_s:.1f} s, {rate:.0f}/s",
         ]
 
     def as_json(self) -> dict[str, Any]:

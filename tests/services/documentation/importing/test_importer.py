@@ -766,7 +766,7 @@ def test_a_large_import_is_shown_in_few_lines(pgcorpus: Command, write: Write) -
     assert len(shown.stdout.splitlines()) < 40
     assert "40 others" in shown.stdout
     assert "006.md" in shown.stdout
-    assert "skipped 4 files of other formats: .png, without a suffix" in shown.stderr
+    assert "skipped files of other formats: 4 (.png, without a suffix)" in shown.stderr
     assert len(json.loads(listed.stdout)["files"]) == 60
     assert json.loads(listed.stdout)["other_formats"] == {".png": 3, "without a suffix": 1}
 
