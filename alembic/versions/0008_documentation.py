@@ -45,8 +45,10 @@ UNSAMPLED = {
         "query", "chunk_scope", "chunk_id", "session_id", "user_id", "dwell_time", "metadata",
     ),
     "search_sessions": (
-        "session_id", "user_id", "query", "mode", "weights", "shown", "metadata",
+        "session_id", "user_id", "query", "mode", "fusion", "weights", "shown", "metadata",
     ),
+    "learned_rankings": ("weights", "estimate", "created_by"),
+    "chunk_boosts": ("passage_scope", "chunk_id", "boost"),
 }  # fmt: skip
 
 CHUNKS = Covered(
@@ -378,6 +380,7 @@ def _rankings() -> None:
             passage_scope text NOT NULL,
             chunk_id uuid NOT NULL,
             boost real NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT uq_chunk_boosts_scope_ranking_id_chunk_id
                 UNIQUE (scope, ranking_id, chunk_id),
             CONSTRAINT fk_chunk_boosts_scope_ranking_id FOREIGN KEY (scope, ranking_id)
@@ -388,8 +391,11 @@ def _rankings() -> None:
             CONSTRAINT bounded_boost CHECK (boost BETWEEN -0.05::real AND 0.05::real)
         )
     """)
+    op.limit_times_v1("chunk_boosts", "created_at")
     op.create_index("idx_chunk_boosts_tenant", "chunk_boosts", ["tenant_id"])
-    op.create_index("idx_chunk_boosts_chunk", "chunk_boosts", ["passage_scope", "chunk_id"])
+    op.create_index(
+        "idx_chunk_boosts_chunk", "chunk_boosts", ["passage_scope", "chunk_id", "scope"]
+    )
 
 
 def downgrade() -> None:

@@ -387,7 +387,8 @@ class ChunkBoost(Owned, Base):
         ),
         CheckConstraint("passage_scope IN ('shared', scope)", name="readable_passage"),
         CheckConstraint("boost BETWEEN -0.05::real AND 0.05::real", name="bounded_boost"),
-        Index("idx_chunk_boosts_chunk", "passage_scope", "chunk_id"),
+        readable_times("created_at"),
+        Index("idx_chunk_boosts_chunk", "passage_scope", "chunk_id", "scope"),
     )
 
     ranking_id: Mapped[UUID]
@@ -396,3 +397,4 @@ class ChunkBoost(Owned, Base):
     )
     chunk_id: Mapped[UUID]
     boost: Mapped[float] = mapped_column(REAL, comment="added to a score in [0, 1]")
+    created_at: Mapped[now]

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Subquery,
     Text,
     Uuid,
-    and_,
     any_,
     bindparam,
     case,
@@ -280,17 +279,30 @@ def _count_groups(grouped: CTE | None) -> list[ColumnElement[Any]]:
 
 
 def _add_learned(summed: Select[Any], corpus: Corpus) -> Select[Any]:
-    """Add the boosts of a learned ranking to the scores."""
-    each, boosts = summed.subquery("unlearned"), corpus.get_boosts()
-    of_passage = and_(
-        boosts.c.scope == bindparam("ranking_scope", type_=Text()),
-        boosts.c.ranking_id == bindparam("ranking_id", type_=Uuid()),
-        boosts.c[corpus.item.key] == each.c.passage_id,
+    """Add the boosts of a learned ranking to the scores.
+
+    They are looked up one by one: a join would be made of all boosts where they are thought few.
+    """
+    unlearned, boosts = summed.subquery("unlearned"), corpus.get_boosts()
+    boost = (
+        select(cast(boosts.c.boost, Double))
+        .where(
+            boosts.c.scope == bindparam("ranking_scope", type_=Text()),
+            boosts.c.ranking_id == bindparam("ranking_id", type_=Uuid()),
+            boosts.c[corpus.item.key] == unlearned.c.passage_id,
+        )
+        .correlate(unlearned)
+        .scalar_subquery()
     )
-    learned = func.coalesce(cast(boosts.c.boost, Double), 0.0, type_=Double)
+    # OFFSET 0, or the look-up would be copied to each place that names it.
+    each = (
+        select(*unlearned.c, func.coalesce(boost, 0.0, type_=Double).label("learned_gain"))
+        .offset(literal_column("0", Integer))
+        .subquery("each_learned")
+    )
     return select(
-        each.c.passage_id, (each.c.score + learned).label("score"), learned.label("learned_gain")
-    ).join_from(each, boosts, of_passage, isouter=True)
+        each.c.passage_id, (each.c.score + each.c.learned_gain).label("score"), each.c.learned_gain
+    )
 
 
 def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
