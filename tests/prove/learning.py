@@ -119,7 +119,7 @@ def random_clicks_teach_nothing(worlds: int, voices: int) -> Proof:
     )
 
 
-def stored_clicks_teach(database: Database, voices: int) -> Proof:
+def clicks_teach_in_tables(database: Database, voices: int) -> Proof:
     """Prove that what is learned through the tables is stored, better, and taken back."""
     began = time.monotonic()
     world = World(0)
