@@ -40,6 +40,7 @@ from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
 from pgcorpus.db.repositories.operations.performance import OperationsRepository
 from pgcorpus.db.repositories.operations.roles import RoleRepository
+from pgcorpus.db.repositories.rankings import RankingRepository
 from pgcorpus.db.repositories.search import SearchRepository
 from pgcorpus.db.repositories.tenancy import TenancyRepository
 from pgcorpus.db.repositories.vector_indexes import VectorIndexRepository
@@ -103,6 +104,7 @@ class UnitOfWork:
     documentation_exports = repository(DocumentExportRepository)
     documentation_parts = repository(DocumentPartRepository)
     feedback = repository(FeedbackRepository)
+    rankings = repository(RankingRepository)
     embeddings = repository(EmbeddingRepository)
     vector_indexes = repository(VectorIndexRepository)
     imports = repository(ImportRepository)

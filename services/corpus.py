@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.rankings import StoredRanking
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.embedding.embed import count_covered
 from pgcorpus.services.importers.importer import Importer, RetryingImporter
 from pgcorpus.services.importers.options import Option
+from pgcorpus.services.learning.report import LearningReport
 
 MAX_SHOWN_OFFENDERS: Final = 5
 
@@ -142,6 +146,38 @@ class FileExportService:
     options: tuple[Option, ...]
 
 
+Progress = Callable[[int, int], None]
+"""Is told how much is done, of how much."""
+
+
+class Learner(Protocol):
+    """Learns from the clicks of one scope how to rank a corpus."""
+
+    def learn(
+        self, *, since: datetime | None, apply: bool, progress: Progress | None
+    ) -> LearningReport:
+        """Learn from what was shown and clicked since then, and apply it if asked."""
+
+    def roll_back(self) -> tuple[StoredRanking, StoredRanking | None] | None:
+        """Take back the version in use; return it, and the one before, which is used again."""
+
+    def list_versions(self) -> Sequence[StoredRanking]:
+        """List the versions, the newest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningService:
+    """Learning from clicks.
+
+    Attributes:
+        make: Makes the learner of a database and of a scope.
+        help: What it does, for people.
+    """
+
+    make: Callable[[Database, Scope | None], Learner]
+    help: str
+
+
 @dataclass(frozen=True)
 class Check:
     """One question about a corpus, and its answer.
@@ -198,6 +234,7 @@ class CorpusServices:
         importer: How files get in, or None.
         retry: How what was rejected is tried again; None where nothing of it is kept.
         exporter: How items, or a file of many, get out; or None.
+        learning: How clicks teach its ranking, or None.
         validate: Checks that what is stored is whole.
     """
 
@@ -205,4 +242,5 @@ class CorpusServices:
     importer: ImportService | None = None
     retry: RetryService | None = None
     exporter: ExportService | FileExportService | None = None
+    learning: LearningService | None = None
     validate: Validate = check_passages

@@ -33,6 +33,8 @@ KEYS: Final = {
     "documentation_embeddings": "id",
     "click_feedback": "id",
     "search_sessions": "id",
+    "learned_rankings": "id",
+    "chunk_boosts": "id",
     "jobs": "id",
     "import_runs": "id",
     "import_files": "id",
@@ -44,7 +46,9 @@ KEYS: Final = {
 UNSCOPED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
 """Tables that have rows of no scope, too, which everybody sees; their owner sees all."""
 
-READABLE: Final = frozenset(("documents", "chunks", "documentation_embeddings"))
+READABLE: Final = frozenset(
+    ("documents", "chunks", "documentation_embeddings", "learned_rankings", "chunk_boosts")
+)
 """Tables that have rows of the scope ``shared``, too, which everybody sees."""
 
 DOCUMENTED: Final = READABLE | {"click_feedback", "search_sessions"}
@@ -112,6 +116,7 @@ def settled(database: Database) -> Iterator[Tenancy]:
     with database.unit_of_work() as work:
         factories.bind(work.session)
         everybodys = document_of(None, "What all may read")
+        factories.ChunkBoostFactory(chunk=everybodys)
         for of_tenant in (True, True, False):
             tenant = factories.TenantFactory() if of_tenant else None
             user = factories.UserFactory(tenant=tenant, email=f"{uuid4().hex}@example.com")
@@ -134,6 +139,8 @@ def settled(database: Database) -> Iterator[Tenancy]:
                 for chunk in (opened, everybodys):
                     factories.ClickFeedbackFactory(tenant=tenant, chunk=chunk, query=secret(scope))
                 factories.SearchSessionFactory(tenant=tenant, query=secret(scope))
+                ranking = factories.LearnedRankingFactory(tenant=tenant, created_by=secret(scope))
+                factories.ChunkBoostFactory(tenant=tenant, ranking=ranking, chunk=opened)
             scopes.append(scope)
             user_ids[scope] = user.id
         work.commit()

@@ -28,6 +28,7 @@ POLICIES_OF_FEEDBACK = {
     f" AND scope = (SELECT {ASKED_IN})) WITH CHECK (scope = (SELECT {ASKED_IN}))"
 }
 FEEDBACK = ("click_feedback", "search_sessions")
+LEARNED = ("learned_rankings", "chunk_boosts")
 
 # See 0006: nothing is sampled of what documents say.
 UNSAMPLED = {
@@ -44,8 +45,10 @@ UNSAMPLED = {
         "query", "chunk_scope", "chunk_id", "session_id", "user_id", "dwell_time", "metadata",
     ),
     "search_sessions": (
-        "session_id", "user_id", "query", "mode", "weights", "shown", "metadata",
+        "session_id", "user_id", "query", "mode", "fusion", "weights", "shown", "metadata",
     ),
+    "learned_rankings": ("weights", "estimate", "created_by"),
+    "chunk_boosts": ("passage_scope", "chunk_id", "boost"),
 }  # fmt: skip
 
 CHUNKS = Covered(
@@ -77,6 +80,8 @@ AUDITED = {
     "documents": {"hashed": "path,title,source_url,hash,etag,metadata"},
     "chunks": {"hashed": "chunk_id,heading,anchor,heading_path,text,url,hash,metadata"},
     "documentation_embeddings": {"hashed": "content_hash"},
+    "learned_rankings": {},
+    "chunk_boosts": {},
 }
 
 OF_OWNER = {
@@ -128,8 +133,23 @@ COMMENTS = {
     "search_sessions": OF_OWNER
     | {
         "session_id": "identifier of the visit; one visit may search many times",
+        "fusion": "fusion of the legs, such as calibrated",
         "weights": "weight of each leg",
         "shown": "chunks on the page: id, position from 1, score of each leg",
+    },
+    "learned_rankings": OF_OWNER
+    | {
+        "version": "number within corpus and scope, from 1",
+        "replaced": "version that was active before, and is again after a rollback; null: none was",
+        "weights": "weight of each leg; their sum is 1",
+        "estimate": "expected change: before, change, low, high, impressions, clicks, voices",
+        "is_active": "searches use it; one of a corpus and scope",
+        "created_by": "user it was done for, or else the login",
+    },
+    "chunk_boosts": OF_OWNER
+    | {
+        "passage_scope": "scope of the chunk, which is shared or of the same scope",
+        "boost": "added to a score in [0, 1]",
     },
 }
 
@@ -137,10 +157,11 @@ COMMENTS = {
 def upgrade() -> None:
     _tables()
     _feedback()
+    _rankings()
     op.create_embedding_table_v1(
         "documentation_embeddings", item="chunk_id", passages="chunks", scoped=True, shared=True
     )
-    for table in ("documents", "chunks"):
+    for table in ("documents", "chunks", *LEARNED):
         op.isolate_v1(table, policies=SHARED_OR_OWN_V1)
     for table in FEEDBACK:
         op.isolate_v1(table, policies=POLICIES_OF_FEEDBACK, administered=True)
@@ -308,6 +329,7 @@ def _feedback() -> None:
             user_id varchar(255),
             query text,
             mode varchar(20),
+            fusion varchar(20),
             weights jsonb NOT NULL DEFAULT '{{}}',
             shown jsonb NOT NULL DEFAULT '[]',
             metadata jsonb NOT NULL DEFAULT '{{}}',
@@ -323,6 +345,59 @@ def _feedback() -> None:
     op.create_index("idx_search_sessions_created", "search_sessions", ["scope", "created_at"])
 
 
+def _rankings() -> None:
+    op.execute(f"""
+        CREATE TABLE learned_rankings (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="learned_rankings").strip()},
+            corpus varchar(50) NOT NULL,
+            version integer NOT NULL,
+            replaced integer,
+            weights jsonb NOT NULL,
+            estimate jsonb NOT NULL,
+            is_active boolean NOT NULL,
+            created_by text NOT NULL
+                DEFAULT coalesce(nullif(current_setting('app.actor', true), ''), session_user),
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT uq_learned_rankings_scope_corpus_version UNIQUE (scope, corpus, version),
+            CONSTRAINT valid_version CHECK (version >= 1),
+            CONSTRAINT valid_replaced CHECK (replaced >= 1 AND replaced < version),
+            CONSTRAINT valid_weights CHECK (jsonb_typeof(weights) = 'object'),
+            CONSTRAINT valid_estimate CHECK (jsonb_typeof(estimate) = 'object')
+        )
+    """)
+    op.limit_times_v1("learned_rankings", "created_at")
+    op.create_index("idx_learned_rankings_tenant", "learned_rankings", ["tenant_id"])
+    op.execute(
+        "CREATE UNIQUE INDEX idx_learned_rankings_active ON learned_rankings (scope, corpus)"
+        " WHERE is_active"
+    )
+    op.execute(f"""
+        CREATE TABLE chunk_boosts (
+            id uuid NOT NULL DEFAULT gen_random_uuid(),
+            {OWNER.format(table="chunk_boosts").strip()},
+            ranking_id uuid NOT NULL,
+            passage_scope text NOT NULL,
+            chunk_id uuid NOT NULL,
+            boost real NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT uq_chunk_boosts_scope_ranking_id_chunk_id
+                UNIQUE (scope, ranking_id, chunk_id),
+            CONSTRAINT fk_chunk_boosts_scope_ranking_id FOREIGN KEY (scope, ranking_id)
+                REFERENCES learned_rankings (scope, id) ON DELETE CASCADE,
+            CONSTRAINT fk_chunk_boosts_passage_scope_chunk_id FOREIGN KEY (passage_scope, chunk_id)
+                REFERENCES chunks (scope, id) ON DELETE CASCADE,
+            CONSTRAINT readable_passage CHECK (passage_scope IN ('shared', scope)),
+            CONSTRAINT bounded_boost CHECK (boost BETWEEN -0.05::real AND 0.05::real)
+        )
+    """)
+    op.limit_times_v1("chunk_boosts", "created_at")
+    op.create_index("idx_chunk_boosts_tenant", "chunk_boosts", ["tenant_id"])
+    op.create_index(
+        "idx_chunk_boosts_chunk", "chunk_boosts", ["passage_scope", "chunk_id", "scope"]
+    )
+
+
 def downgrade() -> None:
     op.execute("DROP VIEW chunks_with_embedding")
     op.drop_coverage_v1()
@@ -331,7 +406,7 @@ def downgrade() -> None:
         op.execute(f"ALTER INDEX {of_seed} RENAME TO {name}")
     op.stop_searching_in_scope_v1("chunks", vectors="documentation_embeddings", shared=True)
     op.drop_embedding_table_v1("documentation_embeddings")
-    for table in (*FEEDBACK, "chunks", "documents"):
+    for table in (*reversed(LEARNED), *FEEDBACK, "chunks", "documents"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION chunk_text")
     op.execute("DROP FUNCTION heading_text")

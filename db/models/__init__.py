@@ -4,9 +4,11 @@ from pgcorpus.db.models.audit import AuditSeal, SecurityAuditLog
 from pgcorpus.db.models.chat import Conversation, Message, MessageEmbedding
 from pgcorpus.db.models.documentation import (
     Chunk,
+    ChunkBoost,
     ClickFeedback,
     Document,
     DocumentationEmbedding,
+    LearnedRanking,
     SearchSession,
 )
 from pgcorpus.db.models.embeddings import SEEDED_MODELS, CorpusSetting, EmbeddingModel
@@ -35,6 +37,7 @@ __all__ = [
     "SEEDED_MODELS",
     "AuditSeal",
     "Chunk",
+    "ChunkBoost",
     "ChunkEmbedding",
     "ClickFeedback",
     "Conversation",
@@ -53,6 +56,7 @@ __all__ = [
     "ImportTransformation",
     "Job",
     "KeyConcept",
+    "LearnedRanking",
     "MemoryEmbedding",
     "MemoryNode",
     "Message",

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy import (
     text as sql,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, REAL, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
@@ -311,6 +311,9 @@ class SearchSession(Owned, Base):
     user_id: Mapped[str | None] = mapped_column(String(255))
     query: Mapped[str | None] = mapped_column(Text)
     mode: Mapped[str | None] = mapped_column(String(20))
+    fusion: Mapped[str | None] = mapped_column(
+        String(20), comment="fusion of the legs, such as calibrated"
+    )
     weights: Mapped[dict[str, float]] = mapped_column(
         JSONB, server_default=sql("'{}'"), comment="weight of each leg"
     )
@@ -320,4 +323,78 @@ class SearchSession(Owned, Base):
         comment="chunks on the page: id, position from 1, score of each leg",
     )
     details: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=sql("'{}'"))
+    created_at: Mapped[now]
+
+
+class LearnedRanking(Owned, Base):
+    """A version of what clicks taught: weights of the legs, and with it boosts of passages."""
+
+    __tablename__ = "learned_rankings"
+    __table_args__ = (
+        *_build_owner_items("idx_learned_rankings_tenant"),
+        UniqueConstraint("scope", "corpus", "version"),
+        CheckConstraint("version >= 1", name="valid_version"),
+        CheckConstraint("replaced >= 1 AND replaced < version", name="valid_replaced"),
+        _is_object("weights"),
+        _is_object("estimate"),
+        readable_times("created_at"),
+        Index(
+            "idx_learned_rankings_active",
+            "scope",
+            "corpus",
+            unique=True,
+            postgresql_where=sql("is_active"),
+        ),
+    )
+
+    corpus: Mapped[str] = mapped_column(String(50))
+    version: Mapped[int] = mapped_column(comment="number within corpus and scope, from 1")
+    replaced: Mapped[int | None] = mapped_column(
+        comment="version that was active before, and is again after a rollback; null: none was"
+    )
+    weights: Mapped[dict[str, float]] = mapped_column(
+        JSONB, comment="weight of each leg; their sum is 1"
+    )
+    estimate: Mapped[dict[str, Any]] = mapped_column(
+        JSONB,
+        comment="expected change: before, change, low, high, impressions, clicks, voices",
+    )
+    is_active: Mapped[bool] = mapped_column(comment="searches use it; one of a corpus and scope")
+    created_by: Mapped[str] = mapped_column(
+        Text,
+        server_default=sql(
+            "COALESCE(NULLIF(current_setting('app.actor', true), ''), SESSION_USER)"
+        ),
+        comment="user it was done for, or else the login",
+    )
+    created_at: Mapped[now]
+
+
+class ChunkBoost(Owned, Base):
+    """The boost of a chunk, which a learned ranking adds to its score."""
+
+    __tablename__ = "chunk_boosts"
+    __table_args__ = (
+        *_build_owner_items("idx_chunk_boosts_tenant"),
+        UniqueConstraint("scope", "ranking_id", "chunk_id"),
+        ForeignKeyConstraint(
+            ["scope", "ranking_id"],
+            ["learned_rankings.scope", "learned_rankings.id"],
+            ondelete="CASCADE",
+        ),
+        ForeignKeyConstraint(
+            ["passage_scope", "chunk_id"], ["chunks.scope", "chunks.id"], ondelete="CASCADE"
+        ),
+        CheckConstraint("passage_scope IN ('shared', scope)", name="readable_passage"),
+        CheckConstraint("boost BETWEEN -0.05::real AND 0.05::real", name="bounded_boost"),
+        readable_times("created_at"),
+        Index("idx_chunk_boosts_chunk", "passage_scope", "chunk_id", "scope"),
+    )
+
+    ranking_id: Mapped[UUID]
+    passage_scope: Mapped[str] = mapped_column(
+        Text, comment="scope of the chunk, which is shared or of the same scope"
+    )
+    chunk_id: Mapped[UUID]
+    boost: Mapped[float] = mapped_column(REAL, comment="added to a score in [0, 1]")
     created_at: Mapped[now]

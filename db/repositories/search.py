@@ -32,6 +32,7 @@ from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.prelude import (
     SAMPLED_OF_SCOPE,
     SURELY_LARGE,
+    ActiveRanking,
     Prelude,
     compile_matching,
     compile_prelude,
@@ -111,6 +112,8 @@ class Ask(Options):
         vector: The question's, float32 of shape ``(model.dimensions,)``.
         least_depth: Candidates of each leg, at least: more where fewer are of too few groups.
         least_first_depth: The same for the first page of this size.
+        stretch: Factor of the vector leg's weight, which spreads a model's cosines like those that
+            the weights were found with.
     """
 
     question: Question
@@ -119,6 +122,7 @@ class Ask(Options):
     vector: np.ndarray | None = None
     least_depth: int = 0
     least_first_depth: int = 0
+    stretch: float = 1.0
 
     @property
     def depth(self) -> int:
@@ -154,6 +158,7 @@ class Statement:
         kept: How many passages meet filters and demands, or None when they are not few.
         known: Whether there are statistics of the corpus's words.
         counted: Whether the passages were counted, so that ``kept`` tells.
+        ranking: The learned ranking that it ranks by, or None.
     """
 
     shape: Shape
@@ -164,6 +169,12 @@ class Statement:
     kept: int | None
     known: bool
     counted: bool
+    ranking: ActiveRanking | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the legs that run."""
+        return {leg: self.values[f"leg_{leg}"] for leg in self.shape.legs}
 
     @property
     def sql(self) -> str:
@@ -352,6 +363,10 @@ class SearchRepository(Repository):
         prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
+        if (ranking := prelude.ranking) is not None:
+            shape = replace(shape, learned=True)
+            values |= {"ranking_scope": ranking.scope, "ranking_id": ranking.id}
+            ask = replace(ask, legs=_relearn(ask.legs, ranking.weights))
         kept = prelude.kept if prelude.kept <= FEW else None
         is_scoped = self._is_scoped(corpus)
         narrows = counted or is_scoped or known.narrows(ask)
@@ -414,6 +429,7 @@ class SearchRepository(Repository):
             kept=kept,
             known=known.lexicon.is_known,
             counted=prelude.counted,
+            ranking=ranking,
         )
 
     def surroundings(
@@ -531,7 +547,8 @@ class SearchRepository(Repository):
         scoped = self._is_scoped(corpus)
         known = self._recall(corpus)
         counts = counted or known.must_count(shape.corpus, ask)
-        if shape.legs == ("vector",) and known.surely_large and not (counts or scoped):
+        learned = ask.learned and corpus.boosts is not None
+        if shape.legs == ("vector",) and known.surely_large and not (counts or scoped or learned):
             # Nothing is to be found out that a moment ago would not do for.
             return Prelude({}, None, known.passages, FEW + 1, counted=False), known
         # Of what is shared it is known how rare words are. The first search of a scope looks at its
@@ -552,6 +569,7 @@ class SearchRepository(Repository):
                             by_words=samples_words
                             and (bool(ask.question.demands) or shape.legs != ("vector",)),
                             scoped=scoped,
+                            learned=learned,
                         ),
                         {
                             **values,
@@ -701,6 +719,7 @@ RANKING: Final = SHOWN | {
     "group_total",
     "passage_id",
     "score",
+    "learned_gain",
     "group_place",
     "group_found",
     "why",
@@ -771,10 +790,21 @@ def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
 
 def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
     """Return the weights of the legs that take part, summing to 1; ranks have no such sum."""
+    weights = {name: ask.legs[name] for name in legs}
     if ask.fusion == "rrf":
-        return {name: ask.legs[name] for name in legs}
-    total = sum(ask.legs[name] for name in legs) or 1.0
-    return {name: ask.legs[name] / total for name in legs}
+        return weights
+    if "vector" in weights:
+        weights["vector"] *= ask.stretch
+    total = sum(weights.values()) or 1.0
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _relearn(legs: Mapping[str, float], learned: Mapping[str, float]) -> dict[str, float]:
+    """Replace weights by learned ones; where fuzzy stands in for text, it has its weight."""
+    return {
+        name: learned.get("text" if name == "fuzzy" else name, weight)
+        for name, weight in legs.items()
+    }
 
 
 def _ef_search(ask: Ask, share: float) -> int:
@@ -837,6 +867,8 @@ def _hit(row: Mapping[str, Any], corpus: Corpus, *, boosted: bool) -> Hit:
         scores[leg], contributions[leg] = score, gain
         if place is not None:
             ranks[leg] = place
+    if row.get("learned_gain"):
+        contributions["learned"] = row["learned_gain"]
     if boosted:
         contributions["boost"] = row["score"] - sum(contributions.values())
     return Hit(

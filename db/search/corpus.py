@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from pgcorpus.db.base import SHARED
-from pgcorpus.db.errors import InvalidFilter, MissingScope, UnknownFilter
+from pgcorpus.db.errors import InvalidFilter, MissingScope, Misuse, UnknownFilter
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.metadata import METADATA, Tree, match_metadata, parse_metadata
 from pgcorpus.db.text import storable
@@ -118,6 +118,9 @@ class Corpus:
         shared_words: Where passages of the scope ``shared`` are everybody's, the name of the index
             on their words, of which ANALYZE keeps how rare they are. A search without a scope reads
             those passages, one within a scope reads them and its own.
+        boosts: The table of what learned rankings add to scores, or None where nothing is learned.
+            It has the columns ``scope`` and ``ranking_id`` of the ranking, ``passage_scope`` and
+            that of the name of ``item`` for the passage, and ``boost``.
         boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
             ``half_life_days``.
         order: The order of the passages, or None where each stands alone.
@@ -139,6 +142,7 @@ class Corpus:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scope: Column[Any] | None = None
     shared_words: str | None = None
+    boosts: Table | None = None
     boost: ColumnElement[float] | None = None
     order: Order | None = None
     metadata_column: Column[Any] | None = None
@@ -216,6 +220,16 @@ class Corpus:
     def needs_scope(self) -> bool:
         """True if it can be searched only within a scope: no passage is everybody's."""
         return self.scope is not None and self.shared_words is None
+
+    def get_boosts(self) -> Table:
+        """Return the table of boosts.
+
+        Raises:
+            Misuse: No ranking of the corpus is learned.
+        """
+        if self.boosts is None:
+            raise Misuse(f"no ranking of {self.name} is learned: it has no table of boosts")
+        return self.boosts
 
     def in_scope(self, table: Table) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table*, of passages or vectors, to what a search within the scope reads.

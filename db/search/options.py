@@ -30,6 +30,7 @@ class Options:
         group_by: A column of the hits' metadata, or None. With one, ``limit`` and ``offset`` count
             its values, each ranked by its best hit.
         group_size: Hits of each value, at most.
+        learned: Whether the ranking that clicks taught is used, where one is active.
     """
 
     fusion: Fusion = "calibrated"
@@ -43,6 +44,7 @@ class Options:
     half_life_days: float = HALF_LIFE_DAYS
     group_by: str | None = None
     group_size: int = 1
+    learned: bool = False
 
     @property
     def end(self) -> int:

@@ -31,6 +31,19 @@ class Leg:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class LearnedVersion:
+    """The version of a learned ranking that ordered a page.
+
+    Attributes:
+        scope: ``shared``, or the scope that learned it.
+        version: Its number there.
+    """
+
+    scope: str
+    version: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hit:
     """A passage that was found, with its score, and the ranks and contributions behind it.
@@ -43,7 +56,8 @@ class Hit:
         content: Of the passage.
         ranks: Leg → place in that leg, from 1. A leg that did not find the passage is absent.
         scores: Leg → the leg's own score in [0, 1].
-        contributions: Leg → what it added to ``score``.
+        contributions: Leg → what it added to ``score``; ``boost`` and ``learned`` → what freshness
+            and use, and what clicks have taught of the passage, added.
         metadata: The corpus's further columns.
         snippet: On one line, the words around those of the question, which are marked; the
             beginning of a content that holds none. None where snippets were not asked for.
@@ -126,6 +140,9 @@ class SearchPage:
             for.
         note: What a reader should know: why there are fewer hits than asked for, what was left out
             of the question, which leg stood in for another.
+        offset: Hits before the page; of a grouped page, groups.
+        weights: Leg that answered → its weight; but for ``rrf`` their sum is 1.
+        learned: The learned ranking that ordered the page, or None.
     """
 
     corpus: str
@@ -137,6 +154,9 @@ class SearchPage:
     hits: tuple[Hit, ...]
     groups: tuple[Group, ...] | None = None
     note: str | None = None
+    offset: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    learned: LearnedVersion | None = None
     explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Explanation:

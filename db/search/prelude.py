@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Self
+from itertools import chain
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     ARRAY,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     all_,
+    any_,
     bindparam,
     case,
     cast,
@@ -34,6 +36,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
 
+from pgcorpus.db.base import SHARED, table_of
+from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.question import select_demands
@@ -57,6 +61,22 @@ ANYTHING = "'!''no lexeme has spaces'''"
 """A ``tsquery`` that every passage meets."""
 
 
+class ActiveRanking(NamedTuple):
+    """A learned ranking, as a search reads it.
+
+    Attributes:
+        id: Its key.
+        scope: ``shared``, or the scope that learned it.
+        version: Its number there.
+        weights: Leg → weight.
+    """
+
+    id: str
+    scope: str
+    version: int
+    weights: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Prelude:
     """The answer of the prelude.
@@ -73,6 +93,8 @@ class Prelude:
             Those that are shared are not among them.
         own: The question's words in these, or None where there are no statistics of the scope.
         own_passages: Passages of the scope beside those that are shared, estimated.
+        ranking: The learned ranking that is active, the scope's own before the shared one; None
+            where there is none, or it was not asked for.
     """
 
     asked: Mapping[str, Mapping[str, int]]
@@ -84,6 +106,7 @@ class Prelude:
     estimated: float | None = None
     own: Lexicon | None = None
     own_passages: float = 0.0
+    ranking: ActiveRanking | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
@@ -99,6 +122,7 @@ class Prelude:
             counted,
             row.get("sampled", 0),
             own=_read_own(row),
+            ranking=ActiveRanking(**row["ranking"]) if row.get("ranking") else None,
         )
 
     def within_scope(
@@ -140,6 +164,7 @@ def compile_prelude(
     demanding: bool,
     by_words: bool,
     scoped: bool,
+    learned: bool = False,
 ) -> str:
     """Compile the prelude of searches with these conditions, for the driver.
 
@@ -153,13 +178,14 @@ def compile_prelude(
         demanding: Whether the question demands something of a passage.
         by_words: Whether words matter; else those of a scope are not counted.
         scoped: Whether the search has a scope.
+        learned: Whether the active learned ranking is read, too.
 
     Returns:
         One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
         statistics ``version``, ``elements`` and ``frequencies``, the last two null when the caller
         has them. Of a scope there are ``own_elements``, the question's lexemes alone,
         ``own_frequencies``, ``mean_length``, in lexemes, and ``sampled``: how many of its passages
-        were looked at.
+        were looked at. ``ranking`` is JSON: see ``ActiveRanking``.
     """
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
     known: list[ColumnElement[Any]] = [*map(_label_null, ("version", "elements", "frequencies"))]
@@ -206,6 +232,7 @@ def compile_prelude(
         languages.label("languages"),
         *known,
         *own,
+        *([_read_ranking(corpus)] if learned else []),
     ).select_from(*sources)
     return in_drivers_words(statement)
 
@@ -219,6 +246,24 @@ def compile_matching(corpus: Corpus, conditions: tuple[Condition, ...], demandin
 
 def _label_null(name: str) -> ColumnElement[Any]:
     return cast(null(), Text).label(name)
+
+
+def _read_ranking(corpus: Corpus) -> ColumnElement[Any]:
+    """Read the active learned ranking: the scope's own before the shared one."""
+    rankings = table_of(LearnedRanking)
+    parts = [(literal(name, String()), rankings.c[name]) for name in ActiveRanking._fields]
+    return (
+        select(func.jsonb_build_object(*chain.from_iterable(parts)))
+        .where(
+            rankings.c.scope == any_(bindparam("scopes", type_=ARRAY(Text))),
+            rankings.c.corpus == literal(corpus.name, String()),
+            rankings.c.is_active,
+        )
+        .order_by(rankings.c.scope == literal(SHARED, String()))
+        .limit(literal_column("1", Integer))
+        .scalar_subquery()
+        .label("ranking")
+    )
 
 
 def _unite(languages: ColumnElement[Any], of_scope: FromClause) -> ColumnElement[Any]:

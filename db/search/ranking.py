@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Subquery,
     Text,
+    Uuid,
     any_,
     bindparam,
     case,
@@ -84,6 +85,8 @@ class Shape:
         boosted: Whether the corpus's boost counts.
         bounded: Whether the vector leg drops what is less similar than ``min_similarity``.
         group_by: The column of the hits by which they are grouped, or None.
+        learned: Whether boosts of a learned ranking are added: the parameters ``ranking_scope`` and
+            ``ranking_id``.
     """
 
     corpus: Corpus
@@ -100,6 +103,7 @@ class Shape:
     boosted: bool = False
     bounded: bool = False
     group_by: str | None = None
+    learned: bool = False
 
     def narrowing(self) -> Narrowing:
         """Return the conditions as SQL."""
@@ -141,6 +145,7 @@ def build_statement(shape: Shape) -> Select[Any]:
     found a passage. ``calibrated`` adds weight · score for every leg: what one leg alone found is
     scored by the others too, so that a passage is not judged by what a leg's depth happened to cut
     off.
+    A learned ranking adds its boost of the passage to that.
     Where it is boosted, a score is multiplied by 1 + ``boost`` · the corpus's boost. Grouped, the
     page has the best hits of each group, and ``page_limit`` and ``page_offset`` count groups.
 
@@ -168,10 +173,12 @@ def build_statement(shape: Shape) -> Select[Any]:
         rows += [_complete_scores(leg, found, bounded=shape.bounded) for leg in legs]
     candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
     gain = _gain(candidates, shape)
-    summed = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
+    scores: Select[Any] = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
         candidates.c.passage_id
     )
-    scored = (_boost(summed, corpus) if shape.boosted else summed).subquery("scored")
+    if shape.learned:
+        scores = _add_learned(scores, corpus)
+    scored = (_boost(scores, corpus) if shape.boosted else scores).subquery("scored")
     grouped = None if shape.group_by is None else _group(scored, corpus, shape.group_by)
     fused = _cut_page(scored) if grouped is None else _cut_page_of_groups(grouped)
     why = (
@@ -234,8 +241,7 @@ def _group(scored: Subquery, corpus: Corpus, group_by: str) -> CTE:
 
     placed = (
         select(
-            scored.c.passage_id,
-            scored.c.score,
+            *scored.c,
             of_best(scored.c.score).label("best_score"),
             of_best(scored.c.passage_id).label("best"),
             func.row_number().over(partition_by=key, order_by=best_first).label("place"),
@@ -247,8 +253,7 @@ def _group(scored: Subquery, corpus: Corpus, group_by: str) -> CTE:
     group_place = func.dense_rank().over(order_by=(placed.c.best_score.desc(), placed.c.best))
     return (
         select(
-            placed.c.passage_id,
-            placed.c.score,
+            *(placed.c[each.key] for each in scored.c),
             group_place.label("group_place"),
             placed.c.group_found,
         )
@@ -273,13 +278,41 @@ def _count_groups(grouped: CTE | None) -> list[ColumnElement[Any]]:
     return [select(func.max(grouped.c.group_place)).scalar_subquery().label("group_total")]
 
 
+def _add_learned(summed: Select[Any], corpus: Corpus) -> Select[Any]:
+    """Add the boosts of a learned ranking to the scores.
+
+    They are looked up one by one: a join would be made of all boosts where they are thought few.
+    """
+    unlearned, boosts = summed.subquery("unlearned"), corpus.get_boosts()
+    boost = (
+        select(cast(boosts.c.boost, Double))
+        .where(
+            boosts.c.scope == bindparam("ranking_scope", type_=Text()),
+            boosts.c.ranking_id == bindparam("ranking_id", type_=Uuid()),
+            boosts.c[corpus.item.key] == unlearned.c.passage_id,
+        )
+        .correlate(unlearned)
+        .scalar_subquery()
+    )
+    # OFFSET 0, or the look-up would be copied to each place that names it.
+    each = (
+        select(*unlearned.c, func.coalesce(boost, 0.0, type_=Double).label("learned_gain"))
+        .offset(literal_column("0", Integer))
+        .subquery("each_learned")
+    )
+    return select(
+        each.c.passage_id, (each.c.score + each.c.learned_gain).label("score"), each.c.learned_gain
+    )
+
+
 def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
     """Multiply the scores by the corpus's boost."""
     each = summed.subquery("summed")
     weight: ColumnElement[float] = bindparam("boost", type_=Double())
     boost = weight * corpus.boost
+    others = [kept for kept in each.c if kept.key != "score"]
     return (
-        select(each.c.passage_id, (each.c.score * (1 + boost)).label("score"))
+        select(*others, (each.c.score * (1 + boost)).label("score"))
         .join_from(each, corpus.passages, corpus.key == each.c.passage_id)
         .where(*corpus.in_scope(corpus.passages))
     )

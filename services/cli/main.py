@@ -70,6 +70,7 @@ COMMANDS: Final = tuple(
             "evaluate:evaluate",
             "Measure how well searches rank, on a test collection in BEIR layout.",
         ),
+        ("learn", "learn:app", "Learn from clicks how to rank; apply it, and take it back."),
         (
             "tenants",
             "tenancy:tenants",

@@ -136,6 +136,12 @@ def search(
             "recalled.",
         ),
     ] = 0.0,
+    learned: Annotated[
+        bool,
+        typer.Option(
+            "--learned/--no-learned", help="Rank by what clicks have taught, where that is applied."
+        ),
+    ] = True,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the statement, its plan and each leg's part.")
     ] = False,
@@ -184,6 +190,7 @@ def search(
         min_similarity=min_similarity,
         rrf_k=rrf_k,
         boost=boost,
+        learned=learned,
     )
     context = None
     if neighbours is not None:
@@ -268,6 +275,8 @@ def show(page: SearchPage, offset: int = 0) -> None:
     for leg in page.legs:
         reason = f" ({leg.reason})" if leg.reason else ""
         put(f"  {describe_leg(leg)}{reason}")
+    if page.learned:
+        put(f"  ranked by what clicks taught: version {page.learned.version}, {page.learned.scope}")
     if page.note:
         say(f"  note: {page.note}")
 

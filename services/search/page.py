@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask
 from pgcorpus.db.search.legs import LARGE_FUZZY_THRESHOLD
-from pgcorpus.db.search.page import Explainer, Group, Hit, Leg, LegName, SearchPage
+from pgcorpus.db.search.page import Explainer, Group, Hit, LearnedVersion, Leg, LegName, SearchPage
 from pgcorpus.db.search.words import MAX_WORDS
 from pgcorpus.services.search.request import RERANKED, Prepared, Request, Reranker
 
@@ -60,8 +60,16 @@ def page_of(
         hits=hits,
         groups=None if ask.group_by is None else _make_groups(hits, request, found),
         note="; ".join(note for note in notes if note) or None,
+        offset=request.offset,
+        weights={} if answer is None else answer.statement.weights,
+        learned=_find_version(answer),
         explainer=explainer,
     )
+
+
+def _find_version(answer: Answer | None) -> LearnedVersion | None:
+    ranking = None if answer is None else answer.statement.ranking
+    return None if ranking is None else LearnedVersion(ranking.scope, ranking.version)
 
 
 def _leg(name: str, answer: Answer, ask: Ask) -> Leg:

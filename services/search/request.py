@@ -89,6 +89,8 @@ class RankingOptions(TypedDict, total=False):
         boost: 0 (the default) to 1: the share of its score that a passage's freshness and use may
             add, in a corpus that has such a boost.
         half_life_days: Days after which the freshness is halved; by default 30.
+        learned: True (the default) to rank by what clicks have taught, where a ranking is active
+            and the search is ``hybrid`` and ``calibrated``. *weights* switch it off.
     """
 
     mode: Mode
@@ -103,6 +105,7 @@ class RankingOptions(TypedDict, total=False):
     rrf_k: int
     boost: float
     half_life_days: float
+    learned: bool
 
 
 class SearchOptions(RankingOptions, total=False):
@@ -134,6 +137,7 @@ class Request(Options):
     question: Question
     corpus: Corpus
     mode: Mode = "hybrid"
+    learned: bool = True
     weights: Mapping[str, float] = field(default_factory=dict)
     rerank: Reranker | None = None
     snippets: bool = False
@@ -224,6 +228,8 @@ class Request(Options):
                 pass
             case _:
                 raise InvalidSearch(f"markers are two texts, not {self.markers!r}")
+        if not isinstance(self.learned, bool):
+            raise InvalidSearch(f"learned must be True or False, not {self.learned!r}")
         if self.rerank is not None and not callable(self.rerank):
             raise InvalidSearch(f"a reranker is a function, not {self.rerank!r}")
 
@@ -248,6 +254,16 @@ class Request(Options):
         weights = {**WEIGHTS_OF[self.fusion], **self.weights}
         legs = LEGS_OF[self.mode]
         return {leg: weights[leg] if len(legs) > 1 else 1.0 for leg in legs}
+
+    @property
+    def uses_learned(self) -> bool:
+        """True if an active learned ranking is used: one is learned for hybrid searches alone."""
+        return (
+            self.learned
+            and self.mode == "hybrid"
+            and self.fusion == "calibrated"
+            and not self.weights
+        )
 
     @property
     def words_leg(self) -> LegName:

@@ -209,7 +209,12 @@ class SearchService:
             )
             legs = {("fuzzy" if name == "text" else name): w for name, w in legs.items()}
         limit, offset = request.window
-        options = {**request.options, "limit": limit, "offset": offset}
+        options = {
+            **request.options,
+            "limit": limit,
+            "offset": offset,
+            "learned": request.uses_learned,
+        }
         options |= {"group_by": None} if request.cuts_windows else {}
         ask = Ask(question=request.question, legs=legs, **options)
         prepared = Prepared(request=request, ask=ask, notes=tuple(notes))
@@ -229,10 +234,9 @@ class SearchService:
                 f"the question's vector has shape {vector.shape}, but the vectors of "
                 f"{choice.name!r} have {choice.dimensions} dimensions"
             )
-        if request.fusion == "calibrated" and len(legs) > 1:
-            legs = {**legs, "vector": legs["vector"] * _stretch(choice)}
         model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
-        ask = replace(ask, legs=legs, model=model, vector=vector)
+        factor = stretch(choice) if request.fusion == "calibrated" else 1.0
+        ask = replace(ask, model=model, vector=vector, stretch=factor)
         return replace(prepared, ask=ask, chosen=chosen)
 
     def _embed(self, choice: Choice, words: str) -> np.ndarray:
@@ -426,7 +430,7 @@ class AsyncSearchService(Awaited[SearchService]):
     flush_log = awaited(SearchService.flush_log)
 
 
-def _stretch(choice: Choice) -> float:
+def stretch(choice: Choice) -> float:
     """Return the factor that spreads a model's cosines like those the weights were found with."""
     if choice.cosine_spread is None:
         return 1.0

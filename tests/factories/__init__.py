@@ -27,6 +27,8 @@ SCOPED = (
     models.DocumentationEmbedding,
     models.ClickFeedback,
     models.SearchSession,
+    models.LearnedRanking,
+    models.ChunkBoost,
 )
 """Rows that nobody writes but in their scope, not even the owner of the table."""
 
@@ -418,6 +420,35 @@ class SearchSessionFactory(_OwnedFactory):
         model = models.SearchSession
 
     session_id = factory.Sequence(lambda n: f"visit-{n}")
+
+
+class LearnedRankingFactory(_OwnedFactory):
+    """A first version that everybody shares, of weights alone."""
+
+    class Meta:
+        model = models.LearnedRanking
+
+    corpus = "documentation"
+    version = factory.Sequence(lambda n: n + 1)
+    weights = factory.LazyFunction(lambda: {"vector": 0.6, "text": 0.4})
+    estimate = factory.LazyFunction(dict)
+    is_active = False
+
+
+class ChunkBoostFactory(_OwnedFactory):
+    """The boost of a chunk that everybody may read."""
+
+    class Meta:
+        model = models.ChunkBoost
+
+    class Params:
+        ranking = factory.SubFactory(LearnedRankingFactory)
+        chunk = factory.SubFactory(ChunkFactory)
+
+    ranking_id = factory.LazyAttribute(lambda row: row.ranking.id)
+    passage_scope = factory.LazyAttribute(lambda row: row.chunk.scope)
+    chunk_id = factory.LazyAttribute(lambda row: row.chunk.id)
+    boost = 0.05
 
 
 class MemoryNodeFactory(_ScopedFactory):

@@ -137,6 +137,7 @@ def main() -> int:
         "random-clicks": lambda _database: learning.random_clicks_teach_nothing(
             worlds=200, voices=200
         ),
+        "stored-clicks": lambda d: learning.clicks_teach_in_tables(d, voices=1500),
         "pooler": lambda _database: proofs.behind_a_pooler(*SUITES, processes=2),
     }
     if given_url := os.environ.get("PROVE_DATABASE_URL"):

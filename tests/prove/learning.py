@@ -15,6 +15,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from pgcorpus.db.engine import Database
+from pgcorpus.services.documentation.learning import ClickLearner
 from pgcorpus.services.learning.boosts import fit_boosts
 from pgcorpus.services.learning.impressions import Rows
 from pgcorpus.services.learning.learn import learn
@@ -22,6 +24,7 @@ from pgcorpus.services.learning.propensities import Propensities
 from pgcorpus.services.learning.replay import Ranking
 from pgcorpus.services.learning.weights import fit_weights
 from tests.prove.proofs import Proof
+from tests.services.documentation.clicks import make_chunks, read_ranking, record
 from tests.services.learning.simulation import EXAMINED, TODAY, TRUTH, World
 
 LEAST_UNCHANGED: Final = 0.95
@@ -112,6 +115,28 @@ def random_clicks_teach_nothing(worlds: int, voices: int) -> Proof:
         claim=f"random clicks of {voices:,} voices change nothing, in {worlds} worlds",
         found=f"changed in {changed}",
         holds=changed <= worlds * (1 - LEAST_UNCHANGED),
+        seconds=time.monotonic() - began,
+    )
+
+
+def clicks_teach_in_tables(database: Database, voices: int) -> Proof:
+    """Prove that what is learned through the tables is stored, better, and taken back."""
+    began = time.monotonic()
+    world = World(0)
+    keys = make_chunks(database, world)
+    record(database, world.record(voices), keys)
+    learner = ClickLearner(database)
+    report = learner.learn(apply=True)
+    today, learned = world.judge(TODAY), world.judge(TODAY)
+    if report.applied is not None:
+        learned = world.judge(read_ranking(database, keys))
+    taken_back = learner.roll_back()
+    return Proof(
+        claim=f"clicks of {voices:,} voices in the tables teach a version, which is taken back",
+        found=f"nDCG@10 {today:.3f} → {learned:.3f}; {report.boosts} boosts",
+        holds=learned > today
+        and taken_back is not None
+        and not any(each.is_active for each in learner.list_versions()),
         seconds=time.monotonic() - began,
     )
 

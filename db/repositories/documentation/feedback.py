@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Row,
     Select,
     Table,
     Text,
@@ -38,6 +39,9 @@ _pages = table_of(SearchSession)
 
 MAX_DAYS: Final = 365_000
 """A thousand years: longer ago is never."""
+
+READ_AT_ONCE: Final = 1000
+"""Pages or clicks that one statement reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +125,11 @@ class FeedbackRepository(Repository):
         shown: Sequence[Mapping[str, Any]],
         query: str,
         mode: str | None = None,
+        fusion: str | None = None,
         weights: Mapping[str, float] | None = None,
         user_id: str | None = None,
+        key: UUID | None = None,
+        shown_at: datetime | None = None,
     ) -> UUID:
         """Record a page of results as a user was shown it; return its key.
 
@@ -131,18 +138,24 @@ class FeedbackRepository(Repository):
             shown: Of each hit: ``id`` of the chunk, ``position`` from 1, ``scores`` of the legs.
             query: As asked.
             mode: Of the search.
+            fusion: Of its legs.
             weights: Leg → weight.
             user_id: Who searched, if that is known.
+            key: Of the row; by default a new one.
+            shown_at: By default now.
         """
         page = SearchSession(
+            id=key or uuid4(),
             tenant_id=self._tenant_id,
             scope=self._scope_name,
             session_id=session_id,
             user_id=user_id,
             query=query,
             mode=mode,
+            fusion=fusion,
             weights=dict(weights or {}),
             shown=[dict(each) for each in shown],
+            created_at=shown_at or func.now(),
         )
         self.session.add(page)
         self.session.flush()
@@ -280,6 +293,72 @@ class FeedbackRepository(Repository):
         """List pages that were shown, as ``list_clicks`` does clicks."""
         return self._list_page(SearchSession, _pages, limit, after, all_scopes=all_scopes)
 
+    def read_latest_pages(
+        self, *, fusion: str, mode: str, since: datetime | None, limit: int
+    ) -> Iterator[Row[Any]]:
+        """Read the latest pages with at least one hit, the newest first, some at a time.
+
+        Args:
+            fusion: Of the searches.
+            mode: Of the searches.
+            since: Only pages that were shown from then on.
+            limit: Pages, at most.
+
+        Yields:
+            ``created_at``, ``id``, ``session_id``, ``user_id``, ``query``, ``weights``, ``shown``.
+        """
+        columns = ("session_id", "user_id", "query", "weights", "shown")
+        asked = select(
+            _pages.c.created_at, _pages.c.id, *(_pages.c[each] for each in columns)
+        ).where(
+            _pages.c.fusion == fusion,
+            _pages.c.mode == mode,
+            _pages.c.query.is_not(None),
+            func.jsonb_array_length(_pages.c.shown) > 0,
+        )
+        yield from self._read(_pages, asked, since, limit)
+
+    def count_pages(self, *, since: datetime | None) -> int:
+        """Count the pages of any search that were shown since then."""
+        return self._count(_pages, since)
+
+    def read_clicks(self, *, since: datetime | None) -> Iterator[Row[Any]]:
+        """Read clicks, the newest first, some at a time; what was passed over is none.
+
+        Yields:
+            ``created_at``, ``id``, ``session_id``, ``query``, ``chunk_id``, ``dwell_time``.
+        """
+        columns = ("session_id", "query", "chunk_id", "dwell_time")
+        asked = select(
+            _clicks.c.created_at, _clicks.c.id, *(_clicks.c[each] for each in columns)
+        ).where(_clicks.c.clicked)
+        yield from self._read(_clicks, asked, since, None)
+
+    def count_clicks(self, *, since: datetime | None) -> int:
+        """Count the rows that ``read_clicks`` reads, and those of what was passed over."""
+        return self._count(_clicks, since)
+
+    def _read(
+        self, table: Table, asked: Select[Any], since: datetime | None, limit: int | None
+    ) -> Iterator[Row[Any]]:
+        order = (table.c.created_at, table.c.id)
+        asked = asked.where(*self._in_scope(table), *_from(table, since))
+        asked = asked.order_by(*(each.desc() for each in order))
+        left, after = limit, None
+        while left is None or left > 0:
+            some = asked.limit(READ_AT_ONCE if left is None else min(READ_AT_ONCE, left))
+            if after is not None:
+                some = some.where(tuple_(*order) < tuple_(*after))
+            rows = self.session.execute(some).all()
+            yield from rows
+            if len(rows) < READ_AT_ONCE:
+                return
+            left, after = None if left is None else left - len(rows), rows[-1][:2]
+
+    def _count(self, table: Table, since: datetime | None) -> int:
+        counted = select(func.count()).where(*self._in_scope(table), *_from(table, since))
+        return self.session.scalar(counted) or 0
+
     def write_clicks(self, records: Sequence[ClickRecord], *, collection: str) -> int:
         """Store clicks on the scope's own chunks of a collection; return how many are new.
 
@@ -359,3 +438,8 @@ class FeedbackRepository(Repository):
 def _value_of(record: ClickRecord | SessionRecord, name: str) -> Any:
     value = getattr(record, name)
     return Jsonb(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _from(table: Table, since: datetime | None) -> tuple[ColumnElement[bool], ...]:
+    """Restrict *table* to what was recorded from then on."""
+    return () if since is None else (table.c.created_at >= since,)

@@ -23,9 +23,11 @@ from pgcorpus.db.base import SHARED, set_local
 from pgcorpus.db.errors import NotPermitted
 from pgcorpus.db.models.documentation import (
     Chunk,
+    ChunkBoost,
     ClickFeedback,
     Document,
     DocumentationEmbedding,
+    LearnedRanking,
     SearchSession,
 )
 from pgcorpus.db.models.imports import ImportFile, ImportReject, ImportRun, ImportTransformation
@@ -43,6 +45,9 @@ from pgcorpus.db.scope import SETTINGS, Scope
 
 MODEL: Final = "hashing"
 """The model of the rows' vectors: it needs no network."""
+
+LAST_VERSION: Final = 2**31 - 1
+"""The number of a learned ranking that no database has reached."""
 
 SAID: Final = "isolation rehearsal of a price"
 """The text of the memories of all parties: each would find the others' if it could."""
@@ -540,6 +545,29 @@ class IsolationRepository(Repository):
             click = {"chunk_scope": each.scope_name, "chunk_id": each.keys["chunks"][0]}
             session.add(ClickFeedback(query=name, position=1, session_id=name, **click, **owned))
         session.add(SearchSession(session_id=name, query=name, **owned))
+        ranking = uuid4()
+        session.add(
+            LearnedRanking(
+                id=ranking,
+                corpus="documentation",
+                version=LAST_VERSION,
+                weights={},
+                estimate={"said": name},
+                is_active=False,
+                **owned,
+            )
+        )
+        session.flush()
+        session.add_all(
+            ChunkBoost(
+                ranking_id=ranking,
+                passage_scope=each.scope_name,
+                chunk_id=each.keys["chunks"][0],
+                boost=0.0,
+                **owned,
+            )
+            for each in opened
+        )
         session.flush()
         session.expunge_all()
 

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import and_, func, literal_column
 
 from pgcorpus.db.base import table_of
-from pgcorpus.db.models.documentation import Chunk, Document, DocumentationEmbedding
+from pgcorpus.db.models.documentation import Chunk, ChunkBoost, Document, DocumentationEmbedding
 from pgcorpus.db.search.corpus import Corpus, Filter, Order
 
 _chunks = table_of(Chunk)
@@ -34,6 +34,7 @@ DOCUMENTATION: Final = Corpus(
     item=_vectors.c.chunk_id,
     scope=_chunks.c.scope,
     shared_words="chunks_text_gin_idx",
+    boosts=table_of(ChunkBoost),
     metadata_column=_chunks.c.metadata,
     filters={
         "captured_at": Filter(column=_documents.c.captured_at, through=_of_document),

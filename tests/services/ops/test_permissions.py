@@ -124,6 +124,7 @@ NOBODY = (NOTHING,) * 4
 EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "audit_seals": LOG,
     "audit_state": NOBODY,
+    "chunk_boosts": SCOPED,
     "chunk_embeddings": CONTENT,
     "chunks": SCOPED,
     "click_feedback": SCOPED,
@@ -143,6 +144,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "import_transformations": SCOPED,
     "jobs": QUEUE,
     "key_concepts": CONTENT,
+    "learned_rankings": SCOPED,
     "memory_embeddings": SCOPED,
     "memory_nodes": SCOPED,
     "message_embeddings": CONTENT,
