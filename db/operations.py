@@ -300,7 +300,7 @@ def stop_enqueuing_embeddings_v1(table: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Covered:
+class _Covered:
     """A corpus in the view ``embedding_coverage``.
 
     Attributes:
@@ -344,13 +344,16 @@ class Covered:
 
 
 @operation
-def create_coverage_v1(*covered: Covered) -> Iterator[str]:
+def create_coverage_v1(*covered: Mapping[str, Any]) -> Iterator[str]:
     """Create the view ``embedding_coverage``: passages and vectors of each corpus.
 
     Args:
-        covered: The corpora that it has.
+        covered: Each corpus that it has: ``corpus``, its name; ``passages`` and ``vectors``, its
+            tables; ``item``, the column of vectors that tells the passage; ``embedded``, the
+            expression of what is embedded; ``key`` of the passages, where that is not ``id``;
+            ``scoped``, where both tables have a ``scope``.
     """
-    parts = " UNION ALL ".join(each.select() for each in covered)
+    parts = " UNION ALL ".join(_Covered(**each).select() for each in covered)
     yield f"CREATE VIEW embedding_coverage WITH (security_invoker = true) AS {parts}"
     yield f"REVOKE ALL ON embedding_coverage FROM {_GROUPS}"
     yield f"GRANT SELECT ON embedding_coverage TO {_GROUPS}"
@@ -436,7 +439,7 @@ _MARKS: Final = MappingProxyType(
         "owner": _OWNER,
     }
 )
-SHARED_OR_OWN_V1: Final = MappingProxyType(
+_SHARED_OR_OWN: Final = MappingProxyType(
     {
         "shared_or_own": "FOR SELECT USING"
         " ({readable} AND scope = ANY (ARRAY['shared', (SELECT app_scope())]))",
@@ -445,12 +448,10 @@ SHARED_OR_OWN_V1: Final = MappingProxyType(
         "delete_own": f"FOR DELETE USING ({{readable}} AND {_WRITABLE})",
     }
 )
-"""Rules of ``isolate_v1`` for a table whose rows of the scope ``shared`` everybody reads, and only
-administrators write. Without a scope, a transaction reads what is shared."""
 
 _VECTORS_OF_SHARED: Final = MappingProxyType(
     {
-        **SHARED_OR_OWN_V1,
+        **_SHARED_OR_OWN,
         "write_own": "FOR INSERT WITH CHECK (scope = 'shared' OR scope = (SELECT app_scope()))",
         "update_own": "FOR UPDATE USING"
         " ({readable} AND scope = ANY (ARRAY['shared', (SELECT app_scope())]))",
@@ -463,26 +464,28 @@ def isolate_v1(
     table: str,
     *,
     policies: Mapping[str, str] = _OWN_SCOPE,
+    shared: bool = False,
     administered: bool = False,
 ) -> Iterator[str]:
     """Show and take rows of the transaction's scope alone, by row security, from the owner too.
 
     Args:
         table: A table with the column ``scope``, a text as ``app_scope()`` gives it.
-        policies: Name → rule, where ``own_scope`` alone will not do: ``SHARED_OR_OWN_V1`` where
-            rows of the scope ``shared`` are everybody's to read. Of several that are not
+        policies: Name → rule, where ``own_scope`` alone will not do. Of several that are not
             RESTRICTIVE one is enough. A rule may say ``{in_scope}``: the row is of the
             transaction's scope, asked before any condition of the caller; an equality beside it
             lets an index serve. ``{readable}``: the row is of that scope or ``shared``, likewise.
             ``{owner}``: the owner of the table asks. ``{administrator}``: the owner, or a member of
             ``rag_admin``.
+        shared: Whether rows of the scope ``shared`` are everybody's to read, and administrators' to
+            write; without a scope, a transaction then reads those. There are no other policies.
         administered: Whether members of ``rag_admin`` see and write the rows of all scopes.
     """
     yield f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
     yield f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
     if administered:
         yield f"CREATE POLICY administration ON {table} TO rag_admin USING (true)"
-    for name, rule in policies.items():
+    for name, rule in (_SHARED_OR_OWN if shared else policies).items():
         condition = rule
         for mark, meaning in _MARKS.items():
             condition = condition.replace(f"{{{mark}}}", meaning)
@@ -491,16 +494,24 @@ def isolate_v1(
 
 @operation
 def stop_isolating_v1(
-    table: str, *, policies: Collection[str] = ("own_scope",), administered: bool = False
+    table: str,
+    *,
+    policies: Collection[str] = ("own_scope",),
+    shared: bool = False,
+    administered: bool = False,
 ) -> Iterator[str]:
     """Take back ``isolate_v1``: every role that may read the table then sees all rows.
 
     Args:
         table: The table.
         policies: The names of its policies.
+        shared: As it was isolated; its policies are then named by that.
         administered: As it was isolated.
     """
-    for name in (*policies, *(["administration"] if administered else [])):
+    for name in (
+        *(_SHARED_OR_OWN if shared else policies),
+        *(["administration"] if administered else []),
+    ):
         yield f"DROP POLICY {name} ON {table}"
     yield f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"
     yield f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from alembic import op
 
-from pgcorpus.db.operations import Covered
-
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -67,14 +65,39 @@ POLICIES_OF_JOBS = {
 }
 
 COVERED = (
-    Covered("knowledge", "framework_documents", "chunk_embeddings", "document_id",
-            "title || E'\\n' || content"),
-    Covered("chat", "messages", "message_embeddings", "message_id", "content"),
-    Covered("memory", "memory_nodes", "memory_embeddings", "node_key",
-            "human_content || E'\\n' || assistant_content", key="key", scoped=True),
-    Covered("episodes", "episodic_memories", "episode_embeddings", "episode_key",
-            "title || E'\\n' || content", key="key", scoped=True),
-)  # fmt: skip
+    {
+        "corpus": "knowledge",
+        "passages": "framework_documents",
+        "vectors": "chunk_embeddings",
+        "item": "document_id",
+        "embedded": "title || E'\\n' || content",
+    },
+    {
+        "corpus": "chat",
+        "passages": "messages",
+        "vectors": "message_embeddings",
+        "item": "message_id",
+        "embedded": "content",
+    },
+    {
+        "corpus": "memory",
+        "passages": "memory_nodes",
+        "vectors": "memory_embeddings",
+        "item": "node_key",
+        "embedded": "human_content || E'\\n' || assistant_content",
+        "key": "key",
+        "scoped": True,
+    },
+    {
+        "corpus": "episodes",
+        "passages": "episodic_memories",
+        "vectors": "episode_embeddings",
+        "item": "episode_key",
+        "embedded": "title || E'\\n' || content",
+        "key": "key",
+        "scoped": True,
+    },
+)
 
 OF_SCOPED = {
     "user_id": "user whose personal memory it is, or who wrote it",

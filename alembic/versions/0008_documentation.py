@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from alembic import op
 
-from pgcorpus.db.operations import SHARED_OR_OWN_V1, Covered
-
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -51,23 +49,48 @@ UNSAMPLED = {
     "chunk_boosts": ("passage_scope", "chunk_id", "boost"),
 }  # fmt: skip
 
-CHUNKS = Covered(
-    "documentation",
-    "chunks",
-    "documentation_embeddings",
-    "chunk_id",
-    "chunk_text(heading_path, text)",
-    scoped=True,
-)
+CHUNKS = {
+    "corpus": "documentation",
+    "passages": "chunks",
+    "vectors": "documentation_embeddings",
+    "item": "chunk_id",
+    "embedded": "chunk_text(heading_path, text)",
+    "scoped": True,
+}
 COVERED_BEFORE = (
-    Covered("knowledge", "framework_documents", "chunk_embeddings", "document_id",
-            "title || E'\\n' || content"),
-    Covered("chat", "messages", "message_embeddings", "message_id", "content"),
-    Covered("memory", "memory_nodes", "memory_embeddings", "node_key",
-            "human_content || E'\\n' || assistant_content", key="key", scoped=True),
-    Covered("episodes", "episodic_memories", "episode_embeddings", "episode_key",
-            "title || E'\\n' || content", key="key", scoped=True),
-)  # fmt: skip
+    {
+        "corpus": "knowledge",
+        "passages": "framework_documents",
+        "vectors": "chunk_embeddings",
+        "item": "document_id",
+        "embedded": "title || E'\\n' || content",
+    },
+    {
+        "corpus": "chat",
+        "passages": "messages",
+        "vectors": "message_embeddings",
+        "item": "message_id",
+        "embedded": "content",
+    },
+    {
+        "corpus": "memory",
+        "passages": "memory_nodes",
+        "vectors": "memory_embeddings",
+        "item": "node_key",
+        "embedded": "human_content || E'\\n' || assistant_content",
+        "key": "key",
+        "scoped": True,
+    },
+    {
+        "corpus": "episodes",
+        "passages": "episodic_memories",
+        "vectors": "episode_embeddings",
+        "item": "episode_key",
+        "embedded": "title || E'\\n' || content",
+        "key": "key",
+        "scoped": True,
+    },
+)
 
 # The names that the seed gives to indexes that operations make under names of their own.
 NAMES = {
@@ -162,7 +185,7 @@ def upgrade() -> None:
         "documentation_embeddings", item="chunk_id", passages="chunks", scoped=True, shared=True
     )
     for table in ("documents", "chunks", *LEARNED):
-        op.isolate_v1(table, policies=SHARED_OR_OWN_V1)
+        op.isolate_v1(table, shared=True)
     for table in FEEDBACK:
         op.isolate_v1(table, policies=POLICIES_OF_FEEDBACK, administered=True)
     op.search_in_scope_v1(

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from pgcorpus.db.base import Vector
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MissingScope
-from pgcorpus.db.operations import OPERATIONS, Covered
+from pgcorpus.db.operations import OPERATIONS
 from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
@@ -65,7 +65,16 @@ EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "stop_searching_in_scope_v1": (("tickets",), {"vectors": "ticket_vectors"}),
     "create_coverage_v1": (
-        (Covered("tickets", "tickets", "ticket_vectors", "ticket_id", "body", scoped=True),),
+        (
+            {
+                "corpus": "tickets",
+                "passages": "tickets",
+                "vectors": "ticket_vectors",
+                "item": "ticket_id",
+                "embedded": "body",
+                "scoped": True,
+            },
+        ),
         {},
     ),
     "drop_coverage_v1": ((), {}),
@@ -95,6 +104,7 @@ CHECKSUMS: dict[str, str] = {
     "create_embedding_table_v1, scoped": "081537ca59c3e122",
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
     "create_embedding_table_v1, shared": "2e94850cea00e3b8",
+    "isolate_v1, shared": "dd60c189982df531",
     "search_in_scope_v1, shared": "d5b3a4d2db74e8f3",
     "stop_searching_in_scope_v1, shared": "5240f2db8b4838e2",
 }
@@ -154,6 +164,7 @@ def checksums() -> dict[str, str]:
         statements[f"{name}, scoped"] = OPERATIONS[name](*given, **named, scoped=True)
     for name, more in {
         "create_embedding_table_v1": {"scoped": True},
+        "isolate_v1": {},
         "search_in_scope_v1": {},
         "stop_searching_in_scope_v1": {},
     }.items():
