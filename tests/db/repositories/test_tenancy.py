@@ -50,7 +50,7 @@ def test_a_slug_keeps_within_its_column() -> None:
 @pytest.mark.parametrize("name", ["", "  ", "東京"])
 def test_a_name_without_a_letter_or_digit_gives_no_slug(name: str) -> None:
     """One has to be chosen."""
-    with pytest.raises(InvalidValue, match="choose one"):
+    with pytest.raises(InvalidValue, match="name one with --slug"):
         slug_of(name)
 
 
@@ -277,10 +277,13 @@ def test_erasing_a_tenant_takes_its_documents_along(work: UnitOfWork) -> None:
     """Chunks, vectors, clicks, searches, jobs and imports; what all may read stays, and others'."""
     gone, stays = (factories.TenantFactory(), factories.TenantFactory())
     shared = document_of(None, "everybody's")
+    factories.ChunkBoostFactory(ranking=factories.LearnedRankingFactory(), chunk=shared)
     for tenant in (gone, stays):
         for chunk in (shared, document_of(tenant, tenant.slug)):
             factories.ClickFeedbackFactory(tenant=tenant, chunk=chunk)
         factories.SearchSessionFactory(tenant=tenant)
+        ranking = factories.LearnedRankingFactory(tenant=tenant)
+        factories.ChunkBoostFactory(tenant=tenant, ranking=ranking, chunk=shared)
         run = factories.ImportRunFactory(corpus="documentation", scope=f"tenant:{tenant.id}")
         factories.ImportFileFactory(run=run, scope=f"tenant:{tenant.id}")
     tables = {*DOCUMENTED, *UNSCOPED} - {"import_transformations", "import_rejects"}

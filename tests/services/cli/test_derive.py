@@ -105,7 +105,9 @@ def test_the_order_of_the_corpora_is_that_of_the_help(tickets: CorpusServices) -
     assert names(imports.make_app(apps)) == [
         *("tickets", "knowledge", "documentation", "chat", "memory", "retry")
     ]
-    assert names(export.make_app((tickets, *SERVICES.values()))) == ["tickets", "chat"]
+    assert names(export.make_app((tickets, *SERVICES.values()))) == [
+        *("tickets", "documentation", "chat")
+    ]
 
 
 def test_what_a_corpus_has_not_has_no_command(tickets: CorpusServices) -> None:

@@ -33,7 +33,7 @@ def test_a_file_goes_in_and_out(environment: dict[str, str], tmp_path: Path) -> 
     replaced = run_command(environment, tmp_path, *export, "--replace", "--json")
 
     assert told.returncode == 0, told.stderr
-    assert "5 clicks and 2 sessions of searches were new" in told.stderr + told.stdout
+    assert "new clicks: 5; new sessions of searches: 2" in told.stderr + told.stdout
     report = json.loads(again.stdout)
     assert (report["unchanged"], report["added"]) == (5, 0)
     counts = "5 documents, 5 chunks, 4 vectors, 5 clicks, 2 sessions"

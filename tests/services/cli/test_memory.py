@@ -91,7 +91,8 @@ def test_a_memory_is_remembered_recalled_told_and_forgotten(memory: Command) -> 
     assert (made["outcome"], made["embedded"]) == ("new", True)
     assert [each["id"] for each in page["memories"]] == [made["id"]]
     assert page.keys() == {
-        "corpus", "mode", "fusion", "question", "degraded", "legs", "note", "memories"
+        "corpus", "mode", "fusion", "question", "degraded", "legs", "note", "memories",
+        "learned", "offset", "weights",
     }  # fmt: skip
     assert json.loads(stored.stdout)["memory_ids"] == [made["id"]]
     assert told.stdout == as_json["text"] + "\n"

@@ -89,7 +89,7 @@ def test_statements_can_be_printed_and_run_elsewhere(pgcorpus: Command, database
         (["users", "create", "--email", "a@x.org", "--sql", "--json"], "one of the two"),
         (["users", "list", "--after", "ann"], "Invalid UUID format"),
         (["tenants", "create", " "], "blank"),
-        (["tenants", "create", "東京"], "choose one"),
+        (["tenants", "create", "東京"], "name one with --slug"),
         (["tenants", "create", "A", "--slug", "A b"], "lower-case"),
     ],
 )

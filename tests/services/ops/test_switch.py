@@ -300,7 +300,7 @@ def test_a_model_that_searches_use_is_not_dropped(
 def test_of_a_seeded_model_only_the_vectors_are_dropped(filled: Database) -> None:
     """Its row and its index are the revisions': the schema does not drift."""
     ModelSwitch(filled).backfill("hashing")
-    for corpus in ("chat", "memory", "episodes"):  # else hashing stands in there
+    for corpus in ("documentation", "chat", "memory", "episodes"):  # else hashing stands in there
         ModelSwitch(filled).use(corpus, "old")
 
     dropped = ModelSwitch(filled).drop("hashing")
@@ -760,12 +760,12 @@ def test_a_person_is_told_what_to_do_next(models: Command) -> None:
     ("arguments", "code", "says"),
     [
         (["drop", "old", "--yes"], 1, "pgcorpus models use knowledge NAME"),
-        (["drop", "text-embedding-3-small"], 2, "--yes"),
+        (["drop", "text-embedding-3-small", "--yes"], 1, "pgcorpus models use documentation NAME"),
         (["drop", "gpt", "--yes"], 2, "known:"),
         (["use", "knowledge", "hashing"], 1, "pgcorpus models backfill hashing"),
         (["use", "recipes", "hashing"], 2, "known: chat, documentation, episodes"),
         (["backfill", "gpt"], 2, "known:"),
-        (["backfill", "hashing", "--corpus", "recipes"], 2, "known: chat, episodes, knowledge"),
+        (["backfill", "hashing", "--corpus", "recipes"], 2, "known: chat, documentation"),
         (["backfill", "bge-m3"], 1, "OPENAI_API_KEY"),
         (["verify", "old", "--questions", "nowhere.txt"], 2, "nowhere.txt"),
         (["verify", "old", "--questions", os.devnull], 2, "no question"),
@@ -785,6 +785,16 @@ def test_a_step_out_of_turn_is_refused_in_a_sentence(
     assert says.lower() in " ".join(result.stderr.split()).lower()
     assert (result.returncode, result.stdout) == (code, "")
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_is_dropped_only_by_who_says_so(models: Command) -> None:
+    """There is no terminal to ask at."""
+    assert models("add", "spare", "--dimensions", "8", "--provider", "hashing").returncode == 0
+
+    result = models("drop", "spare")
+
+    assert "--yes" in result.stderr
+    assert (result.returncode, result.stdout) == (2, "")
 
 
 def test_ctrl_c_ends_an_index_build_with_a_sentence(filled: Database, tmp_path: Path) -> None:

@@ -881,7 +881,8 @@ def test_a_log_that_was_restored_elsewhere_stays_verifiable(
             connection.execute(text("SELECT pg_current_xact_id()"))
         searcher = connection.scalar(
             text(
-                "SELECT CAST(proowner::regrole AS text) FROM pg_proc WHERE proname = 'large_scopes'"
+                "SELECT CAST(proowner::regrole AS text) FROM pg_proc"
+                " WHERE proname = 'memory_embeddings_large_scopes'"
             )
         )
     add(database, rows=5, prefix="not yet")
