@@ -693,7 +693,7 @@ def test_a_corpus_or_mode_that_there_is_not_is_refused_with_those_there_are(
     collection = read_collection(write(tmp_path))
     service = EvaluationService(database)
 
-    with pytest.raises(UnknownCorpus, match="known: knowledge, scratch"):
+    with pytest.raises(UnknownCorpus, match="known: documentation, knowledge, scratch"):
         service.evaluate(collection, corpus="recipes")
     with pytest.raises(InvalidSearch, match="'psychic'; known: vector, text, fuzzy, hybrid"):
         service.evaluate(collection, modes=["psychic"])  # type: ignore[list-item]
