@@ -214,7 +214,7 @@ def test_the_builder_narrows_even_where_row_security_does_not_bind(
             "CREATE ROLE test_scope_dumper BYPASSRLS; GRANT test_scope_dumper TO {role}",
             "may become test_scope_dumper",
         ),
-        ("GRANT rag_admin TO {role} WITH INHERIT FALSE", "may TRUNCATE chunks"),
+        ("GRANT rag_admin TO {role} WITH INHERIT FALSE", "may TRUNCATE chunk_boosts"),
         ("GRANT TRIGGER ON memory_nodes TO {role}", "memory_nodes, or put a trigger on it"),
     ],
     ids=[

@@ -47,7 +47,10 @@ def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
     packages = {name for name in names if ".dist-info/" not in name}
 
     assert {name.partition("/")[0] for name in packages} == {"pgcorpus"}
-    assert {Path(name).suffix for name in packages} <= {".py", ".json", ".mako", ".typed"}
+    pages = {name for name in packages if "/services/samples/documentation/" in name}
+    assert {Path(name).suffix for name in packages - pages} <= {".py", ".json", ".mako", ".typed"}
+    assert {Path(name).suffix for name in pages} <= {".json", ".md", ".png"}
+    assert "pgcorpus/services/samples/documentation/index.md" in pages
     assert "pgcorpus/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     for source in (ROOT / "alembic" / "versions").glob("*.py"):

@@ -762,7 +762,7 @@ def of_row(shown: str, mode: str) -> list[str]:
         (("nowhere",), "does not exist"),
         ((".",), "has no corpus.jsonl"),
         ((), "Missing argument"),
-        (("COLLECTION", "--corpus", "recipes"), "known: knowledge, scratch"),
+        (("COLLECTION", "--corpus", "recipes"), "known: documentation, knowledge, scratch"),
         (("COLLECTION", "--modes", "text,psychic"), "known: vector, text, fuzzy, hybrid"),
         (("COLLECTION", "--modes", "vector"), "--model hashing"),
         (("COLLECTION", "--language", "klingon"), "known: auto"),
