@@ -35,6 +35,7 @@ from pgcorpus.db.search.prelude import (
     ActiveRanking,
     Prelude,
     compile_matching,
+    compile_own,
     compile_prelude,
 )
 from pgcorpus.db.search.question import Question
@@ -554,7 +555,7 @@ class SearchRepository(Repository):
         # Of what is shared it is known how rare words are. The first search of a scope looks at its
         # own passages, too, for the languages they are in.
         samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
-        explained = self._list_explained(shape, ask, known) if scoped else []
+        explained = self._list_explained(shape, ask, known, values) if scoped else []
         before = [known.estimated] if known.is_fresh else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
@@ -583,7 +584,7 @@ class SearchRepository(Repository):
                             "counted": counts,
                         },
                     ),
-                    *[_explain_kept(each, values) for each in explained],
+                    *explained,
                 ]
             )
             prelude = Prelude.of(row, counted=counts)
@@ -614,15 +615,18 @@ class SearchRepository(Repository):
             known = known._replace(lexicon=_mix(known.lexicon, prelude))
         return prelude, known._replace(languages=asked_in)
 
-    def _list_explained(self, shape: Shape, ask: Ask, known: _Known) -> list[Shape]:
+    def _list_explained(
+        self, shape: Shape, ask: Ask, known: _Known, values: Mapping[str, Any]
+    ) -> list[tuple[str, Mapping[str, Any]]]:
         """Return what the planner is asked to estimate: the scope, and what filters keep of it.
 
         A sample of a small scope tells by itself.
         """
         if shape.corpus.needs_scope and 0 < known.passages < SAMPLED_OF_SCOPE:
             return []
-        filtered = [shape] if shape.conditions and not ask.question.demands else []
-        return filtered if known.is_fresh else [replace(shape, conditions=()), *filtered]
+        filters = shape.conditions and not ask.question.demands
+        filtered = [_explain_kept(shape, values)] if filters else []
+        return filtered if known.is_fresh else [_explain_own(shape.corpus, values), *filtered]
 
     def _is_scoped(self, corpus: Corpus) -> bool:
         """Return whether the search reads passages of a scope, beside those that are shared."""
@@ -739,6 +743,11 @@ def _explain_kept(shape: Shape, values: Mapping[str, Any]) -> tuple[str, Mapping
     """Build the EXPLAIN of the passages that the filters and the scope keep."""
     sql = compile_matching(shape.corpus, shape.conditions, shape.demanding)
     return f"EXPLAIN (FORMAT JSON) {sql}", values
+
+
+def _explain_own(corpus: Corpus, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Build the EXPLAIN of the passages that are the scope's own."""
+    return f"EXPLAIN (FORMAT JSON) {compile_own(corpus)}", values
 
 
 def _read_estimate(plan: Sequence[Mapping[str, Any]]) -> float:

@@ -131,15 +131,15 @@ class Prelude:
         """Limit the estimates to the scope.
 
         Args:
-            passages: Of the scope, as the planner estimates it; 0 where that was not asked for.
+            passages: The scope's own, as the planner estimates them; 0 where that was not asked.
             kept: What filters keep of them, likewise.
             shared: Whether ``visible`` are the shared passages, and those of the scope are beside
                 them; else ``visible`` are those of all scopes.
         """
         if shared:
-            beside = self.visible + self.sampled
-            visible = max(passages, beside) if self.sampled >= SAMPLED_OF_SCOPE else beside
-            own = visible - self.visible
+            is_cut = self.sampled >= SAMPLED_OF_SCOPE
+            own = max(passages, self.sampled) if is_cut else float(self.sampled)
+            visible = self.visible + own
             return replace(self, visible=visible, estimated=kept, own_passages=own)
         estimated = passages if self.sampled >= SAMPLED_OF_SCOPE else 0.0
         visible = max(self.sampled, min(estimated, self.visible))
@@ -242,6 +242,13 @@ def compile_matching(corpus: Corpus, conditions: tuple[Condition, ...], demandin
     """Compile the SELECT of passages that meet filters and demands, for the planner to estimate."""
     shape = Shape(corpus=corpus, legs=(), conditions=conditions, demanding=demanding)
     return in_drivers_words(select_matching(corpus, shape.narrowing()))
+
+
+@lru_cache(maxsize=512)
+def compile_own(corpus: Corpus) -> str:
+    """Compile the SELECT of the scope's own passages, for the planner to estimate."""
+    *_, own = corpus.split_scope(corpus.passages)
+    return in_drivers_words(select(literal_column("1")).select_from(corpus.passages).where(*own))
 
 
 def _label_null(name: str) -> ColumnElement[Any]:

@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.dialects.postgresql import dialect
 
+from pgcorpus.db.base import SHARED
+
 TEXTS: Final = frozenset(("text", "character varying"))
 INTEGERS: Final = frozenset(("integer", "bigint"))
 MOMENTS: Final = frozenset(("timestamp with time zone", "timestamp without time zone", "date"))
@@ -328,6 +330,9 @@ def build_nearest(
 ) -> Iterator[Probe]:
     """Build EXPLAIN ANALYZE of the nearest vector, by every index of vectors of a model.
 
+    An index of what everybody reads is left out: it has no foreign vector, and its graph is walked
+    otherwise for each question.
+
     Args:
         table: Quoted.
         indexes: Of the table.
@@ -337,9 +342,10 @@ def build_nearest(
     """
     secret = Secret(table=table, column="embedding", type="vector", hit=near, miss=far)
     for index in indexes:
-        if index.method in {"hnsw", "ivfflat"} and f"'{model}'" in (
-            index.predicate or f"'{model}'"
-        ):
+        rows = index.predicate or f"'{model}'"
+        if index.method not in {"hnsw", "ivfflat"} or f"scope = '{SHARED}'" in rows:
+            continue
+        if f"'{model}'" in rows:
             form = (
                 "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, FORMAT JSON)"
                 f" SELECT FROM {table} WHERE {index.predicate or 'true'}"

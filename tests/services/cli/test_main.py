@@ -103,6 +103,7 @@ def test_search_has_a_fixed_shape(filled: Command) -> None:
     assert result.returncode == 0
     assert page.keys() == {
         "corpus", "mode", "fusion", "question", "degraded", "legs", "hits", "note",
+        "learned", "offset", "weights",
     }  # fmt: skip
     assert all(
         leg.keys() == {"name", "status", "candidates", "duration_ms", "reason"}
@@ -238,6 +239,7 @@ def test_an_applications_login_lists_models_without_what_it_may_not_count(
     filled: Command, database: Database
 ) -> None:
     """It does not see the counts of memories; all else is listed."""
+    assert filled("tenants", "create", "Theirs").returncode == 0  # whose memories could be counted
     with logged_in(database, "rag_read_write") as own:
         address = own.url.render_as_string(hide_password=False)
         done = filled("models", "list", "--json", DATABASE_URL=address)
