@@ -630,7 +630,7 @@ class SearchRepository(Repository):
 
     def _is_scoped(self, corpus: Corpus) -> bool:
         """Return whether the search reads passages of a scope, beside those that are shared."""
-        return corpus.scope is not None and self.scope is not None
+        return corpus.needs_scope or (corpus.scope is not None and self.scope is not None)
 
     @property
     def _remembered(self) -> dict[tuple[str, str | None], _Known]:
