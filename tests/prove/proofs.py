@@ -470,7 +470,7 @@ def keeps_ticking(
         messages: How many are searched.
         tasks: How many search at the same time.
         rounds: Searches of each.
-        most_ms: So long at most may the loop's thread compute between 99 of 100 ticks.
+        most_ms: So late at most may 99 of 100 ticks come.
     """
     fill(database, messages)
     with database.unit_of_work() as work:
@@ -479,8 +479,9 @@ def keeps_ticking(
     EmbeddingService(database).embed("chat")
     questions = [f"message number {n}" for n in range(0, messages, 7)]
     began = time.monotonic()
-    # As a service has it: the pool of a test would open connections all the time.
-    service = Database(replace(database.settings, pool_size=20, max_overflow=0))
+    # Two connections for each processor. With 20 the server's processes wait for processors in a
+    # queue of 20, and so does the loop: it came 21 ms late (p50), at the same rate of searches.
+    service = Database(replace(database.settings, pool_size=4, max_overflow=0))
     late, busy = ticks.measure(
         service, questions, corpus="chat", tasks=tasks, rounds=rounds, seconds=0.05
     )
@@ -489,7 +490,7 @@ def keeps_ticking(
         claim=f"{tasks} tasks search {messages} messages, by an embedder of 50 ms",
         found=f"the loop's thread computes for {_percentiles(busy)} between two ticks, which come "
         f"{_percentiles(late)} late; {tasks * rounds / seconds:.0f} searches a second",
-        holds=_percentile(busy, 0.99) <= most_ms,
+        holds=_percentile(late, 0.99) <= most_ms,
         seconds=seconds,
     )
 
