@@ -53,12 +53,13 @@ CORPUS: Final = "documentation"
 BULK_BYTES: Final = 1024**2
 """Size of the files from which on building indexes anew takes less time than keeping them up."""
 
-BATCH: Final = 1000
-"""Chunks of a transaction: while one batch is written, the next is read."""
+BATCH: Final = 3000
+"""Chunks of a transaction: while one batch is written, the next is read. With batches of 1,000 an
+import of 59,000 chunks took a tenth longer."""
 
 
 class DocumentationImporter(Importer[DocumentationReport]):
-    """Imports files, folders, zips and patterns; a thousand chunks in a transaction.
+    """Imports files, folders, zips and patterns; some thousand chunks in a transaction.
 
     A file that is stored with the same content is not read. Of a changed one only the chunks that
     changed are embedded anew. A document whose file was moved keeps its vectors; one whose file is
