@@ -16,6 +16,7 @@ from sqlalchemy.util import await_only
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.search.context import Turn, Window, surroundings
 from pgcorpus.db.search.corpus import SHOWN, Corpus
+from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
 from pgcorpus.db.search.legs import (
     FUZZY_THRESHOLDS,
     LARGE_FOR_FUZZY,
@@ -34,8 +35,6 @@ from pgcorpus.db.search.prelude import (
     SURELY_LARGE,
     ActiveRanking,
     Prelude,
-    compile_matching,
-    compile_own,
     compile_prelude,
 )
 from pgcorpus.db.search.question import Question
@@ -589,7 +588,7 @@ class SearchRepository(Repository):
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:
-                estimates = [*before, *map(_read_estimate, estimated)]
+                estimates = [*before, *map(read_estimate, estimated)]
                 if estimates and not before:
                     known = known._replace(estimated=estimates[0], estimated_at=time.monotonic())
                 prelude = prelude.within_scope(*estimates, shared=not corpus.needs_scope)
@@ -625,8 +624,9 @@ class SearchRepository(Repository):
         if shape.corpus.needs_scope and 0 < known.passages < SAMPLED_OF_SCOPE:
             return []
         filters = shape.conditions and not ask.question.demands
-        filtered = [_explain_kept(shape, values)] if filters else []
-        return filtered if known.is_fresh else [_explain_own(shape.corpus, values), *filtered]
+        explained = [_explain_matching(shape)] if filters else []
+        explained = explained if known.is_fresh else [explain_own(shape.corpus), *explained]
+        return [(sql, values) for sql in explained]
 
     def _is_scoped(self, corpus: Corpus) -> bool:
         """Return whether the search reads passages of a scope, beside those that are shared."""
@@ -662,8 +662,8 @@ class SearchRepository(Repository):
 
     def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:
         """Return how many passages the filters keep, as the planner estimates it."""
-        (plan,) = self._exchange([_explain_kept(shape, values)])
-        return _read_estimate(plan)
+        (plan,) = self._exchange([(_explain_matching(shape), values)])
+        return read_estimate(plan)
 
     def _rarest_word(self, question: Question, known: _Known) -> str:
         """Return the word of the question that the fewest passages hold, stop words aside."""
@@ -739,19 +739,8 @@ def _choose_depth(hits: int) -> int:
     return FIRST_DEPTH if hits <= FIRST_DEPTH else next(each for each in DEPTHS if each >= hits)
 
 
-def _explain_kept(shape: Shape, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Build the EXPLAIN of the passages that the filters and the scope keep."""
-    sql = compile_matching(shape.corpus, shape.conditions, shape.demanding)
-    return f"EXPLAIN (FORMAT JSON) {sql}", values
-
-
-def _explain_own(corpus: Corpus, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Build the EXPLAIN of the passages that are the scope's own."""
-    return f"EXPLAIN (FORMAT JSON) {compile_own(corpus)}", values
-
-
-def _read_estimate(plan: Sequence[Mapping[str, Any]]) -> float:
-    return float(plan[0]["QUERY PLAN"][0]["Plan"]["Plan Rows"])
+def _explain_matching(shape: Shape) -> str:
+    return explain_matching(shape.corpus, shape.conditions, shape.demanding)
 
 
 def _send(

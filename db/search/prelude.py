@@ -31,7 +31,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    table,
     true,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
@@ -40,6 +39,7 @@ from pgcorpus.db.base import SHARED, table_of
 from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
+from pgcorpus.db.search.estimates import estimate_passages
 from pgcorpus.db.search.question import select_demands
 from pgcorpus.db.search.ranking import Shape, select_matching
 from pgcorpus.db.search.words import Lexicon
@@ -220,7 +220,7 @@ def compile_prelude(
         narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
     some = select_matching(corpus, narrowing).limit(few + 1)
     counted = select(func.count()).select_from(some.subquery())
-    passages = _estimate_passages(corpus)
+    passages = estimate_passages(corpus)
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
     )
@@ -235,20 +235,6 @@ def compile_prelude(
         *([_read_ranking(corpus)] if learned else []),
     ).select_from(*sources)
     return in_drivers_words(statement)
-
-
-@lru_cache(maxsize=512)
-def compile_matching(corpus: Corpus, conditions: tuple[Condition, ...], demanding: bool) -> str:
-    """Compile the SELECT of passages that meet filters and demands, for the planner to estimate."""
-    shape = Shape(corpus=corpus, legs=(), conditions=conditions, demanding=demanding)
-    return in_drivers_words(select_matching(corpus, shape.narrowing()))
-
-
-@lru_cache(maxsize=512)
-def compile_own(corpus: Corpus) -> str:
-    """Compile the SELECT of the scope's own passages, for the planner to estimate."""
-    *_, own = corpus.split_scope(corpus.passages)
-    return in_drivers_words(select(literal_column("1")).select_from(corpus.passages).where(*own))
 
 
 def _label_null(name: str) -> ColumnElement[Any]:
@@ -402,24 +388,3 @@ def _by_frequency(
     ordered = aggregate_order_by(counted.c.name, counted.c.passages.desc(), counted.c.name)
     names = select(func.array_agg(ordered))
     return (names if but is None else names.where(counted.c.name != all_(but))).scalar_subquery()
-
-
-def _estimate_passages(corpus: Corpus) -> ColumnElement[float]:
-    """Estimate the passages as the planner does: all, or those that are shared where some are.
-
-    It scales the last ANALYZE's count to the table's present size.
-    """
-    pg_class = table(
-        "pg_class", column("oid"), column("reltuples", Double), column("relpages", Double)
-    )
-    pages = func.pg_relation_size(pg_class.c.oid) / func.current_setting("block_size").cast(Integer)
-    rows: ColumnElement[Any] = pg_class.c.reltuples
-    if corpus.shared_words is not None:
-        index = pg_class.alias("of_index")
-        of_index = cast(literal(corpus.shared_words, String()), REGCLASS)
-        rows = select(index.c.reltuples).where(index.c.oid == of_index).scalar_subquery()
-    return (
-        select(case((pg_class.c.relpages > 0, rows / pg_class.c.relpages * pages), else_=0.0))
-        .where(pg_class.c.oid == cast(literal(corpus.passages.name, String()), REGCLASS))
-        .scalar_subquery()
-    )

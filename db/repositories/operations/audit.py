@@ -12,6 +12,7 @@ from sqlalchemy import LargeBinary, Select, func, literal_column, select, text
 from pgcorpus.db.base import set_local
 from pgcorpus.db.models.audit import AuditSeal, SecurityAuditLog
 from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.search.estimates import ROWS
 
 SEAL_BATCH: Final = 1000
 """Entries under one seal: what was tampered with is found as closely as this."""
@@ -49,12 +50,12 @@ DIGESTS: Final = f"""
     GROUP BY month, seal
 """  # noqa: S608 - of this file's own constants
 
-PARTITIONS: Final = text(r"""
-    SELECT relname::text AS name, greatest(reltuples, 0)::bigint AS rows,
-           to_date(substring(relname FROM '\d{4}_\d\d$'), 'YYYY_MM') AS month
+PARTITIONS: Final = text(rf"""
+    SELECT relname::text AS name, ({ROWS})::bigint AS rows,
+           to_date(substring(relname FROM '\d{{4}}_\d\d$'), 'YYYY_MM') AS month
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = CAST('security_audit_log' AS regclass) ORDER BY relname
-""")
+""")  # noqa: S608 - a constant
 
 
 class Partition(NamedTuple):

@@ -28,6 +28,7 @@ from pgcorpus.db.repositories.search import SearchRepository, Statement
 from pgcorpus.db.repositories.vector_indexes import IndexState, VectorIndexRepository, index_of
 from pgcorpus.db.scope import APPLICATION_ROLE, Scope
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.estimates import ANALYSED_ROWS
 
 DISABLED_COST: Final = 1e10
 """``disable_cost``: what PostgreSQL before 18 adds to a node that a setting forbids."""
@@ -49,11 +50,8 @@ ROLE: Final = text("""
     FROM pg_roles WHERE rolname = current_user
 """)
 
-TABLES: Final = text("""
-    SELECT pg_class.relname::text AS name,
-           -- of the last ANALYZE, as autovacuum's threshold: the planner's estimate of searches
-           -- (db/search/prelude.py) grows with the pages, and so with changed rows
-           CASE WHEN reltuples > 0 THEN reltuples ELSE coalesce(n_live_tup, 0) END::bigint AS rows,
+TABLES: Final = text(f"""
+    SELECT pg_class.relname::text AS name, ({ANALYSED_ROWS})::bigint AS rows,
            coalesce(n_mod_since_analyze, 0) AS changed,
            coalesce(last_analyze, last_autoanalyze) IS NOT NULL
                -- a crash or a reset forgets when, but not what
@@ -66,7 +64,7 @@ TABLES: Final = text("""
     LEFT JOIN pg_stat_all_tables ON relid = pg_class.oid
     WHERE pg_class.oid = ANY (CAST(CAST(:tables AS text[]) AS regclass[]))
     ORDER BY 1
-""")
+""")  # noqa: S608 - a constant
 
 INDEXES: Final = text("""
     SELECT pg_class.relname::text AS name, indexrelid::regclass::text AS identifier,

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pgcorpus.db.errors import InvalidFilter, UnknownFilter
 from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE, MEMORY
+from pgcorpus.db.search.estimates import explain_matching
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.metadata import (
     MAX_CHARACTERS,
@@ -28,7 +29,6 @@ from pgcorpus.db.search.metadata import (
     match_metadata,
     parse_metadata,
 )
-from pgcorpus.db.search.prelude import compile_matching
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests.db.search.reference import meets
@@ -453,6 +453,6 @@ def test_a_statement_is_compiled_once_for_all_keys_and_values() -> None:
     }
 
     assert len(shapes) == 1
-    assert "Ada" not in compile_matching(
+    assert "Ada" not in explain_matching(
         KNOWLEDGE, KNOWLEDGE.parse_filters({"metadata": {"Ada": {"$like": "Ada"}}})[0], False
     )

@@ -27,8 +27,9 @@ from pgcorpus.db.search.context import surroundings
 from pgcorpus.db.search.corpora import DOCUMENTATION, EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.driver import in_drivers_words
+from pgcorpus.db.search.estimates import explain_matching
 from pgcorpus.db.search.legs import AskedModel
-from pgcorpus.db.search.prelude import compile_matching, compile_prelude
+from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.ranking import FUSIONS, Shape, compile_search
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.service import DocumentService
@@ -157,7 +158,7 @@ def test_every_search_names_the_scope(corpus: Corpus) -> None:
         )
         made.append(compile_search(shape))
     for kept, demanding in product(((), conditions), (False, True)):
-        made.append(compile_matching(corpus, kept, demanding))
+        made.append(explain_matching(corpus, kept, demanding))
         made += (
             compile_prelude(corpus, kept, demanding=demanding, by_words=by_words, scoped=scoped)
             for by_words, scoped in product((False, True), {True, corpus.needs_scope})
