@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakSet
@@ -30,16 +31,27 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from pgcorpus.db.base import lock_key
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
-from pgcorpus.db.errors import SettingsError, TransactionConflict, translate_errors
+from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.pools import Places
 from pgcorpus.db.repositories.search import KNOWN
-from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
+from pgcorpus.db.scope import (
+    APPLICATION_ROLE,
+    SETTINGS,
+    STEPPED_DOWN,
+    Scope,
+    refuse_unsafe,
+    step_down,
+)
+from pgcorpus.db.search.driver import Driver, Rows, Sent, as_sqlalchemy, make_settings, send
+from pgcorpus.db.search.known import KnownCorpora
+from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
@@ -55,10 +67,20 @@ FORGET: Final = (
 )
 """DISCARD ALL but for the statements that psycopg has prepared and counts on."""
 
-OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT; " + "; ".join(
-    f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")
+OF_OTHERS: Final = (
+    "SET LOCAL role TO DEFAULT",
+    "SET LOCAL search_path TO DEFAULT",
+    *(f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")),
 )
 """Settings that other clients may have SET for a session shared behind a transaction pooler."""
+
+STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
+
+USED: Final = "used"
+"""The key in a connection's ``info``: whether a unit of work has had it since it was reset."""
+
+_is_reading: ContextVar[bool] = ContextVar("is_reading", default=False)
+"""True while a connection is taken for one exchange of a search."""
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
@@ -104,7 +126,7 @@ class Database:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
-        self._known: dict[Any, Any] = {}  # by searches, of the size and the words of each corpus
+        self._known = KnownCorpora()
         self._making = threading.RLock()
         self._buffers: WeakSet[Buffer] = WeakSet()
 
@@ -234,6 +256,72 @@ class Database:
         return AsyncUnitOfWork(
             UnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
         )
+
+    def ranker(self, scope: Scope | None = None) -> Ranker:
+        """Return what ranks passages below any unit of work: each exchange is a transaction.
+
+        Args:
+            scope: Whose passages are searched, too. The first exchange raises ``UnsafeRole`` when
+                the login passes over row security.
+        """
+        return Ranker(partial(self._exchange, scope), scope, self._known)
+
+    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+        """Run statements that read in a transaction of their own, and one round trip.
+
+        A connection that was lost while the pool kept it is replaced, as nothing is lost with it.
+
+        Raises:
+            DBAPIError: A statement failed.
+        """
+        if scope is not None and self.settings.database_url is not None and not self._safe:
+            with self.unit_of_work(scope) as work:
+                work.session.connection()  # the guard looks at the login
+        engine = self.async_engine.sync_engine if in_greenlet() else self.engine
+        try:
+            return self._exchange_on(engine, scope, statements)
+        except DBAPIError as error:
+            if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
+                raise
+        _replace_pool(engine)
+        return self._exchange_on(engine, scope, statements)
+
+    def _exchange_on(
+        self, engine: Engine, scope: Scope | None, statements: Sequence[Sent]
+    ) -> list[Rows]:
+        reading = _is_reading.set(True)
+        try:
+            connection = engine.raw_connection()
+        finally:
+            _is_reading.reset(reading)
+        driver: Any = connection.driver_connection
+        try:
+            before = self._begin_reading(driver, scope)
+            rows = send(driver, [*before, *statements, ("COMMIT", None)])
+        except psycopg.Error as error:
+            if gone := bool(driver.closed):
+                connection.invalidate(error)
+            raise as_sqlalchemy(error, statements[-1][0], engine.dialect, gone=gone) from error
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            connection.invalidate(error)  # answers may be on their way, and be taken for others
+            raise
+        finally:
+            connection.close()
+        return rows[len(before) : -1]
+
+    def _begin_reading(self, driver: Driver, scope: Scope | None) -> list[Sent]:
+        """Return the statements that begin a transaction and say in which scope it reads."""
+        begin: list[Sent] = [("BEGIN", None)]
+        if self.settings.is_pooled:
+            of_pooled = _list_settings_of_pooled(self.settings.statement_timeout_ms)
+            begin += [(each, None) for each in of_pooled]
+        settings = {} if scope is None else scope.settings
+        if self.settings.database_url is None:
+            if scope is not None:
+                settings["role"] = APPLICATION_ROLE
+            elif driver.info.parameter_status("is_superuser") == "on":
+                begin.append((STEP_DOWN, None))
+        return [*begin, make_settings(settings)] if settings else begin
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a synchronous *function* from asyncio: what it waits for here is awaited.
@@ -392,8 +480,8 @@ class Database:
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
         if self.settings.is_pooled:
-            begin = f"SET LOCAL statement_timeout = {statement_timeout_ms}; {OF_OTHERS}"
             event.listen(engine, "checkout", _leave_begin_to_us)
+            begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))
             event.listen(engine, "begin", _begin_with(begin))
         else:
             event.listen(engine, "checkout", _forget_session)
@@ -448,7 +536,7 @@ def _sessions_of(
     return sessionmaker(bind, class_=WorkSession, expire_on_commit=False, info=info or {})
 
 
-def _forget_session(connection: Any, _record: object, _proxy: object) -> None:
+def _forget_session(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
     """Let nothing that was SET for the session reach the next user of a pooled connection.
 
     A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
@@ -456,14 +544,23 @@ def _forget_session(connection: Any, _record: object, _proxy: object) -> None:
     table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
     is made anew when it is lost.
     """
+    reading = _is_reading.get()
+    if reading and not record.info.get(USED, True):
+        return  # nothing was SET since: an exchange has no statements but ours
     try:
         connection.autocommit = True
         cursor = connection.cursor()
         cursor.execute(FORGET)
         cursor.close()
-        connection.autocommit = False
+        connection.autocommit = reading
     except psycopg.OperationalError as error:
         raise InvalidatePoolError from error
+    record.info[USED] = not reading
+
+
+def _list_settings_of_pooled(statement_timeout_ms: int) -> list[str]:
+    """Return the settings with which a transaction behind a pooler begins."""
+    return [f"SET LOCAL statement_timeout = {statement_timeout_ms}", *OF_OTHERS]
 
 
 def _leave_begin_to_us(connection: Any, _record: object, _proxy: object) -> None:

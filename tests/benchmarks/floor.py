@@ -22,7 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.search import FIRST_DEPTH
+from pgcorpus.db.search.ask import FIRST_DEPTH
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.search.service import Mode, SearchService

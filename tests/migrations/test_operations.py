@@ -31,8 +31,8 @@ from pgcorpus.db.base import Vector
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MissingScope
 from pgcorpus.db.operations import OPERATIONS
-from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
