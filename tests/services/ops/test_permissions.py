@@ -409,8 +409,8 @@ def page(found: Found) -> str:
 
 A test wrote this page. It logs in once as a member of each group, and once as a member of none, and
 tries every kind of statement on every table, view, sequence and function of the database
-({found.tried:,} attempts). `pgcorpus roles show` shows the rights in your own database. How to use the
-groups: [roles](../how-to/roles.md).
+({found.tried:,} attempts). `pgcorpus roles show` shows the rights in your own database. How to use
+the groups: [roles](../how-to/roles.md).
 
 | word | statements |
 |---|---|
@@ -422,8 +422,8 @@ groups: [roles](../how-to/roles.md).
 | administer rows | administer, but without COPY FROM |
 
 Refused on every table, to every group: {list_objects(set(TABLE) - ADMINISTER)}.
-Only the owner of the tables, which is the role that upgrades the schema, may run these. A login in no
-group can read no table. Before PostgreSQL 17, only the owner may run ANALYZE, VACUUM and REINDEX.
+Only the owner of the tables, which is the role that upgrades the schema, may run these. A login in
+no group can read no table. Before PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner only.
 
 ## Tables and views
 
