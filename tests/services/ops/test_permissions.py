@@ -422,8 +422,9 @@ the groups: [roles](../how-to/roles.md).
 | administer rows | administer, but without COPY FROM |
 
 Refused on every table, to every group: {list_objects(set(TABLE) - ADMINISTER)}.
-Only the owner of the tables, which is the role that upgrades the schema, may run these. A login in
-no group can read no table. Before PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner only.
+Only the owner of the tables, which is the role that upgrades the schema, may run these. Before
+PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner only, too. A login in no group can read
+none of the tables.
 
 ## Tables and views
 
