@@ -90,7 +90,7 @@ class DocumentRecord:
     chunks: Sequence[ChunkRecord] = ()
 
 
-class StoredDocument(NamedTuple):
+class DocumentState(NamedTuple):
     """The state of a stored document, by which an import sees what has changed.
 
     Attributes:
@@ -333,7 +333,7 @@ class DocumentRepository(FirstLoad):
         )
         return bool(self.session.scalar(select(exists(of_collection))))
 
-    def list_stored(self, collection: str) -> list[StoredDocument]:
+    def list_stored(self, collection: str) -> list[DocumentState]:
         """Return the state of every document of a collection, by path."""
         first = func.array_agg(
             func.jsonb_build_array(_chunks.c.chunker_version, _chunks.c.chunker_config)
@@ -356,7 +356,7 @@ class DocumentRepository(FirstLoad):
             .order_by(_documents.c.path)
         )
         return [
-            StoredDocument(id_, path, hash_, chunks, tuple(chunker) if chunks else None, url)
+            DocumentState(id_, path, hash_, chunks, tuple(chunker) if chunks else None, url)
             for id_, path, hash_, chunks, chunker, url in rows
         ]
 

@@ -39,14 +39,14 @@ from pgcorpus.services.documentation.sqlite.mapping import (
     build_session,
     draft_document,
 )
-from pgcorpus.services.documentation.sqlite.reading import MAGIC, StoredDatabase, open_database
+from pgcorpus.services.documentation.sqlite.reading import MAGIC, SQLiteDatabase, open_database
 from pgcorpus.services.documentation.sqlite.records import (
     Refused,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from pgcorpus.services.importers.draft import Rule
 from pgcorpus.services.importers.files import key_of, printable
@@ -108,9 +108,9 @@ class _Candidate:
         refused: Rows that are refused.
     """
 
-    stored: StoredDocument | None = None
+    stored: SQLiteDocument | None = None
     record: DocumentRecord | None = None
-    chunks: Sequence[StoredChunk] = ()
+    chunks: Sequence[SQLiteChunk] = ()
     names: Sequence[str] = ()
     refused: Sequence[Refused] = ()
 
@@ -223,7 +223,7 @@ class DatabaseFilling:
             change = Change("position", "from 0", "from 1", Rule.POSITION.value)
             yield Changed("click_events", "click_events", [change], once=True)
 
-    def _batch(self, found: StoredDatabase) -> Iterator[_Batch]:
+    def _batch(self, found: SQLiteDatabase) -> Iterator[_Batch]:
         """Yield the documents in batches, and what is refused of them."""
         batch = _Batch()
         for each in found.read_documents():
@@ -237,7 +237,7 @@ class DatabaseFilling:
                 batch = _Batch()
         yield batch
 
-    def _draft(self, stored: StoredDocument | Refused) -> _Candidate:
+    def _draft(self, stored: SQLiteDocument | Refused) -> _Candidate:
         """Make the record of a document."""
         if isinstance(stored, Refused):
             return _Candidate(refused=[stored])
@@ -257,7 +257,7 @@ class DatabaseFilling:
         names = chunk_ids(stored.path, map(_as_identified, chunks))
         return _Candidate(stored, replace(record, chunks=chunks), stored.chunks, names)
 
-    def _draft_crawled(self, stored: StoredDocument, content: str) -> _Candidate:
+    def _draft_crawled(self, stored: SQLiteDocument, content: str) -> _Candidate:
         """Cut what the crawler stored in one piece."""
         if stored.path in self._paths:
             reason = "its url is that of another row of the file"
@@ -394,11 +394,11 @@ class DatabaseFilling:
     def _count_assumed(self, table: str, rows: Iterable[Any]) -> None:
         for row in rows:
             for name in _TIMES[type(row)]:
-                time: StoredTime | None = getattr(row, name)
+                time: SQLiteTime | None = getattr(row, name)
                 if time is not None and time.assumed is not None:
                     self._assumed[f"{table}.{name}", time.assumed] += 1
 
-    def _keep_clicks(self, rows: Sequence[StoredClick | Refused]) -> None:
+    def _keep_clicks(self, rows: Sequence[SQLiteClick | Refused]) -> None:
         """Store clicks; one that is stored already stays as it is."""
         tally = Tally()
         kept = []
@@ -422,10 +422,10 @@ class DatabaseFilling:
         tally.add_to(self._report, self.run.report)
         self.run.report.clicks += stored
 
-    def _keep_sessions(self, rows: Sequence[StoredSession | Refused]) -> None:
+    def _keep_sessions(self, rows: Sequence[SQLiteSession | Refused]) -> None:
         """Store sessions; one that is stored already stays as it is."""
         tally = Tally()
-        kept: list[StoredSession] = []
+        kept: list[SQLiteSession] = []
         for row in rows:
             if isinstance(row, Refused):
                 tally.refuse(_reject(row))
@@ -450,13 +450,13 @@ class DatabaseFilling:
         self.run.report.sessions += stored
 
     def _tell(
-        self, work: UnitOfWork, rows: Sequence[StoredClick | StoredSession], tally: Tally
+        self, work: UnitOfWork, rows: Sequence[SQLiteClick | SQLiteSession], tally: Tally
     ) -> None:
         """Write changes and refusals into the history."""
         changed = []
         for row in rows:
             if row.changes:
-                table = row.table if isinstance(row, StoredClick) else "search_sessions"
+                table = row.table if isinstance(row, SQLiteClick) else "search_sessions"
                 place = f"{table}[{row.id}]"
                 changed.append(Changed(place, place, row.changes, once=True))
         if changed:
@@ -465,11 +465,11 @@ class DatabaseFilling:
             work.imports.record_refusals(self.run.id, CORPUS, self._file, tally.refused)
 
     def _make_key(
-        self, table: str, rowid: int, name: str, row: StoredClick | StoredSession
+        self, table: str, rowid: int, name: str, row: SQLiteClick | SQLiteSession
     ) -> UUID:
         """Make the key of a row of what it says, so that it is stored once."""
         said = [
-            (key, _as_written(value) if isinstance(value, StoredTime) else value)
+            (key, _as_written(value) if isinstance(value, SQLiteTime) else value)
             for key, value in sorted(vars(row).items())
             if key not in {"chunk_id", "changes"}
         ]
@@ -478,14 +478,14 @@ class DatabaseFilling:
 
 
 _TIMES: Final[Mapping[type, tuple[str, ...]]] = {
-    StoredDocument: ("captured_at", "last_crawled"),
-    StoredChunk: ("processing_timestamp", "retrieved_at"),
-    StoredClick: ("timestamp", "created_at"),
-    StoredSession: ("start_time", "end_time"),
+    SQLiteDocument: ("captured_at", "last_crawled"),
+    SQLiteChunk: ("processing_timestamp", "retrieved_at"),
+    SQLiteClick: ("timestamp", "created_at"),
+    SQLiteSession: ("start_time", "end_time"),
 }
 
 
-def _as_written(time: StoredTime) -> str:
+def _as_written(time: SQLiteTime) -> str:
     """Return a time as its row has it, in whichever zone it was read."""
     if time.assumed is None:
         return time.at.isoformat()
@@ -512,7 +512,7 @@ def _as_identified(record: ChunkRecord) -> Chunk:
     )
 
 
-def _choose_name(chunk: StoredChunk | None, made: str, taken: set[str]) -> str:
+def _choose_name(chunk: SQLiteChunk | None, made: str, taken: set[str]) -> str:
     """Return the name of the file's, or the one that was made where that cannot be had."""
     given = None if chunk is None else chunk.chunk_id
     return made if given is None or len(given) > MAX_NAME or given in taken else given
@@ -534,6 +534,6 @@ def _reject(row: Refused) -> Reject:
     return Reject(f"{row.table}[{row.rowid}]", row.reason, place, None)
 
 
-def _find_rowid(stored: StoredDocument) -> Any:
+def _find_rowid(stored: SQLiteDocument) -> Any:
     """Return what names the document's row: of the crawler's, its text id."""
     return stored.id

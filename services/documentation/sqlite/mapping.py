@@ -21,11 +21,11 @@ from pgcorpus.db.repositories.documentation.documents import ChunkRecord, Docume
 from pgcorpus.db.repositories.documentation.feedback import ClickRecord, SessionRecord
 from pgcorpus.services.documentation.sqlite.records import (
     ClickTable,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from pgcorpus.services.documentation.sqlite.schema import DEFAULT_MODEL
 from pgcorpus.services.importers.text import MAX_NAME
@@ -41,10 +41,10 @@ MAX_VERSION: Final = 50
 _OF_WHOLE: Final = frozenset(("id", "text", "vector", "changes", "chunks"))
 """Fields that are never kept: they stand in rows of their own, or under a name of their own."""
 
-S = TypeVar("S", StoredDocument, StoredChunk, StoredClick, StoredSession)
+S = TypeVar("S", SQLiteDocument, SQLiteChunk, SQLiteClick, SQLiteSession)
 
 
-def draft_document(stored: StoredDocument, record: DocumentRecord) -> DocumentRecord:
+def draft_document(stored: SQLiteDocument, record: DocumentRecord) -> DocumentRecord:
     """Complete the record of a document by the values that no column gives back.
 
     Args:
@@ -57,7 +57,7 @@ def draft_document(stored: StoredDocument, record: DocumentRecord) -> DocumentRe
     return replace(record, metadata={**record.metadata, KEPT: kept})
 
 
-def build_record(stored: StoredDocument, collection: str) -> DocumentRecord:
+def build_record(stored: SQLiteDocument, collection: str) -> DocumentRecord:
     """Build the record of a document whose chunks are stored, without these."""
     record = DocumentRecord(
         collection=collection,
@@ -78,7 +78,7 @@ def build_record(stored: StoredDocument, collection: str) -> DocumentRecord:
 
 
 def build_chunk(
-    stored: StoredChunk,
+    stored: SQLiteChunk,
     *,
     name: str,
     position: int,
@@ -122,7 +122,7 @@ def build_chunk(
     return replace(record, metadata={**inherited, KEPT: kept})
 
 
-def build_click(stored: StoredClick, *, id_: Any, chunk_id: str, now: datetime) -> ClickRecord:
+def build_click(stored: SQLiteClick, *, id_: Any, chunk_id: str, now: datetime) -> ClickRecord:
     """Build the record of a click.
 
     Args:
@@ -150,7 +150,7 @@ def build_click(stored: StoredClick, *, id_: Any, chunk_id: str, now: datetime) 
 
 
 def build_session(
-    stored: StoredSession, *, id_: Any, collection: str, now: datetime
+    stored: SQLiteSession, *, id_: Any, collection: str, now: datetime
 ) -> SessionRecord:
     """Build the record of a session of searches.
 
@@ -162,7 +162,7 @@ def build_session(
     """
     at = stored.start_time or stored.end_time
     kept = {"id": stored.id, "collection": collection} | _find_differences(
-        stored, StoredSession(id=stored.id, session_id=stored.session_id[:MAX_NAME])
+        stored, SQLiteSession(id=stored.id, session_id=stored.session_id[:MAX_NAME])
     )
     return SessionRecord(
         id=id_,
@@ -174,8 +174,8 @@ def build_session(
 
 
 def restore_document(
-    row: Mapping[str, Any], number: int | str, chunks: Sequence[StoredChunk] = ()
-) -> StoredDocument:
+    row: Mapping[str, Any], number: int | str, chunks: Sequence[SQLiteChunk] = ()
+) -> SQLiteDocument:
     """Restore a document as a file has it.
 
     Args:
@@ -190,7 +190,7 @@ def restore_document(
     return _restore(derived, kept) if kept.get("of", record.hash) == record.hash else derived
 
 
-def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> StoredChunk:
+def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> SQLiteChunk:
     """Restore a chunk as a file has it.
 
     Args:
@@ -205,13 +205,13 @@ def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None
     return restored if vector is not None else replace(restored, model=None)
 
 
-def restore_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> StoredClick:
+def restore_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> SQLiteClick:
     """Restore a click as a file has it: in *table*, under *number*, on the chunk of that id."""
     derived = _derive_click(record, table, number, chunk)
     return _restore(derived, record.metadata.get(KEPT, {}))
 
 
-def restore_session(row: Mapping[str, Any], number: int) -> StoredSession:
+def restore_session(row: Mapping[str, Any], number: int) -> SQLiteSession:
     """Restore a session as a file has it.
 
     Args:
@@ -220,14 +220,14 @@ def restore_session(row: Mapping[str, Any], number: int) -> StoredSession:
         number: Its ``id`` in the file.
     """
     kept = row["kept"]
-    imported = None if kept is None else _restore(StoredSession(id=number, session_id=""), kept)
+    imported = None if kept is None else _restore(SQLiteSession(id=number, session_id=""), kept)
     start, end = (None if row[name] is None else _utc(row[name]) for name in ("started", "ended"))
     queries, clicks = row["queries"], row["clicks"]
     if imported is not None:
         start, end = imported.start_time or start, end or imported.end_time
         queries = _add(imported.query_count, queries)
         clicks = _add(imported.click_count, clicks)
-    return StoredSession(
+    return SQLiteSession(
         id=number,
         session_id=(imported and imported.session_id) or row["session_id"],
         user_id=(imported and imported.user_id) or row["user_id"],
@@ -265,9 +265,9 @@ _DOCUMENT_COLUMNS: Final = tuple(
 )
 
 
-def _derive_document(record: DocumentRecord, number: int | str) -> StoredDocument:
+def _derive_document(record: DocumentRecord, number: int | str) -> SQLiteDocument:
     """Return what the columns of a document say of it."""
-    return StoredDocument(
+    return SQLiteDocument(
         id=number,
         path=record.path,
         title=record.title,
@@ -284,10 +284,10 @@ def _derive_document(record: DocumentRecord, number: int | str) -> StoredDocumen
     )
 
 
-def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> StoredChunk:
+def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> SQLiteChunk:
     headings, heading = tuple(row["heading_path"]), row["heading"]
     config = row["chunker_config"]
-    return StoredChunk(
+    return SQLiteChunk(
         id=number,
         text=row["text"],
         heading=heading,
@@ -306,10 +306,10 @@ def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None
     )
 
 
-def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> StoredClick:
+def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> SQLiteClick:
     at = _utc(record.created_at)
     is_event = table == "click_events"
-    return StoredClick(
+    return SQLiteClick(
         table=table,
         id=number,
         query=record.query,
@@ -341,7 +341,7 @@ def _restore(derived: S, kept: Mapping[str, Any]) -> S:
 
 def _encode(value: Any) -> Any:
     match value:
-        case StoredTime():
+        case SQLiteTime():
             return {"at": value.at.isoformat(), "assumed": value.assumed}
         case Mapping():
             return {"object": dict(value)}
@@ -352,20 +352,20 @@ def _encode(value: Any) -> Any:
 def _decode(value: Any) -> Any:
     match value:
         case {"at": str(at), "assumed": assumed}:
-            return StoredTime(datetime.fromisoformat(at), assumed)
+            return SQLiteTime(datetime.fromisoformat(at), assumed)
         case {"object": dict(found)}:
             return found
         case _:
             return value
 
 
-def _moment(time: StoredTime | None) -> datetime | None:
+def _moment(time: SQLiteTime | None) -> datetime | None:
     return None if time is None else time.at
 
 
-def _utc(at: datetime | None) -> StoredTime | None:
+def _utc(at: datetime | None) -> SQLiteTime | None:
     """Return a time as the old system writes it: in UTC, without saying so."""
-    return None if at is None else StoredTime(at.astimezone(UTC), str(UTC))
+    return None if at is None else SQLiteTime(at.astimezone(UTC), str(UTC))
 
 
 def _add(one: int | None, other: int) -> int | None:
