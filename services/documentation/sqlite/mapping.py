@@ -41,6 +41,12 @@ MAX_VERSION: Final = 50
 _OF_WHOLE: Final = frozenset(("id", "text", "vector", "changes", "chunks"))
 """Fields that are never kept: they stand in rows of their own, or under a name of their own."""
 
+_KEPT: Final = {
+    kind: {each.name: None for each in fields(kind) if each.name not in _OF_WHOLE}.keys()
+    for kind in (SQLiteDocument, SQLiteChunk, SQLiteClick, SQLiteSession)
+}
+"""The fields that may be kept, in their order."""
+
 S = TypeVar("S", SQLiteDocument, SQLiteChunk, SQLiteClick, SQLiteSession)
 
 
@@ -89,11 +95,12 @@ def build_chunk(
 
     Args:
         stored: As its file has it.
-        name: Its ``chunk_id`` here.
+        name: Its ``chunk_id`` here; empty where ``rename_chunk`` gives it one.
         position: In the document, from 0.
         language: Its text search configuration.
         metadata: Of its document.
     """
+    details = {key: value for key, value in metadata.items() if key != KEPT}
     record = ChunkRecord(
         chunk_id=name,
         position=position,
@@ -108,18 +115,26 @@ def build_chunk(
         start_offset=None,
         end_offset=None,
         page=None,
-        metadata={},
+        metadata=details,
         chunker_version=stored.chunker_version and stored.chunker_version[:MAX_VERSION],
         chunker_config=_read_object(stored.chunker_config),
         processing_timestamp=_moment(stored.processing_timestamp),
         lineage_id=stored.lineage_id and stored.lineage_id[:MAX_NAME],
     )
     derived = _derive_chunk(vars_of(record), stored.id, None)
-    kept = {"id": stored.id} | _find_differences(stored, replace(derived, model=stored.model))
-    if stored.model not in {None, MODEL}:
-        kept["model"] = stored.model
-    inherited = {key: value for key, value in metadata.items() if key != KEPT}
-    return replace(record, metadata={**inherited, KEPT: kept})
+    kept = {"id": stored.id} | _find_differences(stored, derived)
+    if stored.model == MODEL:  # as every vector is taken to be
+        del kept["model"]
+    details[KEPT] = kept
+    return record
+
+
+def rename_chunk(record: ChunkRecord, name: str) -> ChunkRecord:
+    """Give a chunk a name that is not its file's, which is kept."""
+    kept = record.metadata[KEPT]
+    if record.chunk_id:
+        kept = {**kept, "chunk_id": record.chunk_id}
+    return replace(record, chunk_id=name, metadata={**record.metadata, KEPT: kept})
 
 
 def build_click(stored: SQLiteClick, *, id_: Any, chunk_id: str, now: datetime) -> ClickRecord:
@@ -257,9 +272,10 @@ def split_headings(h_path: str | None, heading: str | None) -> tuple[str, ...]:
 
 def vars_of(record: ChunkRecord) -> dict[str, Any]:
     """Return the columns of a chunk by name."""
-    return {each.name: getattr(record, each.name) for each in fields(record)}
+    return {name: getattr(record, name) for name in _CHUNK_COLUMNS}
 
 
+_CHUNK_COLUMNS: Final = tuple(each.name for each in fields(ChunkRecord))
 _DOCUMENT_COLUMNS: Final = tuple(
     each.name for each in fields(DocumentRecord) if each.name != "chunks"
 )
@@ -327,16 +343,15 @@ def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: in
 def _find_differences(stored: S, derived: S) -> dict[str, Any]:
     """Return the values of a row that its columns would give back otherwise, as JSON has them."""
     return {
-        each.name: _encode(value)
-        for each in fields(stored)
-        if each.name not in _OF_WHOLE
-        and (value := getattr(stored, each.name)) != getattr(derived, each.name)
+        name: _encode(value)
+        for name in _KEPT[type(stored)]
+        if (value := getattr(stored, name)) != getattr(derived, name)
     }
 
 
 def _restore(derived: S, kept: Mapping[str, Any]) -> S:
-    known = {each.name for each in fields(derived)} - _OF_WHOLE
-    return replace(derived, **{name: _decode(kept[name]) for name in known & kept.keys()})
+    known = _KEPT[type(derived)] & kept.keys()
+    return replace(derived, **{name: _decode(kept[name]) for name in known})
 
 
 def _encode(value: Any) -> Any:
@@ -388,11 +403,8 @@ def _read_json(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        found = json.loads(text, parse_constant=_refuse_constant)
-        storable = (
-            "\\u0000" not in text
-            and json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-        )
+        found = _DECODER.decode(text)
+        storable = "\\u0000" not in text and _ENCODER.encode(found).encode()
     except (ValueError, RecursionError):
         return None
     return found if storable else None
@@ -400,3 +412,7 @@ def _read_json(text: str | None) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
