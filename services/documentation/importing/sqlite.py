@@ -102,7 +102,7 @@ class _Candidate:
 
     Attributes:
         stored: As its file has it, without its chunks; None where rows are refused.
-        record: As it is to be stored here, where its chunks may have the names that they have.
+        record: As it is to be stored here, unless other documents have chunks of these names.
         chunks: Its chunks as the file has them.
         refused: Rows that are refused.
     """
