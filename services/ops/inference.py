@@ -279,7 +279,7 @@ class Inference:
 
         None where time did not suffice.
         """
-        if self.repository.is_late:
+        if self.repository.is_late():
             return None
         table = next(each for each in self.tables if each.name == corpus.passages.name)
         ask = partial(self._search, search, corpus, mode, self._words(corpus)[0])
@@ -310,7 +310,7 @@ class Inference:
         for turn in range(times):
             for which in (0, 1) if turn % 2 else (1, 0):
                 began = time.perf_counter()
-                if self.repository.is_late or asked[which]() is None:
+                if self.repository.is_late() or asked[which]() is None:
                     return None
                 durations[which].append((time.perf_counter() - began) * 1000)
         return compare_times(name, *durations)

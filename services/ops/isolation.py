@@ -320,7 +320,7 @@ class _Verification:
     def _note_rows(self, table: Guarded) -> bool:
         """Note everybody's rows of a table; return whether there was time for it."""
         parties = (*self._parties.all, self._parties.everybody)
-        if self._isolation.is_late or not all(
+        if self._isolation.is_late() or not all(
             self._isolation.note_rows(who, table) for who in parties
         ):
             self._leave(table.name, "statements")
@@ -594,7 +594,7 @@ class _Verification:
         if not corpus.needs_scope:
             askers.append((NOBODY.name, None, set()))
         for name, scope, own in askers:
-            page = None if self._isolation.is_late else find_in_time(partial(ask, scope=scope))
+            page = None if self._isolation.is_late() else find_in_time(partial(ask, scope=scope))
             if page is None:
                 yield name, UNTRIED
                 continue
@@ -634,11 +634,9 @@ class _Verification:
         ]
         inference = Inference(self._isolation, self._role, ours, victim, tables)
         self._begin("planting secrets")
-        if self._isolation.is_late:
-            for target in (
-                "functions",
-                *(each.name for each in (*self._attackable, *self._corpora)),
-            ):
+        if self._isolation.is_late():
+            names = [each.name for each in self._attackable]
+            for target in ("functions", *names, *(each.name for each in self._corpora)):
                 self._leave(target, "inference")
             return
         planted = {each.name: inference.secrets[each.name] for each in tables}
@@ -647,13 +645,13 @@ class _Verification:
         timings: dict[str, list[Timing | None]] = {}
         for table in tables:
             self._begin(f"{table.name}: inference by time")
-            if self._isolation.is_late:
+            if self._isolation.is_late():
                 timings[table.name] = [None]
                 continue
             timings[table.name] = list(inference.time(table))
         for table in tables:
             self._begin(f"{table.name}: inference")
-            if self._isolation.is_late:
+            if self._isolation.is_late():
                 self._leave(table.name, "inference")
                 continue
             for told in inference.probe(table):

@@ -378,7 +378,7 @@ class InferenceRepository(IsolationRepository):
         """
         intruder = Intruder(who.name, {**who.settings, **(settings or {})})
         answers: list[Answer | None] = []
-        while len(answers) < len(statements) and not self.is_late:
+        while len(answers) < len(statements) and not self.is_late():
             answers += self._ask_some(statements[len(answers) :], intruder, role)
         return answers + [None] * (len(statements) - len(answers))
 

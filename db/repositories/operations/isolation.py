@@ -440,9 +440,8 @@ class IsolationRepository(Repository):
 
     until: float = float("inf")
 
-    @property
     def is_late(self) -> bool:
-        """True if the time is over."""
+        """Return whether the time is over."""
         return monotonic() > self.until
 
     def limit_statements(self, seconds: float) -> None:
@@ -692,7 +691,7 @@ class IsolationRepository(Repository):
             f" FROM jsonb_populate_record(NULL::{name}, CAST(:row AS jsonb))",
             {"row": Jsonb(victim.rows[table.name])},
         )
-        if self.is_late:
+        if self.is_late():
             return UNTRIED
         with self._savepoint() as connection:
             self.as_operator(victim.scope)
@@ -876,7 +875,7 @@ class IsolationRepository(Repository):
 
     def _attempt(self, who: Intruder, role: str, act: Callable[[Connection], Attempt]) -> Attempt:
         """Act as an intruder, and roll it back; once the time is over, leave it."""
-        if self.is_late:
+        if self.is_late():
             return UNTRIED
         with self._savepoint(who, role) as connection:
             try:
