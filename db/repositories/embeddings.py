@@ -316,7 +316,17 @@ class Fault(NamedTuple):
 
 
 def find_fault(vectors: np.ndarray, index_kind: IndexKind | None = None) -> Fault | None:
-    """Return the first vector that cannot be stored and compared, or None.
+    """Return a vector that cannot be stored and compared, or None.
+
+    Args:
+        vectors: float32 of shape ``(n, dimensions)``.
+        index_kind: How they will be indexed; None: ask only what the tables ask.
+    """
+    return next(iter(list_faults(vectors, index_kind)), None)
+
+
+def list_faults(vectors: np.ndarray, index_kind: IndexKind | None = None) -> list[Fault]:
+    """Return every vector that cannot be stored and compared, each once.
 
     Args:
         vectors: float32 of shape ``(n, dimensions)``.
@@ -324,6 +334,7 @@ def find_fault(vectors: np.ndarray, index_kind: IndexKind | None = None) -> Faul
     """
     largest = np.abs(vectors).max(axis=1, initial=0.0)
     halved = index_kind == "halfvec"
+    found: dict[int, Fault] = {}
     for reason, rows in {
         "holds NaN or infinity": ~np.isfinite(largest),
         "is all zeros and has no direction": largest == 0,
@@ -332,9 +343,9 @@ def find_fault(vectors: np.ndarray, index_kind: IndexKind | None = None) -> Faul
         ),
         "is all zeros in half precision, in which the index is": halved & (largest < HALF_SMALLEST),
     }.items():
-        if rows.any():
-            return Fault(int(rows.argmax()), reason)
-    return None
+        for row in map(int, np.flatnonzero(rows)):
+            found.setdefault(row, Fault(row, reason))
+    return list(found.values())
 
 
 def refuse_unusable(vectors: np.ndarray, dimensions: int) -> None:

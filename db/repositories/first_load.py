@@ -20,6 +20,10 @@ OWNED: Final = text("""
     WHERE oid = ANY (CAST(:tables AS regclass[]))
 """)
 
+LACK_STATISTICS: Final = text("""
+    SELECT NOT bool_or(reltuples > 0) FROM pg_class WHERE oid = ANY (CAST(:tables AS regclass[]))
+""")
+
 SIZE_OF_VECTORS: Final = text("""
     SELECT max(pg_table_size(filled)) FROM unnest(CAST(:tables AS regclass[])) AS filled
 """)
@@ -45,6 +49,11 @@ class FirstLoad(Repository):
         with self.as_login():
             names = [each.name for each in self.tables]
             return bool(self.session.scalar(OWNED, {"tables": names}))
+
+    def lacks_statistics(self) -> bool:
+        """Return whether the planner knows of no row, since none was counted yet."""
+        names = [each.name for each in self.tables]
+        return bool(self.session.scalar(LACK_STATISTICS, {"tables": names}))
 
     def leaves_indexes_out(self, models: Collection[EmbeddingModel] = ()) -> bool:
         """Return whether a load leaves out the indexes and builds them.

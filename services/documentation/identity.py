@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from pgcorpus.db.repositories.documentation.documents import ChunkRecord
 from pgcorpus.services.documentation.chunk import Chunk
 
 
-def chunk_ids(path: str, chunks: Iterable[Chunk]) -> tuple[str, ...]:
+def chunk_ids(path: str, chunks: Iterable[Chunk | ChunkRecord]) -> tuple[str, ...]:
     """Name the chunks of the document at *path*.
 
     A name is made of the path, the heading path and the text, and of no position: a section that

@@ -231,6 +231,8 @@ class Importer(ABC, Generic[R]):
         with self._database.exclusively(f"loading {run.corpus} without indexes", wait=True):
             with run.transaction() as work:
                 filled(work).drop_search_indexes(models)
+                if filled(work).lacks_statistics():
+                    run.transaction = self._renew_statistics_early(run, filled)
             yield
             with run.transaction() as work:
                 unbuilt = filled(work).list_unbuilt(models)
@@ -240,6 +242,28 @@ class Importer(ABC, Generic[R]):
             for index in unbuilt:
                 with run.transaction() as work:
                     filled(work).build_search_index(index, models)
+
+    def _renew_statistics_early(
+        self, run: Run[R], filled: Callable[[UnitOfWork], FirstLoad]
+    ) -> Transaction:
+        """Return transactions that renew the statistics, until one has kept a row.
+
+        Without any the planner takes each table for a tiny one: it checks a foreign key by reading
+        the keys of a whole scope, which takes longer for each row the more there are.
+        """
+        transaction = run.transaction
+
+        @contextmanager
+        def begin() -> Iterator[UnitOfWork]:
+            with transaction() as work:
+                yield work
+            with transaction() as work:
+                work.leave()  # the statistics are of all scopes
+                self._passages(work).analyze()
+                if not filled(work).lacks_statistics():
+                    run.transaction = transaction
+
+        return begin
 
     def _language_on(self, work: UnitOfWork) -> Language:
         """Return the language of passages that name none, among the server's configurations."""

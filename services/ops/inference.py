@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Final
 from uuid import uuid4
 
+from pgcorpus.db.errors import StatementTimeout
 from pgcorpus.db.repositories.operations.inference import (
     PLANNED,
     InferenceRepository,
@@ -25,9 +26,9 @@ from pgcorpus.db.repositories.operations.isolation import (
 )
 from pgcorpus.db.repositories.operations.probes import (
     Column,
-    Early,
     Probe,
     Secret,
+    build_analyses,
     build_calls,
     build_conditions,
     build_early,
@@ -35,29 +36,18 @@ from pgcorpus.db.repositories.operations.probes import (
     build_inserts,
     build_nearest,
     build_timings,
+    list_questions,
     quote,
 )
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
-from pgcorpus.services.search.service import MODES, SearchService
-
-PROBING_SECONDS: Final = 15.0
-"""Seconds after which no further probe is begun: tables of millions of rows, or a server under
-load, would take long otherwise. Some three seconds are needed."""
-
-TIMING_SECONDS: Final = 4.0
-SEARCHING_SECONDS: Final = 6.0
+from pgcorpus.services.search.service import Mode, SearchService
 
 TIMES: Final = 20
 """The number of times that a statement, or a search, is timed with a match, and without."""
 
-ENOUGH_TIMES: Final = 16
-"""The least number of times: with fewer the rank test could not be sure."""
-
 CONFIRMATIONS: Final = 3
 """The number of times that a timing that tells is repeated before it is believed."""
-
-CONFIRMING_SECONDS: Final = 30.0
-"""Seconds for one repetition, after which it is left: some tenths of a second are needed."""
 
 KNOWN: Final = frozenset(("uuid", "bigint", "integer"))
 """Types of keys that are numbered, or random: that one is taken is told to who knows it already."""
@@ -126,54 +116,59 @@ class Inference:
     ours: Party
     victim: Party
     tables: Sequence[Guarded]
-    _secrets: dict[str, list[Secret]] = field(default_factory=dict)
 
     @property
     def asker(self) -> Intruder:
         """A login with rows of its own."""
         return Intruder(self.ours.name, self.ours.settings)
 
-    def secrets(self, table: Guarded) -> list[Secret]:
-        """Plant the secrets of a table, once."""
-        if table.name not in self._secrets:
-            self._secrets[table.name] = self.repository.plant(self.victim, table)
-        return self._secrets[table.name]
+    @cached_property
+    def secrets(self) -> dict[str, list[Secret]]:
+        """The secrets of each table.
 
-    def probe(self) -> Iterator[Inferred]:
-        """Ask about every column of every table, every key, every function."""
-        until = time.monotonic() + PROBING_SECONDS
-        for table in self.tables:
-            self.secrets(table)
-        early_ = self.repository.list_early()
-        for number, table in enumerate(self.tables):
-            for kind, who, settings, probes in self._probes(table, early_):
-                seconds = max(0.0, until - time.monotonic()) / (len(self.tables) - number)
-                yield self._ask(table.name, kind, who, probes, seconds=seconds, settings=settings)
-        seconds = max(1.0, until - time.monotonic())
-        yield self._ask(
-            "functions", "by calls", self.asker, list(self._calls()), seconds=seconds, settings={}
-        )
+        All are planted before any is located: a trigger may write to a row of another table.
+        """
+        locate = partial(self.repository.locate, self.victim)
+        planted = [(each, self.repository.plant(self.victim, each)) for each in self.tables]
+        return {table.name: locate(table, secrets) for table, secrets in planted}
 
-    def _probes(
-        self, table: Guarded, functions: Sequence[Early]
-    ) -> Iterator[tuple[str, Intruder, Mapping[str, str], list[Probe]]]:
-        repository, secrets = self.repository, self.secrets(table)
-        failing = [p for s in secrets for p in build_conditions(s, quote(table.column))]
-        running = [p for s in secrets for p in build_early(s, functions)]
-        yield "by errors", NOBODY, {}, failing
-        yield "by errors", self.asker, {}, [p for p in failing if "before" in p.name]
-        yield "by what runs early", NOBODY, {}, running
-        indexes = repository.list_indexes(table.name)
-        theirs = repository.read_row(self.victim, table)
-        explain = partial(
-            build_explains, victim=repository.write_literals(theirs, table), indexes=indexes
-        )
-        yield "by EXPLAIN", self.asker, {}, [p for s in secrets for p in explain(s, run=False)]
+    def probe(self, table: Guarded) -> Iterator[Inferred]:
+        """Ask about every column and every key of a table."""
+        yield from self._probe_errors(table)
+        yield from self._probe_plans(table)
+        yield from self._probe_keys(table)
+        yield from self._probe_vectors(table)
+
+    def _probe_errors(self, table: Guarded) -> Iterator[Inferred]:
+        secrets, column = self.secrets[table.name], quote(table.column)
+        indexed = self._find_indexed(table, {s: _list_plain(s) for s in secrets})
+        failing = [p for s in secrets for p in build_conditions(s, column, indexed)]
+        yield self._ask(table.name, "by errors", NOBODY, failing)
+        first = [p for p in failing if "before" in p.name]
+        yield self._ask(table.name, "by errors", self.asker, first)
+        functions = self.repository.list_early()
+        early = [p for s in secrets for p in build_early(s, functions)]
+        yield self._ask(table.name, "by what runs early", NOBODY, early)
+
+    def _probe_plans(self, table: Guarded) -> Iterator[Inferred]:
+        indexes = self.repository.list_indexes(table.name)
+        row = self.repository.read_row(self.victim, table)
+        theirs = self.repository.write_literals(row, table)
+        questions = {s: list_questions(s, theirs, indexes) for s in self.secrets[table.name]}
+        plans = [p for s, asked in questions.items() for p in build_explains(s, asked)]
+        yield self._ask(table.name, "by EXPLAIN", self.asker, plans)
         for name, settings in PLANNED.items():
-            plans = [p for s in secrets for p in explain(s, run=True)]
-            yield f"by EXPLAIN ANALYZE {name}", self.asker, settings, plans
-        own = repository.read_row(self.ours, table)
-        columns = [c for c in repository.list_columns(table.name) if c.name in table.columns]
+            indexed = self._find_indexed(table, questions, settings)
+            run = [p for s, asked in questions.items() for p in build_analyses(s, asked, indexed)]
+            kind = f"{ACCEPTED_KIND} {name}"
+            yield self._ask(table.name, kind, self.asker, run, settings)
+
+    def _probe_keys(self, table: Guarded) -> Iterator[Inferred]:
+        theirs = self.repository.read_row(self.victim, table)
+        own = self.repository.read_row(self.ours, table)
+        columns = self.repository.list_columns(table.name)
+        columns = [each for each in columns if each.name in table.columns]
+        indexes = self.repository.list_indexes(table.name)
         unique = [each for each in indexes if each.is_unique and not any(each.computed)]
         made = {key for each in unique for key in each.keys} - {*SCOPE_COLUMNS, "model_name"}
         fresh = [_fresh(columns, made), _fresh(columns, made)]
@@ -182,21 +177,37 @@ class Inference:
             for index in unique
             if not all(_is_known(key, columns) for key in index.keys)
         ]
-        yield "by keys", self.asker, {}, keys
-        questions = repository.plant_vectors(self.ours, self.victim, table)
-        if questions is not None:
-            near, far = (str(each.astype(float).tolist()) for each in questions)
-            graphs = list(build_nearest(quote(table.name), indexes, MODEL, near, far))
-            yield (
-                "by near vectors",
-                self.asker,
-                {"enable_seqscan": "off", "enable_sort": "off"},
-                graphs,
-            )
+        yield self._ask(table.name, "by keys", self.asker, keys)
+
+    def _probe_vectors(self, table: Guarded) -> Iterator[Inferred]:
+        questions = self.repository.plant_vectors(self.ours, self.victim, table)
+        if questions is None:
+            return
+        near, far = (str(each.astype(float).tolist()) for each in questions)
+        indexes = self.repository.list_indexes(table.name)
+        graphs = list(build_nearest(quote(table.name), indexes, MODEL, near, far))
+        settings = {"enable_seqscan": "off", "enable_sort": "off"}
+        yield self._ask(table.name, "by near vectors", self.asker, graphs, settings)
+
+    def call_functions(self) -> Inferred:
+        """Ask every function that runs as its owner."""
+        return self._ask("functions", "by calls", self.asker, list(self._calls()))
+
+    def _find_indexed(
+        self,
+        table: Guarded,
+        questions: Mapping[Secret, Mapping[str, tuple[str, str]]],
+        settings: Mapping[str, str] | None = None,
+    ) -> set[tuple[str, str]]:
+        """Find the questions that an index is asked for; others are asked of the row's place."""
+        asked = [pair for each in questions.values() for pair in each.values()]
+        return self.repository.find_indexed(
+            quote(table.name), asked, self.asker, self.role, settings
+        )
 
     def _calls(self) -> Iterator[Probe]:
         """Give functions that run as their owner a word that only a foreign row holds."""
-        words = [s for each in self._secrets.values() for s in each if s.type == "tsvector"]
+        words = [s for each in self.secrets.values() for s in each if s.type == "tsvector"]
         for function in self.repository.list_functions():
             for secret in words if function.as_owner else ():
                 yield from build_calls(secret, function.name, function.arguments)
@@ -207,13 +218,9 @@ class Inference:
         kind: str,
         who: Intruder,
         probes: Sequence[Probe],
-        *,
-        seconds: float,
-        settings: Mapping[str, str],
+        settings: Mapping[str, str] | None = None,
     ) -> Inferred:
-        compared, refused = self.repository.compare(
-            probes, who, self.role, seconds=seconds, settings=settings
-        )
+        compared, refused = self.repository.compare(probes, who, self.role, settings)
         return Inferred(
             target=target,
             kind=kind,
@@ -233,59 +240,80 @@ class Inference:
 
     # Time.
 
-    def time(
-        self, times: int = TIMES, seconds: float | None = None
-    ) -> Iterator[tuple[str, Timing | None]]:
+    def time(self, table: Guarded, times: int = TIMES) -> Iterator[Timing | None]:
         """Time conditions on every column, with a match in a foreign row and without.
 
         Args:
+            table: Whose columns.
             times: How often each is asked.
-            seconds: For all of them; else ``TIMING_SECONDS``.
 
         Yields:
-            The table, and the timing of one probe, or None where time did not suffice.
+            The timing of one probe, or None where time did not suffice.
         """
-        until = time.monotonic() + (TIMING_SECONDS if seconds is None else seconds)
-        for number, table in enumerate(self.tables):
-            probes = [probe for secret in self.secrets(table) for probe in build_timings(secret)]
-            share = (until - time.monotonic()) / (len(self.tables) - number)
-            ends = time.monotonic() + share
-            for probe in probes:
-                rest = ends - time.monotonic()
-                ask = partial(self.repository.time, probe, self.asker, self.role, times=times)
-                timing = ask(seconds=rest) if rest > 0 else None
-                yield table.name, confirm(timing, partial(ask, seconds=CONFIRMING_SECONDS))
+        secrets = self.secrets[table.name]
+        indexed = self._find_indexed(table, {s: _list_plain(s) for s in secrets})
+        for probe in (p for s in secrets for p in build_timings(s, indexed)):
+            ask = partial(self.repository.time, probe, self.asker, self.role, times=times)
+            yield confirm(ask(), ask)
 
-    def time_searches(
-        self,
-        search: SearchService,
-        corpora: Mapping[str, str],
-        times: int = TIMES,
-        seconds: float | None = None,
-    ) -> Iterator[tuple[str, Timing | None, bool]]:
-        """Time every search for a word that a foreign row holds, and for one that none does.
+    def time_search(
+        self, search: SearchService, corpus: Corpus, mode: Mode, times: int = TIMES
+    ) -> Timing | None:
+        """Time a search for a word that a foreign row holds, and for one that none does.
 
         Args:
             search: As the role that asks.
-            corpora: Corpus → the table of its passages.
+            corpus: What is searched; its passages are of one of the tables.
+            mode: How.
             times: How often each is asked.
-            seconds: For all of them; else ``SEARCHING_SECONDS``.
 
-        Yields:
-            The corpus, the timing of a mode, or None where time did not suffice, and whether what
-            was found is the same.
+        Returns:
+            The timing, or None where time did not suffice.
         """
-        until = time.monotonic() + (SEARCHING_SECONDS if seconds is None else seconds)
-        asked = [(corpus, mode) for corpus in corpora for mode in MODES]
-        for number, (corpus, mode) in enumerate(asked):
-            words = next(s.words for s in self._secrets[corpora[corpus]] if s.type == "tsvector")
-            search_for = partial(
-                search.search, corpus=corpus, mode=mode, scope=self.ours.scope, limit=10
-            )
-            alike = _find_alike(search_for, words)
-            ask = partial(_time_search, mode, search_for, words, times)
-            timing = ask((until - time.monotonic()) / (len(asked) - number))
-            yield corpus, confirm(timing, partial(ask, CONFIRMING_SECONDS)), alike
+        asked = [partial(self._search, search, corpus, mode, w) for w in self._words(corpus)]
+        ask = partial(self._time_in_turn, f"{mode} search", asked, times)
+        return confirm(ask(), ask)
+
+    def find_alike(self, search: SearchService, corpus: Corpus, mode: Mode) -> bool | None:
+        """Return whether a search for a word finds the same while a foreign row holds the word.
+
+        None where time did not suffice.
+        """
+        if self.repository.is_late():
+            return None
+        table = next(each for each in self.tables if each.name == corpus.passages.name)
+        ask = partial(self._search, search, corpus, mode, self._words(corpus)[0])
+        held = ask()
+        with self.repository.without_row(self.victim, table, self.role):
+            missed = ask()
+        if held is None or missed is None:
+            return None
+        first, second = ({(h.id, len(h.scores)) for h in page.hits} for page in (held, missed))
+        return first == second
+
+    def _search(
+        self, search: SearchService, corpus: Corpus, mode: Mode, word: str
+    ) -> SearchPage | None:
+        ask = partial(search.search, SAID.format(word), corpus=corpus.name, mode=mode, limit=10)
+        return find_in_time(partial(ask, scope=self.ours.scope))
+
+    def _words(self, corpus: Corpus) -> tuple[str, str]:
+        """Return a word that a foreign passage holds, and one that none does."""
+        secrets = self.secrets[corpus.passages.name]
+        return next(each.words for each in secrets if each.type == "tsvector")
+
+    def _time_in_turn(
+        self, name: str, asked: Sequence[Callable[[], object | None]], times: int
+    ) -> Timing | None:
+        """Time what is asked about a match, and about none, in turn; None is no answer in time."""
+        durations: tuple[list[float], list[float]] = ([], [])
+        for turn in range(times):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                began = time.perf_counter()
+                if self.repository.is_late() or asked[which]() is None:
+                    return None
+                durations[which].append((time.perf_counter() - began) * 1000)
+        return compare_times(name, *durations)
 
 
 def confirm(timing: Timing | None, ask: Callable[[], Timing | None]) -> Timing | None:
@@ -299,14 +327,15 @@ def confirm(timing: Timing | None, ask: Callable[[], Timing | None]) -> Timing |
         ask: Times the same once more; None where time did not suffice.
 
     Returns:
-        The first that tells nothing or the opposite, or the last one.
+        The first that tells nothing or the opposite, or the last one; None where time did not
+        suffice to be sure.
     """
     if timing is None or not timing.tells:
         return timing
     for _ in range(CONFIRMATIONS):
         again = ask()
         if again is None:
-            break
+            return None
         if again.difference_ms * timing.difference_ms < 0:
             return again._replace(z=0.0)
         if not again.tells:
@@ -315,36 +344,18 @@ def confirm(timing: Timing | None, ask: Callable[[], Timing | None]) -> Timing |
     return timing
 
 
-def _find_alike(search: Callable[[str], SearchPage], words: tuple[str, str]) -> bool:
-    """Return whether a word that a foreign row holds finds what one finds that none does."""
-    pages = [search(SAID.format(word)) for word in words]
-    hit, miss = ({(each.id, len(each.scores)) for each in page.hits} for page in pages)
-    return hit == miss
+def find_in_time(search: Callable[[], SearchPage]) -> SearchPage | None:
+    """Return the page of a search, or None if it took longer than a statement may."""
+    try:
+        page = search()
+    except StatementTimeout:
+        return None
+    return None if any(leg.status == "timed_out" for leg in page.legs) else page
 
 
-def _time_search(
-    mode: str,
-    search: Callable[[str], SearchPage],
-    words: tuple[str, str],
-    times: int,
-    seconds: float,
-) -> Timing | None:
-    """Time searches for a word that a foreign row holds, and for one that none does, in turn.
-
-    Returns:
-        The timing; None where time did not suffice for ``ENOUGH_TIMES``, or for all *times*.
-    """
-    until = time.monotonic() + seconds
-    durations: tuple[list[float], list[float]] = ([], [])
-    for turn in range(times):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            began = time.perf_counter()
-            search(SAID.format(words[which]))
-            durations[which].append((time.perf_counter() - began) * 1000)
-        if time.monotonic() > until:
-            break
-    enough = len(durations[0]) >= min(times, ENOUGH_TIMES)
-    return compare_times(f"{mode} search", *durations) if enough else None
+def _list_plain(secret: Secret) -> dict[str, tuple[str, str]]:
+    """List the conditions on a secret's column alone: name → for the hit, for the miss."""
+    return {**secret.conditions(), **{f"cheap {n}": q for n, q in secret.cheap().items()}}
 
 
 def _fresh(columns: Sequence[Column], keys: Collection[str]) -> dict[str, object]:

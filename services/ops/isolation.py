@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, Final, Literal
 
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import MissingScope, NotFound, NotPermitted, UnsafeRole, translate
+from pgcorpus.db.errors import (
+    MissingScope,
+    NotFound,
+    NotPermitted,
+    UnsafeRole,
+    translate,
+)
 from pgcorpus.db.rehearsal import Rehearsal, rehearsal
 from pgcorpus.db.repositories.operations.guards import GuardRepository
 from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
@@ -25,6 +32,7 @@ from pgcorpus.db.repositories.operations.isolation import (
     REMOVALS,
     SAID,
     SOURCE,
+    UNTRIED,
     WRITES,
     Attempt,
     Guarded,
@@ -39,13 +47,26 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.hashing import HashingEmbedder
-from pgcorpus.services.ops.inference import Inference, Inferred
+from pgcorpus.services.ops.inference import Inference, Inferred, find_in_time
 from pgcorpus.services.search.service import MODES, SearchService
 
 SHARED_TABLES: Final = frozenset(everybody().keys)
 """Tables with rows that all may read, and administrators write."""
 
+TIME_LIMIT_SECONDS: Final = 160.0
+"""Seconds after which nothing further is tried. About sixty are needed on an idle server nearby."""
+
+STATEMENT_SECONDS: Final = 10.0
+"""Seconds after which a statement is ended; on an idle server none of ours needs a second."""
+
+MOST_HITS: Final = 20
+"""The hits that are asked for: more than all parties have passages, which say the same."""
+
+MOST_SHARES: Final = 6
+"""A step may take the time of so many, if it is there: what it leaves is for those that follow."""
+
 Status = Literal["ok", "failure"]
+Verdict = Literal["isolated", "failed", "incomplete"]
 Tell = Callable[[str, int, int], None]
 """Reports the work that is done: its name, how much of it is done, and of how much."""
 
@@ -62,7 +83,7 @@ class Tried:
         crossed: How many rows were reached, or written, that are others'; of what is inferred, how
             many probes could be told apart.
         by: Who came through first, or None.
-        untried: For how many probes time did not suffice.
+        untried: For how many time did not suffice: of these nothing is known.
     """
 
     target: str
@@ -120,18 +141,26 @@ class IsolationReport:
 
     @property
     def untried(self) -> int:
-        """The number of probes that were left out for lack of time."""
+        """The number of attacks that were left out for lack of time."""
         return sum(each.untried for each in self.attacks)
 
     @property
+    def verdict(self) -> Verdict:
+        """``failed`` if a row crossed or a guard is missing, else whether all was tried."""
+        if self.crossed or any(each.status != "ok" for each in self.layers):
+            return "failed"
+        return "incomplete" if self.untried else "isolated"
+
+    @property
     def isolated(self) -> bool:
-        """True if no row crossed, and every guard stands."""
-        return self.crossed == 0 and all(each.status == "ok" for each in self.layers)
+        """True if no row crossed, every guard stands, and nothing was left out."""
+        return self.verdict == "isolated"
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""
         return {
             "isolated": self.isolated,
+            "verdict": self.verdict,
             "role": self.role,
             "tried": self.tried,
             "crossed": self.crossed,
@@ -194,12 +223,19 @@ class IsolationService:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def verify(self, role: str = APPLICATION_ROLE, tell: Tell | None = None) -> IsolationReport:
+    def verify(
+        self,
+        role: str = APPLICATION_ROLE,
+        tell: Tell | None = None,
+        *,
+        seconds: float = TIME_LIMIT_SECONDS,
+    ) -> IsolationReport:
         """Attack every scoped table and every search.
 
         Args:
             role: Who attacks: the group that applications are in, or the login of one.
             tell: Called with what is being done, for a progress bar.
+            seconds: After which nothing further is tried, and the rest counted as untried.
 
         Raises:
             NotFound: There is no such role.
@@ -208,19 +244,21 @@ class IsolationService:
             DatabaseUnavailable: The database did not answer.
         """
         with rehearsal(self._database) as rehearsed, rehearsed.unit_of_work() as work:
-            work.isolation.lift_timeout()
+            work.isolation.limit_statements(STATEMENT_SECONDS)
             if not work.isolation.has_role(role):
                 raise NotFound(f"there is no role {role!r}; see: pgcorpus roles show")
-            return _Verification(rehearsed, work, role, tell or (lambda *_: None)).report()
+            return _Verification(rehearsed, work, role, seconds, tell or (lambda *_: None)).report()
 
 
 class _Verification:
     """One run, as one role."""
 
-    def __init__(self, rehearsed: Rehearsal, work: UnitOfWork, role: str, tell: Tell) -> None:
+    def __init__(
+        self, rehearsed: Rehearsal, work: UnitOfWork, role: str, seconds: float, tell: Tell
+    ) -> None:
         self._rehearsed = rehearsed
         self._work = work
-        self._isolation = work.isolation
+        self._isolation = InferenceRepository(work.session)
         self._role = role
         self._tell = tell
         self._embedder = HashingEmbedder()
@@ -231,12 +269,19 @@ class _Verification:
             person=party("a person", tenant=False),
             everybody=everybody(),
         )
-        self._tables = work.isolation.list_guarded()
+        self._tables = self._isolation.list_guarded()
+        self._corpora = [each for each in list_corpora() if each.scope is not None]
         self._layers: list[Layer] = []
         self._attacks: list[Tried] = []
+        self._ends = monotonic() + seconds
+        self._begun = 0
+        # Guards, what three are told before and after, secrets and functions; statements, time and
+        # probes of each table; each mode of search of each corpus, and its time.
+        self._steps = 9 + 3 * len(self._attackable) + 2 * len(MODES) * len(self._corpora)
 
     def report(self) -> IsolationReport:
-        """Run everything, and return the report."""
+        """Run everything that there is time for, and return the report."""
+        self._begin("guards")
         self._look_at_guards()
         try:
             self._compare_answers()
@@ -249,21 +294,43 @@ class _Verification:
             why = str(translate(error) or error.orig)
             self._fail("rows", "rehearsal", f"rows of two tenants could not be written: {why}")
         else:
-            attackable = [each for each in self._tables if each.key is not None]
-            for table in attackable:
-                for who in (*self._parties.all, self._parties.everybody):
-                    self._isolation.note_rows(who, table)
-            for number, table in enumerate(attackable):
-                self._tell(table.name, number, len(attackable) + 2)
-                self._attack(table)
-            self._tell("searches", len(attackable), len(attackable) + 2)
+            for table in self._attackable:
+                self._begin(f"{table.name}: statements")
+                if self._note_rows(table):
+                    self._attack(table)
             self._search()
-            self._tell("secrets", len(attackable) + 1, len(attackable) + 2)
             self._infer()
-            self._tell("secrets", len(attackable) + 2, len(attackable) + 2)
+        self._tell("done", self._steps, self._steps)
         return IsolationReport(
             role=self._role, attacks=tuple(self._attacks), layers=tuple(self._layers)
         )
+
+    def _begin(self, name: str) -> None:
+        """Tell of a step, and give it its share of the time that is left."""
+        self._tell(name, self._begun, self._steps)
+        share = min(1.0, MOST_SHARES / max(1, self._steps - self._begun))
+        now = monotonic()
+        self._isolation.until = now + share * (self._ends - now)
+        self._begun += 1
+
+    @property
+    def _attackable(self) -> list[Guarded]:
+        return [table for table in self._tables if table.key is not None]
+
+    def _note_rows(self, table: Guarded) -> bool:
+        """Note everybody's rows of a table; return whether there was time for it."""
+        parties = (*self._parties.all, self._parties.everybody)
+        if self._isolation.is_late() or not all(
+            self._isolation.note_rows(who, table) for who in parties
+        ):
+            self._leave(table.name, "statements")
+            return False
+        return True
+
+    def _leave(self, target: str, *kinds: str) -> None:
+        """Count kinds of attacks on a target that are left out whole, one for each."""
+        for kind in kinds:
+            self._count(target, kind, [("", UNTRIED)])
 
     # The guards.
 
@@ -379,21 +446,35 @@ class _Verification:
         watchers = [NOBODY, *map(_as_they_are, own)]
         for each in (shared, *own):
             self._isolation.populate(each, vector, shared)
-        look = partial(self._isolation.look_around, role=self._role, parties=self._parties.all)
-        before = [look(who) for who in watchers]
+        look = partial(
+            self._isolation.look_around,
+            role=self._role,
+            parties=self._parties.all,
+            shared=shared,
+        )
+        before = []
+        for who in watchers:
+            self._begin(f"what {who.name} is told before others write")
+            before.append(look(who))
         for each in self._parties.victims:
             self._isolation.populate(each, vector, shared)
         attempts: dict[str, list[tuple[str, Attempt]]] = {}
         for who, answers in zip(watchers, before, strict=True):
+            self._begin(f"what {who.name} is told after others have written")
             now = look(who)
             changed = {asked for asked, answer in answers.items() if now[asked] != answer}
             again = look(who, only=changed)
-            always = {asked for asked in changed if again[asked] != now[asked]}
-            for asked in answers.keys() - always:
-                crossed = Attempt(int(asked in changed), now[asked].refusal)
-                attempts.setdefault(asked.partition("()")[0], []).append((who.name, crossed))
-        for target, told in sorted(attempts.items()):
-            self._count(target, "told the same", told)
+            for asked, answer in answers.items():
+                last = again.get(asked, answer)
+                if UNTRIED in {answer, now[asked], last}:
+                    told = UNTRIED
+                elif asked in changed and last != now[asked]:
+                    continue
+                else:
+                    told = Attempt(int(asked in changed), now[asked].refusal)
+                attempts.setdefault(asked.partition("()")[0], []).append((who.name, told))
+        for target, compared in sorted(attempts.items()):
+            self._count(target, "told the same", compared)
         for name in self._isolation.list_open(self._role):
             self._fail(
                 "table",
@@ -410,7 +491,6 @@ class _Verification:
         if not victims or not any(each.keys[table.name] for each in own):
             self._fail("rows", table.name, "no row of it was written: it was not attacked")
             return
-        marks = [mark for victim in victims for mark in victim.marks]
         kinds: dict[str, Callable[[Intruder], Iterable[Attempt]]] = {
             kind: lambda who, kind=kind: [  # type: ignore[misc]
                 isolation.try_statement(kind, table, who, role, victims)
@@ -420,8 +500,8 @@ class _Verification:
         kinds |= {
             "INSERT": lambda who: [isolation.try_insert(table, who, role, v) for v in victims],
             "prepared": lambda who: [isolation.try_prepared(table, who, role, v) for v in victims],
-            "function": lambda who: [isolation.try_listening(table, who, role, marks)],
-            "COPY TO": lambda who: [isolation.try_copy(table, who, role, marks)],
+            "function": lambda who: [isolation.try_listening(table, who, role, victims)],
+            "COPY TO": lambda who: [isolation.try_copy(table, who, role, victims)],
             "COPY FROM": lambda who: [isolation.try_copy_from(table, who, role)],
         }
         for kind, attempts in kinds.items():
@@ -448,11 +528,13 @@ class _Verification:
         if table.name in SHARED_TABLES:
             self._attack_shared(table)
         for who in own:
-            if who.keys[table.name]:
-                seen = isolation.try_statement("SELECT", table, _as_they_are(who), role, [who])
-                if seen.rows != len(who.keys[table.name]):
+            for kind in ("SELECT", "at its place") if who.keys[table.name] else ():
+                seen = isolation.try_statement(kind, table, _as_they_are(who), role, [who])
+                if not seen.untried and seen.rows != len(who.keys[table.name]):
                     self._fail(
-                        "rows", table.name, f"{who.name} does not see own rows: nothing proven"
+                        "rows",
+                        table.name,
+                        f"{who.name} does not see own rows ({kind}): nothing proven",
                     )
 
     def _attack_shared(self, table: Guarded) -> None:
@@ -484,9 +566,10 @@ class _Verification:
         """Run every mode of search in every scoped corpus, with and without filters."""
         search = SearchService(self._rehearsed, embedder=self._embedder)
         self._isolation.as_application(self._role)
-        for corpus in (each for each in list_corpora() if each.scope is not None):
+        for corpus in self._corpora:
             for mode in MODES:
-                ask = partial(search.search, SAID, corpus=corpus.name, mode=mode, limit=100)
+                self._begin(f"{corpus.name}: {mode} search")
+                ask = partial(search.search, SAID, corpus=corpus.name, mode=mode, limit=MOST_HITS)
                 attempts = [
                     each
                     for filters in ({}, {"source": SOURCE})
@@ -511,7 +594,11 @@ class _Verification:
         if not corpus.needs_scope:
             askers.append((NOBODY.name, None, set()))
         for name, scope, own in askers:
-            hits = {hit.id for hit in ask(scope=scope).hits}
+            page = None if self._isolation.is_late() else find_in_time(partial(ask, scope=scope))
+            if page is None:
+                yield name, UNTRIED
+                continue
+            hits = {hit.id for hit in page.hits}
             yield name, Attempt(len(hits & self._list_others(table, own)))
             if not hits >= own | shared:
                 self._fail(
@@ -545,34 +632,55 @@ class _Verification:
             for each in self._tables
             if each.key is not None and ours.keys.get(each.name) and victim.keys.get(each.name)
         ]
-        inference = Inference(
-            InferenceRepository(self._work.session), self._role, ours, victim, tables
-        )
+        inference = Inference(self._isolation, self._role, ours, victim, tables)
+        self._begin("planting secrets")
+        if self._isolation.is_late():
+            names = [each.name for each in self._attackable]
+            for target in ("functions", *names, *(each.name for each in self._corpora)):
+                self._leave(target, "inference")
+            return
+        planted = {each.name: inference.secrets[each.name] for each in tables}
         # First: a probe of a key leaves a dead row with the secret in the asker's own scope, and an
         # index that leads to one takes its time.
         timings: dict[str, list[Timing | None]] = {}
-        for target, timing in inference.time():
-            timings.setdefault(target, []).append(timing)
-        for told in inference.probe():
-            self._note_told(told)
+        for table in tables:
+            self._begin(f"{table.name}: inference by time")
+            if self._isolation.is_late():
+                timings[table.name] = [None]
+                continue
+            timings[table.name] = list(inference.time(table))
+        for table in tables:
+            self._begin(f"{table.name}: inference")
+            if self._isolation.is_late():
+                self._leave(table.name, "inference")
+                continue
+            for told in inference.probe(table):
+                self._note_told(told)
+        self._begin("functions")
+        self._note_told(inference.call_functions())
         search = SearchService(self._rehearsed, embedder=self._embedder)
         self._isolation.as_application(self._role)
-        for corpus, timing, alike in inference.time_searches(search, self._passages(tables)):
-            timings.setdefault(corpus, []).append(timing)
-            if not alike:
-                self._fail("inference", corpus, "what others hold changes which own rows are found")
+        for corpus in (each for each in self._corpora if each.passages.name in planted):
+            timings[corpus.name] = list(self._time_searches(inference, search, corpus))
         for target, timed in timings.items():
             self._note_time(target, timed)
 
-    @staticmethod
-    def _passages(tables: Sequence[Guarded]) -> dict[str, str]:
-        """Return the scoped corpora in which secrets were planted: name → table of passages."""
-        names = {table.name for table in tables}
-        return {
-            corpus.name: corpus.passages.name
-            for corpus in list_corpora()
-            if corpus.scope is not None and corpus.passages.name in names
-        }
+    def _time_searches(
+        self, inference: Inference, search: SearchService, corpus: Corpus
+    ) -> Iterator[Timing | None]:
+        """Time every mode of search for a word of others, and see that it changes no page."""
+        for mode in MODES:
+            self._begin(f"{corpus.name}: {mode} search by time")
+            yield inference.time_search(search, corpus, mode)
+            alike = inference.find_alike(search, corpus, mode)
+            if alike is None:
+                self._count(corpus.name, f"{mode} search", [(self._parties.ours.name, UNTRIED)])
+            elif not alike:
+                self._fail(
+                    "inference",
+                    f"{corpus.name}, {mode}",
+                    "what others hold changes which own or shared rows are found",
+                )
 
     def _note_told(self, told: Inferred) -> None:
         if told.tried or told.untried:
@@ -622,15 +730,17 @@ class _Verification:
 
     def _count(self, target: str, kind: str, attempts: Iterable[tuple[str, Attempt]]) -> None:
         made = list(attempts)
+        untried = sum(each.untried for _, each in made)
         if made:
             self._attacks.append(
                 Tried(
                     target=target,
                     kind=kind,
-                    tried=len(made),
+                    tried=len(made) - untried,
                     refused=sum(each.refusal is not None for _, each in made),
                     crossed=sum(each.rows for _, each in made),
                     by=next((name for name, each in made if each.rows), None),
+                    untried=untried,
                 )
             )
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -23,19 +24,14 @@ from pgcorpus.db.rehearsal import rehearsal
 from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
 from pgcorpus.db.repositories.operations.isolation import SAID, everybody, party
 from pgcorpus.db.scope import APPLICATION_ROLE
+from pgcorpus.db.search.corpora import get_corpus
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.inference import Inference
-from pgcorpus.services.search.service import SearchService
+from pgcorpus.services.search.service import MODES, SearchService
 from tests.conftest import settings_for
 from tests.prove.isolation import Population, fill
 
-PATIENCE_SECONDS: Final = 3600.0
-
-CORPORA: Final = {
-    "memory": "memory_nodes",
-    "episodes": "episodic_memories",
-    "documentation": "chunks",
-}
+CORPORA: Final = ("memory", "episodes", "documentation")
 
 
 def measure(
@@ -67,14 +63,12 @@ def measure(
                 repository.note_rows(who, table)
         tables = [t for t in tables if ours.keys[t.name] and victim.keys[t.name]]
         inference = Inference(repository, role, ours, victim, tables)
-        for table, timing in inference.time(times, PATIENCE_SECONDS):
-            if timing is not None:
-                yield table, timing
+        for table in tables:
+            yield from ((table.name, each) for each in inference.time(table, times) if each)
         search = SearchService(rehearsed, embedder=embedder)
         repository.as_application(role)
-        for corpus, timing, _ in inference.time_searches(
-            search, CORPORA, searches, PATIENCE_SECONDS
-        ):
+        for corpus, mode in product(CORPORA, MODES):
+            timing = inference.time_search(search, get_corpus(corpus), mode, searches)
             if timing is not None:
                 yield corpus, timing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -90,7 +91,7 @@ class DocumentRecord:
     chunks: Sequence[ChunkRecord] = ()
 
 
-class StoredDocument(NamedTuple):
+class DocumentState(NamedTuple):
     """The state of a stored document, by which an import sees what has changed.
 
     Attributes:
@@ -333,7 +334,7 @@ class DocumentRepository(FirstLoad):
         )
         return bool(self.session.scalar(select(exists(of_collection))))
 
-    def list_stored(self, collection: str) -> list[StoredDocument]:
+    def list_stored(self, collection: str) -> list[DocumentState]:
         """Return the state of every document of a collection, by path."""
         first = func.array_agg(
             func.jsonb_build_array(_chunks.c.chunker_version, _chunks.c.chunker_config)
@@ -356,7 +357,7 @@ class DocumentRepository(FirstLoad):
             .order_by(_documents.c.path)
         )
         return [
-            StoredDocument(id_, path, hash_, chunks, tuple(chunker) if chunks else None, url)
+            DocumentState(id_, path, hash_, chunks, tuple(chunker) if chunks else None, url)
             for id_, path, hash_, chunks, chunker, url in rows
         ]
 
@@ -723,22 +724,24 @@ def _values(row: Document | Chunk, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(row, "details" if name == "metadata" else name) for name in names}
 
 
+_read_document: Final = attrgetter(*_DOCUMENT)
+_read_chunk: Final = attrgetter(*_CHUNK)
+
+
 def _row_of_document(record: DocumentRecord) -> list[Any]:
-    return [_value_of(record, name) for name in _DOCUMENT]
+    return [*map(_as_sent, _read_document(record))]
 
 
 def _rows_of_chunks(records: Iterable[DocumentRecord]) -> Iterator[list[Any]]:
     for record in records:
         for chunk in record.chunks:
-            yield [
-                record.collection,
-                record.path,
-                *(_value_of(chunk, name) for name in _CHUNK),
-            ]
+            yield [record.collection, record.path, *map(_as_sent, _read_chunk(chunk))]
 
 
-def _value_of(record: DocumentRecord | ChunkRecord, name: str) -> Any:
-    value = getattr(record, name)
+def _as_sent(value: Any) -> Any:
+    """Return a value as COPY takes it."""
+    if value is None or isinstance(value, str | int):  # nearly all are, and the others take longer
+        return value
     if isinstance(value, Mapping):
         return Jsonb(dict(value))
     return list(value) if isinstance(value, tuple) else value

@@ -2,7 +2,8 @@
 
 A secret is planted in a row of another scope. Each probe is asked twice, once about the secret and
 once about a value that no row has; a role that may not see the row must get the same answer: the
-same rows, the same error, the same plan, in the same time.
+same rows, the same error, the same plan, in the same time. What an index finds is asked of the
+index, all else of the place alone where the row stands: no probe reads a whole table.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -46,6 +50,12 @@ PLANNED: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Settings with which a caller chooses the plan."""
 
+ROUND_SECONDS: Final = 1.0
+"""Seconds after which a call begins no further probe, so that the statement timeout is for one."""
+
+CONDITIONS_OF_INDEX: Final = ("Index Cond", "Order By")
+"""Parts of a plan that say what an index is asked."""
+
 TOLD: Final = (
     "Node Type",
     "Index Name",
@@ -65,7 +75,7 @@ TOLD: Final = (
 """Parts of a plan that are compared, beside the pages that were read."""
 
 ASKING: Final = """
-    CREATE OR REPLACE FUNCTION pg_temp.ask(statements text[], seconds double precision)
+    CREATE FUNCTION pg_temp.ask(statements text[], seconds double precision)
     RETURNS TABLE (number integer, answer text, took_ms double precision)
     LANGUAGE plpgsql AS $ask$
     DECLARE
@@ -77,7 +87,7 @@ ASKING: Final = """
         counted bigint;
     BEGIN
         FOR place IN 1..cardinality(statements) LOOP
-            EXIT WHEN clock_timestamp() > until;
+            EXIT WHEN place > 1 AND clock_timestamp() > until;
             number := place;
             said := '';
             began := clock_timestamp();
@@ -96,6 +106,10 @@ ASKING: Final = """
             EXCEPTION
                 WHEN SQLSTATE 'RB000' THEN
                     answer := said;
+                WHEN query_canceled THEN  -- and the timeout does not start again in here
+                    answer := NULL;
+                    RETURN NEXT;
+                    RETURN;
                 WHEN OTHERS THEN
                     took_ms := extract(epoch FROM clock_timestamp() - began) * 1000;
                     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
@@ -105,7 +119,8 @@ ASKING: Final = """
         END LOOP;
     END $ask$
 """
-"""Asks with the rights of the caller, one statement after the other, each taken back."""
+"""Asks with the rights of the caller, one statement after the other, each taken back. The answer of
+one that the statement timeout ended is null, and the last."""
 
 COLUMNS: Final = text("""
     SELECT attname::text AS name, format_type(atttypid, NULL) AS type,
@@ -216,6 +231,8 @@ def compare_times(name: str, hits: Sequence[float], misses: Sequence[float]) -> 
 class InferenceRepository(IsolationRepository):
     """Plants secrets, and asks about them as a role that may not see them. It never commits."""
 
+    _can_ask = False
+
     def list_early(self) -> list[Early]:
         """List the functions that may run before the policy."""
         return [Early(*row) for row in self.session.execute(EARLY)]
@@ -236,7 +253,7 @@ class InferenceRepository(IsolationRepository):
             One for each column, and for each expression that an index computes.
         """
         self.as_operator(victim.scope)
-        name, key = quote(table.name), victim.keys[table.name][0]
+        name, of_row = quote(table.name), _of_row(victim, table)
         chance = random.Random(uuid4().int)  # noqa: S311 - told apart, not kept
         words: dict[str, tuple[str, str]] = {}
         values: dict[str, Any] = {}
@@ -247,23 +264,30 @@ class InferenceRepository(IsolationRepository):
             for value in _values(column.type, f"{stem}a", chance):
                 written = text(
                     f"UPDATE {name} SET {quote(column.name)} = CAST(:value AS {column.type})"  # noqa: S608 - names of the catalog
-                    f" WHERE {quote(table.key or '')} = :key"
+                    f" WHERE {table.row}"
                 )
                 with self.session.connection().begin_nested() as savepoint:
                     try:
-                        self.session.connection().execute(written, {"value": value, "key": key})
+                        self.session.connection().execute(written, {"value": value, **of_row})
                     except DBAPIError:
                         savepoint.rollback()
                         continue
                 words[column.name] = (f"{stem}a", f"{stem}b")
                 values[column.name] = value
                 break
-        return list(self._read_planted(table, key, words, values))
+        return list(self._read_planted(victim, table, words, values))
+
+    def locate(self, victim: Party, table: Guarded, secrets: Sequence[Secret]) -> list[Secret]:
+        """Return the secrets of a table with the place of their row, which writing it changes."""
+        self.as_operator(victim.scope)
+        find = text(f"SELECT CAST(ctid AS text) FROM {quote(table.name)} WHERE {table.row}")  # noqa: S608 - names of the catalog
+        place = self.session.connection().scalar(find, _of_row(victim, table))
+        return [replace(each, at=f"ctid = {literal(place)}") for each in secrets]
 
     def _read_planted(
         self,
+        victim: Party,
         table: Guarded,
-        key: Any,
         words: Mapping[str, tuple[str, str]],
         values: Mapping[str, Any],
     ) -> Iterator[Secret]:
@@ -286,9 +310,9 @@ class InferenceRepository(IsolationRepository):
             held = self.session.connection().scalar(
                 text(
                     f"SELECT CAST({expression} AS text) FROM {name}"  # noqa: S608 - of the catalog
-                    f" WHERE {quote(table.key or '')} = :key"
+                    f" WHERE {table.row}"
                 ),
-                {"key": key},
+                _of_row(victim, table),
             )
             if held is None:
                 continue
@@ -328,9 +352,9 @@ class InferenceRepository(IsolationRepository):
             self.session.connection().execute(
                 text(
                     f"UPDATE {quote(table.name)} SET embedding = CAST(:vector AS vector)"  # noqa: S608 - names of the catalog
-                    f" WHERE {quote(table.key or '')} = :key"
+                    f" WHERE {table.row}"
                 ),
-                {"vector": _vector(vector), "key": who.keys[table.name][0]},
+                {"vector": _vector(vector), **_of_row(who, table)},
             )
         return near, far
 
@@ -339,41 +363,72 @@ class InferenceRepository(IsolationRepository):
         statements: Sequence[str],
         who: Intruder,
         role: str,
-        *,
-        seconds: float = 60,
         settings: Mapping[str, str] | None = None,
-    ) -> list[Answer]:
+    ) -> list[Answer | None]:
         """Run statements as an intruder, each rolled back.
 
         Args:
             statements: What is asked.
             who: In whose name.
             role: As which role.
-            seconds: After which no further one is begun.
             settings: That the caller has set.
 
         Returns:
-            An answer for each that was asked.
+            An answer for each, or None where time did not suffice.
         """
-        if not statements:
-            return []
-        self.as_operator_of_nobody()
-        self.session.connection().exec_driver_sql(ASKING)
-        asked = text("SELECT answer, took_ms FROM pg_temp.ask(:statements, :seconds)")
         intruder = Intruder(who.name, {**who.settings, **(settings or {})})
-        with self._savepoint(intruder, role) as connection:
+        answers: list[Answer | None] = []
+        while len(answers) < len(statements) and not self.is_late():
+            answers += self._ask_some(statements[len(answers) :], intruder, role)
+        return answers + [None] * (len(statements) - len(answers))
+
+    def _ask_some(self, statements: Sequence[str], who: Intruder, role: str) -> list[Answer | None]:
+        """Run as many of some statements as a round has time for, and at least one."""
+        if not self._can_ask:
+            self.as_operator_of_nobody()
+            self.session.connection().exec_driver_sql(ASKING)
+            self._can_ask = True
+        asked = text("SELECT answer, took_ms FROM pg_temp.ask(:statements, :seconds)")
+        seconds = min(ROUND_SECONDS, max(0.0, self.until - monotonic()))
+        with self._savepoint(who, role) as connection:
             found = connection.execute(
                 asked, {"statements": list(statements), "seconds": seconds}
             ).all()
-        return [Answer(row.answer, row.took_ms) for row in found]
+        return [None if row.answer is None else Answer(*row) for row in found]
+
+    def find_indexed(
+        self,
+        table: str,
+        questions: Sequence[tuple[str, str]],
+        who: Intruder,
+        role: str,
+        settings: Mapping[str, str] | None = None,
+    ) -> set[tuple[str, str]]:
+        """Find the conditions that an index is asked for.
+
+        Args:
+            table: Quoted.
+            questions: Conditions for the hit, and for the miss.
+            who: In whose name.
+            role: As which role.
+            settings: That the caller has set.
+
+        Returns:
+            Those whose two plans differ in what they ask of an index; all others read rows one by
+            one, for both the same.
+        """
+        form = f"EXPLAIN (COSTS OFF, FORMAT JSON) SELECT FROM {table} WHERE "
+        statements = [form + each for pair in questions for each in pair]
+        answers = self.ask(statements, who, role, settings)
+        asked = [None if each is None else _read_index_conditions(each.said) for each in answers]
+        pairs = zip(questions, asked[::2], asked[1::2], strict=True)
+        return {pair for pair, hit, miss in pairs if None not in {hit, miss} and hit != miss}
 
     def compare(
         self,
         probes: Sequence[Probe],
         who: Intruder,
         role: str,
-        *,
-        seconds: float,
         settings: Mapping[str, str] | None = None,
     ) -> tuple[list[tuple[Probe, str | None]], int]:
         """Run probes as an intruder, and find those whose answers differ.
@@ -381,43 +436,50 @@ class InferenceRepository(IsolationRepository):
         One that differs is asked twice more, so that chance is not taken for an answer.
 
         Returns:
-            Probe → what the answers to the hit and the miss were, or None where they are the same;
-            and how many answers were errors.
+            Probe → what the answers to the hit and the miss were, or None where they are the same,
+            without those for which time did not suffice; and how many answers were errors.
         """
         statements = [each for probe in probes for each in (probe.miss, probe.hit)]
-        answers = self.ask(statements, who, role, seconds=seconds, settings=settings)
-        asked = probes[: len(answers) // 2]
+        answers = self.ask(statements, who, role, settings)
+        pairs = zip(probes, answers[::2], answers[1::2], strict=True)
+        asked = [(probe, miss, hit) for probe, miss, hit in pairs if miss and hit]
         told: dict[int, str] = {}
+        late: set[int] = set()
         refused, differing = 0, []
-        for number, probe in enumerate(asked):
-            miss, hit = (_reveal(probe, answers[2 * number + n].said) for n in (0, 1))
+        for number, (probe, *both) in enumerate(asked):
+            miss, hit = (_reveal(probe, each.said) for each in both)
             refused += hit.startswith("ERROR")
             if miss != hit:
                 differing.append(number)
         again = self.ask(
-            [each for n in differing for each in (probes[n].miss, probes[n].hit) * 2],
+            [each for n in differing for each in (asked[n][0].miss, asked[n][0].hit) * 2],
             who,
             role,
-            settings=settings,
+            settings,
         )
         for place, number in enumerate(differing):
-            said = [_reveal(probes[number], each.said) for each in again[4 * place : 4 * place + 4]]
+            repeated = again[4 * place : 4 * place + 4]
+            said = [_reveal(asked[number][0], each.said) for each in repeated if each]
             misses, hits = set(said[::2]), set(said[1::2])
-            if len(misses) == len(hits) == 1 and not misses & hits:
+            if None in repeated:
+                late.add(number)
+            elif len(misses) == len(hits) == 1 and not misses & hits:
                 told[number] = _difference(hits.pop(), misses.pop())
-        return [(probe, told.get(number)) for number, probe in enumerate(asked)], refused
+        compared = [
+            (probe, told.get(number))
+            for number, (probe, *_) in enumerate(asked)
+            if number not in late
+        ]
+        return compared, refused
 
-    def time(
-        self, probe: Probe, who: Intruder, role: str, *, times: int, seconds: float
-    ) -> Timing | None:
+    def time(self, probe: Probe, who: Intruder, role: str, *, times: int) -> Timing | None:
         """Ask a probe many times, the hit and the miss in turn; None where time did not suffice."""
         statements = [probe.hit, probe.miss, probe.miss, probe.hit] * (times // 2 + 1)
-        answers = self.ask(statements, who, role, seconds=seconds)[4:]
-        if len(answers) < 4 * 5:
+        answers = [each for each in self.ask(statements, who, role)[4:] if each is not None]
+        if len(answers) < len(statements) - 4:
             return None
-        whole = answers[: len(answers) // 4 * 4]
-        hits = [a.took_ms for n, a in enumerate(whole) if n % 4 in {0, 3}]
-        misses = [a.took_ms for n, a in enumerate(whole) if n % 4 in {1, 2}]
+        hits = [a.took_ms for n, a in enumerate(answers) if n % 4 in {0, 3}]
+        misses = [a.took_ms for n, a in enumerate(answers) if n % 4 in {1, 2}]
         return compare_times(probe.name, hits, misses)
 
     def read_row(self, who: Party, table: Guarded) -> dict[str, Any]:
@@ -425,10 +487,19 @@ class InferenceRepository(IsolationRepository):
         self.as_operator(who.scope)
         read = text(
             f"SELECT to_jsonb(t) FROM {quote(table.name)} AS t"  # noqa: S608 - of the catalog
-            f" WHERE {quote(table.key or '')} = :key"
+            f" WHERE {table.row}"
         )
-        key = who.keys[table.name][0]
-        return dict(self.session.connection().scalar(read, {"key": key}) or {})
+        return dict(self.session.connection().scalar(read, _of_row(who, table)) or {})
+
+    @contextmanager
+    def without_row(self, who: Party, table: Guarded, role: str) -> Iterator[None]:
+        """Take the row away that secrets are in, and let *role* work meanwhile."""
+        with self._savepoint() as connection:
+            self.as_operator(who.scope)
+            taken = text(f"DELETE FROM {quote(table.name)} WHERE {table.row}")  # noqa: S608 - names of the catalog
+            connection.execute(taken, _of_row(who, table))
+            self.as_application(role)
+            yield
 
     def write_literals(self, row: Mapping[str, Any], table: Guarded) -> dict[str, str]:
         """Write the values of a row as SQL: quoted column → value."""
@@ -487,17 +558,38 @@ def _difference(hit: str, miss: str) -> str:
     return f"{ours[:120] or 'nothing'} instead of {others[:120] or 'nothing'}"
 
 
+def _of_row(who: Party, table: Guarded) -> dict[str, Any]:
+    """Name the row of a party that secrets are in: see ``Guarded.row``."""
+    return {"key": who.keys[table.name][0], "scope": who.scope_name}
+
+
 def _reveal(probe: Probe, answer: str) -> str:
     """Return the part of an answer that can tell; of a plan, its figures."""
-    if '""Plan"":' not in answer:
-        return probe.secret.alike(answer)
-    written = answer.removeprefix('("').removesuffix('")')  # a row, as PostgreSQL writes it
-    written = written.replace('""', '"').replace("\\\\", "\\")
-    nodes, told = [json.loads(written)[0]["Plan"]], []
-    while nodes:
-        node = nodes.pop()
-        nodes += node.get("Plans", [])
+    told = []
+    for node in _read_plan(answer) or ():
         told.append([f"{name} {node[name]}" for name in TOLD if name in node])
         if "Shared Hit Blocks" in node:
             told[-1].append(f"pages {node['Shared Hit Blocks'] + node['Shared Read Blocks']}")
-    return "; ".join(", ".join(each) for each in told)
+    return "; ".join(", ".join(each) for each in told) or probe.secret.alike(answer)
+
+
+def _read_index_conditions(answer: str) -> tuple[str, ...]:
+    """List what a plan asks of its indexes."""
+    return tuple(
+        str(node[part])
+        for node in _read_plan(answer) or ()
+        for part in CONDITIONS_OF_INDEX
+        if part in node
+    )
+
+
+def _read_plan(answer: str) -> list[dict[str, Any]] | None:
+    """Return the nodes of a plan, the outermost first; None where the answer is none."""
+    if '""Plan"":' not in answer:
+        return None
+    written = answer.removeprefix('("').removesuffix('")')  # a row, as PostgreSQL writes it
+    written = written.replace('""', '"').replace("\\\\", "\\")
+    nodes = [json.loads(written)[0]["Plan"]]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+    return nodes

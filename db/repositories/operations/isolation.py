@@ -1,19 +1,24 @@
 """Attacks on row security: what an application could try to read or to change in other scopes.
 
 What is tried here is tried in a transaction that is rolled back (``pgcorpus.db.rehearsal``), each
-attempt in a savepoint of its own.
+attempt in a savepoint of its own. No attempt reads a whole table, however large it is: the rows of
+the rehearsal are asked for by their keys, their scopes, or the places where they stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice, product
+from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, QueryCanceled
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, func, select, text
@@ -46,8 +51,9 @@ from pgcorpus.db.scope import SETTINGS, Scope
 MODEL: Final = "hashing"
 """The model of the rows' vectors: it needs no network."""
 
-LAST_VERSION: Final = 2**31 - 1
-"""The number of a learned ranking that no database has reached."""
+LAST_VERSIONS: Final = range(2**30, 2**31)
+"""The numbers of learned rankings that no database has reached: one of them is taken, for whoever
+wrote the same one would wait for another rehearsal at the same moment."""
 
 SAID: Final = "isolation rehearsal of a price"
 """The text of the memories of all parties: each would find the others' if it could."""
@@ -64,7 +70,10 @@ SCOPE_COLUMNS: Final = ("scope", "tenant_id", "user_id")
 
 ATTACKS: Final[Mapping[str, str]] = {
     "SELECT": "SELECT FROM {table} WHERE {key} = ANY (:keys)",
-    "whole table": "SELECT FROM {table} AS t WHERE CAST(t AS text) LIKE ANY (:marks)",
+    "at its place": (
+        "SELECT FROM {table} AS t WHERE ctid = ANY (CAST(:places AS tid[]))"
+        " AND CAST(t AS text) LIKE ANY (:marks)"
+    ),
     "FOR UPDATE": "SELECT FROM {table} WHERE {key} = ANY (:keys) FOR UPDATE",
     "UPDATE": "UPDATE {table} SET {column} = {column} WHERE {key} = ANY (:keys)",
     "DELETE": "DELETE FROM {table} WHERE {key} = ANY (:keys) RETURNING 1",
@@ -103,7 +112,10 @@ REACHABLE: Final = text("""
             AND refclassid = 'pg_class'::regclass AND refobjid <> ev_class
     )
     SELECT DISTINCT view.relname::text AS name,
-           coalesce(view.reloptions @> ARRAY['security_invoker=true'], false) AS as_invoker
+           coalesce(view.reloptions @> ARRAY['security_invoker=true'], false) AS as_invoker,
+           ARRAY(SELECT attname::text FROM pg_attribute
+                 WHERE attrelid = view.oid AND attname = ANY (CAST(:scope_columns AS text[]))
+                     AND (attname = 'scope' OR atttypid = 'uuid'::regtype)) AS scope_columns
     FROM reading JOIN pg_class AS view ON view.oid = reader
     JOIN pg_class AS guarded ON guarded.oid = read
     WHERE view.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
@@ -206,9 +218,9 @@ INDEXES: Final = ["chunks_text_gin_idx", "idx_chunks_scope_words", "idx_chunks_s
 
 
 HOSTILE: Final[Mapping[str, Sequence[Any]]] = {
-    "text": (None, "", "'", "%' OR true --", "{", "(" * 1000, "x" * 1_000_000),
-    "character varying": (None, "'", "x" * 1_000_000),
-    "text[]": (None, [], [None], ["'", "(", "%"], ["x"] * 100_000),
+    "text": (None, "", "'", "%' OR true --", "{", "(" * 1000, "x" * 100_000),
+    "character varying": (None, "'", "x" * 100_000),
+    "text[]": (None, [], [None], ["'", "(", "%"], ["x"] * 10_000),
     "integer": (None, -1, 2_147_483_647),
     "bigint": (None, -1, 9_223_372_036_854_775_807),
     "jsonb": (None, "[]", '{"a": ' * 500 + "1" + "}" * 500),
@@ -258,6 +270,12 @@ class Guarded(NamedTuple):
     strange: Sequence[str]
 
     @property
+    def row(self) -> str:
+        """The condition for the row ``:key`` of ``:scope``, which its primary key serves."""
+        scope = "scope = :scope AND " if "scope" in self.scope_columns else ""
+        return f"{scope}{quote(self.key or '')} = :key"
+
+    @property
     def fault(self) -> str | None:
         """The guard that is missing, or None."""
         if not self.enabled:
@@ -282,10 +300,17 @@ class Guarded(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view that reads guarded tables, and whether with the rights of the asking role."""
+    """A view that reads guarded tables.
+
+    Attributes:
+        name: Of the view.
+        as_invoker: Whether it reads with the rights of the asking role.
+        scope_columns: Those that say whose a row is.
+    """
 
     name: str
     as_invoker: bool
+    scope_columns: Sequence[str]
 
 
 class Function(NamedTuple):
@@ -314,6 +339,7 @@ class Party:
         user_id: Of a user of the scope.
         keys: Table → primary keys of their rows.
         rows: Table → one of them whole, as JSON.
+        places: Table → where they stand (``ctid``).
     """
 
     name: str
@@ -321,6 +347,7 @@ class Party:
     user_id: UUID
     keys: dict[str, list[Any]]
     rows: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def tenant_id(self) -> UUID | None:
@@ -366,11 +393,16 @@ class Attempt(NamedTuple):
         rows: Given or written.
         refusal: SQLSTATE of the error, or None.
         said: What was given, where it is compared.
+        untried: Whether time did not suffice for an answer.
     """
 
     rows: int = 0
     refusal: str | None = None
     said: str | None = None
+    untried: bool = False
+
+
+UNTRIED: Final = Attempt(untried=True)
 
 
 def everybody() -> Party:
@@ -400,7 +432,23 @@ def party(name: str, *, tenant: bool) -> Party:
 
 
 class IsolationRepository(Repository):
-    """Examines the guards of scoped tables, and attacks them. It never commits."""
+    """Examines the guards of scoped tables, and attacks them. It never commits.
+
+    Attributes:
+        until: The moment, of ``time.monotonic``, after which nothing is tried any more.
+    """
+
+    until: float = float("inf")
+
+    def is_late(self) -> bool:
+        """Return whether the time is over."""
+        return monotonic() > self.until
+
+    def limit_statements(self, seconds: float) -> None:
+        """End each statement of the transaction after *seconds*, whatever the settings say."""
+        self.lift_timeout()
+        limit = set_local({"statement_timeout": str(round(seconds * 1000))})
+        self.session.connection().execute(limit)
 
     def list_guarded(self) -> list[Guarded]:
         """List every scoped table: those with row security, and those with a column of a scope."""
@@ -409,7 +457,8 @@ class IsolationRepository(Repository):
 
     def list_views(self, tables: Sequence[str]) -> list[View]:
         """List the views that read one of these tables, directly or by way of another view."""
-        return [View(*row) for row in self.session.execute(REACHABLE, {"tables": list(tables)})]
+        reading = {"tables": list(tables), "scope_columns": list(SCOPE_COLUMNS)}
+        return [View(*row) for row in self.session.execute(REACHABLE, reading)]
 
     def list_functions(self) -> list[Function]:
         """List the functions of the schema that are no triggers."""
@@ -550,7 +599,7 @@ class IsolationRepository(Repository):
             LearnedRanking(
                 id=ranking,
                 corpus="documentation",
-                version=LAST_VERSION,
+                version=random.choice(LAST_VERSIONS),  # noqa: S311 - no secret
                 weights={},
                 estimate={"said": name},
                 is_active=False,
@@ -575,29 +624,34 @@ class IsolationRepository(Repository):
         """List the tables written in this transaction whose rows of all scopes a role may read."""
         return list(self.session.scalars(WRITTEN, {"role": role}))
 
-    def note_rows(self, who: Party, table: Guarded) -> None:
-        """Note a party's rows of a table, those that triggers wrote included."""
+    def note_rows(self, who: Party, table: Guarded) -> bool:
+        """Note a party's rows of a table, those that triggers wrote included.
+
+        Returns:
+            Whether they could be looked for within the time of a statement.
+        """
         self.as_operator(who.scope)
         key = quote(table.key or "")
-        whose = {
-            "scope": who.scope_name,
-            "tenant_id": who.tenant_id,
-            "user_id": who.user_id,
-            "keys": who.keys.get(table.name, []),
-        }
-        conditions = [f"{column} = :{column}" for column in table.scope_columns]
+        whose = {**_name_owners([who]), "keys": who.keys.get(table.name, [])}
+        conditions = _list_owners(table.scope_columns)
         if table.name in who.keys:  # whatever its columns and policies say
             conditions = [f"{key} = ANY (:keys)"]
-        found = self.session.execute(
-            text(
-                f"SELECT {key} AS key, to_jsonb(t) AS row FROM {quote(table.name)} AS t"  # noqa: S608 - names of the catalog
-                f" WHERE {' OR '.join(conditions) or 'false'}"
-            ),
-            whose,
-        ).all()
+        find = text(
+            f"SELECT {key} AS key, CAST(ctid AS text) AS place, to_jsonb(t) AS row"  # noqa: S608 - names of the catalog
+            f" FROM {quote(table.name)} AS t WHERE {' OR '.join(conditions) or 'false'}"
+        )
+        with self._savepoint() as connection:
+            try:
+                found = connection.execute(find, whose).all()
+            except DBAPIError as error:
+                if isinstance(error.orig, QueryCanceled):
+                    return False
+                raise
         who.keys[table.name] = [row.key for row in found]
+        who.places[table.name] = [row.place for row in found]
         if found:
             who.rows[table.name] = found[0].row
+        return True
 
     def as_operator(self, scope: Scope | None) -> None:
         """Become the login again, within a scope or without one."""
@@ -622,26 +676,29 @@ class IsolationRepository(Repository):
         )
         values = {
             "keys": [key for victim in victims for key in victim.keys[table.name]],
+            "places": [place for victim in victims for place in victim.places[table.name]],
             "marks": [f"%{mark}%" for victim in victims for mark in victim.marks],
             "rows": [Jsonb(v.rows[table.name]) for v in victims if table.name in v.rows],
         }
-        return self._attempt(statement, values, who, role)
+        return self._attempt(who, role, partial(_count_rows, statement, values))
 
     def try_insert(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
         """Try to write a row of a victim: one it had, after it was taken away."""
-        columns = ", ".join(map(quote, table.columns))
-        name, key = quote(table.name), quote(table.key or "")
+        columns, name = ", ".join(map(quote, table.columns)), quote(table.name)
+        insert = partial(
+            _count_rows,
+            f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns}"  # noqa: S608 - names of the catalog
+            f" FROM jsonb_populate_record(NULL::{name}, CAST(:row AS jsonb))",
+            {"row": Jsonb(victim.rows[table.name])},
+        )
+        if self.is_late():
+            return UNTRIED
         with self._savepoint() as connection:
             self.as_operator(victim.scope)
-            own = text(f"DELETE FROM {name} WHERE {key} = :key")  # noqa: S608 - names of the catalog
-            connection.execute(own, {"key": victim.keys[table.name][0]})
-            return self._attempt(
-                f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns}"  # noqa: S608 - names of the catalog
-                f" FROM jsonb_populate_record(NULL::{name}, CAST(:row AS jsonb))",
-                {"row": Jsonb(victim.rows[table.name])},
-                who,
-                role,
-            )
+            own = text(f"DELETE FROM {name} WHERE {table.row}")  # noqa: S608 - names of the catalog
+            taken = {"key": victim.keys[table.name][0], "scope": victim.scope_name}
+            connection.execute(own, taken)
+            return self._attempt(who, role, insert)
 
     def try_giving(self, table: Guarded, who: Party, role: str, victim: Party) -> Iterator[Attempt]:
         """Try to make one's own rows a victim's, by each column that could say so and by all."""
@@ -660,13 +717,12 @@ class IsolationRepository(Repository):
         said = [name for name in given if new[name] is not None]
         for names in ([given] if said else []) + [[name] for name in said if len(given) > 1]:
             changes = ", ".join(f"{name} = :{name}" for name in names)
-            yield self._attempt(
+            statement = (
                 f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
-                " = ANY (:keys)",
-                {**new, "keys": list(keys)},
-                Intruder(who.name, who.settings),
-                role,
+                " = ANY (:keys)"
             )
+            move = partial(_count_rows, statement, {**new, "keys": list(keys)})
+            yield self._attempt(Intruder(who.name, who.settings), role, move)
 
     def try_referring(
         self, table: Guarded, who: Party, role: str, victim: Party
@@ -682,35 +738,46 @@ class IsolationRepository(Repository):
             unscoped = [each for each in columns if each not in SCOPE_COLUMNS]
             for names in {tuple(columns), tuple(unscoped)} - {()}:
                 changes = ", ".join(f"{quote(name)} = :{name}" for name in names)
-                yield self._attempt(
+                statement = (
                     f"UPDATE {quote(table.name)} SET {changes} WHERE {quote(table.key or '')}"  # noqa: S608 - names of the catalog
-                    " = ANY (:own_keys)",
-                    {**{name: values[name] for name in names}, "own_keys": who.keys[table.name]},
-                    Intruder(who.name, who.settings),
-                    role,
+                    " = ANY (:own_keys)"
                 )
+                given = {**{name: values[name] for name in names}, "own_keys": who.keys[table.name]}
+                refer = partial(_count_rows, statement, given)
+                yield self._attempt(Intruder(who.name, who.settings), role, refer)
 
-    def try_copy(self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]) -> Attempt:
-        """Try COPY TO, and count the lines of others."""
-        with self._savepoint(who, role) as connection:
+    def try_copy(
+        self, table: Guarded, who: Intruder, role: str, victims: Sequence[Party]
+    ) -> Attempt:
+        """Try COPY TO, and count the lines of others.
+
+        ``COPY table TO`` is made a COPY of a query by PostgreSQL, where row security holds. So this
+        is one from the first, of the places where others' rows stand.
+        """
+        places = [place for victim in victims for place in victim.places[table.name]]
+        marks = [mark for victim in victims for mark in victim.marks]
+        copy_out = sql.SQL("COPY (SELECT * FROM {} WHERE ctid = ANY ({}::tid[])) TO STDOUT").format(
+            sql.Identifier(table.name), sql.Literal(places)
+        )
+
+        def copy(connection: Connection) -> Attempt:
             driver: Any = connection.connection.driver_connection
-            try:
-                with driver.cursor().copy(f"COPY {quote(table.name)} TO STDOUT") as copy:
-                    lines = b"".join(copy).decode().splitlines()
-            except psycopg.Error as error:
-                return Attempt(refusal=error.sqlstate)
-        return Attempt(rows=sum(any(mark in line for mark in marks) for line in lines))
+            with driver.cursor().copy(copy_out) as copied:
+                lines = b"".join(copied).decode().splitlines()
+            return Attempt(rows=sum(any(mark in line for mark in marks) for line in lines))
+
+        return self._attempt(who, role, copy)
 
     def try_copy_from(self, table: Guarded, who: Intruder, role: str) -> Attempt:
         """Try COPY FROM, which would bypass the policies."""
-        with self._savepoint(who, role) as connection:
+
+        def copy(connection: Connection) -> Attempt:
             driver: Any = connection.connection.driver_connection
-            try:
-                with driver.cursor().copy(f"COPY {quote(table.name)} FROM STDIN"):
-                    pass
-            except psycopg.Error as error:
-                return Attempt(refusal=error.sqlstate)
-        return Attempt(rows=1)
+            with driver.cursor().copy(f"COPY {quote(table.name)} FROM STDIN"):
+                pass
+            return Attempt(rows=1)
+
+        return self._attempt(who, role, copy)
 
     def try_truncate(self, table: Guarded, role: str) -> Attempt:
         """Return whether the role may TRUNCATE; it is not tried, which would lock the table."""
@@ -718,20 +785,24 @@ class IsolationRepository(Repository):
         return Attempt(rows=1) if self.session.scalar(may) else Attempt(refusal="42501")
 
     def try_listening(
-        self, table: Guarded, who: Intruder, role: str, marks: Sequence[str]
+        self, table: Guarded, who: Intruder, role: str, victims: Sequence[Party]
     ) -> Attempt:
         """Try to have a function of one's own see the rows of others."""
-        with self._savepoint(who, role) as connection:
-            try:
-                connection.exec_driver_sql(LISTENER)
-                connection.execute(set_local({"app.heard": ""}))
-                connection.exec_driver_sql(
-                    f"SELECT FROM {quote(table.name)} AS t WHERE pg_temp.overhear(CAST(t AS text))"
-                )
-            except DBAPIError as error:
-                return Attempt(refusal=_sqlstate(error))
+        places = [place for victim in victims for place in victim.places[table.name]]
+        marks = [mark for victim in victims for mark in victim.marks]
+        overhear = text(
+            f"SELECT FROM {quote(table.name)} AS t WHERE ctid = ANY (CAST(:places AS tid[]))"
+            " AND pg_temp.overhear(CAST(t AS text))"
+        )
+
+        def listen(connection: Connection) -> Attempt:
+            connection.exec_driver_sql(LISTENER)
+            connection.execute(set_local({"app.heard": ""}))
+            connection.execute(overhear, {"places": places})
             heard = connection.scalar(select(func.current_setting("app.heard"))) or ""
-        return Attempt(rows=sum(mark in heard for mark in marks))
+            return Attempt(rows=sum(mark in heard for mark in marks))
+
+        return self._attempt(who, role, listen)
 
     def try_prepared(self, table: Guarded, who: Intruder, role: str, victim: Party) -> Attempt:
         """Try a statement that was prepared, and run, within the scope of a victim."""
@@ -741,42 +812,53 @@ class IsolationRepository(Repository):
             f" = ANY ('{{{','.join(map(str, keys))}}}')"
         )
         name = f"rehearsal_{uuid4().hex}"
-        with self._savepoint(Intruder(victim.name, victim.settings), role) as connection:
-            try:
-                connection.exec_driver_sql(f"PREPARE {name} AS {statement}")
-                connection.exec_driver_sql(f"EXECUTE {name}")
-                self._become(self._settings(who, role))
-                found = connection.exec_driver_sql(f"EXECUTE {name}").rowcount
-                connection.exec_driver_sql(f"DEALLOCATE {name}")
-            except DBAPIError as error:
-                return Attempt(refusal=_sqlstate(error))
-        return Attempt(rows=found)
+
+        def execute(connection: Connection) -> Attempt:
+            connection.exec_driver_sql(f"PREPARE {name} AS {statement}")
+            connection.exec_driver_sql(f"EXECUTE {name}")
+            self._become(self._settings(who, role))
+            found = connection.exec_driver_sql(f"EXECUTE {name}").rowcount
+            connection.exec_driver_sql(f"DEALLOCATE {name}")
+            return Attempt(rows=found)
+
+        return self._attempt(Intruder(victim.name, victim.settings), role, execute)
 
     def look_around(
         self,
         who: Intruder,
         role: str,
         parties: Sequence[Party],
+        shared: Party,
         only: Container[str] | None = None,
     ) -> dict[str, Attempt]:
-        """Read all that views, functions, statistics and whole tables show to a login.
+        """Read all that tables, views, functions and statistics show to a login of the parties.
 
-        Compared before and after others have written, it must be the same.
+        Compared before and after others have written, it must be the same. Of a table or view that
+        says whose its rows are, those of the parties are read; of any other view, all.
 
         Args:
             who: Who looks.
             role: As which role.
-            parties: Whose keys and scopes functions are called with.
+            parties: Whose rows are read, and whose keys and scopes functions are called with.
+            shared: Whose rows everybody reads.
             only: What is asked, of what is asked otherwise.
 
         Returns:
             What was asked → the answer, condensed, or its refusal. Calls of a function are told
             apart by what follows its ``()``.
         """
-        guarded = [table.name for table in self.list_guarded()]
+        tables = self.list_guarded()
+        guarded = [table.name for table in tables]
+        owners = _name_owners(parties)
         asked: dict[str, tuple[str, dict[str, Any]]] = {}
-        for name in (*guarded, *(view.name for view in self.list_views(guarded))):
-            asked[name] = (_condense(quote(name)), {})
+        for table in tables:
+            keys = [key for who in (*parties, shared) for key in who.keys.get(table.name, ())]
+            by_key = [f"{quote(table.key)} = ANY (:keys)"] if table.key and keys else []
+            source = _select_any(table.name, [*_list_owners(table.scope_columns), *by_key])
+            asked[table.name] = (_condense(source), {**owners, "keys": keys})
+        for view in self.list_views(guarded):
+            source = _select_any(view.name, _list_owners(view.scope_columns))
+            asked[view.name] = (_condense(source), owners)
         for name, statement in STATISTICS.items():
             asked[name] = (statement, {"tables": guarded})
         for function in self.list_functions():
@@ -786,29 +868,26 @@ class IsolationRepository(Repository):
                 statement = _condense(f"{function.name}({call})")
                 asked[f"{function.name}() {number}"] = (statement, values)
         return {
-            name: self._attempt(statement, values, who, role, read=True)
+            name: self._attempt(who, role, partial(_read, statement, values))
             for name, (statement, values) in asked.items()
             if only is None or name in only
         }
 
-    def _attempt(
-        self,
-        statement: str,
-        values: Mapping[str, Any],
-        who: Intruder,
-        role: str,
-        *,
-        read: bool = False,
-    ) -> Attempt:
-        """Run a statement as an intruder, and roll it back."""
+    def _attempt(self, who: Intruder, role: str, act: Callable[[Connection], Attempt]) -> Attempt:
+        """Act as an intruder, and roll it back; once the time is over, leave it."""
+        if self.is_late():
+            return UNTRIED
         with self._savepoint(who, role) as connection:
             try:
-                result = connection.execute(text(statement), dict(values))
-            except DBAPIError as error:
-                if error.connection_invalidated or isinstance(error.orig, QueryCanceled):
+                return act(connection)
+            except (DBAPIError, psycopg.Error) as error:
+                cause = error.orig if isinstance(error, DBAPIError) else error
+                if isinstance(cause, QueryCanceled):
+                    return UNTRIED
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
                     raise
-                return Attempt(refusal=_sqlstate(error), said=str(error.orig) if read else None)
-            return Attempt(said=str(result.scalar())) if read else Attempt(rows=result.rowcount)
+                refusal = getattr(cause, "sqlstate", None) or "unknown"
+                return Attempt(refusal=refusal, said=str(cause))
 
     def _savepoint(self, who: Intruder | None = None, role: str | None = None) -> _Savepoint:
         return _Savepoint(self, None if who is None else self._settings(who, role or "none"))
@@ -883,13 +962,44 @@ def _calls(
             yield (*usual[:place], hostile, *usual[place + 1 :])
 
 
+def _count_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> Attempt:
+    """Run a statement, and count the rows that it gives or writes."""
+    return Attempt(rows=connection.execute(text(statement), dict(values)).rowcount)
+
+
+def _read(statement: str, values: Mapping[str, Any], connection: Connection) -> Attempt:
+    """Run a statement, and return what it says."""
+    return Attempt(said=str(connection.execute(text(statement), dict(values)).scalar()))
+
+
+def _list_owners(columns: Sequence[str]) -> list[str]:
+    """List the conditions that a row is of one of some owners: ``scope`` tells all, if it is there.
+
+    Args:
+        columns: Those of ``SCOPE_COLUMNS`` that a table or view has.
+    """
+    telling = ["scope"] if "scope" in columns else columns
+    return [f"{column} = ANY (:{column}s)" for column in telling]
+
+
+def _name_owners(parties: Sequence[Party]) -> dict[str, list[Any]]:
+    """Return the values of the conditions for some owners."""
+    return {
+        "scopes": [each.scope_name for each in parties],
+        "tenant_ids": [each.tenant_id for each in parties if each.tenant_id is not None],
+        "user_ids": [each.user_id for each in parties],
+    }
+
+
+def _select_any(name: str, conditions: Sequence[str]) -> str:
+    """Select the rows that meet one of some conditions, each by its own index; all without one."""
+    chosen = [f"SELECT * FROM {quote(name)} WHERE {each}" for each in conditions]  # noqa: S608 - names of the catalog
+    return f"({' UNION ALL '.join(chosen)})" if chosen else quote(name)
+
+
 def _condense(source: str) -> str:
     """Select the number of rows of a table or function, and a checksum over them."""
     return (
         "SELECT count(*) || ' rows, ' || coalesce(sum(CAST(hashtextextended(CAST(r AS text), 0)"  # noqa: S608 - names of the catalog
         f" AS numeric)), 0) FROM {source} AS r"
     )
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or "unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -82,6 +82,7 @@ class Secret:
         miss: One that no row has, of the same length.
         word: What the value holds, where it is a text; else empty.
         wrong: The same of the miss.
+        at: The condition for the place where the row stands.
     """
 
     table: str
@@ -91,6 +92,7 @@ class Secret:
     miss: str
     word: str = ""
     wrong: str = ""
+    at: str = "true"
 
     def conditions(self) -> dict[str, tuple[str, str]]:
         """Return how a caller can ask for it: name → condition for the hit, for the miss."""
@@ -135,6 +137,15 @@ class Secret:
             forms = {}
         return self._fill(forms)
 
+    def find_place(self, question: tuple[str, str], indexed: Collection[tuple[str, str]]) -> str:
+        """Return the condition of where a question is asked: anywhere, if an index finds it.
+
+        Args:
+            question: Conditions for the hit, and for the miss.
+            indexed: Those that an index is asked for.
+        """
+        return "true" if question in indexed else self.at
+
     def _fill(self, forms: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         return {
             name: (
@@ -175,7 +186,7 @@ USUAL: Final = {
     "regconfig": "CAST('english' AS regconfig)",
     "integer": "100",
     "bigint": "CAST(100 AS bigint)",
-    "real": "CAST(0.1 AS real)",
+    "real": "CAST(0.6 AS real)",
     "double precision": "CAST(0.1 AS double precision)",
     "boolean": "true",
     "jsonb": "CAST('{{}}' AS jsonb)",
@@ -187,26 +198,28 @@ FUSE: Final = "(SELECT 1 / (SELECT 0) = 1)"
 asks for it for a function that is given a row."""
 
 CONDITIONAL: Final = {
-    "division by zero": "SELECT FROM {t} WHERE {q} AND {zero}",
-    "a sample": "SELECT FROM {t} TABLESAMPLE system (100) WHERE {q} AND {zero}",
-    "CASE": "SELECT FROM {t} WHERE CASE WHEN {q} THEN 1 / (SELECT 0) ELSE 1 END = 1",
-    "ORDER BY": "SELECT FROM {t} ORDER BY CASE WHEN {q} THEN 1 / (SELECT 0) END",
-    "HAVING": "SELECT count(*) FROM {t} HAVING bool_or({q}) AND 1 / (SELECT 0) = 1",
-    "FILTER": "SELECT count(*) FILTER (WHERE 1 / (SELECT 0) = 1) FROM {t} WHERE {q}",
-    "cast": "SELECT FROM {t} WHERE {q} AND CAST('no date ' || {x} AS date) IS NULL",
-    "regular expression": "SELECT FROM {t} WHERE {q} AND 'x' ~ ('(' || {x})",
-    "out of memory": "SELECT FROM {t} WHERE {q} AND repeat({x} || 'x', 2000000000) = 'x'",
+    "division by zero": "SELECT FROM {t} WHERE {at} AND {q} AND {zero}",
+    "its place": "SELECT FROM {t} WHERE {place} AND {q} AND {zero}",
+    "CASE": "SELECT FROM {t} WHERE {place} AND CASE WHEN {q} THEN 1 / (SELECT 0) ELSE 1 END = 1",
+    "ORDER BY": "SELECT FROM {t} WHERE {place} ORDER BY CASE WHEN {q} THEN 1 / (SELECT 0) END",
+    "HAVING": ("SELECT count(*) FROM {t} WHERE {place} HAVING bool_or({q}) AND 1 / (SELECT 0) = 1"),
+    "FILTER": ("SELECT count(*) FILTER (WHERE 1 / (SELECT 0) = 1) FROM {t} WHERE {at} AND {q}"),
+    "cast": "SELECT FROM {t} WHERE {at} AND {q} AND CAST('no date ' || {x} AS date) IS NULL",
+    "regular expression": "SELECT FROM {t} WHERE {at} AND {q} AND 'x' ~ ('(' || {x})",
+    "out of memory": (
+        "SELECT FROM {t} WHERE {at} AND {q} AND repeat({x} || 'x', 2000000000) = 'x'"
+    ),
     "LATERAL": (
         "SELECT FROM {t} AS r, LATERAL (SELECT 1 / (length(CAST(r AS text)) * 0) AS b) AS l"
-        " WHERE {q} AND b = 1"
+        " WHERE {at} AND {q} AND b = 1"
     ),
-    "semi-join": "SELECT WHERE EXISTS (SELECT FROM {t} WHERE {q} AND {zero})",
+    "semi-join": "SELECT WHERE EXISTS (SELECT FROM {t} WHERE {at} AND {q} AND {zero})",
     "cursor": (
         "SELECT query_to_xml('SELECT 1 / (SELECT 0) FROM {t} WHERE ' || {quoted}, true, true, '')"
     ),
-    "UPDATE": "UPDATE {t} SET {own} = {own} WHERE {q} AND {zero}",
-    "DELETE": "DELETE FROM {t} WHERE {q} AND {zero}",
-    "FOR UPDATE": "SELECT FROM {t} WHERE {q} AND {zero} FOR UPDATE",
+    "UPDATE": "UPDATE {t} SET {own} = {own} WHERE {at} AND {q} AND {zero}",
+    "DELETE": "DELETE FROM {t} WHERE {at} AND {q} AND {zero}",
+    "FOR UPDATE": "SELECT FROM {t} WHERE {at} AND {q} AND {zero} FOR UPDATE",
 }
 """Statements that fail for a row that meets a condition, and for no other: the row is asked."""
 
@@ -227,14 +240,18 @@ HOSTILE: Final = {
 """Type → an argument that a function may stumble over; of others NULL."""
 
 
-def build_conditions(secret: Secret, column: str) -> Iterator[Probe]:
+def build_conditions(
+    secret: Secret, column: str, indexed: Collection[tuple[str, str]]
+) -> Iterator[Probe]:
     """Build statements that fail only if a row holds the secret.
 
     Args:
         secret: What is asked for.
         column: One that a harmless UPDATE writes, quoted.
+        indexed: Conditions that an index is asked for.
     """
-    hit, miss = next(iter(secret.conditions().values()))
+    question = next(iter(secret.conditions().values()))
+    at = secret.find_place(question, indexed)
     whole = f"CAST({secret.column} AS text)"
     for name, form in CONDITIONAL.items():
         yield Probe(
@@ -244,19 +261,18 @@ def build_conditions(secret: Secret, column: str) -> Iterator[Probe]:
                 form.format(
                     t=secret.table,
                     q=q,
+                    at=at,
+                    place=secret.at,
                     x=whole,
                     zero=f"1 / (length({whole}) * 0) = 1",
                     own=column,
-                    quoted=literal(q),
+                    quoted=literal(f"{at} AND {q}"),
                 )
-                for q in (hit, miss)
+                for q in question
             ),
         )
     for name, conditions in secret.cheap().items():
-        form = (
-            f"SELECT FROM {secret.table} TABLESAMPLE system (100)"
-            f" WHERE CASE WHEN {{}} THEN {FUSE} END"
-        )
+        form = f"SELECT FROM {secret.table} WHERE {secret.at} AND CASE WHEN {{}} THEN {FUSE} END"
         yield Probe(f"CASE before the policy, {name}", secret, *map(form.format, conditions))
         yield Probe(
             f"a query before the policy, {name}",
@@ -268,9 +284,7 @@ def build_conditions(secret: Secret, column: str) -> Iterator[Probe]:
             ),
         )
     if secret.type == "tsvector":
-        form = (
-            f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {secret.column} @@ {DEEP}"
-        )
+        form = f"SELECT FROM {secret.table} WHERE {secret.at} AND {secret.column} @@ {DEEP}"
         yield Probe("stack depth", secret, *(form.format(w=w) for w in secret.words))
 
 
@@ -291,7 +305,7 @@ def build_early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
             if function.shipped:
                 together.append(call.replace("{w}", "x"))
             else:
-                form = f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {{q}} AND {{f}}"
+                form = f"SELECT FROM {secret.table} WHERE {secret.at} AND {{q}} AND {{f}}"
                 yield Probe(
                     function.name,
                     secret,
@@ -302,26 +316,41 @@ def build_early(secret: Secret, functions: Sequence[Early]) -> Iterator[Probe]:
                 )
     if together:
         called = " AND ".join(together)
-        form = f"SELECT FROM {secret.table} TABLESAMPLE system (100) WHERE {{}} AND {called}"
+        form = f"SELECT FROM {secret.table} WHERE {secret.at} AND {{}} AND {called}"
         yield Probe("shipped functions", secret, form.format(hit), form.format(miss))
 
 
-def build_explains(
-    secret: Secret, victim: Mapping[str, str], indexes: Sequence[Index], *, run: bool
-) -> Iterator[Probe]:
-    """Build EXPLAIN, or EXPLAIN ANALYZE, of every way to ask for the secret.
+def build_explains(secret: Secret, questions: Mapping[str, tuple[str, str]]) -> Iterator[Probe]:
+    """Build EXPLAIN of every way to ask for the secret.
 
     Args:
         secret: What is asked for.
-        victim: Column → what the row holds that the secret is in, as SQL.
-        indexes: Of the table. Where one has further columns, these are asked for, too.
-        run: Whether the statements are run.
+        questions: Name → condition for the hit, for the miss.
     """
-    for name, conditions in _with_others(secret, victim, indexes):
+    for name, conditions in questions.items():
+        form = f"EXPLAIN (FORMAT JSON) SELECT FROM {secret.table} WHERE "
+        hit, miss = (form + q for q in conditions)
+        yield Probe(name, secret, hit, miss)
+
+
+def build_analyses(
+    secret: Secret,
+    questions: Mapping[str, tuple[str, str]],
+    indexed: Collection[tuple[str, str]],
+) -> Iterator[Probe]:
+    """Build EXPLAIN ANALYZE of the same.
+
+    Args:
+        secret: What is asked for.
+        questions: Name → condition for the hit, for the miss.
+        indexed: Conditions that an index is asked for.
+    """
+    for name, conditions in questions.items():
         form = (
-            f"EXPLAIN ({'ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF, ' if run else ''}FORMAT JSON)"
+            "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF, FORMAT JSON)"
+            f" SELECT FROM {secret.table} WHERE {secret.find_place(conditions, indexed)} AND "
         )
-        hit, miss = (f"{form} SELECT FROM {secret.table} WHERE {q}" for q in conditions)
+        hit, miss = (form + q for q in conditions)
         yield Probe(name, secret, hit, miss)
 
 
@@ -414,21 +443,28 @@ def build_calls(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator
             yield Probe(f"{name}()", secret, call.format(w=hit), call.format(w=miss))
 
 
-def build_timings(secret: Secret) -> Iterator[Probe]:
+def build_timings(secret: Secret, indexed: Collection[tuple[str, str]]) -> Iterator[Probe]:
     """Build statements that may take longer, or less, where a row holds the secret."""
     first = next(iter(secret.conditions().items()))
     for name, conditions in (first, *secret.cheap().items()):
-        counted = f"SELECT count(*) FROM {secret.table} WHERE "  # noqa: S608 - of the catalog
+        place = secret.find_place(conditions, indexed)
+        counted = f"SELECT count(*) FROM {secret.table} WHERE {place} AND "  # noqa: S608 - of the catalog
         hit, miss = (counted + q for q in conditions)
         yield Probe(f"{secret.column} {name}", secret, hit, miss)
 
 
-def _with_others(
+def list_questions(
     secret: Secret, victim: Mapping[str, str], indexes: Sequence[Index]
-) -> Iterator[tuple[str, tuple[str, str]]]:
-    conditions = secret.conditions()
-    yield from conditions.items()
-    equal = conditions.get("equal") or next(iter(conditions.values()))
+) -> dict[str, tuple[str, str]]:
+    """List every way to ask for a secret: name → condition for the hit, for the miss.
+
+    Args:
+        secret: What is asked for.
+        victim: Column → what the row holds that the secret is in, as SQL.
+        indexes: Of the table. Where one has further columns, these are asked for, too.
+    """
+    questions = secret.conditions()
+    equal = questions.get("equal") or next(iter(questions.values()))
     for index in indexes:
         keys = [
             f"({key})" if made else key
@@ -442,7 +478,8 @@ def _with_others(
         others += [index.predicate] if index.predicate else []
         if others:
             hit, miss = (" AND ".join([q, *others]) for q in equal)
-            yield index.name, (hit, miss)
+            questions[index.name] = (hit, miss)
+    return questions
 
 
 def quote(identifier: str) -> str:

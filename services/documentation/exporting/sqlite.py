@@ -26,10 +26,10 @@ from pgcorpus.services.documentation.sqlite.mapping import (
     restore_session,
 )
 from pgcorpus.services.documentation.sqlite.records import (
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
 )
 from pgcorpus.services.documentation.sqlite.writing import Written, write_database
 
@@ -95,7 +95,7 @@ class SQLiteExporter:
                 zone = ZoneInfo(zones[0]) if len(zones) == 1 else _UTC
                 return write_database(path, documents, *others, zone=zone, replace=self._replace)
 
-    def _read_documents(self, work: UnitOfWork, *, crawled: bool) -> Generator[StoredDocument]:
+    def _read_documents(self, work: UnitOfWork, *, crawled: bool) -> Generator[SQLiteDocument]:
         with work.documentation_exports.stream_documents(self._collection) as documents:
             if crawled:
                 yield from (restore_document(e, e["metadata"][KEPT]["document"]) for e in documents)
@@ -104,23 +104,23 @@ class SQLiteExporter:
             with chunks as rows:
                 yield from _join(documents, rows)
 
-    def _read_clicks(self, work: UnitOfWork) -> Generator[StoredClick]:
+    def _read_clicks(self, work: UnitOfWork) -> Generator[SQLiteClick]:
         with work.documentation_exports.stream_clicks(self._collection) as rows:
             for row in rows:
                 record = ClickRecord(**{name: row[name] for name in ClickRecord.__slots__})
                 yield restore_click(record, row["table"], row["number"], row["chunk"])
 
-    def _read_sessions(self, work: UnitOfWork) -> Generator[StoredSession]:
+    def _read_sessions(self, work: UnitOfWork) -> Generator[SQLiteSession]:
         with work.documentation_exports.stream_sessions(self._collection) as rows:
             yield from (restore_session(row, row["number"]) for row in rows)
 
 
-def _join(documents: Rows, rows: Rows) -> Iterator[StoredDocument]:
+def _join(documents: Rows, rows: Rows) -> Iterator[SQLiteDocument]:
     """Yield documents with their chunks; both are in the order of the documents' numbers."""
     groups = groupby(rows, key=itemgetter("document"))
     number, group = next(groups, (None, iter(())))
     for document in documents:
-        chunks: list[StoredChunk] = []
+        chunks: list[SQLiteChunk] = []
         if number == document["number"]:
             chunks = [restore_chunk(each, each["number"], each["embedding"]) for each in group]
             number, group = next(groups, (None, iter(())))

@@ -21,8 +21,8 @@ from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.documentation.documents import (
     DocumentRecord,
+    DocumentState,
     Move,
-    StoredDocument,
     Written,
 )
 from pgcorpus.db.scope import Scope
@@ -167,7 +167,7 @@ class _Candidate:
     source: Source
     digest: str = ""
     record: DocumentRecord | None = None
-    stored: StoredDocument | None = None
+    stored: DocumentState | None = None
     error: str | None = None
 
     @property
@@ -197,8 +197,8 @@ class _DocumentationRun:
     roots: Sequence[Root]
     drafting: Drafting
     base_url: str | None
-    _stored: dict[str, StoredDocument] = field(default_factory=dict)
-    _missing: dict[UUID, StoredDocument] = field(default_factory=dict)
+    _stored: dict[str, DocumentState] = field(default_factory=dict)
+    _missing: dict[UUID, DocumentState] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -267,7 +267,7 @@ class _DocumentationRun:
                 with suppress(ImportFailed):  # it is told when the file is read
                     yield source.path, sha256(source.read()).hexdigest()
 
-    def _find_missing(self, stored: Mapping[str, StoredDocument]) -> list[StoredDocument]:
+    def _find_missing(self, stored: Mapping[str, DocumentState]) -> list[DocumentState]:
         """Return the stored documents of the given folders whose files are gone."""
         present = {source.path for source in self.sources}
         prefixes = tuple(root.prefix for root in self.roots if root.prefix is not None)
@@ -322,7 +322,7 @@ class _DocumentationRun:
             return _Candidate(source, error=str(error))
         return _Candidate(source, record.hash or "", record, stored)
 
-    def _is_current(self, stored: StoredDocument, base: str | None) -> bool:
+    def _is_current(self, stored: DocumentState, base: str | None) -> bool:
         """Return whether a document is stored as its file would be read now."""
         return (
             stored.hash is not None
@@ -393,8 +393,8 @@ class _DocumentationRun:
 
 
 def plan_moves(
-    stored: Mapping[str, StoredDocument],
-    missing: Collection[StoredDocument],
+    stored: Mapping[str, DocumentState],
+    missing: Collection[DocumentState],
     digests: Mapping[str, str],
 ) -> list[Move]:
     """Find the documents whose files have other paths now, with the same content.
@@ -409,7 +409,7 @@ def plan_moves(
         another.
     """
     gone = {each.id for each in missing}
-    left: dict[str, list[StoredDocument]] = defaultdict(list)
+    left: dict[str, list[DocumentState]] = defaultdict(list)
     for path, each in stored.items():
         is_other = path in digests and digests[path] != each.hash
         if each.hash is not None and (each.id in gone or is_other):
@@ -422,7 +422,7 @@ def plan_moves(
     return moves
 
 
-def _move(former: StoredDocument, path: str) -> Move:
+def _move(former: DocumentState, path: str) -> Move:
     return Move(former.id, path, name_prefix(former.path), name_prefix(path))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from functools import partial
 from hashlib import sha256
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -20,13 +20,12 @@ import numpy as np
 
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed, Misuse
 from pgcorpus.db.models.embeddings import EmbeddingModel
-from pgcorpus.db.repositories.documentation.documents import ChunkRecord, DocumentRecord
-from pgcorpus.db.repositories.embeddings import find_fault
+from pgcorpus.db.repositories.documentation.documents import DocumentRecord
+from pgcorpus.db.repositories.embeddings import list_faults
 from pgcorpus.db.repositories.imports import Change, Changed
 from pgcorpus.db.repositories.imports import Refused as Reject
 from pgcorpus.db.search.corpora import DOCUMENTATION
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.documentation.chunk import Chunk
 from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.identity import chunk_ids
 from pgcorpus.services.documentation.importing.report import DocumentationReport
@@ -38,15 +37,16 @@ from pgcorpus.services.documentation.sqlite.mapping import (
     build_record,
     build_session,
     draft_document,
+    rename_chunk,
 )
-from pgcorpus.services.documentation.sqlite.reading import MAGIC, StoredDatabase, open_database
+from pgcorpus.services.documentation.sqlite.reading import MAGIC, SQLiteDatabase, open_database
 from pgcorpus.services.documentation.sqlite.records import (
     Refused,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from pgcorpus.services.importers.draft import Rule
 from pgcorpus.services.importers.files import key_of, printable
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 SUFFIXES: Final = frozenset((".db", ".sqlite", ".sqlite3"))
 
-BATCH: Final = 2000
+BATCH: Final = 3000
 """Chunks of a transaction: while one batch is written, the next is read."""
 
 MANY_ROWS: Final = 5000
@@ -102,16 +102,14 @@ class _Candidate:
 
     Attributes:
         stored: As its file has it, without its chunks; None where rows are refused.
-        record: As it is to be stored here.
+        record: As it is to be stored here, unless other documents have chunks of these names.
         chunks: Its chunks as the file has them.
-        names: Of each chunk, the name that is made of its text, which no other document's has.
         refused: Rows that are refused.
     """
 
-    stored: StoredDocument | None = None
+    stored: SQLiteDocument | None = None
     record: DocumentRecord | None = None
-    chunks: Sequence[StoredChunk] = ()
-    names: Sequence[str] = ()
+    chunks: Sequence[SQLiteChunk] = ()
     refused: Sequence[Refused] = ()
 
     def refuse_for(self, error: ConstraintViolated) -> _Candidate:
@@ -223,7 +221,7 @@ class DatabaseFilling:
             change = Change("position", "from 0", "from 1", Rule.POSITION.value)
             yield Changed("click_events", "click_events", [change], once=True)
 
-    def _batch(self, found: StoredDatabase) -> Iterator[_Batch]:
+    def _batch(self, found: SQLiteDatabase) -> Iterator[_Batch]:
         """Yield the documents in batches, and what is refused of them."""
         batch = _Batch()
         for each in found.read_documents():
@@ -237,7 +235,7 @@ class DatabaseFilling:
                 batch = _Batch()
         yield batch
 
-    def _draft(self, stored: StoredDocument | Refused) -> _Candidate:
+    def _draft(self, stored: SQLiteDocument | Refused) -> _Candidate:
         """Make the record of a document."""
         if isinstance(stored, Refused):
             return _Candidate(refused=[stored])
@@ -247,17 +245,22 @@ class DatabaseFilling:
         chunks = [
             build_chunk(
                 each,
-                name="",
+                name=self._find_name(each),
                 position=position,
                 language=self.drafting.find_language(each.text, each.lang or stored.language),
                 metadata=record.metadata,
             )
             for position, each in enumerate(stored.chunks)
         ]
-        names = chunk_ids(stored.path, map(_as_identified, chunks))
-        return _Candidate(stored, replace(record, chunks=chunks), stored.chunks, names)
+        record = _rename_chunks(replace(record, chunks=chunks), {""})
+        return _Candidate(stored, record, stored.chunks)
 
-    def _draft_crawled(self, stored: StoredDocument, content: str) -> _Candidate:
+    def _find_name(self, chunk: SQLiteChunk) -> str:
+        """Return the name that a chunk has in the file; nothing where it can be no key."""
+        name = chunk.chunk_id or ""
+        return "" if len(name) > MAX_NAME or name in self._repeated else name
+
+    def _draft_crawled(self, stored: SQLiteDocument, content: str) -> _Candidate:
         """Cut what the crawler stored in one piece."""
         if stored.path in self._paths:
             reason = "its url is that of another row of the file"
@@ -278,8 +281,7 @@ class DatabaseFilling:
         )
         captured = stored.captured_at
         record = replace(record, captured_at=None if captured is None else captured.at)
-        names = [each.chunk_id for each in record.chunks]
-        return _Candidate(stored, draft_document(stored, record), names=names)
+        return _Candidate(stored, draft_document(stored, record))
 
     def _keep(self, candidates: Sequence[_Candidate]) -> None:
         """Keep documents together; where one of them cannot be kept, the others."""
@@ -318,34 +320,19 @@ class DatabaseFilling:
     def _name_chunks(
         self, work: UnitOfWork, candidates: Sequence[_Candidate]
     ) -> list[DocumentRecord]:
-        """Name the chunks as the file does, where no other chunk has that name."""
+        """Name the chunks as the file does, where no chunk of another document has that name."""
+        records = [each.record for each in candidates if each.record is not None]
         given = [
-            (candidate.record.path, each.chunk_id)
-            for candidate in candidates
-            if candidate.record is not None
-            for each in candidate.chunks
-            if each.chunk_id is not None
+            (record.path, chunk.chunk_id)
+            for candidate, record in zip(candidates, records, strict=True)
+            for stored, chunk in zip(candidate.chunks, record.chunks, strict=False)
+            if stored.chunk_id == chunk.chunk_id
         ]
-        taken = set(self._repeated)
-        if given:
-            collection = self.drafting.collection
-            taken |= work.documentation_imports.list_taken(given, collection=collection)
-        return [
-            replace(
-                candidate.record,
-                chunks=[
-                    replace(record, chunk_id=_choose_name(chunk, made, taken))
-                    for record, chunk, made in zip(
-                        candidate.record.chunks,
-                        candidate.chunks or repeat(None, len(candidate.names)),
-                        candidate.names,
-                        strict=True,
-                    )
-                ],
-            )
-            for candidate in candidates
-            if candidate.record is not None
-        ]
+        if not given:
+            return records
+        collection = self.drafting.collection
+        taken = work.documentation_imports.list_taken(given, collection=collection)
+        return [_rename_chunks(each, taken) for each in records]
 
     def _store_vectors(
         self,
@@ -355,32 +342,44 @@ class DatabaseFilling:
         tally: Tally,
     ) -> None:
         """Store the vectors of registered models, and count the others by the reason."""
-        rows: list[tuple[str, str, np.ndarray]] = []
+        given: dict[tuple[str | None, int], list[tuple[str, np.ndarray]]] = defaultdict(list)
         for candidate, record in zip(candidates, records, strict=True):
             for chunk, stored in zip(candidate.chunks, record.chunks, strict=False):
-                if chunk.vector is None:
-                    continue
-                if reason := self._find_reason(work, chunk.model, chunk.vector):
-                    tally.left_out[reason] += 1
-                else:
-                    rows.append((stored.chunk_id, chunk.model or "", chunk.vector))
+                if chunk.vector is not None:
+                    kind = chunk.model, len(chunk.vector)
+                    given[kind].append((stored.chunk_id, chunk.vector))
+        rows: list[tuple[str, str, np.ndarray]] = []
+        for (name, dimensions), vectors in given.items():
+            model = self._find_model(work, name, dimensions)
+            if isinstance(model, str):
+                tally.left_out[model] += len(vectors)
+                continue
+            faults = list_faults(np.stack([vector for _, vector in vectors]), model.index_kind)
+            tally.left_out.update(f"one {fault.reason}" for fault in faults)
+            unusable = {fault.row for fault in faults}
+            rows += [
+                (chunk_id, model.name, vector)
+                for row, (chunk_id, vector) in enumerate(vectors)
+                if row not in unusable
+            ]
         if rows:
             collection = self.drafting.collection
             tally.embedded = work.documentation_imports.store_vectors(rows, collection=collection)
 
-    def _find_reason(self, work: UnitOfWork, name: str | None, vector: np.ndarray) -> str | None:
-        """Return why a vector cannot be stored, or None."""
+    def _find_model(
+        self, work: UnitOfWork, name: str | None, dimensions: int
+    ) -> EmbeddingModel | str:
+        """Return the model of vectors, or why these cannot be stored."""
         if name is None:
-            return f"nothing says which model made vectors of {len(vector)} dimensions"
+            return f"nothing says which model made vectors of {dimensions} dimensions"
         if name not in self._models:
             self._models[name] = work.models.find_model(name)
         model = self._models[name]
         if model is None:
             return f"{name} is not registered; do it with: pgcorpus models add {name}"
-        if model.dimensions != len(vector):
-            return f"they have {len(vector)} dimensions, and {name} has {model.dimensions}"
-        fault = find_fault(vector[None], model.index_kind)
-        return None if fault is None else f"one {fault.reason}"
+        if model.dimensions != dimensions:
+            return f"they have {dimensions} dimensions, and {name} has {model.dimensions}"
+        return model
 
     def _remember(self, candidate: _Candidate, record: DocumentRecord) -> None:
         """Remember the names of clicked chunks, and which times named no zone."""
@@ -394,11 +393,11 @@ class DatabaseFilling:
     def _count_assumed(self, table: str, rows: Iterable[Any]) -> None:
         for row in rows:
             for name in _TIMES[type(row)]:
-                time: StoredTime | None = getattr(row, name)
+                time: SQLiteTime | None = getattr(row, name)
                 if time is not None and time.assumed is not None:
                     self._assumed[f"{table}.{name}", time.assumed] += 1
 
-    def _keep_clicks(self, rows: Sequence[StoredClick | Refused]) -> None:
+    def _keep_clicks(self, rows: Sequence[SQLiteClick | Refused]) -> None:
         """Store clicks; one that is stored already stays as it is."""
         tally = Tally()
         kept = []
@@ -422,10 +421,10 @@ class DatabaseFilling:
         tally.add_to(self._report, self.run.report)
         self.run.report.clicks += stored
 
-    def _keep_sessions(self, rows: Sequence[StoredSession | Refused]) -> None:
+    def _keep_sessions(self, rows: Sequence[SQLiteSession | Refused]) -> None:
         """Store sessions; one that is stored already stays as it is."""
         tally = Tally()
-        kept: list[StoredSession] = []
+        kept: list[SQLiteSession] = []
         for row in rows:
             if isinstance(row, Refused):
                 tally.refuse(_reject(row))
@@ -450,13 +449,13 @@ class DatabaseFilling:
         self.run.report.sessions += stored
 
     def _tell(
-        self, work: UnitOfWork, rows: Sequence[StoredClick | StoredSession], tally: Tally
+        self, work: UnitOfWork, rows: Sequence[SQLiteClick | SQLiteSession], tally: Tally
     ) -> None:
         """Write changes and refusals into the history."""
         changed = []
         for row in rows:
             if row.changes:
-                table = row.table if isinstance(row, StoredClick) else "search_sessions"
+                table = row.table if isinstance(row, SQLiteClick) else "search_sessions"
                 place = f"{table}[{row.id}]"
                 changed.append(Changed(place, place, row.changes, once=True))
         if changed:
@@ -465,11 +464,11 @@ class DatabaseFilling:
             work.imports.record_refusals(self.run.id, CORPUS, self._file, tally.refused)
 
     def _make_key(
-        self, table: str, rowid: int, name: str, row: StoredClick | StoredSession
+        self, table: str, rowid: int, name: str, row: SQLiteClick | SQLiteSession
     ) -> UUID:
         """Make the key of a row of what it says, so that it is stored once."""
         said = [
-            (key, _as_written(value) if isinstance(value, StoredTime) else value)
+            (key, _as_written(value) if isinstance(value, SQLiteTime) else value)
             for key, value in sorted(vars(row).items())
             if key not in {"chunk_id", "changes"}
         ]
@@ -478,14 +477,14 @@ class DatabaseFilling:
 
 
 _TIMES: Final[Mapping[type, tuple[str, ...]]] = {
-    StoredDocument: ("captured_at", "last_crawled"),
-    StoredChunk: ("processing_timestamp", "retrieved_at"),
-    StoredClick: ("timestamp", "created_at"),
-    StoredSession: ("start_time", "end_time"),
+    SQLiteDocument: ("captured_at", "last_crawled"),
+    SQLiteChunk: ("processing_timestamp", "retrieved_at"),
+    SQLiteClick: ("timestamp", "created_at"),
+    SQLiteSession: ("start_time", "end_time"),
 }
 
 
-def _as_written(time: StoredTime) -> str:
+def _as_written(time: SQLiteTime) -> str:
     """Return a time as its row has it, in whichever zone it was read."""
     if time.assumed is None:
         return time.at.isoformat()
@@ -498,24 +497,18 @@ def _split_rows(rows: Iterator[T]) -> Iterator[Sequence[T]]:
         yield batch
 
 
-def _as_identified(record: ChunkRecord) -> Chunk:
-    """Return what a chunk's name is made of."""
-    return Chunk(
-        position=record.position,
-        text=record.text,
-        heading=record.heading,
-        anchor=record.anchor,
-        heading_path=tuple(record.heading_path),
-        start=0,
-        end=0,
-        token_count=0,
+def _rename_chunks(record: DocumentRecord, taken: Collection[str]) -> DocumentRecord:
+    """Name chunks after what they say where their names are taken."""
+    if all(each.chunk_id not in taken for each in record.chunks):
+        return record
+    made = chunk_ids(record.path, record.chunks)
+    return replace(
+        record,
+        chunks=[
+            rename_chunk(chunk, name) if chunk.chunk_id in taken else chunk
+            for chunk, name in zip(record.chunks, made, strict=True)
+        ],
     )
-
-
-def _choose_name(chunk: StoredChunk | None, made: str, taken: set[str]) -> str:
-    """Return the name of the file's, or the one that was made where that cannot be had."""
-    given = None if chunk is None else chunk.chunk_id
-    return made if given is None or len(given) > MAX_NAME or given in taken else given
 
 
 def _list_changed(
@@ -534,6 +527,6 @@ def _reject(row: Refused) -> Reject:
     return Reject(f"{row.table}[{row.rowid}]", row.reason, place, None)
 
 
-def _find_rowid(stored: StoredDocument) -> Any:
+def _find_rowid(stored: SQLiteDocument) -> Any:
     """Return what names the document's row: of the crawler's, its text id."""
     return stored.id

@@ -21,11 +21,11 @@ from pgcorpus.db.repositories.documentation.documents import ChunkRecord, Docume
 from pgcorpus.db.repositories.documentation.feedback import ClickRecord, SessionRecord
 from pgcorpus.services.documentation.sqlite.records import (
     ClickTable,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from pgcorpus.services.documentation.sqlite.schema import DEFAULT_MODEL
 from pgcorpus.services.importers.text import MAX_NAME
@@ -41,10 +41,16 @@ MAX_VERSION: Final = 50
 _OF_WHOLE: Final = frozenset(("id", "text", "vector", "changes", "chunks"))
 """Fields that are never kept: they stand in rows of their own, or under a name of their own."""
 
-S = TypeVar("S", StoredDocument, StoredChunk, StoredClick, StoredSession)
+_KEPT: Final = {
+    kind: {each.name: None for each in fields(kind) if each.name not in _OF_WHOLE}.keys()
+    for kind in (SQLiteDocument, SQLiteChunk, SQLiteClick, SQLiteSession)
+}
+"""The fields that may be kept, in their order."""
+
+S = TypeVar("S", SQLiteDocument, SQLiteChunk, SQLiteClick, SQLiteSession)
 
 
-def draft_document(stored: StoredDocument, record: DocumentRecord) -> DocumentRecord:
+def draft_document(stored: SQLiteDocument, record: DocumentRecord) -> DocumentRecord:
     """Complete the record of a document by the values that no column gives back.
 
     Args:
@@ -57,7 +63,7 @@ def draft_document(stored: StoredDocument, record: DocumentRecord) -> DocumentRe
     return replace(record, metadata={**record.metadata, KEPT: kept})
 
 
-def build_record(stored: StoredDocument, collection: str) -> DocumentRecord:
+def build_record(stored: SQLiteDocument, collection: str) -> DocumentRecord:
     """Build the record of a document whose chunks are stored, without these."""
     record = DocumentRecord(
         collection=collection,
@@ -78,7 +84,7 @@ def build_record(stored: StoredDocument, collection: str) -> DocumentRecord:
 
 
 def build_chunk(
-    stored: StoredChunk,
+    stored: SQLiteChunk,
     *,
     name: str,
     position: int,
@@ -89,11 +95,12 @@ def build_chunk(
 
     Args:
         stored: As its file has it.
-        name: Its ``chunk_id`` here.
+        name: Its ``chunk_id`` here; empty where ``rename_chunk`` gives it one.
         position: In the document, from 0.
         language: Its text search configuration.
         metadata: Of its document.
     """
+    details = {key: value for key, value in metadata.items() if key != KEPT}
     record = ChunkRecord(
         chunk_id=name,
         position=position,
@@ -108,21 +115,29 @@ def build_chunk(
         start_offset=None,
         end_offset=None,
         page=None,
-        metadata={},
+        metadata=details,
         chunker_version=stored.chunker_version and stored.chunker_version[:MAX_VERSION],
         chunker_config=_read_object(stored.chunker_config),
         processing_timestamp=_moment(stored.processing_timestamp),
         lineage_id=stored.lineage_id and stored.lineage_id[:MAX_NAME],
     )
     derived = _derive_chunk(vars_of(record), stored.id, None)
-    kept = {"id": stored.id} | _find_differences(stored, replace(derived, model=stored.model))
-    if stored.model not in {None, MODEL}:
-        kept["model"] = stored.model
-    inherited = {key: value for key, value in metadata.items() if key != KEPT}
-    return replace(record, metadata={**inherited, KEPT: kept})
+    kept = {"id": stored.id} | _find_differences(stored, derived)
+    if stored.model == MODEL:  # as every vector is taken to be
+        del kept["model"]
+    details[KEPT] = kept
+    return record
 
 
-def build_click(stored: StoredClick, *, id_: Any, chunk_id: str, now: datetime) -> ClickRecord:
+def rename_chunk(record: ChunkRecord, name: str) -> ChunkRecord:
+    """Give a chunk a name that is not its file's, which is kept."""
+    kept = record.metadata[KEPT]
+    if record.chunk_id:
+        kept = {**kept, "chunk_id": record.chunk_id}
+    return replace(record, chunk_id=name, metadata={**record.metadata, KEPT: kept})
+
+
+def build_click(stored: SQLiteClick, *, id_: Any, chunk_id: str, now: datetime) -> ClickRecord:
     """Build the record of a click.
 
     Args:
@@ -150,7 +165,7 @@ def build_click(stored: StoredClick, *, id_: Any, chunk_id: str, now: datetime) 
 
 
 def build_session(
-    stored: StoredSession, *, id_: Any, collection: str, now: datetime
+    stored: SQLiteSession, *, id_: Any, collection: str, now: datetime
 ) -> SessionRecord:
     """Build the record of a session of searches.
 
@@ -162,7 +177,7 @@ def build_session(
     """
     at = stored.start_time or stored.end_time
     kept = {"id": stored.id, "collection": collection} | _find_differences(
-        stored, StoredSession(id=stored.id, session_id=stored.session_id[:MAX_NAME])
+        stored, SQLiteSession(id=stored.id, session_id=stored.session_id[:MAX_NAME])
     )
     return SessionRecord(
         id=id_,
@@ -174,8 +189,8 @@ def build_session(
 
 
 def restore_document(
-    row: Mapping[str, Any], number: int | str, chunks: Sequence[StoredChunk] = ()
-) -> StoredDocument:
+    row: Mapping[str, Any], number: int | str, chunks: Sequence[SQLiteChunk] = ()
+) -> SQLiteDocument:
     """Restore a document as a file has it.
 
     Args:
@@ -190,7 +205,7 @@ def restore_document(
     return _restore(derived, kept) if kept.get("of", record.hash) == record.hash else derived
 
 
-def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> StoredChunk:
+def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> SQLiteChunk:
     """Restore a chunk as a file has it.
 
     Args:
@@ -205,13 +220,13 @@ def restore_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None
     return restored if vector is not None else replace(restored, model=None)
 
 
-def restore_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> StoredClick:
+def restore_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> SQLiteClick:
     """Restore a click as a file has it: in *table*, under *number*, on the chunk of that id."""
     derived = _derive_click(record, table, number, chunk)
     return _restore(derived, record.metadata.get(KEPT, {}))
 
 
-def restore_session(row: Mapping[str, Any], number: int) -> StoredSession:
+def restore_session(row: Mapping[str, Any], number: int) -> SQLiteSession:
     """Restore a session as a file has it.
 
     Args:
@@ -220,14 +235,14 @@ def restore_session(row: Mapping[str, Any], number: int) -> StoredSession:
         number: Its ``id`` in the file.
     """
     kept = row["kept"]
-    imported = None if kept is None else _restore(StoredSession(id=number, session_id=""), kept)
+    imported = None if kept is None else _restore(SQLiteSession(id=number, session_id=""), kept)
     start, end = (None if row[name] is None else _utc(row[name]) for name in ("started", "ended"))
     queries, clicks = row["queries"], row["clicks"]
     if imported is not None:
         start, end = imported.start_time or start, end or imported.end_time
         queries = _add(imported.query_count, queries)
         clicks = _add(imported.click_count, clicks)
-    return StoredSession(
+    return SQLiteSession(
         id=number,
         session_id=(imported and imported.session_id) or row["session_id"],
         user_id=(imported and imported.user_id) or row["user_id"],
@@ -257,17 +272,18 @@ def split_headings(h_path: str | None, heading: str | None) -> tuple[str, ...]:
 
 def vars_of(record: ChunkRecord) -> dict[str, Any]:
     """Return the columns of a chunk by name."""
-    return {each.name: getattr(record, each.name) for each in fields(record)}
+    return {name: getattr(record, name) for name in _CHUNK_COLUMNS}
 
 
+_CHUNK_COLUMNS: Final = tuple(each.name for each in fields(ChunkRecord))
 _DOCUMENT_COLUMNS: Final = tuple(
     each.name for each in fields(DocumentRecord) if each.name != "chunks"
 )
 
 
-def _derive_document(record: DocumentRecord, number: int | str) -> StoredDocument:
+def _derive_document(record: DocumentRecord, number: int | str) -> SQLiteDocument:
     """Return what the columns of a document say of it."""
-    return StoredDocument(
+    return SQLiteDocument(
         id=number,
         path=record.path,
         title=record.title,
@@ -284,10 +300,10 @@ def _derive_document(record: DocumentRecord, number: int | str) -> StoredDocumen
     )
 
 
-def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> StoredChunk:
+def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None) -> SQLiteChunk:
     headings, heading = tuple(row["heading_path"]), row["heading"]
     config = row["chunker_config"]
-    return StoredChunk(
+    return SQLiteChunk(
         id=number,
         text=row["text"],
         heading=heading,
@@ -306,10 +322,10 @@ def _derive_chunk(row: Mapping[str, Any], number: int, vector: np.ndarray | None
     )
 
 
-def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> StoredClick:
+def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: int) -> SQLiteClick:
     at = _utc(record.created_at)
     is_event = table == "click_events"
-    return StoredClick(
+    return SQLiteClick(
         table=table,
         id=number,
         query=record.query,
@@ -327,21 +343,20 @@ def _derive_click(record: ClickRecord, table: ClickTable, number: int, chunk: in
 def _find_differences(stored: S, derived: S) -> dict[str, Any]:
     """Return the values of a row that its columns would give back otherwise, as JSON has them."""
     return {
-        each.name: _encode(value)
-        for each in fields(stored)
-        if each.name not in _OF_WHOLE
-        and (value := getattr(stored, each.name)) != getattr(derived, each.name)
+        name: _encode(value)
+        for name in _KEPT[type(stored)]
+        if (value := getattr(stored, name)) != getattr(derived, name)
     }
 
 
 def _restore(derived: S, kept: Mapping[str, Any]) -> S:
-    known = {each.name for each in fields(derived)} - _OF_WHOLE
-    return replace(derived, **{name: _decode(kept[name]) for name in known & kept.keys()})
+    known = _KEPT[type(derived)] & kept.keys()
+    return replace(derived, **{name: _decode(kept[name]) for name in known})
 
 
 def _encode(value: Any) -> Any:
     match value:
-        case StoredTime():
+        case SQLiteTime():
             return {"at": value.at.isoformat(), "assumed": value.assumed}
         case Mapping():
             return {"object": dict(value)}
@@ -352,20 +367,20 @@ def _encode(value: Any) -> Any:
 def _decode(value: Any) -> Any:
     match value:
         case {"at": str(at), "assumed": assumed}:
-            return StoredTime(datetime.fromisoformat(at), assumed)
+            return SQLiteTime(datetime.fromisoformat(at), assumed)
         case {"object": dict(found)}:
             return found
         case _:
             return value
 
 
-def _moment(time: StoredTime | None) -> datetime | None:
+def _moment(time: SQLiteTime | None) -> datetime | None:
     return None if time is None else time.at
 
 
-def _utc(at: datetime | None) -> StoredTime | None:
+def _utc(at: datetime | None) -> SQLiteTime | None:
     """Return a time as the old system writes it: in UTC, without saying so."""
-    return None if at is None else StoredTime(at.astimezone(UTC), str(UTC))
+    return None if at is None else SQLiteTime(at.astimezone(UTC), str(UTC))
 
 
 def _add(one: int | None, other: int) -> int | None:
@@ -388,11 +403,8 @@ def _read_json(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        found = json.loads(text, parse_constant=_refuse_constant)
-        storable = (
-            "\\u0000" not in text
-            and json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-        )
+        found = _DECODER.decode(text)
+        storable = "\\u0000" not in text and _ENCODER.encode(found).encode()
     except (ValueError, RecursionError):
         return None
     return found if storable else None
@@ -400,3 +412,7 @@ def _read_json(text: str | None) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

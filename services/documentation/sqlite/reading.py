@@ -26,10 +26,10 @@ from pgcorpus.db.errors import ImportFailed
 from pgcorpus.services.documentation.sqlite.records import (
     ClickTable,
     Refused,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
 )
 from pgcorpus.services.documentation.sqlite.rows import Row
 from pgcorpus.services.documentation.sqlite.schema import (
@@ -60,7 +60,7 @@ COPIES: Final = 3
 MAX_ROW_BYTES: Final = 64 * 1024**2
 """Bytes of one row; a larger one is refused unread."""
 
-MAX_DOCUMENT_BYTES: Final = 256 * 1024**2
+MAX_CHUNKS_BYTES: Final = 256 * 1024**2
 """Bytes of all chunks of one document, which are in memory together."""
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ _CRAWLED_KEYS: Final = frozenset({"id", "url", "content"})
 _CHUNK_KEYS: Final = frozenset({"id", "document_id", "text"})
 
 
-class StoredDatabase:
+class SQLiteDatabase:
     """An open file; its rows are read while they are asked for.
 
     Args:
@@ -129,7 +129,7 @@ class StoredDatabase:
                 if chunk is not None
             }
 
-    def read_documents(self) -> Iterator[StoredDocument | Refused]:
+    def read_documents(self) -> Iterator[SQLiteDocument | Refused]:
         """Yield the documents with their chunks, by id, and what is refused of both.
 
         Raises:
@@ -149,7 +149,7 @@ class StoredDatabase:
                 yield from self._read_chunked(rowid, (key for _, key in group if key is not None))
             yield from self._find_orphans()
 
-    def read_clicks(self) -> Iterator[StoredClick | Refused]:
+    def read_clicks(self) -> Iterator[SQLiteClick | Refused]:
         """Yield the clicks of both tables on chunks of this file; the others are refused.
 
         Raises:
@@ -162,7 +162,7 @@ class StoredDatabase:
                         build = partial(self._build_click, cast("ClickTable", table), chunk)
                         yield self._read(table, rowid, build)
 
-    def read_sessions(self) -> Iterator[StoredSession | Refused]:
+    def read_sessions(self) -> Iterator[SQLiteSession | Refused]:
         """Yield the sessions of searches.
 
         Raises:
@@ -219,24 +219,24 @@ class StoredDatabase:
         except Unacceptable as error:
             return Refused(table, rowid, str(error))
 
-    def _read_chunked(self, rowid: int, keys: Iterable[int]) -> Iterator[StoredDocument | Refused]:
+    def _read_chunked(self, rowid: int, keys: Iterable[int]) -> Iterator[SQLiteDocument | Refused]:
         """Yield the refused chunks of a document, and then the document with the others."""
         document = self._read("documents", rowid, self._build_document)
-        chunks: list[StoredChunk] = []
+        chunks: list[SQLiteChunk] = []
         size = 0
         for key in keys:
             chunk = self._read("chunks", key, self._build_chunk)
-            if isinstance(document, StoredDocument) and isinstance(chunk, StoredChunk):
+            if isinstance(document, SQLiteDocument) and isinstance(chunk, SQLiteChunk):
                 size += _size_bytes(chunk)
                 chunks.append(chunk)
-                if size > MAX_DOCUMENT_BYTES:
-                    reason = f"its chunks have more than {MAX_DOCUMENT_BYTES // 1024**2} MiB"
+                if size > MAX_CHUNKS_BYTES:
+                    reason = f"its chunks have more than {MAX_CHUNKS_BYTES // 1024**2} MiB"
                     document = Refused("documents", rowid, reason)
                     yield from (_refuse_with(each.id, rowid) for each in chunks)
                     chunks.clear()
             else:
-                yield _refuse_with(key, rowid) if isinstance(chunk, StoredChunk) else chunk
-        if isinstance(document, StoredDocument):
+                yield _refuse_with(key, rowid) if isinstance(chunk, SQLiteChunk) else chunk
+        if isinstance(document, SQLiteDocument):
             document = replace(document, chunks=tuple(chunks))
         yield document
 
@@ -265,10 +265,10 @@ class StoredDatabase:
             )
         return iter(self._connection.execute(rows))
 
-    def _build_document(self, row: Row) -> StoredDocument:
+    def _build_document(self, row: Row) -> SQLiteDocument:
         if self.is_crawled:
             return self._build_crawled(row)
-        return StoredDocument(
+        return SQLiteDocument(
             id=row.rowid,
             path=row.get_text("path"),
             title=row.find_text("title"),
@@ -285,9 +285,9 @@ class StoredDatabase:
             changes=row.changes,
         )
 
-    def _build_crawled(self, row: Row) -> StoredDocument:
+    def _build_crawled(self, row: Row) -> SQLiteDocument:
         url = row.get_text("url")
-        return StoredDocument(
+        return SQLiteDocument(
             id=row.get_text("id"),
             path=url,
             source_url=url,
@@ -300,10 +300,10 @@ class StoredDatabase:
             changes=row.changes,
         )
 
-    def _build_chunk(self, row: Row) -> StoredChunk:
+    def _build_chunk(self, row: Row) -> SQLiteChunk:
         text = row.get_text("text")
         vector, model = row.find_vector()
-        return StoredChunk(
+        return SQLiteChunk(
             id=row.rowid,
             text=text,
             heading=row.find_text("heading"),
@@ -325,14 +325,14 @@ class StoredDatabase:
             changes=row.changes,
         )
 
-    def _build_click(self, table: ClickTable, chunk: int | None, row: Row) -> StoredClick:
+    def _build_click(self, table: ClickTable, chunk: int | None, row: Row) -> SQLiteClick:
         if chunk is None:
             said = row.find_text("chunk_id")
             raise Unacceptable(f"no chunk of the file has the id {said!r:.60}")
         position = row.find_integer("position")
         if position is None:
             raise Unacceptable("its position is no number from 0")
-        return StoredClick(
+        return SQLiteClick(
             table=table,
             id=row.rowid,
             query=row.get_text("query"),
@@ -349,8 +349,8 @@ class StoredDatabase:
         )
 
     @staticmethod
-    def _build_session(row: Row) -> StoredSession:
-        return StoredSession(
+    def _build_session(row: Row) -> SQLiteSession:
+        return SQLiteSession(
             id=row.rowid,
             session_id=row.get_text("session_id"),
             user_id=row.find_text("user_id"),
@@ -365,7 +365,7 @@ class StoredDatabase:
 @contextmanager
 def open_database(
     path: Path, *, zone: tzinfo = UTC, strict: bool = False
-) -> Iterator[StoredDatabase]:
+) -> Iterator[SQLiteDatabase]:
     """Open an old file for reading; nothing is written to it or beside it.
 
     All is read of one state of the file. One that is written ahead (``-wal``), or of which a
@@ -391,7 +391,7 @@ def open_database(
                 path, mode = _copy(path, Path(stack.enter_context(copies))), "rw"
             address = f"file:{quote(os.fsencode(path))}?mode={mode}"
             connection = stack.enter_context(closing(_connect(address)))
-            found = StoredDatabase(connection, zone, strict=strict)
+            found = SQLiteDatabase(connection, zone, strict=strict)
         yield found
 
 
@@ -512,7 +512,7 @@ def _read_errors() -> Iterator[None]:
         raise ImportFailed(f"it cannot be read: {error.strerror}") from error
 
 
-def _size_bytes(chunk: StoredChunk) -> int:
+def _size_bytes(chunk: SQLiteChunk) -> int:
     """Return about how much memory a chunk takes."""
     return len(chunk.text) + (0 if chunk.vector is None else chunk.vector.nbytes)
 

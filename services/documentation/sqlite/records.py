@@ -16,7 +16,7 @@ ClickTable = Literal["click_events", "click_feedback"]
 
 
 @dataclass(frozen=True)
-class StoredTime:
+class SQLiteTime:
     """A time as a column has it.
 
     Attributes:
@@ -30,7 +30,7 @@ class StoredTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredChunk:
+class SQLiteChunk:
     """A chunk of a document.
 
     Lineage (chunker and embedding) may be defaults that were written later; only the vector itself
@@ -56,12 +56,12 @@ class StoredChunk:
     chunker_version: str | None = None
     chunker_config: str | None = None
     embedding_version: str | None = None
-    processing_timestamp: StoredTime | None = None
+    processing_timestamp: SQLiteTime | None = None
     lineage_id: str | None = None
     chunk_id: str | None = None
     h_path: str | None = None
     url: str | None = None
-    retrieved_at: StoredTime | None = None
+    retrieved_at: SQLiteTime | None = None
     token_len: int | None = None
     lang: str | None = None
     hash: str | None = None
@@ -69,7 +69,7 @@ class StoredChunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredDocument:
+class SQLiteDocument:
     """A document with its chunks; one of the crawler's has its text in one piece instead.
 
     Attributes:
@@ -88,23 +88,23 @@ class StoredDocument:
     path: str
     title: str | None = None
     source_url: str | None = None
-    captured_at: StoredTime | None = None
+    captured_at: SQLiteTime | None = None
     hash: str | None = None
     etag: str | None = None
     last_modified: str | None = None
-    last_crawled: StoredTime | None = None
+    last_crawled: SQLiteTime | None = None
     content_type: str | None = None
     language: str | None = None
     word_count: int | None = None
     content: str | None = None
     source_name: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    chunks: tuple[StoredChunk, ...] = ()
+    chunks: tuple[SQLiteChunk, ...] = ()
     changes: tuple[Change, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredClick:
+class SQLiteClick:
     """A click on a chunk that the file has.
 
     Attributes:
@@ -125,16 +125,16 @@ class StoredClick:
     position: int
     session_id: str | None = None
     user_id: str | None = None
-    timestamp: StoredTime | None = None
+    timestamp: SQLiteTime | None = None
     dwell_time: float | None = None
     clicked: bool = True
     doc_id: str | None = None
-    created_at: StoredTime | None = None
+    created_at: SQLiteTime | None = None
     changes: tuple[Change, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredSession:
+class SQLiteSession:
     """A session of searches.
 
     Attributes:
@@ -146,8 +146,8 @@ class StoredSession:
     id: int
     session_id: str
     user_id: str | None = None
-    start_time: StoredTime | None = None
-    end_time: StoredTime | None = None
+    start_time: SQLiteTime | None = None
+    end_time: SQLiteTime | None = None
     query_count: int | None = None
     click_count: int | None = None
     changes: tuple[Change, ...] = field(default=(), compare=False)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from pgcorpus.db.repositories.imports import Change
-from pgcorpus.services.documentation.sqlite.records import StoredTime
+from pgcorpus.services.documentation.sqlite.records import SQLiteTime
 from pgcorpus.services.documentation.sqlite.schema import DEFAULT_DIMENSIONS, DEFAULT_MODEL
 from pgcorpus.services.documentation.sqlite.vectors import NotAVector, decode_vector
 from pgcorpus.services.importers.draft import Draft, Rule, Unacceptable
@@ -101,7 +101,7 @@ class Row:
         self._draft.change(name, _describe(value), None, Rule.NUMBER)
         return None
 
-    def find_time(self, name: str, zone: tzinfo = UTC) -> StoredTime | None:
+    def find_time(self, name: str, zone: tzinfo = UTC) -> SQLiteTime | None:
         """Return a time; one that cannot be is left out.
 
         Args:
@@ -119,13 +119,13 @@ class Row:
                 value = float(value) if _NUMBER.fullmatch(value.strip()) else value
         if local is None or local.tzinfo is not None:
             at = self._draft.time(name, value)
-            return None if at is None else StoredTime(at)
+            return None if at is None else SQLiteTime(at)
         try:
             moment = local.replace(tzinfo=zone).astimezone(UTC).isoformat()
         except OverflowError:  # at the ends of the calendar
             moment = str(value)
         at = self._draft.time(name, moment)
-        return None if at is None else StoredTime(at, assumed=str(zone))
+        return None if at is None else SQLiteTime(at, assumed=str(zone))
 
     def find_metadata(self, name: str) -> Mapping[str, Any]:
         """Return an object that was written by Python's ``str``; empty if it cannot be read."""

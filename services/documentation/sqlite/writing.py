@@ -16,11 +16,11 @@ from typing import Any, Final
 from pgcorpus.db.errors import DataLayerError, Misuse
 from pgcorpus.services.documentation.sqlite.reading import list_beside
 from pgcorpus.services.documentation.sqlite.records import (
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from pgcorpus.services.documentation.sqlite.schema import (
     CHUNKED,
@@ -59,9 +59,9 @@ class Written:
 
 def write_database(
     path: Path,
-    documents: Iterable[StoredDocument],
-    clicks: Iterable[StoredClick] = (),
-    sessions: Iterable[StoredSession] = (),
+    documents: Iterable[SQLiteDocument],
+    clicks: Iterable[SQLiteClick] = (),
+    sessions: Iterable[SQLiteSession] = (),
     *,
     zone: tzinfo = UTC,
     replace: bool = False,
@@ -114,7 +114,7 @@ class _Writer:
         self.connection.execute("PRAGMA journal_mode = OFF")
         self.connection.execute("PRAGMA synchronous = OFF")
 
-    def write_documents(self, documents: Iterable[StoredDocument]) -> None:
+    def write_documents(self, documents: Iterable[SQLiteDocument]) -> None:
         """Create the tables, and write documents with their chunks."""
         remaining = iter(documents)
         first = next(remaining, None)
@@ -133,7 +133,7 @@ class _Writer:
             write(document)
             self.written.documents += 1
 
-    def write_clicks(self, clicks: Iterable[StoredClick]) -> None:
+    def write_clicks(self, clicks: Iterable[SQLiteClick]) -> None:
         """Write clicks into their tables."""
         for click in clicks:
             zone = self._zone if click.table == "click_events" else UTC
@@ -146,7 +146,7 @@ class _Writer:
             self._insert(click.table, CLICK_TABLES[click.table], values)
             self.written.clicks += 1
 
-    def write_sessions(self, sessions: Iterable[StoredSession]) -> None:
+    def write_sessions(self, sessions: Iterable[SQLiteSession]) -> None:
         """Write sessions of searches."""
         for session in sessions:
             values = {
@@ -157,7 +157,7 @@ class _Writer:
             self._insert("search_sessions", SEARCH_SESSIONS, values)
             self.written.sessions += 1
 
-    def _write_chunked(self, document: StoredDocument) -> None:
+    def _write_chunked(self, document: SQLiteDocument) -> None:
         values = {
             **vars(document),
             "captured_at": format_time(document.captured_at),
@@ -168,7 +168,7 @@ class _Writer:
         for chunk in document.chunks:
             self._write_chunk(document, chunk)
 
-    def _write_chunk(self, document: StoredDocument, chunk: StoredChunk) -> None:
+    def _write_chunk(self, document: SQLiteDocument, chunk: SQLiteChunk) -> None:
         vector = chunk.vector
         values = {
             **vars(chunk),
@@ -186,7 +186,7 @@ class _Writer:
         self.written.chunks += 1
         self.written.vectors += vector is not None
 
-    def _write_crawled(self, document: StoredDocument) -> None:
+    def _write_crawled(self, document: SQLiteDocument) -> None:
         values = {
             **vars(document),
             "url": document.path,
@@ -204,7 +204,7 @@ class _Writer:
             raise Misuse(f"{table} {named['id']} cannot stand in the file: {error}") from error
 
 
-def format_time(time: StoredTime | None, zone: tzinfo = UTC) -> str | None:
+def format_time(time: SQLiteTime | None, zone: tzinfo = UTC) -> str | None:
     """Return a time as a column has it.
 
     Args:

@@ -407,9 +407,9 @@ def page(found: Found) -> str:
 
 <!-- Written by tests/services/ops/test_permissions.py; see there how to write it anew. -->
 
-This page is what a test found: it logs in once for each group, and once without any, and tries
-every kind of statement on every table, view, sequence and function that the database has
-({found.tried:,} attempts). `pgcorpus roles show` tells the same of a database of yours. How to use
+A test wrote this page. It logs in once as a member of each group, and once as a member of none, and
+tries every kind of statement on every table, view, sequence and function of the database
+({found.tried:,} attempts). `pgcorpus roles show` shows the rights in your own database. How to use
 the groups: [roles](../how-to/roles.md).
 
 | word | statements |
@@ -417,22 +417,22 @@ the groups: [roles](../how-to/roles.md).
 | read | {list_objects(READ)} |
 | write | read, and {list_objects(WRITE - READ)} |
 | write rows | write, but without COPY FROM, which row security does not allow |
-| work off | write rows, but UPDATE only of what becomes of a job, or of a vector itself |
+| work off | write rows, but UPDATE only of the columns with a job's state, or with a vector |
 | administer | write, and {list_objects(ADMINISTER - WRITE)} |
 | administer rows | administer, but without COPY FROM |
 
 Refused on every table, to every group: {list_objects(set(TABLE) - ADMINISTER)}.
-Those are for the owner of the tables, who is the role that upgrades the schema. A login that is in
-no group can read none of them. Before PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner,
-too.
+Only the owner of the tables, which is the role that upgrades the schema, may run these. Before
+PostgreSQL 17, ANALYZE, VACUUM and REINDEX are for the owner only, too. A login in no group can read
+none of the tables.
 
 ## Tables and views
 
 {head}
 {chr(10).join(rows("table", "view"))}
 
-Policies decide beside this which rows of a table with row security a login sees and writes: see
-[roles](../how-to/roles.md).
+In tables with row security, policies also restrict the rows that a login reads and writes: see
+[isolation](../explanation/isolation.md).
 
 ## Sequences
 
@@ -442,11 +442,11 @@ Policies decide beside this which rows of a table with row security a login sees
 ## Functions
 
 Every role may call {executable},
-and the functions of the extensions. They run with the rights of whoever calls them, or give out
-only what the caller may read.
+and the functions of the extensions. They run with the rights of their caller, or return only data
+that the caller may read.
 
 Only the owner may call {closed},
-or attach them to a table: they write with the owner's rights.
+or attach them to a table, because they write with the owner's rights.
 {f"{chr(10)}{head}{chr(10)}{special}{chr(10)}" if special else ""}
 ## The database and the server
 

@@ -17,7 +17,7 @@ from pgcorpus.db.errors import DatabaseNotReady, DatabaseUnavailable, DataLayerE
 from pgcorpus.services.documentation.adapters import sqlite as module
 from pgcorpus.services.documentation.adapters.sqlite import SQLiteAdapter
 from pgcorpus.services.documentation.sqlite.reading import open_database
-from pgcorpus.services.documentation.sqlite.records import StoredChunk, StoredDocument
+from pgcorpus.services.documentation.sqlite.records import SQLiteChunk, SQLiteDocument
 from pgcorpus.services.documentation.sqlite.writing import write_database
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from tests.services.documentation.sqlite.files import (
@@ -179,8 +179,8 @@ def test_vectors_are_read_once_for_many_searches(
 def test_an_exported_file_is_searched_and_what_was_written_is_imported(tmp_path: Path) -> None:
     """The way back to SQLite, and forth again."""
     path = tmp_path / "a.db"
-    stored = StoredChunk(id=3, text="premium prices", vector=embed("premium"), model="hashing")
-    write_database(path, [StoredDocument(id=1, path="a.md", chunks=(stored,))])
+    stored = SQLiteChunk(id=3, text="premium prices", vector=embed("premium"), model="hashing")
+    write_database(path, [SQLiteDocument(id=1, path="a.md", chunks=(stored,))])
 
     async def work(db: SQLiteAdapter) -> Any:
         found = await db.search_hybrid("premium", 5)

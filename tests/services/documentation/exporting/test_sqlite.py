@@ -21,7 +21,7 @@ from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.service import DocumentService
 from pgcorpus.services.documentation.sqlite.reading import open_database
-from pgcorpus.services.documentation.sqlite.records import StoredDocument
+from pgcorpus.services.documentation.sqlite.records import SQLiteDocument
 from tests.services.documentation.sqlite.library import ALL, make_library
 
 ZONE = "Europe/Vienna"
@@ -87,7 +87,7 @@ def read_records(path: Path) -> list[Any]:
         vectors = [
             None if chunk.vector is None else chunk.vector.tobytes()
             for each in documents
-            if isinstance(each, StoredDocument)
+            if isinstance(each, SQLiteDocument)
             for chunk in each.chunks
         ]
         return [*documents, *vectors, *found.read_clicks(), *found.read_sessions()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pgcorpus.db.errors import Misuse
 from pgcorpus.db.models.documentation import Chunk, ClickFeedback, Document, SearchSession
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.models.imports import ImportReject, ImportTransformation
+from pgcorpus.db.repositories.documentation.documents import DocumentRecord, DocumentRepository
+from pgcorpus.services.documentation.importing import importer
 from pgcorpus.services.documentation.importing import sqlite as module
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.importing.report import DocumentationReport
@@ -95,6 +98,7 @@ def test_a_name_that_another_document_has_is_not_taken_from_it(
     assert [each.text for each in chunks] == ["text of a", "text of b"]
     assert chunks[0].chunk_id == "c1"
     assert chunks[1].chunk_id != "c1"
+    assert chunks[1].details["sqlite"]["chunk_id"] == "c1"
 
 
 def test_what_is_imported_again_changes_nothing(database: Database, full: Path) -> None:
@@ -125,6 +129,51 @@ def test_a_click_is_stored_once_whatever_zone_is_named(database: Database, full:
     report = import_file(database, full, time_zone="UTC")
 
     assert (report.clicks, report.sessions) == (0, 0)
+
+
+def test_a_first_load_is_planned_by_what_its_first_batch_stored(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each foreign key is checked by reading all documents, which grow more and more."""
+    monkeypatch.setattr(importer, "BULK_BYTES", 0)
+    monkeypatch.setattr(module, "BATCH", 3)
+    known: list[bool] = []
+    write = DocumentRepository.write
+
+    def look_and_write(self: DocumentRepository, records: Sequence[DocumentRecord]) -> Any:
+        counted = "SELECT bool_and(reltuples > 0) FROM pg_class WHERE relname = ANY (:tables)"
+        tables = [each.name for each in self.tables[:2]]
+        known.append(self.session.scalar(text(counted), {"tables": tables}) or False)
+        return write(self, records)
+
+    monkeypatch.setattr(DocumentRepository, "write", look_and_write)
+    rows = [row for n in range(1, 10) for row in (document(n), chunk(n, n, f"text {n}"))]
+    import_file(database, make_file(tmp_path / "a.db", FULL, *rows))
+
+    assert len(known) > 2
+    assert known == [False, *[True] * (len(known) - 1)]
+
+
+def test_an_index_that_was_dropped_before_a_large_file_is_built_by_its_import(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a filled corpus, whose other indexes stay: searches go on meanwhile."""
+    monkeypatch.setattr(importer, "BULK_BYTES", 0)
+    paths = []
+    for name in ("a", "b"):
+        rows = (document(1, f"{name}.md"), chunk(1, 1, name, embedding=unit(1).tobytes()))
+        paths.append(make_file(tmp_path / f"{name}.db", FULL, *rows))
+    graph = "documentation_embeddings_hnsw_all_minilm_l6_v2"
+    import_file(database, paths[0])
+    with database.unit_of_work() as work:
+        work.session.execute(text(f"DROP INDEX {graph}"))
+        work.commit()
+
+    assert import_file(database, paths[1]).embedded == 1
+
+    with database.unit_of_work() as work:
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+        assert work.session.scalar(text(valid), {"name": graph}) is True
 
 
 def test_a_stopped_import_is_finished_by_the_next(
@@ -231,13 +280,14 @@ def test_vectors_of_unknown_models_are_left_out_and_counted(
         chunk(2, 1, "b", embedding=odd, embedding_model="ours", embedding_dimensions=7),
         chunk(3, 1, "c", embedding=(unit() * 1e6).tobytes()),
         chunk(4, 1, "d", embedding=unit().tobytes()),
+        chunk(5, 1, "e", embedding=(unit(2) * 1e6).tobytes()),
     )
 
     report = import_file(database, path)
 
     assert report.embedded == 1
-    assert report.total("added") == 4
-    assert sorted(report.left_out.values()) == [1, 1, 1]
+    assert report.total("added") == 5
+    assert sorted(report.left_out.values()) == [1, 1, 2]
     reasons = " | ".join(report.left_out)
     assert "nothing says which model made vectors of 7 dimensions" in reasons
     assert "ours is not registered; do it with: pgcorpus models add ours" in reasons

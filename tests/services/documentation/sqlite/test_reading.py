@@ -25,11 +25,11 @@ from pgcorpus.services.documentation.sqlite import reading
 from pgcorpus.services.documentation.sqlite.reading import open_database
 from pgcorpus.services.documentation.sqlite.records import (
     Refused,
-    StoredChunk,
-    StoredClick,
-    StoredDocument,
-    StoredSession,
-    StoredTime,
+    SQLiteChunk,
+    SQLiteClick,
+    SQLiteDocument,
+    SQLiteSession,
+    SQLiteTime,
 )
 from tests.services.documentation.sqlite.files import (
     CRAWLER,
@@ -59,26 +59,26 @@ def path(tmp_path: Path) -> Path:
     return folder / "docfoundry.db"
 
 
-def documents(path: Path, **options: Any) -> list[StoredDocument | Refused]:
+def documents(path: Path, **options: Any) -> list[SQLiteDocument | Refused]:
     """All documents of a file, and what is refused."""
     with open_database(path, **options) as database:
         return list(database.read_documents())
 
 
-def clicks(path: Path, **options: Any) -> list[StoredClick | Refused]:
+def clicks(path: Path, **options: Any) -> list[SQLiteClick | Refused]:
     """All clicks of a file, and what is refused."""
     with open_database(path, **options) as database:
         return list(database.read_clicks())
 
 
-def one_document(path: Path, **options: Any) -> StoredDocument:
+def one_document(path: Path, **options: Any) -> SQLiteDocument:
     """The only document of a file, of which nothing is refused."""
     (found,) = documents(path, **options)
-    assert isinstance(found, StoredDocument), found
+    assert isinstance(found, SQLiteDocument), found
     return found
 
 
-def one_chunk(path: Path, **options: Any) -> StoredChunk:
+def one_chunk(path: Path, **options: Any) -> SQLiteChunk:
     """The only chunk of a file, of which nothing is refused."""
     (found,) = one_document(path, **options).chunks
     return found
@@ -132,11 +132,11 @@ def test_every_layout_is_read_by_its_columns(path: Path, layout: tuple[str, ...]
 
     first, second = documents(path)
 
-    assert isinstance(first, StoredDocument)
+    assert isinstance(first, SQLiteDocument)
     assert (first.id, first.path, first.title) == (1, "pages/1.md", "One")
     assert [(each.id, each.text) for each in first.chunks] == [(2, "some words"), (4, "some words")]
     assert (first.source_url, first.etag, first.word_count) == (None, None, None)
-    assert second == StoredDocument(id=7, path="pages/7.md")
+    assert second == SQLiteDocument(id=7, path="pages/7.md")
 
 
 def test_all_columns_of_a_chunk_and_a_document_are_kept(path: Path) -> None:
@@ -177,20 +177,20 @@ def test_all_columns_of_a_chunk_and_a_document_are_kept(path: Path) -> None:
     )
     ten = datetime(2024, 5, 1, 10, tzinfo=UTC)
 
-    assert one_document(path) == StoredDocument(
+    assert one_document(path) == SQLiteDocument(
         id=1,
         path="pages/1.md",
         source_url="https://a.example/1",
-        captured_at=StoredTime(ten),
+        captured_at=SQLiteTime(ten),
         hash="ab" * 32,
         etag='W/"7"',
         last_modified="Wed, 21 Oct 2015 07:28:00 GMT",
-        last_crawled=StoredTime(ten),
+        last_crawled=SQLiteTime(ten),
         content_type="text/markdown",
         language="en",
         word_count=12,
         chunks=(
-            StoredChunk(
+            SQLiteChunk(
                 id=3,
                 text=" As stored.\n",
                 heading="A",
@@ -199,12 +199,12 @@ def test_all_columns_of_a_chunk_and_a_document_are_kept(path: Path) -> None:
                 chunker_version="v1.0.0",
                 chunker_config="{}",
                 embedding_version="2",
-                processing_timestamp=StoredTime(datetime(2024, 5, 2, tzinfo=UTC), "UTC"),
+                processing_timestamp=SQLiteTime(datetime(2024, 5, 2, tzinfo=UTC), "UTC"),
                 lineage_id="l-1",
                 chunk_id="c-3",
                 h_path="Top > A",
                 url="https://a.example/1#a",
-                retrieved_at=StoredTime(ten, "UTC"),
+                retrieved_at=SQLiteTime(ten, "UTC"),
                 token_len=3,
                 lang="en",
                 hash="cd",
@@ -240,14 +240,14 @@ def test_the_crawlers_documents_are_read_with_their_text(path: Path) -> None:
         assert not list(database.read_clicks())
         assert not list(database.read_sessions())
 
-    assert one_document(path) == StoredDocument(
+    assert one_document(path) == SQLiteDocument(
         id="0123456789abcdef",
         path="https://a.example/",
         source_url="https://a.example/",
         content="# Text\n",
         hash="ff",
         source_name="a",
-        captured_at=StoredTime(datetime(2024, 5, 1, 10, 0, 0, 500_000, tzinfo=UTC), "UTC"),
+        captured_at=SQLiteTime(datetime(2024, 5, 1, 10, 0, 0, 500_000, tzinfo=UTC), "UTC"),
         metadata=metadata | {"set": [1, 2.5]},
     )
 
@@ -318,34 +318,34 @@ def test_clicks_and_sessions_are_read(path: Path) -> None:
     ten = datetime(2024, 7, 1, 10, tzinfo=UTC)
 
     assert clicks(path, zone=ZoneInfo("Europe/Vienna")) == [
-        StoredClick(
+        SQLiteClick(
             table="click_events",
             id=1,
             query="how",
             chunk_id=5,
             position=3,
             session_id="s",
-            timestamp=StoredTime(ten, "Europe/Vienna"),
+            timestamp=SQLiteTime(ten, "Europe/Vienna"),
             dwell_time=2.5,
             doc_id="1",
-            created_at=StoredTime(ten.replace(second=1), "UTC"),
+            created_at=SQLiteTime(ten.replace(second=1), "UTC"),
         ),
-        StoredClick(
+        SQLiteClick(
             table="click_feedback",
             id=1,
             query="how",
             chunk_id=5,
             position=0,
-            timestamp=StoredTime(ten, "UTC"),
+            timestamp=SQLiteTime(ten, "UTC"),
             clicked=False,
         ),
     ]
     with open_database(path) as database:
         assert list(database.read_sessions()) == [
-            StoredSession(
+            SQLiteSession(
                 id=1,
                 session_id="s",
-                start_time=StoredTime(datetime(2024, 7, 1, tzinfo=UTC), "UTC"),
+                start_time=SQLiteTime(datetime(2024, 7, 1, tzinfo=UTC), "UTC"),
                 query_count=2,
             )
         ]
@@ -399,7 +399,7 @@ def test_an_odd_duration_or_time_of_a_click_is_left_out(path: Path) -> None:
 
     (found,) = clicks(path)
 
-    assert isinstance(found, StoredClick)
+    assert isinstance(found, SQLiteClick)
     assert (found.dwell_time, found.timestamp, found.position) == (None, None, 2)
     assert [each.field for each in found.changes] == ["timestamp", "dwell_time"]
     assert len(list_refused(clicks(path, strict=True))) == 1
@@ -411,11 +411,11 @@ def test_an_odd_duration_or_time_of_a_click_is_left_out(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2024-05-01T10:00:00Z", StoredTime(datetime(2024, 5, 1, 10, tzinfo=UTC))),
-        ("2024-05-01 10:00:00", StoredTime(datetime(2024, 5, 1, 10, tzinfo=UTC), "UTC")),
-        ("20240501", StoredTime(datetime(2024, 5, 1, tzinfo=UTC), "UTC")),
-        ("1714557600.5", StoredTime(datetime(2024, 5, 1, 10, 0, 0, 500_000, tzinfo=UTC))),
-        (1714557600000, StoredTime(datetime(2024, 5, 1, 10, tzinfo=UTC))),
+        ("2024-05-01T10:00:00Z", SQLiteTime(datetime(2024, 5, 1, 10, tzinfo=UTC))),
+        ("2024-05-01 10:00:00", SQLiteTime(datetime(2024, 5, 1, 10, tzinfo=UTC), "UTC")),
+        ("20240501", SQLiteTime(datetime(2024, 5, 1, tzinfo=UTC), "UTC")),
+        ("1714557600.5", SQLiteTime(datetime(2024, 5, 1, 10, 0, 0, 500_000, tzinfo=UTC))),
+        (1714557600000, SQLiteTime(datetime(2024, 5, 1, 10, tzinfo=UTC))),
         ("", None),
         (None, None),
         ("0001-01-01T00:00:00", None),
@@ -424,7 +424,7 @@ def test_an_odd_duration_or_time_of_a_click_is_left_out(path: Path) -> None:
         ("9" * 400, None),
     ],
 )
-def test_times_are_read_or_left_out(path: Path, text: Any, expected: StoredTime | None) -> None:
+def test_times_are_read_or_left_out(path: Path, text: Any, expected: SQLiteTime | None) -> None:
     """The zone that was assumed is kept."""
     make_file(path, OLDEST, document(1, captured_at=text))
 
@@ -437,7 +437,7 @@ def test_local_times_at_the_ends_of_the_calendar_are_left_out(path: Path) -> Non
 
     (found,) = clicks(path, zone=ZoneInfo("Asia/Tokyo"))
 
-    assert isinstance(found, StoredClick)
+    assert isinstance(found, SQLiteClick)
     assert found.timestamp is None
 
 
@@ -448,7 +448,7 @@ def test_unknown_is_the_empty_text_as_often_as_null(path: Path) -> None:
     """Both are None, and so are blanks."""
     make_file(path, FULL, document(1, title="", hash=" ", language=None, word_count=""))
 
-    assert one_document(path) == StoredDocument(id=1, path="pages/1.md")
+    assert one_document(path) == SQLiteDocument(id=1, path="pages/1.md")
 
 
 def test_texts_of_other_types_are_read_as_texts(path: Path) -> None:
@@ -482,7 +482,7 @@ def test_a_chunk_whose_text_cannot_be_stored_is_list_refused(
     ((table, rowid, told),) = list_refused(found)
     assert (table, rowid) == ("chunks", 5)
     assert reason in told
-    (kept,) = (each for each in found if isinstance(each, StoredDocument))
+    (kept,) = (each for each in found if isinstance(each, SQLiteDocument))
     assert [each.id for each in kept.chunks] == [6]
 
 
@@ -529,7 +529,7 @@ def test_chunks_of_no_document_or_a_refused_one_are_list_refused(path: Path) -> 
         ("chunks", 6),
         ("chunks", 7),
     ]
-    assert [each.id for each in found if isinstance(each, StoredDocument)] == [2]
+    assert [each.id for each in found if isinstance(each, SQLiteDocument)] == [2]
 
 
 @pytest.mark.parametrize("value", [-1, 2**40, 1.5, "many", b"7"])
@@ -678,7 +678,7 @@ def test_what_is_only_in_the_wal_is_read(path: Path) -> None:
 
         assert path.with_name("docfoundry.db-wal").stat().st_size
         assert folder_state(path) == before
-    assert [each.id for each in found if isinstance(each, StoredDocument)] == [1, 2]
+    assert [each.id for each in found if isinstance(each, SQLiteDocument)] == [1, 2]
 
 
 def test_a_link_leads_to_the_wal_of_the_file(path: Path, tmp_path: Path) -> None:
@@ -904,14 +904,14 @@ def test_a_row_that_is_too_large_is_refused_unread(
     found = documents(path)
 
     assert [each[:2] for each in list_refused(found)] == [("chunks", 5)]
-    assert isinstance(found[-1], StoredDocument)
+    assert isinstance(found[-1], SQLiteDocument)
 
 
 def test_a_document_of_too_many_chunks_is_list_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They would be in memory together."""
-    monkeypatch.setattr(reading, "MAX_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_CHUNKS_BYTES", 100)
     rows: list[Row] = [chunk(n, 1, "x" * 40) for n in range(1, 6)]
     make_file(path, OLDEST, document(1), *rows, document(2), chunk(9, 2))
 
@@ -921,7 +921,7 @@ def test_a_document_of_too_many_chunks_is_list_refused(
         *(("chunks", n) for n in range(1, 6)),
         ("documents", 1),
     ]
-    assert [each.id for each in found if isinstance(each, StoredDocument)] == [2]
+    assert [each.id for each in found if isinstance(each, SQLiteDocument)] == [2]
 
 
 def test_many_rows_take_little_memory_and_time(path: Path) -> None:
@@ -936,7 +936,7 @@ def test_many_rows_take_little_memory_and_time(path: Path) -> None:
     tracemalloc.start()
     with open_database(path) as database:
         for each in database.read_documents():
-            assert isinstance(each, StoredDocument)
+            assert isinstance(each, SQLiteDocument)
             count += len(each.chunks)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
