@@ -446,6 +446,7 @@ def test_statistics_are_told_to_nobody(tenancy: Tenancy, inside: Connection) -> 
         ("chunks", "chunk_search"),
         ("idx_chunks_scope_words", "scope_keys"),
         ("idx_chunks_scope_trigrams", "scope_keys"),
+        ("idx_chunks_scope_metadata", "scope_keys"),
     ):
         known = inside.execute(
             text("SELECT * FROM lexeme_statistics(CAST(:t AS regclass), :w, 'language', NULL)"),
