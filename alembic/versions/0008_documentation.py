@@ -266,7 +266,7 @@ def _tables() -> None:
         CREATE FUNCTION metadata_terms(metadata jsonb) RETURNS text[]
         LANGUAGE sql IMMUTABLE PARALLEL SAFE COST 1000
         RETURN ARRAY(
-            SELECT DISTINCT jsonb_hash_extended(jsonb_build_array(pair -> 'key', value), 0)::text
+            SELECT jsonb_hash_extended(jsonb_build_array(pair -> 'key', value), 0)::text
             FROM jsonb_path_query(
                     metadata, 'strict $.**{0 to 63} ? (@.type() == "object").keyvalue()') AS pair
             CROSS JOIN LATERAL jsonb_path_query(pair, '$.value[*]') AS value

@@ -177,7 +177,9 @@ def list_held(tree: Tree, values: Mapping[str, Any]) -> list[str] | None:
     if tree.operator == "$not" or not served:
         return None
     certain = [part[0] for part in served if len(part) == 1]
-    return [f"[{', '.join(certain)}]"] if certain else min(served, key=len)
+    choices = min((part for part in served if len(part) != 1), key=len, default=None)
+    together = [certain] if choices is None else [[*certain, each] for each in choices]
+    return [f"[{', '.join(each)}]" for each in together]
 
 
 def _has_term(value: Any) -> bool:

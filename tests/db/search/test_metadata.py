@@ -356,8 +356,9 @@ def test_sql_keeps_what_the_definition_keeps(
         ({"a.b": 1, "c": True}, ['[{"a": {"b": 1}}, {"c": true}]']),
         ({"a": 1, "b": {"$gt": 1}}, ['[{"a": 1}]']),
         ({"a": {"$in": [1, "x"]}}, ['{"a": 1}', '{"a": "x"}']),
-        ({"a": {"$in": [1, "x"]}, "b": {"$in": [2, 3, 4]}}, ['{"a": 1}', '{"a": "x"}']),
-        ({"a": {"$in": [1, 2]}, "b": 3}, ['[{"b": 3}]']),
+        ({"a": {"$in": [1, "x"]}, "b": {"$in": [2, 3, 4]}}, ['[{"a": 1}]', '[{"a": "x"}]']),
+        ({"a": {"$in": [1, 2]}, "b": 3}, ['[{"b": 3}, {"a": 1}]', '[{"b": 3}, {"a": 2}]']),
+        ({"a": {"$in": []}, "b": 3}, []),
         ({"a": {"$in": []}}, []),
         ({"$or": [{"a": 1}, {"b": 2, "c": 3}]}, ['{"a": 1}', '[{"b": 2}, {"c": 3}]']),
         ({"a": {"$contains": ["x", None]}}, ['{"a": ["x", null]}']),
@@ -424,17 +425,17 @@ def test_terms_tell_apart_values_their_types_and_their_keys(session: WorkSession
     """Numbers are equal whatever their digits; where a key stands is not told."""
     terms = text("SELECT metadata_terms(CAST(:metadata AS jsonb))")
 
-    def read(metadata: str) -> list[str]:
-        return sorted(session.scalars(terms, {"metadata": metadata}).one())
+    def read(metadata: str) -> set[str]:
+        return set(session.scalars(terms, {"metadata": metadata}).one())
 
     different = ['{"a": 1}', '{"a": "1"}', '{"a": true}', '{"a": null}', '{"b": 1}', '{"a": 2}']
-    assert len({tuple(read(each)) for each in different}) == len(different)
+    assert len({frozenset(read(each)) for each in different}) == len(different)
     assert read('{"a": 1}') == read('{"a": 1.0}') == read('{"x": {"a": [1, 1]}, "y": {}}')
-    assert read('[{"a": 1}, {"b": 1}]') == sorted(read('{"a": 1}') + read('{"b": 1}'))
+    assert read('[{"a": 1}, {"b": 1}]') == read('{"a": 1}') | read('{"b": 1}')
     for without in ("{}", "[]", "1", '{"a": {}}', '{"a": []}', '{"a": [[1], {}]}', '"a"'):
-        assert read(without) == []
+        assert read(without) == set()
     deep = '{"a": ' * 900 + "1" + "}" * 900
-    assert read(deep) == []
+    assert read(deep) == set()
     assert read(f'{{"b": [1, {deep}]}}') == read('{"b": 1}')
 
 

@@ -203,7 +203,7 @@ NARROWED: Final[Mapping[str, tuple[dict[str, Any], Callable[[int], bool]]]] = {
     "or": ({"$or": [{"share": 7}, {"number": 1}]}, lambda n: n % 100 == 7 or n == 1),
     "none": ({"share": 100}, lambda _: False),
 }
-"""What is asked of metadata, and the numbers of the chunks that meet it."""
+"""Filters on metadata, and the numbers of the chunks that meet each."""
 
 
 @pytest.mark.parametrize("legs", [*LEGS.values(), HYBRID], ids=[*LEGS, "hybrid"])
@@ -211,7 +211,7 @@ NARROWED: Final[Mapping[str, tuple[dict[str, Any], Callable[[int], bool]]]] = {
 def test_an_index_serves_equality_and_containment_of_metadata(
     shelf: Shelf, scope: Scope | None, legs: Mapping[str, float], narrowed: str
 ) -> None:
-    """What is kept is counted by it, each leg reads no other passage, and finds all of them."""
+    """Passages are counted by it; no leg reads others, and the vectors find all that are kept."""
     metadata, meets = NARROWED[narrowed]
     asked = replace(ask(WORD[0], legs, limit=500), filters={"metadata": metadata})
     kept = {

@@ -333,7 +333,7 @@ COUNTED = text("SELECT count(*) FROM chunks_with_metadata(CAST(:any_of AS jsonb)
 
 
 def say(*scopes: Scope | None) -> str:
-    """What the metadata of the scopes' chunks hold, as a function that searches call is asked."""
+    """Return the metadata of the scopes' chunks, as the function of searches is asked for them."""
     said = ["What all may read" if scope is None else secret(scope) for scope in scopes]
     return json.dumps([{"said": each} for each in said])
 
