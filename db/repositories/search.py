@@ -412,13 +412,15 @@ class SearchRepository(Repository):
             **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
         }
         mostly_kept = kept is None or kept >= searched / 2
+        whole = is_scoped and searched <= MOST_COMPARED and mostly_kept
         is_mixed = is_scoped and not corpus.needs_scope
         return Statement(
             shape=replace(
                 shape,
                 few=kept is not None,
-                whole=is_scoped and searched <= MOST_COMPARED and mostly_kept,
+                whole=whole,
                 beside=is_mixed and prelude.own_passages <= MOST_COMPARED,
+                held=prelude.held and kept is not None and not whole,
             ),
             values=values,
             thresholds=thresholds,
