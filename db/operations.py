@@ -522,12 +522,13 @@ def stop_isolating_v1(
 _SEARCHER: Final = "('rag_search_' || current_database())::name"
 _MADE: Final = "made by pgcorpus"
 
-# How much searches are asked at once, by any role: words, pairs of words, groups of trigrams, and
-# characters of what is compared by trigrams.
+# How much searches are asked at once, by any role: words, pairs of words, groups of trigrams,
+# characters of what is compared by trigrams, and metadata.
 _MOST_WORDS: Final = 64
 _MOST_PAIRS: Final = 200
 _MOST_GROUPS: Final = 3
 _MOST_CHARACTERS: Final = 300
+_MOST_HELD: Final = 1000
 
 _AS_SEARCHER: Final = """
             RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
@@ -569,29 +570,40 @@ _SHARED: Final = _Part("shared", "WHERE scope = 'shared'", "scope = 'shared'")
 
 @operation
 def search_in_scope_v1(
-    passages: str, *, words: str, shown: str, vectors: str, shared: bool = False
+    passages: str,
+    *,
+    words: str,
+    shown: str,
+    vectors: str,
+    metadata: str | None = None,
+    shared: bool = False,
 ) -> Iterator[str]:
     """Let indexes find words and trigrams under row security, of the scope alone.
 
     A condition of the caller's is asked only of rows that the policy lets through. What an index
     is asked before is asked in functions that take data and no expressions, owned by a role that
-    nobody logs in as: ``<passages>_with_words``, ``<passages>_alike`` and, for those who build
-    indexes of vectors, ``<vectors>_large_scopes``. Their indexes are of words and trigrams together
-    with the scope: what others have is not even passed over.
+    nobody logs in as: ``<passages>_with_words``, ``<passages>_alike``, with free metadata
+    ``<passages>_with_metadata`` and, for those who build indexes of vectors,
+    ``<vectors>_large_scopes``. Their indexes are of words and trigrams together with the scope:
+    what others have is not even passed over.
 
     Args:
         passages: A table that ``isolate_v1`` isolates.
         words: Its ``tsvector`` column.
         shown: The expression whose trigrams a search compares.
         vectors: Its table of vectors, made by ``create_embedding_table_v1``.
+        metadata: Its ``jsonb`` column of free metadata, by which searches are narrowed, if any.
         shared: Whether passages of the scope ``shared`` are everybody's. Their words have an index
             of their own, of which ANALYZE keeps how rare they are: of nobody else's.
     """
     yield from sample_columns_v1(2000, passages, "scope")  # the size of each of many is known
     terms, trigrams = f"tsvector_to_array({words})", f"show_trgm({shown})"
+    indexes = {"words": terms, "trigrams": trigrams}
+    if metadata is not None:
+        indexes["metadata"] = f"metadata_terms({metadata})"
     parts = (_SHARED, _OTHERS) if shared else (_OWN,)
     for part in parts:
-        for kind, indexed in {"words": terms, "trigrams": trigrams}.items():
+        for kind, indexed in indexes.items():
             index = f"idx_{passages}_{part.name}_{kind}"
             keys = part.keys(indexed)
             yield f"CREATE INDEX {index} ON {passages} USING gin (({keys})) {part.indexed}"
@@ -613,6 +625,16 @@ def search_in_scope_v1(
         "addresses of the passages of the scope in which something is at least as alike",
         to=_GROUPS,
     )
+    if metadata is not None:
+        found = " UNION ALL ".join(
+            _find_holding(passages, indexes["metadata"], part) for part in parts
+        )
+        yield from _create_search_function(
+            f"{passages}_with_metadata(any_of jsonb, at_most integer)",
+            f"{_AS_SEARCHER} BEGIN ATOMIC {found}; END",
+            "addresses of the passages of the scope whose metadata have all values of one of some",
+            to=_GROUPS,
+        )
     yield from _create_search_function(
         f"{vectors}_large_scopes(more_than bigint)",
         f"""
@@ -632,7 +654,7 @@ def search_in_scope_v1(
 
 @operation
 def stop_searching_in_scope_v1(
-    passages: str, *, vectors: str, shared: bool = False
+    passages: str, *, vectors: str, metadata: bool = False, shared: bool = False
 ) -> Iterator[str]:
     """Take back ``search_in_scope_v1``.
 
@@ -642,10 +664,14 @@ def stop_searching_in_scope_v1(
     Args:
         passages: The table of the passages.
         vectors: Its table of vectors.
+        metadata: Whether it was given a column of metadata.
         shared: As it was given.
     """
     parts = (_SHARED, _OTHERS) if shared else (_OWN,)
-    indexes = [f"idx_{passages}_{p.name}_{kind}" for p in parts for kind in ("words", "trigrams")]
+    kinds = ("words", "trigrams", "metadata") if metadata else ("words", "trigrams")
+    indexes = [f"idx_{passages}_{part.name}_{kind}" for part in parts for kind in kinds]
+    functions = [f"{passages}_with_words", f"{passages}_alike", f"{vectors}_large_scopes"]
+    functions += [f"{passages}_with_metadata"] if metadata else []
     yield f"""
         DO $$
         DECLARE
@@ -653,7 +679,7 @@ def stop_searching_in_scope_v1(
                 SELECT proowner FROM pg_proc WHERE oid = '{passages}_alike'::regproc);
             reason text;
         BEGIN
-            DROP FUNCTION {passages}_with_words, {passages}_alike, {vectors}_large_scopes;
+            DROP FUNCTION {", ".join(functions)};
             DROP POLICY search ON {passages};
             DROP POLICY search ON {vectors};
             DROP INDEX {", ".join(indexes)};
@@ -697,6 +723,27 @@ def _find_words(passages: str, terms: str, part: _Part) -> str:
                         AND {keys} && {part.ask("ARRAY[pairs.one]")}
                         AND {keys} && {part.ask("pairs.others")}
                 ) AS found
+    """
+
+
+def _find_holding(passages: str, terms: str, part: _Part) -> str:
+    """Write the SELECT of a part's passages that have all terms of one of some metadata.
+
+    Metadata without a term find nothing: an index would be read for all that it has.
+    """
+    asked = f"{passages}_with_metadata"
+    return f"""
+                SELECT DISTINCT found.ctid
+                FROM (SELECT metadata_terms(value) AS terms
+                      FROM jsonb_path_query({asked}.any_of, '$[*]') AS value
+                      LIMIT {_MOST_HELD}) AS held
+                CROSS JOIN LATERAL (
+                    SELECT ctid FROM {passages}
+                    WHERE {part.condition}
+                        AND {part.keys(terms)} @> {part.ask("held.terms", "app_scope()")}
+                    LIMIT {asked}.at_most
+                ) AS found
+                WHERE held.terms <> '{{}}'
     """
 
 

@@ -193,6 +193,7 @@ def upgrade() -> None:
         words="chunk_search",
         shown="chunk_text(heading_path, text)",
         vectors="documentation_embeddings",
+        metadata="metadata",
         shared=True,
     )
     for name, of_seed in NAMES.items():
@@ -259,6 +260,23 @@ def _tables() -> None:
         LANGUAGE sql IMMUTABLE PARALLEL SAFE
         RETURN concat_ws(E'\\n', nullif(array_to_string(heading_path, ' > '), ''), text)
     """)
+    # Equal values have the same hash, as 1 and 1.0. Where in the object a key stands is left to be
+    # compared. The depth is bounded, for the stack.
+    op.execute("""
+        CREATE FUNCTION metadata_terms(metadata jsonb) RETURNS text[]
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE COST 1000
+        RETURN ARRAY(
+            SELECT jsonb_hash_extended(jsonb_build_array(pair -> 'key', value), 0)::text
+            FROM jsonb_path_query(
+                    metadata, 'strict $.**{0 to 63} ? (@.type() == "object").keyvalue()') AS pair
+            CROSS JOIN LATERAL jsonb_path_query(pair, '$.value[*]') AS value
+            WHERE jsonb_typeof(value) NOT IN ('object', 'array'))
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION metadata_terms(jsonb) IS
+            'hashes of keys with their values, or the elements of these: what holds an object has'
+            ' all of its own'
+    """)
     op.execute(f"""
         CREATE TABLE chunks (
             id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -305,7 +323,6 @@ def _tables() -> None:
     op.create_index("chunks_document_id_idx", "chunks", ["scope", "document_id", "position"])
     op.create_index("idx_chunks_tenant", "chunks", ["tenant_id"])
     op.create_index("idx_chunks_scope_collection", "chunks", ["scope", "collection"])
-    op.execute("CREATE INDEX idx_chunks_metadata ON chunks USING gin (metadata jsonb_path_ops)")
     op.keep_updated_at_v1("chunks")
 
 
@@ -427,9 +444,12 @@ def downgrade() -> None:
     op.create_coverage_v1(*COVERED_BEFORE)
     for name, of_seed in NAMES.items():
         op.execute(f"ALTER INDEX {of_seed} RENAME TO {name}")
-    op.stop_searching_in_scope_v1("chunks", vectors="documentation_embeddings", shared=True)
+    op.stop_searching_in_scope_v1(
+        "chunks", vectors="documentation_embeddings", metadata=True, shared=True
+    )
     op.drop_embedding_table_v1("documentation_embeddings")
     for table in (*reversed(LEARNED), *FEEDBACK, "chunks", "documents"):
         op.execute(f"DROP TABLE {table}")
+    op.execute("DROP FUNCTION metadata_terms")
     op.execute("DROP FUNCTION chunk_text")
     op.execute("DROP FUNCTION heading_text")

@@ -83,6 +83,7 @@ def _index_terms(name: str, terms: str, where: str) -> Index:
 
 _WORDS: Final = "tsvector_to_array(chunk_search)"
 _TRIGRAMS: Final = "show_trgm(chunk_text(heading_path, text))"
+_METADATA: Final = "metadata_terms(metadata)"
 
 
 class Document(Owned, Timestamped, Base):
@@ -157,17 +158,15 @@ class Chunk(Owned, Timestamped, Base):
         readable_times("processing_timestamp", "created_at", "updated_at"),
         Index("chunks_document_id_idx", "scope", "document_id", "position"),
         Index("idx_chunks_scope_collection", "scope", "collection"),
-        Index(
-            "idx_chunks_metadata",
-            "metadata",
-            postgresql_using="gin",
-            postgresql_ops={"metadata": "jsonb_path_ops"},
-        ),
         _index_terms("chunks_text_gin_idx", _WORDS, "scope = 'shared'"),
         _index_terms("idx_chunks_shared_trigrams", _TRIGRAMS, "scope = 'shared'"),
         _index_terms("idx_chunks_scope_words", f"scope_keys(scope, {_WORDS})", "scope <> 'shared'"),
         _index_terms(
             "idx_chunks_scope_trigrams", f"scope_keys(scope, {_TRIGRAMS})", "scope <> 'shared'"
+        ),
+        _index_terms("idx_chunks_shared_metadata", _METADATA, "scope = 'shared'"),
+        _index_terms(
+            "idx_chunks_scope_metadata", f"scope_keys(scope, {_METADATA})", "scope <> 'shared'"
         ),
     )
 

@@ -28,7 +28,15 @@ from sqlalchemy import (
 from pgcorpus.db.base import SHARED
 from pgcorpus.db.errors import InvalidFilter, MissingScope, Misuse, UnknownFilter
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.metadata import METADATA, Tree, match_metadata, parse_metadata
+from pgcorpus.db.search.metadata import (
+    HELD,
+    METADATA,
+    Json,
+    Tree,
+    list_held,
+    match_metadata,
+    parse_metadata,
+)
 from pgcorpus.db.text import storable
 
 
@@ -58,11 +66,13 @@ class Condition:
         comparison: ``equal``, ``any`` (of a list), ``null``, ``any_or_null``, the bounds of a
             range, joined by commas, or ``tree``.
         tree: What is asked of free metadata.
+        indexed: Whether an index of the scope finds what it keeps: the parameter ``HELD``.
     """
 
     name: str
     comparison: str
     tree: Tree | None = None
+    indexed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +135,8 @@ class Corpus:
             ``half_life_days``.
         order: The order of the passages, or None where each stands alone.
         metadata_column: The JSONB column of the passages whose keys a caller may narrow by with the
-            filter ``metadata``, or None. A GIN index of ``jsonb_path_ops`` serves equality.
+            filter ``metadata``, or None. A GIN index of ``jsonb_path_ops`` serves equality; where
+            there is a scope, the function that ``search_in_scope_v1`` makes.
     """
 
     name: str
@@ -182,8 +193,13 @@ class Corpus:
         for name, value in sorted({**self.defaults, **asked}.items()):
             if name not in self.filters:
                 tree, values_of_tree = parse_metadata(value)
-                conditions += [Condition(name, "tree", tree)] if tree else []
+                if tree is None:
+                    continue
+                held = None if self.scope is None else list_held(tree, values_of_tree)
+                conditions.append(Condition(name, "tree", tree, indexed=held is not None))
                 values |= values_of_tree
+                if held is not None:
+                    values[HELD] = f"[{', '.join(held)}]"
                 continue
             comparison, compared = _split_comparison(name, self.filters[name], value)
             conditions.append(Condition(name, comparison))
@@ -204,6 +220,25 @@ class Corpus:
         some = Condition(condition.name, condition.comparison.removesuffix("_or_null"))
         held = exists().where(and_(of.through, _compare(of, some)))
         return or_(held, none) if some != condition else held
+
+    def list_held(self, at_most: ColumnElement[int]) -> ColumnElement[Any]:
+        """Build the array of addresses of passages that may meet an indexed condition.
+
+        Each has all values that the condition demands, though some of them may be in other places.
+
+        Args:
+            at_most: Of those that have the same values, so many are found; null for all.
+        """
+        function = getattr(func, f"{self.passages.name}_with_metadata")
+        found = function(bindparam(HELD, type_=Json()), at_most).column_valued("address")
+        held = select(found).cte("with_metadata").prefix_with("MATERIALIZED")
+        addresses: ColumnElement[Any] = func.array(select(held).scalar_subquery())
+        return addresses
+
+    def is_among(self, addresses: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Restrict the passages to an array of addresses."""
+        address: ColumnElement[Any] = literal_column(f"{self.passages.name}.ctid")
+        return address == any_(addresses)
 
     @property
     def items(self) -> tuple[Column[Any], ...]:

@@ -41,6 +41,9 @@ from pgcorpus.db.text import storable
 METADATA: Final = "metadata"
 """The filter's name among those of a corpus."""
 
+HELD: Final = f"{METADATA}_held"
+"""The parameter with what ``list_held`` lists, as a list of JSON."""
+
 ORDERED: Final = {"$gt": "__gt__", "$gte": "__ge__", "$lt": "__lt__", "$lte": "__le__"}
 
 NEGATED: Final = {"$ne": "$eq", "$nin": "$in"}
@@ -145,6 +148,49 @@ def parse_metadata(asked: object) -> tuple[Tree | None, dict[str, Any]]:
         return None, {}
     parser = _Parser()
     return parser.parse(asked, (), METADATA, 1), parser.values
+
+
+def list_held(tree: Tree, values: Mapping[str, Any]) -> list[str] | None:
+    """List JSON, all values of one of which are held by whatever meets a filter.
+
+    Args:
+        tree: The filter.
+        values: Of its parameters.
+
+    Returns:
+        JSON texts, or None where the filter can be met without any value: no index serves it.
+    """
+    if isinstance(tree, Test):
+        value = values.get(_parameter(tree.number))
+        match tree.comparison:
+            case "holds" if _has_term(json.loads(value or "null")):
+                return [str(value)]
+            case "holds any":
+                return list(value or ())
+            case _:
+                return None
+    parts = [list_held(part, values) for part in tree.parts]
+    served = [part for part in parts if part is not None]
+    if tree.operator == "$or":
+        either = [each for part in served for each in part]
+        return either if len(served) == len(parts) and len(either) <= MAX_LISTED else None
+    if tree.operator == "$not" or not served:
+        return None
+    certain = [part[0] for part in served if len(part) == 1]
+    choices = min((part for part in served if len(part) != 1), key=len, default=None)
+    together = [certain] if choices is None else [[*certain, each] for each in choices]
+    return [f"[{', '.join(each)}]" for each in together]
+
+
+def _has_term(value: Any) -> bool:
+    """Return whether ``metadata_terms`` gives a term of JSON: it has a key with a plain value."""
+    if isinstance(value, list):
+        return any(map(_has_term, value))
+    return isinstance(value, dict) and any(
+        not isinstance(plain, dict | list) or _has_term(plain)
+        for held in value.values()
+        for plain in (held if isinstance(held, list) else [held])
+    )
 
 
 def match_metadata(column: ColumnElement[Any], tree: Tree) -> ColumnElement[bool]:

@@ -85,6 +85,7 @@ class Prelude:
         asked: Language → lexeme of the question → how often it was asked.
         demanded: What the question demands of a passage, as a ``tsquery``, or None for nothing.
         kept: How many passages meet the filters and demands, counted up to one more than are few.
+        held: Whether an index finds all that may meet the filters, and they are few.
         counted: Whether they were asked to be; a table with few passages is counted anyway, of
             others ``kept`` is one more than are few then.
         visible: Passages that the transaction may see, estimated; 0 before the first ANALYZE.
@@ -102,6 +103,7 @@ class Prelude:
     visible: float
     kept: int
     counted: bool
+    held: bool = False
     sampled: int = 0
     estimated: float | None = None
     own: Lexicon | None = None
@@ -120,6 +122,7 @@ class Prelude:
             row["passages"],
             row["kept"],
             counted,
+            row.get("held", False),
             row.get("sampled", 0),
             own=_read_own(row),
             ranking=ActiveRanking(**row["ranking"]) if row.get("ranking") else None,
@@ -181,11 +184,12 @@ def compile_prelude(
         learned: Whether the active learned ranking is read, too.
 
     Returns:
-        One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, and of the
-        statistics ``version``, ``elements`` and ``frequencies``, the last two null when the caller
-        has them. Of a scope there are ``own_elements``, the question's lexemes alone,
-        ``own_frequencies``, ``mean_length``, in lexemes, and ``sampled``: how many of its passages
-        were looked at. ``ranking`` is JSON: see ``ActiveRanking``.
+        One row: ``asked``, ``demanded``, ``passages``, ``kept``, ``languages``, where an index
+        serves the filters ``held``, and of the statistics ``version``, ``elements`` and
+        ``frequencies``, the last two null when the caller has them. Of a scope there are
+        ``own_elements``, the question's lexemes alone, ``own_frequencies``, ``mean_length``, in
+        lexemes, and ``sampled``: how many of its passages were looked at. ``ranking`` is JSON: see
+        ``ActiveRanking``.
     """
     relation = cast(literal(corpus.passages.name, String()), REGCLASS)
     known: list[ColumnElement[Any]] = [*map(_label_null, ("version", "elements", "frequencies"))]
@@ -219,7 +223,17 @@ def compile_prelude(
         condition = corpus.words.op("@@")(met.scalar_subquery())
         narrowing = replace(narrowing, direct=[*narrowing.direct, condition])
     some = select_matching(corpus, narrowing).limit(few + 1)
-    counted = select(func.count()).select_from(some.subquery())
+    counted: ColumnElement[Any] = (
+        select(func.count()).select_from(some.subquery()).scalar_subquery()
+    )
+    held: list[ColumnElement[Any]] = []
+    if any(condition.indexed for condition in conditions):
+        addresses = corpus.list_held(few + 1)
+        is_few = func.cardinality(addresses) <= few
+        among = replace(narrowing, direct=[corpus.is_among(addresses), *narrowing.direct])
+        of_held = select(func.count()).select_from(select_matching(corpus, among).subquery())
+        counted = case((is_few, of_held.scalar_subquery()), else_=counted)
+        held.append(is_few.label("held"))
     passages = estimate_passages(corpus)
     small = or_(
         cast(bindparam("counted", type_=Boolean()), Boolean), passages <= SURELY_LARGE * few
@@ -228,7 +242,8 @@ def compile_prelude(
         _collect_lexemes().label("asked"),
         select(read.c.demanded).scalar_subquery().label("demanded"),
         passages.label("passages"),
-        case((small, counted.scalar_subquery()), else_=few + 1).label("kept"),
+        case((small, counted), else_=few + 1).label("kept"),
+        *held,
         languages.label("languages"),
         *known,
         *own,

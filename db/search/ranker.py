@@ -217,7 +217,13 @@ class Ranker:
             is_scoped and not (whole or beside)
         )
         return Statement(
-            shape=replace(shape, few=kept is not None, whole=whole, beside=beside),
+            shape=replace(
+                shape,
+                few=kept is not None,
+                whole=whole,
+                beside=beside,
+                held=prelude.held and kept is not None and not whole,
+            ),
             values=values,
             thresholds=thresholds,
             settings=_choose_planning(by_values=by_values, scoped=is_scoped)

@@ -82,6 +82,7 @@ class Shape:
         few: Whether all that meet both are compared.
         whole: Whether all of the scope are, without an index, and most of it meets both.
         beside: Whether all vectors of the scope are, beside an index of those that are shared.
+        held: Whether an index finds all that may meet a condition, and they are few.
         boosted: Whether the corpus's boost counts.
         bounded: Whether the vector leg drops what is less similar than ``min_similarity``.
         group_by: The column of the hits by which they are grouped, or None.
@@ -100,6 +101,7 @@ class Shape:
     few: bool = False
     whole: bool = False
     beside: bool = False
+    held: bool = False
     boosted: bool = False
     bounded: bool = False
     group_by: str | None = None
@@ -109,6 +111,8 @@ class Shape:
         """Return the conditions as SQL."""
         corpus = self.corpus
         direct = [corpus.holds(each) for each in self.conditions if corpus.is_direct(each)]
+        if self.held:
+            direct.append(corpus.is_among(corpus.list_held(cast(null(), Integer))))
         if self.demanding:
             direct.append(corpus.words.op("@@")(bindparam("demanded", type_=TsQuery())))
         return Narrowing(

@@ -206,10 +206,10 @@ class Inference:
         )
 
     def _calls(self) -> Iterator[Probe]:
-        """Give functions that run as their owner a word that only a foreign row holds."""
-        words = [s for each in self.secrets.values() for s in each if s.type == "tsvector"]
+        """Give functions that run as their owner what only a foreign row holds: words, JSON."""
+        held = [s for e in self.secrets.values() for s in e if s.type in {"tsvector", "jsonb"}]
         for function in self.repository.list_functions():
-            for secret in words if function.as_owner else ():
+            for secret in held if function.as_owner else ():
                 yield from build_calls(secret, function.name, function.arguments)
 
     def _ask(

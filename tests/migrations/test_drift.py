@@ -71,7 +71,8 @@ AS_MADE = {"dimensions": 3072, "distance": "cosine", "m": 16, "model": "text-emb
 
 
 OF_SCHEMA = (
-    "app_scope", "chunk_text", "episode_text", "heading_text", "text_hash", "scope_keys",
+    "app_scope", "chunk_text", "episode_text", "heading_text", "metadata_terms",
+    "text_hash", "scope_keys",
 )  # fmt: skip
 """Functions that columns and indexes call."""
 

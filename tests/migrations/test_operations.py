@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -24,7 +25,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import REGCONFIG, TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.base import Vector
@@ -105,8 +106,8 @@ CHECKSUMS: dict[str, str] = {
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
     "create_embedding_table_v1, shared": "2e94850cea00e3b8",
     "isolate_v1, shared": "dd60c189982df531",
-    "search_in_scope_v1, shared": "d5b3a4d2db74e8f3",
-    "stop_searching_in_scope_v1, shared": "5240f2db8b4838e2",
+    "search_in_scope_v1, shared": "f96df089de56592d",
+    "stop_searching_in_scope_v1, shared": "ae9071e6fb0424d1",
 }
 
 # Operation → what takes it back, and how that is asked.
@@ -165,8 +166,8 @@ def checksums() -> dict[str, str]:
     for name, more in {
         "create_embedding_table_v1": {"scoped": True},
         "isolate_v1": {},
-        "search_in_scope_v1": {},
-        "stop_searching_in_scope_v1": {},
+        "search_in_scope_v1": {"metadata": "details"},
+        "stop_searching_in_scope_v1": {"metadata": True},
     }.items():
         given, named = EXAMPLES[name]
         statements[f"{name}, shared"] = OPERATIONS[name](*given, **named, **more, shared=True)
@@ -281,6 +282,7 @@ LETTERS = """
         id uuid NOT NULL DEFAULT gen_random_uuid(),
         scope text NOT NULL DEFAULT app_scope(),
         body text NOT NULL,
+        details jsonb NOT NULL DEFAULT '{}',
         language regconfig NOT NULL DEFAULT 'english',
         words tsvector NOT NULL GENERATED ALWAYS AS (to_tsvector(language, body)) STORED,
         PRIMARY KEY (scope, id)
@@ -302,11 +304,18 @@ def test_a_corpus_of_an_application_is_searched_within_a_scope(
         op.create_embedding_table_v1(
             "letter_embeddings", item="letter_id", passages="letters", scoped=True
         )
-        op.search_in_scope_v1("letters", words="words", shown="body", vectors="letter_embeddings")
+        op.search_in_scope_v1(
+            "letters",
+            words="words",
+            shown="body",
+            vectors="letter_embeddings",
+            metadata="details",
+        )
 
     revise(database, change)
     corpus = letters_corpus()
     mine, others = (Scope.user(uuid4()) for _ in range(2))
+    bodies = {mine: "A refund for the kettle.", others: "Refunds of kettles."}
     ask = Ask(
         question=Question.parse(question),
         legs={leg: 1.0},
@@ -315,18 +324,23 @@ def test_a_corpus_of_an_application_is_searched_within_a_scope(
     )
     with logged_in(database, "rag_read_write") as application:
         found = {}
-        for scope, body in ((mine, "A refund for the kettle."), (others, "Refunds of kettles.")):
+        for scope, body in bodies.items():
             with application.unit_of_work(scope) as work:
-                work.session.execute(insert(corpus.passages).values(scope=str(scope), body=body))
+                written = {"scope": str(scope), "body": body, "details": {"said": body}}
+                work.session.execute(insert(corpus.passages).values(written))
                 keys = work.session.scalars(select(corpus.key)).all()
                 work.embeddings.store(corpus, "hashing", keys, np.ones((1, 384)))
                 work.commit()
         for scope in (mine, others):
             with application.unit_of_work(scope) as work:
                 found[scope] = [hit.content for hit in work.searches.answer(corpus, ask).hits]
+                for narrowed in (mine, others):
+                    filters = {"metadata": {"said": {"$in": ["x", bodies[narrowed]]}}}
+                    answer = work.searches.answer(corpus, replace(ask, filters=filters))
+                    assert answer.kept == len(answer.hits) == (narrowed == scope)
         with application.unit_of_work() as work, pytest.raises(MissingScope):
             work.searches.answer(corpus, ask)
-    assert found == {mine: ["A refund for the kettle."], others: ["Refunds of kettles."]}
+    assert found == {scope: [body] for scope, body in bodies.items()}
 
 
 def letters_corpus() -> Corpus:
@@ -338,6 +352,7 @@ def letters_corpus() -> Corpus:
         Column("id", Uuid(), server_default=text("gen_random_uuid()")),
         Column("scope", Text()),
         Column("body", Text()),
+        Column("details", JSONB()),
         Column("language", REGCONFIG()),
         Column("words", TSVECTOR()),
     )
@@ -361,6 +376,7 @@ def letters_corpus() -> Corpus:
         vectors=vectors,
         item=vectors.c.letter_id,
         scope=letters.c.scope,
+        metadata_column=letters.c.details,
         filters={},
         hits=select(
             letters.c.id,

@@ -422,25 +422,35 @@ def build_inserts(
 
 
 def build_calls(secret: Secret, name: str, arguments: Sequence[str]) -> Iterator[Probe]:
-    """Build calls of a function that are given the secret, in each argument that may take it."""
-    hit, miss = secret.words
+    """Build calls of a function that are given the secret, in each argument that may take it.
+
+    Args:
+        secret: Its word is given; of JSON all of it, to arguments that are JSON alone.
+        name: Of the function.
+        arguments: Their types.
+    """
+    is_whole = secret.type == "jsonb"
+    documents = [secret.hit, secret.miss]
+    if not is_whole:
+        documents = [f"jsonb_build_object('{w}', '{w}')" for w in secret.words]
+    hit, miss = ({"w": w, "v": v} for w, v in zip(secret.words, documents, strict=True))
     forms = {
         "text": "'{w}'",
         "character varying": "'{w}'",
         "text[]": "ARRAY['{w}']",
         "tsquery": DEEP,
-        "jsonb": "jsonb_build_object('{w}', '{w}')",
+        "jsonb": "{v}",
         "jsonpath": "CAST('$.** ? (@ == \"{w}\")' AS jsonpath)",
     }
     for place, kind in enumerate(arguments):
-        if kind in forms:
+        if kind in forms and (kind == "jsonb" or not is_whole):
             given = [USUAL.get(each, f"CAST(NULL AS {each})") for each in arguments]
             given[place] = forms[kind]
             call = f"SELECT * FROM {name}({', '.join(given)})"  # noqa: S608 - of the catalog
             if kind == "tsquery":
                 simple = call.replace(DEEP, "CAST('{w}' AS tsquery)")
-                yield Probe(f"{name}()", secret, simple.format(w=hit), simple.format(w=miss))
-            yield Probe(f"{name}()", secret, call.format(w=hit), call.format(w=miss))
+                yield Probe(f"{name}()", secret, simple.format(**hit), simple.format(**miss))
+            yield Probe(f"{name}()", secret, call.format(**hit), call.format(**miss))
 
 
 def build_timings(secret: Secret, indexed: Collection[tuple[str, str]]) -> Iterator[Probe]:

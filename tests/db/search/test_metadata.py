@@ -26,6 +26,7 @@ from pgcorpus.db.search.metadata import (
     MAX_LISTED,
     MAX_TESTS,
     OPERATORS,
+    list_held,
     match_metadata,
     parse_metadata,
 )
@@ -343,6 +344,99 @@ def test_sql_keeps_what_the_definition_keeps(
     expected = [place for place, each in enumerate(documents) if meets(each, asked)]
 
     assert keep(session, documents, asked) == expected
+
+
+# What an index is asked for
+
+
+@pytest.mark.parametrize(
+    ("asked", "held"),
+    [
+        ({"a": "Ada"}, ['{"a": "Ada"}']),
+        ({"a.b": 1, "c": True}, ['[{"a": {"b": 1}}, {"c": true}]']),
+        ({"a": 1, "b": {"$gt": 1}}, ['[{"a": 1}]']),
+        ({"a": {"$in": [1, "x"]}}, ['{"a": 1}', '{"a": "x"}']),
+        ({"a": {"$in": [1, "x"]}, "b": {"$in": [2, 3, 4]}}, ['[{"a": 1}]', '[{"a": "x"}]']),
+        ({"a": {"$in": [1, 2]}, "b": 3}, ['[{"b": 3}, {"a": 1}]', '[{"b": 3}, {"a": 2}]']),
+        ({"a": {"$in": []}, "b": 3}, []),
+        ({"a": {"$in": []}}, []),
+        ({"$or": [{"a": 1}, {"b": 2, "c": 3}]}, ['{"a": 1}', '[{"b": 2}, {"c": 3}]']),
+        ({"a": {"$contains": ["x", None]}}, ['{"a": ["x", null]}']),
+        ({"a": {"$contains": 1}}, ['{"a": [1]}']),
+        ({"a": {"$eq": [[], [{"b": 1}]]}}, ['[{"a": [[], [{"b": 1}]]}]']),
+        # what may be met without any value
+        ({"$or": [{"a": 1}, {"b": {"$gt": 2}}]}, None),
+        ({"$or": [{"a": {"$in": list(range(MAX_LISTED))}}, {"b": 2}]}, None),
+        ({"a": {"$contains": "x"}}, None),
+        ({"a": {"$contains": []}}, None),
+        ({"a": {"$eq": {"b": {}}}}, None),
+        ({"a": {"$eq": [[1], []]}}, None),
+        ({"a": {"$ne": 1}}, None),
+        ({"$not": {"a": 1}}, None),
+        ({"a": None}, None),
+        ({"a": JANUARY}, None),
+        ({"a": {"$exists": True}}, None),
+        ({"a": {"$in": [1, None]}}, None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_index_is_asked_for_values_that_must_be_there(
+    asked: dict[str, Any], held: list[str] | None
+) -> None:
+    """All of one of some; and for none where a passage may meet the filter without them."""
+    tree, values = parse_metadata(asked)
+
+    assert tree is not None
+    assert list_held(tree, values) == held
+
+
+HOLDING = text("""
+    SELECT place - 1
+    FROM jsonb_array_elements(CAST(:documents AS jsonb)) WITH ORDINALITY AS each (document, place)
+    WHERE EXISTS (
+        SELECT FROM unnest(CAST(:held AS jsonb[])) AS held
+        WHERE metadata_terms(held) <> '{}'
+            AND metadata_terms(document) @> metadata_terms(held))
+""")
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(documents=DOCUMENTS, asked=FILTERS)
+def test_what_meets_a_filter_has_the_terms_that_an_index_is_asked_for(
+    session: WorkSession, documents: list[dict[str, Any]], asked: dict[str, Any]
+) -> None:
+    """The index loses nothing; what it finds besides is compared."""
+    tree, values = parse_metadata(asked)
+    held = None if tree is None else list_held(tree, values)
+    if held is None:
+        return
+    given = {"documents": json.dumps(documents), "held": held}
+
+    found = set(session.scalars(HOLDING, given))
+
+    assert {n for n, each in enumerate(documents) if meets(each, asked)} <= found
+
+
+def test_terms_tell_apart_values_their_types_and_their_keys(session: WorkSession) -> None:
+    """Numbers are equal whatever their digits; where a key stands is not told."""
+    terms = text("SELECT metadata_terms(CAST(:metadata AS jsonb))")
+
+    def read(metadata: str) -> set[str]:
+        return set(session.scalars(terms, {"metadata": metadata}).one())
+
+    different = ['{"a": 1}', '{"a": "1"}', '{"a": true}', '{"a": null}', '{"b": 1}', '{"a": 2}']
+    assert len({frozenset(read(each)) for each in different}) == len(different)
+    assert read('{"a": 1}') == read('{"a": 1.0}') == read('{"x": {"a": [1, 1]}, "y": {}}')
+    assert read('[{"a": 1}, {"b": 1}]') == read('{"a": 1}') | read('{"b": 1}')
+    for without in ("{}", "[]", "1", '{"a": {}}', '{"a": []}', '{"a": [[1], {}]}', '"a"'):
+        assert read(without) == set()
+    deep = '{"a": ' * 900 + "1" + "}" * 900
+    assert read(deep) == set()
+    assert read(f'{{"b": [1, {deep}]}}') == read('{"b": 1}')
 
 
 # Mistakes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -17,7 +17,9 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Answer
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import DOCUMENTATION
+from pgcorpus.db.search.known import FEW
 from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.question import Question
 from tests.conftest import Databases
 from tests.db.search.crowd import VOCABULARY, WORD
@@ -38,8 +40,12 @@ FILL: Final = """
         INSERT INTO documents (tenant_id, scope, path)
         VALUES (:tenant, :scope, 'crowd.md') RETURNING id
     ), chunk AS (
-        INSERT INTO chunks (tenant_id, scope, document_id, chunk_id, position, text, language)
-        SELECT CAST(:tenant AS uuid), CAST(:scope AS text), document.id, n, n, said, 'simple'
+        INSERT INTO chunks
+            (tenant_id, scope, document_id, chunk_id, position, text, language, metadata)
+        SELECT CAST(:tenant AS uuid), CAST(:scope AS text), document.id, n, n, said, 'simple',
+            jsonb_build_object('owner', CAST(:scope AS text), 'share', n % 100, 'number', n,
+                'half', n % 2 = 0, 'source', jsonb_build_object('page', n % 150),
+                'tags', jsonb_build_array(n % 2, 't' || n % 100))
         FROM document, unnest(CAST(:said AS text[])) WITH ORDINALITY AS each (said, n)
         RETURNING id, position
     )
@@ -136,6 +142,10 @@ def shelf(databases: Databases, hosted: URL) -> Iterator[Shelf]:
             connection.execute(text("SET LOCAL max_parallel_maintenance_workers = 0"))
             for name, of in ((GRAPHS["shared"], "shared"), (GRAPHS["own"], str(large))):
                 connection.exec_driver_sql(GRAPH.format(name=name, scope=of))
+            for part in ("shared", "scope"):  # as autovacuum does in a moment
+                connection.execute(
+                    text(f"SELECT gin_clean_pending_list('idx_chunks_{part}_metadata')")
+                )
             connection.execute(text("ANALYZE"))
         with logged_in(owner, "rag_read_write") as application:
             yield Shelf(owner, application, large, small, keys, vectors, said)
@@ -154,6 +164,19 @@ def ask(words: str, legs: Mapping[str, float], limit: int = 10) -> Ask:
     return Ask(question=question, legs=legs, model=MODEL, vector=vector, limit=limit)
 
 
+def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every node of a plan."""
+    nodes = [plan]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+    return nodes
+
+
+def find_scans(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the nodes that read chunks."""
+    return [each for each in nodes if each.get("Relation Name") == "chunks"]
+
+
 @pytest.mark.parametrize("legs", [*LEGS.values(), HYBRID], ids=[*LEGS, "hybrid"])
 def test_no_search_reads_a_whole_table(
     shelf: Shelf, scope: Scope | None, legs: Mapping[str, float]
@@ -161,10 +184,8 @@ def test_no_search_reads_a_whole_table(
     """Each leg has its index for what is shared and for what is own, under row security."""
     plan = shelf.explain(ask(f"{WORD[RARE]} {WORD[40]}", legs), scope)
 
-    nodes = [json.loads(plan)["Plan"]]
-    for node in nodes:
-        nodes += node.get("Plans", [])
-    assert "Seq Scan" not in {n["Node Type"] for n in nodes if n.get("Alias") == "chunks"}
+    nodes = list_nodes(json.loads(plan)["Plan"])
+    assert "Seq Scan" not in {each["Node Type"] for each in find_scans(nodes)}
     if "vector" in legs:
         assert GRAPHS["shared"] in plan
         assert (GRAPHS["own"] in plan) == (scope == shelf.large)
@@ -172,6 +193,95 @@ def test_no_search_reads_a_whole_table(
         assert "chunks_with_words" in plan
     if "fuzzy" in legs:
         assert "chunks_alike" in plan
+
+
+NARROWED: Final[Mapping[str, tuple[dict[str, Any], Callable[[int], bool]]]] = {
+    "equal": ({"share": 7}, lambda n: n % 100 == 7),
+    "nested": ({"source.page": 7.0}, lambda n: n % 150 == 7),
+    "any": ({"share": {"$in": [7, 9, "7"]}}, lambda n: n % 100 in {7, 9}),
+    "contains": ({"tags": {"$contains": ["t7", 1]}}, lambda n: n % 100 == 7),
+    "and": ({"share": 7, "number": {"$lt": 250}}, lambda n: n in {7, 107, 207}),
+    "broad and narrow": ({"half": True, "source.page": 4}, lambda n: n % 150 == 4),
+    "or": ({"$or": [{"share": 7}, {"number": 1}]}, lambda n: n % 100 == 7 or n == 1),
+    "none": ({"share": 100}, lambda _: False),
+}
+"""Filters on metadata, and the numbers of the chunks that meet each."""
+
+
+@pytest.mark.parametrize("legs", [*LEGS.values(), HYBRID], ids=[*LEGS, "hybrid"])
+@pytest.mark.parametrize("narrowed", NARROWED)
+def test_an_index_serves_equality_and_containment_of_metadata(
+    shelf: Shelf, scope: Scope | None, legs: Mapping[str, float], narrowed: str
+) -> None:
+    """Passages are counted by it; no leg reads others, and the vectors find all that are kept."""
+    metadata, meets = NARROWED[narrowed]
+    asked = replace(ask(WORD[0], legs, limit=500), filters={"metadata": metadata})
+    kept = {
+        key for of in shelf.readable(scope) for n, key in enumerate(shelf.keys[of], 1) if meets(n)
+    }
+    with shelf.application.unit_of_work(scope) as work:
+        statement = work.searches.prepare(DOCUMENTATION, asked)
+        plan = json.dumps(work.searches.explain(statement, analyze=False))
+        prelude = compile_prelude(
+            DOCUMENTATION, statement.shape.conditions, demanding=False, by_words=False, scoped=False
+        )
+        values = {"known_version": None, "known_languages": [], "languages": [], "words": ""}
+        values |= {**statement.values, "few": FEW, "counted": True}
+        explained = work.session.connection().exec_driver_sql(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {prelude}", values
+        )
+        counting = list_nodes(explained.scalar_one()[0]["Plan"])
+
+    assert statement.kept == len(kept)
+    read = find_scans(list_nodes(json.loads(plan)["Plan"]))
+    assert "Tid Scan" in {each["Node Type"] for each in read}
+    assert "Seq Scan" not in {each["Node Type"] for each in read}
+    run = [e for e in find_scans(counting) if e["Actual Loops"] and "@>" in e.get("Filter", "")]
+    assert [each["Node Type"] for each in run] == ["Tid Scan"]
+    found = {hit.id for hit in shelf.search(asked, scope).hits}
+    assert found <= kept
+    if "vector" in legs:
+        assert found == kept
+
+
+def test_a_broad_filter_is_not_looked_up(shelf: Shelf) -> None:
+    """Counting ends where too much is found, and the other indexes find the best."""
+    asked = replace(ask(WORD[40], HYBRID), filters={"metadata": {"half": True}})
+    for scope in (None, shelf.large):
+        with shelf.application.unit_of_work(scope) as work:
+            statement = work.searches.prepare(DOCUMENTATION, asked)
+
+        assert statement.kept is None
+        assert "chunks_with_metadata" not in statement.sql
+        assert len(shelf.search(asked, scope).hits) == 10
+
+
+def test_what_too_many_have_does_not_hide_what_few_meet(shelf: Shelf) -> None:
+    """Of the value alone the index gives too many; what else is asked is then asked of all."""
+    metadata = {"half": True, "number": {"$lte": 20}}
+    asked = replace(ask("x", LEGS["vector"], limit=100), filters={"metadata": metadata})
+    for scope, kept in ((None, 10), (shelf.large, 20), (shelf.small, 20)):
+        answer = shelf.search(asked, scope)
+
+        assert answer.kept == len(answer.hits) == kept
+
+
+def test_what_others_have_costs_a_look_up_nothing(shelf: Shelf) -> None:
+    """As many pages are read for a value of 6,000 foreign passages as for one that none has."""
+    pages = {}
+    for name, value in {"theirs": str(shelf.large), "nobody's": "tenant:of nobody"}.items():
+        with shelf.application.unit_of_work(shelf.small) as work:
+            call = text("""
+                EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+                SELECT chunks_with_metadata(jsonb_build_object('owner', CAST(:v AS text)), NULL)
+            """)
+            for _ in range(3):  # the first ones read the catalogue, too
+                plan = work.session.scalar(call, {"v": value})[0]["Plan"]
+        pages[name] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        assert plan["Actual Rows"] == 0
+
+    assert pages["theirs"] == pages["nobody's"]
+    assert pages["theirs"] < 20
 
 
 def test_the_nearest_of_both_are_found(shelf: Shelf, scope: Scope | None) -> None:

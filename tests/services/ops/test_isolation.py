@@ -326,6 +326,10 @@ HOLES = {
         set(),
         {("statistics", "idx_chunks_scope_words.scope_keys")},
     ),
+    "ALTER INDEX idx_chunks_scope_metadata ALTER 1 SET STATISTICS 100": (
+        set(),
+        {("statistics", "idx_chunks_scope_metadata.scope_keys")},
+    ),
     "CREATE INDEX said ON documents (path)": (
         {("documents", "by EXPLAIN ANALYZE by indexes")},
         {("inference", "documents")},
@@ -357,6 +361,12 @@ HOLES = {
     "CREATE FUNCTION finds(word text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER"
     " SET search_path = public, pg_temp AS $$ BEGIN PERFORM 1 / (length(human_content) * 0)"
     " FROM memory_nodes WHERE memory_search @@ plainto_tsquery(word); RETURN true; END $$": (
+        {("functions", "by calls")},
+        {("inference", "functions")},
+    ),
+    "CREATE FUNCTION finds(held jsonb) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = public, pg_temp AS $$ BEGIN PERFORM 1 / (length(text) * 0)"
+    " FROM chunks WHERE metadata @> held; RETURN true; END $$": (
         {("functions", "by calls")},
         {("inference", "functions")},
     ),
@@ -419,7 +429,7 @@ def test_what_lets_others_rows_be_told_is_found(
     before = tenancy.contents()
     tables = {target for target, _ in through} - {"functions"}
     if ("functions", "by calls") in through:
-        tables.add("memory_nodes")
+        tables |= {"memory_nodes", "chunks"}
 
     report = infer_planted(tenancy.owner, script, monkeypatch, tables)
 

@@ -446,6 +446,7 @@ def test_statistics_are_told_to_nobody(tenancy: Tenancy, inside: Connection) -> 
         ("chunks", "chunk_search"),
         ("idx_chunks_scope_words", "scope_keys"),
         ("idx_chunks_scope_trigrams", "scope_keys"),
+        ("idx_chunks_scope_metadata", "scope_keys"),
     ):
         known = inside.execute(
             text("SELECT * FROM lexeme_statistics(CAST(:t AS regclass), :w, 'language', NULL)"),
@@ -567,7 +568,7 @@ def test_definer_functions_are_known(inside: Connection) -> None:
         for table in ("memory_nodes", "episodic_memories", "chunks")
         for kind in ("with_words", "alike")
     }
-    assert set(found) == {"lexeme_statistics", *of_searches}
+    assert set(found) == {"lexeme_statistics", "chunks_with_metadata", *of_searches}
 
 
 def test_functions_see_what_their_caller_sees(tenancy: Tenancy, inside: Connection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -321,3 +323,126 @@ def test_jobs_of_shared_chunks_have_no_scope_and_others_their_tenants(
     ):
         enter(raw, scope)
         assert set(raw.scalars(pending)) == scopes
+
+
+HOLDING = text("""
+    SELECT scope FROM chunks JOIN chunks_with_metadata(CAST(:any_of AS jsonb), :at_most)
+        AS found (address) ON chunks.ctid = address ORDER BY 1
+""")
+COUNTED = text("SELECT count(*) FROM chunks_with_metadata(CAST(:any_of AS jsonb), :at_most)")
+
+
+def say(*scopes: Scope | None) -> str:
+    """Return the metadata of the scopes' chunks, as the function of searches is asked for them."""
+    said = ["What all may read" if scope is None else secret(scope) for scope in scopes]
+    return json.dumps([{"said": each} for each in said])
+
+
+def test_metadata_are_found_in_what_is_shared_and_own_alone(
+    tenancy: Tenancy, raw: Connection
+) -> None:
+    """Not even the number of what others have is told, and the scope is the transaction's."""
+    every = say(None, tenancy.ours, tenancy.theirs)
+    for scope, seen in (
+        (None, ["shared"]),
+        (tenancy.ours, ["shared", str(tenancy.ours)]),
+        (tenancy.theirs, ["shared", str(tenancy.theirs)]),
+        (tenancy.person, ["shared"]),
+    ):
+        enter(raw, scope)
+        asked = {"any_of": every, "at_most": None}
+        assert list(raw.scalars(HOLDING, asked)) == seen
+        assert raw.scalar(COUNTED, asked) == len(seen)
+    enter(raw, tenancy.ours)
+    for scope in (tenancy.theirs, tenancy.person):
+        assert raw.scalar(COUNTED, {"any_of": say(scope), "at_most": None}) == 0
+    assert raw.scalar(COUNTED, {"any_of": say(tenancy.ours), "at_most": None}) == 1
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    ["tenant:{theirs}", "%", "shared", "tenant:{theirs}' OR true --", "", "TENANT:{theirs}"],
+)
+def test_a_claimed_scope_opens_no_metadata(tenancy: Tenancy, raw: Connection, claimed: str) -> None:
+    """Neither in place of a tenant nor of a person, nor as a part of what is asked."""
+    written = claimed.format(theirs=tenancy.theirs.tenant_id)
+    for name in ("app.tenant_id", "app.user_id"):
+        enter(raw, None)
+        raw.execute(text("SELECT set_config(:n, :v, true)"), {"n": name, "v": written})
+        assert raw.scalar(COUNTED, {"any_of": say(tenancy.theirs), "at_most": None}) == 0
+    enter(raw, tenancy.ours)
+    for asked in ({"said": secret(tenancy.theirs), "scope": written}, {written: {"said": written}}):
+        assert raw.scalar(COUNTED, {"any_of": json.dumps([asked]), "at_most": None}) == 0
+
+
+@pytest.mark.parametrize(
+    ("any_of", "found"),
+    [
+        (None, 0),
+        ("null", 0),
+        ('"said"', 0),
+        ("1e1000", 0),
+        ("[]", 0),
+        ("{}", 0),
+        ("[{}, [], null, 1, [[]]]", 0),
+        ('[{"said": {}}, {"said": []}, {"said": [[1]]}]', 0),
+        ('{"said": "What all may read"}', 1),
+        ('[[{"said": "What all may read"}, {"said": "nothing"}]]', 0),
+        ('[{"said": null}, {"said": "%"}, {"%": "%"}, {"$.**": "@ like_regex"}]', 0),
+        ("[" * 1000 + '{"said": "x"}' + "]" * 1000, 0),
+        ('{"said": ' * 1000 + '"What all may read"' + "}" * 1000, 0),
+        (json.dumps([{"said": "What all may read", "long": "x" * 10_000_000}]), 0),
+        (json.dumps([{"said": "What all may read"}] * 100_000), 1),
+        (json.dumps([{"said": f"{n}"} for n in range(2000)] + [{"said": "What all may read"}]), 0),
+        (json.dumps({f"key {n}": n for n in range(20_000)} | {"said": "What all may read"}), 0),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+@pytest.mark.parametrize("at_most", [None, 0, 1, 2**31 - 1])
+def test_hostile_metadata_find_nothing_and_fail_nowhere(
+    anyone: Connection, any_of: str | None, found: int, at_most: int | None
+) -> None:
+    """However deep, long, many or wrong they are: an answer depends on readable rows alone."""
+    asked = {"any_of": any_of, "at_most": at_most}
+
+    assert anyone.scalar(COUNTED, asked) == (0 if at_most == 0 else found)
+
+
+def test_a_limit_below_zero_is_refused_whatever_there_is(
+    tenancy: Tenancy, anyone: Connection
+) -> None:
+    """The error is of the argument: others' rows have no part in it."""
+    limited = "SELECT chunks_with_metadata(CAST(:any_of AS jsonb), -1)"
+    scopes = (None, tenancy.ours, tenancy.theirs)
+    told = {str(refuse(anyone, limited, any_of=say(scope))) for scope in scopes}
+    told.add(str(refuse(anyone, limited, any_of='{"said": "nothing"}')))
+
+    assert told == {next(iter(told))}
+
+
+def test_who_is_in_no_group_asks_for_no_metadata(tenancy: Tenancy) -> None:
+    """The function runs as the role that searches, for members of the groups alone."""
+    with logged_in(tenancy.owner, None) as stranger, stranger.engine.connect() as connection:
+        asked = "SELECT chunks_with_metadata('{}', NULL)"
+        assert isinstance(refuse(connection, asked), InsufficientPrivilege)
+
+
+def test_a_plan_tells_nothing_of_others_metadata(tenancy: Tenancy, raw: Connection) -> None:
+    """Neither estimates nor pages nor rows differ between what a tenant has and what none has."""
+    enter(raw, tenancy.ours)
+    told: dict[str, set[str]] = {"function": set(), "condition": set()}
+    for said in (secret(tenancy.theirs), f"secret{'0' * 32}"):
+        held = json.dumps({"said": said})
+        for kind, asked in {
+            "function": f"SELECT chunks_with_metadata('{held}', NULL)",
+            "condition": f"SELECT FROM chunks WHERE metadata @> '{held}'",
+        }.items():
+            for _ in range(3):  # the first ones read the catalogue, too
+                plan = raw.scalar(
+                    text(
+                        f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF, FORMAT JSON) {asked}"
+                    )
+                )
+            told[kind].add(re.sub(r'"Planning": .*', "", str(plan).replace(said, "?")))
+
+    assert {kind: len(plans) for kind, plans in told.items()} == {"function": 1, "condition": 1}
