@@ -77,13 +77,13 @@ class Ranker:
     """Ranks the passages of any corpus.
 
     Args:
-        exchange: Sends statements to the database.
+        exchange: Sends statements to the database, in the scope.
         scope: Whose passages are searched, too.
         known: What earlier searches of the database learnt of each corpus.
     """
 
     def __init__(self, exchange: Exchange, scope: Scope | None, known: KnownCorpora) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._scope = scope
         self._known = known
 
@@ -245,7 +245,7 @@ class Ranker:
         """
         options = "ANALYZE, BUFFERS, " if analyze else ""
         explained = f"EXPLAIN ({options}SETTINGS, FORMAT JSON) {statement.sql}"
-        _, (row,) = self._exchange(
+        _, (row,) = self.exchange(
             [make_settings(statement.settings), (explained, statement.values)]
         )
         plan: dict[str, Any] = row["QUERY PLAN"][0]
@@ -254,7 +254,7 @@ class Ranker:
     def _run(self, statement: Statement) -> Answer:
         if not statement.shape.legs:
             return Answer.of(statement, ())
-        _, rows = self._exchange(
+        _, rows = self.exchange(
             [make_settings(statement.settings), (statement.sql, statement.values)]
         )
         return Answer.of(statement, rows)
@@ -283,7 +283,7 @@ class Ranker:
         before = [known.estimated] if known.is_fresh else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            _, (row,), *estimated = self._exchange(
+            _, (row,), *estimated = self.exchange(
                 [
                     make_settings(
                         _choose_planning(
@@ -363,7 +363,7 @@ class Ranker:
 
     def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:
         """Return how many passages the filters keep, as the planner estimates it."""
-        (plan,) = self._exchange([(_explain_matching(shape), values)])
+        (plan,) = self.exchange([(_explain_matching(shape), values)])
         return read_estimate(plan)
 
     def _rarest_word(self, question: Question, known: Known) -> str:
@@ -372,7 +372,7 @@ class Ranker:
         asked = {"words": words, "languages": list(known.languages)}
         frequencies = {
             row["word"]: max(map(known.lexicon.frequency, row["lexemes"]))
-            for row in self._exchange([(LEXEMES, asked)])[0]
+            for row in self.exchange([(LEXEMES, asked)])[0]
             if row["lexemes"]
         }
         return min(words, key=lambda word: (frequencies.get(word, 1.0), -len(word)))
