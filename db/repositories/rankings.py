@@ -187,8 +187,8 @@ class RankingRepository(Repository):
         )
         if self.session.scalar(select(active)):  # row security passes over what it refuses
             raise NotPermitted(
-                f"the ranking of {corpus.name} that everybody shares is changed by a member of "
-                "rag_admin; log in as one, or name a tenant"
+                f"only a member of rag_admin changes the shared ranking of {corpus.name}; "
+                "log in as one, or name a tenant"
             )
         if ranking is not None:
             self.session.execute(

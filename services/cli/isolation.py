@@ -28,9 +28,7 @@ def verify_isolation(
     ] = APPLICATION_ROLE,
     time_limit: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS", min=0, help="After which nothing further is tried: for far servers."
-        ),
+        typer.Option(metavar="SECONDS", min=0, help="Time after which nothing further is tried."),
     ] = TIME_LIMIT_SECONDS,
     as_json: AsJson = False,
 ) -> None:

@@ -18,7 +18,9 @@ from pgcorpus.services.cli.derive import parameter
 
 TenantId = Annotated[
     str | None,
-    typer.Option(metavar="UUID", help="The tenant whose it is; see: pgcorpus tenants list."),
+    typer.Option(
+        metavar="UUID", help="The tenant that the command is about; see: pgcorpus tenants list."
+    ),
 ]
 UserId = Annotated[
     str | None,
@@ -30,7 +32,7 @@ UserId = Annotated[
 
 
 def scope_parameters(corpus: Corpus) -> list[Parameter]:
-    """Return the parameters that name whose items a command is about."""
+    """Return the parameters that name the scope of the items that a command is about."""
     if corpus.scope is None:
         return []
     tenant = parameter("tenant_id", TenantId)
@@ -38,10 +40,10 @@ def scope_parameters(corpus: Corpus) -> list[Parameter]:
 
 
 def read_scope(corpus: Corpus, given: Mapping[str, Any]) -> Scope | None:
-    """Read whose the items of a command are; None: everybody's.
+    """Read the scope of a command's items; None: they are shared.
 
     Raises:
-        BadParameter: It is no UUID, or it is not said and they cannot be everybody's.
+        BadParameter: It is no UUID, or none is given and the corpus has no shared items.
     """
     user, tenant = uuid_of(given.get("user_id")), uuid_of(given["tenant_id"])
     if user is not None or tenant is not None:

@@ -31,7 +31,7 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
     corpus=DOCUMENTATION,
     importer=ImportService(
         make=DocumentationImporter,
-        help="""Import documents, for everybody or for a tenant; again, only what has changed.
+        help="""Import shared documents, or a tenant's; again, only what has changed.
 
         Markdown, HTML, reStructuredText, plain text, PDF, DOCX, Jupyter notebooks and source code,
         in folders, zips or patterns, are cut into chunks by their headings. An unchanged file is

@@ -15,31 +15,59 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import URL, update
+from sqlalchemy import URL, select, text, update
 
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseReadOnly, EmbedderUnavailable
 from pgcorpus.db.migrations import upgrade
+from pgcorpus.db.models.documentation import Chunk
+from pgcorpus.db.models.imports import ImportReject, ImportRun
 from pgcorpus.db.models.memory import User
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import DOCUMENTATION
+from pgcorpus.services.documentation.feedback import FeedbackService
+from pgcorpus.services.documentation.service import DocumentService
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.memory.service import MemoryService
 from pgcorpus.services.ops.switch import ModelSwitch
+from pgcorpus.services.search.service import SearchService
+from tests import factories
 from tests.conftest import Databases, settings_for
 from tests.logins import logged_in
 from tests.migrations.conftest import ROOT, Programs, make_home
 
 PAGE: Final = ROOT / "docs" / "how-to" / "move-a-tenant.md"
 TABLES: Final = (
+    "chunk_boosts",
+    "chunks",
+    "click_feedback",
+    "documentation_embeddings",
+    "documents",
+    "episode_embeddings",
+    "episodic_memories",
+    "learned_rankings",
+    "letters",
+    "memory_embeddings",
+    "memory_nodes",
+    "search_sessions",
     "tenants",
     "users",
-    "memory_nodes",
-    "episodic_memories",
-    "memory_embeddings",
-    "episode_embeddings",
 )
+LETTERS: Final = """
+    CREATE TABLE letters (
+        scope text NOT NULL,
+        id uuid NOT NULL DEFAULT gen_random_uuid(),
+        tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
+        body text NOT NULL,
+        PRIMARY KEY (scope, id)
+    )
+"""
+"""A table of an application, as add-a-corpus.md keys it."""
+CORPORA: Final = ("memory", "episodes", "documentation")
+ON_BOTH, ON_SOURCE, DELETED = (UUID(int=number) for number in (1, 2, 3))
+"""Shared chunks: two are on both sides, of which one is deleted on the source during the move."""
 SETTINGS: Final = {
     "wal_level": "logical",  # the page has it, with the restart
     "fsync": "off",
@@ -51,7 +79,7 @@ BEFORE: Final = 200
 """Memories of each tenant before the move begins."""
 STAFF: Final = 60
 """Users of each tenant then; one with half of the memories, and from time to time one is erased."""
-ROUNDS: Final = 20
+ROUNDS: Final = 12
 """Writes of each tenant, at least, before the next step."""
 PATIENCE_SECONDS: Final = 120
 
@@ -79,7 +107,19 @@ class Side:
 
     def look_at_scopes(self) -> dict[str, tuple[str, ...]]:
         """Return the scopes that have rows in each table."""
-        return {table: self.look(f"SELECT DISTINCT scope FROM {table}") for table in TABLES}  # noqa: S608 - tables of ours
+        return {
+            table: self.look(f"SELECT DISTINCT scope FROM {table} WHERE scope <> 'shared'")  # noqa: S608 - tables of ours
+            for table in TABLES
+        }
+
+    def share(self, *keys: UUID) -> None:
+        """Add shared documents of a chunk each, whose keys are given."""
+        with self.database.unit_of_work() as work:
+            factories.bind(work.session)
+            for key in keys:
+                document = factories.DocumentFactory(id=key, path=f"shared-{key}.md")
+                factories.ChunkFactory(id=key, document=document, chunk_id=f"shared-{key}")
+            work.commit()
 
 
 @contextmanager
@@ -103,7 +143,8 @@ def open_side(server: EmbeddedServer) -> Iterator[Side]:
         stack.callback(database.close)
         upgrade(database)
         with database.unit_of_work() as work:
-            for corpus in ("memory", "episodes"):
+            work.session.execute(text(LETTERS))
+            for corpus in CORPORA:
                 work.models.use_model(corpus, "hashing")
             work.commit()
         named = {
@@ -160,6 +201,18 @@ class Move:
         )
 
 
+def read_rows(printed: str) -> dict[str, tuple[int, str]]:
+    """Read a comparison: table → how many rows it has, and their hash."""
+    lines = re.findall(r"(?m)^ (\w+) +\| +(\d+) \| (\S*)$", printed)
+    return {table: (int(rows), digest) for table, rows, digest in lines}
+
+
+def read_number(printed: str) -> int:
+    """Read the only line of a comparison that is a number: rows that point to no chunk."""
+    (number,) = re.findall(r"(?m)^ +(\d+)$", printed)
+    return int(number)
+
+
 class SometimesSilent(HashingEmbedder):
     """Embeds all texts but those with a certain word, for which it does not answer."""
 
@@ -171,7 +224,7 @@ class SometimesSilent(HashingEmbedder):
 
 
 class Writer(Thread):
-    """Remembers, touches, updates and deletes for two tenants until it is told to stop.
+    """Writes memories, documents and feedback of two tenants until it is told to stop.
 
     Attributes:
         done: Scope and kind of write → how often.
@@ -187,7 +240,9 @@ class Writer(Thread):
         self.refused: set[Scope] = set()
         self.errors: list[BaseException] = []
         self._database = database
-        self._service = MemoryService(database, SometimesSilent("hashing", 384))
+        embedder = SometimesSilent("hashing", 384)
+        self._service = MemoryService(database, embedder)
+        self._documents = DocumentService(database, embedder)
         self._scopes, self._staff = scopes, staff
         self._end = Event()
 
@@ -265,6 +320,13 @@ class Writer(Thread):
             writes["unembedded"] = lambda: remember(f"unembedded {number}", 3 * number + 2)
             writes["episode"] = lambda: service.store_episode(talk, scope=scope, title=said)
             writes["rename"] = lambda: self._rename(scope, said)
+        if number % 5 == 2:
+            writes["document"] = lambda: self._add_document(scope, f"page {number // 10}", said)
+            writes["feedback"] = lambda: self.give_feedback(scope, said)
+        if number % 10 == 3:
+            writes["unembedded document"] = lambda: self._add_document(scope, talk, "unembedded")
+        if number % 10 == 8:
+            writes["delete document"] = lambda: self._documents.delete([talk], scope=scope)
         if number % 10 == 0:
             writes["add user"] = lambda: self._add_user(scope, number)
             if self._staff[scope]:
@@ -272,6 +334,27 @@ class Writer(Thread):
                     self._staff[scope].pop(0), scope=scope, account=True
                 )
         return writes
+
+    def _add_document(self, scope: Scope, path: str, said: str) -> None:
+        """Add a document of two chunks, or replace the second chunk of the one at its path."""
+        content = f"# {path}\n\nDescale the kettle.\n\n## Leaks\n\n{said}\n"
+        self._documents.add_document(content, path=path, scope=scope)
+
+    def give_feedback(self, scope: Scope, question: str) -> None:
+        """Record a page and clicks, on shared chunks and one's own, and apply a ranking."""
+        with self._database.unit_of_work(scope) as work:
+            own = select(Chunk.id).where(Chunk.tenant_id == scope.tenant_id).limit(1)
+            clicked = [ON_BOTH, ON_SOURCE, *work.session.scalars(own)]
+            work.feedback.record_page("visit", shown=[], query=question)
+            for position, chunk in enumerate(clicked, start=1):
+                work.feedback.record_click(chunk, query=question, position=position)
+            work.rankings.apply(
+                DOCUMENTATION,
+                weights={"vector": 0.6, "text": 0.4},
+                boosts=dict.fromkeys(clicked, 0.01),
+                estimate={},
+            )
+            work.commit()
 
     def _rename(self, scope: Scope, name: str) -> None:
         """Rename the users who were there before the move."""
@@ -290,13 +373,31 @@ class Writer(Thread):
             work.commit()
 
 
-def settle(
-    database: Database, application: Database
-) -> tuple[list[Scope], dict[Scope, list[UUID]]]:
-    """Make two tenants with users and memories."""
+def refuse_passage(database: Database, scope: Scope) -> None:
+    """Record that an import refused a passage of the tenant."""
+    with database.unit_of_work() as work:
+        run = ImportRun(corpus="memory", scope=str(scope))
+        work.session.add(run)
+        work.session.flush()
+        refused = ImportReject(
+            run_id=run.id,
+            corpus="memory",
+            file="old.json",
+            locator="$[0]",
+            reason="it is blank",
+            payload={},
+            scope=str(scope),
+        )
+        work.session.add(refused)
+        work.commit()
+
+
+def settle(source: Side, application: Database) -> tuple[list[Scope], dict[Scope, list[UUID]]]:
+    """Make two tenants with users, memories, documents, clicks and a letter of an application."""
+    source.share(ON_BOTH, ON_SOURCE, DELETED)
     scopes, staff = [], {}
     for name in ("Moving", "Staying"):
-        with database.unit_of_work() as work:
+        with source.database.unit_of_work() as work:
             scope = Scope.tenant(work.tenancy.create_tenant(name).id)
             staff[scope] = [
                 work.tenancy.create_user(
@@ -306,6 +407,10 @@ def settle(
                 ).id
                 for number in range(STAFF)
             ]
+            work.session.execute(
+                text("INSERT INTO letters (scope, tenant_id, body) VALUES (:scope, :id, 'Hello')"),
+                {"scope": str(scope), "id": scope.tenant_id},
+            )
             work.commit()
         service = MemoryService(application)
         for user_id in (None, staff[scope][3]):
@@ -318,24 +423,54 @@ def settle(
                 duplicates="keep",
             )
         service.store_episode("of None", scope=scope, title=f"How {name} began")
+        DocumentService(application).add_texts(
+            [f"{name} wrote {number}." for number in range(BEFORE // 4)], scope=scope
+        )
+        FeedbackService(application).record_click(DELETED, query="?", position=1, scope=scope)
         scopes.append(scope)
+    refuse_passage(source.database, scopes[0])
     return scopes, staff
 
 
-def serve(source: MemoryService, target: Side, scope: Scope) -> None:
+UNEMBEDDED: Final = """
+    SELECT id FROM memory_nodes AS node WHERE NOT EXISTS (
+        SELECT FROM memory_embeddings AS vector
+        WHERE vector.scope = node.scope AND node_key = node.key)
+    UNION ALL
+    SELECT id::text FROM chunks WHERE scope <> 'shared' AND NOT EXISTS (
+        SELECT FROM documentation_embeddings AS vector
+        WHERE vector.scope = chunks.scope AND vector.chunk_id = chunks.id)
+"""
+POINTING: Final = "SELECT chunk_id FROM click_feedback UNION SELECT chunk_id FROM chunk_boosts"
+"""Chunks that clicks or boosts point to."""
+
+
+def compare(move: Move) -> None:
+    """Compare both sides: all rows have arrived, and what the target lacks is named."""
+    ours, theirs = move.run("SET timezone")
+    rows, arrived = read_rows(ours), read_rows(theirs)
+    assert rows.keys() == {*TABLES, "import_rejects"}
+    assert {each for each in rows if rows[each] != arrived[each]} == {"import_rejects"}
+    assert all(count for count, _ in rows.values())
+    assert min(rows[name][0] for name in ("memory_nodes", "memory_embeddings")) > BEFORE // 2
+    assert read_number(ours) == 0 < read_number(theirs)
+    assert str(ON_SOURCE) in move.target.look(POINTING)
+    move.run("DELETE FROM click_feedback")
+    pointed = {*move.target.look(POINTING)}
+    assert str(ON_BOTH) in pointed
+    assert not pointed & {str(ON_SOURCE), str(DELETED)}
+
+
+def serve(application: Database, target: Side, scope: Scope) -> None:
     """Search on both sides, embed on the target what was waiting for it, and write there."""
-    unembedded = (
-        "SELECT id FROM memory_nodes AS node WHERE NOT EXISTS (SELECT FROM memory_embeddings"
-        " AS vector WHERE vector.scope = node.scope AND node_key = key)"
-    )
-    assert target.look(unembedded)
+    assert target.look(UNEMBEDDED)
     assert not target.look("SELECT id FROM jobs WHERE scope IS NOT NULL")
     assert not target.look("SELECT id FROM security_audit_log WHERE table_name = 'memory_nodes'")
-    ModelSwitch(target.database).backfill("hashing", among=("memory", "episodes"))
-    assert not target.look(unembedded)
+    ModelSwitch(target.database).backfill("hashing", among=CORPORA)
+    assert not target.look(UNEMBEDDED)
 
-    with logged_in(target.database, "rag_read_write") as application:
-        service = MemoryService(application)
+    with logged_in(target.database, "rag_read_write") as moved:
+        source, service = MemoryService(application), MemoryService(moved)
         for mode in ("hybrid", "vector", "text", "fuzzy"):
             ours, theirs = (
                 side.recall("Moving said 7", scope=scope, mode=mode, limit=1, touch=False)
@@ -343,12 +478,29 @@ def serve(source: MemoryService, target: Side, scope: Scope) -> None:
             )
             assert ours.memories[0].human == "Moving said 7."
             assert [each.id for each in ours.memories] == [each.id for each in theirs.memories]
+            pages = [
+                SearchService(side).search(
+                    "Moving wrote 7", corpus="documentation", scope=scope, mode=mode, limit=1
+                )
+                for side in (application, moved)
+            ]
+            assert pages[0].hits[0].content == "Moving wrote 7."
+            assert [each.id for each in pages[0].hits] == [each.id for each in pages[1].hits]
+            assert pages[0].learned == pages[1].learned
         (episode,) = service.recall_episodes(
             "how it began", scope=scope, limit=1, touch=False
         ).episodes
         assert episode.title == "How Moving began"
         service.remember("We have moved.", scope=scope, conversation_id="new", sequence_index=0)
         assert service.recall("moved", scope=scope, touch=False).memories
+        DocumentService(moved).add_texts(["Our new address."], scope=scope)
+        FeedbackService(moved).record_click(ON_BOTH, query="address", position=1, scope=scope)
+
+
+def erase(database: Database, scope: Scope) -> None:
+    """Erase the tenant as the page does."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(code, {"database": database, "tenant_id": scope.tenant_id})  # noqa: S102 - of our own page
 
 
 @pytest.mark.direct("its servers are its own")
@@ -357,8 +509,9 @@ def test_a_tenant_moves_while_it_is_written_to(server: EmbeddedServer) -> None:
     with ExitStack() as stack:
         source = stack.enter_context(open_side(server))
         target = stack.enter_context(open_side(server))
+        target.share(ON_BOTH, DELETED)
         application = stack.enter_context(logged_in(source.database, "rag_read_write"))
-        scopes, staff = settle(source.database, application)
+        scopes, staff = settle(source, application)
         moving, staying = scopes
         assert moving.tenant_id is not None
         move = Move(source, target, moving.tenant_id)
@@ -371,8 +524,9 @@ def test_a_tenant_moves_while_it_is_written_to(server: EmbeddedServer) -> None:
         stack.callback(writer.finish)
         writer.wait_for_rounds(*scopes)
 
-        move.run("CREATE PUBLICATION")
+        move.run("SELECT format('CREATE PUBLICATION")
         assert not source.look("SELECT pubname FROM pg_publication WHERE pubtruncate")
+        assert source.look("SELECT DISTINCT tablename FROM pg_publication_tables") == TABLES
         published = writer.done.copy()
         writer.wait_for_rounds(*scopes)
         move.run("CREATE SUBSCRIPTION")
@@ -384,26 +538,25 @@ def test_a_tenant_moves_while_it_is_written_to(server: EmbeddedServer) -> None:
         move.run("SET lock_timeout")
         fenced = writer.done.copy()
         assert not [each for each in fenced if fenced[each] <= published[each]]
-        move.run("DO $$")
+        refusing = "SELECT DISTINCT tgrelid::regclass FROM pg_trigger WHERE tgname ~ 'refuse'"
+        assert source.look(refusing) == TABLES
         writer.wait(lambda: moving in writer.refused)
-        ours, theirs = move.run("SET timezone")
-        assert ours == theirs
-        rows = [int(each) for each in re.findall(r"\| +(\d+) \| \\x", ours)]
-        assert len(rows) == len(TABLES)
-        assert min(rows[2], rows[4]) > BEFORE // 2
+        with pytest.raises(DatabaseReadOnly):
+            writer.give_feedback(moving, "Is it refused?")
+        DocumentService(source.database).delete([f"shared-{DELETED}.md"])
+        move.run("DO $$")
+        compare(move)
 
         writer.wait_for_rounds(staying)
         writer.finish()
         assert writer.refused == {moving}
         assert target.look_at_scopes() == only_it
-        serve(MemoryService(application), target, moving)
+        serve(application, target, moving)
 
         for beginning in ("DROP SUB", "DROP PUB", "REVOKE", "DROP ROLE", "DROP FUNCTION"):
             move.run(beginning)
         assert not move.blocks
         there = {table: target.look(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608
-        (erase,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        given = {"database": source.database, "tenant_id": moving.tenant_id}
-        exec(erase, given)  # noqa: S102 - of our own page
+        erase(source.database, moving)
         assert source.look_at_scopes() == dict.fromkeys(TABLES, (str(staying),))
         assert {table: target.look(f"SELECT * FROM {table}") for table in TABLES} == there  # noqa: S608

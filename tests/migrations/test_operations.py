@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -33,13 +32,12 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MissingScope
 from pgcorpus.db.operations import OPERATIONS
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.ask import Ask
+from pgcorpus.db.search.corpora import list_corpora, register
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.legs import AskedModel
-from pgcorpus.db.search.question import Question
-from tests.factories import axis
+from pgcorpus.services.jobs.worker import Worker
+from pgcorpus.services.search.service import MODES, SearchService
 from tests.logins import logged_in
-from tests.migrations.conftest import Dump
+from tests.migrations.conftest import ROOT, Dump
 
 # Operation → how it is asked here, as (arguments, named arguments).
 EXAMPLES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -277,70 +275,58 @@ def test_a_table_of_an_application_is_embedded_audited_and_isolated(tickets: Dat
     assert str(hashed).startswith("hmac-sha256:")
 
 
-LETTERS = """
-    CREATE TABLE letters (
-        id uuid NOT NULL DEFAULT gen_random_uuid(),
-        scope text NOT NULL DEFAULT app_scope(),
-        body text NOT NULL,
-        details jsonb NOT NULL DEFAULT '{}',
-        language regconfig NOT NULL DEFAULT 'english',
-        words tsvector NOT NULL GENERATED ALWAYS AS (to_tsvector(language, body)) STORED,
-        PRIMARY KEY (scope, id)
-    )
-"""
-
-
-@pytest.mark.parametrize(
-    ("leg", "question"), [("text", "refunding"), ("fuzzy", "kettel"), ("vector", "x")]
-)
 def test_a_corpus_of_an_application_is_searched_within_a_scope(
-    database: Database, leg: str, question: str
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every leg finds what is the scope's own, and nothing of another."""
-
-    def change(op: Any) -> None:
-        op.execute(LETTERS)
-        op.isolate_v1("letters")
-        op.create_embedding_table_v1(
-            "letter_embeddings", item="letter_id", passages="letters", scoped=True
-        )
-        op.search_in_scope_v1(
-            "letters",
-            words="words",
-            shown="body",
-            vectors="letter_embeddings",
-            metadata="details",
-        )
-
-    revise(database, change)
+    """Every mode finds what is the tenant's own, once a worker embedded it, and nothing else."""
+    page = (ROOT / "docs" / "how-to" / "add-a-corpus.md").read_text()
+    (code,) = re.findall(r"```python\n(op\..*?)```", page, re.DOTALL)
+    revise(database, lambda op: exec(code, {"op": op}))  # noqa: S102 - of our own page
     corpus = letters_corpus()
-    mine, others = (Scope.user(uuid4()) for _ in range(2))
+    ours = {each.name: each for each in list_corpora()}
+    monkeypatch.setattr("pgcorpus.db.search.corpora._registered", ours)
+    register(corpus)
+    with database.unit_of_work() as work:
+        mine, others = (
+            Scope.tenant(work.tenancy.create_tenant(name).id) for name in ("Mine", "Others")
+        )
+        work.commit()
     bodies = {mine: "A refund for the kettle.", others: "Refunds of kettles."}
-    ask = Ask(
-        question=Question.parse(question),
-        legs={leg: 1.0},
-        model=AskedModel("hashing", 384),
-        vector=axis(1, length=384),
-    )
     with logged_in(database, "rag_read_write") as application:
-        found = {}
         for scope, body in bodies.items():
             with application.unit_of_work(scope) as work:
-                written = {"scope": str(scope), "body": body, "details": {"said": body}}
-                work.session.execute(insert(corpus.passages).values(written))
-                keys = work.session.scalars(select(corpus.key)).all()
-                work.embeddings.store(corpus, "hashing", keys, np.ones((1, 384)))
+                work.session.execute(
+                    insert(corpus.passages).values(body=body, details={"said": body})
+                )
                 work.commit()
-        for scope in (mine, others):
-            with application.unit_of_work(scope) as work:
-                found[scope] = [hit.content for hit in work.searches.answer(corpus, ask).hits]
-                for narrowed in (mine, others):
-                    filters = {"metadata": {"said": {"$in": ["x", bodies[narrowed]]}}}
-                    answer = work.searches.answer(corpus, replace(ask, filters=filters))
-                    assert answer.kept == len(answer.hits) == (narrowed == scope)
-        with application.unit_of_work() as work, pytest.raises(MissingScope):
-            work.searches.answer(corpus, ask)
-    assert found == {scope: [body] for scope, body in bodies.items()}
+        assert Worker(database).run(once=True).counts["completed"] >= len(bodies)
+        search = SearchService(application)
+        for mode in MODES:
+            for scope, body in bodies.items():
+                found = search.search("refunding kettel", corpus="letters", mode=mode, scope=scope)
+                assert [hit.content for hit in found.hits] == [body]
+                assert not found.degraded
+                for narrowed, said in bodies.items():
+                    asked = {"metadata": {"said": {"$in": ["x", said]}}}
+                    found = search.search(
+                        "refunding kettel", corpus="letters", mode=mode, scope=scope, filters=asked
+                    )
+                    assert len(found.hits) == (narrowed == scope)
+                    assert f"the filters keep {len(found.hits)} passage" in str(found.note)
+            with pytest.raises(MissingScope):
+                search.search("refunding kettel", corpus="letters", mode=mode)
+    with database.unit_of_work() as work:
+        work.tenancy.delete_tenant(mine.tenant_id)
+        work.commit()
+    assert count_letters(database, mine) == 0
+    assert count_letters(database, others) == 1
+
+
+def count_letters(database: Database, scope: Scope) -> int | None:
+    """Count the letters that a scope sees."""
+    with database.unit_of_work() as work:
+        work.enter(scope)
+        return work.session.scalar(text("SELECT count(*) FROM letters"))
 
 
 def letters_corpus() -> Corpus:

@@ -234,8 +234,8 @@ class DocumentRepository(FirstLoad):
         """
         if self._tenant_id is None and not self.session.scalar(WRITES_SHARED):
             raise NotPermitted(
-                f"only a member of {ADMINISTRATORS_ROLE} writes documents that everybody may read; "
-                "name the tenant whose they are (--tenant-id), or log in as such a member, made "
+                f"only a member of {ADMINISTRATORS_ROLE} writes shared documents; name a tenant "
+                "(--tenant-id) to write its documents, or log in as such a member, made "
                 f"with: pgcorpus roles create-user NAME --role {ADMINISTRATORS_ROLE}"
             )
 
@@ -693,7 +693,7 @@ class DocumentRepository(FirstLoad):
         """
         if self.scope is not None and self.scope.tenant_id is None:
             raise MissingScope(
-                "documents are everybody's or a tenant's, not a single user's: name a tenant"
+                "documents are shared or a tenant's, not a single user's: name a tenant"
             )
         return None if self.scope is None else self.scope.tenant_id
 

@@ -578,7 +578,7 @@ def test_the_number_of_statements_does_not_grow_with_rows(
 def test_a_statement_that_takes_long_is_ended_and_named(
     tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes long is ended and counted, and the rest goes on."""
+    """A statement without end is stopped and counted, and the rest goes on."""
     monkeypatch.setattr(isolation, "STATEMENT_SECONDS", 0.5)
     slow = (
         "CREATE FUNCTION sleeps() RETURNS text LANGUAGE sql SECURITY DEFINER"
