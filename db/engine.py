@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakSet
@@ -28,10 +27,9 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -39,6 +37,7 @@ from pgcorpus.db.base import lock_key
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
+from pgcorpus.db.exchange import exchange, forget_session
 from pgcorpus.db.pools import Places
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import (
@@ -49,7 +48,7 @@ from pgcorpus.db.scope import (
     refuse_unsafe,
     step_down,
 )
-from pgcorpus.db.search.driver import Driver, Rows, Sent, as_sqlalchemy, make_settings, send
+from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
@@ -61,12 +60,6 @@ logger = logging.getLogger(__name__)
 HIDE_PARAMETERS: Final = True
 """Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
 
-FORGET: Final = (
-    "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
-    " SELECT pg_advisory_unlock_all(); DISCARD TEMPORARY; DISCARD SEQUENCES"
-)
-"""DISCARD ALL but for the statements that psycopg has prepared and counts on."""
-
 OF_OTHERS: Final = (
     "SET LOCAL role TO DEFAULT",
     "SET LOCAL search_path TO DEFAULT",
@@ -75,12 +68,6 @@ OF_OTHERS: Final = (
 """Settings that other clients may have SET for a session shared behind a transaction pooler."""
 
 STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
-
-USED: Final = "used"
-"""The key in a connection's ``info``: whether a unit of work has had it since it was reset."""
-
-_is_reading: ContextVar[bool] = ContextVar("is_reading", default=False)
-"""True while a connection is taken for one exchange of a search."""
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
@@ -278,38 +265,16 @@ class Database:
             with self.unit_of_work(scope) as work:
                 work.session.connection()  # the guard looks at the login
         engine = self.async_engine.sync_engine if in_greenlet() else self.engine
+        begin = partial(self._begin_reading, scope)
         try:
-            return self._exchange_on(engine, scope, statements)
+            return exchange(engine, begin, statements)
         except DBAPIError as error:
             if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
                 raise
         _replace_pool(engine)
-        return self._exchange_on(engine, scope, statements)
+        return exchange(engine, begin, statements)
 
-    def _exchange_on(
-        self, engine: Engine, scope: Scope | None, statements: Sequence[Sent]
-    ) -> list[Rows]:
-        reading = _is_reading.set(True)
-        try:
-            connection = engine.raw_connection()
-        finally:
-            _is_reading.reset(reading)
-        driver: Any = connection.driver_connection
-        try:
-            before = self._begin_reading(driver, scope)
-            rows = send(driver, [*before, *statements, ("COMMIT", None)])
-        except psycopg.Error as error:
-            if gone := bool(driver.closed):
-                connection.invalidate(error)
-            raise as_sqlalchemy(error, statements[-1][0], engine.dialect, gone=gone) from error
-        except (asyncio.CancelledError, KeyboardInterrupt) as error:
-            connection.invalidate(error)  # answers may be on their way, and be taken for others
-            raise
-        finally:
-            connection.close()
-        return rows[len(before) : -1]
-
-    def _begin_reading(self, driver: Driver, scope: Scope | None) -> list[Sent]:
+    def _begin_reading(self, scope: Scope | None, driver: Driver) -> list[Sent]:
         """Return the statements that begin a transaction and say in which scope it reads."""
         begin: list[Sent] = [("BEGIN", None)]
         if self.settings.is_pooled:
@@ -484,7 +449,7 @@ class Database:
             begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))
             event.listen(engine, "begin", _begin_with(begin))
         else:
-            event.listen(engine, "checkout", _forget_session)
+            event.listen(engine, "checkout", forget_session)
 
     def _pool(self) -> dict[str, Any]:
         return {
@@ -534,28 +499,6 @@ def _sessions_of(
     bind: Engine | Connection, info: dict[Any, Any] | None = None
 ) -> sessionmaker[WorkSession]:
     return sessionmaker(bind, class_=WorkSession, expire_on_commit=False, info=info or {})
-
-
-def _forget_session(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """Let nothing that was SET for the session reach the next user of a pooled connection.
-
-    A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
-    read within one: a cursor WITH HOLD outlives its transaction, a temporary table even hides the
-    table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
-    is made anew when it is lost.
-    """
-    reading = _is_reading.get()
-    if reading and not record.info.get(USED, True):
-        return  # nothing was SET since: an exchange has no statements but ours
-    try:
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute(FORGET)
-        cursor.close()
-        connection.autocommit = reading
-    except psycopg.OperationalError as error:
-        raise InvalidatePoolError from error
-    record.info[USED] = not reading
 
 
 def _list_settings_of_pooled(statement_timeout_ms: int) -> list[str]:
