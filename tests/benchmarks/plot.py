@@ -31,7 +31,7 @@ MEBIBYTE: Final = 2**20
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Draw latencies above; throughput, load rate and size below. Of searches it draws ratios.
+    """Draw latencies above; throughput, load rate and size below. Searches are shown as ratios.
 
     Args:
         result: As ``benchmarks.json`` has it.
@@ -72,6 +72,7 @@ def _latency(axis: Axes, result: Mapping[str, Any], mode: str) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_ylim(bottom=min(chain.from_iterable(bars.values())) / 2)
+    axis.axhline(1, color="black", linewidth=0.5)
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2)
 
 
@@ -99,8 +100,9 @@ def _bars(
     for place, ((contender, label), heights) in enumerate(bars.items()):
         at = np.arange(len(names)) + (place - (len(bars) - 1) / 2) * width
         drawn = axis.bar(at, heights, width, color=COLOURS[contender], label=label)
-        axis.bar_label(drawn, fmt="%.2g", fontsize=7)
+        axis.bar_label(drawn, fmt="%.3g", fontsize=7)
     axis.set_xticks(np.arange(len(names)), names)
+    axis.margins(y=0.1)
 
 
 def _load(axis: Axes, result: Mapping[str, Any]) -> None:
