@@ -54,7 +54,7 @@ def result_of(
 
 
 def failures(result: dict[str, Any]) -> dict[str, str]:
-    """The names of the checks that failed → what was found."""
+    """Return the names of the checks that failed → what was found."""
     return {each["name"]: each["found"] for each in list_failed_checks(result)}
 
 
@@ -145,12 +145,12 @@ def test_other_data_are_not_compared_with_the_last_release() -> None:
 
 
 def test_few_passages_bound_no_ratio() -> None:
-    """What every search costs hides what the passages cost."""
+    """The fixed cost of a search hides that of the passages."""
     assert failures(result_of(rows=9_999, ms={"pgcorpus": 40.0}, cpu_ms=9.0)) == {}
 
 
 def test_without_peers_the_others_are_compared() -> None:
-    """Who has no network has a run, too."""
+    """A run without a network compares lean and asyncio."""
     result = result_of()
     for figures in ("latency", "throughput"):
         result[figures] = [
