@@ -38,7 +38,7 @@ from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.exchange import exchange, forget_session
-from pgcorpus.db.pools import Places
+from pgcorpus.db.pools import Places, Throttle
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import (
     APPLICATION_ROLE,
@@ -266,13 +266,14 @@ class Database:
                 work.session.connection()  # the guard looks at the login
         engine = self.async_engine.sync_engine if in_greenlet() else self.engine
         begin = partial(self._begin_reading, scope)
-        try:
+        with self._throttle.take_turn():
+            try:
+                return exchange(engine, begin, statements)
+            except DBAPIError as error:
+                if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
+                    raise
+            _replace_pool(engine)
             return exchange(engine, begin, statements)
-        except DBAPIError as error:
-            if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
-                raise
-        _replace_pool(engine)
-        return exchange(engine, begin, statements)
 
     def _begin_reading(self, scope: Scope | None, driver: Driver) -> list[Sent]:
         """Return the statements that begin a transaction and say in which scope it reads."""
@@ -438,6 +439,11 @@ class Database:
         """The limit that the connections of both pools share."""
         settings = self.settings
         return Places(settings.pool_size + settings.max_overflow, settings.pool_timeout_seconds)
+
+    @made_once
+    def _throttle(self) -> Throttle:
+        """The limit of exchanges at once: as many as the pool keeps connections."""
+        return Throttle(self.settings.pool_size, self.settings.pool_timeout_seconds)
 
     def _is_pooled(self, url: URL) -> bool:
         return self.settings.is_pooled and url is not self.settings.admin_url
