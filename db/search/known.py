@@ -72,7 +72,7 @@ def _is_recent(moment: float | None) -> bool:
 
 
 class KnownCorpora:
-    """What the searches of a database know of each corpus, and of each scope of it."""
+    """The knowledge of earlier searches of each corpus, and of each scope of it."""
 
     def __init__(self) -> None:
         self._of: dict[tuple[str, str | None], Known] = {}
