@@ -37,7 +37,7 @@ types: $(VENV)/.dev ## mypy, strict
 layers: $(VENV)/.dev ## The direction of imports
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## Searches and loads, measured beside the floor of PostgreSQL and two peers
+bench: $(VENV)/.dev ## Searches and loads, measured beside floors of PostgreSQL and two peers
 	@$(BIN)/python -m tests.benchmarks
 
 prove: $(VENV)/.dev ## Promises at full size: workers killed, server restarted, long exports imported

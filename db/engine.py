@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
@@ -27,7 +27,7 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -36,10 +36,21 @@ from sqlalchemy.util.concurrency import in_greenlet
 from pgcorpus.db.base import lock_key
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
-from pgcorpus.db.errors import SettingsError, TransactionConflict, translate_errors
-from pgcorpus.db.pools import Places
+from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
+from pgcorpus.db.exchange import exchange, forget_session
+from pgcorpus.db.pools import Places, Throttle
 from pgcorpus.db.repositories.search import KNOWN
-from pgcorpus.db.scope import APPLICATION_ROLE, SETTINGS, Scope, refuse_unsafe, step_down
+from pgcorpus.db.scope import (
+    APPLICATION_ROLE,
+    SETTINGS,
+    STEPPED_DOWN,
+    Scope,
+    refuse_unsafe,
+    step_down,
+)
+from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
+from pgcorpus.db.search.known import KnownCorpora
+from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
@@ -49,16 +60,14 @@ logger = logging.getLogger(__name__)
 HIDE_PARAMETERS: Final = True
 """Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
 
-FORGET: Final = (
-    "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
-    " SELECT pg_advisory_unlock_all(); DISCARD TEMPORARY; DISCARD SEQUENCES"
-)
-"""DISCARD ALL but for the statements that psycopg has prepared and counts on."""
-
-OF_OTHERS: Final = "SET LOCAL role TO DEFAULT; SET LOCAL search_path TO DEFAULT; " + "; ".join(
-    f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")
+OF_OTHERS: Final = (
+    "SET LOCAL role TO DEFAULT",
+    "SET LOCAL search_path TO DEFAULT",
+    *(f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")),
 )
 """Settings that other clients may have SET for a session shared behind a transaction pooler."""
+
+STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
@@ -104,7 +113,7 @@ class Database:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
         self._safe = False
-        self._known: dict[Any, Any] = {}  # by searches, of the size and the words of each corpus
+        self._known = KnownCorpora()
         self._making = threading.RLock()
         self._buffers: WeakSet[Buffer] = WeakSet()
 
@@ -234,6 +243,51 @@ class Database:
         return AsyncUnitOfWork(
             UnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
         )
+
+    def ranker(self, scope: Scope | None = None) -> Ranker:
+        """Return what ranks passages below any unit of work: each exchange is a transaction.
+
+        Args:
+            scope: Whose passages are searched, too. The first exchange raises ``UnsafeRole`` when
+                the login passes over row security.
+        """
+        return Ranker(partial(self._exchange, scope), scope, self._known)
+
+    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+        """Run statements that read in a transaction of their own, and one round trip.
+
+        A connection that was lost while the pool kept it is replaced, as nothing is lost with it.
+
+        Raises:
+            DBAPIError: A statement failed.
+        """
+        if scope is not None and self.settings.database_url is not None and not self._safe:
+            with self.unit_of_work(scope) as work:
+                work.session.connection()  # the guard looks at the login
+        engine = self.async_engine.sync_engine if in_greenlet() else self.engine
+        begin = partial(self._begin_reading, scope)
+        with self._throttle.take_turn():
+            try:
+                return exchange(engine, begin, statements)
+            except DBAPIError as error:
+                if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
+                    raise
+            _replace_pool(engine)
+            return exchange(engine, begin, statements)
+
+    def _begin_reading(self, scope: Scope | None, driver: Driver) -> list[Sent]:
+        """Return the statements that begin a transaction and say in which scope it reads."""
+        begin: list[Sent] = [("BEGIN", None)]
+        if self.settings.is_pooled:
+            of_pooled = _list_settings_of_pooled(self.settings.statement_timeout_ms)
+            begin += [(each, None) for each in of_pooled]
+        settings = {} if scope is None else scope.settings
+        if self.settings.database_url is None:
+            if scope is not None:
+                settings["role"] = APPLICATION_ROLE
+            elif driver.info.parameter_status("is_superuser") == "on":
+                begin.append((STEP_DOWN, None))
+        return [*begin, make_settings(settings)] if settings else begin
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a synchronous *function* from asyncio: what it waits for here is awaited.
@@ -386,17 +440,22 @@ class Database:
         settings = self.settings
         return Places(settings.pool_size + settings.max_overflow, settings.pool_timeout_seconds)
 
+    @made_once
+    def _throttle(self) -> Throttle:
+        """The limit of exchanges at once: as many as the pool keeps connections."""
+        return Throttle(self.settings.pool_size, self.settings.pool_timeout_seconds)
+
     def _is_pooled(self, url: URL) -> bool:
         return self.settings.is_pooled and url is not self.settings.admin_url
 
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
         if self.settings.is_pooled:
-            begin = f"SET LOCAL statement_timeout = {statement_timeout_ms}; {OF_OTHERS}"
             event.listen(engine, "checkout", _leave_begin_to_us)
+            begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))
             event.listen(engine, "begin", _begin_with(begin))
         else:
-            event.listen(engine, "checkout", _forget_session)
+            event.listen(engine, "checkout", forget_session)
 
     def _pool(self) -> dict[str, Any]:
         return {
@@ -448,22 +507,9 @@ def _sessions_of(
     return sessionmaker(bind, class_=WorkSession, expire_on_commit=False, info=info or {})
 
 
-def _forget_session(connection: Any, _record: object, _proxy: object) -> None:
-    """Let nothing that was SET for the session reach the next user of a pooled connection.
-
-    A scope above all: ours are of the transaction alone, but any caller may run a SET. And what was
-    read within one: a cursor WITH HOLD outlives its transaction, a temporary table even hides the
-    table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
-    is made anew when it is lost.
-    """
-    try:
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute(FORGET)
-        cursor.close()
-        connection.autocommit = False
-    except psycopg.OperationalError as error:
-        raise InvalidatePoolError from error
+def _list_settings_of_pooled(statement_timeout_ms: int) -> list[str]:
+    """Return the settings with which a transaction behind a pooler begins."""
+    return [f"SET LOCAL statement_timeout = {statement_timeout_ms}", *OF_OTHERS]
 
 
 def _leave_begin_to_us(connection: Any, _record: object, _proxy: object) -> None:

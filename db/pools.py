@@ -1,10 +1,12 @@
-"""One limit for the connections of a process, whichever of its pools opens them."""
+"""Limits of a process: its connections, whichever pool opens them, and exchanges at once."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -13,6 +15,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 PAUSE_SECONDS: Final = 0.02
 """The wait between two looks for a place that another pool gives up."""
@@ -104,3 +108,54 @@ class Places:
                 self._idle[record.driver_connection] = False
                 return
         raise DisconnectionError("its place was given to another pool")
+
+
+class Throttle:
+    """A limit on how many threads or tasks do something at once; the others wait for their turn.
+
+    A pool closes the connections that it opened beyond its size as soon as they come back. If all
+    tasks that search took one, most would connect for one search alone.
+
+    Args:
+        most: How many at once: of threads, and of the tasks of each event loop.
+        timeout_seconds: How long one waits for its turn.
+    """
+
+    def __init__(self, most: int, timeout_seconds: float) -> None:
+        self._most = max(most, 1)
+        self._timeout_seconds = timeout_seconds
+        self._threads = threading.BoundedSemaphore(self._most)
+        self._tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.BoundedSemaphore] = (
+            WeakKeyDictionary()
+        )
+
+    @contextmanager
+    def take_turn(self) -> Iterator[None]:
+        """Wait for a turn, and hold it.
+
+        Raises:
+            PoolTimeout: There was none in time.
+        """
+        turns = self._take_of_loop() if in_greenlet() else self._take_of_threads()
+        try:
+            yield
+        finally:
+            turns.release()
+
+    def _take_of_threads(self) -> threading.BoundedSemaphore:
+        if not self._threads.acquire(timeout=self._timeout_seconds):
+            raise PoolTimeout(f"{self._most} threads are searching")
+        return self._threads
+
+    def _take_of_loop(self) -> asyncio.BoundedSemaphore:
+        loop = asyncio.get_running_loop()
+        turns = self._tasks.setdefault(loop, asyncio.BoundedSemaphore(self._most))
+        await_only(self._wait_for(turns))
+        return turns
+
+    async def _wait_for(self, turns: asyncio.BoundedSemaphore) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise PoolTimeout(f"{self._most} tasks are searching") from None

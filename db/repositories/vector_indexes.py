@@ -16,9 +16,9 @@ from pgcorpus.db.mixins import hnsw, rows_of
 from pgcorpus.db.models.embeddings import EmbeddingModel, index_slug
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
-from pgcorpus.db.repositories.search import LEAST_INDEXED
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.ranker import LEAST_INDEXED
 
 MAX_IDENTIFIER: Final = 63
 """Bytes of a name; PostgreSQL cuts longer ones."""

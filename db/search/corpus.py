@@ -256,6 +256,10 @@ class Corpus:
         """True if it can be searched only within a scope: no passage is everybody's."""
         return self.scope is not None and self.shared_words is None
 
+    def is_scoped(self, scope: Scope | None) -> bool:
+        """Return whether a search reads passages of a scope, beside those that are shared."""
+        return self.needs_scope or (self.scope is not None and scope is not None)
+
     def get_boosts(self) -> Table:
         """Return the table of boosts.
 

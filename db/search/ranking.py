@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
     ARRAY,
     CTE,
-    Boolean,
     ColumnElement,
     Double,
+    FromClause,
     Integer,
     Select,
     String,
@@ -36,7 +37,6 @@ from sqlalchemy import (
     union,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel
 from pgcorpus.db.search.corpus import Condition, Corpus
@@ -154,13 +154,15 @@ def build_statement(shape: Shape) -> Select[Any]:
     page has the best hits of each group, and ``page_limit`` and ``page_offset`` count groups.
 
     Returns:
-        At least one row. ``report`` is JSON: leg → {candidates, ended}, where ``ended`` is in
-        milliseconds from the start of the statement. ``model`` is JSON: the corpus's active model,
-        and index kind and cosine spread of the one compared, in the same snapshot. ``awaited``
-        tells whether vectors of it are still to be made, and ``dropped`` how many candidates of
-        the vector leg were less similar than the search asks for. Where nothing was found, the
-        columns of the hit are null. Of groups there are ``group_total``, and with each hit
+        At least one row, whose first columns report of the search: of each leg
+        ``<leg>_candidates`` and ``<leg>_ended``, in milliseconds from the start of the statement;
+        of the vector leg ``active`` (the corpus's active model), ``index_kind`` and
+        ``cosine_spread`` of the model compared, in the same snapshot, ``awaited`` (whether vectors
+        of it are still to be made) and ``dropped`` (how many candidates were less similar than the
+        search asks for); of groups ``group_total``. Of each hit it has ``<leg>_place``, null where
+        another leg found it, and ``<leg>_score``, null where the leg gives none; with groups
         ``group_place``, from 1, and ``group_found``: how many of the candidates are of its group.
+        Where nothing was found, the columns of the hit are null.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
@@ -176,39 +178,23 @@ def build_statement(shape: Shape) -> Select[Any]:
     if shape.fusion == "calibrated" and len(legs) > 1:
         rows += [_complete_scores(leg, found, bounded=shape.bounded) for leg in legs]
     candidates = union_all(*rows).cte("candidates").prefix_with("MATERIALIZED")
-    gain = _gain(candidates, shape)
-    scores: Select[Any] = select(candidates.c.passage_id, func.sum(gain).label("score")).group_by(
-        candidates.c.passage_id
-    )
+    scores: Select[Any] = select(
+        candidates.c.passage_id,
+        func.sum(_gain(candidates, shape)).label("score"),
+        *chain.from_iterable(_select_leg(candidates, name) for name in found),
+    ).group_by(candidates.c.passage_id)
     if shape.learned:
         scores = _add_learned(scores, corpus)
     scored = (_boost(scores, corpus) if shape.boosted else scores).subquery("scored")
     grouped = None if shape.group_by is None else _group(scored, corpus, shape.group_by)
     fused = _cut_page(scored) if grouped is None else _cut_page_of_groups(grouped)
-    why = (
-        select(
-            func.jsonb_agg(
-                func.jsonb_build_array(
-                    candidates.c.leg, candidates.c.place, candidates.c.score, gain
-                )
-            )
-        )
-        .where(candidates.c.passage_id == fused.c.passage_id)
-        .scalar_subquery()
-    )
     hits = corpus.hits.where(*corpus.in_scope(corpus.passages)).subquery("hits")
     shown = (
-        select(*fused.c, why.label("why"), *hits.c)
+        select(*fused.c, *hits.c)
         .join_from(fused, hits, hits.c.id == fused.c.passage_id)
         .subquery("page")
     )
-    report = select(
-        _report(candidates).label("report"),
-        _model(shape).label("model"),
-        _is_vector_pending(shape).label("awaited"),
-        dropped.label("dropped"),
-        *_count_groups(grouped),
-    ).subquery("report")
+    report = _report(candidates, shape, dropped, grouped)
     place = () if grouped is None else (shown.c.group_place,)
     return (
         select(report, shown)
@@ -275,13 +261,6 @@ def _cut_page_of_groups(grouped: CTE) -> CTE:
     return select(grouped).where(*of_page).cte("fused")
 
 
-def _count_groups(grouped: CTE | None) -> list[ColumnElement[Any]]:
-    """Count the groups of all candidates, where there are any."""
-    if grouped is None:
-        return []
-    return [select(func.max(grouped.c.group_place)).scalar_subquery().label("group_total")]
-
-
 def _add_learned(summed: Select[Any], corpus: Corpus) -> Select[Any]:
     """Add the boosts of a learned ranking to the scores.
 
@@ -304,9 +283,8 @@ def _add_learned(summed: Select[Any], corpus: Corpus) -> Select[Any]:
         .offset(literal_column("0", Integer))
         .subquery("each_learned")
     )
-    return select(
-        each.c.passage_id, (each.c.score + each.c.learned_gain).label("score"), each.c.learned_gain
-    )
+    others = [kept for kept in each.c if kept.key != "score"]
+    return select(*others, (each.c.score + each.c.learned_gain).label("score"))
 
 
 def _boost(summed: Select[Any], corpus: Corpus) -> Select[Any]:
@@ -387,35 +365,52 @@ def _gain(candidates: CTE, shape: Shape) -> ColumnElement[Any]:
     return weight * candidates.c.score
 
 
-def _report(candidates: CTE) -> ColumnElement[Any]:
-    done = (
+def _select_leg(candidates: CTE, name: str) -> list[ColumnElement[Any]]:
+    """Select the place and the score that a leg gives to each passage."""
+    of_leg = candidates.c.leg == literal_column(f"'{name}'")
+    return [
+        func.max(candidates.c[column]).filter(of_leg).label(f"{name}_{column}")
+        for column in ("place", "score")
+    ]
+
+
+def _report(
+    candidates: CTE, shape: Shape, dropped: ColumnElement[int], grouped: CTE | None
+) -> Subquery:
+    """Select the row that reports of the search itself."""
+    legs: list[ColumnElement[Any]] = []
+    for name in shape.legs:
+        of_leg = candidates.c.leg == literal_column(f"'{name}'")
+        legs += [
+            func.count(candidates.c.place).filter(of_leg).label(f"{name}_candidates"),
+            func.max(candidates.c.ended).filter(of_leg).label(f"{name}_ended"),
+        ]
+    counted = select(*legs).select_from(candidates).subquery("counted")
+    columns: list[ColumnElement[Any]] = [*counted.c]
+    source: FromClause = counted
+    if shape.model is not None:
+        state = _select_state(shape.corpus, shape.model)
+        columns += [*state.c, _is_vector_pending(shape.corpus, shape.model).label("awaited")]
+        columns += [dropped.label("dropped")] if shape.bounded else []
+        source = counted.outerjoin(state, true())
+    if grouped is not None:
+        total = select(func.max(grouped.c.group_place)).scalar_subquery()
+        columns.append(total.label("group_total"))
+    return select(*columns).select_from(source).subquery("report")
+
+
+def _select_state(corpus: Corpus, model: AskedModel) -> Subquery:
+    """Select the corpus's active model, and index kind and cosine spread of the one compared."""
+    active = select(CorpusSetting.active_model).where(CorpusSetting.corpus == corpus.name)
+    return (
         select(
-            candidates.c.leg,
-            func.count(candidates.c.place).label("candidates"),
-            func.max(candidates.c.ended).label("ended"),
+            active.scalar_subquery().label("active"),
+            EmbeddingModel.index_kind,
+            EmbeddingModel.cosine_spread,
         )
-        .group_by(candidates.c.leg)
-        .subquery("done")
+        .where(EmbeddingModel.name == model.name)
+        .subquery("state")
     )
-    return select(
-        func.jsonb_object_agg(
-            done.c.leg,
-            func.jsonb_build_object("candidates", done.c.candidates, "ended", done.c.ended),
-        )
-    ).scalar_subquery()
-
-
-def _model(shape: Shape) -> ColumnElement[Any]:
-    """Read the corpus's active model, and the index kind and cosine spread of the one compared."""
-    if shape.model is None:
-        return cast(null(), JSONB)
-    active = select(CorpusSetting.active_model).where(CorpusSetting.corpus == shape.corpus.name)
-    model = select(
-        func.jsonb_build_array(
-            active.scalar_subquery(), EmbeddingModel.index_kind, EmbeddingModel.cosine_spread
-        )
-    ).where(EmbeddingModel.name == shape.model.name)
-    return model.scalar_subquery()
 
 
 def _select_pending(jobs_of: ColumnElement[str]) -> Select[Any]:
@@ -428,11 +423,8 @@ def _select_pending(jobs_of: ColumnElement[str]) -> Select[Any]:
     return select(pending.c.item)
 
 
-def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
+def _is_vector_pending(corpus: Corpus, model: AskedModel) -> ColumnElement[bool]:
     """Build the condition that a job is pending for a vector which the vector leg misses."""
-    if shape.model is None:
-        return literal_column("false", Boolean)
-    corpus = shape.corpus
     jobs_of: list[ColumnElement[str]] = []
     if not corpus.needs_scope:
         jobs_of.append(literal(corpus.name, String()))
@@ -441,7 +433,7 @@ def _is_vector_pending(shape: Shape) -> ColumnElement[bool]:
         jobs_of.append(literal(corpus.name, String()) + literal(":", String()) + scope)
     pending = union_all(*map(_select_pending, jobs_of)).subquery("pending")
     has_vector = exists().where(
-        corpus.vector_join, corpus.vectors.c.model_name == literal(shape.model.name)
+        corpus.vector_join, corpus.vectors.c.model_name == literal(model.name)
     )
     # As an array: a join would read all keys of a scope, where it is thought to be small.
     items = select(func.array_agg(cast(pending.c.item, corpus.key.type))).scalar_subquery()

@@ -14,7 +14,7 @@ import numpy as np
 from pgcorpus.db.errors import AlreadyExists, InvalidValue
 from pgcorpus.db.models.memory import MemoryNode
 from pgcorpus.db.repositories.memory.nodes import Exchange
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question

@@ -36,9 +36,10 @@ from pgcorpus.db.repositories.operations.diagnosis import (
     vacuum_remedy,
 )
 from pgcorpus.db.repositories.operations.roles import GROUPS
-from pgcorpus.db.repositories.search import Ask, Statement
 from pgcorpus.db.repositories.vector_indexes import CountedScope
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.answer import Statement
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, get_args
 
-from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask
+from pgcorpus.db.search.answer import Answer
+from pgcorpus.db.search.ask import DEPTHS, Ask
 from pgcorpus.db.search.legs import LARGE_FUZZY_THRESHOLD
 from pgcorpus.db.search.page import Explainer, Group, Hit, LearnedVersion, Leg, LegName, SearchPage
 from pgcorpus.db.search.words import MAX_WORDS

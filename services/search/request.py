@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 
 from pgcorpus.db.errors import InvalidFilter, InvalidSearch
-from pgcorpus.db.repositories.search import DEPTHS, Ask, ModelState
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import corpora
+from pgcorpus.db.search.answer import ModelState
+from pgcorpus.db.search.ask import DEPTHS, Ask
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.options import Options
 from pgcorpus.db.search.page import Hit, Leg, LegName

@@ -22,12 +22,15 @@ from pgcorpus.db.errors import (
     StatementTimeout,
     WrongDimensions,
     translate,
+    translate_errors,
 )
-from pgcorpus.db.repositories.search import Answer, Ask, ModelState
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.answer import Answer, ModelState
+from pgcorpus.db.search.ask import Ask
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
-from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
@@ -115,9 +118,8 @@ class SearchService:
         for _ in range(MOST_SWITCHES):
             prepared = self._prepare(request, self._choose(request))
             try:
-                with self._database.unit_of_work(request.scope) as work:
-                    page = self._run(work, prepared)
-                    work.commit()  # a rollback would make psycopg forget prepared statements
+                with translate_errors():
+                    page = self._run(self._database.ranker(request.scope), prepared)
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
@@ -161,7 +163,7 @@ class SearchService:
         request = ContextRequest.of(hits, before, after, max_tokens)
         with self._database.unit_of_work(scope) as work:
             context = request.answer(work)
-            work.commit()  # as above: what psycopg has prepared stays
+            work.commit()  # a rollback would make psycopg forget prepared statements
         return context
 
     def flush_log(self) -> None:
@@ -242,23 +244,23 @@ class SearchService:
     def _embed(self, choice: Choice, words: str) -> np.ndarray:
         return self.embedders.of(choice).embed_question(words)
 
-    def _run(self, work: UnitOfWork, prepared: Prepared) -> SearchPage:
+    def _run(self, ranker: Ranker, prepared: Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
 
         Raises:
             _ModelChanged: The question's vector is of a model that is no longer the corpus's.
         """
-        prepared, answer = self._search_legs(work, prepared)
+        prepared, answer = self._search_legs(ranker, prepared)
         if answer is None:
             return page_of(prepared, None)
-        prepared, answer = self._without_quotes(work, prepared, answer)
-        prepared, answer = self._with_words(work, prepared, answer)
-        prepared, answer = self._with_more_groups(work, prepared, answer)
+        prepared, answer = self._without_quotes(ranker, prepared, answer)
+        prepared, answer = self._with_words(ranker, prepared, answer)
+        prepared, answer = self._with_more_groups(ranker, prepared, answer)
         explainer = Explainer(partial(self._explain, answer, prepared.request.scope))
         return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
 
     def _with_words(
-        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+        self, ranker: Ranker, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Say why the text leg found nothing, and let the fuzzy leg stand in for it."""
         if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
@@ -266,10 +268,10 @@ class SearchService:
         if not answer.words_asked:
             reason = "the question has only words too common or too long to be looked up"
             return prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
-        return self._fuzzy_instead(work, prepared, answer)
+        return self._fuzzy_instead(ranker, prepared, answer)
 
     def _fuzzy_instead(
-        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+        self, ranker: Ranker, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """No passage holds a word, so it was a typo; what was found stays if this fails."""
         reason = "no passage holds a word of the question"
@@ -277,14 +279,14 @@ class SearchService:
         prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
         instead = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
         try:
-            instead, found = self._search_legs(work, instead)
+            instead, found = self._search_legs(ranker, instead)
         except DataLayerError as error:
             status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
             return prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
         return (prepared, answer) if found is None else (instead, found)
 
     def _with_more_groups(
-        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+        self, ranker: Ranker, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Search deeper while the candidates are of too few groups; keep these if that fails."""
         while (depth := find_deeper(prepared.ask, answer)) is not None:
@@ -292,7 +294,7 @@ class SearchService:
             if answer.groups < ask.limit:  # so does the first page
                 ask = replace(ask, least_first_depth=depth)
             try:
-                deeper, found = self._search_legs(work, replace(prepared, ask=ask))
+                deeper, found = self._search_legs(ranker, replace(prepared, ask=ask))
             except DataLayerError as error:
                 note = f"the best {prepared.ask.depth} hits alone were grouped: {error}"
                 return prepared.asking(prepared.ask, note), answer
@@ -306,33 +308,29 @@ class SearchService:
         ids = [hit.id for hit in page.hits]
         with self._database.unit_of_work(request.scope) as work:
             marked = work.searches.find_snippets(request.corpus, ids, request.question.words)
-            work.commit()  # as above: what psycopg has prepared stays
+            work.commit()  # as above
         return add_snippets(page, marked, request.markers)
 
-    def _search_legs(self, work: UnitOfWork, prepared: Prepared) -> tuple[Prepared, Answer | None]:
+    def _search_legs(self, ranker: Ranker, prepared: Prepared) -> tuple[Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
         if not prepared.ask.legs:
             return prepared, None
         try:
-            answer = self._answer(work, prepared)
+            answer = self._answer(ranker, prepared)
         except DBAPIError as error:
-            for leg in self._find_failed_legs(work, prepared, error):
+            for leg in self._find_failed_legs(ranker, prepared, error):
                 prepared = prepared.having(leg)
-            answer = self._again(work, prepared)
+            answer = self._again(ranker, prepared)
         if prepared.chosen is None or "vector" not in prepared.ask.legs:
             return prepared, answer
         if answer.model != prepared.chosen.state:
             raise _ModelChanged
         name, corpus = prepared.chosen.choice.name, prepared.request.corpus
-        if answer.candidates.get("vector") or work.embeddings.has_vectors(corpus, name):
+        if answer.candidates.get("vector"):
             return prepared, answer
-        reason = (
-            f"there are no vectors of the model {name!r}; "
-            f"make them with: pgcorpus embed --corpus {corpus.name}; "
-            "from then on they are made as texts are written, by: pgcorpus worker"
-        )
-        if work.searches.is_empty(corpus):
-            reason = f"nothing is stored in {corpus.name} yet"
+        reason = self._find_lack_of_vectors(corpus, name, prepared.request.scope)
+        if reason is None:
+            return prepared, answer
         prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
         if not prepared.ask.legs:
             instead = prepared.request.words_leg
@@ -340,10 +338,23 @@ class SearchService:
                 replace(prepared.ask, legs={instead: 1.0}),
                 f"the {instead} leg stood in for the vector leg",
             )
-        return self._search_legs(work, prepared)
+        return self._search_legs(ranker, prepared)
+
+    def _find_lack_of_vectors(self, corpus: Corpus, model: str, scope: Scope | None) -> str | None:
+        """Say why no vector was found, where the model has none."""
+        with self._database.unit_of_work(scope) as work:
+            if work.embeddings.has_vectors(corpus, model):
+                return None
+            if work.searches.is_empty(corpus):
+                return f"nothing is stored in {corpus.name} yet"
+        return (
+            f"there are no vectors of the model {model!r}; "
+            f"make them with: pgcorpus embed --corpus {corpus.name}; "
+            "from then on they are made as texts are written, by: pgcorpus worker"
+        )
 
     def _without_quotes(
-        self, work: UnitOfWork, prepared: Prepared, answer: Answer
+        self, ranker: Ranker, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Search for the words of a quotation that no passage holds."""
         question = prepared.ask.question
@@ -353,15 +364,15 @@ class SearchService:
             replace(prepared.ask, question=question.as_plain_words),
             "no passage holds what the question quotes: its words were searched for",
         )
-        relaxed, by_words = self._search_legs(work, relaxed)
+        relaxed, by_words = self._search_legs(ranker, relaxed)
         # Where nothing is left nevertheless, it was the filters.
         if by_words is None or by_words.kept == 0:
             return prepared, answer
         return relaxed, by_words
 
     def _explain(self, answer: Answer, scope: Scope | None) -> Explanation:
-        with self._database.unit_of_work(scope) as work:
-            plan = work.searches.explain(answer.statement)
+        with translate_errors():
+            plan = self._database.ranker(scope).explain(answer.statement)
         statement = answer.statement
         return Explanation(
             statement=statement.sql,
@@ -375,7 +386,7 @@ class SearchService:
         )
 
     def _find_failed_legs(
-        self, work: UnitOfWork, prepared: Prepared, error: DBAPIError
+        self, ranker: Ranker, prepared: Prepared, error: DBAPIError
     ) -> tuple[Leg, ...]:
         """Find the legs that made a search fail; raise the failure where no other leg is left."""
         ask = prepared.ask
@@ -383,27 +394,26 @@ class SearchService:
             raise error
         if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
             raise _as_search_error(error, prepared.request) from error
-        work.rollback()
-        failed = self._failures(work, prepared.request, ask) if len(ask.legs) > 1 else ()
+        failed = self._failures(ranker, prepared.request, ask) if len(ask.legs) > 1 else ()
         if len(ask.legs) == 1 or len(failed) == len(ask.legs):
             raise _as_search_error(error, prepared.request) from error
         return failed
 
-    def _answer(self, work: UnitOfWork, prepared: Prepared) -> Answer:
-        return work.searches.answer(prepared.request.corpus, prepared.ask)
+    def _answer(self, ranker: Ranker, prepared: Prepared) -> Answer:
+        return ranker.answer(prepared.request.corpus, prepared.ask)
 
-    def _again(self, work: UnitOfWork, prepared: Prepared) -> Answer:
+    def _again(self, ranker: Ranker, prepared: Prepared) -> Answer:
         try:
-            return self._answer(work, prepared)
+            return self._answer(ranker, prepared)
         except DBAPIError as error:
             raise _as_search_error(error, prepared.request) from error
 
-    def _failures(self, work: UnitOfWork, request: Request, ask: Ask) -> tuple[Leg, ...]:
+    def _failures(self, ranker: Ranker, request: Request, ask: Ask) -> tuple[Leg, ...]:
         """Run each leg alone, to see which of them fails."""
         failed = []
         for name, weight in ask.legs.items():
             try:
-                work.searches.answer(request.corpus, replace(ask, legs={name: weight or 1.0}))
+                ranker.answer(request.corpus, replace(ask, legs={name: weight or 1.0}))
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise
@@ -415,7 +425,6 @@ class SearchService:
                         reason=str(_as_search_error(error, request)),
                     )
                 )
-                work.rollback()
         return tuple(failed)
 
 

@@ -1,4 +1,4 @@
-"""Measures searches, loads and memory beside a floor and two peers: ``python -m tests.benchmarks``.
+"""Measures searches, loads and memory beside floors and two peers: ``python -m tests.benchmarks``.
 
 What is measured, and how: docs/reference/benchmarks.md.
 """
@@ -11,19 +11,22 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from pgcorpus.db.errors import DataLayerError
 from pgcorpus.services.cli.output import AsJson, fail, print_json, say
 from tests.benchmarks.plot import plot
-from tests.benchmarks.processes import HOME, PEERS, ContenderFailed, python_of
+from tests.benchmarks.processes import HOME, PEERS, ROOT, ContenderFailed, python_of
 from tests.benchmarks.report import list_failed_checks, print_tables
 from tests.benchmarks.run import measure
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+RELEASED: Final = ROOT / "docs" / "reference" / "benchmarks.json"
+"""The figures of the last release."""
 
 
 def bench(  # noqa: PLR0917 - options are its parameters
@@ -57,7 +60,7 @@ def bench(  # noqa: PLR0917 - options are its parameters
     ] = HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this project, the floor of PostgreSQL and two peers on the same server and data.
+    """Measure this project, the floors of PostgreSQL and two peers on the same server and data.
 
     The server is the run's own, and gone at the end. A peer that cannot be installed is reported
     and left out. Figures belong to the machine and the moment: compare those of one run only.
@@ -82,7 +85,12 @@ def bench(  # noqa: PLR0917 - options are its parameters
             fail(f"{error}; going on without it")
     with tempfile.TemporaryDirectory(prefix="run-", dir=HOME) as folder:
         result = measure(
-            Path(folder), rows=rows, dimensions=dimensions, seconds=seconds, peers=pythons
+            Path(folder),
+            rows=rows,
+            dimensions=dimensions,
+            seconds=seconds,
+            peers=pythons,
+            released=json.loads(RELEASED.read_text()),
         )
     result["left_out"] |= left_out
     _write(output, result)

@@ -128,6 +128,41 @@ class Contender(ABC):
         """Get ready to search what is loaded; more facts."""
         return {}
 
+    def search_by_threads(self, *, mode: str, clients: int, seconds: float) -> dict[str, float]:
+        """Search from several threads at once.
+
+        Returns:
+            ``searches`` that were answered within ``seconds``, the time until the last one was.
+        """
+        ready = threading.Barrier(clients + 1)
+        answered = [0] * clients
+        questions = len(self.job.questions)
+        deadline = 0.0
+
+        def client(number: int) -> None:
+            self.search(mode, number % questions)  # opens the thread's connection
+            ready.wait()  # all are connected
+            ready.wait()  # the clock runs
+            while time.perf_counter() < deadline:
+                # Clients ask different questions at any one time.
+                self.search(mode, (number * 31 + answered[number]) % questions)
+                answered[number] += 1
+
+        threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(clients)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        started = time.perf_counter()
+        deadline = started + seconds
+        ready.wait()
+        for thread in threads:
+            thread.join()
+        return {"searches": sum(answered), "seconds": time.perf_counter() - started}
+
+    def search_by_tasks(self, *, mode: str, clients: int, seconds: float) -> dict[str, float]:
+        """Search from several tasks of asyncio at once; returns what ``search_by_threads`` does."""
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
         """Give all connections back."""
@@ -158,50 +193,16 @@ def _send(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -
             built = contender.index()
             return {"seconds": time.perf_counter() - started, "built": built}
         case "search":
-            started = time.perf_counter()
+            # Of all threads: some contenders work in another one.
+            started, started_cpu = time.perf_counter(), time.process_time()
             hits = contender.search(arguments["mode"], arguments["number"])
-            return {"ms": (time.perf_counter() - started) * 1000, "hits": hits}
-        case "throughput":
-            return throughput(contender, **arguments)
-        case "prepare":
-            return contender.prepare()
+            seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+            return {"ms": seconds * 1000, "cpu_ms": cpu * 1000, "hits": hits}
+        case "prepare" | "search_by_threads" | "search_by_tasks":
+            return getattr(contender, do)(**arguments)
         case "memory":
             return peak_rss_bytes()
     raise ValueError(do)
-
-
-def throughput(
-    contender: Contender, *, mode: str, clients: int, seconds: float
-) -> dict[str, float]:
-    """Search from several threads at once.
-
-    Returns:
-        ``searches`` that were answered within ``seconds``, the time until the last one was.
-    """
-    ready = threading.Barrier(clients + 1)
-    answered = [0] * clients
-    questions = len(contender.job.questions)
-    deadline = 0.0
-
-    def client(number: int) -> None:
-        contender.search(mode, number % questions)  # opens the thread's connection
-        ready.wait()  # all are connected
-        ready.wait()  # the clock runs
-        while time.perf_counter() < deadline:
-            # Clients ask different questions at any one time.
-            contender.search(mode, (number * 31 + answered[number]) % questions)
-            answered[number] += 1
-
-    threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(clients)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    started = time.perf_counter()
-    deadline = started + seconds
-    ready.wait()
-    for thread in threads:
-        thread.join()
-    return {"searches": sum(answered), "seconds": time.perf_counter() - started}
 
 
 def peak_rss_bytes() -> int:

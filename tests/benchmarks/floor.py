@@ -1,70 +1,49 @@
-"""The floor: the same rankings by bare psycopg. ``python -m tests.benchmarks.floor``.
+"""The floor: the same statements by bare psycopg. ``python -m tests.benchmarks.floor``.
 
-What is left of a search without this project's Python: one round trip, binary parameters, a
-prepared statement, rows as dictionaries. The vector statement is written by hand, as lean as the
-ranking allows; for words and fusion it is the one that ``SearchService`` sends, recorded from it.
+It shows the cost of a search without this project's Python: one round trip, a prepared statement,
+values as bytes both ways, rows as dictionaries. Statements and values are recorded from
+``SearchService``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
 from pgvector.psycopg import register_vector
-from psycopg import Connection, Cursor
+from psycopg import Connection, RawCursor
 from psycopg.rows import dict_row
-from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.search import FIRST_DEPTH
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.search.driver import Rows, Sent, _number
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.search.service import Mode, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
-from tests.benchmarks.ours import MODEL, GivenVectors
+from tests.benchmarks.ours import GivenVectors
 
 BATCH = 10_000
-
-NEAREST = """
-    WITH candidates AS MATERIALIZED (
-        SELECT document_id, embedding FROM chunk_embeddings WHERE model_name = '{model}'
-        ORDER BY embedding::halfvec({dimensions}) <=> %(question)s::halfvec({dimensions})
-        LIMIT {depth}
-    ), nearest AS (
-        SELECT document_id, embedding <=> %(question)s AS distance FROM candidates
-        ORDER BY distance, document_id LIMIT {hits}
-    )
-    SELECT document.id, 1 - distance AS score, title, content, chunk_id, source_file, section,
-           description, document.created_at, chunk_type, framework_name, validation_passed
-    FROM nearest
-    JOIN framework_documents document ON document.id = nearest.document_id
-    LEFT JOIN framework_metadata details ON details.document_id = document.id
-    ORDER BY distance, document.id
-"""
-
-SETS = re.compile(r"\bset_config\b|\bSET LOCAL\b", re.IGNORECASE)
-"""The part of SQL that makes settings for the transaction."""
-
-RANKS = re.compile(r"^WITH \w+_(near|found) AS")
-"""The beginning of the statement that ranks; what is found out before it has settings, too."""
 
 IN_FORCE = """
     SELECT name, current_setting(name, true) AS setting
     FROM unnest(ARRAY['hnsw.ef_search', 'hnsw.iterative_scan', 'hnsw.max_scan_tuples']) AS name
 """
 
+Numbered = tuple[str, list[Any]]
+"""A statement with ``$1`` for its first parameter, and the values in this order."""
 
-class Statement(NamedTuple):
-    """A statement as a cursor was given it."""
 
-    query: Any
-    params: Any
+class Search(NamedTuple):
+    """The two statements of a search: its settings, and its ranking."""
+
+    settings: Sent
+    ranking: Sent
 
 
 class Floor(Contender):
@@ -74,32 +53,30 @@ class Floor(Contender):
         super().__init__(job)
         self._local = threading.local()
         self._opened: list[Connection[dict[str, Any]]] = []
-        self._rankings: dict[str, list[Statement]] = {}
-        self._settings: dict[str, Statement] = {}
+        self._searches: dict[str, list[tuple[Numbered, Numbered]]] = {}
 
     def prepare(self) -> dict[str, Any]:
-        """Learn what ``SearchService`` sends, and say with which settings."""
+        """Record what ``SearchService`` sends, and report the settings of a vector search."""
         recorder = Recorder(self.job)
         for mode in self.modes:
-            asked = range(1 if mode == "vector" else len(self.job.questions))
-            recorded = [last_ranking(recorder.record(mode, number)) for number in asked]
-            self._settings[mode] = recorded[0][0]
-            self._rankings[mode] = [ranking for _, ranking in recorded]
+            searches = [
+                self.restate(mode, recorder.record(mode, number))
+                for number in range(len(self.job.questions))
+            ]
+            self._searches[mode] = [(_number(s), _number(r)) for s, r in searches]
         recorder.close()
         connection = self._connection()
         with connection.transaction():
-            connection.execute(*self._settings["vector"])
-            settings = {row["name"]: row["setting"] for row in connection.execute(IN_FORCE)}
-        nearest = NEAREST.format(
-            model=MODEL,
-            dimensions=self.job.dimensions,
-            depth=FIRST_DEPTH,
-            hits=HITS,
-        )
-        self._rankings["vector"] = [
-            Statement(nearest, {"question": vector}) for vector in self.job.question_vectors
-        ]
+            connection.cursor().execute(*self._searches["vector"][0][0])
+            settings = {
+                row["name"]: row["setting"] for row in connection.cursor().execute(IN_FORCE)
+            }
+        _, (nearest, _) = self._searches["vector"][0]
         return {"settings": settings, "vector_statement": nearest}
+
+    def restate(self, mode: str, search: Search) -> Search:
+        """Return the statements to send where ``SearchService`` sent *search*."""
+        return search
 
     def load(self, progress: Callable[[int], None]) -> float:
         """Binary COPY into a table without constraints."""
@@ -126,11 +103,12 @@ class Floor(Contender):
     def search(self, mode: str, number: int) -> list[str]:
         """BEGIN, the settings, the ranking and COMMIT in one round trip."""
         connection = self._connection()
-        settings, ranking = connection.cursor(), connection.cursor(binary=True)
+        settings, ranking = self._searches[mode][number]
+        cursor = connection.cursor()
         with connection.pipeline(), connection.transaction():
-            settings.execute(*self._settings[mode], prepare=True)
-            ranking.execute(*self._rankings[mode][number], prepare=True)
-        return [row["chunk_id"] for row in ranking.fetchall() if row["chunk_id"] is not None]
+            connection.cursor().execute(*settings, prepare=True)
+            cursor.execute(*ranking, prepare=True, binary=True)
+        return [row["chunk_id"] for row in cursor.fetchall() if row["chunk_id"] is not None]
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -140,7 +118,12 @@ class Floor(Contender):
     def _connection(self) -> Connection[dict[str, Any]]:
         """The thread's own."""
         if not hasattr(self._local, "connection"):
-            connection = psycopg.connect(self.job.url, autocommit=True, row_factory=dict_row)
+            connection = psycopg.connect(
+                self.job.url,
+                autocommit=True,
+                row_factory=dict_row,
+                cursor_factory=RawCursor,  # which parses nothing
+            )
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             register_vector(connection)
             self._local.connection = connection
@@ -149,50 +132,43 @@ class Floor(Contender):
         return found
 
 
-def last_ranking(statements: list[Statement]) -> tuple[Statement, Statement]:
-    """The settings of a search, and the ranking that follows them."""
-    places = [
-        n
-        for n, each in enumerate(statements[:-1])
-        if SETS.search(str(each.query)) and RANKS.search(str(statements[n + 1].query))
-    ]
-    if not places:
-        raise RuntimeError("SearchService makes no settings before it ranks: adapt the floor")
-    return statements[places[-1]], statements[places[-1] + 1]
+class RecordingDatabase(Database):
+    """Keeps what searches send to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.sent: list[Sequence[Sent]] = []
+
+    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+        self.sent.append(statements)
+        return super()._exchange(scope, statements)
 
 
 class Recorder:
-    """Runs ``SearchService`` and keeps what it sends to psycopg."""
+    """Runs ``SearchService`` and keeps what it sends."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        sent = self.sent = list[Statement]()
-
-        class Recording(Cursor[Any]):
-            """Notes every statement."""
-
-            def execute(self, query: Any, params: Any = None, **options: Any) -> Recording:
-                sent.append(Statement(query, params))
-                super().execute(query, params, **options)
-                return self
-
-        def use_recording(connection: Connection[Any], _record: object) -> None:
-            connection.cursor_factory = Recording
-
         url = make_url(job.url).set(drivername=DRIVER)
-        # The log of searches would be recorded, too.
-        self.database = Database(Settings(database_url=url, metrics_enabled=False))
-        event.listen(self.database.engine, "connect", use_recording)
-        self.embedder = GivenVectors(job.dimensions)
+        # The log of searches would take part in the measurements.
+        self.database = RecordingDatabase(Settings(database_url=url, metrics_enabled=False))
+        self.embedder = GivenVectors(job)
         self.service = SearchService(self.database, embedder=self.embedder)
 
-    def record(self, mode: Mode, number: int) -> list[Statement]:
-        """The statements of one search."""
-        self.sent.clear()
-        self.embedder.next.vector = self.job.question_vectors[number]
+    def record(self, mode: Mode, number: int) -> Search:
+        """Return the statements of a search that gave its hits: the last ones.
+
+        Raises:
+            RuntimeError: They are not settings and a ranking.
+        """
+        self.embedder.number.set(number)
         question = self.job.questions[number]
         self.service.search(question, corpus=KNOWLEDGE.name, mode=mode, limit=HITS)
-        return list(self.sent)
+        settings, (ranking, values) = self.database.sent[-1]
+        self.database.sent.clear()
+        if values is None or "page_limit" not in values:
+            raise RuntimeError("a search does not end with its ranking: adapt the floor")
+        return Search(settings, (ranking, values))
 
     def close(self) -> None:
         """Give the connections back."""

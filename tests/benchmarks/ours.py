@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.switch import ModelSwitch
-from pgcorpus.services.search.service import Mode, SearchService
+from pgcorpus.services.search.service import AsyncSearchService, Mode, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
 
 MODEL = "benchmark"
@@ -35,19 +36,21 @@ INDEXES = """
 class GivenVectors:
     """An embedder whose vectors are there already, so that no model is measured.
 
-    Each thread says which one is next.
+    Attributes:
+        number: Of the question that the thread, or the task, asks next.
     """
 
     batch_size = 1
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, job: Job) -> None:
         self.model_name = MODEL
-        self.dimensions = dimensions
-        self.next = threading.local()
+        self.dimensions = job.dimensions
+        self.number = ContextVar[int]("number")
+        self._vectors = job.question_vectors
 
     def embed_question(self, text: str) -> np.ndarray:
-        """The thread's vector."""
-        vector: np.ndarray = self.next.vector
+        """Return the vector of the question."""
+        vector: np.ndarray = self._vectors[self.number.get()]
         return vector
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
@@ -61,8 +64,10 @@ class Ours(Contender):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.database = Database(Settings(database_url=make_url(job.url).set(drivername=DRIVER)))
-        self.embedder = GivenVectors(job.dimensions)
+        self.embedder = GivenVectors(job)
         self.service = SearchService(self.database, embedder=self.embedder)
+        self.service_of_tasks = AsyncSearchService(self.database, embedder=self.embedder)
+        self.runner = asyncio.Runner()  # one loop, to which its connections belong
 
     def facts(self) -> dict[str, Any]:
         """Its version."""
@@ -95,16 +100,41 @@ class Ours(Contender):
 
     def search(self, mode: Mode, number: int) -> list[str]:
         """As a backend service does."""
-        self.embedder.next.vector = self.job.question_vectors[number]
+        self.embedder.number.set(number)
         page = self.service.search(
             self.job.questions[number], corpus=KNOWLEDGE.name, mode=mode, limit=HITS
         )
         return [hit.metadata["chunk_id"] for hit in page.hits]
 
+    def search_by_tasks(self, *, mode: Mode, clients: int, seconds: float) -> dict[str, float]:
+        """Search through ``AsyncSearchService``."""
+        return self.runner.run(self._search_by_tasks(mode, clients, seconds))
+
+    async def _search_by_tasks(self, mode: Mode, clients: int, seconds: float) -> dict[str, float]:
+        questions, answered, deadline = self.job.questions, [0] * clients, 0.0
+
+        async def search(number: int) -> None:
+            self.embedder.number.set(number % len(questions))
+            await self.service_of_tasks.search(
+                questions[number % len(questions)], corpus=KNOWLEDGE.name, mode=mode, limit=HITS
+            )
+
+        async def client(number: int) -> None:
+            while time.perf_counter() < deadline:
+                await search(number * 31 + answered[number])
+                answered[number] += 1
+
+        await asyncio.gather(*map(search, range(clients)))  # opens the connections
+        started = time.perf_counter()
+        deadline = started + seconds
+        await asyncio.gather(*map(client, range(clients)))
+        return {"searches": sum(answered), "seconds": time.perf_counter() - started}
+
     def close(self) -> None:
         """Write the log of searches, too, or the process would try when the server is gone."""
         self.service.flush_log()
-        self.database.close()
+        self.runner.run(self.database.aclose())
+        self.runner.close()
 
 
 def register_model(database: Database, job: Job) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,19 +16,22 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
+from tests.benchmarks.ratios import ASYNCIO, MODES
+
 COLOURS: Final = {
+    "lean": "#d3d9e0",
     "floor": "#9aa5b1",
     "pgcorpus": "#1f77b4",
+    ASYNCIO: "#7fb8e0",
     "langchain": "#2ca02c",
     "llamaindex": "#d62728",
 }
 PERCENTILES: Final = ("p50", "p95", "p99")
-MODES: Final = ("vector", "text", "hybrid")
 MEBIBYTE: Final = 2**20
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Draw latencies above; throughput, load rate and size below.
+    """Draw latencies above; throughput, load rate and size below. Searches are shown as ratios.
 
     Args:
         result: As ``benchmarks.json`` has it.
@@ -49,48 +53,56 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _latency(axis: Axes, result: Mapping[str, Any], mode: str) -> None:
-    rows = [row for row in result["latency"] if row["mode"] == mode]
-    width = 0.8 / len(rows)
-    for place, row in enumerate(rows):
-        at = np.arange(len(PERCENTILES)) + (place - (len(rows) - 1) / 2) * width
+    rows = {row["contender"]: row for row in result["latency"] if row["mode"] == mode}
+    lean, bars = rows["lean"], {}
+    for contender, row in rows.items():
         recall = row["recall_at_10"]
         if recall is None:
             found = f"source found {row['source_found']:.3f}"
         else:
             found = f"recall@10 {recall:.3f}"
-        bars = axis.bar(
-            at,
-            [row[f"{name}_ms"] for name in PERCENTILES],
-            width,
-            color=COLOURS[row["contender"]],
-            label=f"{row['contender']} ({found})",
-        )
-        axis.bar_label(bars, fmt="%.3g", fontsize=7)
-    axis.set_xticks(np.arange(len(PERCENTILES)), PERCENTILES)
-    axis.set(title=f"{mode} search", ylabel="latency, ms (log scale)", yscale="log")
+        times = [row[f"{name}_ms"] / lean[f"{name}_ms"] for name in PERCENTILES]
+        bars[contender, f"{contender} ({found})"] = times
+    _bars(axis, bars, PERCENTILES)
+    axis.set(
+        title=f"{mode} search (p50 of lean: {lean['p50_ms']:.3g} ms)",
+        ylabel="latency, multiples of lean's (log scale)",
+        yscale="log",
+    )
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_ylim(bottom=min(row["p50_ms"] for row in rows) / 2)
+    axis.set_ylim(bottom=min(chain.from_iterable(bars.values())) / 2)
+    axis.axhline(1, color="black", linewidth=0.5)
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2)
 
 
 def _throughput(axis: Axes, result: Mapping[str, Any]) -> None:
-    rows = [row for row in result["throughput"] if row["mode"] == "hybrid"]
-    for name in dict.fromkeys(row["contender"] for row in rows):
-        of = [row for row in rows if row["contender"] == name]
-        axis.plot(
-            [row["clients"] for row in of],
-            [row["searches_per_second"] for row in of],
-            marker="o",
-            color=COLOURS[name],
-            label=name,
-        )
-    clients = sorted({row["clients"] for row in rows})
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(clients, map(str, clients))
-    axis.set(title="hybrid throughput", xlabel="clients (threads)", ylabel="searches/s")
-    axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+    # The most clients come last.
+    rates = {(row["contender"], row["mode"]): row for row in result["throughput"]}
+    rate = {key: row["searches_per_second"] for key, row in rates.items()}
+    clients = {contender: row["clients"] for (contender, _), row in rates.items()}
+    bars = {
+        (contender, f"{contender} ({number})"): [
+            rate.get((contender, mode), np.nan) / rate["lean", mode] for mode in MODES
+        ]
+        for contender, number in clients.items()
+    }
+    _bars(axis, bars, MODES)
+    axis.set(title="throughput (clients)", ylabel="searches/s, multiples of lean's")
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2)
+
+
+def _bars(
+    axis: Axes, bars: Mapping[tuple[str, str], Sequence[float]], names: Sequence[str]
+) -> None:
+    """Draw a group of bars for each name, in which each contender with its label has one."""
+    width = 0.8 / len(bars)
+    for place, ((contender, label), heights) in enumerate(bars.items()):
+        at = np.arange(len(names)) + (place - (len(bars) - 1) / 2) * width
+        drawn = axis.bar(at, heights, width, color=COLOURS[contender], label=label)
+        axis.bar_label(drawn, fmt="%.3g", fontsize=7)
+    axis.set_xticks(np.arange(len(names)), names)
+    axis.margins(y=0.1)
 
 
 def _load(axis: Axes, result: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run as tables, ratios beside them."""
+"""The figures of a run as tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 from pgcorpus.services.cli.output import out, table
 
 MEBIBYTE = 2**20
-
-BASES = ("floor", "pgcorpus")
-"""Divisors of a median, in a column each."""
 
 
 def list_failed_checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -27,6 +24,14 @@ def print_tables(result: Mapping[str, Any]) -> None:
     )
     _latency(result)
     _throughput(result)
+    table(
+        "Ratios of pgcorpus",
+        ["ratio", "found", "bound", "last release"],
+        [
+            (row["name"], *(_ratio(row[each]) for each in ("ratio", "bound", "released")))
+            for row in result["ratios"]
+        ],
+    )
     table(
         "Bulk load, vectors given",
         ["contender", "way", "rows/s"],
@@ -54,26 +59,24 @@ def print_tables(result: Mapping[str, Any]) -> None:
 
 
 def _latency(result: Mapping[str, Any]) -> None:
-    ratios = {(row["contender"], row["mode"]): row for row in result["ratios"]}
+    lean = {row["mode"]: row["p50_ms"] for row in result["latency"] if row["contender"] == "lean"}
     for mode in dict.fromkeys(row["mode"] for row in result["latency"]):
         rows = []
         for row in (each for each in result["latency"] if each["mode"] == mode):
-            ratio = ratios.get((row["contender"], mode), {"to": None})
             found = row["recall_at_10"] if mode == "vector" else row["source_found"]
             rows.append(
                 (
                     row["contender"],
-                    *(f"{row[p]:.2f}" for p in ("p50_ms", "p95_ms", "p99_ms")),
-                    *(f"{ratio['p50']:.2f}" if ratio["to"] == base else "" for base in BASES),
+                    *(f"{row[each]:.2f}" for each in ("p50_ms", "p95_ms", "p99_ms", "cpu_ms")),
+                    _ratio(row["p50_ms"] / lean[mode]),
                     f"{found:.3f}",
                     f"{row['mean_hits']:.1f}",
                 )
             )
         quality = "recall@10" if mode == "vector" else "source found"
-        ratio_names = [f"p50 / {base}" for base in BASES]
         table(
             f"Latency of {mode} searches, ms",
-            ["contender", "p50", "p95", "p99", *ratio_names, quality, "hits"],
+            ["contender", "p50", "p95", "p99", "CPU", "p50 / lean", quality, "hits"],
             rows,
         )
 
@@ -87,8 +90,15 @@ def _throughput(result: Mapping[str, Any]) -> None:
     table(
         "Searches per second by clients",
         ["mode", "contender", *map(str, clients)],
-        [(*key, *(f"{of[number]:,.0f}" for number in clients)) for key, of in grid.items()],
+        [
+            (*key, *(f"{of[number]:,.0f}" if number in of else "" for number in clients))
+            for key, of in grid.items()
+        ],
     )
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def _mebibytes(size: int | None) -> str:

@@ -29,9 +29,11 @@ from tests.benchmarks import data
 from tests.benchmarks.contender import HITS
 from tests.benchmarks.import_rate import import_rate
 from tests.benchmarks.processes import ContenderFailed, Process, start_process
+from tests.benchmarks.ratios import ASYNCIO, MODES, check, compare
 
-MODES: Final = ("vector", "text", "hybrid")
 CLIENTS: Final = (1, 2, 4, 8)
+TASKS: Final = 64
+"""Tasks of asyncio that search at once, in one thread."""
 WARM_UP: Final = 20
 """Questions asked before the clock counts: connections, prepared statements, PostgreSQL's cache."""
 ROUNDS: Final = 3
@@ -100,7 +102,13 @@ class Bench:
 
 
 def measure(
-    folder: Path, *, rows: int, dimensions: int, seconds: float, peers: Mapping[str, Path]
+    folder: Path,
+    *,
+    rows: int,
+    dimensions: int,
+    seconds: float,
+    peers: Mapping[str, Path],
+    released: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Load, index, search and weigh.
 
@@ -110,12 +118,13 @@ def measure(
         dimensions: Length of the vectors, at most 4,000.
         seconds: How long each throughput is measured.
         peers: Name → interpreter.
+        released: The figures of the last release, whose ratios must not get worse.
 
     Returns:
         What docs/reference/benchmarks.md describes, ready for JSON.
 
     Raises:
-        ContenderFailed: The floor or this project failed; of a peer it is in ``left_out``.
+        ContenderFailed: A floor or this project failed; of a peer it is in ``left_out``.
         EmbeddedServerError: The server could not be started.
     """
     folder.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
@@ -134,8 +143,8 @@ def measure(
             _search_all(bench, seconds)
         finally:
             server.destroy()
-    bench.result["ratios"] = ratios(bench.result)
-    bench.result["checks"] = checks(bench.result)
+    bench.result["ratios"] = compare(bench.result, released)
+    bench.result["checks"] = check(bench.result)
     return bench.result
 
 
@@ -247,6 +256,7 @@ def _search_all(bench: Bench, seconds: float) -> None:
             searching[name] = process
             result["contenders"][name] = {"modes": process.started["modes"]} | facts
 
+        enter("lean", "lean", ours, "pgcorpus")
         enter("floor", "floor", ours, "pgcorpus")
         bench.ef_search = int(result["contenders"]["floor"]["settings"]["hnsw.ef_search"])
         enter("pgcorpus", "ours", ours, "pgcorpus")
@@ -289,6 +299,7 @@ def _latency(bench: Bench, searching: dict[str, Process], mode: str) -> list[dic
     answers: list[list[str]] = json.loads((bench.data / "answers.json").read_text())
     sources: list[str] = json.loads((bench.data / "sources.json").read_text())
     taken: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, list[float]] = defaultdict(list)
     hits: dict[str, list[list[str]]] = defaultdict(list)
     for number in range(min(WARM_UP, len(answers))):
         for name in _offering(searching, mode):
@@ -304,16 +315,18 @@ def _latency(bench: Bench, searching: dict[str, Process], mode: str) -> list[dic
                 reply = _ask(bench, searching, name, "search", mode=mode, number=number)
                 if reply is not None:
                     taken[name].append(reply["ms"])
+                    cpu[name].append(reply["cpu_ms"])
                     hits[name] += [reply["hits"]] if count < len(answers) else []
             progress(count + 1)
     return [
         _figures(name, mode, taken[name])
         | {
+            "cpu_ms": float(np.median(cpu[name])),
             "mean_hits": float(np.mean([len(each) for each in hits[name]])),
             "without_hits": sum(not each for each in hits[name]),
             "recall_at_10": overlap(hits[name], answers) if mode == "vector" else None,
             "source_found": overlap(hits[name], [[source] for source in sources]),
-            "overlap_with_floor": overlap(hits[name], hits["floor"]),
+            "overlap_with_pgcorpus": overlap(hits[name], hits["pgcorpus"]),
         }
         for name in _offering(searching, mode)
     ]
@@ -347,71 +360,22 @@ def _throughput(
     bench: Bench, searching: dict[str, Process], mode: str, seconds: float
 ) -> list[dict[str, Any]]:
     measured: list[dict[str, Any]] = []
-    total = len(CLIENTS) * len(_offering(searching, mode))
+
+    def measure(name: str, contender: str, do: str, clients: int) -> None:
+        asked = {"mode": mode, "clients": clients}
+        done = _ask(bench, searching, name, do, seconds=seconds, **asked)
+        if done is not None:
+            rate = done["searches"] / done["seconds"]
+            measured.append({"contender": contender, **asked, "searches_per_second": rate})
+
+    total = len(CLIENTS) * len(_offering(searching, mode)) + 1
     with bench.doing(f"throughput: {mode}", total) as progress:
         for clients in CLIENTS:
             for name in _offering(searching, mode):
-                asked = {"mode": mode, "clients": clients}
-                done = _ask(bench, searching, name, "throughput", seconds=seconds, **asked)
-                if done is not None:
-                    rate = done["searches"] / done["seconds"]
-                    measured.append({"contender": name, **asked, "searches_per_second": rate})
+                measure(name, name, "search_by_threads", clients)
                 progress(len(measured))
+        measure("pgcorpus", ASYNCIO, "search_by_tasks", TASKS)
     return measured
-
-
-def ratios(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the ratios of times: this project to the floor, and each peer to this project."""
-    figures = {(row["contender"], row["mode"]): row for row in result["latency"]}
-    compared = []
-    for contender, mode in figures:
-        base = "floor" if contender == "pgcorpus" else "pgcorpus"
-        if contender != "floor":
-            ratio = {
-                name.replace("_ms", ""): figures[contender, mode][name] / figures[base, mode][name]
-                for name in ("p50_ms", "p95_ms", "p99_ms")
-            }
-            compared.append({"mode": mode, "contender": contender, "to": base} | ratio)
-    return compared
-
-
-LEAST_RECALL: Final = 0.95
-LEAST_OVERLAP: Final = 0.99
-"""Equal scores may come in another order, and the tenth of them may be another."""
-
-MOST_TIMES_FLOOR: Final = 2.0
-"""The time of a vector search, at most, as a multiple of the floor's. 1.25 is the target; the rest
-is for the noise of a machine that does other things, too."""
-
-COMPARED_ROWS: Final = 10_000
-"""With fewer, what every search costs hides what the vectors cost, and of 2,000 SearchService
-compares every one."""
-
-
-def checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the checks that must hold for the figures to mean anything."""
-    rows = {(row["contender"], row["mode"]): row for row in result["latency"]}
-    made = []
-
-    def check(name: str, passed: bool, found: str) -> None:
-        made.append({"name": name, "passed": passed, "found": found})
-
-    for mode in MODES:
-        row = rows["pgcorpus", mode]
-        empty, same = row["without_hits"], row["overlap_with_floor"]
-        check(f"every question has hits ({mode})", not empty, f"{empty} questions have none")
-        if mode != "vector":  # few vectors are compared one by one, which the floor does not do
-            check(f"the floor finds the same ({mode})", same >= LEAST_OVERLAP, f"{same:.3f} of it")
-    if result["data"]["rows"] >= COMPARED_ROWS:
-        ours, floor = (rows[name, "vector"]["p50_ms"] for name in ("pgcorpus", "floor"))
-        check(
-            f"the vector p50 is at most {MOST_TIMES_FLOOR:g} times the floor's",
-            ours <= MOST_TIMES_FLOOR * floor,
-            f"{ours:.2f} ms, and the floor's is {floor:.2f} ms",
-        )
-    recall = rows["pgcorpus", "vector"]["recall_at_10"]
-    check(f"recall@10 is at least {LEAST_RECALL}", recall >= LEAST_RECALL, f"it is {recall:.3f}")
-    return made
 
 
 @contextmanager

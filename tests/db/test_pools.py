@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -165,3 +166,46 @@ def test_the_doctor_compares_all_pools_with_what_the_server_allows(database: Dat
     assert (
         find(1000).remedy == "DB_POOLER=transaction  # with a transaction pooler before the server"
     )
+
+
+def exchange_in_tasks(database: Database) -> list[int]:
+    """Ask from many tasks at once which connection answers."""
+
+    async def ask() -> list[int]:
+        try:
+            return await asyncio.gather(*(database.run(ask_process, database) for _ in range(12)))
+        finally:
+            await database.aclose()
+
+    return asyncio.run(ask())
+
+
+def exchange_in_threads(database: Database) -> list[int]:
+    """Ask from many threads at once which connection answers."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(lambda _: ask_process(database), range(12)))
+
+
+def ask_process(database: Database) -> int:
+    """The process that serves an exchange."""
+    slowly = "SELECT pg_backend_pid() AS pid FROM pg_sleep(0.05)"
+    ((row,),) = database.ranker().exchange([(slowly, {})])
+    pid: int = row["pid"]
+    return pid
+
+
+@pytest.mark.parametrize("ask", [exchange_in_tasks, exchange_in_threads])
+def test_searches_at_once_take_the_connections_that_the_pool_keeps(
+    narrow: Database, ask: Callable[[Database], list[int]]
+) -> None:
+    """One opened beyond them would be closed after a single search."""
+    assert len(set(ask(narrow))) <= narrow.settings.pool_size
+
+
+def test_a_search_that_gets_no_turn_says_so(narrow: Database) -> None:
+    """It waits as long as for a connection."""
+    with ExitStack() as turns:
+        for _ in range(narrow.settings.pool_size):
+            turns.enter_context(narrow._throttle.take_turn())
+        with pytest.raises(PoolTimeout):
+            ask_process(narrow)

@@ -29,8 +29,8 @@ from pgcorpus.db.errors import (
 from pgcorpus.db.models import MemoryNode
 from pgcorpus.db.repositories.memory.episodes import Told
 from pgcorpus.db.repositories.memory.nodes import Exchange
-from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope, refuse_unsafe
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import MEMORY, list_corpora
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork

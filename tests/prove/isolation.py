@@ -28,8 +28,8 @@ from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.repositories.base import REBUILT
-from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import APPLICATION_ROLE, Scope
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question

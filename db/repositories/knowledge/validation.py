@@ -30,7 +30,8 @@ from pgcorpus.db.models.knowledge import (
 )
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
-from pgcorpus.db.repositories.search import Ask, SearchRepository
+from pgcorpus.db.repositories.search import SearchRepository
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel

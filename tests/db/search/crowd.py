@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question

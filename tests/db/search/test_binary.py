@@ -15,9 +15,10 @@ from sqlalchemy import URL, text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
-from pgcorpus.db.repositories.search import FEW, Ask
 from pgcorpus.db.repositories.vector_indexes import index_of
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.search.known import FEW
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 from tests.conftest import Databases

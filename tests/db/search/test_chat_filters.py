@@ -15,7 +15,7 @@ from sqlalchemy import URL, text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidFilter
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import CHAT, KNOWLEDGE
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork

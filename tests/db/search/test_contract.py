@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pgcorpus.db.errors import InvalidFilter, UnknownFilter
-from pgcorpus.db.repositories.search import DEPTHS, FIRST_DEPTH, Ask
+from pgcorpus.db.search.ask import DEPTHS, FIRST_DEPTH, Ask
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question

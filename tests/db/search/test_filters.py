@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories import search as searches
-from pgcorpus.db.repositories.search import FEW, Ask
+from pgcorpus.db.search import known, ranker
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
+from pgcorpus.db.search.known import FEW
 from pgcorpus.db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
 from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests.db.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
@@ -149,7 +150,8 @@ def test_an_index_scan_goes_on_under_a_filter(
     crowd: Crowd, mode: str, share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a corpus so large that even few of it are too many to be compared one by one."""
-    monkeypatch.setattr(searches, "FEW", 100)
+    for module in (known, ranker):
+        monkeypatch.setattr(module, "FEW", 100)
     kept = crowd.sections == share
 
     recalls = [recall(crowd, asked, {"section": share}, kept) for asked in list_questions(mode)]
@@ -161,7 +163,8 @@ def test_what_a_filter_keeps_is_found_far_from_the_question(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The question is near what the filter refuses: thousands are passed over, none is missed."""
-    monkeypatch.setattr(searches, "FEW", 100)
+    for module in (known, ranker):
+        monkeypatch.setattr(module, "FEW", 100)
     asked = ask("x", MODES["vector"])
     nearest = np.argsort(-crowd.cosines(asked.vector))
     names = sorted({f"{place:05}" for place in nearest[6_000:6_200] + 1})

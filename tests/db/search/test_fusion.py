@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgcorpus.db.repositories.search import FIRST_DEPTH, Ask
+from pgcorpus.db.search.ask import FIRST_DEPTH, Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.uow import UnitOfWork

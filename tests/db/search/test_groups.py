@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Uuid, select
 
-from pgcorpus.db.repositories.search import DEPTHS, Answer, Ask
+from pgcorpus.db.search.answer import Answer
+from pgcorpus.db.search.ask import DEPTHS, Ask
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.ranking import Fusion
 from pgcorpus.db.uow import UnitOfWork

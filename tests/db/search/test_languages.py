@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import URL
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories import search as search_repository
 from pgcorpus.db.repositories import vector_indexes
+from pgcorpus.db.search import ranker
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from tests.conftest import Databases, settings_for
@@ -94,7 +94,7 @@ def test_a_large_scope_uses_the_index_of_its_own(
     crowd: Database, application: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``pgcorpus doctor`` asks for: the planner finds it, and passes over nothing of others'."""
-    for module, limit in ((search_repository, "MOST_COMPARED"), (vector_indexes, "LEAST_INDEXED")):
+    for module, limit in ((ranker, "MOST_COMPARED"), (vector_indexes, "LEAST_INDEXED")):
         monkeypatch.setattr(module, limit, 2_000)
     made = index_large_scopes(crowd, POPULATION)
     with crowd.unit_of_work() as work:

@@ -16,7 +16,7 @@ from sqlalchemy import column, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pgcorpus.db.errors import InvalidFilter, UnknownFilter
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE, MEMORY
 from pgcorpus.db.search.estimates import explain_matching
 from pgcorpus.db.search.legs import AskedModel

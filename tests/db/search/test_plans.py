@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from pgcorpus.db.repositories.search import FIRST_DEPTH, Ask
+from pgcorpus.db.search.ask import FIRST_DEPTH, Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.estimates import explain_matching
 from pgcorpus.db.uow import UnitOfWork

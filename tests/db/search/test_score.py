@@ -9,7 +9,7 @@ from math import log
 import pytest
 from sqlalchemy import text
 
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.question import Question

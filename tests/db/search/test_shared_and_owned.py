@@ -13,9 +13,11 @@ import pytest
 from sqlalchemy import URL, text
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.search import FEW, Answer, Ask
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.answer import Answer
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import DOCUMENTATION
+from pgcorpus.db.search.known import FEW
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.question import Question

@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnknownFilter
-from pgcorpus.db.repositories.search import Answer, Ask, Statement
+from pgcorpus.db.search.answer import Answer, Statement
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.prelude import compile_prelude

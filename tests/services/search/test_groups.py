@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidSearch
-from pgcorpus.db.repositories.search import DEPTHS
+from pgcorpus.db.search.ask import DEPTHS
 from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.search.page import Hit, SearchPage
 from pgcorpus.services.search.service import AsyncSearchService, SearchService

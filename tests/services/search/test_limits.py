@@ -24,7 +24,7 @@ from pgcorpus.db.errors import (
     SearchError,
     UnknownFilter,
 )
-from pgcorpus.db.repositories import search as searches
+from pgcorpus.db.search import known, ranker
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.ranking import compile_search
@@ -316,7 +316,8 @@ def test_an_index_of_another_kind_is_used_from_the_next_search_on(
     filled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model registered anew has another index: comparing as before would read every vector."""
-    monkeypatch.setattr(searches, "FEW", 1)  # three passages count as many: indexes are asked
+    for module in (known, ranker):
+        monkeypatch.setattr(module, "FEW", 1)  # three passages count as many: indexes are asked
     service = SearchService(filled, embedder=AxisEmbedder())
     before = service.search("price", corpus="knowledge", mode="vector")
     with filled.engine.begin() as connection:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import SearchError
 from pgcorpus.db.models import EmbeddingModel
-from pgcorpus.db.repositories.search import DEPTHS
+from pgcorpus.db.search.ask import DEPTHS
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.page import Hit
 from pgcorpus.services.search.service import RERANKED, AsyncSearchService, SearchService

@@ -24,7 +24,7 @@ from pgcorpus.db.errors import (
     UnknownFilter,
     translate,
 )
-from pgcorpus.db.repositories.search import Ask
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Hit

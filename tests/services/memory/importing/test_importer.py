@@ -32,8 +32,8 @@ from pgcorpus.db.models import (
 from pgcorpus.db.repositories import vector_indexes
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
-from pgcorpus.db.repositories.search import Ask
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question

@@ -1,0 +1,477 @@
+"""Searches run: the choice of a ranking statement, its parameters and settings, and its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.answer import Answer, Statement
+from pgcorpus.db.search.ask import Ask
+from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.search.driver import Exchange, make_settings
+from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
+from pgcorpus.db.search.known import FEW, Known, KnownCorpora
+from pgcorpus.db.search.legs import (
+    FUZZY_THRESHOLDS,
+    LARGE_FOR_FUZZY,
+    LARGE_FUZZY_THRESHOLD,
+    LONG_FOR_FUZZY,
+    MAX_FUZZY_CHARACTERS,
+    THRESHOLD_SETTING,
+    UNSPACED_FEW_THRESHOLD,
+    UNSPACED_THRESHOLDS,
+)
+from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, Prelude, compile_prelude
+from pgcorpus.db.search.question import Question
+from pgcorpus.db.search.ranking import Shape
+from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
+
+MOST_COMPARED: Final = 5000
+"""Passages of a scope up to which all its vectors are compared, in 2 to 3 µs each."""
+
+LEAST_INDEXED: Final = 4600
+"""A scope of more vectors has an index of its own, which ``pgcorpus doctor`` asks for. Less than
+``MOST_COMPARED``, as a search only estimates how large its scope is. Estimates of a sixth too much
+were seen: a scope of a little less is then compared by its half vectors, exactly but slowly."""
+
+MAX_EF_SEARCH: Final = 1000
+"""pgvector's own bound of ``hnsw.ef_search``."""
+
+EF_HEADROOM: Final = 1.25
+"""An HNSW scan keeps more than it gives: recall@10 at 100,000 x 3072 was 0.989 without."""
+
+LEAST_EF_SEARCH: Final = 125
+"""The least ``hnsw.ef_search``, however few hits are asked for: what an HNSW scan keeps decides how
+near they are."""
+
+INDEX_TUPLE_COST: Final = "0.02"
+"""``cpu_index_tuple_cost``. With PostgreSQL's 0.005 the planner reads an index of half a million
+passages of a scope, 22 ms, to spare itself a few thousand of the table, 1 µs each."""
+
+PARALLEL_SETUP_COST: Final = "10000"
+"""The cost of starting two workers: 11 ms were measured, in which one process reads 4,000 rows.
+With PostgreSQL's 1,000 a search for a few hundred passages waits for workers that find nothing."""
+
+MAX_SCAN_TUPLES: Final = 200_000
+"""Passages after which an index scan under a filter ends: with at least ``FEW`` passages kept,
+enough to find the first hundred in four million."""
+
+MOST_PRELUDES: Final = 3
+"""Preludes that one search sends at most. It is sent again where it shows that it was asked in
+other languages than the corpus has, or without the count it needs: on the first search, and after a
+change."""
+
+MAX_LANGUAGES: Final = 8
+"""Languages that a question is read in, the most frequent of the corpus first."""
+
+LEXEMES: Final = (
+    "SELECT word, tsvector_to_array(to_tsvector(language::regconfig, word)) AS lexemes"
+    " FROM unnest(%(words)s::text[]) AS word, unnest(%(languages)s::text[]) AS language"
+)
+
+
+class Ranker:
+    """Ranks the passages of any corpus.
+
+    Args:
+        exchange: Sends statements to the database, in the scope.
+        scope: Whose passages are searched, too.
+        known: What earlier searches of the database learnt of each corpus.
+    """
+
+    def __init__(self, exchange: Exchange, scope: Scope | None, known: KnownCorpora) -> None:
+        self.exchange = exchange
+        self._scope = scope
+        self._known = known
+
+    def answer(self, corpus: Corpus, ask: Ask) -> Answer:
+        """Run a search: one statement, one snapshot, after its settings.
+
+        Raises:
+            UnknownFilter: The corpus has no such filter.
+            InvalidFilter: A filter's value is of the wrong kind.
+            MissingScope: The corpus has a scope, and the unit of work has none.
+        """
+        statement = self.prepare(corpus, ask)
+        answer = self._run(statement)
+        for threshold in statement.thresholds[1:]:
+            if answer.candidates.get("fuzzy", 0) >= ask.enough:
+                break
+            statement = replace(statement, settings=_settings_with(statement, threshold))
+            answer = self._run(statement)
+        short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.enough}
+        words = statement.look_up
+        if words and words.complete:
+            short.discard("text")  # there are no more that hold a word
+        if answer.dropped:
+            short.discard("vector")  # nor any that are more similar
+        # The words that were looked up were to give more than is asked for: less may be left to
+        # search than was thought, and what is left may hold other words. Of a scope it is estimated
+        # for each search.
+        is_thin = (
+            corpus.scope is None
+            and words is not None
+            and not words.complete
+            and answer.candidates.get("text", 0) < ask.depth
+        )
+        return self._without_starving(corpus, ask, answer, short) if short or is_thin else answer
+
+    def _without_starving(
+        self, corpus: Corpus, ask: Ask, answer: Answer, short: Collection[str]
+    ) -> Answer:
+        """Search deeper where legs found less than a page, unless that is all there is."""
+        if answer.kept is None and not answer.statement.counted:
+            counted = self.prepare(corpus, ask, counted=True)
+            if counted.kept is not None:  # less is left than was thought
+                return self._run(counted)
+        if "text" in short:
+            # The rarest words were too few, or held by passages that the filters refuse.
+            return self._run(self.prepare(corpus, ask, everything=True))
+        return answer
+
+    def prepare(
+        self, corpus: Corpus, ask: Ask, *, everything: bool = False, counted: bool = False
+    ) -> Statement:
+        """Choose the statement of a search, and its parameters.
+
+        Args:
+            corpus: What is searched.
+            ask: The question.
+            everything: Score all passages that hold a word, whatever it costs.
+            counted: Count what is left to search even where it is thought to be much.
+        """
+        corpus.refuse_without(self._scope)
+        conditions, values = corpus.parse_filters(ask.filters)
+        values |= corpus.bind_scope(self._scope)
+        shape = Shape(
+            corpus=corpus,
+            legs=tuple(ask.legs),
+            fusion=ask.fusion,
+            depth=ask.depth,
+            model=ask.model if "vector" in ask.legs else None,
+            conditions=conditions,
+            boosted=ask.boost > 0,
+            bounded=ask.min_similarity > 0,
+            group_by=ask.group_by,
+        )
+        prelude, known = self._prelude(shape, ask, values, counted=counted)
+        shape = replace(shape, demanding=prelude.demanded is not None)
+        values = values | {"demanded": prelude.demanded}
+        if (ranking := prelude.ranking) is not None:
+            shape = replace(shape, learned=True)
+            values |= {"ranking_scope": ranking.scope, "ranking_id": ranking.id}
+            ask = replace(ask, legs=_relearn(ask.legs, ranking.weights))
+        kept = prelude.kept if prelude.kept <= FEW else None
+        is_scoped = corpus.is_scoped(self._scope)
+        narrows = counted or is_scoped or known.narrows(ask)
+        # Words are weighed, and looked up, among what the transaction may see.
+        searched = max(prelude.visible, float(kept or 0), 1.0)
+        kept_share = 1.0
+        if narrows and kept is None and (shape.conditions or shape.demanding):
+            left = prelude.estimated
+            left = self._estimate(shape, values) if left is None else left
+            kept_share = min(1.0, left / searched)
+        found: LookUp | None = None
+        if "text" in ask.legs:
+            found = look_up(
+                prelude.asked,
+                known.lexicon,
+                searched,
+                share=kept_share,
+                depth=ask.depth,
+                fetch=FETCH_OF_SCOPE if corpus.scope is not None else FETCH,
+                everything=everything or kept is not None,
+            )
+            if found is None:
+                shape = replace(shape, legs=tuple(leg for leg in shape.legs if leg != "text"))
+            else:
+                shape = replace(shape, words=found.size)
+                values |= found.values()
+        thresholds: tuple[float, ...] = ()
+        compared = ask.question.words
+        if "fuzzy" in shape.legs:
+            thresholds = _thresholds(ask.question, searched, few=kept is not None)
+            if _stop_early(thresholds) and len(compared) > LONG_FOR_FUZZY:
+                compared = self._rarest_word(ask.question, known)
+        values |= {
+            "page_limit": ask.limit,
+            "page_offset": ask.offset,
+            "group_size": ask.group_size,
+            "question_vector": ask.vector,
+            "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
+            "min_similarity": ask.min_similarity,
+            "rrf_k": ask.rrf_k,
+            "boost": ask.boost,
+            "half_life_days": ask.half_life_days,
+            **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
+        }
+        mostly_kept = kept is None or kept >= searched / 2
+        whole = is_scoped and searched <= MOST_COMPARED and mostly_kept
+        is_mixed = is_scoped and not corpus.needs_scope
+        beside = is_mixed and prelude.own_passages <= MOST_COMPARED
+        # A scope that has an index of its own must be named where the index is chosen.
+        by_values = _plan_by_values(ask, known, counted=counted, scoped=is_scoped) or (
+            is_scoped and not (whole or beside)
+        )
+        return Statement(
+            shape=replace(
+                shape,
+                few=kept is not None,
+                whole=whole,
+                beside=beside,
+                held=prelude.held and kept is not None and not whole,
+            ),
+            values=values,
+            thresholds=thresholds,
+            settings=_choose_planning(by_values=by_values, scoped=is_scoped)
+            | {"hnsw.ef_search": str(_ef_search(ask, kept_share))}
+            | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
+            look_up=found,
+            kept=kept,
+            known=known.lexicon.is_known,
+            counted=prelude.counted,
+            ranking=ranking,
+        )
+
+    def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
+        """Return the plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
+
+        Args:
+            statement: As ``prepare`` made it, or an answer has it.
+            analyze: Run it, and tell times and buffers.
+        """
+        options = "ANALYZE, BUFFERS, " if analyze else ""
+        explained = f"EXPLAIN ({options}SETTINGS, FORMAT JSON) {statement.sql}"
+        _, (row,) = self.exchange(
+            [make_settings(statement.settings), (explained, statement.values)]
+        )
+        plan: dict[str, Any] = row["QUERY PLAN"][0]
+        return plan
+
+    def _run(self, statement: Statement) -> Answer:
+        if not statement.shape.legs:
+            return Answer.of(statement, ())
+        _, rows = self.exchange(
+            [make_settings(statement.settings), (statement.sql, statement.values)]
+        )
+        return Answer.of(statement, rows)
+
+    def _prelude(
+        self, shape: Shape, ask: Ask, values: Mapping[str, Any], *, counted: bool
+    ) -> tuple[Prelude, Known]:
+        """Run the prelude.
+
+        It counts the passages left to search, if few, and reads the words' frequencies.
+        """
+        corpus = shape.corpus
+        scoped = corpus.is_scoped(self._scope)
+        known = self._known.recall(corpus, self._scope)
+        counts = counted or known.must_count(shape.corpus, ask)
+        learned = ask.learned and corpus.boosts is not None
+        asks_nothing = shape.legs == ("vector",) and not (
+            counted or learned or ask.filters or ask.question.demands
+        )
+        if asks_nothing and (recent := known.recent) is not None:
+            return recent, known
+        # Of what is shared it is known how rare words are. The first search of a scope looks at its
+        # own passages, too, for the languages they are in.
+        samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
+        explained = self._list_explained(shape, ask, known, values) if scoped else []
+        before = [known.estimated] if known.is_fresh else []
+        for _ in range(MOST_PRELUDES):
+            asked_in = (ask.language,) if ask.language else known.languages
+            _, (row,), *estimated = self.exchange(
+                [
+                    make_settings(
+                        _choose_planning(
+                            by_values=_plan_by_values(ask, known, counted=counts, scoped=scoped),
+                            scoped=scoped,
+                        )
+                    ),
+                    (
+                        compile_prelude(
+                            shape.corpus,
+                            shape.conditions,
+                            demanding=bool(ask.question.demands),
+                            by_words=samples_words
+                            and (bool(ask.question.demands) or shape.legs != ("vector",)),
+                            scoped=scoped,
+                            learned=learned,
+                        ),
+                        {
+                            **values,
+                            **ask.question.demands,
+                            # What is known of words may be from another scope's search.
+                            "known_version": known.lexicon.version if known.languages else None,
+                            "known_languages": list(known.languages),
+                            "languages": list(asked_in),
+                            "words": ask.question.words,
+                            "few": FEW,
+                            "counted": counts,
+                        },
+                    ),
+                    *explained,
+                ]
+            )
+            prelude = Prelude.of(row, counted=counts)
+            if scoped:
+                estimates = [*before, *map(read_estimate, estimated)]
+                if estimates and not before:
+                    known = known._replace(estimated=estimates[0], estimated_at=time.monotonic())
+                prelude = prelude.within_scope(*estimates, shared=not corpus.needs_scope)
+            if scoped and counts and not (ask.filters or ask.question.demands):
+                known = known._replace(plenty=prelude.kept > FEW)
+            same = row["version"] == known.lexicon.version
+            known = known._replace(
+                lexicon=known.lexicon if same else _lexicon(row),
+                languages=tuple(row["languages"][:MAX_LANGUAGES]),
+                passages=prelude.visible,
+            )
+            stale = not scoped and (not same or known.default_share is None)
+            if stale and shape.corpus.defaults and not ask.filters:
+                share = self._estimate(shape, values) / max(known.passages, 1.0)
+                known = known._replace(default_share=min(1.0, share))
+            if not (ask.filters or ask.question.demands):
+                last = replace(prelude, asked={}, own=None, ranking=None)
+                known = known._replace(last=last, looked_at=time.monotonic())
+            self._known.remember(corpus, self._scope, known)
+            read_in = (ask.language,) if ask.language else known.languages
+            uncounted = not counts and known.must_count(shape.corpus, ask)
+            if asked_in == read_in and not uncounted:
+                break
+            counts = counts or uncounted
+        if prelude.own is not None:
+            known = known._replace(lexicon=_mix(known.lexicon, prelude))
+        return prelude, known._replace(languages=asked_in)
+
+    def _list_explained(
+        self, shape: Shape, ask: Ask, known: Known, values: Mapping[str, Any]
+    ) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return what the planner is asked to estimate: the scope, and what filters keep of it.
+
+        A sample of a small scope tells by itself.
+        """
+        if shape.corpus.needs_scope and 0 < known.passages < SAMPLED_OF_SCOPE:
+            return []
+        filters = shape.conditions and not ask.question.demands
+        explained = [_explain_matching(shape)] if filters else []
+        explained = explained if known.is_fresh else [explain_own(shape.corpus), *explained]
+        return [(sql, values) for sql in explained]
+
+    def _estimate(self, shape: Shape, values: Mapping[str, Any]) -> float:
+        """Return how many passages the filters keep, as the planner estimates it."""
+        (plan,) = self.exchange([(_explain_matching(shape), values)])
+        return read_estimate(plan)
+
+    def _rarest_word(self, question: Question, known: Known) -> str:
+        """Return the word of the question that the fewest passages hold, stop words aside."""
+        words = question.words.split()[:MAX_WORDS]
+        asked = {"words": words, "languages": list(known.languages)}
+        frequencies = {
+            row["word"]: max(map(known.lexicon.frequency, row["lexemes"]))
+            for row in self.exchange([(LEXEMES, asked)])[0]
+            if row["lexemes"]
+        }
+        return min(words, key=lambda word: (frequencies.get(word, 1.0), -len(word)))
+
+
+def _explain_matching(shape: Shape) -> str:
+    return explain_matching(shape.corpus, shape.conditions, shape.demanding)
+
+
+def _thresholds(question: Question, passages: float, *, few: bool) -> tuple[float, ...]:
+    """Return the least similarities, in the order in which they are tried."""
+    if question.is_unspaced:
+        return (UNSPACED_FEW_THRESHOLD,) if few else UNSPACED_THRESHOLDS
+    if few:
+        return FUZZY_THRESHOLDS[-1:]
+    if passages <= LARGE_FOR_FUZZY:
+        return FUZZY_THRESHOLDS
+    return tuple(each for each in FUZZY_THRESHOLDS if each >= LARGE_FUZZY_THRESHOLD)
+
+
+def _stop_early(thresholds: tuple[float, ...]) -> bool:
+    return thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,)
+
+
+def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
+    return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
+
+
+def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
+    """Return the weights of the legs that take part, summing to 1; ranks have no such sum."""
+    weights = {name: ask.legs[name] for name in legs}
+    if ask.fusion == "rrf":
+        return weights
+    if "vector" in weights:
+        weights["vector"] *= ask.stretch
+    total = sum(weights.values()) or 1.0
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _relearn(legs: Mapping[str, float], learned: Mapping[str, float]) -> dict[str, float]:
+    """Replace weights by learned ones; where fuzzy stands in for text, it has its weight."""
+    return {
+        name: learned.get("text" if name == "fuzzy" else name, weight)
+        for name, weight in legs.items()
+    }
+
+
+def _ef_search(ask: Ask, share: float) -> int:
+    """Return the number of nearest that an index scan keeps.
+
+    After the filters, enough are left for a leg's depth.
+    """
+    fetched = ask.model.candidates_for(ask.depth) if ask.model else ask.depth
+    wanted = max(LEAST_EF_SEARCH, fetched * EF_HEADROOM)
+    return min(MAX_EF_SEARCH, round(wanted / max(share, wanted / MAX_EF_SEARCH)))
+
+
+def _plan_by_values(ask: Ask, known: Known, *, counted: bool, scoped: bool) -> bool:
+    """Return whether the planner must see the values: filters keep unequal shares of passages.
+
+    Planning takes longer than most searches: all others keep the plan of the first of their kind.
+    """
+    filtered = bool(ask.filters or ask.question.demands)
+    return filtered or (not scoped and (counted or known.narrows(ask)))
+
+
+def _choose_planning(*, by_values: bool, scoped: bool) -> dict[str, str]:
+    """Return the settings of the planner.
+
+    A plan for any scope does not know that this one is small: an index serves the large, too.
+    """
+    reads_tables = "on" if by_values or not scoped else "off"
+    planning = "force_custom_plan" if by_values else "force_generic_plan"
+    return PLANNER | {"plan_cache_mode": planning, "enable_seqscan": reads_tables}
+
+
+PLANNER: Final = {
+    "hnsw.iterative_scan": "relaxed_order",
+    "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
+    "cpu_index_tuple_cost": INDEX_TUPLE_COST,
+    "parallel_setup_cost": PARALLEL_SETUP_COST,
+    "jit": "off",  # compiling costs more than a search
+}
+"""Settings for a transaction alone: those of a session would leak through the pool."""
+
+
+def _mix(shared: Lexicon, prelude: Prelude) -> Lexicon:
+    """Return the words of a question in all that a search within a scope reads."""
+    assert prelude.own is not None  # noqa: S101 - the caller has looked
+    if not shared.is_known:
+        return prelude.own
+    return shared.mix(prelude.own, min(1.0, prelude.own_passages / max(prelude.visible, 1.0)))
+
+
+def _lexicon(row: Mapping[str, Any]) -> Lexicon:
+    if row["elements"] is None:
+        return Lexicon(version=row["version"])
+    return Lexicon(
+        version=row["version"],
+        # after those of the elements follow the smallest and the largest
+        frequencies=dict(zip(row["elements"], row["frequencies"], strict=False)),
+    )
