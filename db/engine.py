@@ -60,12 +60,18 @@ logger = logging.getLogger(__name__)
 HIDE_PARAMETERS: Final = True
 """Errors go to logs and into ``jobs.last_error``: the texts of messages must not go with them."""
 
+WITH_TEMPORARY_LAST: Final = (
+    "concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp')"
+)
+
 OF_OTHERS: Final = (
     "SET LOCAL role TO DEFAULT",
     "SET LOCAL search_path TO DEFAULT",
-    *(f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor")),
+    # A temporary table would hide the table of its name.
+    f"SELECT set_config('search_path', {WITH_TEMPORARY_LAST}, true)",
+    *(f"SET LOCAL {setting} = ''" for setting in (*SETTINGS, "app.actor", "app.identity")),
 )
-"""Settings that other clients may have SET for a session shared behind a transaction pooler."""
+"""Statements that undo what other clients left in a session that a transaction pooler shares."""
 
 STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any, Final
+from weakref import WeakSet
 
 import psycopg
+from greenlet import getcurrent
 from sqlalchemy import Engine
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -23,8 +24,10 @@ FORGET: Final = (
 USED: Final = "used"
 """The key in a connection's ``info``: whether a unit of work has had it since it was reset."""
 
-_is_reading: ContextVar[bool] = ContextVar("is_reading", default=False)
-"""True while a connection is taken for one exchange of a search."""
+_reading: Final[WeakSet[Any]] = WeakSet()
+"""Greenlets that are taking a connection for one exchange of a search.
+
+Each thread has one, and each call of ``Database.run``. Several tasks may share one context."""
 
 
 def exchange(
@@ -43,11 +46,11 @@ def exchange(
     Raises:
         DBAPIError: One failed, and the transaction with it.
     """
-    reading = _is_reading.set(True)
+    _reading.add(getcurrent())
     try:
         connection = engine.raw_connection()
     finally:
-        _is_reading.reset(reading)
+        _reading.discard(getcurrent())
     driver: Any = connection.driver_connection
     try:
         before = begin(driver)
@@ -72,7 +75,7 @@ def forget_session(connection: Any, record: ConnectionPoolEntry, _proxy: object)
     table of its name. One round trip, which proves the connection as pool_pre_ping would; the pool
     is made anew when it is lost.
     """
-    reading = _is_reading.get()
+    reading = getcurrent() in _reading
     if reading and not record.info.get(USED, True):
         return  # nothing was SET since: an exchange has no statements but ours
     try:

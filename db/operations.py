@@ -530,10 +530,12 @@ _MOST_GROUPS: Final = 3
 _MOST_CHARACTERS: Final = 300
 _MOST_HELD: Final = 1000
 
+# With little memory a bitmap keeps pages alone, and all rows of a page are asked again, those of
+# others too. 256 MB are enough for some four million pages.
 _AS_SEARCHER: Final = """
             RETURNS SETOF tid LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
             SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-            SET max_parallel_workers_per_gather = 0
+            SET max_parallel_workers_per_gather = 0 SET work_mem = '256MB'
 """
 
 

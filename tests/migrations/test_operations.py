@@ -96,7 +96,7 @@ CHECKSUMS: dict[str, str] = {
     "stop_auditing_v1": "8ddf3974b7922f2f",
     "isolate_v1": "4e4efe878f897587",
     "stop_isolating_v1": "b84d7ce0bf940512",
-    "search_in_scope_v1": "35afe6b3fc9a6dc5",
+    "search_in_scope_v1": "0f3d2ca6c8837bc3",
     "stop_searching_in_scope_v1": "c825969f42d3eb89",
     "create_coverage_v1": "d3b1b94b069ac231",
     "drop_coverage_v1": "d7a0f01b4401dc54",
@@ -104,7 +104,7 @@ CHECKSUMS: dict[str, str] = {
     "enqueue_embeddings_v1, scoped": "356ee5a2d6b2f88d",
     "create_embedding_table_v1, shared": "2e94850cea00e3b8",
     "isolate_v1, shared": "dd60c189982df531",
-    "search_in_scope_v1, shared": "f96df089de56592d",
+    "search_in_scope_v1, shared": "118788c15a093b95",
     "stop_searching_in_scope_v1, shared": "ae9071e6fb0424d1",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnsafeRole
@@ -136,6 +138,74 @@ def test_statements_of_an_exchange_are_one_transaction(single: Database, way: Wa
 
     assert first == second
     assert third["at"] > first["at"]
+
+
+def test_a_table_that_another_client_left_behind_a_pooler_hides_none(single: Database) -> None:
+    """A temporary table lasts as long as the session, and would come before the schema's."""
+    shown: Sent = ("SELECT 'chunks'::regclass = 'public.chunks'::regclass AS whole", {})
+    pooled = Database(replace(single.settings, pooler="transaction"))  # the session stays the same
+    try:
+        with pooled.unit_of_work(SCOPE) as work:
+            work.session.execute(text("CREATE TEMPORARY TABLE chunks AS SELECT * FROM chunks"))
+            work.session.execute(text("SET app.identity = 'somebody:else'"))
+            work.commit()
+        ((exchanged,),) = pooled.ranker(SCOPE).exchange([shown])
+        with pooled.unit_of_work(SCOPE) as work:
+            worked = work.session.scalar(text(shown[0]))
+            identity = work.session.scalar(text("SELECT current_setting('app.identity')"))
+    finally:
+        pooled.close()
+
+    assert (exchanged["whole"], worked, identity) == (True, True, "")
+
+
+def test_tasks_with_one_context_take_connections_each_in_its_way(single: Database) -> None:
+    """One that waits to search would have made the other's unit of work skip the reset."""
+    database = Database(replace(single.settings, pool_size=2))
+
+    def search(seconds: float = 0) -> str | None:
+        told: Sent = (
+            "SELECT app_scope() AS scope FROM pg_sleep(%(seconds)s)",
+            {"seconds": seconds},
+        )
+        ((row,),) = database.ranker().exchange([told])
+        scope: str | None = row["scope"]
+        return scope
+
+    def work() -> bool:
+        with database.unit_of_work() as own:
+            own.session.execute(text(f"SET app.tenant_id = '{SCOPE.tenant_id}'"))
+            driver: Any = own.session.connection().connection.driver_connection
+            autocommit: bool = driver.autocommit
+            return autocommit
+
+    async def run() -> tuple[bool, str | None]:
+        context, arrived, leave = contextvars.copy_context(), asyncio.Event(), asyncio.Event()
+
+        def delay(_connection: object, record: Any, _proxy: object) -> None:
+            if not record.info:  # the new connection
+                arrived.set()
+                await_only(leave.wait())
+
+        async def start(function: Callable[..., Any], *args: Any) -> Any:
+            return await database.run(function, *args)
+
+        try:
+            await database.run(search)
+            event.listen(database.async_engine.sync_engine, "checkout", delay, insert=True)
+            first = asyncio.create_task(start(search, 0.2))
+            second = asyncio.create_task(start(search), context=context)
+            await arrived.wait()
+            await first
+            autocommit = await asyncio.create_task(start(work), context=context)
+            scope = await database.run(search)
+            leave.set()
+            await second
+        finally:
+            await database.aclose()
+        return autocommit, scope
+
+    assert asyncio.run(run()) == (False, None)
 
 
 def test_an_exchange_that_fails_leaves_the_connection_whole(single: Database) -> None:

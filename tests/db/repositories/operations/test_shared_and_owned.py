@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation, InsufficientPrivilege
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from pgcorpus.db.scope import Scope
@@ -446,3 +447,50 @@ def test_a_plan_tells_nothing_of_others_metadata(tenancy: Tenancy, raw: Connecti
             told[kind].add(re.sub(r'"Planning": .*', "", str(plan).replace(said, "?")))
 
     assert {kind: len(plans) for kind, plans in told.items()} == {"function": 1, "condition": 1}
+
+
+INTERLEAVED = text("""
+    INSERT INTO chunks
+        (tenant_id, scope, document_id, chunk_id, position, text, language, metadata)
+    SELECT tenant, 'tenant:' || tenant, CAST(:own AS uuid), concat(CAST(:own AS uuid), number),
+        number, 'said', 'simple',
+        CASE tenant WHEN CAST(:own AS uuid) THEN '{"key": "own"}'
+            ELSE jsonb_build_object('foreign', (SELECT string_agg(md5(number::text || n), '')
+                FROM generate_series(1, :blocks) AS n)) END
+    FROM generate_series(1, 1500) AS number,
+        unnest(ARRAY[CAST(:own AS uuid), CAST(:foreign AS uuid)]) AS tenant
+    ORDER BY number
+""")
+PAGES = text("""
+    EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF, FORMAT JSON)
+    SELECT chunks_with_metadata('[{"key": "own"}]', NULL)
+""")
+
+
+def test_little_memory_makes_no_search_read_the_metadata_of_others(
+    tenancy: Tenancy, superuser: Engine
+) -> None:
+    """A bitmap that forgets the rows would have all of a page asked, and so tell their sizes."""
+    told = []
+    with superuser.connect() as connection:  # what it writes is rolled back
+        connection.execute(text("ALTER TABLE chunks SET (fillfactor = 10)"))  # two rows each
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        foreign = tenancy.theirs.tenant_id
+        for blocks in (1, 200):
+            own = uuid4()
+            asked = {"own": str(own), "foreign": str(foreign), "blocks": blocks}
+            connection.execute(INTERLEAVED, asked)
+            connection.execute(text("SELECT gin_clean_pending_list('idx_chunks_scope_metadata')"))
+            connection.execute(text("SET LOCAL work_mem = '64kB'"))
+            with connection.begin_nested() as searching:
+                connection.execute(text("SET LOCAL ROLE rag_read_only"))
+                enter(connection, Scope.tenant(own))
+                for _ in range(2):  # the first one reads the catalogue, too
+                    (plan,) = connection.scalar(PAGES)
+                searching.rollback()
+            told.append(plan)
+    few, many = (
+        plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] for plan in told
+    )
+
+    assert many < few + 100
