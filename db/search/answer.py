@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from pgcorpus.db.search.corpus import SHOWN
-from pgcorpus.db.search.legs import LARGE_FUZZY_THRESHOLD
+from pgcorpus.db.search.likeness import Look, stop_early
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.prelude import ActiveRanking
 from pgcorpus.db.search.ranking import Shape, compile_search
@@ -42,9 +42,9 @@ class Statement:
         shape: What it is made of.
         values: Its parameters.
         settings: Those of the transaction it runs in.
-        thresholds: Least similarities of the fuzzy leg, in the order in which they are tried;
-            ``settings`` has the first.
-        look_up: The words it scores, or None without the text leg.
+        looks: How the fuzzy leg looks for a word by its trigrams, in the order in which it is
+            tried; the parameters have the first.
+        look_up: The words that the text and the fuzzy leg look up, or None without these.
         kept: How many passages meet filters and demands, or None when they are not few.
         known: Whether there are statistics of the corpus's words.
         counted: Whether the passages were counted, so that ``kept`` tells.
@@ -54,7 +54,7 @@ class Statement:
     shape: Shape
     values: Mapping[str, Any]
     settings: Mapping[str, str]
-    thresholds: tuple[float, ...]
+    looks: tuple[Look, ...]
     look_up: LookUp | None
     kept: int | None
     known: bool
@@ -73,11 +73,8 @@ class Statement:
 
     @property
     def stops_early(self) -> bool:
-        """True if the fuzzy leg stops at ``LARGE_FUZZY_THRESHOLD``.
-
-        It does where a large number of passages is searched.
-        """
-        return self.thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,)
+        """True if the fuzzy leg looks for nothing less alike, as too many passages are searched."""
+        return stop_early(self.looks)
 
 
 class ModelState(NamedTuple):
@@ -119,6 +116,12 @@ class Answer:
     def is_full(self) -> bool:
         """True if a leg found as many passages as it was asked for: there may be more."""
         return any(found >= self.statement.shape.depth for found in self.candidates.values())
+
+    @property
+    def compared(self) -> str:
+        """The words of the question that the fuzzy leg compared by trigrams; empty for none."""
+        values = self.statement.values
+        return str(values["fuzzy_question"]) if values["fuzzy_weight"] else ""
 
     @property
     def words_asked(self) -> int:

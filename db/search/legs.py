@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Double,
+    FromClause,
     Integer,
     Select,
     String,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    union,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import REAL
@@ -33,35 +35,11 @@ from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.words import ADDED_WORDS, MOST_SATURATED, SATURATION, TEXT_WEIGHT
 
-FUZZY_THRESHOLDS: Final = (0.8, 0.6, 0.45, 0.3)
-"""Least word similarity that counts as found. Tried in this order until the page is full: the most
-alike are the same whichever is used, and each step down costs the index several times as much."""
-
-LARGE_FUZZY_THRESHOLD: Final = 0.6
-"""The last step where more than ``LARGE_FOR_FUZZY`` passages are searched: pg_trgm's own default.
-At 100,000 passages of 400 characters the next one took seconds."""
-
-LARGE_FOR_FUZZY: Final = 20_000
-
-LONG_FOR_FUZZY: Final = 30
-"""Characters of a question that no passage holds nearly as it is: where so many passages are
-searched, its rarest word is compared, which finds what a typo or an identifier meant."""
-
-UNSPACED_THRESHOLDS: Final = (0.5, 0.3, 0.2, 0.1)
-"""The same for a question without spaces between its words, which is one long word to pg_trgm: no
-passage holds it as it was asked. nDCG@10 on Chinese XQuAD: 0.37 at 0.3, 0.83 at 0.1."""
-
-UNSPACED_FEW_THRESHOLD: Final = 0.03
-"""The same where all passages are compared and no index is to be spared: 0.85 there."""
-
 BINARY_OVERSAMPLING: Final = 4
 """Factor of the candidates ranked by the vectors: signs order less well than numbers."""
 
 LEAST_BY_SIGNS: Final = 100
 """The least number of such candidates, however few a page needs."""
-
-MAX_FUZZY_CHARACTERS: Final = 300
-"""Trigrams compare what a person types, not pages: a longer question is cut here."""
 
 MAX_PLAIN_BYTES: Final = 400
 """A ``tsvector`` that takes no more is stored as it is, PostgreSQL compresses only longer rows."""
@@ -306,42 +284,82 @@ class TextLeg:
 class FuzzyLeg:
     """The fuzzy leg: trigrams, for typos, identifiers, and languages without spaces between words.
 
-    ``score`` in [0, 1]: how alike the question and the most similar run of words are.
+    ``score`` in [0, 1]: the text leg's, for the words that passages hold, and what that leaves, by
+    how alike the other words and the most similar run of words are. A comparison by trigrams takes
+    time in proportion to the passage: only the best by the words are compared, and those in which
+    an index finds something like the rarest of the others.
+
+    Args:
+        corpus: What is searched.
+        size: Of how many words, as ``LookUp.size`` has it; 0 for none.
+        most_alike: How many passages the index finds at most; None where all are compared.
     """
 
     name: Final = "fuzzy"
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, size: int, most_alike: int | None) -> None:
         self._corpus = corpus
-        self._question = cast(bindparam("fuzzy_question", type_=Text()), Text)
-        self._score = cast(func.word_similarity(self._question, corpus.shown), Double)
+        self._text = TextLeg(corpus, size) if size else None
+        self._most_alike = most_alike
 
     def find(self, depth: int, narrowing: Narrowing) -> Select[Any]:
-        """Select (passage_id, score) of the *depth* most similar passages above the threshold."""
-        corpus = self._corpus
-        alike = select(corpus.key.label("passage_id"), self._score.label("score"))
-        alike = alike.where(*corpus.in_scope(corpus.passages), *narrowing.direct)
-        if narrowing.few:  # without the operator that the index serves
-            found = alike.where(*narrowing.distant).subquery()
-            least = func.current_setting(THRESHOLD_SETTING).cast(Double)
-            enough = select(found).where(found.c.score >= least).subquery()
-            return _best(enough.c.passage_id, enough.c.score, depth)
-        if corpus.scope is not None and not narrowing.whole:
-            threshold = func.current_setting(THRESHOLD_SETTING).cast(REAL)
-            alike = _join_scope_index(alike, corpus, "alike", self._question, threshold)
-        else:
-            alike = alike.where(self._question.op("<%", precedence=AS_CONCAT)(corpus.shown))
-        found = alike.subquery()
-        return _best(found.c.passage_id, found.c.score, depth, corpus, narrowing.distant)
+        """Select (passage_id, score) of the best *depth* passages."""
+        parts = [self._find_alike(narrowing)]
+        if self._text is not None:
+            by_words = self._text.find(depth, narrowing).subquery()
+            parts.append(select(by_words.c.passage_id))
+        found = union(*parts).subquery("found_alike")
+        scored = self.score_passages(select(found.c.passage_id)).subquery("scored_alike")
+        return _best(scored.c.passage_id, scored.c.score, depth)
 
     def score_passages(self, passages: Select[Any]) -> Select[Any]:
         """Select (passage_id, score) of given passages."""
-        corpus, given = self._corpus, passages.subquery()
-        return (
-            select(given.c.passage_id, self._score.label("score"))
-            .join_from(given, corpus.passages, corpus.key == given.c.passage_id)
-            .where(*corpus.in_scope(corpus.passages))
+        corpus, given = self._corpus, passages.cte()
+        asked = cast(bindparam("fuzzy_question", type_=Text()), Text)
+        weight = cast(bindparam("fuzzy_weight", type_=Double()), Double)
+        zero = literal_column("0", Double)
+        compared = weight * cast(func.word_similarity(asked, corpus.shown), Double)
+        alike = case((weight > zero, compared), else_=zero)
+        scored = select(given.c.passage_id).join_from(
+            given, corpus.passages, corpus.key == given.c.passage_id
         )
+        score: ColumnElement[Any] = alike
+        if self._text is not None:
+            of_words = self._text.score_passages(select(given.c.passage_id)).subquery("by_words")
+            scored = scored.outerjoin(of_words, of_words.c.passage_id == given.c.passage_id)
+            held = func.coalesce(of_words.c.score, zero, type_=Double)
+            score = held + (1 - held) * alike
+        return scored.add_columns(score.label("score")).where(*corpus.in_scope(corpus.passages))
+
+    def _find_alike(self, narrowing: Narrowing) -> Select[Any]:
+        """Select the passages in which something is like the question's rarest word."""
+        corpus = self._corpus
+        word = cast(bindparam("fuzzy_word", type_=Text()), Text)
+        threshold = func.current_setting(THRESHOLD_SETTING).cast(REAL)
+        alike = select(corpus.key.label("passage_id"))
+        alike = alike.where(
+            word != literal_column("''", Text),
+            *corpus.in_scope(corpus.passages),
+            *narrowing.direct,
+        )
+        if self._most_alike is None:  # without the operator that the index serves
+            alike = alike.where(*narrowing.distant)
+            return alike.where(func.word_similarity(word, corpus.shown) >= threshold)
+        if corpus.scope is None:
+            # One scan of the index serves both, and the first is the cheaper to ask again.
+            pattern = cast(bindparam("fuzzy_pattern", type_=Text()), Text)
+            alike = alike.where(
+                corpus.shown.op("~*")(pattern), word.op("<%", precedence=AS_CONCAT)(corpus.shown)
+            )
+        else:
+            alike = _join_scope_index(alike, corpus, "alike", word, threshold)
+        # Alone, or the planner reads the passages in the order of their keys, to join them.
+        found = alike.offset(literal_column("0", Integer)).subquery("alike")
+        met = select(found.c.passage_id)
+        if narrowing.distant:
+            met = met.where(_meets(corpus, found, narrowing.distant))
+        most = met.limit(literal_column(str(self._most_alike), Integer)).subquery("most_alike")
+        return select(most.c.passage_id)
 
 
 SearchLeg = VectorLeg | TextLeg | FuzzyLeg
@@ -381,12 +399,19 @@ def _best(
     # In their order and one by one: most conditions keep most passages. A join would be made of
     # all of them, where the planner doubts that the best are enough.
     ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
-    met = select(true()).where(
-        *corpus.in_scope(corpus.passages), corpus.key == ordered.c.passage_id, *distant
-    )
     return (
         select(ordered.c.passage_id, ordered.c.score)
-        .where(met.correlate(ordered).scalar_subquery())
+        .where(_meets(corpus, ordered, distant))
         .order_by(ordered.c.score.desc(), ordered.c.passage_id)
         .limit(limit)
     )
+
+
+def _meets(
+    corpus: Corpus, found: FromClause, distant: Sequence[ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    """Ask of each passage that was found, on its own, whether it meets *distant*."""
+    met = select(true()).where(
+        *corpus.in_scope(corpus.passages), corpus.key == found.c.passage_id, *distant
+    )
+    return met.correlate(found).scalar_subquery()

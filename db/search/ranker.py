@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from pgcorpus.db.scope import Scope
@@ -14,20 +15,11 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.driver import Exchange, make_settings
 from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
-from pgcorpus.db.search.legs import (
-    FUZZY_THRESHOLDS,
-    LARGE_FOR_FUZZY,
-    LARGE_FUZZY_THRESHOLD,
-    LONG_FOR_FUZZY,
-    MAX_FUZZY_CHARACTERS,
-    THRESHOLD_SETTING,
-    UNSPACED_FEW_THRESHOLD,
-    UNSPACED_THRESHOLDS,
-)
+from pgcorpus.db.search.legs import THRESHOLD_SETTING
+from pgcorpus.db.search.likeness import LARGE, Look, choose_looks, count_alike
 from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, Prelude, compile_prelude
-from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.ranking import Shape
-from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, MAX_WORDS, Lexicon, LookUp, look_up
+from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, Lexicon, LookUp, look_up
 
 MOST_COMPARED: Final = 5000
 """Passages of a scope up to which all its vectors are compared, in 2 to 3 µs each."""
@@ -67,11 +59,6 @@ change."""
 MAX_LANGUAGES: Final = 8
 """Languages that a question is read in, the most frequent of the corpus first."""
 
-LEXEMES: Final = (
-    "SELECT word, tsvector_to_array(to_tsvector(language::regconfig, word)) AS lexemes"
-    " FROM unnest(%(words)s::text[]) AS word, unnest(%(languages)s::text[]) AS language"
-)
-
 
 class Ranker:
     """Ranks the passages of any corpus.
@@ -97,10 +84,14 @@ class Ranker:
         """
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
-        for threshold in statement.thresholds[1:]:
+        for look in statement.looks[1:]:
             if answer.candidates.get("fuzzy", 0) >= ask.enough:
                 break
-            statement = replace(statement, settings=_settings_with(statement, threshold))
+            statement = replace(
+                statement,
+                values={**statement.values, **look.values()},
+                settings={**statement.settings, THRESHOLD_SETTING: str(look.threshold)},
+            )
             answer = self._run(statement)
         short = {leg for leg in statement.shape.legs if answer.candidates.get(leg, 0) < ask.enough}
         words = statement.look_up
@@ -175,7 +166,7 @@ class Ranker:
             left = self._estimate(shape, values) if left is None else left
             kept_share = min(1.0, left / searched)
         found: LookUp | None = None
-        if "text" in ask.legs:
+        if "text" in ask.legs or ("fuzzy" in ask.legs and not ask.question.is_unspaced):
             found = look_up(
                 prelude.asked,
                 known.lexicon,
@@ -190,18 +181,25 @@ class Ranker:
             else:
                 shape = replace(shape, words=found.size)
                 values |= found.values()
-        thresholds: tuple[float, ...] = ()
-        compared = ask.question.words
+        looks: tuple[Look, ...] = ()
         if "fuzzy" in shape.legs:
-            thresholds = _thresholds(ask.question, searched, few=kept is not None)
-            if _stop_early(thresholds) and len(compared) > LONG_FOR_FUZZY:
-                compared = self._rarest_word(ask.question, known)
+            most = count_alike(ask.depth, known.lexicon.average_length)
+            all_compared = kept is not None and (kept <= most or found is None)
+            shape = replace(shape, most_alike=None if all_compared else most)
+            looks = choose_looks(
+                ask.question,
+                found,
+                [*prelude.asked.values()],
+                partial(self._is_held, corpus, prelude),
+                all_compared=all_compared,
+                only_first=corpus.scope is not None and searched > LARGE,
+            )
+            values |= looks[0].values()
         values |= {
             "page_limit": ask.limit,
             "page_offset": ask.offset,
             "group_size": ask.group_size,
             "question_vector": ask.vector,
-            "fuzzy_question": compared[:MAX_FUZZY_CHARACTERS],
             "min_similarity": ask.min_similarity,
             "rrf_k": ask.rrf_k,
             "boost": ask.boost,
@@ -225,10 +223,12 @@ class Ranker:
                 held=prelude.held and kept is not None and not whole,
             ),
             values=values,
-            thresholds=thresholds,
+            looks=looks,
             settings=_choose_planning(by_values=by_values, scoped=is_scoped)
             | {"hnsw.ef_search": str(_ef_search(ask, kept_share))}
-            | ({THRESHOLD_SETTING: str(thresholds[0])} if thresholds else {}),
+            | ({THRESHOLD_SETTING: str(looks[0].threshold)} if looks else {})
+            # The planner takes a comparison by trigrams for as cheap as one of numbers.
+            | ({} if shape.most_alike is None else {"enable_seqscan": "off"}),
             look_up=found,
             kept=kept,
             known=known.lexicon.is_known,
@@ -366,39 +366,14 @@ class Ranker:
         (plan,) = self.exchange([(_explain_matching(shape), values)])
         return read_estimate(plan)
 
-    def _rarest_word(self, question: Question, known: Known) -> str:
-        """Return the word of the question that the fewest passages hold, stop words aside."""
-        words = question.words.split()[:MAX_WORDS]
-        asked = {"words": words, "languages": list(known.languages)}
-        frequencies = {
-            row["word"]: max(map(known.lexicon.frequency, row["lexemes"]))
-            for row in self.exchange([(LEXEMES, asked)])[0]
-            if row["lexemes"]
-        }
-        return min(words, key=lambda word: (frequencies.get(word, 1.0), -len(word)))
+    def _is_held(self, corpus: Corpus, prelude: Prelude, lexeme: str) -> bool:
+        """Return whether passages are known to hold a lexeme."""
+        known = self._known.recall(corpus, self._scope).lexicon, prelude.own
+        return any(each is not None and each.frequencies.get(lexeme, 0) > 0 for each in known)
 
 
 def _explain_matching(shape: Shape) -> str:
     return explain_matching(shape.corpus, shape.conditions, shape.demanding)
-
-
-def _thresholds(question: Question, passages: float, *, few: bool) -> tuple[float, ...]:
-    """Return the least similarities, in the order in which they are tried."""
-    if question.is_unspaced:
-        return (UNSPACED_FEW_THRESHOLD,) if few else UNSPACED_THRESHOLDS
-    if few:
-        return FUZZY_THRESHOLDS[-1:]
-    if passages <= LARGE_FOR_FUZZY:
-        return FUZZY_THRESHOLDS
-    return tuple(each for each in FUZZY_THRESHOLDS if each >= LARGE_FUZZY_THRESHOLD)
-
-
-def _stop_early(thresholds: tuple[float, ...]) -> bool:
-    return thresholds[-1:] == (LARGE_FUZZY_THRESHOLD,)
-
-
-def _settings_with(statement: Statement, threshold: float) -> dict[str, str]:
-    return {**statement.settings, THRESHOLD_SETTING: str(threshold)}
 
 
 def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:

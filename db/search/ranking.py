@@ -76,7 +76,8 @@ class Shape:
         fusion: How they are joined.
         depth: Candidates of each leg, at most.
         model: The model whose vectors the vector leg compares.
-        words: For how many words the text leg has room.
+        words: For how many words the text and the fuzzy leg have room.
+        most_alike: How many passages the fuzzy leg finds by trigrams; None where it compares all.
         conditions: What the filters ask of a passage.
         demanding: Whether the question demands something of it: the parameter ``demanded``.
         few: Whether all that meet both are compared.
@@ -96,6 +97,7 @@ class Shape:
     depth: int = 100
     model: AskedModel | None = None
     words: int = 0
+    most_alike: int | None = None
     conditions: tuple[Condition, ...] = ()
     demanding: bool = False
     few: bool = False
@@ -132,7 +134,7 @@ class Shape:
             elif name == "text":
                 legs.append(TextLeg(self.corpus, self.words))
             elif name == "fuzzy":
-                legs.append(FuzzyLeg(self.corpus))
+                legs.append(FuzzyLeg(self.corpus, self.words, self.most_alike))
         return legs
 
 

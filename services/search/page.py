@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 from pgcorpus.db.search.answer import Answer
 from pgcorpus.db.search.ask import DEPTHS, Ask
-from pgcorpus.db.search.legs import LARGE_FUZZY_THRESHOLD
+from pgcorpus.db.search.likeness import THRESHOLD
 from pgcorpus.db.search.page import Explainer, Group, Hit, LearnedVersion, Leg, LegName, SearchPage
 from pgcorpus.db.search.words import MAX_WORDS
 from pgcorpus.services.search.request import RERANKED, Prepared, Request, Reranker
@@ -83,11 +83,8 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
     if name == "text" and answer.statement.look_up and answer.statement.look_up.left_out:
         reasons.append(f"scored by the {MAX_WORDS} rarest words of the question")
     if name == "fuzzy" and answer.statement.stops_early:
-        reasons.append(
-            f"of so many passages only those more alike than {LARGE_FUZZY_THRESHOLD} are found"
-        )
-    compared = answer.statement.values["fuzzy_question"]
-    if name == "fuzzy" and compared != ask.question.words:
+        reasons.append(f"of so many passages only those more alike than {THRESHOLD} are found")
+    if name == "fuzzy" and (compared := answer.compared) not in {"", ask.question.words}:
         reasons.append(f"compared by {compared!r} of the question")
     return Leg(
         name=name,  # type: ignore[arg-type]

@@ -16,8 +16,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.search import known, ranker
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
-from pgcorpus.db.search.known import FEW
-from pgcorpus.db.search.legs import FUZZY_THRESHOLDS, LARGE_FUZZY_THRESHOLD
+from pgcorpus.db.search.likeness import LEAST
 from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests.db.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
 
@@ -71,8 +70,7 @@ def by_words(crowd: Crowd, asked: Ask, kept: np.ndarray) -> np.ndarray:
 def by_likeness(crowd: Crowd, asked: Ask, kept: np.ndarray) -> np.ndarray:
     """Word similarity of every passage that is like enough."""
     scores = _likeness(crowd, asked.question.text)
-    least = FUZZY_THRESHOLDS[-1] if kept.sum() <= FEW else LARGE_FUZZY_THRESHOLD
-    return np.where(scores >= least, scores, -np.inf)
+    return np.where(scores >= LEAST, scores, -np.inf)
 
 
 @cache

@@ -211,11 +211,14 @@ def test_pages_of_the_fuzzy_leg_fit_together(crowd: Crowd, legs: dict[str, float
 
 
 def test_the_most_alike_are_found_whatever_is_looked_for(crowd: Crowd) -> None:
-    """A word as it is written needs no less alike ones; a misspelt one is looked for further."""
+    """A word as it is written is found by words; a misspelt one by what it is like."""
     with crowd.database.unit_of_work() as work:
         exact = work.searches.answer(KNOWLEDGE, ask(WORD[20], {"fuzzy": 1.0}))
         typo = work.searches.answer(KNOWLEDGE, ask(WORD[20][:-1] + "x", {"fuzzy": 1.0}))
 
-    assert [hit.scores["fuzzy"] for hit in exact.hits] == [1.0] * 10
+    assert exact.compared == ""
+    assert typo.compared == WORD[20][:-1] + "x"
+    assert len(exact.hits) == 10
+    assert all(WORD[20] in hit.content for hit in exact.hits)
     assert len(typo.hits) == 10
     assert all(WORD[20][:-1] in hit.content for hit in typo.hits)
