@@ -313,7 +313,11 @@ class EvaluationService:
         if seeded is not None:
             return seeded
         return ModelSwitch(scratch).add(
-            name, dimensions=length, provider=model.provider, index_kind=model.index_kind
+            name,
+            dimensions=length,
+            provider=model.provider,
+            index_kind=model.index_kind,
+            languages=model.languages,
         )
 
     def _own_model(self, name: str) -> EmbeddingModel | None:
