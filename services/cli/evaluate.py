@@ -62,8 +62,8 @@ def evaluate(
         str,
         typer.Option(
             callback=require_one_of(sorted(LOADINGS)),
-            help="How to cut texts into passages: documentation as files are; scratch only what is "
-            "longer than an embedder takes.",
+            help="The way to cut texts into passages: documentation as files are; scratch only "
+            "what is longer than an embedder takes.",
         ),
     ] = "scratch",
     language: Annotated[

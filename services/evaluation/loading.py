@@ -60,7 +60,7 @@ LOADINGS: Final[Mapping[str, Loading]] = {
 
 
 class Loaded(NamedTuple):
-    """What was stored of a collection.
+    """The passages that a collection was stored as.
 
     Attributes:
         passages: How many.

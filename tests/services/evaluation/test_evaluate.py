@@ -391,7 +391,9 @@ def test_a_leg_that_fails_is_told_with_its_reason(database: Database, tmp_path: 
 
     def break_the_vectors(stage: str, done: int, _total: int) -> None:
         if (stage, done) == ("hybrid", 0):
-            run_in_scratch(database, "ALTER TABLE documentation_embeddings RENAME embedding TO gone")
+            run_in_scratch(
+                database, "ALTER TABLE documentation_embeddings RENAME embedding TO gone"
+            )
 
     evaluation = EvaluationService(database).evaluate(
         collection, modes=["hybrid"], progress=break_the_vectors
