@@ -20,13 +20,10 @@ from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.evaluation.beir import Judgements
 from pgcorpus.services.learning.tuning import Judged, Tuned, tune
-from pgcorpus.services.search.request import WEIGHTS_OF
 from pgcorpus.services.search.service import SearchService, stretch
 
 CANDIDATES: Final = 30
 """Candidates of each leg: as many as a search for a page of ten hits has."""
-
-FUSION: Final = "calibrated"
 
 KEY: Final = "chunk_id"
 """The column of a hit that names it to its authors, in corpora that have one."""
@@ -43,7 +40,8 @@ class TuningReport:
         corpus: Whose passages are ranked.
         scope: ``shared``, or the scope that tunes.
         tuned: What was found, for the scores as they are.
-        today: Leg → weight of the ranking in use; their sum is 1.
+        today: Leg → weight of the ranking in use; their sum is 1. Where the model does not know the
+            language of the questions, the vector leg has less than by default.
         today_version: The learned version in use, in words, or None.
         weights: Leg → weight of what was found; *today* where that is nothing.
         notes: What was left out, a sentence each.
@@ -119,16 +117,14 @@ class TuningService:
             active = work.rankings.find_active(of)
             boosts = {} if active is None else work.rankings.list_boosts(of, active)
         asker = _Asker(self._search, of, self._scope, key, boosts)
-        tuned = tune(*asker.ask(judgements, progress or (lambda _done, _total: None)))
-        today = _normalise(WEIGHTS_OF[FUSION] if active is None else active.weights)
-        weights = today
-        if tuned.is_new:
-            weights = _normalise({"vector": tuned.share / factor, "text": 1 - tuned.share})
+        judged, today = asker.ask(judgements, progress or (lambda _done, _total: None))
+        tuned = tune(judged, today)
+        weights = _weigh(tuned.share, factor)
         report = TuningReport(
             corpus=of.name,
             scope=of.name_scope(self._scope),
             tuned=tuned,
-            today=today,
+            today=_weigh(today, factor),
             today_version=None if active is None else f"version {active.version}, {active.scope}",
             weights=weights,
             notes=[*judgements.notes, *asker.notes],
@@ -282,7 +278,7 @@ def _list_scores(hits: Sequence[Hit], leg: str) -> np.ndarray:
     return np.array([hit.scores.get(leg, 0.0) for hit in hits])
 
 
-def _normalise(weights: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights of vector and text with the sum 1."""
-    total = weights["vector"] + weights["text"]
-    return {leg: weights[leg] / total for leg in ("vector", "text")}
+def _weigh(share: float, factor: float) -> dict[str, float]:
+    """Return the weights, with the sum 1, that give the vector leg its share once stretched."""
+    vector, text = share / factor, 1 - share
+    return {"vector": vector / (vector + text), "text": text / (vector + text)}

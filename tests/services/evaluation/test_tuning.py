@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ImportFailed, InvalidSearch, MissingScope, Misuse, NotPermitted
@@ -21,7 +22,7 @@ from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.evaluation.beir import Judgements, Query, read_judgements
 from pgcorpus.services.evaluation.tuning import TuningService
-from pgcorpus.services.search.service import SearchService
+from pgcorpus.services.search.service import FOREIGN, SearchService
 from tests import factories
 from tests.command import Command
 from tests.db.search.shelves import SHELVES, Passage, Shelf
@@ -133,7 +134,7 @@ def test_weights_of_every_corpus_are_tuned_applied_used_and_taken_back(
     version = service.list_versions(corpus)[-1]
     assert (version.boosts, version.estimate["questions"]) == (0, QUESTIONS)
     if scope is None:  # it is everybody's
-        with pytest.raises(NotPermitted, match="changed by a member of rag_admin"):
+        with pytest.raises(NotPermitted, match="only a member of rag_admin"):
             TuningService(application).roll_back(corpus)
     while service.roll_back(corpus) is not None:
         pass
@@ -154,6 +155,26 @@ def test_a_ranking_that_cannot_be_better_is_not_applied(database: Database) -> N
     assert report.weights == report.today
     assert "5 judged questions, and 20 needed" in report.tuned.reason
     assert service.list_versions("knowledge") == []
+
+
+def test_today_is_as_searches_have_it(database: Database) -> None:
+    """In a language that the model does not know, the vector leg has less than by default.
+
+    What is tuned has no such factor: the weights are those of the page.
+    """
+    with database.unit_of_work() as work:
+        judgements = fill(work, SHELVES[0])
+        work.session.execute(
+            text("UPDATE embedding_models SET languages = '{german}' WHERE name = 'hashing'")
+        )
+        work.commit()
+    service = TuningService(database, embedder=QuestionEmbedder())
+
+    report = service.tune("knowledge", judgements, key="id", apply=True)
+
+    page = SearchService(database, embedder=QuestionEmbedder()).search("topic1", corpus="knowledge")
+    assert report.today["vector"] == pytest.approx(0.3 * FOREIGN / (0.3 * FOREIGN + 0.7))
+    assert page.weights == pytest.approx(report.weights)
 
 
 def test_boosts_that_clicks_have_taught_stay_with_the_tuned_weights(database: Database) -> None:
