@@ -268,6 +268,7 @@ MEANINGS = {
     "with a letter or digit",
     "valid_model_name": "the model is not in the registry; see: pgcorpus models list",
     "valid_index_kind": "a halfvec index holds at most 4000 dimensions; use the kind binary",
+    "valid_languages": "a model knows one text search configuration at least, or all",
     "nonzero_embedding": "a vector of zeros has no direction and cannot be compared",
     "non_empty_source_type": "a conversation has a source; those written here have native",
     "uq_conversations_source_type_source_id": "a conversation with this source_id is stored "

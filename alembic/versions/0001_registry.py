@@ -24,6 +24,7 @@ COMMENTS = {
         "retired_at": "time of a corpus's last change to another model; its searches may still run",
         "cosine_spread": "standard deviation of the cosine between two passages; null until it is "
         "measured",
+        "languages": "text search configurations that it knows; null for all",
     },
     "corpus_settings": {
         "active_model": "model that searches use",
@@ -102,21 +103,24 @@ def _models() -> None:
             index_kind varchar(20) NOT NULL DEFAULT 'halfvec',
             retired_at timestamptz,
             cosine_spread real,
+            languages text[],
             CONSTRAINT uq_embedding_models_name_dimensions UNIQUE (name, dimensions),
             CONSTRAINT valid_dimensions CHECK (dimensions BETWEEN 1 AND 16000),
             CONSTRAINT valid_model_format CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._:/-]*$'),
             CONSTRAINT valid_index_kind CHECK (
                 index_kind = 'binary' OR (index_kind = 'halfvec' AND dimensions <= 4000)),
-            CONSTRAINT valid_cosine_spread CHECK (cosine_spread > 0)
+            CONSTRAINT valid_cosine_spread CHECK (cosine_spread > 0),
+            CONSTRAINT valid_languages CHECK (
+                cardinality(languages) > 0 AND array_position(languages, NULL) IS NULL)
         )
     """)
     op.execute("""
-        INSERT INTO embedding_models (name, dimensions, provider, cosine_spread) VALUES
-            ('text-embedding-3-large', 3072, 'openai', NULL),
-            ('text-embedding-3-small', 1536, 'openai', NULL),
-            ('bge-m3', 1024, 'openai', NULL),
-            ('all-MiniLM-L6-v2', 384, 'local', 0.13),
-            ('hashing', 384, 'hashing', NULL)
+        INSERT INTO embedding_models (name, dimensions, provider, cosine_spread, languages) VALUES
+            ('text-embedding-3-large', 3072, 'openai', NULL, NULL),
+            ('text-embedding-3-small', 1536, 'openai', NULL, NULL),
+            ('bge-m3', 1024, 'openai', NULL, NULL),
+            ('all-MiniLM-L6-v2', 384, 'local', 0.13, '{english}'),
+            ('hashing', 384, 'hashing', NULL, NULL)
     """)
     op.execute("""
         CREATE TABLE corpus_settings (

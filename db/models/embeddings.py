@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import REAL, CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgcorpus.db.base import Base, now
@@ -42,6 +51,10 @@ class EmbeddingModel(Base):
             name="valid_index_kind",
         ),
         CheckConstraint("cosine_spread > 0", name="valid_cosine_spread"),
+        CheckConstraint(
+            "cardinality(languages) > 0 AND array_position(languages, NULL) IS NULL",
+            name="valid_languages",
+        ),
     )
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
@@ -60,6 +73,9 @@ class EmbeddingModel(Base):
     cosine_spread: Mapped[float | None] = mapped_column(
         REAL,
         comment="standard deviation of the cosine between two passages; null until it is measured",
+    )
+    languages: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text), comment="text search configurations that it knows; null for all"
     )
 
     @property

@@ -65,7 +65,13 @@ class ModelRepository(Repository):
         return model
 
     def add_model(
-        self, name: str, *, dimensions: int, provider: str, index_kind: IndexKind = "halfvec"
+        self,
+        name: str,
+        *,
+        dimensions: int,
+        provider: str,
+        index_kind: IndexKind = "halfvec",
+        languages: Sequence[str] | None = None,
     ) -> EmbeddingModel:
         """Register a model. Its indexes are ``build_index``'s: they need no transaction.
 
@@ -76,7 +82,11 @@ class ModelRepository(Repository):
         if self.find_model(name) is not None:
             raise AlreadyExists(f"there is a model {name!r} already; see: pgcorpus models list")
         model = EmbeddingModel(
-            name=name, dimensions=dimensions, provider=provider, index_kind=index_kind
+            name=name,
+            dimensions=dimensions,
+            provider=provider,
+            index_kind=index_kind,
+            languages=None if languages is None else list(languages),
         )
         self.session.add(model)
         self.session.flush()

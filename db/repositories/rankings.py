@@ -1,4 +1,4 @@
-"""Rankings that clicks taught, in versions, of which one is active in each scope of a corpus."""
+"""Learned rankings, in versions, of which one is active in each scope of a corpus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Double,
     Select,
     Text,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from pgcorpus.db.base import SHARED, table_of
-from pgcorpus.db.errors import NotPermitted
+from pgcorpus.db.errors import Misuse, NotPermitted
 from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.search.corpus import Corpus
@@ -43,7 +44,7 @@ class StoredRanking(NamedTuple):
         replaced: The version that was active before, or None.
         weights: Leg → weight; their sum is 1.
         estimate: What it was expected to change: ``before``, ``change``, ``low``, ``high``, and the
-            ``impressions``, ``clicks`` and ``voices`` that taught it.
+            ``impressions``, ``clicks`` and ``voices``, or ``questions``, that taught it.
         boosts: How many passages it boosts.
         is_active: Whether searches use it.
         created_by: The user or login that applied it.
@@ -85,8 +86,10 @@ class RankingRepository(Repository):
         return [StoredRanking(*row) for row in rows]
 
     def list_boosts(self, corpus: Corpus, ranking: StoredRanking) -> dict[UUID, float]:
-        """Return passage → boost of a ranking."""
-        boosts = corpus.get_boosts()
+        """Return passage → boost of a ranking; none where the corpus has no boosts."""
+        if corpus.boosts is None:
+            return {}
+        boosts = corpus.boosts
         listed = select(boosts.c[corpus.item.key], boosts.c.boost).where(
             boosts.c.scope == ranking.scope, boosts.c.ranking_id == ranking.id
         )
@@ -105,9 +108,12 @@ class RankingRepository(Repository):
         Boosts of passages that are gone are left out.
 
         Raises:
+            Misuse: There are boosts, and the corpus has none; or the scope is a single user's.
             NotPermitted: It would be everybody's, and the role is no administrator.
             AlreadyExists: Another transaction applied one at the same time.
         """
+        if self.scope is not None and self.scope.tenant_id is None:
+            raise Misuse("a single user has no learned ranking; a tenant has, or everybody")
         versions = self.list_versions(corpus)
         active = next((each for each in versions if each.is_active), None)
         self._activate(corpus, None)
@@ -123,7 +129,8 @@ class RankingRepository(Repository):
         )
         self.session.add(ranking)
         self.session.flush()
-        self._store_boosts(corpus, ranking, boosts)
+        if boosts:
+            self._store_boosts(corpus, ranking, boosts)
         return self.list_versions(corpus)[0]
 
     def roll_back(self, corpus: Corpus) -> tuple[StoredRanking, StoredRanking | None] | None:
@@ -198,12 +205,13 @@ class RankingRepository(Repository):
             )
 
     def _select(self, corpus: Corpus) -> Select[Any]:
-        boosts = corpus.get_boosts()
-        counted = (
-            select(func.count())
-            .where(boosts.c.scope == _rankings.c.scope, boosts.c.ranking_id == _rankings.c.id)
-            .scalar_subquery()
-        )
+        counted: ColumnElement[int] = literal(0)
+        if (boosts := corpus.boosts) is not None:
+            counted = (
+                select(func.count())
+                .where(boosts.c.scope == _rankings.c.scope, boosts.c.ranking_id == _rankings.c.id)
+                .scalar_subquery()
+            )
         shown = [
             counted.label(each) if each == "boosts" else _rankings.c[each]
             for each in StoredRanking._fields

@@ -49,6 +49,7 @@ class Statement:
         known: Whether there are statistics of the corpus's words.
         counted: Whether the passages were counted, so that ``kept`` tells.
         ranking: The learned ranking that it ranks by, or None.
+        foreign: Languages that the question is read in, where the model knows none of them.
     """
 
     shape: Shape
@@ -60,6 +61,7 @@ class Statement:
     known: bool
     counted: bool
     ranking: ActiveRanking | None = None
+    foreign: tuple[str, ...] = ()
 
     @property
     def weights(self) -> dict[str, float]:

@@ -36,6 +36,8 @@ class Ask(Options):
         least_first_depth: The same for the first page of this size.
         stretch: Factor of the vector leg's weight, which spreads a model's cosines like those that
             the weights were found with.
+        foreign: A further factor where the question is in no language that the model knows. A
+            learned ranking has none: it was found on such questions.
     """
 
     question: Question
@@ -45,6 +47,7 @@ class Ask(Options):
     least_depth: int = 0
     least_first_depth: int = 0
     stretch: float = 1.0
+    foreign: float = 1.0
 
     @property
     def depth(self) -> int:

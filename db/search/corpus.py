@@ -128,7 +128,8 @@ class Corpus:
         shared_words: Where passages of the scope ``shared`` are everybody's, the name of the index
             on their words, of which ANALYZE keeps how rare they are. A search without a scope reads
             those passages, one within a scope reads them and its own.
-        boosts: The table of what learned rankings add to scores, or None where nothing is learned.
+        boosts: The table of what learned rankings add to scores, or None where they weigh the legs
+            alone.
             It has the columns ``scope`` and ``ranking_id`` of the ranking, ``passage_scope`` and
             that of the name of ``item`` for the passage, and ``boost``.
         boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
@@ -264,10 +265,10 @@ class Corpus:
         """Return the table of boosts.
 
         Raises:
-            Misuse: No ranking of the corpus is learned.
+            Misuse: There is none.
         """
         if self.boosts is None:
-            raise Misuse(f"no ranking of {self.name} is learned: it has no table of boosts")
+            raise Misuse(f"passages of {self.name} are not boosted: it has no table of boosts")
         return self.boosts
 
     def in_scope(self, table: Table) -> tuple[ColumnElement[bool], ...]:
@@ -298,9 +299,10 @@ class Corpus:
         return [(own,)] if self.needs_scope else [(shared,), (own,)]
 
     def bind_scope(self, scope: Scope | None) -> dict[str, Any]:
-        """Return the values of the parameters that ``in_scope`` and ``split_scope`` build."""
-        if self.needs_scope:
-            return {"scope": str(scope)}
+        """Return the values of the parameters that ``in_scope`` and ``split_scope`` build.
+
+        ``scopes`` are also those whose learned ranking a search may use.
+        """
         own = [] if scope is None else [str(scope)]
         return {"scope": own[0] if own else None, "scopes": [SHARED, *own]}
 

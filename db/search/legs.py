@@ -71,11 +71,21 @@ class AskedModel:
         name: As registered.
         dimensions: Length of its vectors.
         index_kind: What its index compares: half-precision vectors, or their signs.
+        languages: Text search configurations that it knows, or None for all.
     """
 
     name: str
     dimensions: int
     index_kind: IndexKind = "halfvec"
+    languages: tuple[str, ...] | None = None
+
+    def knows_any(self, languages: Sequence[str]) -> bool:
+        """Return whether a question in one of *languages* may be in one that the model knows.
+
+        ``simple`` says nothing of a text's language.
+        """
+        named = {each.removeprefix("pg_catalog.") for each in languages}
+        return self.languages is None or not named or bool(named & {"simple", *self.languages})
 
     def candidates_for(self, depth: int) -> int:
         """Return how many candidates the index gives, of which the best *depth* are kept."""

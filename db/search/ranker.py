@@ -15,7 +15,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.driver import Exchange, make_settings
 from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
-from pgcorpus.db.search.legs import THRESHOLD_SETTING
+from pgcorpus.db.search.legs import THRESHOLD_SETTING, AskedModel
 from pgcorpus.db.search.likeness import LARGE, Look, choose_looks, count_alike
 from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, Prelude, compile_prelude
 from pgcorpus.db.search.ranking import Shape
@@ -152,9 +152,12 @@ class Ranker:
         shape = replace(shape, demanding=prelude.demanded is not None)
         values = values | {"demanded": prelude.demanded}
         if (ranking := prelude.ranking) is not None:
-            shape = replace(shape, learned=True)
+            shape = replace(shape, learned=corpus.boosts is not None)
             values |= {"ranking_scope": ranking.scope, "ranking_id": ranking.id}
-            ask = replace(ask, legs=_relearn(ask.legs, ranking.weights))
+            ask = replace(ask, legs=_relearn(ask.legs, ranking.weights), foreign=1.0)
+        foreign = _find_foreign(shape.model, (ask.language,) if ask.language else known.languages)
+        if foreign:
+            ask = replace(ask, stretch=ask.stretch * ask.foreign)
         kept = prelude.kept if prelude.kept <= FEW else None
         is_scoped = corpus.is_scoped(self._scope)
         narrows = counted or is_scoped or known.narrows(ask)
@@ -234,6 +237,7 @@ class Ranker:
             known=known.lexicon.is_known,
             counted=prelude.counted,
             ranking=ranking,
+            foreign=foreign,
         )
 
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
@@ -270,9 +274,8 @@ class Ranker:
         scoped = corpus.is_scoped(self._scope)
         known = self._known.recall(corpus, self._scope)
         counts = counted or known.must_count(shape.corpus, ask)
-        learned = ask.learned and corpus.boosts is not None
         asks_nothing = shape.legs == ("vector",) and not (
-            counted or learned or ask.filters or ask.question.demands
+            counted or ask.learned or ask.filters or ask.question.demands
         )
         if asks_nothing and (recent := known.recent) is not None:
             return recent, known
@@ -299,7 +302,7 @@ class Ranker:
                             by_words=samples_words
                             and (bool(ask.question.demands) or shape.legs != ("vector",)),
                             scoped=scoped,
-                            learned=learned,
+                            learned=ask.learned,
                         ),
                         {
                             **values,
@@ -385,6 +388,11 @@ def _weights(ask: Ask, legs: Sequence[str]) -> dict[str, float]:
         weights["vector"] *= ask.stretch
     total = sum(weights.values()) or 1.0
     return {name: weight / total for name, weight in weights.items()}
+
+
+def _find_foreign(model: AskedModel | None, languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the languages of a question where the model knows none of them."""
+    return () if model is None or model.knows_any(languages) else languages
 
 
 def _relearn(legs: Mapping[str, float], learned: Mapping[str, float]) -> dict[str, float]:

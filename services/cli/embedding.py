@@ -32,6 +32,7 @@ from pgcorpus.services.cli.output import (
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, count_covered
 from pgcorpus.services.embedding.embedder import PROVIDERS
+from pgcorpus.services.importers.language import NAMES
 from pgcorpus.services.ops.switch import GRACE_SECONDS, ModelSwitch, Switch
 from pgcorpus.services.ops.verify import LEAST_RECALL, ModelVerifier, Verification
 
@@ -69,6 +70,16 @@ def model_name(value: str) -> str:
     if len(value) > MAX_NAME_CHARACTERS:
         raise typer.BadParameter(f"a model's name has at most {MAX_NAME_CHARACTERS} characters")
     return value
+
+
+def check_languages(values: list[str] | None) -> list[str] | None:
+    """Check the names of text search configurations."""
+    known = [name for name in NAMES if name != "simple"]
+    if unknown := set(values or ()).difference(known):
+        raise typer.BadParameter(
+            f"there is no language {min(unknown)!r}; known: {', '.join(known)}"
+        )
+    return values
 
 
 def embed(
@@ -127,6 +138,7 @@ def list_models(as_json: AsJson = False) -> None:
                 "dimensions": model.dimensions,
                 "provider": model.provider,
                 "index": model.index_kind,
+                "languages": model.languages,
                 "active_for": [n for n, used in active.items() if used and used.name == model.name],
                 "previous_for": [name for name, was in previous.items() if was == model.name],
                 "coverage": {each.name: _coverage(work, each, model.name) for each in corpora},
@@ -138,13 +150,17 @@ def list_models(as_json: AsJson = False) -> None:
         return
     table(
         "Embedding models",
-        ["name", "dimensions", "provider", "index", "active for", *(f"in {n}" for n in names)],
+        [
+            *("name", "dimensions", "provider", "index", "languages", "active for"),
+            *(f"in {n}" for n in names),
+        ],
         [
             (
                 row["name"],
                 row["dimensions"],
                 row["provider"],
                 row["index"],
+                "all" if row["languages"] is None else ", ".join(row["languages"]),
                 ", ".join(row["active_for"]),
                 *(
                     "not shown" if done is None else f"{done['embedded']} of {done['total']}"
@@ -183,6 +199,16 @@ def add_model(
             show_default=False,
         ),
     ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            metavar="NAME",
+            callback=check_languages,
+            help="A text search configuration that it knows, such as english; can be repeated. "
+            "Questions in others weigh its leg less. By default it knows all.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a model and make its index, beside running work.
@@ -200,10 +226,16 @@ def add_model(
         )
     with _bar("making the index") as bar:
         model = ModelSwitch(Database.from_env()).add(
-            name, dimensions=dimensions, provider=provider, index_kind=index, on_build=bar.build
+            name,
+            dimensions=dimensions,
+            provider=provider,
+            index_kind=index,
+            languages=language or None,
+            on_build=bar.build,
         )
     if as_json:
-        print_json({"name": name, "dimensions": dimensions, "provider": provider})
+        added = {"name": name, "dimensions": dimensions, "provider": provider}
+        print_json(added | {"languages": model.languages})
         return
     if model.index_kind == "binary" and index is None:
         say(f"its index is binary: halfvec holds at most {HALFVEC_MAX_DIMENSIONS} dimensions")

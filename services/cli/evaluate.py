@@ -16,7 +16,7 @@ from pgcorpus.services.cli.derive import require_one_of
 from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, say, table
 from pgcorpus.services.evaluation.beir import Collection, missing_files, read_collection
 from pgcorpus.services.evaluation.evaluate import Evaluation, EvaluationService
-from pgcorpus.services.evaluation.loading import ADAPTERS
+from pgcorpus.services.evaluation.loading import LOADINGS
 from pgcorpus.services.importers.language import AUTO
 from pgcorpus.services.importers.options import LANGUAGE
 from pgcorpus.services.search.service import MODES, Mode
@@ -61,9 +61,9 @@ def evaluate(
     corpus: Annotated[
         str,
         typer.Option(
-            callback=require_one_of(sorted(ADAPTERS)),
-            help=f"What to load the collection as: {', '.join(ADAPTERS)}; scratch is whichever "
-            "corpus asks least of a collection.",
+            callback=require_one_of(sorted(LOADINGS)),
+            help="The way to cut texts into passages: documentation as files are; scratch only "
+            "what is longer than an embedder takes.",
         ),
     ] = "scratch",
     language: Annotated[

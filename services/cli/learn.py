@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -142,7 +142,13 @@ def rollback(corpus: LearnedCorpus, tenant_id: TenantId = None, as_json: AsJson 
     """
     database = Database.from_env()
     learner = LEARNED[corpus].make(database, find_scope(database, tenant_id, None))
-    taken_back = learner.roll_back()
+    show_rollback(corpus, learner.roll_back(), as_json=as_json)
+
+
+def show_rollback(
+    corpus: str, taken_back: tuple[StoredRanking, StoredRanking | None] | None, *, as_json: bool
+) -> None:
+    """Print what a rollback has taken back, and what searches rank by now."""
     active = taken_back and taken_back[1]
     if as_json:
         ended = None if taken_back is None else taken_back[0].version
@@ -161,12 +167,20 @@ def status(tenant_id: TenantId = None, as_json: AsJson = False) -> None:
     versions = [
         each for one in LEARNED.values() for each in one.make(database, scope).list_versions()
     ]
+    show_versions(versions, as_json=as_json)
+    if not (versions or as_json):
+        out.print("nothing was learned yet; learn with: pgcorpus learn documentation")
+
+
+def show_versions(versions: Sequence[StoredRanking], *, as_json: bool) -> None:
+    """Print the versions of learned rankings."""
     if as_json:
         print_json([describe(each) for each in versions])
         return
+    taught = "voices or questions"
     table(
         "Learned rankings",
-        ["corpus", "version", "in use", "weights", "boosts", "change", "voices", "by", "when"],
+        ["corpus", "version", "in use", "weights", "boosts", "change", taught, "by", "when"],
         [
             (
                 each.corpus,
@@ -175,15 +189,13 @@ def status(tenant_id: TenantId = None, as_json: AsJson = False) -> None:
                 ", ".join(f"{leg} {weight:.3f}" for leg, weight in each.weights.items()),
                 each.boosts,
                 _format_change(each.estimate),
-                each.estimate.get("voices"),
+                each.estimate.get("voices", each.estimate.get("questions")),
                 each.created_by,
                 f"{each.created_at:%Y-%m-%d %H:%M}",
             )
             for each in versions
         ],
     )
-    if not versions:
-        out.print("nothing was learned yet; learn with: pgcorpus learn documentation")
 
 
 def describe(ranking: StoredRanking) -> dict[str, Any]:

@@ -72,6 +72,11 @@ COMMANDS: Final = tuple(
         ),
         ("learn", "learn:app", "Learn from clicks how to rank; apply it, and take it back."),
         (
+            "tune",
+            "tune:app",
+            "Tune fusion weights to judged questions; apply them, and take them back.",
+        ),
+        (
             "tenants",
             "tenancy:tenants",
             "Tenants: users of one share its memories, and no other user sees them.",

@@ -26,6 +26,7 @@ class Choice:
         provider: Who makes them.
         index_kind: What their index holds; a search must compare the same.
         cosine_spread: How far their cosines spread, or None where it was not measured.
+        languages: Text search configurations that it knows, or None for all.
         reason: Why it is another than the one the corpus is set to, or None.
     """
 
@@ -34,6 +35,7 @@ class Choice:
     provider: str
     index_kind: IndexKind = "halfvec"
     cosine_spread: float | None = None
+    languages: tuple[str, ...] | None = None
     reason: str | None = None
 
 
@@ -81,6 +83,7 @@ def _choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
         provider=model.provider,
         index_kind=model.index_kind,
         cosine_spread=model.cosine_spread,
+        languages=None if model.languages is None else tuple(model.languages),
         reason=reason,
     )
 

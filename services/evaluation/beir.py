@@ -74,6 +74,21 @@ class Vectors:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judgements:
+    """Judged questions that were read and checked.
+
+    Attributes:
+        queries: Those with a relevant document; at least one, no two with the same ``id``.
+        judgments: Query id → document id → grade.
+        notes: What was left out, a sentence each.
+    """
+
+    queries: Sequence[Query]
+    judgments: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Collection:
     """A collection that was read and checked.
 
@@ -94,9 +109,14 @@ class Collection:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def missing_files(folder: Path) -> list[str]:
-    """Return the names of the files that a collection must have and *folder* has not."""
-    missing = [name for name in (CORPUS, QUERIES) if not (folder / name).exists()]
+def missing_files(folder: Path, names: Sequence[str] = (CORPUS, QUERIES)) -> list[str]:
+    """Return the names of the files that a collection must have and *folder* has not.
+
+    Args:
+        folder: The collection.
+        names: Those that it must have beside the judgments.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
     judged = any((folder / name).exists() for name in QRELS)
     return missing if judged else [*missing, " or ".join(QRELS)]
 
@@ -119,36 +139,69 @@ def read_collection(folder: Path) -> Collection:
         Document(id_, _text(line, "title"), _text(line, "text"), _scope(line))
         for id_, line in _lines(folder / CORPUS)
     ]
-    asked = [
-        Query(id_, _text(line, "text"), _scope(line)) for id_, line in _lines(folder / QUERIES)
-    ]
-    judgments = _judgments(next(path for name in QRELS if (path := folder / name).exists()))
-    relevant = {id_ for id_, grades in judgments.items() if max(grades.values()) > 0}
-    judged = [row for row, query in enumerate(asked) if query.id in relevant]
+    asked, judgments, judged = _read_questions(folder)
     if not documents:
         raise ImportFailed(f"{folder / CORPUS} is empty")
-    if not judged:
-        raise ImportFailed(f"{folder}: no query has a document that is judged relevant")
     return Collection(
         name=folder.resolve().name,
         documents=documents,
         queries=[asked[row] for row in judged],
         judgments=judgments,
         vectors=_vectors(folder, len(documents), len(asked), judged),
-        notes=tuple(_notes(documents, asked, judgments, len(judged))),
+        notes=(
+            *_note_questions(asked, judgments, len(judged)),
+            *_note_documents(documents, judgments),
+        ),
     )
 
 
-def _notes(
-    documents: Sequence[Document],
-    asked: Sequence[Query],
-    judgments: Mapping[str, Mapping[str, int]],
-    judged: int,
+def read_judgements(folder: Path) -> Judgements:
+    """Read the judged questions of a collection; its documents are elsewhere.
+
+    Args:
+        folder: It holds ``queries.jsonl`` and ``qrels.tsv`` or ``qrels/test.tsv``, as for
+            ``read_collection``.
+
+    Raises:
+        ImportFailed: A file is missing or is not what it should be; the message names the line.
+    """
+    if missing := missing_files(folder, (QUERIES,)):
+        raise ImportFailed(f"{folder} has no {', '.join(missing)}")
+    asked, judgments, judged = _read_questions(folder)
+    return Judgements(
+        queries=[asked[row] for row in judged],
+        judgments=judgments,
+        notes=tuple(_note_questions(asked, judgments, len(judged))),
+    )
+
+
+def _read_questions(
+    folder: Path,
+) -> tuple[Sequence[Query], dict[str, dict[str, int]], Sequence[int]]:
+    """Read questions and judgments, and the rows of the questions with a relevant document."""
+    asked = [
+        Query(id_, _text(line, "text"), _scope(line)) for id_, line in _lines(folder / QUERIES)
+    ]
+    judgments = _judgments(next(path for name in QRELS if (path := folder / name).exists()))
+    relevant = {id_ for id_, grades in judgments.items() if max(grades.values()) > 0}
+    judged = [row for row, query in enumerate(asked) if query.id in relevant]
+    if not judged:
+        raise ImportFailed(f"{folder}: no query has a document that is judged relevant")
+    return asked, judgments, judged
+
+
+def _note_questions(
+    asked: Sequence[Query], judgments: Mapping[str, Mapping[str, int]], judged: int
 ) -> Iterator[str]:
     if unknown := judgments.keys() - {query.id for query in asked}:
         yield f"judged queries that are not in {QUERIES}: {len(unknown)}, such as {min(unknown)!r}"
     if judged < len(asked):
         yield f"queries without a relevant document, left out: {len(asked) - judged}"
+
+
+def _note_documents(
+    documents: Sequence[Document], judgments: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
     known = {document.id for document in documents}
     if lost := {id_ for grades in judgments.values() for id_ in grades} - known:
         yield (

@@ -30,7 +30,14 @@ from pgcorpus.db.search.ranking import FUSIONS
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.evaluation.beir import Collection, Document, Query
-from pgcorpus.services.evaluation.loading import Adapter, Load, adapter_of, scopes_of
+from pgcorpus.services.evaluation.loading import (
+    CORPUS,
+    PATH,
+    Loaded,
+    load_collection,
+    loading_of,
+    scopes_of,
+)
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
 from pgcorpus.services.importers.language import AUTO, configuration_of, postgresql_of
 from pgcorpus.services.ops.switch import ModelSwitch
@@ -196,12 +203,13 @@ class EvaluationService:
     ) -> Evaluation:
         """Measure how well searches rank, and how long they take.
 
-        Documents go in through the corpus's importer and questions through ``SearchService``; a
-        question's text has the meaning it has there, quotes and minus signs included.
+        Documents are cut as the importer of documentation cuts files, whatever their length, and
+        questions go through ``SearchService``: their text has the meaning it has there, quotes and
+        minus signs included.
 
         Args:
             collection: Documents, questions and judgments.
-            corpus: What it is loaded as; one of ``ADAPTERS``.
+            corpus: How its texts are cut into passages; one of ``LOADINGS``.
             modes: Modes of search; by default all.
             language: A text search configuration, in which documents are stored and queries read,
                 or ``auto``: documents are stored in that of most of them, and queries name none, so
@@ -219,13 +227,13 @@ class EvaluationService:
             InvalidSearch: A mode is not known or none is left, or the vectors are not as long as
                 the model's.
             UnknownModel: The model is not registered.
-            ImportFailed: A document could not be stored, or no query holds a word.
+            ImportFailed: No query holds a word.
             NotPermitted: The login may make no scratch schema.
             EmbeddingError: The model could not be asked.
         """
-        adapter = adapter_of(corpus)
+        loading = loading_of(corpus)
         unused = []
-        if adapter.is_chunked and collection.vectors is not None:
+        if not loading.takes_vectors and collection.vectors is not None:
             collection = replace(collection, vectors=None)
             unused = ["the collection's vectors are of whole documents, and not used for chunks"]
         asked, left_out = _modes(modes, vectors=collection.vectors is not None or model is not None)
@@ -244,27 +252,33 @@ class EvaluationService:
                 language = _language_of(scratch, collection.documents)
             evaluation = Evaluation(
                 collection=collection.name,
-                corpus=adapter.corpus,
+                corpus=CORPUS,
                 documents=len(collection.documents),
                 queries=len(collection.queries),
                 language=language,
                 model=None if found is None else found.name,
                 notes=[*collection.notes, *unused, *left_out],
             )
-            load = Load(
-                language,
-                collection.vectors.path if collection.vectors else None,
-                evaluation.model,
+            loaded = load_collection(
+                scratch,
+                collection,
+                loading.config,
+                language=language,
+                model_name=evaluation.model,
+                progress=partial(progress, "importing"),
             )
-            loading = partial(progress, "importing")
-            evaluation.notes += adapter.load(scratch, collection, load, loading)
+            if loaded.is_cut:
+                evaluation.notes.append(
+                    f"{len(collection.documents)} documents were cut into {loaded.passages} "
+                    "passages; the best of each counts"
+                )
             if embedder is not None and collection.vectors is None:
-                _embed(scratch, adapter, embedder, partial(progress, "embedding documents"))
+                _embed(scratch, embedder, partial(progress, "embedding documents"))
                 embedder = _questions(embedder, words, partial(progress, "embedding queries"))
             analyze(scratch)
             run = _Run(
                 SearchService(scratch, embedder=embedder),
-                adapter,
+                loaded,
                 collection,
                 [query for query, said in zip(collection.queries, words, strict=True) if said],
                 asked_in,
@@ -299,7 +313,11 @@ class EvaluationService:
         if seeded is not None:
             return seeded
         return ModelSwitch(scratch).add(
-            name, dimensions=length, provider=model.provider, index_kind=model.index_kind
+            name,
+            dimensions=length,
+            provider=model.provider,
+            index_kind=model.index_kind,
+            languages=model.languages,
         )
 
     def _own_model(self, name: str) -> EmbeddingModel | None:
@@ -324,13 +342,13 @@ class _Run:
     def __init__(
         self,
         service: SearchService,
-        adapter: Adapter,
+        loaded: Loaded,
         collection: Collection,
         askable: Sequence[Query],
         language: str | None,
     ) -> None:
         self._service = service
-        self._adapter = adapter
+        self._loaded = loaded
         self._collection = collection
         self._askable = askable
         self._language = language
@@ -389,11 +407,11 @@ class _Run:
             options["fusion"] = fusion  # type: ignore[typeddict-item]
         if query.scope is not None:
             scope = self._scopes.get(query.scope, "")  # no document has it
-            options["filters"] = {self._adapter.scope: scope}
-        if self._adapter.is_chunked:
-            options |= {"group_by": self._adapter.key, "group_size": 1}
+            options["filters"] = {"collection": scope}
+        if self._loaded.is_cut:
+            options |= {"group_by": PATH, "group_size": 1}
         try:
-            page = self._service.search(query.text, corpus=self._adapter.corpus, **options)
+            page = self._service.search(query.text, corpus=CORPUS, **options)
         except StatementTimeout as error:
             self._failures[f"{mode}: {error}"] += 1
             return None
@@ -404,7 +422,7 @@ class _Run:
 
     def _ranking(self, page: SearchPage | None) -> list[str]:
         hits = page.hits if page is not None else ()
-        places = [int(hit.metadata[self._adapter.key]) for hit in hits]
+        places = [int(hit.metadata[PATH]) for hit in hits]
         return [self._collection.documents[place].id for place in places]
 
 
@@ -449,9 +467,7 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(row) for row in np.linspace(0, count - 1, min(count, most))]
 
 
-def _embed(
-    database: Database, adapter: Adapter, embedder: Embedder, progress: Callable[[int, int], None]
-) -> None:
+def _embed(database: Database, embedder: Embedder, progress: Callable[[int, int], None]) -> None:
     """Embed the documents.
 
     Raises:
@@ -470,7 +486,7 @@ def _embed(
         progress(done, total)
 
     report = EmbeddingService(database, embedder=embedder).embed(
-        adapter.corpus, on_start=start, on_progress=advance
+        CORPUS, on_start=start, on_progress=advance
     )
     if report.failed:
         raise EmbeddingError(

@@ -101,11 +101,12 @@ def replay(rows: Rows, today: Ranking, other: Ranking, propensities: Propensitie
     )
 
 
-def estimate_change(voices: Replay) -> Estimate:
+def estimate_change(voices: Replay, *, confidence: float = CONFIDENCE) -> Estimate:
     """Estimate the expected change, with the percentile bootstrap over voices.
 
     Args:
         voices: At least one of them has a weight.
+        confidence: Of the interval.
 
     Returns:
         Σ weight · change of the discount over Σ weight (self-normalised inverse propensities),
@@ -115,6 +116,19 @@ def estimate_change(voices: Replay) -> Estimate:
         Swaminathan and Joachims 2015, "The Self-Normalized Estimator for Counterfactual Learning";
         Efron 1979, "Bootstrap Methods".
     """
+    total = voices.weight.sum()
+    tails = (1 - confidence) / 2
+    low, high = np.quantile(resample_changes(voices), [tails, 1 - tails])
+    return Estimate(
+        before=float(voices.before.sum() / total),
+        change=float((voices.after - voices.before).sum() / total),
+        low=float(low),
+        high=float(high),
+    )
+
+
+def resample_changes(voices: Replay) -> np.ndarray:
+    """Return the change in each of ``RESAMPLES`` draws of the voices, with replacement."""
     clicked = voices.weight > 0
     weight, before, after = (each[clicked] for each in voices)
     gain = after - before
@@ -123,12 +137,4 @@ def estimate_change(voices: Replay) -> Estimate:
     draws = (
         np.bincount(chance.integers(size, size=size), minlength=size) for _ in range(RESAMPLES)
     )
-    changes = [(times @ gain) / (times @ weight) for times in draws]
-    low, high = np.quantile(changes, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    total = weight.sum()
-    return Estimate(
-        before=float(before.sum() / total),
-        change=float(gain.sum() / total),
-        low=float(low),
-        high=float(high),
-    )
+    return np.array([(times @ gain) / (times @ weight) for times in draws])

@@ -241,11 +241,10 @@ class DoctorService:
             )
         examples = work.diagnosis.list_examples(corpus)
         words = [word for word in work.diagnosis.sample_words(corpus) if word.isalnum()]
-        asked = Ask(
-            question=Question.parse(" ".join(islice(words, WORDS_ASKED)) or corpus.name),
-            legs={},
-            vector=vector,
-        )
+        question = " ".join(islice(words, WORDS_ASKED)) or corpus.name
+        asked = Ask(question=Question.parse(question), legs={}, vector=vector)
+        # Trigrams look for what is spelt as no passage has it.
+        misspelt = replace(asked, question=Question.parse(question.split()[0] + "qx"))
         compared = AskedModel(model.name, model.dimensions, model.index_kind)
         guard = _PlanGuard(work, server, corpus, list(work.diagnosis.list_needed(corpus, [model])))
         for mode, legs in LEGS_OF.items():
@@ -253,7 +252,7 @@ class DoctorService:
                 continue
             for narrowing in _narrowings(examples):
                 ask = replace(
-                    asked,
+                    misspelt if "fuzzy" in legs else asked,
                     legs=dict.fromkeys(legs, 1.0),
                     model=compared if "vector" in legs else None,
                     filters=narrowing,

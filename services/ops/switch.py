@@ -123,6 +123,7 @@ class ModelSwitch:
         dimensions: int,
         provider: str,
         index_kind: IndexKind | None = None,
+        languages: Sequence[str] | None = None,
         on_build: OnBuild | None = None,
     ) -> EmbeddingModel:
         """Register a model, and make its index on the vectors of every corpus.
@@ -135,6 +136,8 @@ class ModelSwitch:
             dimensions: Length of its vectors.
             provider: One of ``PROVIDERS``.
             index_kind: By default ``halfvec``, or ``binary`` beyond ``HALFVEC_MAX_DIMENSIONS``.
+            languages: Text search configurations that it knows; None for all. Questions in others
+                weigh its leg less.
             on_build: See ``OnBuild``.
 
         Returns:
@@ -158,13 +161,22 @@ class ModelSwitch:
             known = model is not None
             if model is None:
                 model = work.models.add_model(
-                    name, dimensions=dimensions, provider=provider, index_kind=index_kind or usual
+                    name,
+                    dimensions=dimensions,
+                    provider=provider,
+                    index_kind=index_kind or usual,
+                    languages=languages,
                 )
             asked = (dimensions, provider, index_kind or model.index_kind)
-            if asked != (model.dimensions, model.provider, model.index_kind):
+            known_languages = model.languages if languages is None else list(languages)
+            if (*asked, known_languages) != (
+                *(model.dimensions, model.provider, model.index_kind),
+                model.languages,
+            ):
                 raise AlreadyExists(
                     f"there is a model {name!r} already, with {model.dimensions} dimensions, the "
-                    f"provider {model.provider} and a {model.index_kind} index"
+                    f"provider {model.provider}, a {model.index_kind} index and "
+                    + ("all languages" if model.languages is None else ", ".join(model.languages))
                 )
             built = self._mend_indexes(work, model, list_corpora(), on_build)
         if known and not built:

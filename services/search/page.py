@@ -75,6 +75,16 @@ def _find_version(answer: Answer | None) -> LearnedVersion | None:
 
 def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
     reasons = []
+    if name == "vector" and answer.statement.foreign and ask.model is not None:
+        reasons.append(
+            f"{ask.model.name} knows {', '.join(ask.model.languages or ())}, and the question is "
+            f"read in {', '.join(answer.statement.foreign)}"
+            + (
+                ": its leg weighs less"
+                if ask.foreign < 1 and len(answer.statement.weights) > 1
+                else ""
+            )
+        )
     if name == "text" and not answer.words_known:
         reasons.append(
             "no statistics of words that this role may read, so all weigh the same: run ANALYZE as "

@@ -66,6 +66,10 @@ REFERENCE_SPREAD: Final = 0.13
 """Standard deviation of the cosine between two passages with all-MiniLM-L6-v2: the mean over seven
 collections, of which the weights of ``calibrated`` were found on four."""
 
+FOREIGN: Final = 1 / 3
+"""Factor of the vector leg's weight for questions in no language that its model knows. Chosen on
+two collections: docs/decisions/0006-fusion.md has the figures."""
+
 MOST_STRETCHED: Final = 3.0
 """A spread measured on unusual passages does not turn the weights over."""
 
@@ -236,9 +240,11 @@ class SearchService:
                 f"the question's vector has shape {vector.shape}, but the vectors of "
                 f"{choice.name!r} have {choice.dimensions} dimensions"
             )
-        model = AskedModel(choice.name, choice.dimensions, choice.index_kind)
-        factor = stretch(choice) if request.fusion == "calibrated" else 1.0
-        ask = replace(ask, model=model, vector=vector, stretch=factor)
+        model = AskedModel(choice.name, choice.dimensions, choice.index_kind, choice.languages)
+        ask = replace(ask, model=model, vector=vector)
+        if request.fusion == "calibrated":
+            foreign = 1.0 if request.weights else FOREIGN
+            ask = replace(ask, stretch=stretch(choice), foreign=foreign)
         return replace(prepared, ask=ask, chosen=chosen)
 
     def _embed(self, choice: Choice, words: str) -> np.ndarray:

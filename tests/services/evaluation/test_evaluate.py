@@ -42,7 +42,7 @@ from pgcorpus.services.evaluation.evaluate import (
     GivenVectors,
     Result,
 )
-from pgcorpus.services.evaluation.loading import Load, load_knowledge
+from pgcorpus.services.evaluation.loading import LOADINGS, Loaded, load_collection
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
 from pgcorpus.services.ops.switch import ModelSwitch
 from pgcorpus.services.search.service import Request
@@ -239,45 +239,73 @@ ODD = (
     {"_id": 7, "text": "No title at all."},
 )
 STORED = text(
-    "SELECT chunk_id, search_vector = setweight(to_tsvector('english', :title), 'A')"
-    " || setweight(to_tsvector('english', :text), 'D'), language::text, content"
-    " FROM framework_documents WHERE chunk_id = :place"
+    "SELECT chunk_search = setweight(to_tsvector('english', :title), 'A')"
+    " || to_tsvector('english', :text), chunks.language::text, chunks.text"
+    " FROM chunks JOIN documents ON documents.id = document_id WHERE path = :place"
 )
 
 
-def test_no_document_is_lost_and_none_gets_or_loses_a_word(
-    database: Database, tmp_path: Path
-) -> None:
-    """Without text, without title, too terse for the rules, twice the same, under any name."""
-    folder = write(tmp_path, documents=ODD, qrels=[("q1", "terse", 1)])
-    collection = read_collection(folder)
+def test_no_document_gets_or_loses_a_word(database: Database, tmp_path: Path) -> None:
+    """Without text, without title, terse, twice the same, under any name; nothing is padded."""
+    collection = read_collection(write(tmp_path, documents=ODD, qrels=[("q1", "terse", 1)]))
 
-    notes = load_knowledge(
-        database, collection, Load("english", None, None), lambda _done, _total: None
+    loaded = load_collection(
+        database,
+        collection,
+        LOADINGS["scratch"].config,
+        language="english",
+        model_name=None,
+        progress=lambda _done, _total: None,
     )
 
-    assert notes == []
+    assert loaded == Loaded(passages=len(ODD) - 1, is_cut=False)
     with database.engine.connect() as connection:
         for place, document in enumerate(collection.documents):
-            same_words, language, content = connection.execute(
-                STORED, {"place": str(place), "title": document.title, "text": document.text}
-            ).one()[1:]
-            assert same_words, document
-            assert language == "english"
-            assert content.rstrip() in {document.text.rstrip(), "\u200b" * 3}
+            title, said = document.title.strip(), document.text.strip()
+            if not said:  # a title alone is the text
+                title, said = "", title
+            stored = connection.execute(
+                STORED, {"place": str(place), "title": title, "text": said}
+            ).all()
+            assert stored == ([(True, "english", said)] if said else []), document
 
 
-def test_a_document_that_cannot_be_stored_fails_the_evaluation_by_name(
-    database: Database, tmp_path: Path
+LONG = " ".join(f"word{n} of a saga." for n in range(10_300))
+"""More than 200,000 characters in one paragraph."""
+
+
+@pytest.mark.parametrize("with_vectors", [True, False])
+def test_texts_of_any_length_are_taken(
+    database: Database, tmp_path: Path, *, with_vectors: bool
 ) -> None:
-    """Figures of fewer documents would be flattering; and the scratch schema is gone."""
-    documents = [*DOCUMENTS, {"_id": "tome", "title": "", "text": "word " * 12_000}]
-    collection = read_collection(write(tmp_path, documents=documents))
+    """Three words are a passage; 200,000 characters are several, of which the best one counts."""
+    documents = [
+        {"_id": "terse", "title": "", "text": "I am it"},
+        {"_id": "tome", "title": "Saga", "text": LONG},
+        *DOCUMENTS,
+    ]
+    queries = [{"_id": "end", "text": "word10299"}, {"_id": "short", "text": "am it -saga"}]
+    vectors = (axes((0, 1), (1, 0), (1, 9), (1, 9), (1, 9)), axes((1, 0), (0, 1)))
+    folder = write(
+        tmp_path,
+        documents=documents,
+        queries=queries,
+        qrels=[("end", "tome", 1), ("short", "terse", 1)],
+        vectors=vectors if with_vectors else None,
+    )
+    assert len(LONG) > 200_000
 
-    with pytest.raises(ImportFailed, match=r"3 of 4 documents.*\ntome: content has 60000"):
-        EvaluationService(database).evaluate(collection, modes=["text"])
+    evaluation = EvaluationService(database).evaluate(
+        read_collection(folder), modes=["vector", "fuzzy"] if with_vectors else ["text", "fuzzy"]
+    )
 
-    assert scratches(database) == []
+    (told,) = evaluation.notes
+    assert told.startswith("5 documents were cut into ")
+    found = evaluation.results[0]
+    if with_vectors:  # each passage has the vector of its document
+        assert (found.ndcg, found.recall_100) == (1, 1)
+    else:  # stop words alone find nothing
+        assert (found.ndcg, found.recall_100) == (0.5, 0.5)
 
 
 def test_a_query_without_a_word_scores_nothing_and_is_told(
@@ -363,7 +391,9 @@ def test_a_leg_that_fails_is_told_with_its_reason(database: Database, tmp_path: 
 
     def break_the_vectors(stage: str, done: int, _total: int) -> None:
         if (stage, done) == ("hybrid", 0):
-            run_in_scratch(database, "ALTER TABLE chunk_embeddings RENAME embedding TO gone")
+            run_in_scratch(
+                database, "ALTER TABLE documentation_embeddings RENAME embedding TO gone"
+            )
 
     evaluation = EvaluationService(database).evaluate(
         collection, modes=["hybrid"], progress=break_the_vectors
@@ -418,8 +448,8 @@ def test_queries_are_read_in_the_languages_of_the_corpus_unless_one_is_named(
         if (stage, done) == ("text", 0):
             run_in_scratch(
                 database,
-                "UPDATE framework_documents SET language = 'simple' WHERE content ~ 'Häusern'",
-                "ANALYZE framework_documents",
+                "UPDATE chunks SET language = 'simple' WHERE text ~ 'Häusern'",
+                "ANALYZE chunks",
             )
 
     evaluation = EvaluationService(database).evaluate(
@@ -693,7 +723,7 @@ def test_a_corpus_or_mode_that_there_is_not_is_refused_with_those_there_are(
     collection = read_collection(write(tmp_path))
     service = EvaluationService(database)
 
-    with pytest.raises(UnknownCorpus, match="known: documentation, knowledge, scratch"):
+    with pytest.raises(UnknownCorpus, match="known: documentation, scratch"):
         service.evaluate(collection, corpus="recipes")
     with pytest.raises(InvalidSearch, match="'psychic'; known: vector, text, fuzzy, hybrid"):
         service.evaluate(collection, modes=["psychic"])  # type: ignore[list-item]
@@ -762,7 +792,7 @@ def of_row(shown: str, mode: str) -> list[str]:
         (("nowhere",), "does not exist"),
         ((".",), "has no corpus.jsonl"),
         ((), "Missing argument"),
-        (("COLLECTION", "--corpus", "recipes"), "known: documentation, knowledge, scratch"),
+        (("COLLECTION", "--corpus", "recipes"), "known: documentation, scratch"),
         (("COLLECTION", "--modes", "text,psychic"), "known: vector, text, fuzzy, hybrid"),
         (("COLLECTION", "--modes", "vector"), "--model hashing"),
         (("COLLECTION", "--language", "klingon"), "known: auto"),
@@ -865,7 +895,7 @@ def test_a_collection_of_documents_is_chunked_and_its_best_chunks_count(
     )
 
     assert evaluation.documents == 7
-    (told,) = (note for note in evaluation.notes if "chunks" in note)
+    (told,) = (note for note in evaluation.notes if "passages" in note)
     assert int(told.split()[5]) > 10
     assert {result.mode for result in evaluation.results} == {"text", "hybrid"}
     assert of(evaluation, "text").recall_10 == pytest.approx((2 / 3 + 1) / 2)
