@@ -261,15 +261,18 @@ def _tables() -> None:
         RETURN concat_ws(E'\\n', nullif(array_to_string(heading_path, ' > '), ''), text)
     """)
     # Equal values have the same hash, as 1 and 1.0. Where in the object a key stands is left to be
-    # compared. The depth is bounded, for the stack.
+    # compared. The depth is bounded, for the stack. The time of jsonb_path_query would grow with
+    # the square of what it finds.
     op.execute("""
         CREATE FUNCTION metadata_terms(metadata jsonb) RETURNS text[]
         LANGUAGE sql IMMUTABLE PARALLEL SAFE COST 1000
         RETURN ARRAY(
             SELECT jsonb_hash_extended(jsonb_build_array(pair -> 'key', value), 0)::text
-            FROM jsonb_path_query(
-                    metadata, 'strict $.**{0 to 63} ? (@.type() == "object").keyvalue()') AS pair
-            CROSS JOIN LATERAL jsonb_path_query(pair, '$.value[*]') AS value
+            FROM jsonb_array_elements(jsonb_path_query_array(
+                    metadata, 'strict $.**{0 to 63} ? (@.type() == "object").keyvalue()'))
+                AS pairs (pair)
+            CROSS JOIN LATERAL jsonb_array_elements(
+                    jsonb_path_query_array(pair, '$.value[*]')) AS held (value)
             WHERE jsonb_typeof(value) NOT IN ('object', 'array'))
     """)
     op.execute("""
