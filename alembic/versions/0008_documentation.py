@@ -165,7 +165,7 @@ COMMENTS = {
         "version": "number within corpus and scope, from 1",
         "replaced": "version that was active before, and is again after a rollback; null: none was",
         "weights": "weight of each leg; their sum is 1",
-        "estimate": "expected change: before, change, low, high, impressions, clicks, voices",
+        "estimate": "expected change (before, change, low, high), and how much taught it",
         "is_active": "searches use it; one of a corpus and scope",
         "created_by": "user it was done for, or else the login",
     },

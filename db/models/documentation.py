@@ -326,7 +326,7 @@ class SearchSession(Owned, Base):
 
 
 class LearnedRanking(Owned, Base):
-    """A version of what clicks taught: weights of the legs, and with it boosts of passages."""
+    """A version of what clicks or judgements taught: weights of legs, and boosts of passages."""
 
     __tablename__ = "learned_rankings"
     __table_args__ = (
@@ -356,7 +356,7 @@ class LearnedRanking(Owned, Base):
     )
     estimate: Mapped[dict[str, Any]] = mapped_column(
         JSONB,
-        comment="expected change: before, change, low, high, impressions, clicks, voices",
+        comment="expected change (before, change, low, high), and how much taught it",
     )
     is_active: Mapped[bool] = mapped_column(comment="searches use it; one of a corpus and scope")
     created_by: Mapped[str] = mapped_column(

@@ -274,8 +274,10 @@ class Ranker:
         scoped = corpus.is_scoped(self._scope)
         known = self._known.recall(corpus, self._scope)
         counts = counted or known.must_count(shape.corpus, ask)
+        # Of one leg no weights matter; what a role may not read for nothing, it is not asked for.
+        learned = ask.learned and (corpus.boosts is not None or len(shape.legs) > 1)
         asks_nothing = shape.legs == ("vector",) and not (
-            counted or ask.learned or ask.filters or ask.question.demands
+            counted or learned or ask.filters or ask.question.demands
         )
         if asks_nothing and (recent := known.recent) is not None:
             return recent, known
@@ -302,7 +304,7 @@ class Ranker:
                             by_words=samples_words
                             and (bool(ask.question.demands) or shape.legs != ("vector",)),
                             scoped=scoped,
-                            learned=ask.learned,
+                            learned=learned,
                         ),
                         {
                             **values,

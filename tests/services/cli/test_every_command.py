@@ -33,10 +33,11 @@ LOGIN: Final = f"shop_{uuid4().hex[:12]}"
 OF_USER: Final = ("--user-id", USER)
 ELSEWHERE: Final = {
     *("demo", "server start", "server stop", "server status", "server destroy"),
-    "verify-isolation",
+    *("verify-isolation", "tune memory"),
 }
-"""Commands of the embedded server, which has a superuser's login alone; and one that takes as long
-as all others together, which tests/services/ops/test_isolation.py tries."""
+"""Commands of the embedded server, which has a superuser's login alone; one that takes as long as
+all others together, which tests/services/ops/test_isolation.py tries; and one that needs a tenant's
+memories."""
 
 FINDING: Final = {"doctor", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
@@ -140,6 +141,15 @@ def write_collection(folder: Path) -> Path:
     return folder
 
 
+def write_judgements(folder: Path) -> Path:
+    """Judge a question's hits by columns that all of them have."""
+    folder.mkdir()
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "the price of a page"}))
+    judged = ("supporting", "atomic_framework", "framework_section", "user", "assistant", "default")
+    (folder / "qrels.tsv").write_text("".join(f"q\t{each}\t1\n" for each in judged))
+    return folder
+
+
 def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Names of all commands, with those of their groups before them."""
     if isinstance(command, LazyCommand):
@@ -162,6 +172,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
     conversation = chats["conversations"][0]["id"]
     job = str(jobs[0]["id"])
     collection = str(write_collection(folder / "collection"))
+    judged = ("--judgements", str(write_judgements(folder / "judged")))
     return {
         "db current": (),
         "db history": (),
@@ -171,6 +182,10 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "validate": (),
         "learn documentation": (),
         "learn status": (),
+        "tune knowledge": (*judged, "--key", "chunk_type"),
+        "tune documentation": (*judged, "--key", "collection"),
+        "tune chat": (*judged, "--key", "role"),
+        "tune status": (),
         "doctor": (),
         "eval": (collection,),
         "import history": (),
@@ -216,6 +231,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "models rollback": ("knowledge",),
         "models drop": ("spare", "--yes"),
         "learn rollback": ("documentation",),
+        "tune rollback": ("knowledge",),
         "tenants create": ("Theirs",),
         "users create": ("--email", "bob@example.com"),
         "roles create-user": (LOGIN, "--role", "rag_read_only", "--generate"),
