@@ -211,7 +211,7 @@ def test_models_can_be_added_filled_and_used(filled: Command) -> None:
     """Two models side by side; the second takes over and gives back."""
     add = ("models", "add", "hashing-64", "--dimensions", "64", "--provider", "hashing", "--json")
     assert json.loads(filled(*add).stdout) == {
-        "name": "hashing-64", "dimensions": 64, "provider": "hashing",
+        "name": "hashing-64", "dimensions": 64, "provider": "hashing", "languages": None,
     }  # fmt: skip
     assert json.loads(filled("embed", "--model", "hashing-64", "--json").stdout)["embedded"] == 27
     used = filled("models", "use", "knowledge", "hashing-64", "--json")
