@@ -195,9 +195,9 @@ def test_each_leg_uses_its_index_under_a_broad_filter(
     archive: Crowd, leg: str, index: str, narrowed: str | None
 ) -> None:
     """By the conversation, too: that is asked of what an index found."""
-    asked = ask(
-        f"{WORD[900]} {WORD[40]}", {leg: 1.0}, filters=filters(narrowed) if narrowed else {}
-    )
+    misspelt = WORD[900][:-1] + "qx"  # trigrams look for what no message holds
+    question = misspelt if leg == "fuzzy" else f"{WORD[900]} {WORD[40]}"
+    asked = ask(question, {leg: 1.0}, filters=filters(narrowed) if narrowed else {})
 
     plan = explain(archive.database, asked)
 
