@@ -308,7 +308,7 @@ async def cancel_everywhere(
 def test_a_search_that_is_cancelled_leaves_the_pool_whole(
     filled: Database, cold: bool, again: bool
 ) -> None:
-    """In whichever await: of the model, a connection, a statement, the end of the transaction."""
+    """In whichever await: of the model, a connection, either of two exchanges."""
 
     async def cancel() -> int:
         one = {"pool_size": 1, "max_overflow": 0, "pool_timeout_seconds": 5}
@@ -329,7 +329,7 @@ def test_a_search_that_is_cancelled_leaves_the_pool_whole(
             await check()
             return await cancel_everywhere(database, search, check, again=again)
 
-    assert asyncio.run(cancel()) > 3
+    assert asyncio.run(cancel()) >= 3
 
 
 @twice_interrupted
