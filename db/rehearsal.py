@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +12,8 @@ from sqlalchemy.orm import sessionmaker
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import translate_errors
+from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.driver import Rows, Sent
 from pgcorpus.db.uow import WorkSession
 
 
@@ -43,6 +45,13 @@ class Rehearsal(Database):
     @cached_property
     def _async_sessions(self) -> sessionmaker[WorkSession]:
         raise RuntimeError("a rehearsal has one connection, which is not asyncio's")
+
+    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+        """Search within the transaction, where what was done here can be found."""
+        with self.unit_of_work(scope) as work:
+            rows = work.searches.exchange(statements)
+            work.commit()
+        return rows
 
     def _guard(self, connection: Connection, *, serving: bool) -> None:  # noqa: ARG002
         return None

@@ -107,9 +107,14 @@ class SearchRepository(Repository):
     @property
     def _ranker(self) -> Ranker:
         known = self.session.info.setdefault(KNOWN, KnownCorpora())
-        return Ranker(self._exchange, self.scope, known)
+        return Ranker(self.exchange, self.scope, known)
 
-    def _exchange(self, statements: Sequence[Sent]) -> list[Rows]:
+    def exchange(self, statements: Sequence[Sent]) -> list[Rows]:
+        """Send statements in one round trip, within the transaction.
+
+        Raises:
+            DBAPIError: One failed.
+        """
         connection = self.session.connection()
         try:
             with self.driver() as driver:

@@ -51,7 +51,7 @@ def load(work: UnitOfWork) -> None:
 def lists(work: UnitOfWork) -> object:
     """Several statements in one round trip, as searches send them."""
     sql = "SELECT 1 AS one FROM pg_sleep(%(seconds)s)"
-    return work.searches._exchange([(sql, {"seconds": 0.4}), (sql, {"seconds": 0.4})])
+    return work.searches.exchange([(sql, {"seconds": 0.4}), (sql, {"seconds": 0.4})])
 
 
 def run(database: Database, do: Callable[[UnitOfWork], object]) -> None:

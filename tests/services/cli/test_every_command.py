@@ -33,11 +33,11 @@ LOGIN: Final = f"shop_{uuid4().hex[:12]}"
 OF_USER: Final = ("--user-id", USER)
 ELSEWHERE: Final = {
     *("demo", "server start", "server stop", "server status", "server destroy"),
-    *("verify-isolation", "tune memory"),
+    *("verify-isolation", "tune documentation", "tune chat", "tune memory"),
 }
 """Commands of the embedded server, which has a superuser's login alone; one that takes as long as
-all others together, which tests/services/ops/test_isolation.py tries; and one that needs a tenant's
-memories."""
+all others together, which tests/services/ops/test_isolation.py tries; and those that need vectors,
+which ``tune knowledge`` has."""
 
 FINDING: Final = {"doctor", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
@@ -183,8 +183,6 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "learn documentation": (),
         "learn status": (),
         "tune knowledge": (*judged, "--key", "chunk_type"),
-        "tune documentation": (*judged, "--key", "collection"),
-        "tune chat": (*judged, "--key", "role"),
         "tune status": (),
         "doctor": (),
         "eval": (collection,),
