@@ -534,9 +534,9 @@ FILL = """
         SELECT id, scope, 'hashing', array_fill(0.05, ARRAY[383]) || random(), ''
         FROM chunks WHERE chunk_id LIKE 'filled %';;
     INSERT INTO memory_nodes (key, id, conversation_id, sequence_index, human_content, tenant_id,
-                              user_id, scope)
+                              user_id, scope, source)
         SELECT gen_random_uuid(), 'filled ' || n, 'c', n, 'a price of ' || md5(n::text), tenant_id,
-               user_id, scope
+               user_id, scope, source
         FROM memory_nodes, generate_series(1, 200) AS n WHERE id = 'mem_0';;
     ANALYZE
 """
