@@ -22,7 +22,7 @@ from pgcorpus.services.cli.output import AsJson, out, print_json, progress_bar, 
 from pgcorpus.services.cli.scope import TenantId, find_scope
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, LearningService
-from pgcorpus.services.learning.report import LearningReport
+from pgcorpus.services.learning.report import LearningReport, WeightsReport
 
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
@@ -103,14 +103,7 @@ def build_learn(service: LearningService) -> Callable[..., None]:
 def show_report(report: LearningReport) -> None:
     """Print what was learned beside today's ranking, and what it stands on."""
     learned = report.learned
-    table(
-        f"{report.corpus}, {report.scope}",
-        ["leg", "weight today", "weight learned"],
-        [
-            (leg, f"{weight:.3f}", f"{report.weights[leg]:.3f}")
-            for leg, weight in report.today.items()
-        ],
-    )
+    show_weights(report, "learned")
     put(f"  {learned.reason}")
     if (estimate := learned.estimate) is not None:
         put(
@@ -128,10 +121,27 @@ def show_report(report: LearningReport) -> None:
         say(f"only the latest {learned.impressions:,} pages were read, of {report.pages:,}")
     for reason, count in report.left_out.items():
         say(f"left out: {count:,} {reason}")
+    show_applied(report, "learn")
+
+
+def show_weights(report: WeightsReport, found: str) -> None:
+    """Print the weights that were *found* (learned, tuned) beside today's."""
+    table(
+        f"{report.corpus}, {report.scope}",
+        ["leg", "weight today", f"weight {found}"],
+        [
+            (leg, f"{weight:.3f}", f"{report.weights[leg]:.3f}")
+            for leg, weight in report.today.items()
+        ],
+    )
+
+
+def show_applied(report: WeightsReport, command: str) -> None:
+    """Print the version that was stored, if any, and how *command* takes it back."""
     if report.applied is not None:
         say(
             f"applied as version {report.applied}; take it back with: "
-            f"pgcorpus learn rollback {report.corpus}"
+            f"pgcorpus {command} rollback {report.corpus}"
         )
 
 

@@ -12,8 +12,13 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import AS_JSON, build_command, flow, parameter, require_one_of
-from pgcorpus.services.cli.learn import show_rollback, show_versions
-from pgcorpus.services.cli.output import AsJson, out, print_json, progress_bar, put, say, table
+from pgcorpus.services.cli.learn import (
+    show_applied,
+    show_rollback,
+    show_versions,
+    show_weights,
+)
+from pgcorpus.services.cli.output import AsJson, out, print_json, progress_bar, put, say
 from pgcorpus.services.cli.scope import TenantId, find_scope
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices
@@ -125,14 +130,7 @@ def build_tune(corpus: Corpus) -> Callable[..., None]:
 def show_report(report: TuningReport) -> None:
     """Print what was found beside today's weights, and what there is to gain."""
     tuned = report.tuned
-    table(
-        f"{report.corpus}, {report.scope}",
-        ["leg", "weight today", "weight tuned"],
-        [
-            (leg, f"{weight:.3f}", f"{report.weights[leg]:.3f}")
-            for leg, weight in report.today.items()
-        ],
-    )
+    show_weights(report, "tuned")
     put(f"  {tuned.reason}")
     if (estimate := tuned.estimate) is not None:
         put(
@@ -148,11 +146,7 @@ def show_report(report: TuningReport) -> None:
         say(f"today's ranking is learned, too: {report.today_version}; its boosts stay")
     for note in report.notes:
         say(f"note: {note}")
-    if report.applied is not None:
-        say(
-            f"applied as version {report.applied}; take it back with: "
-            f"pgcorpus tune rollback {report.corpus}"
-        )
+    show_applied(report, "tune")
 
 
 def rollback(corpus: TunedCorpus, tenant_id: TenantId = None, as_json: AsJson = False) -> None:

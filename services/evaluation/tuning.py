@@ -19,6 +19,7 @@ from pgcorpus.services.corpus import Progress
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.evaluation.beir import Judgements
+from pgcorpus.services.learning.report import WeightsReport
 from pgcorpus.services.learning.tuning import Judged, Tuned, tune
 from pgcorpus.services.search.service import SearchService, stretch
 
@@ -33,29 +34,18 @@ ONE_LEG: Final = ({"vector": 1.0, "text": 0.0}, {"vector": 0.0, "text": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningReport:
-    """The result of tuning, in the weights that callers give to a search.
+class TuningReport(WeightsReport):
+    """The result of tuning to judged questions.
+
+    Where the model does not know their language, today's vector leg has less than by default.
 
     Attributes:
-        corpus: Whose passages are ranked.
-        scope: ``shared``, or the scope that tunes.
         tuned: What was found, for the scores as they are.
-        today: Leg → weight of the ranking in use; their sum is 1. Where the model does not know the
-            language of the questions, the vector leg has less than by default.
-        today_version: The learned version in use, in words, or None.
-        weights: Leg → weight of what was found; *today* where that is nothing.
         notes: What was left out, a sentence each.
-        applied: The version that was stored, or None.
     """
 
-    corpus: str
-    scope: str
     tuned: Tuned
-    today: Mapping[str, float]
-    today_version: str | None
-    weights: Mapping[str, float]
     notes: Sequence[str] = ()
-    applied: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""
