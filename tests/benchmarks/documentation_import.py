@@ -8,28 +8,22 @@ the indexes take one by one. The floor is the same rows by COPY into a table wit
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import re
-import shutil
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
-from pgcorpus.db.migrations import upgrade
 from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.reading.formats import read_document
 from tests.benchmarks import data
-from tests.conftest import Databases
+from tests.benchmarks.own_database import open_own_database, print_found
 
 FILES: Final = 10_000
 FILE_BYTES: Final = 5_000
@@ -161,30 +155,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=FILES)
     given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="pgcorpus-documentation-"))
-    home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
-    server = EmbeddedServer(home / "server")
     found: dict[str, Any] = {}
-    try:
+    with open_own_database("documentation") as (database, home):
         for name, files, seed in (("tree", given.files, 1), ("second", given.files // 10, 2)):
             (home / name).mkdir()
             found[f"{name}_bytes"] = make(home / name, files=files, seed=seed)
         found["reading"] = read(home / "tree")
-        server.start()
-        databases = Databases(server.url.set(database="postgres"))
-        with databases.opened() as database:
-            upgrade(database)
-            found["first"] = load(database, home / "tree")
-            found["unchanged"] = load(database, home / "tree")
-            _edit(home / "tree")
-            found["edited"] = load(database, home / "tree")
-            found["second"] = load(database, home / "second")
-            found["copy"] = copy(database)
-        databases.close()
-    finally:
-        server.destroy()
-        shutil.rmtree(home)
-    print(json.dumps(found | {"load_average": os.getloadavg()[0]}, indent=2))  # noqa: T201
+        found["first"] = load(database, home / "tree")
+        found["unchanged"] = load(database, home / "tree")
+        _edit(home / "tree")
+        found["edited"] = load(database, home / "tree")
+        found["second"] = load(database, home / "second")
+        found["copy"] = copy(database)
+    print_found(found)
     return 0
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +16,12 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import text
 
-from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
-from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.models.memory import INTENT_TYPES, memory_id
 from pgcorpus.db.scope import Scope
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from tests.benchmarks import data
-from tests.conftest import Databases
+from tests.benchmarks.own_database import open_own_database, print_found
 
 DIMENSIONS: Final = 1024
 EXCHANGES: Final = 8
@@ -132,34 +127,23 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=100_000, help="memories of the first tenant")
     parser.add_argument("--second", type=int, default=5_000, help="memories of the second tenant")
     given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="pgcorpus-memory-"))
-    home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
-    server = EmbeddedServer(home / "server")
-    try:
-        server.start()
-        databases = Databases(server.url.set(database="postgres"))
-        with databases.opened() as database:
-            upgrade(database)
-            found = {}
-            for name, nodes in (("first", given.nodes), ("second", given.second)):
-                folder = home / name
-                folder.mkdir()
-                make(folder, nodes=nodes)
-                with database.unit_of_work() as work:
-                    tenant = work.tenancy.create_tenant(name)
-                    work.commit()
-                found[name] = measure(database, folder, Scope.tenant(tenant.id))
+    with open_own_database("memory") as (database, home):
+        found: dict[str, Any] = {}
+        for name, nodes in (("first", given.nodes), ("second", given.second)):
+            folder = home / name
+            folder.mkdir()
+            make(folder, nodes=nodes)
             with database.unit_of_work() as work:
-                sizes = "SELECT pg_total_relation_size(:table)"
-                found["bytes"] = {
-                    table: work.session.scalar(text(sizes), {"table": table})
-                    for table in ("memory_nodes", "memory_embeddings", "jobs")
-                }
-        databases.close()
-    finally:
-        server.destroy()
-        shutil.rmtree(home)
-    print(json.dumps(found | {"load_average": os.getloadavg()[0]}, indent=2))  # noqa: T201
+                tenant = work.tenancy.create_tenant(name)
+                work.commit()
+            found[name] = measure(database, folder, Scope.tenant(tenant.id))
+        with database.unit_of_work() as work:
+            sizes = "SELECT pg_total_relation_size(:table)"
+            found["bytes"] = {
+                table: work.session.scalar(text(sizes), {"table": table})
+                for table in ("memory_nodes", "memory_embeddings", "jobs")
+            }
+    print_found(found)
     return 0
 
 

@@ -9,11 +9,8 @@ Seconds are told by the clock, and of processors by what this process and the se
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +20,12 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import text
 
-from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
-from pgcorpus.db.migrations import upgrade
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.sqlite.reading import open_database
 from pgcorpus.services.documentation.sqlite.records import SQLiteDocument
 from tests.benchmarks import data
-from tests.conftest import Databases
+from tests.benchmarks.own_database import open_own_database, print_found
 from tests.services.documentation.sqlite.files import (
     FULL,
     Row,
@@ -183,32 +178,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="pgcorpus-sqlite-"))
-    home.chmod(0o755)  # PostgreSQL runs as another account when this runs as root
-    server = EmbeddedServer(home / "server")
     found: dict[str, Any] = {}
-    try:
+    with open_own_database("sqlite") as (database, home):
         first, second, third = (home / f"{name}.db" for name in ("first", "second", "third"))
         found["bytes"] = make(first, documents=given.documents)
         more = given.documents // 10
         make(second, documents=more, first=given.documents + 1)
         make(third, documents=more, first=given.documents + more + 1)
-        server.start()
-        databases = Databases(server.url.set(database="postgres"))
-        with databases.opened() as database:
-            upgrade(database)
-            meter = Meter(_find_postmaster(database))
-            found["reading"] = meter.read(first)
-            for name, path in (("first", first), ("unchanged", first), ("second", second)):
-                found[name] = meter.load(database, path)
-            with database.engine.begin() as connection:
-                connection.execute(text(f"DROP INDEX {GRAPH}"))
-            found["third"] = meter.load(database, third)
-        databases.close()
-    finally:
-        server.destroy()
-        shutil.rmtree(home)
-    print(json.dumps(found | {"load_average": os.getloadavg()[0]}, indent=2))  # noqa: T201
+        meter = Meter(_find_postmaster(database))
+        found["reading"] = meter.read(first)
+        for name, path in (("first", first), ("unchanged", first), ("second", second)):
+            found[name] = meter.load(database, path)
+        with database.engine.begin() as connection:
+            connection.execute(text(f"DROP INDEX {GRAPH}"))
+        found["third"] = meter.load(database, third)
+    print_found(found)
     return 0
 
 
