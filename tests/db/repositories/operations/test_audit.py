@@ -456,7 +456,7 @@ def test_many_writers_are_recorded_once_each_and_do_not_wait(database: Database)
         ({"record": "c1"}, "split_part"),
         ({"table": "key_concepts"}, "table_name_timestamp"),
         ({"actor": "ada"}, "actor_timestamp"),
-        ({"since": datetime.now(UTC) + timedelta(days=1)}, "pkey"),
+        ({"since": "now"}, "pkey"),
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
@@ -465,6 +465,9 @@ def test_what_is_asked_for_is_found_by_an_index(
 ) -> None:
     """Among any number of entries of others."""
     add(database, rows=5000)
+    if "since" in asked:
+        # Of this month: in the next one's partition, which has no rows, nothing needs an index.
+        asked = {"since": datetime.now(UTC)}
     sent: list[tuple[str, Any]] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
