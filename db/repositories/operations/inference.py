@@ -261,7 +261,9 @@ class InferenceRepository(IsolationRepository):
             if column.derived or column.refers:
                 continue
             stem = f"zebra{uuid4().hex[:12]}"
-            for value in _values(column.type, f"{stem}a", chance):
+            # Of both words equally few passages have trigrams: a search for either takes as long.
+            held, missed = f"{stem}7q", f"{stem}8q"
+            for value in _values(column.type, held, chance):
                 written = text(
                     f"UPDATE {name} SET {quote(column.name)} = CAST(:value AS {column.type})"  # noqa: S608 - names of the catalog
                     f" WHERE {table.row}"
@@ -272,7 +274,7 @@ class InferenceRepository(IsolationRepository):
                     except DBAPIError:
                         savepoint.rollback()
                         continue
-                words[column.name] = (f"{stem}a", f"{stem}b")
+                words[column.name] = (held, missed)
                 values[column.name] = value
                 break
         return list(self._read_planted(victim, table, words, values))
