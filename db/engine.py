@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
@@ -259,7 +259,12 @@ class Database:
         """
         return Ranker(partial(self._exchange, scope), scope, self._known)
 
-    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+    def _exchange(
+        self,
+        scope: Scope | None,
+        statements: Sequence[Sent],
+        settings: Mapping[str, str] | None = None,
+    ) -> list[Rows]:
         """Run statements that read in a transaction of their own, and one round trip.
 
         A connection that was lost while the pool kept it is replaced, as nothing is lost with it.
@@ -271,29 +276,32 @@ class Database:
             with self.unit_of_work(scope) as work:
                 work.session.connection()  # the guard looks at the login
         engine = self.async_engine.sync_engine if in_greenlet() else self.engine
-        begin = partial(self._begin_reading, scope)
+        begin = partial(self._begin_reading, scope, settings or {})
+        end: list[Sent] = [("COMMIT", None)] if self.settings.is_pooled else []
         with self._throttle.take_turn():
             try:
-                return exchange(engine, begin, statements)
+                return exchange(engine, begin, statements, end)
             except DBAPIError as error:
                 if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
                     raise
             _replace_pool(engine)
-            return exchange(engine, begin, statements)
+            return exchange(engine, begin, statements, end)
 
-    def _begin_reading(self, scope: Scope | None, driver: Driver) -> list[Sent]:
-        """Return the statements that begin a transaction and say in which scope it reads."""
-        begin: list[Sent] = [("BEGIN", None)]
-        if self.settings.is_pooled:
+    def _begin_reading(
+        self, scope: Scope | None, settings: Mapping[str, str], driver: Driver
+    ) -> list[Sent]:
+        """Return the statements that begin a transaction, with its settings and its scope."""
+        begin: list[Sent] = []
+        if self.settings.is_pooled:  # SET LOCAL asks for a BEGIN
             of_pooled = _list_settings_of_pooled(self.settings.statement_timeout_ms)
-            begin += [(each, None) for each in of_pooled]
-        settings = {} if scope is None else scope.settings
+            begin += [(each, None) for each in ("BEGIN", *of_pooled)]
+        settings = {**settings} if scope is None else {**settings, **scope.settings}
         if self.settings.database_url is None:
             if scope is not None:
                 settings["role"] = APPLICATION_ROLE
             elif driver.info.parameter_status("is_superuser") == "on":
                 begin.append((STEP_DOWN, None))
-        return [*begin, make_settings(settings)] if settings else begin
+        return [*begin, *make_settings(settings)]
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a synchronous *function* from asyncio: what it waits for here is awaited.

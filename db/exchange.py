@@ -31,14 +31,21 @@ Each thread has one, and each call of ``Database.run``. Several tasks may share 
 
 
 def exchange(
-    engine: Engine, begin: Callable[[Driver], list[Sent]], statements: Sequence[Sent]
+    engine: Engine,
+    begin: Callable[[Driver], list[Sent]],
+    statements: Sequence[Sent],
+    end: Sequence[Sent] = (),
 ) -> list[Rows]:
     """Send statements that read, and wait for the server once.
 
+    What is sent together is a transaction, with neither BEGIN nor COMMIT: these would take a
+    fifth of the time that Python spends on a search.
+
     Args:
         engine: Of the pool that the connection is taken from.
-        begin: Returns the statements that begin the transaction and say in which scope it reads.
+        begin: Returns the statements that come first, and say in which scope the others read.
         statements: Ours alone: the next exchange takes the connection without a reset.
+        end: Those that come last.
 
     Returns:
         The rows of each of *statements*.
@@ -54,7 +61,7 @@ def exchange(
     driver: Any = connection.driver_connection
     try:
         before = begin(driver)
-        rows = send(driver, [*before, *statements, ("COMMIT", None)])
+        rows = send(driver, [*before, *statements, *end])
     except psycopg.Error as error:
         if gone := bool(driver.closed):
             connection.invalidate(error)
@@ -64,7 +71,7 @@ def exchange(
         raise
     finally:
         connection.close()
-    return rows[len(before) : -1]
+    return rows[len(before) : len(before) + len(statements)]
 
 
 def forget_session(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:

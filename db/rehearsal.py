@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -46,10 +46,15 @@ class Rehearsal(Database):
     def _async_sessions(self) -> sessionmaker[WorkSession]:
         raise RuntimeError("a rehearsal has one connection, which is not asyncio's")
 
-    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
+    def _exchange(
+        self,
+        scope: Scope | None,
+        statements: Sequence[Sent],
+        settings: Mapping[str, str] | None = None,
+    ) -> list[Rows]:
         """Search within the transaction, where what was done here can be found."""
         with self.unit_of_work(scope) as work:
-            rows = work.searches.exchange(statements)
+            rows = work.searches.exchange(statements, settings)
             work.commit()
         return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -13,7 +13,7 @@ from pgcorpus.db.search.answer import Answer, Statement
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.context import Turn, Window, surroundings
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.driver import Rows, Sent, as_sqlalchemy, send
+from pgcorpus.db.search.driver import Rows, Sent, as_sqlalchemy, make_settings, send
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.search.snippets import select_snippets
@@ -109,16 +109,23 @@ class SearchRepository(Repository):
         known = self.session.info.setdefault(KNOWN, KnownCorpora())
         return Ranker(self.exchange, self.scope, known)
 
-    def exchange(self, statements: Sequence[Sent]) -> list[Rows]:
+    def exchange(
+        self, statements: Sequence[Sent], settings: Mapping[str, str] | None = None
+    ) -> list[Rows]:
         """Send statements in one round trip, within the transaction.
+
+        Args:
+            statements: Their rows are returned.
+            settings: Made first, for the transaction.
 
         Raises:
             DBAPIError: One failed.
         """
+        before = make_settings(settings)
         connection = self.session.connection()
         try:
             with self.driver() as driver:
-                return send(driver, statements)
+                return send(driver, [*before, *statements])[len(before) :]
         except psycopg.Error as error:
             gone = bool(driver.closed)
             if gone:

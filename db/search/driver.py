@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 from psycopg.pq.abc import PGresult
@@ -22,8 +22,14 @@ Sent = tuple[str, Mapping[str, Any] | None]
 
 Rows = list[dict[str, Any]]
 
-Exchange = Callable[[Sequence[Sent]], list[Rows]]
-"""Sends statements together, and returns the rows of each. It raises ``DBAPIError``."""
+
+class Exchange(Protocol):
+    """Sends statements together, and returns the rows of each. It raises ``DBAPIError``."""
+
+    def __call__(  # noqa: D102 - above
+        self, statements: Sequence[Sent], settings: Mapping[str, str] | None = ...
+    ) -> list[Rows]: ...
+
 
 SETTINGS: Final = (
     "SELECT count(set_config(key, value, true)) FROM json_each_text(%(settings)s::json)"
@@ -50,9 +56,9 @@ def in_drivers_words(statement: Select[Any]) -> str:
     return str(statement.compile(dialect=DIALECT))
 
 
-def make_settings(settings: Mapping[str, str]) -> Sent:
-    """Return the statement that makes settings for the transaction."""
-    return SETTINGS, {"settings": json.dumps(settings)}
+def make_settings(settings: Mapping[str, str] | None) -> list[Sent]:
+    """Return the statement that makes settings for the transaction, if there are any."""
+    return [(SETTINGS, {"settings": json.dumps(settings)})] if settings else []
 
 
 def send(driver: Driver, statements: Sequence[Sent]) -> list[Rows]:

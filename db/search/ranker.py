@@ -12,7 +12,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Answer, Statement
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.driver import Exchange, make_settings
+from pgcorpus.db.search.driver import Exchange
 from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
 from pgcorpus.db.search.legs import THRESHOLD_SETTING, AskedModel
@@ -249,18 +249,14 @@ class Ranker:
         """
         options = "ANALYZE, BUFFERS, " if analyze else ""
         explained = f"EXPLAIN ({options}SETTINGS, FORMAT JSON) {statement.sql}"
-        _, (row,) = self.exchange(
-            [make_settings(statement.settings), (explained, statement.values)]
-        )
+        ((row,),) = self.exchange([(explained, statement.values)], statement.settings)
         plan: dict[str, Any] = row["QUERY PLAN"][0]
         return plan
 
     def _run(self, statement: Statement) -> Answer:
         if not statement.shape.legs:
             return Answer.of(statement, ())
-        _, rows = self.exchange(
-            [make_settings(statement.settings), (statement.sql, statement.values)]
-        )
+        (rows,) = self.exchange([(statement.sql, statement.values)], statement.settings)
         return Answer.of(statement, rows)
 
     def _prelude(
@@ -288,14 +284,8 @@ class Ranker:
         before = [known.estimated] if known.is_fresh else []
         for _ in range(MOST_PRELUDES):
             asked_in = (ask.language,) if ask.language else known.languages
-            _, (row,), *estimated = self.exchange(
+            (row,), *estimated = self.exchange(
                 [
-                    make_settings(
-                        _choose_planning(
-                            by_values=_plan_by_values(ask, known, counted=counts, scoped=scoped),
-                            scoped=scoped,
-                        )
-                    ),
                     (
                         compile_prelude(
                             shape.corpus,
@@ -319,7 +309,11 @@ class Ranker:
                         },
                     ),
                     *explained,
-                ]
+                ],
+                _choose_planning(
+                    by_values=_plan_by_values(ask, known, counted=counts, scoped=scoped),
+                    scoped=scoped,
+                ),
             )
             prelude = Prelude.of(row, counted=counts)
             if scoped:

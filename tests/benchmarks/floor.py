@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import KNOWLEDGE
-from pgcorpus.db.search.driver import Rows, Sent, _number
+from pgcorpus.db.search.driver import Rows, Sent, _number, make_settings
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.search.service import Mode, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
@@ -137,11 +137,16 @@ class RecordingDatabase(Database):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.sent: list[Sequence[Sent]] = []
+        self.sent: list[tuple[Sent, ...]] = []
 
-    def _exchange(self, scope: Scope | None, statements: Sequence[Sent]) -> list[Rows]:
-        self.sent.append(statements)
-        return super()._exchange(scope, statements)
+    def _exchange(
+        self,
+        scope: Scope | None,
+        statements: Sequence[Sent],
+        settings: Mapping[str, str] | None = None,
+    ) -> list[Rows]:
+        self.sent.append((*make_settings(settings), *statements))
+        return super()._exchange(scope, statements, settings)
 
 
 class Recorder:
