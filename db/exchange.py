@@ -38,8 +38,8 @@ def exchange(
 ) -> list[Rows]:
     """Send statements that read, and wait for the server once.
 
-    What is sent together is a transaction, with neither BEGIN nor COMMIT: these would take a
-    fifth of the time that Python spends on a search.
+    What is sent together is a transaction, with neither BEGIN nor COMMIT: each statement costs
+    some 30 µs of Python.
 
     Args:
         engine: Of the pool that the connection is taken from.

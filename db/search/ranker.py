@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Answer, Statement
@@ -17,7 +17,7 @@ from pgcorpus.db.search.estimates import explain_matching, explain_own, read_est
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
 from pgcorpus.db.search.legs import THRESHOLD_SETTING, AskedModel
 from pgcorpus.db.search.likeness import LARGE, Look, choose_looks, count_alike
-from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, Prelude, compile_prelude
+from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, ActiveRanking, Prelude, compile_prelude
 from pgcorpus.db.search.ranking import Shape
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, Lexicon, LookUp, look_up
 
@@ -149,96 +149,106 @@ class Ranker:
             group_by=ask.group_by,
         )
         prelude, known = self._prelude(shape, ask, values, counted=counted)
-        shape = replace(shape, demanding=prelude.demanded is not None)
-        values = values | {"demanded": prelude.demanded}
-        if (ranking := prelude.ranking) is not None:
-            shape = replace(shape, learned=corpus.boosts is not None)
-            values |= {"ranking_scope": ranking.scope, "ranking_id": ranking.id}
-            ask = replace(ask, legs=_relearn(ask.legs, ranking.weights), foreign=1.0)
+        shape = replace(
+            shape,
+            demanding=prelude.demanded is not None,
+            learned=prelude.ranking is not None and corpus.boosts is not None,
+        )
+        values["demanded"] = prelude.demanded
         foreign = _find_foreign(shape.model, (ask.language,) if ask.language else known.languages)
-        if foreign:
-            ask = replace(ask, stretch=ask.stretch * ask.foreign)
-        kept = prelude.kept if prelude.kept <= FEW else None
-        is_scoped = corpus.is_scoped(self._scope)
-        narrows = counted or is_scoped or known.narrows(ask)
-        # Words are weighed, and looked up, among what the transaction may see.
-        searched = max(prelude.visible, float(kept or 0), 1.0)
-        kept_share = 1.0
-        if narrows and kept is None and (shape.conditions or shape.demanding):
-            left = prelude.estimated
-            left = self._estimate(shape, values) if left is None else left
-            kept_share = min(1.0, left / searched)
-        found: LookUp | None = None
-        if "text" in ask.legs or ("fuzzy" in ask.legs and not ask.question.is_unspaced):
-            found = look_up(
-                prelude.asked,
-                known.lexicon,
-                searched,
-                share=kept_share,
-                depth=ask.depth,
-                fetch=FETCH_OF_SCOPE if corpus.scope is not None else FETCH,
-                everything=everything or kept is not None,
-            )
-            if found is None:
-                shape = replace(shape, legs=tuple(leg for leg in shape.legs if leg != "text"))
-            else:
-                shape = replace(shape, words=found.size)
-                values |= found.values()
-        looks: tuple[Look, ...] = ()
-        if "fuzzy" in shape.legs:
-            most = count_alike(ask.depth, known.lexicon.average_length)
-            all_compared = kept is not None and (kept <= most or found is None)
-            shape = replace(shape, most_alike=None if all_compared else most)
-            looks = choose_looks(
-                ask.question,
-                found,
-                [*prelude.asked.values()],
-                partial(self._is_held, corpus, prelude),
-                all_compared=all_compared,
-                only_first=corpus.scope is not None and searched > LARGE,
-            )
-            values |= looks[0].values()
-        values |= {
-            "page_limit": ask.limit,
-            "page_offset": ask.offset,
-            "group_size": ask.group_size,
-            "question_vector": ask.vector,
-            "min_similarity": ask.min_similarity,
-            "rrf_k": ask.rrf_k,
-            "boost": ask.boost,
-            "half_life_days": ask.half_life_days,
-            **{f"leg_{name}": weight for name, weight in _weights(ask, shape.legs).items()},
-        }
-        mostly_kept = kept is None or kept >= searched / 2
-        whole = is_scoped and searched <= MOST_COMPARED and mostly_kept
-        is_mixed = is_scoped and not corpus.needs_scope
-        beside = is_mixed and prelude.own_passages <= MOST_COMPARED
+        ask = _reweigh(ask, prelude.ranking, foreign)
+        size = self._measure(shape, ask, prelude, known, values, counted=counted)
+        found = _look_up(corpus, ask, prelude, known, size, everything=everything)
+        looks = self._choose_looks(shape, ask, prelude, known, size=size, found=found)
+        legs = [leg for leg in shape.legs if leg != "text" or found is not None]
+        values |= found.values() if found is not None else {}
+        values |= looks.first.values() if looks.first is not None else {}
+        values |= _bind(ask, prelude.ranking, legs)
         # A scope that has an index of its own must be named where the index is chosen.
-        by_values = _plan_by_values(ask, known, counted=counted, scoped=is_scoped) or (
-            is_scoped and not (whole or beside)
+        by_values = _plan_by_values(ask, known, counted=counted, scoped=size.scoped) or (
+            size.scoped and not (size.whole or size.beside)
         )
         return Statement(
             shape=replace(
                 shape,
-                few=kept is not None,
-                whole=whole,
-                beside=beside,
-                held=prelude.held and kept is not None and not whole,
+                legs=tuple(legs),
+                words=found.size if found is not None else 0,
+                most_alike=looks.most,
+                few=size.kept is not None,
+                whole=size.whole,
+                beside=size.beside,
+                held=prelude.held and size.kept is not None and not size.whole,
             ),
             values=values,
-            looks=looks,
-            settings=_choose_planning(by_values=by_values, scoped=is_scoped)
-            | {"hnsw.ef_search": str(_ef_search(ask, kept_share))}
-            | ({THRESHOLD_SETTING: str(looks[0].threshold)} if looks else {})
-            # The planner takes a comparison by trigrams for as cheap as one of numbers.
-            | ({} if shape.most_alike is None else {"enable_seqscan": "off"}),
+            looks=looks.in_turn,
+            settings=_choose_planning(by_values=by_values, scoped=size.scoped)
+            | {"hnsw.ef_search": str(_ef_search(ask, size.share))}
+            | looks.settings(),
             look_up=found,
-            kept=kept,
+            kept=size.kept,
             known=known.lexicon.is_known,
             counted=prelude.counted,
-            ranking=ranking,
+            ranking=prelude.ranking,
             foreign=foreign,
         )
+
+    def _measure(
+        self,
+        shape: Shape,
+        ask: Ask,
+        prelude: Prelude,
+        known: Known,
+        values: Mapping[str, Any],
+        *,
+        counted: bool,
+    ) -> _Size:
+        """Find how much is searched, by the counts of the prelude and by estimates."""
+        corpus = shape.corpus
+        scoped = corpus.is_scoped(self._scope)
+        kept = prelude.kept if prelude.kept <= FEW else None
+        # Words are weighed, and looked up, among what the transaction may see.
+        searched = max(prelude.visible, float(kept or 0), 1.0)
+        share = 1.0
+        narrows = counted or scoped or known.narrows(ask)
+        if narrows and kept is None and (shape.conditions or shape.demanding):
+            left = prelude.estimated
+            left = self._estimate(shape, values) if left is None else left
+            share = min(1.0, left / searched)
+        mostly_kept = kept is None or kept >= searched / 2
+        mixed = scoped and not corpus.needs_scope
+        return _Size(
+            kept=kept,
+            searched=searched,
+            share=share,
+            scoped=scoped,
+            whole=scoped and searched <= MOST_COMPARED and mostly_kept,
+            beside=mixed and prelude.own_passages <= MOST_COMPARED,
+        )
+
+    def _choose_looks(
+        self,
+        shape: Shape,
+        ask: Ask,
+        prelude: Prelude,
+        known: Known,
+        *,
+        size: _Size,
+        found: LookUp | None,
+    ) -> _Looks:
+        """Choose what the fuzzy leg looks for; nothing where it does not take part."""
+        if "fuzzy" not in shape.legs:
+            return _Looks((), None)
+        most = count_alike(ask.depth, known.lexicon.average_length)
+        all_compared = size.kept is not None and (size.kept <= most or found is None)
+        looks = choose_looks(
+            ask.question,
+            found,
+            [*prelude.asked.values()],
+            partial(self._is_held, shape.corpus, prelude),
+            all_compared=all_compared,
+            only_first=shape.corpus.scope is not None and size.searched > LARGE,
+        )
+        return _Looks(looks, None if all_compared else most)
 
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
         """Return the plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
@@ -369,6 +379,92 @@ class Ranker:
         """Return whether passages are known to hold a lexeme."""
         known = self._known.recall(corpus, self._scope).lexicon, prelude.own
         return any(each is not None and each.frequencies.get(lexeme, 0) > 0 for each in known)
+
+
+class _Size(NamedTuple):
+    """How much a search reads.
+
+    Attributes:
+        kept: Passages that the filters leave, if they are few.
+        searched: Passages that the transaction may see.
+        share: Of these, what the filters keep, in [0, 1].
+        scoped: Whether the corpus is searched within a scope.
+        whole: Whether all vectors of the scope are compared.
+        beside: Whether the scope's own are, beside an index of the shared ones.
+    """
+
+    kept: int | None
+    searched: float
+    share: float
+    scoped: bool
+    whole: bool
+    beside: bool
+
+
+class _Looks(NamedTuple):
+    """What the fuzzy leg looks for by trigrams.
+
+    Attributes:
+        in_turn: One after another, until a page is full; empty where the leg does not take part.
+        most: How many passages the index finds at most; None where all are compared.
+    """
+
+    in_turn: tuple[Look, ...]
+    most: int | None
+
+    @property
+    def first(self) -> Look | None:
+        """The one that is tried first."""
+        return self.in_turn[0] if self.in_turn else None
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the first look."""
+        settings = {} if self.first is None else {THRESHOLD_SETTING: str(self.first.threshold)}
+        # The planner takes a comparison by trigrams for as cheap as one of numbers.
+        return settings if self.most is None else settings | {"enable_seqscan": "off"}
+
+
+def _look_up(
+    corpus: Corpus, ask: Ask, prelude: Prelude, known: Known, size: _Size, *, everything: bool
+) -> LookUp | None:
+    """Choose the words that indexes are asked for; None where no leg needs any, or none is left."""
+    by_words = "fuzzy" in ask.legs and not ask.question.is_unspaced
+    if "text" not in ask.legs and not by_words:
+        return None
+    return look_up(
+        prelude.asked,
+        known.lexicon,
+        size.searched,
+        share=size.share,
+        depth=ask.depth,
+        fetch=FETCH_OF_SCOPE if corpus.scope is not None else FETCH,
+        everything=everything or size.kept is not None,
+    )
+
+
+def _reweigh(ask: Ask, ranking: ActiveRanking | None, foreign: tuple[str, ...]) -> Ask:
+    """Give the legs their learned weights, and the vector leg less in a foreign language."""
+    if ranking is not None:
+        return replace(ask, legs=_relearn(ask.legs, ranking.weights), foreign=1.0)
+    return replace(ask, stretch=ask.stretch * ask.foreign) if foreign else ask
+
+
+def _bind(ask: Ask, ranking: ActiveRanking | None, legs: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of a ranking statement that the question and its options give."""
+    values: dict[str, Any] = {
+        "page_limit": ask.limit,
+        "page_offset": ask.offset,
+        "group_size": ask.group_size,
+        "question_vector": ask.vector,
+        "min_similarity": ask.min_similarity,
+        "rrf_k": ask.rrf_k,
+        "boost": ask.boost,
+        "half_life_days": ask.half_life_days,
+        **{f"leg_{name}": weight for name, weight in _weights(ask, legs).items()},
+    }
+    if ranking is not None:
+        values |= {"ranking_scope": ranking.scope, "ranking_id": ranking.id}
+    return values
 
 
 def _explain_matching(shape: Shape) -> str:
