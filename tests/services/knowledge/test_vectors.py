@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -103,6 +104,47 @@ def test_vectors_of_stored_chunks_need_no_chunks(
 
     assert report.embedded == 1
     assert list_stored(short) == {"b": [1, 0, 0, 0]}
+
+
+@pytest.mark.parametrize("vector", [[1, 0, 0, 0.5], "[1,0,0,0.5]"])
+def test_vectors_of_the_old_backup_come_along(
+    short: Database, tmp_path: Path, vector: list[float] | str
+) -> None:
+    """Their document_id is the old key of a chunk, which only the other table of the backup has."""
+    old = {key: str(uuid4()) for key in "ab"}
+    backup = tmp_path / "vectors"
+    backup.mkdir()
+    documents = backup / "framework_documents.json"
+    documents.write_text(
+        json.dumps([{"id": old[key], "chunk_id": key, "content": CONTENTS[key]} for key in "ab"])
+    )
+    vectors = as_json(
+        tmp_path,
+        {"id": str(uuid4()), "document_id": old["a"], "embedding_data": vector}
+        | {"model_name": "short", "created_at": "2024-01-01T00:00:00"},
+        {"document_id": old["b"], "embedding_data": [0, 1, 0, 0], "model_name": "short"},
+    )
+
+    report = KnowledgeImporter(short, embeddings=vectors).run([documents])
+
+    assert (report.embedded, report.left_out) == (2, {})
+    assert list_stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
+
+
+def test_vectors_of_a_backup_need_its_chunks_beside_them(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """Without them nothing says which chunk a vector is of; a broken file says nothing, either."""
+    vectors = as_json(
+        tmp_path,
+        {"document_id": str(uuid4()), "embedding_data": [0, 1, 0, 0], "model_name": "short"},
+    )
+    with pytest.raises(ImportFailed, match=r"framework_documents\.json, which must lie beside"):
+        KnowledgeImporter(short, embeddings=vectors).run([chunks])
+
+    vectors.with_name("framework_documents.json").write_text("[{")
+    with pytest.raises(ImportFailed, match=r"framework_documents\.json.* not JSON"):
+        KnowledgeImporter(short, embeddings=vectors).run([chunks])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -225,6 +267,8 @@ def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Pa
         ([entry("a", None)], "no 'embedding'"),
         ([entry("a", ["1", "2", "3", "4"])], "not a list of numbers"),
         ([entry("a", [[1], [2, 3]])], "not a list of numbers"),
+        ([entry("a", "[1, 2")], "its 'embedding' is not JSON"),
+        ([entry("a", "0.5")], "no 'embedding'"),
         ([entry("a", [1, 2])], "4 dimensions"),
         ([entry("a"), entry("b", [1])], "different lengths"),
         ([entry("a", [0, 0, 0, 0])], "all zeros"),
