@@ -18,7 +18,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.embedding.embed import count_covered
+from pgcorpus.services.embedding.embed import advise_embedding, count_covered
 from pgcorpus.services.importers.importer import Importer, RetryingImporter
 from pgcorpus.services.importers.options import Option
 from pgcorpus.services.learning.report import LearningReport
@@ -221,7 +221,8 @@ def check_passages(
     if expected is not None:
         yield Check("passage_count", coverage.total == expected, expected, coverage.total)
     whole = coverage.embedded == coverage.total
-    detail = None if whole else f"make the others with: pgcorpus embed --corpus {corpus.name}"
+    advice = advise_embedding(corpus, choice.name, others=coverage.missing < coverage.total)
+    detail = None if whole else f"make the others with: {advice}"
     yield Check("embedding_count", whole, coverage.total, coverage.embedded, detail)
 
 

@@ -14,6 +14,7 @@ from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.corpus import Check, name_offenders
 from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embed import advise_embedding
 from pgcorpus.services.importers.draft import Rule
 
 MIN_KEY_CONCEPTS: Final = 20
@@ -77,7 +78,7 @@ def _performance_baseline(work: UnitOfWork, corpus: Corpus, choice: Choice) -> C
             False,
             MAX_SEARCH_MS,
             f"no vectors of the model {choice.name!r}",
-            f"make them with: pgcorpus embed --corpus {corpus.name}",
+            f"make them with: {advise_embedding(corpus, choice.name, others=False)}",
         )
     return Check(name, took_ms < MAX_SEARCH_MS, MAX_SEARCH_MS, took_ms)
 

@@ -193,7 +193,8 @@ def test_validate_passes_on_the_samples_and_fails_on_a_loss(
     report = json.loads(whole.stdout)
     assert (whole.returncode, report["passed"]) == (0, True)
     assert all(
-        check.keys() == {"name", "passed", "expected", "found"} for check in report["checks"]
+        check.keys() == {"name", "passed", "expected", "found", "where"}
+        for check in report["checks"]
     )
     failed = [c["name"] for c in json.loads(lacking.stdout)["checks"] if not c["passed"]]
     assert (lacking.returncode, failed[0]) == (1, "chunk_count")
