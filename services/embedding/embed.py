@@ -114,10 +114,12 @@ class EmbeddingService:
                 if report.embedded:
                     work.vector_indexes.analyze_vectors(of)
                 work.commit()
-            # A role that may store vectors need not be one that may write to the registry.
-            with suppress(NotPermitted), self._database.unit_of_work() as work:
-                work.models.measure_spread(of, choice.name)
-                work.commit()
+            for scope in scopes:
+                with self._within(scope) as work:
+                    is_known = work.models.measure_spread(of, choice.name)
+                    work.commit()
+                if is_known:
+                    break
         report.duration_s = round(time.monotonic() - started, 3)
         return report
 

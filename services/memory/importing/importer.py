@@ -26,6 +26,7 @@ from pgcorpus.db.repositories.memory.imports import (
     Record,
 )
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import key_of, printable, refuse_special
@@ -316,6 +317,9 @@ class MemoryImporter(Importer[MemoryReport]):
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.memory_imports
+
+    def _corpora(self) -> Sequence[Corpus]:
+        return (NODES.corpus, EPISODES.corpus)
 
 
 class _MemoryRun:

@@ -249,6 +249,32 @@ def test_an_identifier_in_metadata_is_found(short: Database, tmp_path: Path) -> 
     assert report.embedded == 2
 
 
+def test_the_spread_of_imported_vectors_is_measured(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """With the 64th, whoever brought them: else ranking would depend on who ran embed."""
+    found = json.loads(chunks.read_text())
+    few = len(found)
+    found += [{"chunk_id": f"c{n}", "content": f"The text number {n}."} for n in range(64)]
+    rows = np.random.default_rng(1).normal(size=(len(found), 4)).astype(np.float32)
+
+    def spread() -> float | None:
+        with short.unit_of_work() as work:
+            return work.models.get_model("short").cosine_spread
+
+    for count, dry_run in ((few, False), (len(found), True)):
+        chunks.write_text(json.dumps(found[:count]))
+        vectors = as_npy(tmp_path, rows[:count])
+        KnowledgeImporter(short, embeddings=vectors, embeddings_model="short", dry_run=dry_run).run(
+            [chunks]
+        )
+        assert spread() is None
+
+    KnowledgeImporter(short, embeddings=vectors, embeddings_model="short").run([chunks])
+
+    assert spread() == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Path) -> None:
     """It only counts them."""
     vectors = as_json(tmp_path, entry("a"))

@@ -369,6 +369,21 @@ def test_vectors_of_another_model_leave_the_jobs(
     assert (report.embedded, pending(database)) == (1, 1)
 
 
+@pytest.mark.parametrize("what", ["nodes", "episodes"])
+def test_the_spread_of_imported_vectors_is_measured(
+    database: Database, tenant: Scope, folder: Folder, what: str
+) -> None:
+    """Nobody has to run embed first: there is nothing to embed."""
+    made = {"nodes": a_node, "episodes": an_episode}[what]
+    getattr(folder, what)([made(n) for n in range(64)], vectors(64))
+
+    import_folder(database, tenant, folder)
+
+    with database.unit_of_work() as work:
+        spread = work.models.get_model("bge-m3").cosine_spread
+    assert spread == pytest.approx(1 / np.sqrt(DIMENSIONS), rel=0.1)
+
+
 def test_the_same_id_in_two_tenants_is_two_memories(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
