@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ def decide(
     place: str,
     first: str | None,
     on_conflict: OnConflict,
+    kept: Collection[tuple[str, str, str]] = (),
 ) -> Decision:
     """Decide what becomes of one chunk.
 
@@ -63,6 +65,8 @@ def decide(
         first: Where this run has met the identifier first, or None when it has not. That chunk has
             decided: two of one run do not take turns in replacing each other, run after run.
         on_conflict: What to do when the texts differ.
+        kept: Earlier decisions to keep a text: an identifier, the text that came, the text that
+            stayed. What was decided once is not asked again.
     """
     if stored is None:
         return Decision("added", incoming.changes)
@@ -76,6 +80,8 @@ def decide(
     if different and wins:
         replaced = _list_differences(different, there, given, Rule.REPLACED)
         return Decision("updated", incoming.changes + replaced)
+    if on_conflict == "reject" and (given.chunk_id, given.content, there.content) in kept:
+        on_conflict = "keep"
     if same_words or on_conflict == "keep":
         left = _list_differences(
             different, given, there, Rule.DUPLICATE if same_words else Rule.KEPT

@@ -14,7 +14,7 @@ from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.repositories.imports import Changed, Refused, fresh_ids
 from pgcorpus.db.repositories.knowledge.chunks import Known, Write
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.importers.draft import Unacceptable
+from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import Found, find_files, printable, read_json
 from pgcorpus.services.importers.importer import (
     Bar,
@@ -248,6 +248,7 @@ class _Run:
         """Decide on each chunk in order, then write all of them at once."""
         stored = _read_stored(work, batch)
         existed = set(stored)
+        kept = self._list_kept(work, batch)
         writes: dict[str, Write] = {}
         fresh = fresh_ids(len(batch))
         changed: list[Changed] = []
@@ -266,6 +267,7 @@ class _Run:
                 place=at,
                 first=self._first.get(chunk_id) or tally.first.get(chunk_id),
                 on_conflict=self._on_conflict,
+                kept=kept,
             )
             if chunk_id not in self._first:
                 tally.first.setdefault(chunk_id, at)
@@ -291,6 +293,15 @@ class _Run:
             tally.counts["transformed"] += transformed
         if refused:
             self._refuse(work, file, refused, tally)
+
+    def _list_kept(
+        self, work: UnitOfWork, batch: Sequence[_Candidate]
+    ) -> set[tuple[str, str, str]]:
+        """List earlier decisions on the identifiers of a batch, where they are asked for."""
+        if self._on_conflict != "reject":
+            return set()
+        incoming = {each.normalised.record.chunk_id for each in batch if each.normalised}
+        return work.imports.list_text_changes(CORPUS, incoming, Rule.KEPT)
 
     def _refuse(
         self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally

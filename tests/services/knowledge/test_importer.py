@@ -473,6 +473,30 @@ def test_a_retry_under_another_option_settles_conflicts(database: Database, writ
     assert rows(database, "import_rejects") == {"import_rejects": []}
 
 
+@pytest.mark.parametrize("by_retry", [True, False])
+def test_a_decision_to_keep_a_text_is_remembered(
+    database: Database, write: Write, by_retry: bool
+) -> None:
+    """A plain import of the same file does not ask again; another text is another question."""
+    files = [
+        write("a.json", chunk("a"), chunk("b")),
+        write("b.json", chunk("a", "Another text."), chunk("b", "One more text.", title="Other")),
+    ]
+    plain, keeping = KnowledgeImporter(database), KnowledgeImporter(database, on_conflict="keep")
+    assert counts(plain.run(files)) == (2, 0, 0, 2)
+    assert counts(keeping.retry() if by_retry else keeping.run(files[1:])) == (0, 0, 2, 0)
+    before = rows(database, "framework_documents", "import_transformations")
+
+    again = plain.run(files)
+
+    assert (counts(again), again.total("transformed")) == ((0, 0, 4, 0), 0)
+    assert rows(database, "framework_documents", "import_transformations") == before
+    write("b.json", chunk("a", "A third text."), chunk("b", "One more text.", title="Other"))
+    assert counts(plain.run(files)) == (0, 0, 3, 1)
+    KnowledgeImporter(database, on_conflict="update").run([write("c.json", chunk("b", "New."))])
+    assert counts(plain.run(files[1:])) == (0, 0, 0, 2)
+
+
 def test_the_command_that_retries_takes_the_options(
     database: Database, write: Write, tmp_path: Path
 ) -> None:
