@@ -292,6 +292,13 @@ class ImportRepository(Repository):
             changes = changes.where(told.id < before)
         return self.session.scalars(changes).all()
 
+    def list_run_changes(self, run_id: UUID) -> Sequence[ImportTransformation]:
+        """List the changes that one run made, in their order."""
+        told = ImportTransformation
+        return self.session.scalars(
+            select(told).where(told.run_id == run_id, self._in_scope(told)).order_by(told.id)
+        ).all()
+
     def list_text_changes(
         self, corpus: str, items: Collection[str], rule: str
     ) -> set[tuple[str, str, str]]:

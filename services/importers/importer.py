@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
@@ -26,7 +26,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.files import key_of
 from pgcorpus.services.importers.language import AUTO, Language, configuration_of, postgresql_of
-from pgcorpus.services.importers.report import COUNTS, ImportReport
+from pgcorpus.services.importers.report import COUNTS, Changed, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10
@@ -200,6 +200,12 @@ class Importer(ABC, Generic[R]):
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)
+                if self._dry_run:  # or nobody could read them, for nothing stays
+                    shown = [each.name for each in fields(Changed)]
+                    report.changes = [
+                        Changed(**{name: getattr(change, name) for name in shown})
+                        for change in work.imports.list_run_changes(run_id)
+                    ]
             if report.embedded and not self._dry_run:  # how far they spread weighs in searches
                 with transaction() as work:
                     for corpus in self._corpora():

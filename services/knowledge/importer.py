@@ -24,7 +24,13 @@ from pgcorpus.services.importers.importer import (
     ahead,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, ImportReport, OnConflict, Tally
+from pgcorpus.services.importers.report import (
+    FileReport,
+    ImportReport,
+    OnConflict,
+    Skipped,
+    Tally,
+)
 from pgcorpus.services.knowledge.chunks import Context, Layout, Place, layout_of
 from pgcorpus.services.knowledge.conflicts import Stored, decide
 from pgcorpus.services.knowledge.rules import Normalised, identifier_of, normalise
@@ -40,6 +46,9 @@ CORPUS: Final = "knowledge"
 
 BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
+
+
+NO_CHUNKS: Final = "its list of chunks is empty"
 
 
 class KnowledgeImporter(RetryingImporter[ImportReport]):
@@ -220,6 +229,8 @@ class _Run:
                 self._run.add_file(work, file, tally.counts, error=error, **more)
         report = FileReport(name, error=error)
         tally.add_to(report, self.report)
+        if error is None and not places:
+            self.report.skipped.append(Skipped(name, NO_CHUNKS))
         self.report.files.append(report)
         self._arrivals += tally.arrivals
         self._first |= tally.first

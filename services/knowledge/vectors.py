@@ -80,6 +80,11 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
         raise ImportFailed(f"{printable(path)}: {error}") from error
     if not isinstance(document, list):
         raise ImportFailed(f"{printable(path)}: vectors must be a list of objects")
+    if not document:
+        raise ImportFailed(
+            f"{printable(path)}: the list of vectors is empty; make the file anew, or leave "
+            "--embeddings out"
+        )
     names = _read_backup(path.with_name(BACKUP_OF_CHUNKS))
     groups: dict[str, dict[str, Any]] = {}
     for index, entry in enumerate(document):

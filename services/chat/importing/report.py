@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pgcorpus.services.importers.report import ImportReport, Tally
@@ -29,8 +29,7 @@ class ChatReport(ImportReport):
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""
-        skipped = [asdict(skipped) for skipped in self.skipped]
-        return super().as_json() | {"messages": self.messages, "skipped": skipped}
+        return super().as_json() | {"messages": self.messages}
 
 
 @dataclass

@@ -288,6 +288,7 @@ def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Pa
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
+        ([], "the list of vectors is empty"),
         ([5], "vector 0: it is not an object"),
         ([entry("a"), {"chunk_id": "b"}], "vector 1: it needs"),
         ([entry("a", None)], "no 'embedding'"),
