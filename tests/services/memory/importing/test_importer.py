@@ -358,6 +358,44 @@ def test_vectors_that_come_later_find_their_memories(
     assert (counts(report), report.embedded) == ((0, 0, 3, 0), 3)
 
 
+@pytest.mark.parametrize(
+    ("number", "reason", "bulk"),
+    [
+        (0.0, "is all zeros and has no direction", 1000),
+        (np.nan, "holds NaN or infinity", 1000),
+        (0.0, "is all zeros and has no direction", 3),
+    ],
+)
+def test_a_vector_that_cannot_be_compared_is_left_to_a_worker(  # noqa: PLR0917 - pytest's
+    database: Database,
+    tenant: Scope,
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    number: float,
+    reason: str,
+    bulk: int,
+) -> None:
+    """The embedders of old wrote zeros wherever a batch failed: its memory goes in all the same."""
+    monkeypatch.setattr(module, "BULK", bulk)
+    rows_ = vectors(4)
+    rows_[1] = number
+    folder.nodes([a_node(n) for n in range(4)], rows_)
+
+    report = import_folder(database, tenant, folder)
+    again = import_folder(database, tenant, folder)
+
+    assert (counts(report), report.embedded, report.failed) == ((4, 0, 0, 0), 3, False)
+    assert report.left_out == again.left_out == {f"one {reason}": 1}
+    (told,) = rows(database, ImportTransformation)
+    assert (told.locator, told.item, told.field) == ("$[1]", a_node(1)["id"], "embedding")
+    assert (told.original, told.stored, told.rule) == (reason, None, "empty")
+    keys = {node.id: node.key for node in rows(database, MemoryNode)}
+    (job,) = [
+        each for each in rows(database, Job) if (each.status, each.kind) == ("pending", "embed")
+    ]
+    assert job.payload["item"] == str(keys[a_node(1)["id"]])
+
+
 def test_vectors_of_another_model_leave_the_jobs(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
