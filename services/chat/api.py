@@ -29,6 +29,7 @@ from pgcorpus.db.models.chat import Conversation, Message, Role
 from pgcorpus.db.repositories.chat.conversations import ConversationSummary
 from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.search.page import Hit
+from pgcorpus.db.text import count_of
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.chat.exporting.markdown import ASSISTANTS, iso
 from pgcorpus.services.chat.preview import plain, shorten
@@ -344,7 +345,10 @@ class ChatApi:
         status, done = self._clear()
         if isinstance(done, Failure):
             return status, Cleared(status="error", message=done.error)
-        return status, Cleared(status="success", message=f"{done} conversations were deleted")
+        return status, Cleared(
+            status="success",
+            message=f"{count_of(done, 'conversation was', 'conversations were')} deleted",
+        )
 
     @_answering
     def _clear(self) -> int:

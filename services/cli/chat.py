@@ -13,6 +13,7 @@ from pgcorpus.db.repositories.chat.conversations import ConversationSummary, Ord
 from pgcorpus.db.repositories.chat.statistics import EmbeddingCoverage
 from pgcorpus.db.repositories.pages import MAX_PAGE
 from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.db.text import count_of
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.cli.output import AsJson, cut, print_json, put, say, table, write
 from pgcorpus.services.embedding.embed import advise_embedding, choose_counted
@@ -91,7 +92,8 @@ def list_(
                 f"{each.created_at.astimezone(UTC):%Y-%m-%d}",
                 (
                     f"{cut(each.title or each.preview, TITLE_CHARACTERS)} ({each.source_type}, "
-                    f"{each.message_count} messages{', saved' if each.is_saved else ''})"
+                    f"{count_of(each.message_count, 'message')}"
+                    f"{', saved' if each.is_saved else ''})"
                 ),
             )
             for each in page.items

@@ -15,6 +15,7 @@ import typer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.models.imports import ImportTransformation
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.derive import (
     AS_JSON,
     build_command,
@@ -164,7 +165,7 @@ def history(
     if as_json:
         print_json([{name: getattr(change, name) for name in shown} for change in changes])
         return
-    show_changes(f"The newest {len(changes)} changes", changes)
+    show_changes(f"The newest {count_of(len(changes), 'change')}", changes)
 
 
 def rejects(
@@ -225,7 +226,7 @@ def show_report(report: ImportReport, *, dry_run: bool = False) -> None:
     if report.changes:
         show_changes("Values that would be changed", report.changes[:MAX_SHOWN])
     if len(report.changes) > MAX_SHOWN:
-        say(f"and {len(report.changes) - MAX_SHOWN} more changes; see: --json")
+        say(f"and {count_of(len(report.changes) - MAX_SHOWN, 'more change')}; see: --json")
     for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
         places = [" ".join(filter(None, (each.file, each.locator))) for each in files]
         say(f"skipped {len(places)} ({places[0]}{', ...' if len(places) > 1 else ''}): {reason}")
@@ -246,13 +247,14 @@ def _show_refused(report: ImportReport, *, dry_run: bool) -> None:
     for file in failed[:MAX_SHOWN]:
         fail(f"{file.file}: {file.error}")
     if len(failed) > MAX_SHOWN:
-        say(f"and {len(failed) - MAX_SHOWN} more files that could not be imported; see: --json")
+        more = count_of(len(failed) - MAX_SHOWN, "more file")
+        say(f"and {more} that could not be imported; see: --json")
     for reject in report.rejects[:MAX_SHOWN]:
         fail(f"{reject.file} {reject.locator}: {reject.reason}")
     if len(report.rejects) > MAX_SHOWN:
-        more = len(report.rejects) - MAX_SHOWN
+        others = len(report.rejects) - MAX_SHOWN
         whole = "--json" if dry_run else f"pgcorpus import rejects --corpus {report.corpus}"
-        say(f"and {more} more; see: {whole}")
+        say(f"and {others} more; see: {whole}")
 
 
 def list_counts(report: ImportReport) -> list[tuple[object, ...]]:
@@ -283,7 +285,7 @@ def show_left_out(report: ImportReport) -> None:
     They are printed on stderr, beside JSON, too.
     """
     for reason, vectors in report.left_out.items():
-        say(f"{vectors} vectors were not stored: {reason}")
+        say(f"{count_of(vectors, 'vector was', 'vectors were')} not stored: {reason}")
 
 
 def finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pgcorpus.db.repositories.imports import Refused
+from pgcorpus.db.text import count_of
 
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
 """The outcome of a passage, which is in exactly one of these counts."""
@@ -148,7 +149,7 @@ class ImportReport:
 
     def list_remarks(self) -> list[str]:
         """Return sentences that say more than the counts of files, for people."""
-        return [f"{self.embedded} vectors came along"] if self.embedded else []
+        return [f"{count_of(self.embedded, 'vector')} came along"] if self.embedded else []
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""

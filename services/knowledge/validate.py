@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from pgcorpus.db.repositories.knowledge.validation import Tally
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.text import count_of
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.corpus import Check, name_offenders
 from pgcorpus.services.embedding.choice import Choice
@@ -92,7 +93,8 @@ def _check_declared_counts(work: UnitOfWork, corpus: Corpus) -> Check:
     recounted = work.validation.count_changed(corpus, Rule.RECOUNTED)
     if not recounted:
         return check
-    told = f"{recounted} chunks were declared wrongly and recounted on import"
+    wrong = count_of(recounted, "chunk was", "chunks were")
+    told = f"{wrong} declared wrongly and recounted on import"
     return replace(check, detail=f"{check.detail}; {told}" if check.detail else told)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pgcorpus.db.text import count_of
 from pgcorpus.services.importers.report import ImportReport, Tally
 
 
@@ -25,7 +26,8 @@ class ChatReport(ImportReport):
 
     def list_remarks(self) -> list[str]:
         """Return sentences that say more than the counts of files, for people."""
-        return [f"{self.messages} messages were written", *super().list_remarks()]
+        written = count_of(self.messages, "message was", "messages were")
+        return [f"{written} written", *super().list_remarks()]
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""

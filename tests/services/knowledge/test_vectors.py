@@ -215,7 +215,7 @@ def test_the_command_says_which_vectors_were_left_out(
     )
 
     assert "left_out" not in json.loads(done.stdout)
-    assert f"1 vectors were not stored: {OTHER_TEXT}" in " ".join(done.stderr.split())
+    assert f"1 vector was not stored: {OTHER_TEXT}" in " ".join(done.stderr.split())
 
 
 def test_a_keyed_vector_of_two_texts_is_not_stored(short: Database, tmp_path: Path) -> None:
