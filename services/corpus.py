@@ -137,6 +137,7 @@ class FileExportService:
             options.
         help: What the export does, for people.
         path: What the file is.
+        metavar: What stands for its name in the help.
         options: What its exporter takes, in the order of the help.
     """
 
@@ -144,6 +145,7 @@ class FileExportService:
     help: str
     path: str
     options: tuple[Option, ...]
+    metavar: str = "FILE"
 
 
 Progress = Callable[[int, int], None]

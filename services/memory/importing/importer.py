@@ -164,7 +164,7 @@ class _Batch:
         candidates: In the order of the file.
         size_bytes: Of them all, as they stand.
         twice: How many were left out because the file has the same before.
-        unknown: Names of fields that are not stored.
+        unknown: Names of fields that have no column.
     """
 
     candidates: list[_Candidate] = field(default_factory=list)

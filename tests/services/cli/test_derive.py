@@ -106,7 +106,7 @@ def test_the_order_of_the_corpora_is_that_of_the_help(tickets: CorpusServices) -
         *("tickets", "knowledge", "documentation", "chat", "memory", "retry")
     ]
     assert names(export.make_app((tickets, *SERVICES.values()))) == [
-        *("tickets", "documentation", "chat")
+        *("tickets", "documentation", "chat", "memory")
     ]
 
 
@@ -114,7 +114,7 @@ def test_what_a_corpus_has_not_has_no_command(tickets: CorpusServices) -> None:
     """Neither an importer, nor an exporter, nor a way to try again."""
     bare = CorpusServices(corpus=tickets.corpus)
 
-    assert names(export.make_app([KNOWLEDGE_SERVICES, MEMORY_SERVICES, bare])) == []
+    assert names(export.make_app([KNOWLEDGE_SERVICES, bare])) == []
     assert names(imports.make_app([MEMORY_SERVICES, bare])) == ["memory"]
 
 
