@@ -261,9 +261,10 @@ def list_counts(report: ImportReport) -> list[tuple[object, ...]]:
     """Return the counts of the files with most changes in their order, of the others, and of all.
 
     Args:
-        report: Its files with an error are left out.
+        report: Its files with an error are left out, but for those of which something went in
+            before it.
     """
-    files = [file for file in report.files if file.error is None]
+    files = [file for file in report.files if file.error is None or file.counts.total()]
     shown = files
     if len(files) > MAX_FILES:
         changed = sorted(files, key=_count_changes, reverse=True)[:MAX_FILES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,8 @@ from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.repositories.chat.imports import ConversationWrite, KnownConversation
 from pgcorpus.db.repositories.imports import Change, Changed, Refused
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.chat.exporting.exporter import as_json
+from pgcorpus.services.chat.importing import pgcorpus
 from pgcorpus.services.chat.importing.candidates import (
     LEGACY,
     Batch,
@@ -27,7 +29,12 @@ from pgcorpus.services.chat.importing.candidates import (
     Reading,
     batches,
 )
-from pgcorpus.services.chat.importing.decisions import Decision, decide, describe_replacement
+from pgcorpus.services.chat.importing.decisions import (
+    Decision,
+    decide,
+    describe_time,
+    list_replacements,
+)
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
 from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
@@ -260,7 +267,8 @@ class _ChatRun:
             work.imports.lock(CORPUS)
             keys = {each.key for each in candidates if each.key is not None}
             known = work.chat_imports.list_known(keys)
-            decisions = [self._decide(each, known, file) for each in candidates]
+            same = _list_same(work, candidates, known)
+            decisions = [self._decide(each, known, same, file) for each in candidates]
             written = work.chat_imports.write(
                 [
                     ConversationWrite(
@@ -278,7 +286,9 @@ class _ChatRun:
             tally.messages = written.messages
             former: dict[UUID | None, list[Change]] = defaultdict(list)
             for each in written.former:
-                former[each.conversation_id].append(describe_replacement(each))
+                former[each.conversation_id] += list_replacements(each)
+            for timed in written.timed:
+                former[timed.conversation_id].append(describe_time(timed))
             changed = []
             for candidate, decision in zip(candidates, decisions, strict=True):
                 locator = candidate.element.locator
@@ -314,7 +324,11 @@ class _ChatRun:
             tally.left_out += left_out
 
     def _decide(
-        self, candidate: Candidate, known: Mapping[Key, KnownConversation], file: str
+        self,
+        candidate: Candidate,
+        known: Mapping[Key, KnownConversation],
+        same: Collection[Key],
+        file: str,
     ) -> Decision:
         if candidate.record is None or candidate.key is None:
             return Decision("rejected", reason=candidate.reason)
@@ -325,7 +339,29 @@ class _ChatRun:
             file=file,
             first=self._first.get(candidate.key, candidate.stands_at),
             legacy=candidate.format == LEGACY,
+            same=candidate.key in same,
         )
+
+
+def _list_same(
+    work: UnitOfWork, candidates: Sequence[Candidate], known: Mapping[Key, KnownConversation]
+) -> set[Key]:
+    """List the exports of this archive that are what is stored.
+
+    Their hash is another where a provider's export was stored: it lacked what the archive made up,
+    and what was done here since then.
+    """
+    same = set()
+    for each in candidates:
+        if each.format != pgcorpus.SOURCE or each.key is None or each.key not in known:
+            continue
+        stored = known[each.key]
+        if stored.record_hash != each.record_hash:
+            conversation = work.chat.get(stored.id)
+            messages = work.messages.list_messages(stored.id, branch=None)
+            if pgcorpus.read(as_json(conversation, messages)).record == each.record:
+                same.add(each.key)
+    return same
 
 
 def _refuse(candidate: Candidate, error: ConstraintViolated) -> Candidate:
