@@ -36,7 +36,7 @@ from pgcorpus.services.chat.importing.decisions import (
     list_replacements,
 )
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
-from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
+from pgcorpus.services.chat.importing.sources import NO_JSON, Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
 from pgcorpus.services.importers.files import Found, printable
 from pgcorpus.services.importers.importer import (
@@ -91,12 +91,13 @@ class ChatImporter(RetryingImporter[ChatReport]):
         self._embeddings_model = embeddings_model
 
     def _run(self, paths: Sequence[Path], bar: Bar) -> ChatReport:
-        files = find(paths)
+        files, others = find(paths)
         bar.total = sum(each.size_bytes for each in files)
         with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
                 filling.take(found, asked=found.path in paths, bar=bar)
             filling.refuse_barren(paths)
+            run.report.skipped += [Skipped(printable(path), NO_JSON) for path in others]
         return run.report
 
     def _passages(self, work: UnitOfWork) -> Passages:

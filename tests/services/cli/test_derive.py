@@ -148,7 +148,7 @@ def test_the_report_names_its_corpus(tickets: CorpusServices) -> None:
     done = run(imports.make_app([tickets]), "tickets", "a.json")
 
     assert done.exit_code == 1
-    assert "and 1 more: pgcorpus import rejects --corpus tickets" in done.stderr
+    assert "and 1 more; see: pgcorpus import rejects --corpus tickets" in done.stderr
 
 
 def test_retry_takes_what_any_corpus_takes_and_refuses_what_the_asked_one_does_not(
