@@ -312,7 +312,7 @@ class ChatApi:
         """
         if not isinstance(body, Mapping):
             raise BadRequest("the body must be a JSON object with the key query")
-        search_type = body.get("search_type")
+        search_type: Any = body.get("search_type")
         if search_type is None:  # a null is as good as nothing
             search_type = "semantic"
         if search_type not in ("semantic", "keyword"):

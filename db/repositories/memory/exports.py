@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import Text, and_, cast, func, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, select
 
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
@@ -54,10 +54,12 @@ class MemoryExportRepository(Repository):
         """
         kind.corpus.refuse_without(self.scope)
         passages, vectors = kind.corpus.passages, kind.corpus.vectors
-        columns = [passages.c[field.name] for field in fields(kind.record)]
-        columns[[each.name for each in columns].index("language")] = cast(
-            passages.c.language, Text
-        ).label("language")
+        columns: list[ColumnElement[Any]] = [
+            passages.c[field.name]
+            if field.name != "language"
+            else cast(passages.c.language, Text).label("language")
+            for field in fields(kind.record)
+        ]
         found = (
             select(*columns, vectors.c.embedding)
             .outerjoin_from(

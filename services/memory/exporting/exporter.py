@@ -91,6 +91,7 @@ class MemoryExporter:
             work.tenancy.require_scope()
             dimensions = work.models.get_model(self._embeddings_model).dimensions
             counts = [work.memory_exports.count(part.kind) for part in PARTS]
+            memories, episodes = counts
             if not any(counts):
                 raise NotFound("nothing is remembered in this scope; see: pgcorpus memory recall")
             try:
@@ -106,7 +107,7 @@ class MemoryExporter:
                 raise DataLayerError(
                     f"{printable(path)} cannot be written: {error.strerror}; name another folder"
                 ) from error
-        return Written(*counts, embedded)
+        return Written(memories, episodes, embedded)
 
     def _write_part(
         self,
