@@ -103,6 +103,18 @@ def test_a_dry_run_points_to_no_list_that_was_not_written(
     assert "and 10 more; see: pgcorpus import rejects --corpus knowledge" in real.stderr
 
 
+def test_names_of_fields_are_whole_at_80_columns(pgcorpus: Command, tmp_path: Path) -> None:
+    """Two that begin alike can be told apart."""
+    chunk = {"chunk_id": "a", "content": "A text.", "metadata": {"preserves_complete_concept": "y"}}
+    (tmp_path / "a.json").write_text(json.dumps([chunk]))
+
+    dry = pgcorpus("import", "knowledge", "a.json", "--dry-run", COLUMNS="80")
+
+    cells = [line.split("│")[2].strip() for line in dry.stdout.splitlines() if "│" in line]
+    assert "metadata.preserves_complete_concept" in "".join(cells)
+    assert "…" not in "".join(cells)
+
+
 def test_rejects_are_listed_kept_and_tried_again(pgcorpus: Command, tmp_path: Path) -> None:
     """Exit code 1, a reason, a payload; the same again until the cause is gone."""
     bad = tmp_path / "bad.json"
