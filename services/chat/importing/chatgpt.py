@@ -99,10 +99,11 @@ def _node(draft: ConversationDraft, id_: str, raw: Any) -> Node:
 def _is_hidden(message: Mapping[str, Any]) -> bool:
     """Return whether ChatGPT does not show the message."""
     metadata, content = message.get("metadata"), message.get("content")
+    kind = content.get("content_type") if isinstance(content, dict) else None
     return (
         message.get("weight") == 0
         or (isinstance(metadata, dict) and metadata.get(HIDDEN) is True)
-        or (isinstance(content, dict) and content.get("content_type") in CONTEXTS)
+        or (isinstance(kind, str) and kind in CONTEXTS)
     )
 
 
