@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from pgcorpus.services.chat.importing.decisions import (
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
 from pgcorpus.services.chat.importing.sources import NO_JSON, Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
+from pgcorpus.services.importers.draft import Unacceptable
 from pgcorpus.services.importers.files import Found, printable
 from pgcorpus.services.importers.importer import (
     Bar,
@@ -360,8 +361,9 @@ def _list_same(
         if stored.record_hash != each.record_hash:
             conversation = work.chat.get(stored.id)
             messages = work.messages.list_messages(stored.id, branch=None)
-            if pgcorpus.read(as_json(conversation, messages)).record == each.record:
-                same.add(each.key)
+            with suppress(Unacceptable):  # plain SQL may have stored what no export is
+                if pgcorpus.read(as_json(conversation, messages)).record == each.record:
+                    same.add(each.key)
     return same
 
 

@@ -95,7 +95,7 @@ class MemoryExporter:
             if not any(counts):
                 raise NotFound("nothing is remembered in this scope; see: pgcorpus memory recall")
             try:
-                with _unfinished_folder(path) as folder:
+                with _make_folder(path) as folder:
                     embedded = 0
                     for part, count in zip(PARTS, counts, strict=True):
                         vectors = folder / part.vectors if count else None
@@ -153,7 +153,7 @@ def _as_json(names: list[str], row: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _unfinished_folder(path: Path) -> Iterator[Path]:
+def _make_folder(path: Path) -> Iterator[Path]:
     """Provide an empty folder in *path*, for its owner alone; it does not stay.
 
     *path* is made, and does not stay either if nothing comes into it.

@@ -584,8 +584,8 @@ def test_a_payload_that_names_no_passage_fails_alone(database: Database) -> None
     assert report.counts == {"completed": 1, "failed": 2}
 
 
-def spread(database: Database, model: str) -> float | None:
-    """How far the cosines of a model spread, as far as it is known."""
+def read_spread(database: Database, model: str) -> float | None:
+    """Return the spread of a model's cosines, if it is known."""
     with database.unit_of_work() as work:
         return work.models.get_model(model).cosine_spread
 
@@ -596,7 +596,7 @@ def test_the_spread_of_vectors_that_a_worker_makes_is_measured(database: Databas
 
     Worker(database, [EmbedHandler(database, CHAT, embedder=HashingEmbedder())]).run(once=True)
 
-    assert (spread(database, "hashing") or 0) > 0
+    assert (read_spread(database, "hashing") or 0) > 0
 
 
 def test_maintenance_measures_what_others_stored(database: Database) -> None:
@@ -610,7 +610,7 @@ def test_maintenance_measures_what_others_stored(database: Database) -> None:
 
     Worker(database, [MaintenanceHandler(database)], concurrency=1).run(once=True)
 
-    assert spread(database, "text-embedding-3-small") == pytest.approx(1536**-0.5, rel=0.1)
+    assert read_spread(database, "text-embedding-3-small") == pytest.approx(1536**-0.5, rel=0.1)
 
 
 def test_embedding_by_hand_settles_the_jobs(database: Database) -> None:

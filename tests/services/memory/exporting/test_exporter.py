@@ -1,4 +1,4 @@
-"""What was imported is written back, and nothing of it is lost on the way."""
+"""Exports of memories: files of the system before, from which nothing is lost on the way back."""
 
 from __future__ import annotations
 
