@@ -420,7 +420,7 @@ def test_what_json_cannot_hold_is_kept_as_text(database: Database, tmp_path: Pat
 def test_a_folder_gives_its_exports_and_skips_what_lies_beside(
     database: Database, tmp_path: Path
 ) -> None:
-    """An unpacked export: the account's file is no error."""
+    """An unpacked export: the account's file is no error, and nothing is passed over in silence."""
     (tmp_path / "conversations.json").write_text(json.dumps(list(exports.chatgpt(2))))
     (tmp_path / "user.json").write_text('{"id": "user-1", "email": "a@example.org"}')
     (tmp_path / "cat.png").write_bytes(b"\x89PNG")
@@ -430,7 +430,7 @@ def test_a_folder_gives_its_exports_and_skips_what_lies_beside(
 
     assert not report.failed
     assert counts(report) == (4, 0, 0, 0)
-    assert [Path(each.file).name for each in report.skipped] == ["user.json"]
+    assert [Path(each.file).name for each in report.skipped] == ["user.json", "cat.png"]
 
 
 def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Path) -> None:
