@@ -306,6 +306,7 @@ MEANINGS = {
     "valid_emotional_valence": "emotional_valence must be positive, neutral or negative",
     "valid_urgency": "urgency must be low, medium or high",
     "valid_conversation_mode": "conversation_mode must be chat, debug, brainstorm or review",
+    "valid_extra": "extra must be an object",
     "valid_tags": "domains, topics, entities and processes must be lists",
     "valid_cluster_id": "cluster_id must be -1 (noise) or more",
     "valid_cluster_confidence": "cluster_confidence must be between 0 and 1",

@@ -32,6 +32,7 @@ from pgcorpus.db.repositories.jobs import JobRepository
 from pgcorpus.db.repositories.knowledge.chunks import KnowledgeRepository
 from pgcorpus.db.repositories.knowledge.validation import ValidationRepository
 from pgcorpus.db.repositories.memory.episodes import EpisodeRepository
+from pgcorpus.db.repositories.memory.exports import MemoryExportRepository
 from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
 from pgcorpus.db.repositories.memory.nodes import MemoryRepository
 from pgcorpus.db.repositories.models import ModelRepository
@@ -102,6 +103,7 @@ class UnitOfWork:
     documentation = repository(DocumentRepository)
     documentation_imports = repository(DocumentImportRepository)
     documentation_exports = repository(DocumentExportRepository)
+    memory_exports = repository(MemoryExportRepository)
     documentation_parts = repository(DocumentPartRepository)
     feedback = repository(FeedbackRepository)
     rankings = repository(RankingRepository)

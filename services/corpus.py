@@ -18,7 +18,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.embedding.embed import count_covered
+from pgcorpus.services.embedding.embed import advise_embedding, count_covered
 from pgcorpus.services.importers.importer import Importer, RetryingImporter
 from pgcorpus.services.importers.options import Option
 from pgcorpus.services.learning.report import LearningReport
@@ -137,6 +137,7 @@ class FileExportService:
             options.
         help: What the export does, for people.
         path: What the file is.
+        metavar: What stands for its name in the help.
         options: What its exporter takes, in the order of the help.
     """
 
@@ -144,6 +145,7 @@ class FileExportService:
     help: str
     path: str
     options: tuple[Option, ...]
+    metavar: str = "FILE"
 
 
 Progress = Callable[[int, int], None]
@@ -221,7 +223,8 @@ def check_passages(
     if expected is not None:
         yield Check("passage_count", coverage.total == expected, expected, coverage.total)
     whole = coverage.embedded == coverage.total
-    detail = None if whole else f"make the others with: pgcorpus embed --corpus {corpus.name}"
+    advice = advise_embedding(corpus, choice.name, others=coverage.missing < coverage.total)
+    detail = None if whole else f"make the others with: {advice}"
     yield Check("embedding_count", whole, coverage.total, coverage.embedded, detail)
 
 

@@ -52,6 +52,7 @@ def upgrade() -> None:
     op.limit_times_v1("conversations", "created_at", "updated_at", "source_updated_at")
     op.create_index("idx_conversations_created_at", "conversations", ["created_at", "id"])
     op.create_index("idx_conversations_updated_at", "conversations", ["updated_at", "id"])
+    op.create_index("idx_conversations_source_id", "conversations", ["source_id"])
     op.execute("CREATE INDEX idx_conversations_saved ON conversations (id) WHERE is_saved")
 
     # The limit of a tsvector is 1 MiB: 100,000 characters stay below it, whatever they are.

@@ -30,11 +30,11 @@ UNSAMPLED = {
     "users": ("external_id", "identity", "email", "display_name"),
     "memory_nodes": (
         "id", "conversation_id", "source", "human_content", "human_hash", "assistant_content",
-        "tags", "cluster_label", "duplicate_of", "memory_search",
+        "tags", "cluster_label", "duplicate_of", "extra", "memory_search",
     ),
     "episodic_memories": (
         "id", "source", "title", "messages", "llm_tags", "content", "emotional_arc",
-        "memory_node_ids", "related_episode_ids", "episode_search",
+        "memory_node_ids", "related_episode_ids", "extra", "episode_search",
     ),
 }  # fmt: skip
 
@@ -133,6 +133,7 @@ COMMENTS = {
         "access_count": "number of recalls",
         "last_accessed": "time of the last recall",
         "duplicate_of": "id of the memory that says the same, where it was linked",
+        "extra": "fields of the file that have no column",
         "language": "text search configuration of this memory",
         "human_hash": "finds the same human_content; an index on the expression would "
         "not serve under row security",
@@ -153,6 +154,7 @@ COMMENTS = {
         "memory_node_ids": "the memories it is made of",
         "access_count": "number of recalls",
         "last_accessed": "time of the last recall",
+        "extra": "fields of the file that have no column",
         "language": "text search configuration of this episode",
         "content": "the summary and what was said, as a search reads it",
         "episode_search": "the words a search reads, of the first 90,000 characters",
@@ -290,6 +292,7 @@ def _nodes() -> None:
             access_count integer NOT NULL DEFAULT 0,
             last_accessed timestamptz,
             duplicate_of varchar(255),
+            extra jsonb NOT NULL DEFAULT '{{}}',
             language regconfig NOT NULL DEFAULT 'english',
             human_hash bigint NOT NULL GENERATED ALWAYS AS
                 (hashtextextended(human_content, 0)) STORED,
@@ -314,6 +317,7 @@ def _nodes() -> None:
             CONSTRAINT valid_conversation_mode CHECK (conversation_mode IN (
                 'chat', 'debug', 'brainstorm', 'review')),
             CONSTRAINT valid_tags CHECK ({_lists("tags", "domains topics entities processes")}),
+            CONSTRAINT valid_extra CHECK (jsonb_typeof(extra) = 'object'),
             CONSTRAINT valid_cluster_id CHECK (cluster_id >= -1),
             CONSTRAINT valid_cluster_confidence CHECK (cluster_confidence BETWEEN 0 AND 1),
             CONSTRAINT valid_access_count CHECK (access_count >= 0)
@@ -371,6 +375,7 @@ def _episodes() -> None:
             related_episode_ids text[] NOT NULL DEFAULT '{{}}',
             access_count integer NOT NULL DEFAULT 0,
             last_accessed timestamptz,
+            extra jsonb NOT NULL DEFAULT '{{}}',
             language regconfig NOT NULL DEFAULT 'english',
             content text NOT NULL GENERATED ALWAYS AS (episode_text(llm_tags, messages)) STORED,
             episode_search tsvector NOT NULL GENERATED ALWAYS AS (
@@ -386,6 +391,7 @@ def _episodes() -> None:
             CONSTRAINT valid_message_count CHECK (message_count >= 0),
             CONSTRAINT valid_duration CHECK (duration_minutes >= 0),
             CONSTRAINT valid_llm_tags CHECK ({_lists("llm_tags", "key_entities domains")}),
+            CONSTRAINT valid_extra CHECK (jsonb_typeof(extra) = 'object'),
             CONSTRAINT valid_dominant_intent CHECK (dominant_intent IN (
                 'question', 'request', 'statement', 'complaint', 'celebration')),
             CONSTRAINT valid_avg_technical_depth CHECK (avg_technical_depth BETWEEN 0 AND 10),

@@ -60,12 +60,12 @@ AUDITED = {
     "users": {"hashed": "external_id,email,display_name"},
     "memory_nodes": {
         "key": "scope,id",
-        "hashed": "conversation_id,human_content,assistant_content,tags,cluster_label",
+        "hashed": "conversation_id,human_content,assistant_content,tags,cluster_label,extra",
         "left_out": "access_count,last_accessed,scope",
     },
     "episodic_memories": {
         "key": "scope,id",
-        "hashed": "title,messages,llm_tags,emotional_arc",
+        "hashed": "title,messages,llm_tags,emotional_arc,extra",
         "left_out": "access_count,last_accessed,scope",
     },
     "memory_embeddings": VECTORS | {"key": "scope,id"},

@@ -41,6 +41,7 @@ class Conversation(Timestamped, Base):
         readable_times("created_at", "updated_at", "source_updated_at"),
         Index("idx_conversations_created_at", "created_at", "id"),
         Index("idx_conversations_updated_at", "updated_at", "id"),
+        Index("idx_conversations_source_id", "source_id"),
         Index("idx_conversations_saved", "id", postgresql_where=text("is_saved")),
     )
 

@@ -220,6 +220,7 @@ class MemoryNode(Scoped, Base):
         _one_of("urgency", URGENCIES),
         _one_of("conversation_mode", CONVERSATION_MODES),
         CheckConstraint(_lists("tags", TAGS), name="valid_tags"),
+        CheckConstraint("jsonb_typeof(extra) = 'object'", name="valid_extra"),
         CheckConstraint("cluster_id >= -1", name="valid_cluster_id"),
         CheckConstraint("cluster_confidence BETWEEN 0 AND 1", name="valid_cluster_confidence"),
         Index("idx_memory_nodes_scope_conversation", "scope", "conversation_id", "sequence_index"),
@@ -275,6 +276,9 @@ class MemoryNode(Scoped, Base):
     duplicate_of: Mapped[str | None] = mapped_column(
         String(255), comment="id of the memory that says the same, where it was linked"
     )
+    extra: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, server_default=text("'{}'"), comment="fields of the file that have no column"
+    )
     language: Mapped[str] = mapped_column(
         REGCONFIG,
         server_default=text("'english'::regconfig"),
@@ -314,6 +318,7 @@ class EpisodicMemory(Scoped, Base):
         CheckConstraint("message_count >= 0", name="valid_message_count"),
         CheckConstraint("duration_minutes >= 0", name="valid_duration"),
         CheckConstraint(_lists("llm_tags", ("key_entities", "domains")), name="valid_llm_tags"),
+        CheckConstraint("jsonb_typeof(extra) = 'object'", name="valid_extra"),
         _one_of("dominant_intent", INTENT_TYPES),
         CheckConstraint("avg_technical_depth BETWEEN 0 AND 10", name="valid_avg_technical_depth"),
         _one_of("urgency_max", URGENCIES),
@@ -349,6 +354,9 @@ class EpisodicMemory(Scoped, Base):
         ARRAY(Text), server_default=text("'{}'"), comment="the memories it is made of"
     )
     related_episode_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    extra: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, server_default=text("'{}'"), comment="fields of the file that have no column"
+    )
     language: Mapped[str] = mapped_column(
         REGCONFIG,
         server_default=text("'english'::regconfig"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
+    any_,
     cast,
     delete,
     exists,
@@ -25,7 +26,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from pgcorpus.db.base import lock_key
 from pgcorpus.db.models.imports import (
@@ -290,6 +291,42 @@ class ImportRepository(Repository):
         if before is not None:
             changes = changes.where(told.id < before)
         return self.session.scalars(changes).all()
+
+    def list_run_changes(self, run_id: UUID) -> Sequence[ImportTransformation]:
+        """List the changes that one run made, in their order."""
+        told = ImportTransformation
+        return self.session.scalars(
+            select(told).where(told.run_id == run_id, self._in_scope(told)).order_by(told.id)
+        ).all()
+
+    def list_text_changes(
+        self, corpus: str, items: Collection[str], rule: str
+    ) -> set[tuple[str, str, str]]:
+        """List the texts that a rule stored in the place of others.
+
+        Args:
+            corpus: Whose.
+            items: Passages.
+            rule: The rule.
+
+        Returns:
+            For each, the passage, the text that was given and the one that was stored.
+        """
+        told = ImportTransformation
+        of_items = literal(list(items), ARRAY(Text))
+        found = (
+            select(told.item, told.original, told.stored)
+            .join(ImportRun, ImportRun.id == told.run_id)
+            .where(
+                ImportRun.corpus == corpus,
+                self._in_scope(told),
+                told.rule == rule,
+                told.item == any_(of_items),
+                func.json_typeof(told.original) == "string",
+                func.json_typeof(told.stored) == "string",
+            )
+        )
+        return {(item, original, stored) for item, original, stored in self.session.execute(found)}
 
     def list_runs(self, corpus: str, *, limit: int = 20) -> Sequence[ImportRun]:
         """List the calls of the importer, the newest first."""

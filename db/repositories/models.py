@@ -218,8 +218,20 @@ class ModelRepository(Repository):
         )
         return found
 
-    def measure_spread(self, corpus: Corpus, model_name: str) -> None:
-        """Measure how far the cosines of a model spread, unless it is known or they are too few."""
+    def measure_spread(self, corpus: Corpus, model_name: str) -> bool:
+        """Measure how far the cosines of a model spread, unless it is known or they are too few.
+
+        A role that may store vectors need not be one that may write to the registry: what it stores
+        is measured by the next maintenance.
+
+        Returns:
+            Whether it is known now.
+        """
+        if self.get_model(model_name).cosine_spread is not None:
+            return True
+        may = func.has_table_privilege(EmbeddingModel.__tablename__, "UPDATE")
+        if not self.session.scalar(select(may)):
+            return False
         sample = (
             select(corpus.vectors.c.embedding, corpus.item.label("item"))
             .where(
@@ -242,6 +254,12 @@ class ModelRepository(Repository):
             .values(cosine_spread=func.greatest(spread.scalar_subquery(), LEAST_SPREAD))
         )
         self.session.expire_all()
+        return self.get_model(model_name).cosine_spread is not None
+
+    def measure_spreads(self, corpus: Corpus) -> None:
+        """Measure the spread of every model that has vectors in the corpus; see above."""
+        for name in [model.name for model in self.list_models()]:
+            self.measure_spread(corpus, name)
 
 
 def _lock_of(model_name: str) -> ColumnElement[int]:

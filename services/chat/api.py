@@ -29,6 +29,7 @@ from pgcorpus.db.models.chat import Conversation, Message, Role
 from pgcorpus.db.repositories.chat.conversations import ConversationSummary
 from pgcorpus.db.search.corpora import CHAT
 from pgcorpus.db.search.page import Hit
+from pgcorpus.db.text import count_of
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.chat.exporting.markdown import ASSISTANTS, iso
 from pgcorpus.services.chat.preview import plain, shorten
@@ -60,6 +61,8 @@ SPEAKERS: Final[Mapping[Role, Literal["user", "assistant", "system"]]] = {
 
 SearchType = Literal["semantic", "keyword"]
 MODES: Final[Mapping[str, Literal["vector", "text"]]] = {"semantic": "vector", "keyword": "text"}
+
+DEFAULT_RESULTS: Final = 5
 
 UNANSWERED: Final = frozenset({"failed", "timed_out"})
 
@@ -153,7 +156,10 @@ class SearchResults(Frozen):
 
 
 class RagResult(Frozen):
-    """A hit of ``POST /api/rag/query``; ``relevance`` is ``1.0 - distance``, to the bit."""
+    """A hit of ``POST /api/rag/query``; ``id`` is its conversation's.
+
+    ``relevance`` is ``1.0 - distance``, to the bit.
+    """
 
     id: str
     title: str
@@ -254,10 +260,10 @@ class ChatApi:
         """Answer ``GET /api/conversations``: newest first.
 
         Args:
-            page: From 1; lower is 1.
+            page: From 1; what is lower, or no number, is 1.
             limit: 1 to 100; what is beyond is the nearest of these.
         """
-        number = max(_whole("page", page), 1)
+        number = max(_whole("page", page, 1), 1)
         size = min(max(_whole("limit", limit), 1), MAX_SUMMARIES)
         passed = (number - 1) * size
         with self._database.unit_of_work() as work:
@@ -280,7 +286,7 @@ class ChatApi:
     def conversation(self, conversation_id: str) -> ConversationView:
         """Answer ``GET /api/conversation/<id>`` with the main branch.
 
-        ``source_type:source_id`` will do.
+        ``source_type:source_id``, and the raw identifier of the old system, will do.
         """
         with self._database.unit_of_work() as work:
             conversation = work.chat.get_by_reference(conversation_id)
@@ -306,12 +312,14 @@ class ChatApi:
         """
         if not isinstance(body, Mapping):
             raise BadRequest("the body must be a JSON object with the key query")
-        search_type = body.get("search_type", "semantic")
+        search_type: Any = body.get("search_type")
+        if search_type is None:  # a null is as good as nothing
+            search_type = "semantic"
         if search_type not in ("semantic", "keyword"):
             raise BadRequest(f"search_type must be semantic or keyword, not {search_type!r}")
-        query, hits = self._search_conversations(
-            "query", body.get("query"), body.get("n_results", 5), search_type
-        )
+        given = body.get("n_results")
+        results = DEFAULT_RESULTS if given is None else given
+        query, hits = self._search_conversations("query", body.get("query"), results, search_type)
         return RagResults(
             query=query,
             search_type=search_type,
@@ -344,7 +352,10 @@ class ChatApi:
         status, done = self._clear()
         if isinstance(done, Failure):
             return status, Cleared(status="error", message=done.error)
-        return status, Cleared(status="success", message=f"{done} conversations were deleted")
+        return status, Cleared(
+            status="success",
+            message=f"{count_of(done, 'conversation was', 'conversations were')} deleted",
+        )
 
     @_answering
     def _clear(self) -> int:
@@ -407,10 +418,10 @@ def search_result_of(hit: Hit, summary: ConversationSummary) -> SearchResult:
 
 
 def rag_result_of(hit: Hit, summary: ConversationSummary) -> RagResult:
-    """Return a hit for a prompt: its id is the message's, and the score is the relevance."""
+    """Return a hit for a prompt: its id is the conversation's, and the score is the relevance."""
     distance = round(min(max(1.0 - hit.score, 0.0), 1.0), DIGITS)
     return RagResult(
-        id=str(hit.id),
+        id=str(summary.id),
         title=hit.title,
         content=hit.content,
         preview=shorten(hit.content, MAX_LONG_PREVIEW),
@@ -451,9 +462,16 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else iso(moment)
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: Any, otherwise: int | None = None) -> int:
+    """Read a whole number; return *otherwise*, if that is given, for what is none.
+
+    Raises:
+        BadRequest: It is none.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and WHOLE.fullmatch(value):
         return int(value)
+    if otherwise is not None:
+        return otherwise
     raise BadRequest(f"{name} must be a whole number, not {value!r}")

@@ -13,9 +13,10 @@ from pgcorpus.db.repositories.chat.conversations import ConversationSummary, Ord
 from pgcorpus.db.repositories.chat.statistics import EmbeddingCoverage
 from pgcorpus.db.repositories.pages import MAX_PAGE
 from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.db.text import count_of
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.cli.output import AsJson, cut, print_json, put, say, table, write
-from pgcorpus.services.embedding.choice import choose
+from pgcorpus.services.embedding.embed import advise_embedding, choose_counted
 
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
 
@@ -91,7 +92,8 @@ def list_(
                 f"{each.created_at.astimezone(UTC):%Y-%m-%d}",
                 (
                     f"{cut(each.title or each.preview, TITLE_CHARACTERS)} ({each.source_type}, "
-                    f"{each.message_count} messages{', saved' if each.is_saved else ''})"
+                    f"{count_of(each.message_count, 'message')}"
+                    f"{', saved' if each.is_saved else ''})"
                 ),
             )
             for each in page.items
@@ -126,13 +128,13 @@ def unsave(reference: Reference, as_json: AsJson = False) -> None:
 def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -> None:
     """Count the archive: by source, role and day, per conversation, on disk, with vectors.
 
-    Vectors are those of the model that the archive is set to and, where another is used in its
-    place, of that one too.
+    Vectors are those of the model that the archive is set to and, where it has none and the offline
+    model has, of that one too.
     """
     database = Database.from_env()
     with database.unit_of_work() as work:
         found = work.chat.statistics(since=since, before=before)
-        choice = choose(work, CHAT, database.settings)
+        choice = choose_counted(work, CHAT)
         active = used = found.coverage
         if choice.name != active.model_name:
             used = EmbeddingCoverage.of(choice.name, work.embeddings.coverage(CHAT, choice.name))
@@ -172,7 +174,8 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
     if choice.reason:
         put(f"  {choice.reason}")
     if used.embedded < used.total:
-        put("  make the missing vectors with: pgcorpus embed --corpus chat")
+        advice = advise_embedding(CHAT, choice.name, others=bool(used.embedded or used.stale))
+        put(f"  make the missing vectors with: {advice}")
 
 
 def _mark(reference: str, *, saved: bool, as_json: bool) -> None:

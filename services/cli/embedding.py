@@ -18,6 +18,7 @@ from pgcorpus.db.errors import MEANINGS, NotPermitted
 from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.text import count_of
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.cli.output import (
     AsJson,
@@ -366,7 +367,9 @@ def drop(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("there is no terminal to ask; give --yes", param_hint="--yes")
-        typer.confirm(f"Delete {name} with its {vectors} vectors?", abort=True, err=True)
+        typer.confirm(
+            f"Delete {name} with its {count_of(vectors, 'vector')}?", abort=True, err=True
+        )
     with _bar("dropping") as bar:
         dropped = switch.drop(
             name,
@@ -378,9 +381,10 @@ def drop(
     if as_json:
         print_json(asdict(dropped))
     elif dropped.registered:
-        say(f"{dropped.vectors} vectors deleted; {name} came with the schema and stays registered")
+        deleted = count_of(dropped.vectors, "vector")
+        say(f"{deleted} deleted; {name} came with the schema and stays registered")
     else:
-        say(f"{name} dropped, with {dropped.vectors} vectors")
+        say(f"{name} dropped, with {count_of(dropped.vectors, 'vector')}")
 
 
 class _Bar:

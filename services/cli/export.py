@@ -77,9 +77,8 @@ def build_file_export(corpus: Corpus, service: FileExportService) -> Callable[..
             told = ", ".join(f"{count} {name}" for name, count in counts.items())
             say(f"exported {told} to {path}")
 
-    path = parameter(
-        "path", Annotated[Path, typer.Argument(metavar="FILE", help=service.path)], Parameter.empty
-    )
+    argument = typer.Argument(metavar=service.metavar, help=service.path)
+    path = parameter("path", Annotated[Path, argument], Parameter.empty)
     return build_command(
         run, path, *scope_parameters(corpus), *map(parameter_of, service.options), AS_JSON
     )

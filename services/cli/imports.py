@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from inspect import Parameter
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.models.imports import ImportTransformation
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.derive import (
     AS_JSON,
     build_command,
@@ -37,7 +40,7 @@ from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
 from pgcorpus.services.importers.files import key_of
 from pgcorpus.services.importers.importer import Importer, R
-from pgcorpus.services.importers.report import COUNTS, FileReport, ImportReport, Skipped
+from pgcorpus.services.importers.report import COUNTS, Changed, FileReport, ImportReport, Skipped
 
 MAX_SHOWN = 50
 MAX_FILES = 20
@@ -162,21 +165,7 @@ def history(
     if as_json:
         print_json([{name: getattr(change, name) for name in shown} for change in changes])
         return
-    table(
-        f"The newest {len(changes)} changes",
-        ["item", "field", "original", "stored", "rule", "where"],
-        [
-            (
-                change.item,
-                change.field,
-                cut_json(change.original, VALUE_CHARACTERS),
-                cut_json(change.stored, VALUE_CHARACTERS),
-                change.rule,
-                f"{_end(change.file)} {change.locator}",
-            )
-            for change in changes
-        ],
-    )
+    show_changes(f"The newest {count_of(len(changes), 'change')}", changes)
 
 
 def rejects(
@@ -208,19 +197,36 @@ def rejects(
         )
 
 
-def show_report(report: ImportReport) -> None:
-    """Print the counts of the files that changed most, then what was refused."""
+def show_changes(title: str, changes: Iterable[ImportTransformation | Changed]) -> None:
+    """Print changes of values, each in a row."""
+    table(
+        title,
+        ["item", "field", "original", "stored", "rule", "where"],
+        [
+            (
+                change.item,
+                change.field,
+                cut_json(change.original, VALUE_CHARACTERS),
+                cut_json(change.stored, VALUE_CHARACTERS),
+                change.rule,
+                f"{_end(change.file)} {change.locator}",
+            )
+            for change in changes
+        ],
+    )
+
+
+def show_report(report: ImportReport, *, dry_run: bool = False) -> None:
+    """Print the counts of the files that changed most, then what was refused.
+
+    Of a dry run also what it would change: nothing of it can be read anywhere else.
+    """
     table("Import", ["file", *COUNTS], list_counts(report))
-    failed = [file for file in report.files if file.error is not None]
-    for file in failed[:MAX_SHOWN]:
-        fail(f"{file.file}: {file.error}")
-    if len(failed) > MAX_SHOWN:
-        say(f"and {len(failed) - MAX_SHOWN} more files that could not be imported; see: --json")
-    for reject in report.rejects[:MAX_SHOWN]:
-        fail(f"{reject.file} {reject.locator}: {reject.reason}")
-    if len(report.rejects) > MAX_SHOWN:
-        more = len(report.rejects) - MAX_SHOWN
-        say(f"and {more} more: pgcorpus import rejects --corpus {report.corpus}")
+    _show_refused(report, dry_run=dry_run)
+    if report.changes:
+        show_changes("Values that would be changed", report.changes[:MAX_SHOWN])
+    if len(report.changes) > MAX_SHOWN:
+        say(f"and {count_of(len(report.changes) - MAX_SHOWN, 'more change')}; see: --json")
     for reason, files in groupby(sorted(report.skipped, key=_reason), _reason):
         places = [" ".join(filter(None, (each.file, each.locator))) for each in files]
         say(f"skipped {len(places)} ({places[0]}{', ...' if len(places) > 1 else ''}): {reason}")
@@ -235,13 +241,30 @@ def show_report(report: ImportReport) -> None:
         say(remark)
 
 
+def _show_refused(report: ImportReport, *, dry_run: bool) -> None:
+    """Print the first files and passages that did not go in, and where the others are listed."""
+    failed = [file for file in report.files if file.error is not None]
+    for file in failed[:MAX_SHOWN]:
+        fail(f"{file.file}: {file.error}")
+    if len(failed) > MAX_SHOWN:
+        more = count_of(len(failed) - MAX_SHOWN, "more file")
+        say(f"and {more} that could not be imported; see: --json")
+    for reject in report.rejects[:MAX_SHOWN]:
+        fail(f"{reject.file} {reject.locator}: {reject.reason}")
+    if len(report.rejects) > MAX_SHOWN:
+        others = len(report.rejects) - MAX_SHOWN
+        whole = "--json" if dry_run else f"pgcorpus import rejects --corpus {report.corpus}"
+        say(f"and {others} more; see: {whole}")
+
+
 def list_counts(report: ImportReport) -> list[tuple[object, ...]]:
     """Return the counts of the files with most changes in their order, of the others, and of all.
 
     Args:
-        report: Its files with an error are left out.
+        report: Its files with an error are left out, but for those of which something went in
+            before it.
     """
-    files = [file for file in report.files if file.error is None]
+    files = [file for file in report.files if file.error is None or file.counts.total()]
     shown = files
     if len(files) > MAX_FILES:
         changed = sorted(files, key=_count_changes, reverse=True)[:MAX_FILES]
@@ -263,15 +286,16 @@ def show_left_out(report: ImportReport) -> None:
     They are printed on stderr, beside JSON, too.
     """
     for reason, vectors in report.left_out.items():
-        say(f"{vectors} vectors were not stored: {reason}")
+        say(f"{count_of(vectors, 'vector was', 'vectors were')} not stored: {reason}")
 
 
 def finish(report: ImportReport, as_json: bool, *, dry_run: bool = False) -> None:
     """Show what an import did, and fail where something did not go in."""
     if as_json:
-        print_json(report.as_json())
+        changes = {"changes": [asdict(each) for each in report.changes]}
+        print_json(report.as_json() | (changes if dry_run else {}))
     else:
-        show_report(report)
+        show_report(report, dry_run=dry_run)
     show_left_out(report)
     if dry_run:
         say("dry run: nothing was written")

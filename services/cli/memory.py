@@ -25,6 +25,7 @@ from pgcorpus.db.models.memory import (
 )
 from pgcorpus.db.repositories.memory.nodes import NATIVE, Exchange
 from pgcorpus.db.repositories.pages import MAX_PAGE
+from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
@@ -497,7 +498,10 @@ def store(
     if as_json:
         print_json(_fields(episode))
     else:
-        say(f"{episode.id}: {episode.message_count} messages, {len(episode.memory_ids)} memories")
+        say(
+            f"{episode.id}: {count_of(episode.message_count, 'message')}, "
+            f"{count_of(len(episode.memory_ids), 'memory', 'memories')}"
+        )
 
 
 def _read_stdin() -> str:
@@ -557,7 +561,7 @@ def _show_episodes(title: str, shown: tuple[Episode, ...]) -> None:
                 _day(each.created_at),
                 (
                     f"{cut(each.title or each.content, TEXT_CHARACTERS)} ({each.source}, "
-                    f"{each.message_count} messages)"
+                    f"{count_of(each.message_count, 'message')})"
                 ),
             )
             for each in shown

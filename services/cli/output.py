@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -129,7 +129,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print rows; text of users is shown as it is, never read as markup."""
     grid = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for name in columns:  # an id is there to be copied: the other columns give way
-        grid.add_column(name, no_wrap=name == "id")
+        overflow: Literal["fold", "ellipsis"] = "fold" if name == "field" else "ellipsis"
+        grid.add_column(name, no_wrap=name == "id", overflow=overflow)
     for row in rows:
         grid.add_row(*map(_as_text, row))
     out.print(grid)

@@ -15,6 +15,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
 from pgcorpus.db.models.memory import Tenant, User
 from pgcorpus.db.repositories.tenancy import slug_of, tenant_sql, user_sql
+from pgcorpus.db.text import count_of
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.cli.output import AsJson, Limit, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
@@ -124,7 +125,7 @@ def list_tenants(
         print_json([_fields(tenant, TENANT_FIELDS) for tenant in shown])
     else:
         rows = [(each.id, each.slug, each.name, f"{each.created_at:%Y-%m-%d}") for each in shown]
-        table(f"{len(rows)} tenants", ["id", "slug", "name", "since"], rows)
+        table(count_of(len(rows), "tenant"), ["id", "slug", "name", "since"], rows)
     if len(found) > limit:
         say(f"there are more: pgcorpus tenants list --after {shown[-1].slug}")
 
@@ -232,7 +233,7 @@ def list_users(
         rows = [
             (each.id, each.tenant_id and slugs[each.tenant_id], _list_names(each)) for each in shown
         ]
-        table(f"{len(rows)} users", ["id", "tenant", "known as"], rows)
+        table(count_of(len(rows), "user"), ["id", "tenant", "known as"], rows)
     if len(found) > limit:
         of = "" if tenant is None else f" --tenant {tenant}"
         say(f"there are more: pgcorpus users list{of} --after {shown[-1].id}")

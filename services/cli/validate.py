@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.output import AsJson, out, print_json, say, table
 from pgcorpus.services.ops.validation import ValidationReport, ValidationService
 
@@ -50,6 +51,6 @@ def show(report: ValidationReport) -> None:
     )  # fmt: skip
     failed = sum(not check.passed for check in report.checks)
     if failed:
-        say(f"{failed} of {len(report.checks)} checks failed")
+        say(f"{failed} of {count_of(len(report.checks), 'check')} failed")
     else:
-        out.print(f"all {len(report.checks)} checks passed")
+        out.print(f"all {count_of(len(report.checks), 'check')} passed")

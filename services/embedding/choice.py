@@ -61,9 +61,9 @@ def choose(
     model = work.models.get_model(wanted)
     missing = _missing(model.provider, settings)
     if missing is None or model_name is not None or settings.production:
-        return _choice(model)
+        return as_choice(model)
     offline = work.models.get_model(OFFLINE_MODEL)
-    return _choice(
+    return as_choice(
         offline, f"{missing}, so the offline model {offline.name!r} stands in for {model.name!r}"
     )
 
@@ -76,7 +76,8 @@ def list_in_use(work: UnitOfWork, corpus: Corpus, settings: Settings) -> list[Em
     return [model] if active is None or active is model else [model, active]
 
 
-def _choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
+def as_choice(model: EmbeddingModel, reason: str | None = None) -> Choice:
+    """Return the choice of a model, and why it is another than the corpus is set to, if it is."""
     return Choice(
         name=model.name,
         dimensions=model.dimensions,

@@ -17,7 +17,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.embedding.choice import Choice, choose
+from pgcorpus.services.embedding.choice import OFFLINE_MODEL, Choice, as_choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 
 
@@ -114,10 +114,12 @@ class EmbeddingService:
                 if report.embedded:
                     work.vector_indexes.analyze_vectors(of)
                 work.commit()
-            # A role that may store vectors need not be one that may write to the registry.
-            with suppress(NotPermitted), self._database.unit_of_work() as work:
-                work.models.measure_spread(of, choice.name)
-                work.commit()
+            for scope in scopes:
+                with self._within(scope) as work:
+                    is_known = work.models.measure_spread(of, choice.name)
+                    work.commit()
+                if is_known:
+                    break
         report.duration_s = round(time.monotonic() - started, 3)
         return report
 
@@ -193,3 +195,44 @@ def count_covered(work: UnitOfWork, corpus: Corpus, model: str) -> Coverage:
         return work.embeddings.coverage(corpus, model)
     scopes = work.scopes_of(corpus)
     return sum((work.embeddings.coverage(corpus, model) for _ in scopes), Coverage(0, 0, 0))
+
+
+def choose_counted(work: UnitOfWork, corpus: Corpus, model_name: str | None = None) -> Choice:
+    """Find the model whose vectors a corpus should have: the one named, else the active one.
+
+    While the active one has no vectors at all, those that the offline model made in its place
+    count. It follows from what is stored, and not from a key or a setting of who asks.
+
+    Raises:
+        UnknownModel: The model is not registered.
+        NotPermitted: Row security hides from the role which scopes there are.
+    """
+    active = work.models.find_active_model(corpus.name)
+    if model_name is not None or active is None:
+        return as_choice(work.models.get_model(model_name or OFFLINE_MODEL))
+    offline = work.models.get_model(OFFLINE_MODEL)
+    if _has_none(work, corpus, active.name) and not _has_none(work, corpus, offline.name):
+        return as_choice(
+            offline,
+            f"{active.name!r} has no vectors here, so those of the offline model {offline.name!r} "
+            "are counted",
+        )
+    return as_choice(active)
+
+
+def advise_embedding(corpus: Corpus, model_name: str, *, others: bool) -> str:
+    """Return the command that makes the vectors that a corpus lacks.
+
+    Args:
+        corpus: The corpus.
+        model_name: The model that is to have them.
+        others: Whether it has some. Those of another model beside them would be of no use, and the
+            command then names the model, so that none stands in for it.
+    """
+    command = f"pgcorpus embed --corpus {corpus.name}"
+    return f"{command} --model {model_name}" if others else command
+
+
+def _has_none(work: UnitOfWork, corpus: Corpus, model_name: str) -> bool:
+    coverage = count_covered(work, corpus, model_name)
+    return coverage.missing == coverage.total

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
@@ -21,10 +21,12 @@ from pgcorpus.db.models.imports import ImportFile, ImportTransformation
 from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.imports import Refused
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpora import get_corpus
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.files import key_of
 from pgcorpus.services.importers.language import AUTO, Language, configuration_of, postgresql_of
-from pgcorpus.services.importers.report import COUNTS, ImportReport
+from pgcorpus.services.importers.report import COUNTS, Changed, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10
@@ -182,6 +184,10 @@ class Importer(ABC, Generic[R]):
     def _passages(self, work: UnitOfWork) -> Passages:
         """Return the repository that is filled."""
 
+    def _corpora(self) -> Sequence[Corpus]:
+        """Return the corpora that vectors may have come for."""
+        return (get_corpus(self.corpus),)
+
     @contextmanager
     def _record_run(self, report: R, **options: Any) -> Iterator[Run[R]]:
         """Record a run in the history, begun and ended; renew statistics after it."""
@@ -194,6 +200,16 @@ class Importer(ABC, Generic[R]):
             yield run
             with transaction() as work:
                 work.imports.finish_run(run_id)
+                if self._dry_run:  # or nobody could read them, for nothing stays
+                    shown = [each.name for each in fields(Changed)]
+                    report.changes = [
+                        Changed(**{name: getattr(change, name) for name in shown})
+                        for change in work.imports.list_run_changes(run_id)
+                    ]
+            if report.embedded and not self._dry_run:  # how far they spread weighs in searches
+                with transaction() as work:
+                    for corpus in self._corpora():
+                        work.models.measure_spreads(corpus)
             # ANALYZE writes past the transaction that a dry run rolls back.
             stored = report.stored
             if (stored or run.renews_statistics) and not self._dry_run:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pgcorpus.db.repositories.imports import Refused
+from pgcorpus.db.text import count_of
 
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
 """The outcome of a passage, which is in exactly one of these counts."""
@@ -35,8 +36,31 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """A value that a dry run would store otherwise than it stands in its file.
+
+    Attributes:
+        file: The file's full path.
+        locator: Where in the file, as a JSON path.
+        item: The author's identifier of the passage.
+        field: The field's name in the file.
+        original: What was given, any JSON; None when nothing was.
+        stored: What would be stored, any JSON; None when nothing would.
+        rule: Name in docs/reference/import-rules.md.
+    """
+
+    file: str
+    locator: str
+    item: str
+    field: str
+    original: Any
+    stored: Any
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file or conversation with nothing to import, which was not asked for by name.
+    """A file or conversation with nothing to import.
 
     Attributes:
         file: The file's path, that of its zip before it.
@@ -94,6 +118,7 @@ class ImportReport:
         skipped: What was left alone.
         embedded: How many vectors that came along were stored.
         left_out: How many of them were not, by reason.
+        changes: What a dry run would change; of another run the history has it.
     """
 
     corpus: str
@@ -102,6 +127,7 @@ class ImportReport:
     skipped: list[Skipped] = field(default_factory=list)
     embedded: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    changes: list[Changed] = field(default_factory=list)
 
     def total(self, count: str) -> int:
         """Return the sum of one of ``COUNTS`` over all files."""
@@ -123,7 +149,7 @@ class ImportReport:
 
     def list_remarks(self) -> list[str]:
         """Return sentences that say more than the counts of files, for people."""
-        return [f"{self.embedded} vectors came along"] if self.embedded else []
+        return [f"{count_of(self.embedded, 'vector')} came along"] if self.embedded else []
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""
@@ -131,6 +157,7 @@ class ImportReport:
             {"files": [file.as_json() for file in self.files]}
             | {count: self.total(count) for count in COUNTS}
             | {"rejects": [asdict(reject) for reject in self.rejects]}
+            | {"skipped": [asdict(skipped) for skipped in self.skipped]}
         )
 
 

@@ -38,8 +38,12 @@ MAX_SCALAR_BYTES: Final = 10_000
 MAX_LOCATED: Final = 255
 """Characters of a member's name in a locator."""
 
-HOLDERS: Final = ("conversations", "chats", "data", "items")
-"""Fields of a file's outermost object whose list is one of conversations."""
+HOLDERS: Final = (
+    *("conversations", "chats", "data", "items"),
+    *("chatgpt", "openai", "claude", "anthropic", "openwebui"),
+)
+"""Fields of a file's outermost object whose list is one of conversations; who puts several exports
+into one file has a list of each provider."""
 
 _PLAIN = rb'[^"\[\]{}]*+'
 # Groups are not possessive: before Python 3.11.5 one whose last turn fails stays where it failed

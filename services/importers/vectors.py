@@ -72,11 +72,7 @@ def map_vectors(
         raise ImportFailed(f"{name}: {error}") from error
     shape, is_fortran, dtype = _header(name, header)
     if dtype.kind != "f" or dtype.itemsize not in widths:
-        wanted = ", ".join(f"float{8 * width}" for width in widths)
-        raise ImportFailed(
-            f"{name} holds {dtype}, but vectors must be {wanted}; write it anew with: "
-            "np.save(path, vectors.astype(np.float32))"
-        )
+        raise ImportFailed(_describe_type(name, dtype, widths))
     if is_fortran:
         raise ImportFailed(
             f"{name} is in Fortran order, column by column; write it anew with: "
@@ -137,6 +133,18 @@ def check_vectors(
                 "anew, or move it away: pgcorpus embed makes vectors, too"
             )
         yield chunk.nbytes
+
+
+def _describe_type(name: str, dtype: np.dtype, widths: Collection[int]) -> str:
+    """Return the reason why numbers of a type are not read, and what mends it."""
+    wanted = ", ".join(f"float{8 * width}" for width in widths)
+    remedy = "write it anew with: np.save(path, vectors.astype(np.float32))"
+    if dtype.hasobject:  # nobody could write it anew without running what is in it
+        remedy = (
+            "it is a pickle, which is a program and is never loaded: have its maker save numbers, "
+            "with: np.save(path, vectors, allow_pickle=False)"
+        )
+    return f"{name} holds {dtype}, but vectors must be {wanted}; {remedy}"
 
 
 def _header(name: str, file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -136,6 +135,8 @@ class EmbedHandler:
             self._enter(work, scope)
             changed += self._store(work, choice, some, vectors[done : done + len(some)])
             done += len(some)
+            if choice.cosine_spread is None:
+                work.models.measure_spread(self._of, choice.name)
         if self._of.scope is not None:
             work.leave()
         return changed
@@ -223,10 +224,8 @@ class MaintenanceHandler:
                 work.commit()
         for corpus in list_corpora():
             try:
-                # A role that may store vectors need not be one that may write to the registry.
-                with suppress(NotPermitted), self._database.unit_of_work() as work:
-                    choice = choose(work, corpus, self._database.settings)
-                    work.models.measure_spread(corpus, choice.name)
+                with self._database.unit_of_work() as work:
+                    work.models.measure_spreads(corpus)
                     work.commit()
             except DatabaseNotReady as error:  # its application's revision is still to come
                 logger.warning("%s: %s", corpus.name, error)

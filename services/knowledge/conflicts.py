@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ def decide(
     place: str,
     first: str | None,
     on_conflict: OnConflict,
+    kept: Collection[tuple[str, str, str]] = (),
 ) -> Decision:
     """Decide what becomes of one chunk.
 
@@ -63,6 +65,8 @@ def decide(
         first: Where this run has met the identifier first, or None when it has not. That chunk has
             decided: two of one run do not take turns in replacing each other, run after run.
         on_conflict: What to do when the texts differ.
+        kept: Earlier decisions to keep a text: an identifier, the text that came, the text that
+            stayed. What was decided once is not asked again.
     """
     if stored is None:
         return Decision("added", incoming.changes)
@@ -74,12 +78,13 @@ def decide(
     from_here = stored.known.imported_from in {None, file}
     wins = first is None and (from_here if same_words else on_conflict == "update")
     if different and wins:
-        replaced = _list_differences(different, there, given, Rule.REPLACED)
+        replaced = _list_differences(different, there, given, Rule.REPLACED, incoming.names)
         return Decision("updated", incoming.changes + replaced)
+    if on_conflict == "reject" and (given.chunk_id, given.content, there.content) in kept:
+        on_conflict = "keep"
     if same_words or on_conflict == "keep":
-        left = _list_differences(
-            different, given, there, Rule.DUPLICATE if same_words else Rule.KEPT
-        )
+        rule = Rule.DUPLICATE if same_words else Rule.KEPT
+        left = _list_differences(different, given, there, rule, incoming.names)
         same_text = same_words and given.title == there.title
         return Decision("unchanged", incoming.changes + left, same_text)
     if first is not None and on_conflict == "update":
@@ -99,12 +104,38 @@ def decide(
 
 
 def _list_differences(
-    names: list[str], original: ChunkRecord, stored: ChunkRecord, rule: Rule
+    fields: Sequence[str],
+    original: ChunkRecord,
+    stored: ChunkRecord,
+    rule: Rule,
+    names: Mapping[str, str],
 ) -> list[Change]:
-    return [
-        Change(name, _as_json(getattr(original, name)), _as_json(getattr(stored, name)), rule.value)
-        for name in names
+    """List the fields that differ, by the names that the file has for them."""
+    changes = [
+        Change(
+            names.get(field, field),
+            _as_json(getattr(original, field)),
+            _as_json(getattr(stored, field)),
+            rule.value,
+        )
+        for field in fields
+        if field != "extra"
     ]
+    before, after = _list_extra(original.extra), _list_extra(stored.extra)
+    return changes + [
+        Change(name, before.get(name), after.get(name), rule.value)
+        for name in dict.fromkeys([*before, *after])
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+
+
+def _list_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """List the fields that no rule took, by their names in the file."""
+    nested = extra.get("metadata")
+    if not isinstance(nested, dict):
+        return dict(extra)
+    top = {name: value for name, value in extra.items() if name != "metadata"}
+    return top | {f"metadata.{name}": value for name, value in nested.items()}
 
 
 def _as_json(value: Any) -> Any:

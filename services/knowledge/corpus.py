@@ -39,7 +39,8 @@ KNOWLEDGE_SERVICES: Final = CorpusServices(
                 name="embeddings",
                 kind=Path | None,
                 help="Vectors that come along: a JSON list of {chunk_id | document_id, model_name, "
-                "embedding}, or .npy in the order of the chunks.",
+                "embedding | embedding_data}, or .npy in the order of the chunks. The document_id "
+                "of a backup is found in the framework_documents.json beside it.",
             ),
             Option(
                 name="embeddings_model",

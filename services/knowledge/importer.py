@@ -14,7 +14,7 @@ from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.repositories.imports import Changed, Refused, fresh_ids
 from pgcorpus.db.repositories.knowledge.chunks import Known, Write
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.importers.draft import Unacceptable
+from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import Found, find_files, printable, read_json
 from pgcorpus.services.importers.importer import (
     Bar,
@@ -24,7 +24,13 @@ from pgcorpus.services.importers.importer import (
     ahead,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, ImportReport, OnConflict, Tally
+from pgcorpus.services.importers.report import (
+    FileReport,
+    ImportReport,
+    OnConflict,
+    Skipped,
+    Tally,
+)
 from pgcorpus.services.knowledge.chunks import Context, Layout, Place, layout_of
 from pgcorpus.services.knowledge.conflicts import Stored, decide
 from pgcorpus.services.knowledge.rules import Normalised, identifier_of, normalise
@@ -40,6 +46,9 @@ CORPUS: Final = "knowledge"
 
 BATCH: Final = 5000
 """Chunks that are merged at a time: while the database merges one batch, the next is made."""
+
+
+NO_CHUNKS: Final = "its list of chunks is empty"
 
 
 class KnowledgeImporter(RetryingImporter[ImportReport]):
@@ -220,6 +229,8 @@ class _Run:
                 self._run.add_file(work, file, tally.counts, error=error, **more)
         report = FileReport(name, error=error)
         tally.add_to(report, self.report)
+        if error is None and not places:
+            self.report.skipped.append(Skipped(name, NO_CHUNKS))
         self.report.files.append(report)
         self._arrivals += tally.arrivals
         self._first |= tally.first
@@ -248,6 +259,7 @@ class _Run:
         """Decide on each chunk in order, then write all of them at once."""
         stored = _read_stored(work, batch)
         existed = set(stored)
+        kept = self._list_kept(work, batch)
         writes: dict[str, Write] = {}
         fresh = fresh_ids(len(batch))
         changed: list[Changed] = []
@@ -266,6 +278,7 @@ class _Run:
                 place=at,
                 first=self._first.get(chunk_id) or tally.first.get(chunk_id),
                 on_conflict=self._on_conflict,
+                kept=kept,
             )
             if chunk_id not in self._first:
                 tally.first.setdefault(chunk_id, at)
@@ -291,6 +304,15 @@ class _Run:
             tally.counts["transformed"] += transformed
         if refused:
             self._refuse(work, file, refused, tally)
+
+    def _list_kept(
+        self, work: UnitOfWork, batch: Sequence[_Candidate]
+    ) -> set[tuple[str, str, str]]:
+        """List earlier decisions on the identifiers of a batch, where they are asked for."""
+        if self._on_conflict != "reject":
+            return set()
+        incoming = {each.normalised.record.chunk_id for each in batch if each.normalised}
+        return work.imports.list_text_changes(CORPUS, incoming, Rule.KEPT)
 
     def _refuse(
         self, work: UnitOfWork, file: str, refused: Sequence[Refused], tally: _Tally

@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
@@ -71,11 +72,13 @@ class Normalised:
         record: The chunk, within all constraints of the tables.
         changes: How it differs from what was given.
         record_hash: SHA-256 of what was given.
+        names: Field of the record → its name in the file, where that is another.
     """
 
     record: ChunkRecord
     changes: list[Change]
     record_hash: bytes
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def normalise(
@@ -103,8 +106,8 @@ def normalise(
     )
     # All that cannot be stored is an escape in ASCII JSON: most chunks are not searched for it.
     draft = _Draft(raw, strict=strict, doubtful="\\u0000" in canonical or "\\ud" in canonical)
-    for field, number in inexact_numbers(raw):
-        draft.change(clean(field), number.digits, float(number), Rule.NUMBER)
+    for name, number in inexact_numbers(raw):
+        draft.change(clean(name), number.digits, float(number), Rule.NUMBER)
     chunk_id = _chunk_id(draft)
     content = _content(draft)
     start_line, end_line = _lines(draft)
@@ -131,7 +134,8 @@ def normalise(
     )
     # With another language than ever the same chunk is another record.
     said = "" if language == DEFAULT_LANGUAGE else record.language
-    return Normalised(record, draft.changes, hashlib.sha256((canonical + said).encode()).digest())
+    record_hash = hashlib.sha256((canonical + said).encode()).digest()
+    return Normalised(record, draft.changes, record_hash, draft.names)
 
 
 def identifier_of(raw: Any) -> str | None:
@@ -159,10 +163,15 @@ class _Given(NamedTuple):
 
 
 class _Draft(Draft):
-    """A chunk being read: the fields not yet taken, and the changes made so far."""
+    """A chunk being read: the fields not yet taken, and the changes made so far.
+
+    Attributes:
+        names: First name of a field that was taken → its name in the file, where that is another.
+    """
 
     def __init__(self, raw: dict[str, Any], *, strict: bool, doubtful: bool) -> None:
         super().__init__(strict=strict)
+        self.names: dict[str, str] = {}
         self._top = self._clean_fields("", raw) if doubtful else dict(raw)
         nested = self._top.get("metadata")
         self._nested: dict[str, Any] = {}
@@ -182,7 +191,7 @@ class _Draft(Draft):
                     winner = given
                 elif given.value is not None and given.value != winner.value:
                     self.change(given.field, given.value, winner.value, Rule.PRECEDENCE)
-        return winner or _Given(names[0], None, present=False)
+        return self._note(names[0], winner or _Given(names[0], None, present=False))
 
     def borrow(self, name: str) -> _Given:
         """Take a field from the top, and only where it is absent there from ``metadata``.
@@ -193,9 +202,15 @@ class _Draft(Draft):
             if place.get(name) is not None:
                 if place is self._nested:
                     self._top.pop(name, None)  # a null
-                return _Given(prefix + name, place.pop(name), present=True)
+                return self._note(name, _Given(prefix + name, place.pop(name), present=True))
         present = name in self._top
         return _Given(name, self._top.pop(name, None), present)
+
+    def _note(self, name: str, given: _Given) -> _Given:
+        """Remember where a field was found."""
+        if given.field != name:
+            self.names[name] = given.field
+        return given
 
     def as_text(self, given: _Given) -> str | None:
         """Return the value as text; what is not text is stored as it stands in JSON."""
@@ -267,6 +282,8 @@ def _content(draft: _Draft) -> str:
     if content.value is not None and text.value is not None and content.value != text.value:
         raise Unacceptable("'content' and 'text' are both given, and differ")
     value = text.value if content.value is None else content.value
+    if content.value is None and text.present:
+        draft.names["content"] = text.field
     if value is not None and not isinstance(value, str):
         raise Unacceptable("content is not text")
     if value is None or not value.strip():
@@ -430,6 +447,7 @@ def _lines(draft: _Draft) -> tuple[int | None, int | None]:
 
 def _concepts(draft: _Draft) -> frozenset[str]:
     given = draft.take("key_concepts")
+    draft.names["concepts"] = given.field
     names = given.value
     if isinstance(names, str):
         names = [name.strip() for name in SEPARATOR.split(names) if name.strip()]

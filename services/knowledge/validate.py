@@ -11,9 +11,11 @@ from sqlalchemy.exc import DBAPIError
 from pgcorpus.db.repositories.knowledge.validation import Tally
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
+from pgcorpus.db.text import count_of
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.corpus import Check, name_offenders
 from pgcorpus.services.embedding.choice import Choice
+from pgcorpus.services.embedding.embed import advise_embedding
 from pgcorpus.services.importers.draft import Rule
 
 MIN_KEY_CONCEPTS: Final = 20
@@ -77,7 +79,7 @@ def _performance_baseline(work: UnitOfWork, corpus: Corpus, choice: Choice) -> C
             False,
             MAX_SEARCH_MS,
             f"no vectors of the model {choice.name!r}",
-            f"make them with: pgcorpus embed --corpus {corpus.name}",
+            f"make them with: {advise_embedding(corpus, choice.name, others=False)}",
         )
     return Check(name, took_ms < MAX_SEARCH_MS, MAX_SEARCH_MS, took_ms)
 
@@ -91,7 +93,8 @@ def _check_declared_counts(work: UnitOfWork, corpus: Corpus) -> Check:
     recounted = work.validation.count_changed(corpus, Rule.RECOUNTED)
     if not recounted:
         return check
-    told = f"{recounted} chunks were declared wrongly and recounted on import"
+    wrong = count_of(recounted, "chunk was", "chunks were")
+    told = f"{wrong} declared wrongly and recounted on import"
     return replace(check, detail=f"{check.detail}; {told}" if check.detail else told)
 
 

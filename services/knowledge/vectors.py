@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,11 +16,16 @@ from pgcorpus.db.errors import ImportFailed
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.text import storable
 from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.importers.files import printable, read_json
+from pgcorpus.services.importers.files import parse_json, printable, read_json
 from pgcorpus.services.importers.vectors import FLOATS, batches, check_vectors, map_vectors
+from pgcorpus.services.knowledge.rules import identifier_of
 
 MAX_JSON_BYTES: Final = 1024**3
 """Vectors as JSON take some 20 bytes a number; what is larger had better be ``.npy``."""
+
+BACKUP_OF_CHUNKS: Final = "framework_documents.json"
+"""The name that backups of the old knowledge base have for the table of chunks. The keys in it are
+what a ``document_id`` beside it means."""
 
 OTHER_TEXT: Final = "the chunk's text in this import is not the one that is stored"
 SECOND: Final = "the chunk has another vector in the file"
@@ -59,7 +64,8 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
 
     Args:
         path: ``.npy``: floats of shape ``(chunks, dimensions)``. Else JSON: a list of
-            ``{"chunk_id" or "document_id", "model_name", "embedding"}``.
+            ``{"chunk_id" or "document_id", "model_name", "embedding" or "embedding_data"}``. A
+            ``document_id`` of a backup is that of the ``framework_documents.json`` beside it.
         chunks: How many chunks the imported files hold.
         model_name: The model of a ``.npy`` file, which does not name it.
 
@@ -74,10 +80,16 @@ def read_vectors(path: Path, *, chunks: int, model_name: str | None) -> list[Vec
         raise ImportFailed(f"{printable(path)}: {error}") from error
     if not isinstance(document, list):
         raise ImportFailed(f"{printable(path)}: vectors must be a list of objects")
+    if not document:
+        raise ImportFailed(
+            f"{printable(path)}: the list of vectors is empty; make the file anew, or leave "
+            "--embeddings out"
+        )
+    names = _read_backup(path.with_name(BACKUP_OF_CHUNKS))
     groups: dict[str, dict[str, Any]] = {}
     for index, entry in enumerate(document):
         try:
-            model, key, vector = _entry(entry)
+            model, key, vector = _entry(entry, names)
             if key in groups.setdefault(model, {}):
                 raise ImportFailed(f"there is a second vector of {model} for {key!r}")  # noqa: TRY301
         except ImportFailed as error:
@@ -119,7 +131,8 @@ def check_sets(
             if missing:
                 raise ImportFailed(
                     f"{printable(path)}: there is no chunk {min(missing)!r}, "
-                    f"and {len(missing) - 1} more of its vectors have no chunk"
+                    f"and {len(missing) - 1} more of its vectors have no chunk. If they are of a "
+                    f"backup: its chunks are in {BACKUP_OF_CHUNKS}, which must lie beside it"
                 )
 
 
@@ -188,10 +201,19 @@ def _from_npy(path: Path, chunks: int, model_name: str | None) -> VectorSet:
     return VectorSet(model_name, None, rows)
 
 
-def _entry(entry: Any) -> tuple[str, str, np.ndarray]:
+def _entry(entry: Any, names: Mapping[str, str]) -> tuple[str, str, np.ndarray]:
+    """Return the model of a vector, the identifier of its chunk, and the vector.
+
+    Args:
+        entry: As it stands in the file.
+        names: Keys of a backup's chunks, and their identifiers.
+    """
     if not isinstance(entry, dict):
         raise ImportFailed("it is not an object")
-    key = entry.get("chunk_id", entry.get("document_id"))
+    key = entry.get("chunk_id")
+    if key is None:
+        key = entry.get("document_id")
+        key = names.get(key, key) if isinstance(key, str) else None
     if not isinstance(key, str) or not isinstance(entry.get("model_name"), str):
         raise ImportFailed("it needs 'chunk_id' or 'document_id', and 'model_name', as text")
     if not (storable(key) and storable(entry["model_name"])):
@@ -199,15 +221,40 @@ def _entry(entry: Any) -> tuple[str, str, np.ndarray]:
             f"{key!r} of {entry['model_name']!r} has NUL or half of a surrogate pair in it, which "
             "no text in the database has"
         )
-    if not isinstance(entry.get("embedding"), list):
-        raise ImportFailed("it has no 'embedding', a list of numbers")
+    name = "embedding_data" if entry.get("embedding") is None else "embedding"
+    numbers = entry.get(name)
+    if isinstance(numbers, str):  # as pgvector writes a vector
+        numbers = parse_json(numbers, f"its {name!r}")
+    if not isinstance(numbers, list):
+        raise ImportFailed("it has no 'embedding' or 'embedding_data', a list of numbers")
     try:
-        vector = np.array(entry["embedding"])
+        vector = np.array(numbers)
     except ValueError as error:  # lists of unequal lengths
-        raise ImportFailed("its 'embedding' is not a list of numbers") from error
+        raise ImportFailed(f"its {name!r} is not a list of numbers") from error
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
-        raise ImportFailed("its 'embedding' is not a list of numbers")
+        raise ImportFailed(f"its {name!r} is not a list of numbers")
     return entry["model_name"], key, vector.astype(np.float64)
+
+
+def _read_backup(path: Path) -> dict[str, str]:
+    """Read the keys of a backup's chunks and their identifiers; none where there is no backup.
+
+    Raises:
+        ImportFailed: It is there and cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        rows = read_json(path).document
+    except ImportFailed as error:
+        raise ImportFailed(f"{printable(path)}: {error}") from error
+    return {
+        row["id"]: chunk_id
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict)
+        and isinstance(row.get("id"), str)
+        and (chunk_id := identifier_of(row)) is not None
+    }
 
 
 def _matrix(path: Path, model: str, vectors: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Services of agent memory: import."""
+"""Services of agent memory: import, export, validation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import SettingsError
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import MEMORY
-from pgcorpus.services.corpus import CorpusServices, ImportService, Paths
+from pgcorpus.services.corpus import (
+    CorpusServices,
+    FileExportService,
+    ImportService,
+    Paths,
+)
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
 from pgcorpus.services.importers.report import OnConflict
+from pgcorpus.services.memory.exporting.exporter import MemoryExporter
 from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
 from pgcorpus.services.memory.validate import check_memories
 
@@ -75,6 +81,28 @@ MEMORY_SERVICES: Final = CorpusServices(
                 default=False,
                 help="Never use the embedded server.",
             ),
+        ),
+    ),
+    exporter=FileExportService(
+        make=MemoryExporter,
+        help="""Write what a user or a tenant remembers as files that an agent of old reads.
+
+        corpus/nodes.json, vectors/nodes.npy and the same of episodes, in the layout that pgcorpus
+        import memory takes: what is imported again is the same. Each file is there when it is
+        whole, for its owner alone.
+
+        Example: pgcorpus export memory back --user-id 11111111-1111-1111-1111-111111111111
+        """,
+        path="The folder to write.",
+        metavar="DIR",
+        options=(
+            Option(
+                name="embeddings_model",
+                kind=str,
+                default=MODEL,
+                help="The model whose vectors are written.",
+            ),
+            Option(name="replace", kind=bool, default=False, help="Replace files that are there."),
         ),
     ),
     validate=check_memories,

@@ -230,12 +230,13 @@ class DoctorService:
         model = next((model for model, vector in vectors.items() if vector is not None), models[0])
         vector = vectors[model]
         if vector is None:
+            lacking = work.models.find_active_model(corpus.name) or model
             yield Finding(
                 check="plan",
                 corpus=corpus.name,
                 subject="vector",
                 status="warning",
-                detail=f"there are no vectors of the model {model.name!r}: searches have no "
+                detail=f"there are no vectors of the model {lacking.name!r}: searches have no "
                 "vector leg",
                 remedy=f"pgcorpus embed --corpus {corpus.name}",
             )

@@ -9,7 +9,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.search import corpora
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import Check, check_passages
-from pgcorpus.services.embedding.choice import choose
+from pgcorpus.services.embedding.embed import choose_counted
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,20 @@ class ValidationReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""
-        shown = ("name", "passed", "expected", "found")
         return {
             "passed": self.passed,
-            "checks": [{name: getattr(check, name) for name in shown} for check in self.checks],
+            "model": self.model,
+            "reason": self.reason,
+            "checks": [
+                {
+                    "name": check.name,
+                    "passed": check.passed,
+                    "expected": check.expected,
+                    "found": check.found,
+                    "where": check.detail,
+                }
+                for check in self.checks
+            ],
         }
 
 
@@ -63,7 +73,7 @@ class ValidationService:
 
         Args:
             corpus: Its name.
-            model: The model of the vectors; by default as ``choose`` finds it.
+            model: The model of the vectors; by default as ``choose_counted`` finds it.
             expected_chunks: The exact number of passages; by default, of knowledge, at least as
                 many as imports have added, of other corpora any.
 
@@ -76,6 +86,6 @@ class ValidationService:
         check = SERVICES[corpus].validate if corpus in SERVICES else check_passages
         with self._database.unit_of_work() as work:
             work.validation.begin_report()
-            choice = choose(work, of, self._database.settings, model)
+            choice = choose_counted(work, of, model)
             checks = tuple(check(work, of, choice, expected_chunks))
         return ValidationReport(corpus, choice.name, choice.reason, checks)

@@ -353,6 +353,11 @@ class SearchService:
                 return None
             if work.searches.is_empty(corpus):
                 return f"nothing is stored in {corpus.name} yet"
+            active = work.models.find_active_model(corpus.name)
+            name = model if active is None else active.name
+            if name != model and work.embeddings.has_vectors(corpus, name):
+                # Nobody is sent to make others beside them; the page's note says why not these.
+                return f"there are no vectors of the model {model!r}; there are of {name!r}"
         return (
             f"there are no vectors of the model {model!r}; "
             f"make them with: pgcorpus embed --corpus {corpus.name}; "

@@ -171,23 +171,44 @@ class ConversationRepository(Repository):
         """Return the conversation that a person names.
 
         Args:
-            reference: Its key, or ``source_type:source_id``.
+            reference: Its key, ``source_type:source_id``, or the source's identifier alone, as the
+                old system had it.
 
         Raises:
-            InvalidReference: It is neither.
+            InvalidReference: It is none of these, or several sources have the identifier.
             NotFound: There is none.
         """
-        if (conversation_id := as_uuid(reference)) is not None:
-            return self.get(conversation_id)
+        conversation_id = as_uuid(reference)
+        if conversation_id is not None and (found := self.find(conversation_id)) is not None:
+            return found
         source_type, _, source_id = reference.partition(":")
-        if not (source_type.strip() and source_id.strip() and storable(reference)):
-            raise InvalidReference(
-                f"{reference!r} names no conversation; give its id, or SOURCE_TYPE:SOURCE_ID"
-            )
-        conversation = self.find_by_source(source_type, source_id)
-        if conversation is None:
+        is_named = bool(source_type.strip() and source_id.strip() and storable(reference))
+        if is_named and (found := self.find_by_source(source_type, source_id)) is not None:
+            return found
+        if (found := self._find_by_source_id(reference)) is not None:
+            return found
+        if conversation_id is not None:
+            raise _no_conversation(conversation_id)
+        if is_named:
             raise NotFound(f"there is no conversation {source_id!r} from {source_type!r}")
-        return conversation
+        raise InvalidReference(
+            f"{reference!r} names no conversation; give its id, or SOURCE_TYPE:SOURCE_ID"
+        )
+
+    def _find_by_source_id(self, source_id: str) -> Conversation | None:
+        """Return the conversation that has this identifier in whatever source, or None.
+
+        Raises:
+            InvalidReference: Conversations of several sources have it.
+        """
+        if not (source_id.strip() and storable(source_id)):
+            return None
+        named = select(Conversation).where(Conversation.source_id == source_id)
+        found = self.session.scalars(named.order_by(Conversation.source_type).limit(2)).all()
+        if len(found) > 1:
+            names = " or ".join(f"{each.source_type}:{source_id}" for each in found)
+            raise InvalidReference(f"several conversations have the id {source_id!r}; give {names}")
+        return found[0] if found else None
 
     def rename(self, conversation_id: UUID, title: str) -> Conversation:
         """Give a conversation another title.

@@ -139,34 +139,50 @@ class ConversationWrite:
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The former content of a message that an import changed or removed.
+    """The former values of a message that an import changed or removed.
 
     Attributes:
         conversation_id: Whose.
         source_id: Its identifier in its source.
-        role: Who spoke, before.
-        content: What was said, before.
-        present: What is said now; None when the message is gone.
+        values: Column → what it was: ``role``, ``content``, ``created_at``, ``metadata``; those
+            that are others now, or all where the message is gone.
+        present: The same columns → what they are; None when the message is gone.
     """
 
     conversation_id: UUID
     source_id: str
-    role: str
-    content: str
-    present: str | None
+    values: Mapping[str, Any]
+    present: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A new message whose source does not say when it was said.
+
+    Attributes:
+        conversation_id: Whose.
+        source_id: Its identifier in its source.
+        created_at: The time that it got: the conversation's beginning, or that of the import.
+    """
+
+    conversation_id: UUID
+    source_id: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The counts and former contents of the messages written.
+    """The counts and former values of the messages written.
 
     Attributes:
         messages: How many that came were added or changed.
-        former: Those whose content is another now, or that are gone.
+        former: Those of which a value is another now, or that are gone.
+        timed: New ones that came without a time.
     """
 
     messages: int
     former: list[Former]
+    timed: list[Timed] = field(default_factory=list)
 
 
 SOURCE_ID: Final = "source_id"
@@ -293,11 +309,12 @@ class ChatImportRepository(Repository):
                 "staged_conversations", _CONVERSATION, map(_conversation_row, conversations)
             ) as staged:
                 self._write_conversations(staged)
-            difference = self._difference(conversations)
+            now = self.session.scalar(select(func.now()))
+            difference = self._difference(conversations, now)
             self._write_messages(difference)
         except (psycopg.DataError, UnicodeEncodeError, RecursionError) as error:  # from COPY
             raise InvalidValue(str(error)) from error
-        return Written(difference.messages, difference.former)
+        return Written(difference.messages, difference.former, difference.timed)
 
     def _write_conversations(self, staged: TableClause) -> None:
         values: dict[str, ColumnElement[Any]] = {name: staged.c[name] for name in _CONVERSATION}
@@ -314,7 +331,9 @@ class ChatImportRepository(Repository):
             merge.on_conflict_do_update(index_elements=[Conversation.id], set_=renewed)
         )
 
-    def _difference(self, conversations: Sequence[ConversationWrite]) -> _Difference:
+    def _difference(
+        self, conversations: Sequence[ConversationWrite], now: datetime | None
+    ) -> _Difference:
         """Compare the messages with the stored ones, which are locked against appends."""
         known = [each.id for each in conversations if each.known is not None]
         stored: dict[UUID, dict[UUID, _Row]] = {each: {} for each in known}
@@ -350,7 +369,7 @@ class ChatImportRepository(Repository):
             for values in self.session.execute(found):
                 row = _Row(*values)
                 stored[row.conversation_id][row.id] = row
-        difference = _Difference()
+        difference = _Difference(now)
         for each in conversations:
             difference.add(each, stored.get(each.id, {}))
         return difference
@@ -389,35 +408,36 @@ class ChatImportRepository(Repository):
 
 
 class _Difference:
-    """The changes that an import makes to the messages of some conversations."""
+    """The changes that an import makes to the messages of some conversations.
 
-    def __init__(self) -> None:
+    Args:
+        now: Of the transaction: what was said nobody knows when has at least this time.
+    """
+
+    def __init__(self, now: datetime | None) -> None:
+        self._now = now
         self.gone: list[UUID] = []
         self.changed: list[_Row] = []
         self.fresh: list[_Row] = []
         self.former: list[Former] = []
+        self.timed: list[Timed] = []
         self.messages = 0
 
     def add(self, conversation: ConversationWrite, stored: Mapping[UUID, _Row]) -> None:
         """Compare a conversation with its stored messages, by key."""
         coming = set()
         end = 0
-        for row in _message_rows(conversation, stored):
+        for message, row in _message_rows(conversation, stored, self._now):
             coming.add(row.id)
             if row.branch == 0:
                 end = max(end, row.position + 1)
             there = stored.get(row.id)
             if there is not None and there.content is None:
                 there = there._replace(content=row.content)
-            if there == row:
-                continue
-            self.messages += 1
             if there is None:
-                self.fresh.append(row)
-                continue
-            self.changed.append(row)
-            if there.content != row.content:
-                self.former.append(_former(there, row.content))
+                self._add_fresh(message, row)
+            elif there != row:
+                self._add_changed(there, row)
         left = (row for row in stored.values() if row.id not in coming)
         for there in sorted(left, key=attrgetter("branch", "position")):
             if SOURCE_ID in there.details:
@@ -428,6 +448,18 @@ class _Difference:
             end += 1
             if row != there:
                 self.changed.append(row)
+
+    def _add_fresh(self, message: MessageRecord, row: _Row) -> None:
+        self.messages += 1
+        self.fresh.append(row)
+        if message.created_at is None and row.created_at is not None:
+            self.timed.append(Timed(row.conversation_id, message.source_id, row.created_at))
+
+    def _add_changed(self, there: _Row, row: _Row) -> None:
+        self.messages += 1
+        self.changed.append(row)
+        if _list_values(there) != _list_values(row):
+            self.former.append(_former(there, row))
 
 
 def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
@@ -445,8 +477,10 @@ def _conversation_row(conversation: ConversationWrite) -> tuple[Any, ...]:
     )
 
 
-def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) -> Iterator[_Row]:
-    record, begun = conversation.record, _find_beginning(conversation)
+def _message_rows(
+    conversation: ConversationWrite, stored: Mapping[UUID, _Row], now: datetime | None
+) -> Iterator[tuple[MessageRecord, _Row]]:
+    record, begun = conversation.record, _find_beginning(conversation) or now
     for message, language in zip(record.messages, conversation.languages, strict=True):
         keys = _keys(conversation.id, message)
         key = next((key for key in keys if key in stored), keys[0])
@@ -454,7 +488,7 @@ def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) 
         if not message.is_native:
             details = {SOURCE_ID: message.source_id} | details
         there = stored.get(key)
-        yield _Row(
+        row = _Row(
             id=key,
             conversation_id=conversation.id,
             branch=message.branch,
@@ -466,6 +500,7 @@ def _message_rows(conversation: ConversationWrite, stored: Mapping[UUID, _Row]) 
             created_at=message.created_at or (there.created_at if there else begun),
             language=language,
         )
+        yield message, row
 
 
 def _find_beginning(conversation: ConversationWrite) -> datetime | None:
@@ -503,10 +538,30 @@ def _digests(conversations: Sequence[ConversationWrite]) -> dict[UUID, bytes]:
     }
 
 
-def _former(there: _Row, present: str | None) -> Former:
-    assert there.content is not None  # noqa: S101 - what comes says something else, or nothing
+def _former(there: _Row, row: _Row | None) -> Former:
     source_id = str(there.details.get(SOURCE_ID, there.id))
-    return Former(there.conversation_id, source_id, there.role, there.content, present)
+    values = _list_values(there)
+    if row is None:
+        return Former(there.conversation_id, source_id, values, None)
+    present = _list_values(row)
+    others = [name for name in values if values[name] != present[name]]
+    return Former(
+        there.conversation_id,
+        source_id,
+        {name: values[name] for name in others},
+        {name: present[name] for name in others},
+    )
+
+
+def _list_values(row: _Row) -> dict[str, Any]:
+    """List what a source says of a message, by column; its place follows from the others."""
+    details = {name: value for name, value in row.details.items() if name != SOURCE_ID}
+    return {
+        "role": row.role,
+        "content": row.content,
+        "created_at": row.created_at,
+        "metadata": details,
+    }
 
 
 def _cast_columns(staged: TableClause) -> dict[str, ColumnElement[Any]]:

@@ -64,6 +64,7 @@ class NodeRecord:
     Attributes:
         created_at: When it was said, or None where nobody knows.
         language: Name of a text search configuration.
+        extra: JSON object of the fields that have no column.
     """
 
     id: str
@@ -88,7 +89,9 @@ class NodeRecord:
     cluster_confidence: float | None
     access_count: int
     last_accessed: datetime | None
+    duplicate_of: str | None
     language: str
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class EpisodeRecord:
         created_at: When it began, or None where nobody knows.
         updated_at: When it ended, or None where nobody knows.
         language: Name of a text search configuration.
+        extra: JSON object of the fields that have no column.
     """
 
     id: str
@@ -122,6 +126,7 @@ class EpisodeRecord:
     access_count: int
     last_accessed: datetime | None
     language: str
+    extra: dict[str, Any]
 
 
 Record = NodeRecord | EpisodeRecord
@@ -192,8 +197,8 @@ EPISODES: Final = Kind(
     moments=("created_at", "updated_at"),
 )
 
-OF_USE: Final = frozenset({"access_count", "last_accessed"})
-"""Columns that record a memory's use; an import never replaces them."""
+OF_USE: Final = frozenset({"access_count", "last_accessed", "duplicate_of"})
+"""Columns that record what became of a memory here; an import never replaces them."""
 
 TABLES: Final = tuple(
     table for kind in (NODES, EPISODES) for table in (kind.corpus.passages, kind.corpus.vectors)

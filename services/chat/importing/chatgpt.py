@@ -41,6 +41,8 @@ KINDS: Final[Mapping[str, Kind]] = {
 USUAL_STATUS: Final = "finished_successfully"
 ALL_RECIPIENTS: Final = "all"
 HIDDEN: Final = "is_visually_hidden_from_conversation"
+CONTEXTS: Final = frozenset({"user_editable_context", "model_editable_context"})
+"""``content_type`` of custom instructions and memories: told to the model, and never shown."""
 
 
 def recognises(raw: Any) -> bool:
@@ -86,24 +88,35 @@ def _node(draft: ConversationDraft, id_: str, raw: Any) -> Node:
     children = None
     if "children" in node:
         children = draft.as_links(f"{name}.children", node["children"])
-    return Node(id_, parent, _turn(draft, f"{name}.message", message), children)
+    turn = _turn(draft, f"{name}.message", message)
+    if turn is not None and _is_hidden(message):
+        when = None if turn.created_at is None else turn.created_at.isoformat()
+        said = {"id": id_, "role": turn.role, "content": turn.content, "created_at": when}
+        return Node(id_, parent, None, children, compact(said) | turn.details)
+    return Node(id_, parent, turn, children)
+
+
+def _is_hidden(message: Mapping[str, Any]) -> bool:
+    """Return whether ChatGPT does not show the message."""
+    metadata, content = message.get("metadata"), message.get("content")
+    kind = content.get("content_type") if isinstance(content, dict) else None
+    return (
+        message.get("weight") == 0
+        or (isinstance(metadata, dict) and metadata.get(HIDDEN) is True)
+        or (isinstance(kind, str) and kind in CONTEXTS)
+    )
 
 
 def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn | None:
-    """Read the turn of a message, or None.
-
-    ChatGPT's own empty first messages are not worth recording.
-    """
+    """Read the turn of a message, or None."""
     if not message:
         return None
     author = draft.as_object(f"{name}.author", message.get("author"))
     metadata = draft.as_object(f"{name}.metadata", message.get("metadata"))
-    hidden = metadata.get(HIDDEN) is True
     files = _attachments(draft, f"{name}.metadata.attachments", metadata.get("attachments"))
     spoken = _read_text(draft, f"{name}.content", message.get("content"), files)
     if not spoken.texts:
-        if not hidden and message.get("weight") != 0:
-            draft.change(name, message, None, Rule.EMPTY)
+        draft.change(name, message, None, Rule.EMPTY)
         return None
     status, recipient = message.get("status"), message.get("recipient")
     details = {
@@ -113,7 +126,6 @@ def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn 
         "parts": spoken.parts,
         "status": None if status == USUAL_STATUS else status,
         "recipient": None if recipient == ALL_RECIPIENTS else recipient,
-        "hidden": hidden or None,
     }
     return Turn(
         role=draft.role(f"{name}.author.role", author.get("role")),

@@ -35,6 +35,9 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 """``type`` → kind of the part, as exports from 2024 and 2025 have them."""
 
+DESCRIBED: Final = ("file_name", "file_size", "file_type")
+"""Fields of an attachment that describe it."""
+
 UNSUPPORTED: Final = "This block is not supported on your current device yet."
 """The ``text`` that stands in place of a block that ``content`` has."""
 
@@ -92,15 +95,21 @@ def _nodes(draft: ConversationDraft, listed: Sequence[Any]) -> list[Node]:
 
 def _turn(draft: ConversationDraft, name: str, message: dict[str, Any]) -> Turn | None:
     spoken = _read_text(draft, name, message)
-    files = [
+    given = [
         *_files(draft, f"{name}.attachments", message.get("attachments"), spoken),
         *_files(draft, f"{name}.files", message.get("files"), spoken),
     ]
+    files = [title for each in given if (title := as_words(each.get("file_name"))) is not None]
     if not spoken.texts:
         draft.change(name, message, None, Rule.EMPTY)
         return None
     sender = message.get("sender")
-    details = {"model": message.get("model"), "files": files, "parts": spoken.parts}
+    details = {
+        "model": message.get("model"),
+        "files": files,
+        "attachments": [each for each in given if each.keys() - {"file_name"}],
+        "parts": spoken.parts,
+    }
     return Turn(
         role="user" if sender == "human" else draft.role(f"{name}.sender", sender),
         content=spoken.content,
@@ -127,18 +136,17 @@ def _lines(text: str) -> set[str]:
     return lines - {"", "```", UNSUPPORTED}
 
 
-def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[str]:
-    """Return the names of files.
+def _files(draft: ConversationDraft, name: str, given: Any, spoken: Spoken) -> list[dict[str, Any]]:
+    """Return what is known of files: name, size in bytes, type.
 
     The text that was found in them is spoken after the message's own.
     """
-    names = []
+    files = []
     for index, each in enumerate(draft.as_list(name, given)):
         file = draft.as_object(f"{name}[{index}]", each)
         title = as_words(file.get("file_name"))
         spoken.mention("image" if file.get("file_kind") == "image" else "file", [title])
         if (text := as_words(file.get("extracted_content"))) is not None:
             spoken.texts[-1] += f"\n{text}"
-        if title is not None:
-            names.append(title)
-    return names
+        files.append(compact({key: file.get(key) for key in DESCRIBED}))
+    return files

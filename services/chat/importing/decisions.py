@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
-from pgcorpus.db.repositories.chat.imports import ConversationRecord, Former, KnownConversation
+from pgcorpus.db.repositories.chat.imports import (
+    ConversationRecord,
+    Former,
+    KnownConversation,
+    Timed,
+)
 from pgcorpus.db.repositories.imports import Change
 from pgcorpus.services.importers.draft import Rule
 from pgcorpus.services.importers.report import Outcome
@@ -43,6 +50,7 @@ def decide(
     file: str,
     first: str | None,
     legacy: bool,
+    same: bool = False,
 ) -> Decision:
     """Decide whether a conversation is added, replaced, kept or refused.
 
@@ -54,10 +62,11 @@ def decide(
         first: Where this run, or the one that rejected it, has met it before, or None. Two of one
             run, neither newer, do not take turns in replacing each other, nor by a retry.
         legacy: Whether a legacy store has it, which knows less than its provider's export.
+        same: Whether it is what is stored, however that came here.
     """
     if known is None:
         return Decision("added", record.id or uuid4())
-    if known.record_hash == record_hash:
+    if same or known.record_hash == record_hash:
         return Decision("unchanged", known.id)
     there, here = known.source_updated_at, record.source_updated_at
     if legacy and known.imported_from not in {None, file}:
@@ -73,16 +82,43 @@ def decide(
             "neither is newer; import the one that is meant alone",
             stands_at=first,
         )
-    changes = []
-    if known.title != record.title:
-        changes.append(Change("title", known.title, record.title, Rule.REPLACED.value))
+    replaced = {
+        "title": (known.title, record.title),
+        "created_at": (known.created_at, record.created_at),
+        "source_updated_at": (there, here),
+    }
+    changes = [
+        Change(name, _as_json(before), _as_json(after), Rule.REPLACED.value)
+        for name, (before, after) in replaced.items()
+        # What the source does not say stays as it is.
+        if before is not None and after is not None and before != after
+    ]
     return Decision("updated", known.id, changes)
 
 
-def describe_replacement(former: Former) -> Change:
-    """Build the change that records a message that was replaced or deleted."""
+def list_replacements(former: Former) -> list[Change]:
+    """List the changes that record a message that was replaced or deleted."""
     name = f"messages.{former.source_id}"
     if former.present is None:
-        gone = {"role": former.role, "content": former.content}
-        return Change(name, gone, None, Rule.REPLACED.value)
-    return Change(f"{name}.content", former.content, former.present, Rule.REPLACED.value)
+        gone = {field: _as_json(value) for field, value in former.values.items() if value != {}}
+        return [Change(name, gone, None, Rule.REPLACED.value)]
+    return [
+        Change(
+            f"{name}.{field}",
+            _as_json(value),
+            _as_json(former.present[field]),
+            Rule.REPLACED.value,
+        )
+        for field, value in former.values.items()
+    ]
+
+
+def describe_time(timed: Timed) -> Change:
+    """Build the change that records the time that a message without one got."""
+    name = f"messages.{timed.source_id}.created_at"
+    return Change(name, None, _as_json(timed.created_at), Rule.DEFAULT.value)
+
+
+def _as_json(value: Any) -> Any:
+    """Return the value as JSON: a moment as ISO 8601 in UTC."""
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value

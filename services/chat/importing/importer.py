@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.repositories.chat.imports import ConversationWrite, KnownConversation
 from pgcorpus.db.repositories.imports import Change, Changed, Refused
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.chat.exporting.exporter import as_json
+from pgcorpus.services.chat.importing import pgcorpus
 from pgcorpus.services.chat.importing.candidates import (
     LEGACY,
     Batch,
@@ -27,10 +29,16 @@ from pgcorpus.services.chat.importing.candidates import (
     Reading,
     batches,
 )
-from pgcorpus.services.chat.importing.decisions import Decision, decide, describe_replacement
+from pgcorpus.services.chat.importing.decisions import (
+    Decision,
+    decide,
+    describe_time,
+    list_replacements,
+)
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
-from pgcorpus.services.chat.importing.sources import Opened, Source, find, sources_of
+from pgcorpus.services.chat.importing.sources import NO_JSON, Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
+from pgcorpus.services.importers.draft import Unacceptable
 from pgcorpus.services.importers.files import Found, printable
 from pgcorpus.services.importers.importer import (
     Bar,
@@ -84,12 +92,13 @@ class ChatImporter(RetryingImporter[ChatReport]):
         self._embeddings_model = embeddings_model
 
     def _run(self, paths: Sequence[Path], bar: Bar) -> ChatReport:
-        files = find(paths)
+        files, others = find(paths)
         bar.total = sum(each.size_bytes for each in files)
         with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
             for found in files:
                 filling.take(found, asked=found.path in paths, bar=bar)
             filling.refuse_barren(paths)
+            run.report.skipped += [Skipped(printable(path), NO_JSON) for path in others]
         return run.report
 
     def _passages(self, work: UnitOfWork) -> Passages:
@@ -260,7 +269,8 @@ class _ChatRun:
             work.imports.lock(CORPUS)
             keys = {each.key for each in candidates if each.key is not None}
             known = work.chat_imports.list_known(keys)
-            decisions = [self._decide(each, known, file) for each in candidates]
+            same = _list_same(work, candidates, known)
+            decisions = [self._decide(each, known, same, file) for each in candidates]
             written = work.chat_imports.write(
                 [
                     ConversationWrite(
@@ -278,7 +288,9 @@ class _ChatRun:
             tally.messages = written.messages
             former: dict[UUID | None, list[Change]] = defaultdict(list)
             for each in written.former:
-                former[each.conversation_id].append(describe_replacement(each))
+                former[each.conversation_id] += list_replacements(each)
+            for timed in written.timed:
+                former[timed.conversation_id].append(describe_time(timed))
             changed = []
             for candidate, decision in zip(candidates, decisions, strict=True):
                 locator = candidate.element.locator
@@ -314,7 +326,11 @@ class _ChatRun:
             tally.left_out += left_out
 
     def _decide(
-        self, candidate: Candidate, known: Mapping[Key, KnownConversation], file: str
+        self,
+        candidate: Candidate,
+        known: Mapping[Key, KnownConversation],
+        same: Collection[Key],
+        file: str,
     ) -> Decision:
         if candidate.record is None or candidate.key is None:
             return Decision("rejected", reason=candidate.reason)
@@ -325,7 +341,30 @@ class _ChatRun:
             file=file,
             first=self._first.get(candidate.key, candidate.stands_at),
             legacy=candidate.format == LEGACY,
+            same=candidate.key in same,
         )
+
+
+def _list_same(
+    work: UnitOfWork, candidates: Sequence[Candidate], known: Mapping[Key, KnownConversation]
+) -> set[Key]:
+    """List the exports of this archive that are what is stored.
+
+    Their hash is another where a provider's export was stored: it lacked what the archive made up,
+    and what was done here since then.
+    """
+    same = set()
+    for each in candidates:
+        if each.format != pgcorpus.SOURCE or each.key is None or each.key not in known:
+            continue
+        stored = known[each.key]
+        if stored.record_hash != each.record_hash:
+            conversation = work.chat.get(stored.id)
+            messages = work.messages.list_messages(stored.id, branch=None)
+            with suppress(Unacceptable):  # plain SQL may have stored what no export is
+                if pgcorpus.read(as_json(conversation, messages)).record == each.record:
+                    same.add(each.key)
+    return same
 
 
 def _refuse(candidate: Candidate, error: ConstraintViolated) -> Candidate:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from pgcorpus.db.text import count_of
 from pgcorpus.services.importers.report import ImportReport, Tally
 
 
@@ -25,12 +26,12 @@ class ChatReport(ImportReport):
 
     def list_remarks(self) -> list[str]:
         """Return sentences that say more than the counts of files, for people."""
-        return [f"{self.messages} messages were written", *super().list_remarks()]
+        written = count_of(self.messages, "message was", "messages were")
+        return [f"{written} written", *super().list_remarks()]
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for scripts; its shape is fixed."""
-        skipped = [asdict(skipped) for skipped in self.skipped]
-        return super().as_json() | {"messages": self.messages, "skipped": skipped}
+        return super().as_json() | {"messages": self.messages}
 
 
 @dataclass

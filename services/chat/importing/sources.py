@@ -58,9 +58,11 @@ class Source:
     format: str | None = None
 
 
-def find(paths: Sequence[Path]) -> list[Found]:
-    """Return the files at *paths* that may be, or hold, sources; see ``find_files``."""
-    return list(find_files(paths, SUFFIXES))
+def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
+    """Return the files at *paths* that may be, or hold, sources, and the others in folders."""
+    others: list[Path] = []
+    found = list(find_files(paths, SUFFIXES, pass_over=others.append))
+    return found, others
 
 
 def sources_of(found: Found, *, asked: bool) -> Generator[Source]:

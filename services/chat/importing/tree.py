@@ -51,12 +51,15 @@ class Node:
         turn: What it says, or None for one that only holds others together.
         children: Identifiers of its answers in order, perhaps wrong; None where its source does
             not list them.
+        hidden: What it holds that its source does not show, or None. It is kept beside the turn
+            that follows or, at the end, that it follows.
     """
 
     id: str
     parent: str | None
     turn: Turn | None
     children: Sequence[str] | None = None
+    hidden: dict[str, Any] | None = None
 
 
 class Fields(NamedTuple):
@@ -115,8 +118,9 @@ def messages(
             draft.change(fields.current, current, tip, Rule.CURRENT)
     main = list(_upwards(tip, before))[::-1]
     _tell_roots(draft, nodes, parents, tip, fields)
+    beside = _list_hidden(known, children, before)
     return [
-        _record(known[at], branch, start + depth)
+        _record(known[at], branch, start + depth, beside.get(at, ()))
         for branch, (start, path) in enumerate(_paths(answers, main))
         for depth, at in enumerate(path)
     ]
@@ -216,6 +220,35 @@ def _without_silent(
     return answers, before
 
 
+def _list_hidden(
+    known: Mapping[str, Node], children: Links, before: Mapping[str, str | None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return for each turn what is hidden beside it.
+
+    What is hidden goes with the first turn below it, or else with the one above.
+    """
+    order: list[str] = []
+    stack = children[None][::-1]
+    while stack:
+        at = stack.pop()
+        order.append(at)
+        stack += reversed(children[at])
+    below: dict[str, str] = {}
+    for at in reversed(order):
+        for child in children[at]:
+            found = child if known[child].turn is not None else below.get(child)
+            if found is not None:
+                below[at] = found
+                break
+    beside: dict[str, list[dict[str, Any]]] = {}
+    for at in order:
+        hidden = known[at].hidden
+        place = below.get(at, before[at])
+        if hidden is not None and place is not None:
+            beside.setdefault(place, []).append(hidden)
+    return beside
+
+
 def _newest(known: Mapping[str, Node], answers: Links) -> str | None:
     """Return the newest turn without an answer.
 
@@ -288,10 +321,14 @@ def _upwards(start: str, above: Mapping[str, str | None]) -> Iterator[str]:
         at = above[at]
 
 
-def _record(node: Node, branch: int, position: int) -> MessageRecord:
+def _record(
+    node: Node, branch: int, position: int, hidden: Sequence[dict[str, Any]]
+) -> MessageRecord:
     turn = node.turn
     assert turn is not None  # noqa: S101 - silent nodes have no place
     details = turn.details if node.parent is None else turn.details | {"parent_id": node.parent}
+    if hidden:
+        details = details | {"context": list(hidden)}
     return MessageRecord(
         node.id, branch, position, turn.role, turn.content, turn.created_at, details
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.models.embeddings import EmbeddingModel
+from pgcorpus.db.repositories.embeddings import list_faults
 from pgcorpus.db.repositories.imports import Change, Changed, Refused
 from pgcorpus.db.repositories.memory.imports import (
     EPISODES,
@@ -26,6 +27,7 @@ from pgcorpus.db.repositories.memory.imports import (
     Record,
 )
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import key_of, printable, refuse_special
@@ -41,7 +43,7 @@ from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.importers.report import FileReport, OnConflict
 from pgcorpus.services.importers.stream import Element, Records
 from pgcorpus.services.importers.text import MAX_NAME, clean
-from pgcorpus.services.importers.vectors import check_vectors, map_vectors
+from pgcorpus.services.importers.vectors import batches, map_vectors
 from pgcorpus.services.memory.importing.report import STORED_OTHERWISE, MemoryReport, MemoryTally
 from pgcorpus.services.memory.importing.rules import Normalised, episode, node
 
@@ -102,6 +104,8 @@ class _Source:
         count: How many records it has.
         is_listed: Whether they are a list; else they are the members of an object.
         vectors: float32 of shape ``(count, dimensions)``, or None where there are none.
+        faults: Numbers of vectors that cannot be compared, and why: the embedders of old wrote
+            zeros wherever a batch failed.
     """
 
     part: _Part
@@ -110,6 +114,7 @@ class _Source:
     count: int
     is_listed: bool
     vectors: np.ndarray | None
+    faults: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def vectors_bytes(self) -> int:
@@ -159,7 +164,7 @@ class _Batch:
         candidates: In the order of the file.
         size_bytes: Of them all, as they stand.
         twice: How many were left out because the file has the same before.
-        unknown: Names of fields that are not stored.
+        unknown: Names of fields that have no column.
     """
 
     candidates: list[_Candidate] = field(default_factory=list)
@@ -263,7 +268,7 @@ class MemoryImporter(Importer[MemoryReport]):
             raise ImportFailed(f"{printable(path)}: {error}") from error
         bar.finish(size)
         count = names[True] if records.listed else names[False]
-        vectors = None
+        vectors, faults = None, dict[int, str]()
         if vectors_path.exists():
             vectors = map_vectors(vectors_path, dimensions=model.dimensions, model_name=model.name)
             if len(vectors) != count:
@@ -271,9 +276,11 @@ class MemoryImporter(Importer[MemoryReport]):
                     f"{part.name} count mismatch: {count} in {printable(path)}, but {len(vectors)} "
                     f"vectors in {printable(vectors_path)}; run again what made them"
                 )
-            for done in check_vectors(vectors_path, vectors, model.index_kind):
-                bar.finish(done)
-        return _Source(part, path, size, count, records.listed, vectors)
+            for start, rows in batches(vectors):
+                for fault in list_faults(rows, model.index_kind):
+                    faults[start + fault.row] = fault.reason
+                bar.finish(rows.nbytes)
+        return _Source(part, path, size, count, records.listed, vectors, faults)
 
     @contextmanager
     def _room(
@@ -316,6 +323,9 @@ class MemoryImporter(Importer[MemoryReport]):
 
     def _passages(self, work: UnitOfWork) -> Passages:
         return work.memory_imports
+
+    def _corpora(self) -> Sequence[Corpus]:
+        return (NODES.corpus, EPISODES.corpus)
 
 
 class _MemoryRun:
@@ -365,7 +375,7 @@ class _MemoryRun:
                 if (each[0] is None) == source.is_listed
             )
             for place, (name, element) in enumerate(records):
-                candidate = self._candidate(source.part, place, name, element, batch.unknown)
+                candidate = self._candidate(source, place, name, element, batch.unknown)
                 if candidate.record is not None:
                     digest = hash(repr(candidate.record))
                     first, same = seen.setdefault(candidate.record.id, (candidate.locator, digest))
@@ -384,7 +394,7 @@ class _MemoryRun:
 
     def _candidate(
         self,
-        part: _Part,
+        source: _Source,
         place: int,
         name: str | None,
         element: Element,
@@ -394,7 +404,7 @@ class _MemoryRun:
         raw: Any = None
         try:
             raw, damage = element.read()
-            normalised = part.normalise(
+            normalised = source.part.normalise(
                 raw, name=name, strict=self._options.strict, language=self._run.language
             )
         except (ImportFailed, Unacceptable) as error:
@@ -405,6 +415,8 @@ class _MemoryRun:
         changes = normalised.changes
         if damage is not None:
             changes.append(Change("bytes", damage.offset, damage.count, Rule.ENCODING))
+        if (fault := source.faults.get(place)) is not None:
+            changes.append(Change("embedding", fault, None, Rule.EMPTY))
         return _Candidate(locator, place, normalised.record.id, normalised.record, changes)
 
     def _merge(self, source: _Source, file: str, candidates: Sequence[_Candidate]) -> MemoryTally:
@@ -453,14 +465,21 @@ class _MemoryRun:
         merged: Sequence[Merged],
         tally: MemoryTally,
     ) -> None:
-        """Store the vectors of records that are stored as they came and lack theirs."""
+        """Store the vectors of records that are stored as they came and lack theirs.
+
+        Where a vector cannot be compared, the job of the record stays, and a worker makes another.
+        """
         corpus, model = source.part.kind.corpus, self._options.embeddings_model
-        lacking = [
-            (candidate.place, each)
-            for candidate, each in zip(accepted, merged, strict=True)
-            if each.same_text and not each.is_embedded
-        ]
-        tally.left_out[OTHER_TEXT] = sum(not each.same_text for each in merged)
+        lacking = []
+        for candidate, each in zip(accepted, merged, strict=True):
+            if not each.same_text:
+                tally.left_out[OTHER_TEXT] += 1
+            elif each.is_embedded:
+                continue
+            elif (fault := source.faults.get(candidate.place)) is not None:
+                tally.left_out[f"one {fault}"] += 1
+            else:
+                lacking.append((candidate.place, each))
         tally.embedded = len(lacking)
         if not lacking or self._options.dry_run or source.vectors is None:
             return

@@ -8,11 +8,12 @@ from typing import Any, Final, get_args
 
 from pgcorpus.db.models.memory import NOISE
 from pgcorpus.db.repositories.memory.imports import Merged, NodeRecord, Record
+from pgcorpus.db.text import count_of
 from pgcorpus.services.importers.report import Breakdown, ImportReport, Outcome, Tally
 
 MAX_FIELDS: Final = 10
 MAX_CHARACTERS: Final = 60
-"""Characters by which people are shown a field that is not stored."""
+"""Characters by which people are shown a field that has no column."""
 
 STORED: Final = "stored already"
 STORED_OTHERWISE: Final = "stored already, with another text (--on-conflict update replaces it)"
@@ -27,7 +28,7 @@ class MemoryStatistics:
         nodes_by_intent: The same, by what the human wanted.
         nodes_by_cluster: The same, by cluster; -1 is noise, None not clustered.
         left_alone: Why what is counted as unchanged is so.
-        unknown_fields: Names of fields that are not stored, and in how many records each was.
+        unknown_fields: Names of fields without a column, and in how many records each was.
     """
 
     nodes_by_source: Counter[str] = field(default_factory=Counter)
@@ -74,10 +75,11 @@ class MemoryReport(ImportReport):
             *super().list_remarks(),
             *(f"{count} left as they were: {reason}" for reason, count in found.left_alone.items()),
             *(
-                f"the field {name[:MAX_CHARACTERS]!r} is not stored; {count} records have it"
+                f"the field {name[:MAX_CHARACTERS]!r} has no column and is kept in extra; "
+                f"{count_of(count, 'record has', 'records have')} it"
                 for name, count in found.unknown_fields.most_common(MAX_FIELDS)
             ),
-            f"{records} records in {self.duration_s:.1f} s, {rate:.0f}/s",
+            f"{count_of(records, 'record')} in {self.duration_s:.1f} s, {rate:.0f}/s",
         ]
 
     def as_json(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The rules that turn a memory or an episode into a record.
 
-Each change is recorded, without its content.
+Each change is recorded, without what is stored.
 
 docs/reference/import-rules.md describes every rule to the people who read the history. It has
-numbers, never words that somebody said: these are erased with the memory.
+numbers, words of the schema, and what would be lost without it; all is erased with the memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pgcorpus.db.models.memory import (
 from pgcorpus.db.repositories.imports import Change
 from pgcorpus.db.repositories.memory.imports import EpisodeRecord, NodeRecord, Record
 from pgcorpus.services.importers.draft import FALSE_WORDS, TRUE_WORDS, Draft, Rule, Unacceptable
-from pgcorpus.services.importers.language import Language
+from pgcorpus.services.importers.language import CONFIGURATIONS, LANGUAGES, Language
 from pgcorpus.services.importers.text import MAX_NAME, SEPARATOR, clean
 
 UNKNOWN: Final = "unknown"
@@ -47,7 +47,7 @@ NODE_FIELDS: Final = frozenset(
         *("source", "created_at", "intent_type", "complexity", "technical_depth"),
         *("emotional_valence", "urgency", "conversation_mode", "action_required", "has_code"),
         *("has_error", "tags", "cluster_id", "cluster_label", "cluster_confidence"),
-        *("access_count", "last_accessed"),
+        *("access_count", "last_accessed", "duplicate_of", "language"),
         *TAGS,
     }
 )
@@ -64,7 +64,7 @@ EPISODE_FIELDS: Final = frozenset(
         *("duration_minutes", "llm_tags", "dominant_intent", "avg_complexity"),
         *("avg_technical_depth", "emotional_arc", "has_code", "has_errors", "urgency_max"),
         *("memory_node_ids", "related_episode_ids", "access_count", "last_accessed"),
-        *OF_LLM,
+        *("language", *OF_LLM),
     }
 )
 
@@ -75,7 +75,7 @@ class Normalised(NamedTuple):
     Attributes:
         record: Within all constraints of the tables.
         changes: How it differs from what was given.
-        unknown: Names of fields that are not stored.
+        unknown: Names of fields that have no column.
     """
 
     record: Record
@@ -132,9 +132,11 @@ def node(raw: Any, *, name: str | None, strict: bool, language: Language) -> Nor
         cluster_confidence=draft.number("cluster_confidence", most=1.0),
         access_count=draft.whole("access_count", least=0) or 0,
         last_accessed=draft.time("last_accessed", draft.raw.get("last_accessed")),
-        language=language if isinstance(language, str) else language(f"{human}\n{assistant}"),
+        duplicate_of=draft.short("duplicate_of", MAX_NAME),
+        language=draft.language(language, f"{human}\n{assistant}"),
+        extra=draft.extra,
     )
-    return Normalised(record, draft.changes, draft.unknown)
+    return Normalised(record, draft.changes, list(draft.extra))
 
 
 def episode(raw: Any, *, name: str | None, strict: bool, language: Language) -> Normalised:
@@ -171,9 +173,10 @@ def episode(raw: Any, *, name: str | None, strict: bool, language: Language) -> 
         ),
         access_count=draft.whole("access_count", least=0) or 0,
         last_accessed=draft.time("last_accessed", draft.raw.get("last_accessed")),
-        language=language if isinstance(language, str) else language(said),
+        language=draft.language(language, said),
+        extra=draft.extra,
     )
-    return Normalised(record, draft.changes, draft.unknown)
+    return Normalised(record, draft.changes, list(draft.extra))
 
 
 TELLABLE: Final = frozenset(
@@ -184,6 +187,9 @@ TELLABLE: Final = frozenset(
 )
 """Words that the history may have: they are ours."""
 
+WHOLE: Final = frozenset({Rule.CHARACTERS, Rule.TEXT})
+"""Rules after which the row has what was given; of others the history alone has it."""
+
 
 @dataclass(slots=True)
 class _Draft(Draft):
@@ -191,15 +197,15 @@ class _Draft(Draft):
 
     Attributes:
         raw: Its fields that are known, of which every value can be stored.
-        unknown: The names of the others.
+        extra: The others, but for those that say to whom it belongs.
     """
 
     raw: dict[str, Any] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, raw: Any, known: frozenset[str], what: str, *, strict: bool) -> _Draft:
-        """Take the known fields of an object in a file.
+        """Take the fields of an object in a file.
 
         Raises:
             Unacceptable: It is no object, or nested too deep.
@@ -207,12 +213,15 @@ class _Draft(Draft):
         if not isinstance(raw, dict):
             raise Unacceptable(f"it must be an object: one {what}")
         draft = cls(strict=strict)
-        draft.raw = draft.storable({key: value for key, value in raw.items() if key in known})
-        draft.unknown = [clean(key) for key in raw if key not in known and key not in STAMPED]
+        storable = draft.storable(raw)
+        draft.raw = {key: value for key, value in storable.items() if key in known}
+        draft.extra = {
+            key: value for key, value in storable.items() if key not in known and key not in STAMPED
+        }
         return draft
 
     def change(self, name: str, original: Any, stored: Any, rule: Rule) -> None:
-        """Record that a given value is stored otherwise, without any words of the conversation.
+        """Record that a given value is stored otherwise; it is told where it is lost otherwise.
 
         Raises:
             Unacceptable: That is forbidden.
@@ -220,7 +229,8 @@ class _Draft(Draft):
         name = re.split(r"[.\[]", name, maxsplit=1)[0]
         if self.strict and original is not None:
             raise Unacceptable(f"{name} would be changed (rule {rule.value})")
-        self.changes.append(Change(name, _redact(original), _redact(stored), rule.value))
+        told = _redact(original) if rule in WHOLE else original
+        self.changes.append(Change(name, told, _redact(stored), rule.value))
 
     def default(self, name: str, stored: str) -> str:
         """Record a default for a field that must have a value and has none."""
@@ -244,6 +254,19 @@ class _Draft(Draft):
         if value is not None:
             self.change("id", value, None, Rule.IDENTIFIER)
         return None
+
+    def language(self, default: Language, said: str) -> str:
+        """Return the text search configuration of what was said."""
+        value = self.raw.get("language")
+        assumed = default if isinstance(default, str) else default(said)
+        if value is None:
+            return assumed
+        name = value.strip().lower() if isinstance(value, str) else ""
+        code = re.split("[-_]", name)[0]
+        stored = name if name in CONFIGURATIONS else LANGUAGES.get(code, assumed)
+        if stored != value:
+            self.change("language", value, stored, Rule.LANGUAGE)
+        return stored
 
     def words(self, name: str) -> str:
         """Return a text, empty where there is none.

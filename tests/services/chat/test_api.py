@@ -187,7 +187,6 @@ def test_a_page_out_of_range_is_the_nearest(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda api: api.conversations(page="two"),
         lambda api: api.conversations(limit=2.5),
         lambda api: api.search(),
         lambda api: api.search(" "),
@@ -225,6 +224,35 @@ def test_an_unknown_conversation_is_not_found(api: ChatApi, name: str) -> None:
 def test_a_conversation_is_found_by_its_source_too(api: ChatApi) -> None:
     """Identifiers of the old system are kept as ``source_id``."""
     assert api.conversation("claude:c-2") == api.conversation(str(conversation_key(2)))
+
+
+def test_the_raw_id_of_the_old_system_names_a_conversation(api: ChatApi) -> None:
+    """Its clients have kept links; on the route of the export, too."""
+    assert api.conversation("c-2") == api.conversation(str(conversation_key(2)))
+    assert api.export("c-2") == api.export(str(conversation_key(2)))
+
+
+def test_a_hit_names_the_conversation_that_can_be_opened(api: ChatApi) -> None:
+    """By the id that stands first in it."""
+    _, body = api.rag_query({"query": "price", "search_type": "keyword"})
+
+    for hit in body.model_dump()["results"]:
+        assert hit["id"] == hit["metadata"]["id"]
+        assert api.conversation(hit["id"])[0] == 200
+
+
+@pytest.mark.parametrize("page", ["abc", "", "two", "-3", 0, None])
+def test_what_is_no_page_is_the_first(api: ChatApi, page: Any) -> None:
+    """As in the old archive, where links had all kinds of it."""
+    assert api.conversations(page=page) == api.conversations(page=1)
+
+
+def test_null_is_the_default(api: ChatApi) -> None:
+    """Clients send the fields that they have not filled in."""
+    given = {"query": "price", "n_results": None, "search_type": None}
+
+    assert api.rag_query(given) == api.rag_query({"query": "price"})
+    assert api.rag_query(given)[0] == 200
 
 
 def test_turns_are_counted_per_role(api: ChatApi) -> None:

@@ -85,7 +85,27 @@ def test_a_dry_run_says_so_and_leaves_nothing(pgcorpus: Command, tmp_path: Path)
     real = pgcorpus("import", "chat", "a.json", "--json")
 
     assert "dry run: nothing was written" in dry.stderr
-    assert json.loads(dry.stdout) == json.loads(real.stdout)
+    told = json.loads(dry.stdout)
+    assert told.pop("changes") == []
+    assert told == json.loads(real.stdout)
+
+
+def test_the_rows_of_the_table_sum_to_all(pgcorpus: Command, tmp_path: Path) -> None:
+    """A file that broke off counts with what went in before, and is told as an error, too."""
+    whole, broken = list(exports.openwebui(2)), list(exports.claude(3))
+    (tmp_path / "a.json").write_text(json.dumps(whole))
+    (tmp_path / "b.json").write_text(json.dumps(broken)[:-20])
+
+    done = pgcorpus("import", "chat", "a.json", "b.json")
+
+    assert done.returncode == 1
+    added = {
+        cells[1].strip(): int(cells[2])
+        for line in done.stdout.splitlines()
+        if len(cells := line.split("│")) > 3
+    }
+    assert added == {"a.json": 2, "b.json": 2, "all": 4}
+    assert "b.json: the file ends at byte" in done.stderr
 
 
 @pytest.mark.parametrize(

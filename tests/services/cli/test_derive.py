@@ -106,7 +106,7 @@ def test_the_order_of_the_corpora_is_that_of_the_help(tickets: CorpusServices) -
         *("tickets", "knowledge", "documentation", "chat", "memory", "retry")
     ]
     assert names(export.make_app((tickets, *SERVICES.values()))) == [
-        *("tickets", "documentation", "chat")
+        *("tickets", "documentation", "chat", "memory")
     ]
 
 
@@ -114,7 +114,7 @@ def test_what_a_corpus_has_not_has_no_command(tickets: CorpusServices) -> None:
     """Neither an importer, nor an exporter, nor a way to try again."""
     bare = CorpusServices(corpus=tickets.corpus)
 
-    assert names(export.make_app([KNOWLEDGE_SERVICES, MEMORY_SERVICES, bare])) == []
+    assert names(export.make_app([KNOWLEDGE_SERVICES, bare])) == []
     assert names(imports.make_app([MEMORY_SERVICES, bare])) == ["memory"]
 
 
@@ -148,7 +148,7 @@ def test_the_report_names_its_corpus(tickets: CorpusServices) -> None:
     done = run(imports.make_app([tickets]), "tickets", "a.json")
 
     assert done.exit_code == 1
-    assert "and 1 more: pgcorpus import rejects --corpus tickets" in done.stderr
+    assert "and 1 more; see: pgcorpus import rejects --corpus tickets" in done.stderr
 
 
 def test_retry_takes_what_any_corpus_takes_and_refuses_what_the_asked_one_does_not(

@@ -190,6 +190,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "import rejects": (),
         "export chat": (conversation,),
         "export documentation": (str(folder / "documentation.db"), "--replace"),
+        "export memory": (str(folder / "memory"), *OF_USER, "--replace"),
         "chat list": (),
         "chat show": (conversation,),
         "chat stats": (),

@@ -59,7 +59,7 @@ def test_import_tells_scripts_what_became_of_every_chunk(pgcorpus: Command) -> N
     report, again = json.loads(first.stdout), json.loads(second.stdout)
     assert (first.returncode, second.returncode) == (0, 0)
     assert report.keys() == {
-        "files", "added", "updated", "unchanged", "rejected", "transformed", "rejects",
+        "files", "added", "updated", "unchanged", "rejected", "transformed", "rejects", "skipped",
     }  # fmt: skip
     assert len(report["files"]) == 11
     assert report["added"] + report["unchanged"] == 28
@@ -72,8 +72,47 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(pgcorpus: Command) -> Non
     history = pgcorpus("import", "history", "--json")
     real = pgcorpus("import", "knowledge", str(samples.folder("knowledge")), "--json")
 
+    after = pgcorpus("import", "history", "--json", "--limit", "1000")
+
     assert json.loads(history.stdout) == []
-    assert json.loads(dry.stdout) == json.loads(real.stdout)
+    told = json.loads(dry.stdout)
+    changes = told.pop("changes")
+    assert told == json.loads(real.stdout)
+    written = list(reversed(json.loads(after.stdout)))
+    assert changes
+    assert changes == [{name: each[name] for name in changes[0]} for each in written]
+
+
+def test_a_dry_run_points_to_no_list_that_was_not_written(
+    pgcorpus: Command, tmp_path: Path
+) -> None:
+    """It shows the changes itself, and where there are too many of something, its JSON has all."""
+    bad = [{"chunk_id": f"c{n}", "content": ""} for n in range(60)]
+    good = [{"chunk_id": f"g{n}", "content": "A text of some words."} for n in range(20)]
+    (tmp_path / "a.json").write_text(json.dumps(bad + good))
+
+    dry = pgcorpus("import", "knowledge", "a.json", "--dry-run")
+    real = pgcorpus("import", "knowledge", "a.json")
+
+    assert "Values that would be changed" in dry.stdout
+    assert "character_count" in dry.stdout
+    assert "and 10 more; see: --json" in dry.stderr
+    assert "more changes; see: --json" in dry.stderr
+    assert "pgcorpus import rejects" not in dry.stderr
+    assert "Values that would be changed" not in real.stdout
+    assert "and 10 more; see: pgcorpus import rejects --corpus knowledge" in real.stderr
+
+
+def test_names_of_fields_are_whole_at_80_columns(pgcorpus: Command, tmp_path: Path) -> None:
+    """Two that begin alike can be told apart."""
+    chunk = {"chunk_id": "a", "content": "A text.", "metadata": {"preserves_complete_concept": "y"}}
+    (tmp_path / "a.json").write_text(json.dumps([chunk]))
+
+    dry = pgcorpus("import", "knowledge", "a.json", "--dry-run", COLUMNS="80")
+
+    cells = [line.split("│")[2].strip() for line in dry.stdout.splitlines() if "│" in line]
+    assert "metadata.preserves_complete_concept" in "".join(cells)
+    assert "…" not in "".join(cells)
 
 
 def test_rejects_are_listed_kept_and_tried_again(pgcorpus: Command, tmp_path: Path) -> None:
@@ -193,7 +232,8 @@ def test_validate_passes_on_the_samples_and_fails_on_a_loss(
     report = json.loads(whole.stdout)
     assert (whole.returncode, report["passed"]) == (0, True)
     assert all(
-        check.keys() == {"name", "passed", "expected", "found"} for check in report["checks"]
+        check.keys() == {"name", "passed", "expected", "found", "where"}
+        for check in report["checks"]
     )
     failed = [c["name"] for c in json.loads(lacking.stdout)["checks"] if not c["passed"]]
     assert (lacking.returncode, failed[0]) == (1, "chunk_count")

@@ -140,7 +140,7 @@ def test_a_person_reads_tables_and_sentences(memory: Command) -> None:
     assert "linked to mem_" in again.stderr
     assert "(similarity 1.000)" in again.stderr
     assert "notes #0" in found.stdout
-    assert "How we deploy (native, 1 messages)" in listed.stdout
+    assert "How we deploy (native, 1 message)" in listed.stdout
     assert f"user: {SAID}" in shown.stdout
     assert touched.returncode == 1
 

@@ -48,7 +48,9 @@ def test_the_samples_go_in_and_are_told_to_people(pgcorpus: Command, tenant: str
     assert done.returncode == 0
     for shown in ("nodes.json", "episodes.json", "Nodes by source", "anthropic", "noise"):
         assert shown in done.stdout
-    assert "the field 'mood' is not stored; 1 records have it" in read_stderr(done)
+    assert "the field 'mood' has no column and is kept in extra; 1 record has it" in read_stderr(
+        done
+    )
     assert "14 records in" in read_stderr(done)
     rules = {(each["field"], each["rule"]) for each in json.loads(history.stdout)}
     assert {("technical_depth", "range"), ("conversation_mode", "choice")} <= rules

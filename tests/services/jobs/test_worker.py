@@ -589,6 +589,35 @@ def test_a_payload_that_names_no_passage_fails_alone(database: Database) -> None
     assert report.counts == {"completed": 1, "failed": 2}
 
 
+def read_spread(database: Database, model: str) -> float | None:
+    """Return the spread of a model's cosines, if it is known."""
+    with database.unit_of_work() as work:
+        return work.models.get_model(model).cosine_spread
+
+
+def test_the_spread_of_vectors_that_a_worker_makes_is_measured(database: Database) -> None:
+    """As that of vectors from an embed or an import."""
+    fill(database, *(f"message {n} of {n % 7}" for n in range(64)))
+
+    Worker(database, [EmbedHandler(database, CHAT, embedder=HashingEmbedder())]).run(once=True)
+
+    assert (read_spread(database, "hashing") or 0) > 0
+
+
+def test_maintenance_measures_what_others_stored(database: Database) -> None:
+    """A service that may not write to the registry, or one text at a time; any model."""
+    with database.unit_of_work() as work:
+        factories.bind(work.session)
+        ids = [each.id for each in factories.FrameworkDocumentFactory.create_batch(64)]
+        vectors = np.random.default_rng(1).normal(size=(64, 1536))
+        work.embeddings.store(KNOWLEDGE, "text-embedding-3-small", ids, vectors)
+        work.commit()
+
+    Worker(database, [MaintenanceHandler(database)], concurrency=1).run(once=True)
+
+    assert read_spread(database, "text-embedding-3-small") == pytest.approx(1536**-0.5, rel=0.1)
+
+
 def test_embedding_by_hand_settles_the_jobs(database: Database) -> None:
     """But not where another model than the corpus's is filled."""
     fill(database, "one", "two")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sqlalchemy import text
 
 from pgcorpus.db import models
 from pgcorpus.db.engine import Database
-from pgcorpus.services.importers.report import ImportReport, OnConflict
+from pgcorpus.services.importers.report import Changed, ImportReport, OnConflict
 from pgcorpus.services.knowledge.importer import BATCH, KnowledgeImporter
 from tests.command import PGCORPUS
 from tests.pooler import variables_of
@@ -157,6 +158,7 @@ def test_the_report_has_its_fixed_shape(database: Database, write: Write) -> Non
         "rejects": [
             {"file": str(file), "locator": "$[2]", "reason": "content is missing or blank"}
         ],
+        "skipped": [],
     }
 
 
@@ -213,10 +215,74 @@ def test_an_edited_chunk_of_the_same_file_is_updated(database: Database, write: 
     told = KnowledgeImporter(database).history(item="a", rule="replaced")
     assert {(each.field, json.dumps(each.original), json.dumps(each.stored)) for each in told} == {
         ("title", '"Title of a"', '"New"'),
-        ("concepts", '["price"]', '["cost"]'),
+        ("key_concepts", '["price"]', '["cost"]'),
         ("start_line", "1", "null"),
         ("end_line", "2", "null"),
     }
+
+
+@pytest.mark.parametrize("rule", ["replaced", "duplicate", "kept"])
+def test_the_history_names_fields_as_the_file_does(
+    database: Database, write: Write, rule: str
+) -> None:
+    """Under whatever name and in whatever place: that is where somebody looks for them."""
+
+    def old(text: str, **more: Any) -> dict[str, Any]:
+        fields = chunk("a", text) | {"text": text, "tags": ["x"]} | more
+        metadata = {name: fields.pop(name) for name in ("key_concepts", "chunk_type")}
+        metadata |= {"char_count": fields.pop("character_count"), "author": more.get("by", "A")}
+        return {name: fields[name] for name in fields if name not in {"content", "by"}} | {
+            "metadata": metadata
+        }
+
+    other = "Another text." if rule == "kept" else "The text."
+    changed = old(other, key_concepts=["cost"], chunk_type="atomic_framework", tags=["y"], by="B")
+    second = "a.json" if rule == "replaced" else "b.json"
+    KnowledgeImporter(database).run([write("a.json", old("The text."))])
+
+    report = KnowledgeImporter(database, on_conflict="keep").run([write(second, changed)])
+
+    assert report.total("transformed") == 1
+    told = {each.field for each in KnowledgeImporter(database).history(rule=rule)}
+    texts = {"text", "metadata.char_count"} if rule == "kept" else set()
+    assert told == texts | {
+        "metadata.key_concepts", "metadata.chunk_type", "tags", "metadata.author",
+    }  # fmt: skip
+
+
+def test_a_dry_run_tells_every_change_that_it_would_make(database: Database, write: Write) -> None:
+    """Field by field, as the history of the real run has it; nothing of it can be read later."""
+    KnowledgeImporter(database).run([write("a.json", chunk("b", title="Old"))])
+    file = write("a.json", chunk("a", word_count=9, key_concepts=["price!"]), chunk("b"))
+
+    dry = KnowledgeImporter(database, dry_run=True).run([file])
+    real = KnowledgeImporter(database).run([file])
+
+    history = reversed(KnowledgeImporter(database).history())
+    assert [(each.locator, each.item, each.field, each.original) for each in dry.changes] == [
+        ("$[0]", "a", "word_count", 9),
+        ("$[0]", "a", "key_concepts[0]", "price!"),
+        ("$[1]", "b", "title", "Old"),
+    ]
+    shown = [field.name for field in fields(Changed)]
+    assert [asdict(each) for each in dry.changes] == [
+        {name: getattr(each, name) for name in shown} for each in history
+    ]
+    assert real.changes == []
+
+
+@pytest.mark.parametrize("content", ["[]", '{"chunks": []}', '{"frameworks": {}}'])
+def test_an_empty_list_is_told(database: Database, tmp_path: Path, content: str) -> None:
+    """It is no error, but a person who exported something wants to know."""
+    file = tmp_path / "a.json"
+    file.write_text(content)
+
+    report = KnowledgeImporter(database).run([file])
+
+    assert not report.failed
+    assert report.as_json()["skipped"] == [
+        {"file": str(file), "reason": "its list of chunks is empty", "locator": None}
+    ]
 
 
 def test_a_chunk_made_by_code_is_updated(database: Database, write: Write) -> None:
@@ -471,6 +537,30 @@ def test_a_retry_under_another_option_settles_conflicts(database: Database, writ
     assert counts(report) == (0, 1, 0, 0)
     assert get_stored(database, "a").content == "Another text."
     assert rows(database, "import_rejects") == {"import_rejects": []}
+
+
+@pytest.mark.parametrize("by_retry", [True, False])
+def test_a_decision_to_keep_a_text_is_remembered(
+    database: Database, write: Write, by_retry: bool
+) -> None:
+    """A plain import of the same file does not ask again; another text is another question."""
+    files = [
+        write("a.json", chunk("a"), chunk("b")),
+        write("b.json", chunk("a", "Another text."), chunk("b", "One more text.", title="Other")),
+    ]
+    plain, keeping = KnowledgeImporter(database), KnowledgeImporter(database, on_conflict="keep")
+    assert counts(plain.run(files)) == (2, 0, 0, 2)
+    assert counts(keeping.retry() if by_retry else keeping.run(files[1:])) == (0, 0, 2, 0)
+    before = rows(database, "framework_documents", "import_transformations")
+
+    again = plain.run(files)
+
+    assert (counts(again), again.total("transformed")) == ((0, 0, 4, 0), 0)
+    assert rows(database, "framework_documents", "import_transformations") == before
+    write("b.json", chunk("a", "A third text."), chunk("b", "One more text.", title="Other"))
+    assert counts(plain.run(files)) == (0, 0, 3, 1)
+    KnowledgeImporter(database, on_conflict="update").run([write("c.json", chunk("b", "New."))])
+    assert counts(plain.run(files[1:])) == (0, 0, 0, 2)
 
 
 def test_the_command_that_retries_takes_the_options(

@@ -361,7 +361,7 @@ def test_counts_that_were_declared_wrongly_are_told(work: UnitOfWork) -> None:
     answer = check(work, "declared_counts")
 
     assert (answer.passed, answer.expected, answer.found) == (True, 1, 1)
-    assert answer.detail == "1 chunks were declared wrongly and recounted on import"
+    assert answer.detail == "1 chunk was declared wrongly and recounted on import"
 
 
 def test_an_overlap_is_found_in_the_chunk_before_whatever_its_whitespace(work: UnitOfWork) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -105,6 +106,47 @@ def test_vectors_of_stored_chunks_need_no_chunks(
     assert list_stored(short) == {"b": [1, 0, 0, 0]}
 
 
+@pytest.mark.parametrize("vector", [[1, 0, 0, 0.5], "[1,0,0,0.5]"])
+def test_vectors_of_the_old_backup_come_along(
+    short: Database, tmp_path: Path, vector: list[float] | str
+) -> None:
+    """Their document_id is the old key of a chunk, which only the other table of the backup has."""
+    old = {key: str(uuid4()) for key in "ab"}
+    backup = tmp_path / "vectors"
+    backup.mkdir()
+    documents = backup / "framework_documents.json"
+    documents.write_text(
+        json.dumps([{"id": old[key], "chunk_id": key, "content": CONTENTS[key]} for key in "ab"])
+    )
+    vectors = as_json(
+        tmp_path,
+        {"id": str(uuid4()), "document_id": old["a"], "embedding_data": vector}
+        | {"model_name": "short", "created_at": "2024-01-01T00:00:00"},
+        {"document_id": old["b"], "embedding_data": [0, 1, 0, 0], "model_name": "short"},
+    )
+
+    report = KnowledgeImporter(short, embeddings=vectors).run([documents])
+
+    assert (report.embedded, report.left_out) == (2, {})
+    assert list_stored(short) == {"a": [1, 0, 0, 0.5], "b": [0, 1, 0, 0]}
+
+
+def test_vectors_of_a_backup_need_its_chunks_beside_them(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """Without them nothing says which chunk a vector is of; a broken file says nothing, either."""
+    vectors = as_json(
+        tmp_path,
+        {"document_id": str(uuid4()), "embedding_data": [0, 1, 0, 0], "model_name": "short"},
+    )
+    with pytest.raises(ImportFailed, match=r"framework_documents\.json, which must lie beside"):
+        KnowledgeImporter(short, embeddings=vectors).run([chunks])
+
+    vectors.with_name("framework_documents.json").write_text("[{")
+    with pytest.raises(ImportFailed, match=r"framework_documents\.json.* not JSON"):
+        KnowledgeImporter(short, embeddings=vectors).run([chunks])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vectors_come_along_in_the_order_of_the_chunks(
     short: Database, tmp_path: Path, chunks: Path, dtype: type
@@ -173,7 +215,7 @@ def test_the_command_says_which_vectors_were_left_out(
     )
 
     assert "left_out" not in json.loads(done.stdout)
-    assert f"1 vectors were not stored: {OTHER_TEXT}" in " ".join(done.stderr.split())
+    assert f"1 vector was not stored: {OTHER_TEXT}" in " ".join(done.stderr.split())
 
 
 def test_a_keyed_vector_of_two_texts_is_not_stored(short: Database, tmp_path: Path) -> None:
@@ -207,6 +249,32 @@ def test_an_identifier_in_metadata_is_found(short: Database, tmp_path: Path) -> 
     assert report.embedded == 2
 
 
+def test_the_spread_of_imported_vectors_is_measured(
+    short: Database, tmp_path: Path, chunks: Path
+) -> None:
+    """With the 64th, whoever brought them: else ranking would depend on who ran embed."""
+    found = json.loads(chunks.read_text())
+    few = len(found)
+    found += [{"chunk_id": f"c{n}", "content": f"The text number {n}."} for n in range(64)]
+    rows = np.random.default_rng(1).normal(size=(len(found), 4)).astype(np.float32)
+
+    def spread() -> float | None:
+        with short.unit_of_work() as work:
+            return work.models.get_model("short").cosine_spread
+
+    for count, dry_run in ((few, False), (len(found), True)):
+        chunks.write_text(json.dumps(found[:count]))
+        vectors = as_npy(tmp_path, rows[:count])
+        KnowledgeImporter(short, embeddings=vectors, embeddings_model="short", dry_run=dry_run).run(
+            [chunks]
+        )
+        assert spread() is None
+
+    KnowledgeImporter(short, embeddings=vectors, embeddings_model="short").run([chunks])
+
+    assert spread() == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Path) -> None:
     """It only counts them."""
     vectors = as_json(tmp_path, entry("a"))
@@ -220,11 +288,14 @@ def test_a_dry_run_stores_no_vectors(short: Database, tmp_path: Path, chunks: Pa
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
+        ([], "the list of vectors is empty"),
         ([5], "vector 0: it is not an object"),
         ([entry("a"), {"chunk_id": "b"}], "vector 1: it needs"),
         ([entry("a", None)], "no 'embedding'"),
         ([entry("a", ["1", "2", "3", "4"])], "not a list of numbers"),
         ([entry("a", [[1], [2, 3]])], "not a list of numbers"),
+        ([entry("a", "[1, 2")], "its 'embedding' is not JSON"),
+        ([entry("a", "0.5")], "no 'embedding'"),
         ([entry("a", [1, 2])], "4 dimensions"),
         ([entry("a"), entry("b", [1])], "different lengths"),
         ([entry("a", [0, 0, 0, 0])], "all zeros"),

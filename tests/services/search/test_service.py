@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import delete, select, text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
@@ -23,6 +23,8 @@ from pgcorpus.db.errors import (
     UnknownFilter,
     WrongDimensions,
 )
+from pgcorpus.db.models import ChunkEmbedding, FrameworkDocument
+from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.page import Leg, SearchPage
 from pgcorpus.db.search.prelude import compile_prelude
 from pgcorpus.db.search.ranking import compile_search
@@ -263,6 +265,25 @@ def test_without_a_key_the_offline_model_stands_in_and_says_so(filled: Database)
     assert leg(page, "vector").status == "ok"
     assert "OPENAI_API_KEY is not set" in (page.note or "")
     assert "'hashing'" in (page.note or "")
+
+
+def test_without_a_key_nobody_is_sent_to_embed_beside_real_vectors(filled: Database) -> None:
+    """Of another model they would be of no use, and would cost the hours that the real ones did."""
+    with filled.unit_of_work() as work:
+        ids = list(work.session.scalars(select(FrameworkDocument.id)))
+        vectors = np.random.default_rng(1).normal(size=(len(ids), 3072))
+        work.embeddings.store(KNOWLEDGE, "text-embedding-3-large", ids, vectors)
+        work.session.execute(delete(ChunkEmbedding).where(ChunkEmbedding.model_name == "hashing"))
+        work.commit()
+
+    page = SearchService(filled).search("refund", corpus="knowledge")
+
+    reason = leg(page, "vector").reason or ""
+    assert reason == (
+        "there are no vectors of the model 'hashing'; there are of 'text-embedding-3-large'"
+    )
+    assert "OPENAI_API_KEY is not set" in (page.note or "")
+    assert page.hits
 
 
 def test_in_production_nothing_stands_in(filled: Database) -> None:

@@ -79,9 +79,21 @@ def test_a_person_names_a_conversation_by_key_or_source(work: UnitOfWork) -> Non
 
     assert work.chat.get_by_reference(str(made.id)) is made
     assert work.chat.get_by_reference("chatgpt:a:b") is made
+    assert work.chat.get_by_reference("a:b") is made
     for unknown in (str(uuid4()), "chatgpt:c"):
         with pytest.raises(NotFound, match="there is no conversation"):
             work.chat.get_by_reference(unknown)
+
+
+def test_the_id_of_a_source_alone_names_a_conversation(work: UnitOfWork) -> None:
+    """Also where it looks like a key of ours; of two sources that have it one must be named."""
+    raw = str(uuid4())
+    made = work.chat.create(source_type="chatgpt", source_id=raw)
+    assert work.chat.get_by_reference(raw) is made
+    work.chat.create(source_type="claude", source_id=raw)
+
+    with pytest.raises(InvalidReference, match=f"chatgpt:{raw} or claude:{raw}"):
+        work.chat.get_by_reference(raw)
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,13 @@ def test_what_differs_is_removed_changed_and_added(session: Session, work: UnitO
     assert [row.version for row in messages(session, key)] == [2, 1, 1]
     assert result.messages == 3
     assert result.former == [
-        Former(key, "c", "user", "c three", "c 3"),
-        Former(key, "b", "user", "b two", None),
+        Former(key, "c", {"content": "c three"}, {"content": "c 3"}),
+        Former(
+            key,
+            "b",
+            {"role": "user", "content": "b two", "created_at": BEGAN, "metadata": {}},
+            None,
+        ),
     ]
 
 

@@ -418,10 +418,11 @@ def test_coverage_is_told_of_the_model_that_is_used(archive: Database, tmp_path:
     assert after["coverage"]["model_name"] == "text-embedding-3-small"
     assert after["coverage_in_use"]["model_name"] == "hashing"
     assert after["coverage_in_use"]["percent"] == 100
-    assert "OPENAI_API_KEY" in after["coverage_in_use"]["reason"]
+    assert before["coverage_in_use"]["model_name"] == "text-embedding-3-small"
+    assert "'text-embedding-3-small' has no vectors" in after["coverage_in_use"]["reason"]
     assert "pgcorpus embed" in missing
     assert "pgcorpus embed" not in whole
-    assert "stands in for" in whole
+    assert "of the offline model 'hashing' are counted" in whole
 
 
 @given(places=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30, unique=True))

@@ -106,11 +106,11 @@ def test_chunks_of_a_conversation_are_put_together(database: Database, store: Ma
 
 
 def test_a_text_without_turns_is_one_message(database: Database, store: Make) -> None:
-    """The user's; that nobody said so is in the history."""
+    """The user's; that nobody said so, nor when, is in the history."""
     ChatImporter(database).run([store(record("a", "just a note", source=""))])
 
     assert messages(database) == [("user", "just a note")]
-    assert [each.rule for each in ChatImporter(database).history()] == ["role"]
+    assert [each.rule for each in ChatImporter(database).history()] == ["default", "role"]
 
 
 def test_a_vector_is_kept_where_its_text_is_a_message(database: Database, store: Make) -> None:
@@ -178,7 +178,7 @@ def test_the_store_takes_nothing_from_an_export(
 
     assert counts(report) == (0, 0, 1, 0)
     assert messages(database) == [("user", "whole")]
-    assert [each.rule for each in ChatImporter(database).history()] == ["kept"]
+    assert [each.rule for each in ChatImporter(database).history()] == ["kept", "default"]
 
 
 @pytest.mark.parametrize("index", ["first", "", "9" * 5000, 1.5])

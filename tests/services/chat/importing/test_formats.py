@@ -142,7 +142,8 @@ def test_a_sound_export_is_read_without_a_change(name: str, branches: int) -> No
         parsed = FORMATS[name].read(raw, strict=True)
 
         record = parsed.record
-        assert parsed.changes == []
+        # Conversations of ChatGPT begin with a message that says nothing.
+        assert [each.rule for each in parsed.changes] == ["empty"] * (name == "chatgpt")
         assert record.source_type == name
         assert record.source_id == raw["uuid" if name == "claude" else "id"]
         assert record.title == raw.get("title", raw.get("name"))
@@ -299,15 +300,6 @@ def test_what_is_starred_or_pinned_is_saved_and_what_is_archived_is_not(
             {"content_type": "reasoning_recap"},
         ),
         (
-            {
-                "content_type": "user_editable_context",
-                "user_profile": "I sell boats.",
-                "user_instructions": "Be brief.",
-            },
-            "[context]\nI sell boats.\n\nBe brief.",
-            {"content_type": "user_editable_context"},
-        ),
-        (
             {"content_type": "system_error", "name": "Timeout", "text": "too slow"},
             "[error: Timeout]\ntoo slow",
             {"content_type": "system_error", "name": "Timeout"},
@@ -374,7 +366,7 @@ def test_details_say_what_is_not_usual() -> None:
         "author": {"role": "tool", "name": "python"},
         "status": "in_progress",
         "recipient": "assistant",
-        "metadata": {"model_slug": "gpt-4o", "is_visually_hidden_from_conversation": True},
+        "metadata": {"model_slug": "gpt-4o"},
     }
 
     one, two = chatgpt.read(raw, strict=True).record.messages
@@ -386,13 +378,65 @@ def test_details_say_what_is_not_usual() -> None:
         "name": "python",
         "status": "in_progress",
         "recipient": "assistant",
-        "hidden": True,
         "parent_id": "m0",
     }
 
 
-def test_chatgpts_own_empty_message_is_left_out_without_a_word() -> None:
-    """Every conversation begins with one; any other message without content is recorded whole."""
+CONTEXT: dict[str, Any] = {
+    "content": {
+        "content_type": "user_editable_context",
+        "user_profile": "I sell boats.",
+        "user_instructions": "Be brief.",
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [
+        (CONTEXT, "[context]\nI sell boats.\n\nBe brief."),
+        ({"metadata": {"is_visually_hidden_from_conversation": True}}, "two"),
+        ({"weight": 0.0}, "two"),
+        ({"weight": 0}, "two"),
+    ],
+)
+def test_what_chatgpt_hides_is_kept_and_has_no_place(hidden: dict[str, Any], said: str) -> None:
+    """Beside the turn that follows it, which answers the turn before; nothing is left out."""
+    raw = of_chatgpt("one", "two", "three")
+    raw["mapping"]["m1"]["message"] |= hidden
+
+    parsed = chatgpt.read(raw, strict=True)
+
+    one, three = parsed.record.messages
+    assert [(each.source_id, each.position) for each in (one, three)] == [("m0", 0), ("m2", 1)]
+    (kept,) = three.details["context"]
+    assert (kept["id"], kept["content"]) == ("m1", said)
+    assert kept["role"] == raw["mapping"]["m1"]["message"]["author"]["role"]
+    assert "context" not in one.details
+    assert list_changes(parsed) == []
+
+
+def test_what_is_hidden_at_the_end_is_kept_beside_the_last_turn() -> None:
+    """In its order; and once, though two branches follow it."""
+    raw = of_chatgpt("zero", "one", "two", "three")
+    for name in ("m0", "m3", "m2"):
+        raw["mapping"][name]["message"]["weight"] = 0
+    raw["mapping"]["m4"] = {"id": "m4", "parent": "m0", "children": []} | {
+        "message": raw["mapping"]["m1"]["message"] | {"id": "m4"}
+    }
+    raw["mapping"]["m0"]["children"].append("m4")
+
+    parsed = chatgpt.read(raw)
+
+    found = {each.source_id: each.details.get("context", []) for each in parsed.record.messages}
+    assert {name: [each["id"] for each in hidden] for name, hidden in found.items()} == {
+        "m1": ["m0", "m2", "m3"],
+        "m4": [],
+    }
+
+
+def test_every_message_that_is_left_out_as_empty_is_recorded() -> None:
+    """Whole, also that with which every conversation of ChatGPT begins."""
     raw = of_chatgpt("", "", "three")
     raw["mapping"]["m0"]["message"] |= {"weight": 0.0, "author": {"role": "system"}}
 
@@ -400,8 +444,10 @@ def test_chatgpts_own_empty_message_is_left_out_without_a_word() -> None:
 
     assert only(parsed).source_id == "m2"
     assert only(parsed).position == 0
-    empty = raw["mapping"]["m1"]["message"]
-    assert list_changes(parsed) == [("mapping.m1.message", empty, None, "empty")]
+    assert list_changes(parsed) == [
+        (f"mapping.{name}.message", raw["mapping"][name]["message"], None, "empty")
+        for name in ("m0", "m1")
+    ]
 
 
 def test_a_node_without_a_message_is_spliced_out() -> None:
@@ -485,7 +531,8 @@ def test_the_text_of_an_attachment_is_the_messages() -> None:
                 "text": "",
                 "content": [],
                 "attachments": [
-                    {"file_name": "paste.txt", "file_type": "txt", "extracted_content": "A tale."}
+                    {"file_name": "paste.txt", "file_type": "txt", "file_size": 7}
+                    | {"id": "a1", "extracted_content": "A tale."}
                 ],
                 "files": [{"file_name": "cat.png", "file_kind": "image"}, {"file_name": ""}],
             }
@@ -496,6 +543,9 @@ def test_the_text_of_an_attachment_is_the_messages() -> None:
     message = only(parsed)
     assert message.content == "[file: paste.txt]\nA tale.\n\n[image: cat.png]\n\n[file]"
     assert message.details["files"] == ["paste.txt", "cat.png"]
+    assert message.details["attachments"] == [
+        {"file_name": "paste.txt", "file_size": 7, "file_type": "txt"}
+    ]
 
 
 def test_messages_of_claude_without_parents_follow_one_another() -> None:
@@ -949,7 +999,8 @@ def test_a_chain_of_20_000_turns_is_read(name: str) -> None:
 
     parsed = FORMATS[name].read(raw)
 
-    assert parsed.changes == []
+    # Conversations of ChatGPT begin with a message that says nothing.
+    assert [each.rule for each in parsed.changes] == ["empty"] * (name == "chatgpt")
     assert parsed.record.messages[-1].position == 19_999
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,63 @@ def test_a_changed_conversation_is_changed_where_it_differs(
     assert rows(database, MESSAGES) == [("one", 0, 0, 1), ("TWO", 0, 1, 2), ("three", 0, 2, 1)]
     after = dict(rows(database, "SELECT content, xmin::text FROM messages"))
     assert (after["one"], after["three"]) == (before["one"], before["three"])
+    gone = {
+        "role": "assistant", "content": "four", "created_at": "2024-05-01T10:03:00+00:00",
+        "metadata": {"parent_id": "m2"},
+    }  # fmt: skip
     assert [(each.field, each.original, each.stored, each.rule) for each in changes(database)] == [
+        ("source_updated_at", "2024-05-02T10:00:00+00:00", "2024-06-01T00:00:00+00:00", "replaced"),
         ("messages.m1.content", "two", "TWO", "replaced"),
-        ("messages.m3", {"role": "assistant", "content": "four"}, None, "replaced"),
+        ("messages.m3", gone, None, "replaced"),
     ]
+
+
+def test_a_newer_export_records_every_value_that_it_changes(
+    database: Database, write: Write
+) -> None:
+    """Times, roles and details as well as titles and texts; what it does not say stays."""
+    older = conversation("c1", "one", "two")
+    newer = conversation("c1", "one", "two", updated_at="2024-06-01T00:00:00Z")
+    newer["created_at"] = "2023-01-01T00:00:00Z"
+    newer["chat_messages"][0] |= {"sender": "assistant", "created_at": "2023-01-02T00:00:00Z"}
+    newer["chat_messages"][1]["model"] = "newer"
+    del newer["chat_messages"][1]["created_at"]
+    ChatImporter(database).run([write(older)])
+    times = [older["created_at"], older["updated_at"], older["chat_messages"][0]["created_at"]]
+    began, updated, said = (datetime.fromisoformat(each).isoformat() for each in times)
+
+    ChatImporter(database).run([write(newer)])
+
+    assert {each.field: (each.original, each.stored) for each in changes(database)} == {
+        "created_at": (began, "2023-01-01T00:00:00+00:00"),
+        "source_updated_at": (updated, "2024-06-01T00:00:00+00:00"),
+        "messages.m0.role": ("user", "assistant"),
+        "messages.m0.created_at": (said, "2023-01-02T00:00:00+00:00"),
+        "messages.m1.metadata": ({"parent_id": "m0"}, {"model": "newer", "parent_id": "m0"}),
+    }
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_message_without_a_time_is_recorded_with_what_it_got(
+    database: Database, write: Write, begins: bool
+) -> None:
+    """The beginning of its conversation, or the time of the import; once."""
+    given = conversation("c1", "one", "two")
+    for each in (*given["chat_messages"], *(() if begins else (given,))):
+        for name in ("created_at", "updated_at"):
+            each.pop(name, None)
+
+    report = ChatImporter(database).run([write(given)])
+    ChatImporter(database).run([write(given | {"name": "Renamed"})])
+
+    stored = dict(rows(database, "SELECT metadata ->> 'source_id', created_at FROM messages"))
+    told = [each for each in changes(database) if each.rule == "default"]
+    assert report.total("transformed") == 1
+    assert {each.field: each.stored for each in told} == {
+        f"messages.{key}.created_at": moment.astimezone(UTC).isoformat()
+        for key, moment in stored.items()
+    }
+    assert [each.original for each in told] == [None, None]
 
 
 def test_messages_change_places(database: Database, write: Write) -> None:

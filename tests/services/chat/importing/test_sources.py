@@ -51,6 +51,57 @@ def _read(element: Element) -> Any:
         return str(error)
 
 
+def test_the_lists_of_several_providers_in_one_file_are_read(
+    database: Database, tmp_path: Path
+) -> None:
+    """Whatever else stands beside them."""
+    file = tmp_path / "all.json"
+    lists = {"chatgpt": list(exports.chatgpt(2)), "claude": list(exports.claude(3))}
+    file.write_text(json.dumps({"exported": "2026-01-01", "users": [{"id": 1}]} | lists))
+
+    report = ChatImporter(database).run([file])
+
+    assert (counts(report), report.failed) == ((5, 0, 0, 0), False)
+
+
+def test_the_layout_of_2026_is_read(database: Database, tmp_path: Path) -> None:
+    """Numbered files beside a manifest that names them, and a folder for each project.
+
+    As a folder and as a zip. What holds no conversations is named, a document among it, too.
+    """
+    talks = list(exports.chatgpt(5))
+    members = {
+        "export_manifest.json": {
+            "version": 1,
+            "files": [{"name": f"conversations-00{n}.json", "count": 2} for n in range(2)],
+            "conversations": [{"id": each["conversation_id"]} for each in talks],
+        },
+        "conversations-000.json": talks[:2],
+        "conversations-001.json": talks[2:4],
+        "projects/Prices/conversations-000.json": talks[4:],
+    }
+    folder = tmp_path / "export"
+    for name, content in members.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    (folder / "projects" / "Prices" / "notes.docx").write_bytes(b"PK")
+    (folder / "file-abc.png").write_bytes(b"\x89PNG")
+    zipped = zip_members(
+        tmp_path / "export.zip", {name: json.dumps(each) for name, each in members.items()}
+    )
+
+    first = ChatImporter(database).run([folder])
+    second = ChatImporter(database).run([zipped])
+
+    assert (counts(first), first.failed) == ((5, 0, 0, 0), False)
+    assert (counts(second), second.failed) == ((0, 0, 5, 0), False)
+    assert {Path(each.file).name for each in first.skipped} == {
+        "export_manifest.json", "notes.docx", "file-abc.png",
+    }  # fmt: skip
+    assert {Path(each.file).name for each in second.skipped} == {"export_manifest.json"}
+
+
 def counts(report: ImportReport) -> tuple[int, ...]:
     """Conversations that were added, updated, left unchanged, rejected."""
     return tuple(report.total(name) for name in ("added", "updated", "unchanged", "rejected"))
@@ -369,7 +420,7 @@ def test_what_json_cannot_hold_is_kept_as_text(database: Database, tmp_path: Pat
 def test_a_folder_gives_its_exports_and_skips_what_lies_beside(
     database: Database, tmp_path: Path
 ) -> None:
-    """An unpacked export: the account's file is no error."""
+    """An unpacked export: the account's file is no error, and nothing is passed over in silence."""
     (tmp_path / "conversations.json").write_text(json.dumps(list(exports.chatgpt(2))))
     (tmp_path / "user.json").write_text('{"id": "user-1", "email": "a@example.org"}')
     (tmp_path / "cat.png").write_bytes(b"\x89PNG")
@@ -379,7 +430,7 @@ def test_a_folder_gives_its_exports_and_skips_what_lies_beside(
 
     assert not report.failed
     assert counts(report) == (4, 0, 0, 0)
-    assert [Path(each.file).name for each in report.skipped] == ["user.json"]
+    assert [Path(each.file).name for each in report.skipped] == ["user.json", "cat.png"]
 
 
 def test_a_zip_is_read_as_its_provider_sent_it(database: Database, tmp_path: Path) -> None:

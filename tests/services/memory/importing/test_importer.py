@@ -358,6 +358,44 @@ def test_vectors_that_come_later_find_their_memories(
     assert (counts(report), report.embedded) == ((0, 0, 3, 0), 3)
 
 
+@pytest.mark.parametrize(
+    ("number", "reason", "bulk"),
+    [
+        (0.0, "is all zeros and has no direction", 1000),
+        (np.nan, "holds NaN or infinity", 1000),
+        (0.0, "is all zeros and has no direction", 3),
+    ],
+)
+def test_a_vector_that_cannot_be_compared_is_left_to_a_worker(  # noqa: PLR0917 - pytest's
+    database: Database,
+    tenant: Scope,
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    number: float,
+    reason: str,
+    bulk: int,
+) -> None:
+    """The embedders of old wrote zeros wherever a batch failed: its memory goes in all the same."""
+    monkeypatch.setattr(module, "BULK", bulk)
+    rows_ = vectors(4)
+    rows_[1] = number
+    folder.nodes([a_node(n) for n in range(4)], rows_)
+
+    report = import_folder(database, tenant, folder)
+    again = import_folder(database, tenant, folder)
+
+    assert (counts(report), report.embedded, report.failed) == ((4, 0, 0, 0), 3, False)
+    assert report.left_out == again.left_out == {f"one {reason}": 1}
+    (told,) = rows(database, ImportTransformation)
+    assert (told.locator, told.item, told.field) == ("$[1]", a_node(1)["id"], "embedding")
+    assert (told.original, told.stored, told.rule) == (reason, None, "empty")
+    keys = {node.id: node.key for node in rows(database, MemoryNode)}
+    (job,) = [
+        each for each in rows(database, Job) if (each.status, each.kind) == ("pending", "embed")
+    ]
+    assert job.payload["item"] == str(keys[a_node(1)["id"]])
+
+
 def test_vectors_of_another_model_leave_the_jobs(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
@@ -367,6 +405,21 @@ def test_vectors_of_another_model_leave_the_jobs(
     report = import_folder(database, tenant, folder, embeddings_model="hashing")
 
     assert (report.embedded, pending(database)) == (1, 1)
+
+
+@pytest.mark.parametrize("what", ["nodes", "episodes"])
+def test_the_spread_of_imported_vectors_is_measured(
+    database: Database, tenant: Scope, folder: Folder, what: str
+) -> None:
+    """Nobody has to run embed first: there is nothing to embed."""
+    made = {"nodes": a_node, "episodes": an_episode}[what]
+    getattr(folder, what)([made(n) for n in range(64)], vectors(64))
+
+    import_folder(database, tenant, folder)
+
+    with database.unit_of_work() as work:
+        spread = work.models.get_model("bge-m3").cosine_spread
+    assert spread == pytest.approx(1 / np.sqrt(DIMENSIONS), rel=0.1)
 
 
 def test_the_same_id_in_two_tenants_is_two_memories(
@@ -467,7 +520,7 @@ def test_what_no_rule_makes_valid_is_rejected_without_its_content(
 def test_changes_are_recorded_without_what_was_said(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
-    """Numbers and words of ours are told, words of others never."""
+    """It stands in the row; of what was replaced the history alone has the original."""
     given = a_node(
         technical_depth=15,
         intent_type="secret words",
@@ -476,6 +529,7 @@ def test_changes_are_recorded_without_what_was_said(
         cluster_confidence=1.5,
         assistant_content=["secret words"],
         human_content="How\0much?",
+        last_accessed="the day before",
     )
 
     report = import_folder(database, tenant, folder.nodes([given]))
@@ -490,11 +544,14 @@ def test_changes_are_recorded_without_what_was_said(
         ("cluster_confidence", "range"),
         ("assistant_content", "text"),
         ("human_content", "characters"),
+        ("last_accessed", "time"),
     }
     values = {each.field: (each.original, each.stored) for each in told}
     assert values["technical_depth"] == (15, 10)
-    assert values["intent_type"] == (None, "statement")
-    assert "secret" not in repr(values)
+    assert values["intent_type"] == ("secret words", "statement")
+    assert values["cluster_label"] == (given["cluster_label"], None)
+    assert values["last_accessed"] == ("the day before", None)
+    assert values["assistant_content"] == values["human_content"] == (None, None)
 
 
 def test_strict_rejects_what_would_have_to_be_changed(
@@ -510,13 +567,33 @@ def test_strict_rejects_what_would_have_to_be_changed(
     ]
 
 
-def test_fields_that_are_not_stored_are_counted(
+def test_fields_that_have_no_column_are_kept_and_counted(
     database: Database, tenant: Scope, folder: Folder
 ) -> None:
-    """Nobody wonders later where they went."""
-    report = import_folder(database, tenant, folder.nodes([a_node(n, mood=1) for n in range(3)]))
+    """Whatever the system before knew of a memory; whose it is, the call decides."""
+    more = {"mood": {"of": "the day\0", "n": [1, None]}, "extra": "x"}
+    folder.nodes([a_node(n, **more, tenant_id=str(uuid4())) for n in range(3)])
+    folder.episodes([an_episode(0, weather="fair")])
 
-    assert report.statistics.unknown_fields == {"mood": 3}
+    report = import_folder(database, tenant, folder)
+    again = import_folder(database, tenant, folder, on_conflict="update")
+
+    assert report.statistics.unknown_fields == {"mood": 3, "extra": 3, "weather": 1}
+    kept = {"mood": {"of": "the day", "n": [1, None]}, "extra": "x"}
+    assert [node.extra for node in rows(database, MemoryNode)] == [kept] * 3
+    assert [each.extra for each in in_scope(database, tenant, EpisodicMemory)] == [
+        {"weather": "fair"}
+    ]
+    assert counts(again) == (0, 0, 4, 0)
+
+
+def in_scope(database: Database, scope: Scope, model: type[Any]) -> Sequence[Any]:
+    """All rows of a table that a scope has."""
+    with database.unit_of_work() as work:
+        work.enter(scope)
+        found = work.session.scalars(select(model)).all()
+        work.session.expunge_all()
+        return found
 
 
 def test_statistics_say_what_the_memories_are(

@@ -232,14 +232,17 @@ def test_too_deep_is_refused() -> None:
         a_node(tags={"x": deep})
 
 
-def test_the_history_has_no_words_of_others() -> None:
-    """Only numbers and what is ours to say."""
-    changes = a_node(intent_type="Question", urgency="secret", technical_depth=12).changes
+def test_the_history_has_what_would_be_lost_otherwise() -> None:
+    """The originals of replaced values; what was said stands in the row."""
+    changes = a_node(
+        intent_type="Question", urgency="secret", technical_depth=12, assistant_content=["secret"]
+    ).changes
 
     assert changes == [
-        Change("intent_type", None, "question", Rule.CHOICE),
+        Change("assistant_content", None, None, Rule.TEXT),
+        Change("intent_type", "Question", "question", Rule.CHOICE),
         Change("technical_depth", 12, 10, Rule.RANGE),
-        Change("urgency", None, "low", Rule.CHOICE),
+        Change("urgency", "secret", "low", Rule.CHOICE),
     ]
 
 
