@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -254,6 +255,7 @@ def _read_questions(path: Path | None) -> list[str]:
 @contextmanager
 def _bar(as_json: bool) -> Iterator[Progress]:
     """Provide a progress bar with one line for each stage."""
+    signal.signal(signal.SIGTERM, _end)
     if as_json:
         yield lambda *_: None
         return
@@ -262,12 +264,19 @@ def _bar(as_json: bool) -> Iterator[Progress]:
 
         def tell(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
+                for before in tasks.values():
+                    bar.update(before, total=1, completed=1)
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
         yield tell
         for task in tasks.values():
             bar.update(task, total=1, completed=1)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """End in order, as Ctrl-C does: what is unfinished is deleted."""
+    sys.exit(128 + number)
 
 
 def _show(found: verifying.Verification, as_json: bool) -> None:

@@ -56,6 +56,14 @@ MAY: Final = text("""
         THEN 'MEMBER' ELSE :how END)
 """)
 
+LEFT_LENT: Final = text("""
+    SELECT EXISTS (
+        SELECT FROM pg_auth_members
+        WHERE roleid = (SELECT oid FROM pg_roles WHERE rolname = :role) AND NOT admin_option
+            AND member = quote_ident(current_user)::regrole AND grantor = member)
+""")
+"""A membership that this login gave itself, as of a process that was killed while it had it."""
+
 HIDDEN: Final = text(f"""
     SELECT pg_class.oid::regclass::text FROM pg_class
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -308,8 +316,10 @@ class BackupRepository(Repository):
         try:
             for role in roles:
                 how = "USAGE" if inherited else "SET"
-                if not self.session.scalar(MAY, {"role": role, "how": how}):
+                may = self.session.scalar(MAY, {"role": role, "how": how})
+                if not may:
                     self._lend(role, inherited=inherited)
+                if not may or self.session.scalar(LEFT_LENT, {"role": role}):
                     given.append(role)
             yield
         finally:
