@@ -109,6 +109,14 @@ TABLES: Final = text(f"""
     ORDER BY 1, 2
 """)  # noqa: S608 - a constant
 
+OWN_TABLES: Final = text(f"""
+    SELECT pg_class.oid::regclass::text FROM pg_class
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind IN ('r', 'p', 'm') AND NOT relispartition AND {USERS}
+        AND pg_has_role(relowner, 'USAGE')
+    ORDER BY 1
+""")  # noqa: S608 - a constant
+
 SEQUENCES: Final = text(f"""
     SELECT quote_ident(nspname) || '.' || quote_ident(relname) AS name,
            coalesce(pg_sequence_last_value(pg_class.oid::regclass), 0) AS last
@@ -549,7 +557,8 @@ class BackupRepository(Repository):
 
     def analyze_all(self) -> None:
         """Renew the statistics of all tables of this login."""
-        self._run(sql.SQL("ANALYZE"))
+        for name in self.session.scalars(OWN_TABLES).all():
+            self._run(sql.SQL("ANALYZE {}").format(sql.SQL(name)))  # quoted by the server
 
     # The log.
 

@@ -19,7 +19,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DataLayerError, NotPermitted, NotRestored
 from pgcorpus.services.ops.backup.manifest import DUMP, Manifest
 from pgcorpus.services.ops.backup.programs import Programs
-from pgcorpus.services.ops.backup.store import TIMES, Backup, Progress
+from pgcorpus.services.ops.backup.store import TIMES, Backup, Progress, require_key
 
 SCRATCH: Final = "pgcorpus_verify_"
 """The beginning of the names of databases that a verification makes, and drops."""
@@ -64,8 +64,10 @@ def restore(
         ProgramFailed: ``pg_restore`` is missing, does not fit the server, or failed.
         SettingsError: The backup is encrypted, and there is no key.
     """
-    backup.refuse_changed(progress)
     held = backup.manifest
+    if held.encrypted:
+        require_key(key, backup.name)
+    backup.refuse_changed(progress)
     with database.autocommitting() as work:
         programs = Programs.find(database.settings, max(work.backups.find_major(), held.program))
         _refuse_server(work.backups.find_major(), held)
