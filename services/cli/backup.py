@@ -91,7 +91,7 @@ def create(
         return
     say(
         f"{made.manifest.rows:,} rows of {len(made.manifest.tables)} tables, "
-        f"{_size(made.manifest.bytes)}{', encrypted' if made.manifest.encrypted else ''}"
+        f"{_size(made.manifest.size_bytes)}{', encrypted' if made.manifest.encrypted else ''}"
     )
     put(str(made.path))
 
@@ -102,7 +102,7 @@ def list_backups(folder: Folder = None, as_json: AsJson = False) -> None:
 
     Sizes are compared with the manifest; checksums are by verify and restore.
     """
-    found = _store(folder).list()
+    found = _store(folder).list_backups()
     if as_json:
         print_json(
             [
@@ -119,7 +119,7 @@ def list_backups(folder: Folder = None, as_json: AsJson = False) -> None:
                 (
                     each.name,
                     f"{each.backup.manifest.rows:,}" if each.backup else "not whole",
-                    _size(each.backup.manifest.bytes) if each.backup else "",
+                    _size(each.backup.manifest.size_bytes) if each.backup else "",
                     "yes" if each.backup and each.backup.manifest.encrypted else "",
                 )
                 for each in found
@@ -316,7 +316,7 @@ def _describe(backup: Backup) -> dict[str, Any]:
         "encrypted": held.encrypted,
         "tables": len(held.tables),
         "rows": held.rows,
-        "bytes": held.bytes,
+        "bytes": held.size_bytes,
         "files": {name: each.bytes for name, each in held.files.items()},
     }
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+import psycopg
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import ARRAY, Text, cast, func, select, text, update
+from sqlalchemy import ARRAY, CursorResult, Text, cast, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.base import set_local
@@ -239,11 +240,15 @@ MAJOR: Final = text("SELECT current_setting('server_version_num')::integer / 100
 
 EXTENSIONS: Final = text("SELECT extname::text FROM pg_extension")
 
-VECTORS_OF_KNOWLEDGE: Final = sql.SQL("""
+VECTORS_OF_KNOWLEDGE: Final = sql.Composed(
+    [
+        sql.SQL("""
     COPY (SELECT chunk_id, model_name, embedding FROM chunk_embeddings
           JOIN framework_documents ON framework_documents.id = document_id)
     TO STDOUT (FORMAT csv, HEADER true)
 """)
+    ]
+)
 
 
 class TableOf(NamedTuple):
@@ -399,9 +404,7 @@ class BackupRepository(Repository):
             sql.SQL(", ").join(map(sql.SQL, table.columns)),  # quoted by the server
             sql.Identifier(table.schema, table.name),
         )
-        with self.driver() as connection, connection.cursor() as cursor:
-            rows, checksum = cursor.execute(statement).fetchone()
-        return Fingerprint(rows, checksum)
+        return Fingerprint(*self._run(statement).one())
 
     def list_sequences(self) -> dict[str, int]:
         """Return the sequences, with the last number that each gave; 0 before the first."""
@@ -468,19 +471,16 @@ class BackupRepository(Repository):
 
     def copy_vectors(self, corpus: Corpus, write: Callable[[bytes], object]) -> None:
         """Stream the vectors of a corpus as CSV: the passage, the model and the vector."""
-        vectors = corpus.vectors
-        statement: sql.Composable = sql.SQL(
+        statement = sql.SQL(
             "COPY (SELECT {}, model_name, embedding FROM {}) TO STDOUT (FORMAT csv, HEADER true)"
-        ).format(sql.Identifier(corpus.item.name), sql.Identifier(vectors.name))
+        ).format(sql.Identifier(corpus.item.name), sql.Identifier(corpus.vectors.name))
         if corpus.name == "knowledge":
             statement = VECTORS_OF_KNOWLEDGE
-        with (
-            self.driver() as connection,
-            connection.cursor() as cursor,
-            cursor.copy(statement) as stream,
-        ):
-            for block in stream:
-                write(block)
+        with self.driver() as connection:
+            assert isinstance(connection, psycopg.Connection)  # noqa: S101 - no backup is awaited
+            with connection.cursor() as cursor, cursor.copy(statement) as stream:
+                for block in stream:
+                    write(bytes(block))
 
     # Databases that are restored into.
 
@@ -611,6 +611,5 @@ class BackupRepository(Repository):
         statement = update(BackupLog).where(*which).values(values)
         self.session.execute(statement, execution_options={"synchronize_session": False})
 
-    def _run(self, statement: sql.Composed) -> None:
-        with self.driver() as connection:
-            self.session.connection().exec_driver_sql(statement.as_string(connection))
+    def _run(self, statement: sql.Composed) -> CursorResult[Any]:
+        return self.session.connection().exec_driver_sql(statement.as_string())

@@ -99,7 +99,7 @@ def create(
             raise
         with database.unit_of_work() as work:
             held = backup.manifest
-            work.backups.complete_log(number, size_bytes=held.bytes, rows=held.rows)
+            work.backups.complete_log(number, size_bytes=held.size_bytes, rows=held.rows)
             work.commit()
     return backup
 

@@ -93,7 +93,7 @@ class Manifest:
         return sum(each.rows for each in self.tables.values())
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """The size of all files, the manifest aside."""
         return sum(each.bytes for each in self.files.values())
 

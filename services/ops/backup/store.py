@@ -89,7 +89,7 @@ class Backup:
                 while block := file.read(BLOCK_BYTES):
                     digest.update(block)
                     done += len(block)
-                    progress("reading files", done, self.manifest.bytes)
+                    progress("reading files", done, self.manifest.size_bytes)
             if digest.hexdigest() != described.sha256:
                 raise BackupDamaged(
                     f"{self.name}/{name} was changed: its SHA-256 is not the one of the manifest"
@@ -179,7 +179,7 @@ class Store:
             BackupDamaged: There is none, or it is not whole.
         """
         if named == "latest":
-            whole = [each.backup for each in self.list() if each.backup is not None]
+            whole = [each.backup for each in self.list_backups() if each.backup is not None]
             if not whole:
                 raise BackupDamaged(
                     f"there is no whole backup in {self.folder}; make one with: "
@@ -189,7 +189,7 @@ class Store:
         path = Path(named)
         return Backup.open(path if len(path.parts) > 1 else self.folder / named, self.key)
 
-    def list(self) -> list[Listed]:
+    def list_backups(self) -> list[Listed]:
         """List what looks like a backup, the oldest first."""
         found: list[Listed] = []
         with suppress(FileNotFoundError):
@@ -207,7 +207,7 @@ class Store:
 
         What is not whole is nobody's last hope, and yet it is left to a person.
         """
-        whole = [each.backup for each in self.list() if each.backup is not None]
+        whole = [each.backup for each in self.list_backups() if each.backup is not None]
         before = now - timedelta(days=days)
         return [each for each in whole[:-1] if each.manifest.created_at < before]
 

@@ -86,7 +86,7 @@ def test_a_policy_that_hides_rows_from_the_backup_stops_it(shelf: Shelf) -> None
         connection.execute(text("ALTER POLICY backup ON memory_nodes USING (source <> 'x')"))
     with pytest.raises(RowsMissing, match="memory_nodes"):
         shelf.back_up()
-    assert shelf.store.list() == []
+    assert shelf.store.list_backups() == []
     assert not list(shelf.store.folder.iterdir())
     assert [(each.status, each.bytes) for each in read_log(shelf.database)] == [("failed", None)]
 
@@ -120,7 +120,7 @@ def test_a_login_that_owns_nothing_makes_no_backup(shelf: Shelf, group: str) -> 
     """It would see the rows of no scope."""
     with logged_in(shelf.database, group) as login, pytest.raises(NotPermitted):  # type: ignore[arg-type]
         create(login, shelf.store, silently)
-    assert shelf.store.list() == []
+    assert shelf.store.list_backups() == []
 
 
 def test_a_backup_is_logged_and_is_not_in_itself(shelf: Shelf) -> None:
@@ -131,7 +131,7 @@ def test_a_backup_is_logged_and_is_not_in_itself(shelf: Shelf) -> None:
     assert (entry.location, entry.rows, entry.bytes) == (
         backup.name,
         backup.manifest.rows,
-        backup.manifest.bytes,
+        backup.manifest.size_bytes,
     )
     assert backup.manifest.tables["public.backup_log"].rows == 0
     assert not entry.encrypted

@@ -200,7 +200,7 @@ def test_an_encrypted_backup_is_not_opened_without_its_key(tmp_path: Path) -> No
     """It is listed, for its age must be seen."""
     backup = make(Store(tmp_path / "backups", KEY))
     without = Store(tmp_path / "backups", None)
-    assert [each.problem for each in without.list()] == [None]
+    assert [each.problem for each in without.list_backups()] == [None]
     with pytest.raises(SettingsError, match="BACKUP_KEY"):
         check(backup.path)
 
@@ -217,12 +217,12 @@ def test_an_unfinished_backup_looks_like_none(store: Store) -> None:
     left = store.folder / f"{UNFINISHED}pgcorpus_20261129T000000Z"
     left.mkdir()
     (left / DUMP).write_text("half")
-    assert store.list() == []
+    assert store.list_backups() == []
     with store.unfinished(NOW - timedelta(days=2)):
         made = make(store)  # beside one that is being written
         assert not left.exists()
         assert len(list(store.folder.iterdir())) == 2
-    assert [each.name for each in store.list()] == [made.name]
+    assert [each.name for each in store.list_backups()] == [made.name]
 
 
 def test_pruning_deletes_what_is_old_and_never_the_last_whole_one(store: Store) -> None:
