@@ -68,7 +68,7 @@ def test_a_database_is_recovered_to_the_moment_before_an_accident(
     database = Database(settings_for(archiving.url))
     migrations.upgrade(database)
     database.close()
-    write(archiving, "Before the base backup")
+    write(archiving, "Kettle before")
 
     recovered = stack.enter_context(home_of(server))
     shutil.copy(archiving._password, recovered._password)
@@ -83,12 +83,12 @@ def test_a_database_is_recovered_to_the_moment_before_an_accident(
     )
     # fmt: on
 
-    write(archiving, "After the base backup")
+    write(archiving, "Lantern after")
     moment = ask(archiving, "SELECT CAST(clock_timestamp() AS text)")
     ask(archiving, "SELECT pg_create_restore_point('before the accident')")
     time.sleep(0.1)
     ask(archiving, "DELETE FROM framework_documents")
-    write(archiving, "After the accident")
+    write(archiving, "Anvil too late")
     archived(archiving)
     archiving._halt(archiving.bin, archiving._data, "immediate")  # as if its machine were gone
 
@@ -110,7 +110,7 @@ def test_a_database_is_recovered_to_the_moment_before_an_accident(
     stack.callback(database.close)
     with database.unit_of_work() as work:
         titles = set(work.session.scalars(select(FrameworkDocument.title)))
-    assert titles == {"Before the base backup", "After the base backup"}
+    assert titles == {"Kettle before", "Lantern after"}
     assert migrations.drift(database) == []
-    page = SearchService(database).search("after the base backup", corpus="knowledge", mode="text")
-    assert page.hits[0].title == "After the base backup"
+    page = SearchService(database).search("lantern", corpus="knowledge", mode="text")
+    assert page.hits[0].title == "Lantern after"
