@@ -19,7 +19,7 @@ COMMENTS = {
     "rows": "number of rows of all tables",
     "error": "reason of a failure",
     "verified_at": "time of the last verification that found no difference",
-    "encrypted": "whether its files are encrypted",
+    "encrypted": "true if its files are encrypted",
 }
 
 # The guard of revision 0006, asked before any condition of a caller, lets the reader of backups

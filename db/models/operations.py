@@ -62,5 +62,5 @@ class BackupLog(Base):
         comment="time of the last verification that found no difference"
     )
     encrypted: Mapped[bool] = mapped_column(
-        server_default=text("false"), comment="whether its files are encrypted"
+        server_default=text("false"), comment="true if its files are encrypted"
     )

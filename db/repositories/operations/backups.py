@@ -315,7 +315,7 @@ class BackupRepository(Repository):
         return self.session.scalars(text("SELECT let_backups_read()")).all()
 
     @contextmanager
-    def lent(self, *roles: str, inherited: bool = False) -> Iterator[None]:
+    def lend(self, *roles: str, inherited: bool = False) -> Iterator[None]:
         """Let this login become *roles*, until the end; outside of any transaction.
 
         Args:
@@ -331,7 +331,7 @@ class BackupRepository(Repository):
                 how = "USAGE" if inherited else "SET"
                 may = self.session.scalar(MAY, {"role": role, "how": how})
                 if not may:
-                    self._lend(role, inherited=inherited)
+                    self._grant(role, inherited=inherited)
                 if not may or self.session.scalar(LEFT_LENT, {"role": role}):
                     given.append(role)
             yield
@@ -339,7 +339,7 @@ class BackupRepository(Repository):
             for role in given:
                 self._run(sql.SQL("REVOKE {} FROM CURRENT_USER").format(sql.Identifier(role)))
 
-    def _lend(self, role: str, *, inherited: bool) -> None:
+    def _grant(self, role: str, *, inherited: bool) -> None:
         old = self.find_major() < 16  # noqa: PLR2004 - where options of a membership begin
         options = sql.SQL("" if old else f" WITH INHERIT {inherited}, SET TRUE")
         try:

@@ -78,7 +78,7 @@ def create(
         raise DatabaseNotReady("the database has no schema yet; make it with: pgcorpus db upgrade")
     if store.key is not None:
         require_cryptography()
-    with database.exclusively("backing up"), store.unfinished(datetime.now(UTC)) as unfinished:
+    with database.exclusively("backing up"), store.begin(datetime.now(UTC)) as unfinished:
         with database.unit_of_work() as work:
             work.operations.require_writable()
             work.backups.fail_abandoned()
@@ -129,7 +129,7 @@ def reading(database: Database, *, as_found: bool = False) -> Iterator[UnitOfWor
                 lender.backups.let_reader_read()
             reader = lender.backups.find_reader()
             if reader is not None:
-                stack.enter_context(lender.backups.lent(reader))
+                stack.enter_context(lender.backups.lend(reader))
         work = stack.enter_context(database.snapshot())
         if reader is not None:
             work.backups.become(reader)

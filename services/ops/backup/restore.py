@@ -93,7 +93,7 @@ def restore(
 
 
 @contextmanager
-def restored_for_a_while(
+def restore_for_a_while(
     database: Database, backup: Backup, key: str | None, into: str | None, progress: Progress
 ) -> Iterator[Database]:
     """Provide a backup restored into a database of its own, which is dropped at the end.
@@ -204,7 +204,7 @@ def _owning(target: Database, held: Manifest) -> Iterator[bool]:
             return
         me = backups.find_login()
         others = [each for each in held.owners if each != me]
-        with backups.lent(*others, inherited=True):
+        with backups.lend(*others, inherited=True):
             backups.let_make_in_public(*others, allowed=True)
             try:
                 yield False

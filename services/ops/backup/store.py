@@ -31,7 +31,7 @@ TIMES: Final = "%Y%m%dT%H%M%S"
 BLOCK_BYTES: Final = 1 << 20
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with a stage, what of it is done, and the whole, or None where that is not known."""
+"""A function that is told a stage, what of it is done, and the whole, or None if it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Store:
         shutil.rmtree(gone)
 
     @contextmanager
-    def unfinished(self, created_at: datetime) -> Iterator[Unfinished]:
+    def begin(self, created_at: datetime) -> Iterator[Unfinished]:
         """Provide a folder for the files of a new backup; it is deleted unless it was finished.
 
         Raises:

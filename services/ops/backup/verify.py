@@ -15,7 +15,7 @@ from pgcorpus.services.audit import AuditService
 from pgcorpus.services.audit import Remembered as Seal
 from pgcorpus.services.ops.backup.create import PROBES, ask, fingerprint_all, reading
 from pgcorpus.services.ops.backup.manifest import QUESTIONS, Manifest
-from pgcorpus.services.ops.backup.restore import restored_for_a_while
+from pgcorpus.services.ops.backup.restore import restore_for_a_while
 from pgcorpus.services.ops.backup.store import Backup, Progress
 
 LEAST_SAME_HITS: Final = 0.9
@@ -94,7 +94,7 @@ def verify(
         NotPermitted: As above.
         ProgramFailed: As above.
     """
-    with restored_for_a_while(database, backup, key, into, progress) as restored:
+    with restore_for_a_while(database, backup, key, into, progress) as restored:
         found = compare(restored, backup, key, progress)
     note(database, found)
     return found

@@ -42,7 +42,7 @@ def environment(
 
 
 def statuses(database: Database) -> list[str]:
-    """What the log says of each backup."""
+    """The status of each backup in the log."""
     with database.unit_of_work() as work:
         return list(work.session.scalars(select(BackupLog.status).order_by(BackupLog.id)))
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.direct("a pooler stands before one server, and these ar
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """What is closed at the end."""
+    """A stack that is closed at the end."""
     with ExitStack() as stack:
         yield stack
 
@@ -42,7 +42,7 @@ def write(server: EmbeddedServer, title: str) -> None:
     database.close()
 
 
-def archived(server: EmbeddedServer) -> None:
+def archive_wal(server: EmbeddedServer) -> None:
     """Switch to a new file of WAL, and wait until the one before is in the archive."""
     written = ask(server, "SELECT pg_walfile_name(pg_switch_wal())")
     deadline = time.monotonic() + 60
@@ -55,7 +55,7 @@ def archived(server: EmbeddedServer) -> None:
 def test_a_database_is_recovered_to_the_moment_before_an_accident(
     server: EmbeddedServer, stack: ExitStack, target: str
 ) -> None:
-    """What was committed before is there, the accident is not, and searches work."""
+    """Rows that were committed before are there, the accident is not, and searches work."""
     archiving = stack.enter_context(home_of(server))
     archive = archiving.home / "archive"
     archive.mkdir()
@@ -89,7 +89,7 @@ def test_a_database_is_recovered_to_the_moment_before_an_accident(
     time.sleep(0.1)
     ask(archiving, "DELETE FROM framework_documents")
     write(archiving, "Anvil too late")
-    archived(archiving)
+    archive_wal(archiving)
     archiving._halt(archiving.bin, archiving._data, "immediate")  # as if its machine were gone
 
     signal_file = recovered._data / "recovery.signal"

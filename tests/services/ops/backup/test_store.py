@@ -1,4 +1,4 @@
-"""What is truncated, altered, foreign or a link is refused; the last whole backup stays."""
+"""Truncated, altered and foreign files and links are refused; the last whole backup stays."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MANIFEST = Manifest(
 def make(store: Store, *, days_old: int = 0) -> Backup:
     """Write a backup, as ``create`` does, of a dump that is none."""
     created_at = NOW - timedelta(days=days_old)
-    with store.unfinished(created_at) as unfinished:
+    with store.begin(created_at) as unfinished:
         with unfinished.write(DUMP) as writer:
             writer.add(b"secret rows " * 1000)
         encrypted = store.key is not None
@@ -209,7 +209,7 @@ def test_an_unfinished_backup_looks_like_none(store: Store) -> None:
     """An error deletes it; what a killed process has left the next backup deletes."""
     with (
         pytest.raises(ZeroDivisionError),
-        store.unfinished(NOW) as unfinished,
+        store.begin(NOW) as unfinished,
         unfinished.write(DUMP) as writer,
     ):
         writer.add(b"half" * (1 // 0))
@@ -218,7 +218,7 @@ def test_an_unfinished_backup_looks_like_none(store: Store) -> None:
     left.mkdir()
     (left / DUMP).write_text("half")
     assert store.list_backups() == []
-    with store.unfinished(NOW - timedelta(days=2)):
+    with store.begin(NOW - timedelta(days=2)):
         made = make(store)  # beside one that is being written
         assert not left.exists()
         assert len(list(store.folder.iterdir())) == 2

@@ -20,7 +20,7 @@ from tests.tenancy import KEYS, rows_of_all
 
 
 def differences(shelf: Shelf, backup: Backup, restored: Database) -> dict[str, tuple[str, ...]]:
-    """What differs, by the check that finds it."""
+    """The differences, by the check that finds them."""
     found = compare(restored, backup, shelf.store.key, silently)
     return {each.name: each.differences for each in found.checks if each.differences}
 
