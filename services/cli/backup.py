@@ -215,7 +215,8 @@ def prune(
     """  # fmt: skip
     store = _store(folder)
     kept_days = days or Settings.from_env().backup_retention_days
-    old = store.list_old(kept_days, datetime.now(UTC))
+    with _bar(as_json) as progress:
+        old = store.list_old(kept_days, datetime.now(UTC), progress)
     if old and not (yes or dry_run):
         if not sys.stdin.isatty():
             fail(f"{len(old)} backups would be deleted; to agree: pgcorpus backup prune --yes")

@@ -202,14 +202,20 @@ class Store:
                     found.append(Listed(path.name, None, str(error)))
         return found
 
-    def list_old(self, days: int, now: datetime) -> list[Backup]:
-        """List the backups that are older than some days, but the newest whole one of all.
+    def list_old(self, days: int, now: datetime, progress: Progress) -> list[Backup]:
+        """List the backups that are older than some days, but the newest good one of all.
 
-        What is not whole is nobody's last hope, and yet it is left to a person.
+        That one is read whole. What is not as it was made is nobody's last hope, and yet it is
+        left to a person.
         """
         whole = [each.backup for each in self.list_backups() if each.backup is not None]
         before = now - timedelta(days=days)
-        return [each for each in whole[:-1] if each.manifest.created_at < before]
+        while whole and any(each.manifest.created_at < before for each in whole):
+            newest = whole.pop()
+            with suppress(BackupDamaged):
+                newest.refuse_changed(progress)
+                return [each for each in whole if each.manifest.created_at < before]
+        return []
 
     def delete(self, backup: Backup) -> None:
         """Delete a backup: first its name, so that no half of one looks complete."""
