@@ -35,12 +35,18 @@ AS_WRITTEN: Final = {
 }
 """Settings with which values are written as text: the same on every server."""
 
-USERS: Final = """
-    nspname <> 'information_schema' AND nspname !~ '^pg_'
+SCHEMAS: Final = "nspname <> 'information_schema' AND nspname !~ '^(pg_|pgcorpus_eval_)'"
+"""All schemas but the system's, and those that evaluations make for a while."""
+
+EVALUATIONS: Final = "pgcorpus_eval_*"
+"""The same as a pattern of ``pg_dump``."""
+
+USERS: Final = f"""
+    {SCHEMAS}
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass
                     AND objid = pg_class.oid AND deptype = 'e')
 """
-"""Tables, views and sequences of all schemas but the system's, and not an extension's."""
+"""Tables, views and sequences of those schemas that are not an extension's."""
 
 PASSES: Final = text("""
     SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user
@@ -156,12 +162,12 @@ GRANTS: Final = text(f"""
         SELECT 'function', pg_proc.oid::regprocedure::text,
                coalesce(proacl, acldefault('f', proowner))
         FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-        WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
+        WHERE {SCHEMAS}
             AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
                             AND objid = pg_proc.oid AND deptype = 'e')
         UNION ALL
         SELECT 'schema', nspname::text, nspacl FROM pg_namespace
-        WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
+        WHERE {SCHEMAS}
     ) AS secured, aclexplode(acl)
     ORDER BY 1
 """)  # noqa: S608 - a constant
@@ -181,12 +187,13 @@ ROW_SECURITY: Final = text(f"""
                          concat_ws(' check ', pg_get_expr(polqual, polrelid),
                                    pg_get_expr(polwithcheck, polrelid)),
                          :as_stored, '', 'g'))
-    FROM pg_policy
+    FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE {USERS}
     ORDER BY 1
 """)  # noqa: S608 - a constant
 
 ROLES: Final = text("""
-    SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' AND oid IN (
+    SELECT rolname::text FROM pg_roles WHERE rolname !~ '^(pg_|pgcorpus_eval_)' AND oid IN (
         SELECT refobjid FROM pg_shdepend
         WHERE refclassid = 'pg_authid'::regclass
             AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -199,7 +206,8 @@ ROLES: Final = text("""
 
 OWNERS: Final = text("""
     SELECT DISTINCT rolname::text FROM pg_shdepend JOIN pg_roles ON pg_roles.oid = refobjid
-    WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o' AND rolname !~ '^pg_'
+    WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o'
+        AND rolname !~ '^(pg_|pgcorpus_eval_)'
         AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY 1
 """)

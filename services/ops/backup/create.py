@@ -13,7 +13,7 @@ from typing import IO, Any, Final, cast
 from pgcorpus.db import migrations
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseNotReady, DataLayerError, NotPermitted, RowsMissing
-from pgcorpus.db.repositories.operations.backups import Fingerprint
+from pgcorpus.db.repositories.operations.backups import EVALUATIONS, Fingerprint
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
@@ -254,7 +254,12 @@ class _Maker:
             row_security=list(work.backups.list_row_security()),
             last_seal=seal,
         )
-        arguments = [f"--snapshot={snapshot}", "--no-password", *reader]
+        arguments = [
+            f"--snapshot={snapshot}",
+            f"--exclude-schema={EVALUATIONS}",
+            "--no-password",
+            *reader,
+        ]
         self._write_schema(arguments)
         self._write_dump(arguments, manifest)
         return self._unfinished.finish(manifest)
