@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakSet
@@ -332,6 +333,32 @@ class Database:
             UnitOfWork(_sessions_of(connection)) as work,
         ):
             yield work
+
+    @contextmanager
+    def snapshot(self) -> Iterator[UnitOfWork]:
+        """Read in one snapshot for as long as it takes, as the login, past any pooler."""
+        connection = self.schema_engine().connect()
+        with (
+            connection.execution_options(isolation_level="REPEATABLE READ"),
+            UnitOfWork(_sessions_of(connection)) as work,
+        ):
+            yield work
+
+    def beside(self, name: str) -> Database:
+        """Return another database of the same server, with the same settings and past any pooler.
+
+        Timings of searches in it are not kept.
+        """
+        url = (self.settings.admin_url or self.url).set(database=name)
+        return Database(
+            replace(
+                self.settings,
+                database_url=url,
+                admin_url=None,
+                pooler="none",
+                metrics_enabled=False,
+            )
+        )
 
     @contextmanager
     def exclusively(self, doing: str, *, wait: bool = False) -> Iterator[None]:

@@ -42,6 +42,11 @@
     + LogTampered              the audit log or its seals are not as they were sealed
     + LogNotSealed             entries must be sealed, or seals signed, first
   x ImportFailed               a file that cannot be read as what it should be
+  x BackupError
+    + ProgramFailed            pg_dump or pg_restore is missing, does not fit, or failed
+    + RowsMissing              a backup lacks rows, or row security may hide some; it is not kept
+    + BackupDamaged            a file of a backup is truncated, altered or foreign
+    + NotRestored              the database cannot be restored into, or not by this login
 
 Each class's docstring is the first sentence of its message unless one is given.
 Errors of the database are told apart by SQLSTATE and constraint name, never by their prose.
@@ -235,6 +240,26 @@ class LeaseLost(JobError):
 
 class UnknownKind(JobError, Misuse):
     """No handler does jobs of this kind."""
+
+
+class BackupError(DataLayerError):
+    """The database could not be backed up or restored."""
+
+
+class ProgramFailed(BackupError):
+    """A program of PostgreSQL is missing, does not fit the server, or failed."""
+
+
+class RowsMissing(BackupError):
+    """The backup would lack rows; it was not kept."""
+
+
+class BackupDamaged(BackupError):
+    """The backup is not as it was made."""
+
+
+class NotRestored(BackupError):
+    """The backup was not restored."""
 
 
 class AuditError(DataLayerError):

@@ -86,6 +86,11 @@ class Settings:
         metrics_enabled: Whether searches are timed into ``query_performance_log``.
         metrics_sample_percent: Which share of them.
         audit_key: Secret; signs the seals of the audit log. Never printed.
+        backup_folder: Where backups are.
+        backup_retention_days: Age in days from which ``backup prune`` deletes them.
+        backup_key: Secret; encrypts backups, or None. Never printed.
+        programs: Folder of ``pg_dump`` and ``pg_restore``, or None for the embedded server's or
+            those on the PATH.
         database_type: ``postgresql``, or ``sqlite``: what ``make_adapter`` makes an adapter of.
         sqlite_path: The file of SQLite's.
     """
@@ -118,6 +123,10 @@ class Settings:
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
     audit_key: str | None = field(default=None, repr=False)
+    backup_folder: Path = Path(".pgcorpus/backups")
+    backup_retention_days: int = 30
+    backup_key: str | None = field(default=None, repr=False)
+    programs: Path | None = None
     database_type: str = "postgresql"
     sqlite_path: Path = Path("docfoundry.db")
 
@@ -243,6 +252,13 @@ def folder(variable: str, value: str) -> Path:
     return Path(value)
 
 
+def existing_folder(variable: str, value: str) -> Path:
+    """Read the path of a folder that exists."""
+    if not Path(value).is_dir():
+        raise SettingsError(f"{variable}={value!r} is not a folder; allowed: a folder that exists")
+    return Path(value)
+
+
 def http_url(variable: str, value: str) -> str:
     """Read the address of a web service."""
     try:
@@ -305,6 +321,10 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "METRICS_ENABLED": ("metrics_enabled", boolean),
     "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
     "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
+    "BACKUP_DIR": ("backup_folder", folder),
+    "BACKUP_RETENTION_DAYS": ("backup_retention_days", integer(1, 36_500)),
+    "BACKUP_KEY": ("backup_key", secret(32)),
+    "PGCORPUS_PROGRAMS": ("programs", existing_folder),
     "DOCFOUNDRY_DB_TYPE": ("database_type", database_type),
     "DATABASE_TYPE": ("database_type", database_type),  # goes before the older name above
     "SQLITE_PATH": ("sqlite_path", path),

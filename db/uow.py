@@ -37,6 +37,7 @@ from pgcorpus.db.repositories.memory.imports import MemoryImportRepository
 from pgcorpus.db.repositories.memory.nodes import MemoryRepository
 from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.audit import AuditRepository
+from pgcorpus.db.repositories.operations.backups import BackupRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
 from pgcorpus.db.repositories.operations.performance import OperationsRepository
@@ -121,6 +122,7 @@ class UnitOfWork:
     diagnosis = repository(DiagnosisRepository)
     isolation = repository(IsolationRepository)
     audit = repository(AuditRepository)
+    backups = repository(BackupRepository)
 
     session: WorkSession
 

@@ -31,11 +31,12 @@ from pgcorpus.db.models.memory import (
     User,
     memory_id,
 )
-from pgcorpus.db.models.operations import QueryPerformance
+from pgcorpus.db.models.operations import BackupLog, QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
     "AuditSeal",
+    "BackupLog",
     "Chunk",
     "ChunkBoost",
     "ChunkEmbedding",

@@ -33,6 +33,7 @@ LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log
 """Tables that no application may write to."""
 
 NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
+    "backup_log",
     "click_feedback",
     "import_files",
     "import_rejects",

@@ -88,6 +88,11 @@ COMMANDS: Final = tuple(
         ),
         ("roles", "roles:app", "Logins for applications and people, and who may do what."),
         ("audit", "audit:app", "The audit log: who changed what, with seals that show tampering."),
+        (
+            "backup",
+            "backup:app",
+            "Make, verify, restore and prune backups of the whole database.",
+        ),
         ("db", "database:app", "Upgrade, roll back and inspect the schema."),
         ("server", "server:app", "The embedded PostgreSQL of this folder."),
     )

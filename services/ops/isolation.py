@@ -400,7 +400,7 @@ class _Verification:
                 )
             else:
                 self._pass(
-                    "policy", subject, f"is for {policy.role}, which owns search functions alone"
+                    "policy", subject, f"is for {policy.role}, which no login has or may become"
                 )
         for sampled in guards.list_sampled(tables):
             self._fail(

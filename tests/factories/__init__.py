@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -261,6 +262,19 @@ class QueryPerformanceFactory(_Factory):
     duration = 12.5
     hits = 10
     degraded = False
+
+
+class BackupLogFactory(_Factory):
+    """A backup that was made."""
+
+    class Meta:
+        model = models.BackupLog
+
+    location = factory.Sequence(lambda n: f"pgcorpus_20261130T0{n:05}Z")
+    status = "complete"
+    finished_at = factory.LazyFunction(lambda: datetime.now(UTC))
+    bytes = 1_000_000
+    rows = 1_000
 
 
 class ConversationFactory(_Factory):

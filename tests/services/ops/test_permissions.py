@@ -124,6 +124,7 @@ NOBODY = (NOTHING,) * 4
 EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "audit_seals": LOG,
     "audit_state": NOBODY,
+    "backup_log": SETTING,
     "chunk_boosts": SCOPED,
     "chunk_embeddings": CONTENT,
     "chunks": SCOPED,
@@ -161,6 +162,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "conversation_summaries": READABLE,
     "embedding_coverage": READABLE,
     "memory_nodes_with_embedding": READABLE,
+    "backup_log_id_seq": (NOTHING, NOTHING, NOTHING, COUNTED[-1]),
     "import_transformations_id_seq": COUNTED,
     "jobs_id_seq": COUNTED,
     "query_performance_log_id_seq": COUNTED,
@@ -192,6 +194,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "forget_traces()": NOBODY,
     "heading_text(text[])": ANYBODY,
     "increment_version()": ANYBODY,
+    "let_backups_read()": NOBODY,
     "lexeme_statistics(regclass,name,name,text)": ANYBODY,
     "memory_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "memory_nodes_alike(text,real)": MEMBER,
