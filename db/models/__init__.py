@@ -31,10 +31,11 @@ from pgcorpus.db.models.memory import (
     User,
     memory_id,
 )
-from pgcorpus.db.models.operations import QueryPerformance
+from pgcorpus.db.models.operations import ArchivedQueryPerformance, QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
+    "ArchivedQueryPerformance",
     "AuditSeal",
     "Chunk",
     "ChunkBoost",

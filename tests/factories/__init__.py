@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -256,6 +257,21 @@ class QueryPerformanceFactory(_Factory):
     class Meta:
         model = models.QueryPerformance
 
+    query_type = "hybrid_search"
+    corpus = "knowledge"
+    duration = 12.5
+    hits = 10
+    degraded = False
+
+
+class ArchivedQueryPerformanceFactory(_Factory):
+    """A quick search of long ago."""
+
+    class Meta:
+        model = models.ArchivedQueryPerformance
+
+    id = factory.Sequence(lambda n: n + 1)
+    timestamp = datetime(2020, 1, 1, tzinfo=UTC)
     query_type = "hybrid_search"
     corpus = "knowledge"
     duration = 12.5

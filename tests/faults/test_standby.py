@@ -615,10 +615,7 @@ def test_commands_on_a_standby_search_and_refuse_to_write(pair: Pair, tmp_path: 
             assert last.endswith("name the primary in DATABASE_URL to write") == writes, told
 
 
-COUNTED = """
-    SELECT (SELECT count(*) FROM query_performance_log),
-           (SELECT CAST(sum(access_count) AS integer) FROM memory_nodes)
-"""
+RECALLED = "SELECT CAST(sum(access_count) AS integer) FROM memory_nodes"
 
 
 def test_a_standby_that_is_promoted_takes_notes(
@@ -630,7 +627,8 @@ def test_a_standby_that_is_promoted_takes_notes(
 
         def count_notes() -> tuple[int, int]:
             with database.unit_of_work(pair.scope) as work:
-                return tuple(work.session.execute(text(COUNTED)).one())
+                recalled = work.session.scalar(text(RECALLED))
+            return ask(other, "SELECT count(*) FROM query_performance_log"), recalled
 
         def ask_both() -> None:
             search.search(QUESTIONS["knowledge"], corpus="knowledge")
