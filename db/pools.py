@@ -30,8 +30,7 @@ class PoolState:
     Attributes:
         in_use: Connections that are lent, or being made.
         limit: How many there may be.
-        seconds_since_return: For how long none has come back; since the first was made, if none
-            ever has. 0 before that.
+        seconds_since_return: Time for which none has come back, at most since the first was made.
     """
 
     in_use: int

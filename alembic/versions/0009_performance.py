@@ -345,14 +345,14 @@ def _health() -> None:
                                     details);
                             ELSIF found.hidden > 0 THEN
                                 RAISE insufficient_privilege USING MESSAGE = concat(
-                                    found.standbys,
-                                    ' standbys, of which only members of pg_monitor see the lag');
+                                    'standbys: ', found.standbys,
+                                    ', whose lag only members of pg_monitor see');
                             END IF;
                             seconds := found.lag;
                             details := concat_ws('; ', details, CASE found.standbys
                                 WHEN 0 THEN 'no standby is connected'
                                 ELSE concat(
-                                    found.standbys, ' standbys, the last ',
+                                    'standbys: ', found.standbys, ', the last ',
                                     round(coalesce(seconds, 0)::numeric, 1), ' s behind') END);
                         END IF;
                         IF seconds > 600 THEN

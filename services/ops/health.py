@@ -82,12 +82,12 @@ class Check:
 
     Attributes:
         check: Stable, for scripts.
-        kind: What it is about.
+        kind: The question that it belongs to.
         status: ``critical`` where something does not work; ``warning`` where it soon may not;
             ``unknown`` where the check could not see it, or had no time.
         detail: What was found.
         remedy: A command that mends it, or helps to find the cause; None where nothing is wrong.
-        duration_ms: How long the check took; None where it did not end.
+        duration_ms: Time that the check took; None where it did not end.
     """
 
     check: str
@@ -103,8 +103,8 @@ class Health:
     """The results of all checks that were asked for.
 
     Attributes:
-        checks: In a fixed order.
-        duration_ms: How long they took together.
+        checks: The results, in a fixed order.
+        duration_ms: Time that they took together.
     """
 
     checks: tuple[Check, ...]
@@ -243,6 +243,7 @@ class _Run:
         self._settings = settings
         self._deadline = deadline
         self._done: list[Check] = []
+        self._waiting: str | None = None
         self._todo: list[tuple[str, Kind, Examine]] = [
             ("database", "readiness", _ping),
             ("schema", "readiness", _schema),
@@ -269,17 +270,11 @@ class _Run:
         """Yield what is known of each check by now."""
         done = list(self._done)
         yield from done
-        answered = not done or done[-1].check != "database" or done[-1].status == "ok"
-        for place, (name, kind, _) in enumerate(self._todo[len(done) :]):
-            if place == 0 and answered and time.monotonic() >= self._deadline:
+        for name, kind, _ in self._todo[len(done) :]:
+            if name == self._waiting:
                 yield _fail(name, kind, f"there was no answer within {limit_seconds:g} s")
             else:
-                yield Check(
-                    check=name,
-                    kind=kind,
-                    status="unknown",
-                    detail=NOT_REACHED,
-                )
+                yield Check(check=name, kind=kind, status="unknown", detail=NOT_REACHED)
 
     def _connect(self) -> Database:
         """Return the same database with short waits, and one connection.
@@ -314,11 +309,12 @@ class _Run:
         began = time.monotonic()
         if began >= self._deadline:
             return False
+        self._waiting = name
         try:
             with translate_errors(), database.unit_of_work() as work:
                 found = examine(work)
             answers = True
-        except DataLayerError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are still told
             found = _describe_failure(name, kind, error)
             answers = name != "database" and not isinstance(error, DatabaseUnavailable)
         self._done.append(replace(found, duration_ms=_milliseconds_since(began)))
@@ -330,12 +326,12 @@ class _Run:
         return lambda work: examine_component(work, name)
 
 
-def _describe_failure(name: str, kind: Kind, error: DataLayerError) -> Check:
+def _describe_failure(name: str, kind: Kind, error: Exception) -> Check:
     """Report a check that the database refused, or did not answer."""
-    detail = str(error)
+    detail = str(error) if isinstance(error, DataLayerError) else repr(error)
     if isinstance(error, StatementTimeout):
         detail = f"the check took longer than {CHECK_SECONDS:g} s, and was ended"
-    if kind == "readiness":
+    if kind == "readiness" or isinstance(error, DatabaseUnavailable):
         return _fail(name, kind, detail)
     return Check(check=name, kind=kind, status="unknown", detail=detail)
 

@@ -27,9 +27,9 @@ class Performance:
 
     Attributes:
         since: Its beginning; it ends now.
-        corpus: Of which corpus, or None for all.
-        metrics: Those of ``performance_dashboard``, which are of the last hour and all corpora.
-        times: Per type of search the figures of all hours, and of each hour.
+        corpus: The corpus, or None for all.
+        metrics: The metrics of ``performance_dashboard``, of the last hour and all corpora.
+        times: The figures of each type of search, first of all hours, then of each.
     """
 
     since: datetime

@@ -56,8 +56,8 @@ class Sizes(NamedTuple):
     """The sizes of what the server keeps on its disk.
 
     Attributes:
-        database_bytes: Of this database.
-        wal_bytes: Of the write-ahead log; None for a login that is not told.
+        database_bytes: Size of this database.
+        wal_bytes: Size of the write-ahead log; None for a login that is not told.
     """
 
     database_bytes: int

@@ -46,7 +46,7 @@ class Metric(NamedTuple):
 
     Attributes:
         metric: Its name.
-        value: Of the last hour; None where nothing was measured.
+        value: Figure of the last hour; None where nothing was measured.
         unit: ``ms``, ``searches`` or ``%``.
     """
 
@@ -61,11 +61,11 @@ class Times(NamedTuple):
     Attributes:
         query_type: The type, such as ``hybrid_search``.
         hour: Start of the hour in which they ended, in UTC; None for all hours.
-        searches: How many were logged.
-        degraded: How many of these lacked a leg.
-        p50_ms: Half of them took at most so long; interpolated between two durations.
-        p95_ms: 95 % of them.
-        p99_ms: 99 % of them.
+        searches: Number of searches that were logged.
+        degraded: Number of these that lacked a leg.
+        p50_ms: Duration that half of them did not exceed; interpolated between two durations.
+        p95_ms: The same of 95 % of them.
+        p99_ms: The same of 99 % of them.
         slowest_ms: The longest duration.
     """
 

@@ -127,6 +127,7 @@ def test_a_server_that_says_nothing_is_answered_in_time(
     assert (found.verdict, found.live, found.ready) == ("not_ready", True, False)
     assert status_of(found, "database") == "critical"
     assert {each.status for each in found.checks[2:]} == {"unknown"}
+    assert {each.detail for each in found.checks[2:]} == {"not reached"}
 
 
 def test_a_server_that_is_down_is_answered_at_once(database: Database) -> None:
@@ -179,6 +180,45 @@ def test_a_check_that_takes_too_long_is_ended_and_the_others_go_on(
     assert "longer than 1 s" in detail_of(found, "queue_age")
     assert status_of(found, "audit_chain") == "ok"
     assert found.duration_ms < IN_TIME_SECONDS * 1000
+
+
+def test_a_database_that_goes_away_meanwhile_is_not_healthy(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was ready a moment ago; whatever was not seen since is no sign of health."""
+    is_read_only = HealthRepository.is_read_only
+
+    def cut(repository: HealthRepository) -> bool:
+        found = is_read_only(repository)
+        proxy.stall()
+        proxy.cut()
+        return found
+
+    monkeypatch.setattr(HealthRepository, "is_read_only", cut)
+    found = HealthService(Database(settings_for(proxy.url)), time_limit_seconds=3).check()
+
+    assert (found.ready, found.verdict) == (True, "degraded")
+    assert status_of(found, "pgvector_extension") == "critical"
+    assert {each.detail for each in found.checks[6:]} == {"not reached"}
+
+
+def test_checks_for_which_no_time_is_left_are_unknown(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They answered nothing, and have not failed."""
+    ping = HealthRepository.ping
+
+    def pause(repository: HealthRepository) -> None:
+        ping(repository)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(HealthRepository, "ping", pause)
+    found = HealthService(database, time_limit_seconds=0.25).check()
+    time.sleep(0.2)
+
+    assert status_of(found, "database") == "critical"
+    assert {each.status for each in found.checks[2:]} == {"unknown"}
+    assert not found.ready
 
 
 def test_a_loop_goes_on_while_health_is_waited_for(stalled: Database) -> None:
