@@ -29,7 +29,11 @@ MAX_MILLISECONDS = 3_600_000
 def performance(
     since: Annotated[
         float,
-        typer.Option(parser=duration, metavar="TIME", help="How far back: 90s, 30m, 12h, 7d, 4w."),
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Length of the time, up to now: 90s, 30m, 12h, 7d or 4w.",
+        ),
     ] = "24h",  # type: ignore[assignment]  # parsed
     corpus: Annotated[
         str | None, typer.Option("--corpus", "-c", help="Only searches of this corpus.")

@@ -53,7 +53,7 @@ def status_of(found: Health, check: str) -> str:
 
 
 def detail_of(found: Health, check: str) -> str:
-    """What one check found."""
+    """The detail of one check."""
     return next(each.detail for each in found.checks if each.check == check)
 
 

@@ -1,4 +1,4 @@
-"""How long searches took, and the plan of one of them."""
+"""The durations of searches, and the plan of one of them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def find_newest(database: Database) -> QueryPerformance:
     return found
 
 
-def slowed(database: Database, logged: QueryPerformance) -> None:
-    """Let a search of the log have been slow."""
+def slow_down(database: Database, logged: QueryPerformance) -> None:
+    """Change a search of the log into a slow one."""
     with database.engine.begin() as connection:
         connection.execute(
             text("UPDATE query_performance_log SET duration = 1234 WHERE id = :id"),
@@ -80,7 +80,7 @@ def test_what_each_leg_did_is_logged_and_no_value_of_the_caller(database: Databa
 
 
 def test_a_question_is_kept_of_a_slow_search_without_a_scope_alone(searched: Database) -> None:
-    """Where the settings ask for it."""
+    """The settings ask for it, too."""
     quick = Database(replace(searched.settings, metrics_slow_ms=3_600_000))
     kept = search(searched).question
     of_quick = search(quick).question
@@ -160,7 +160,7 @@ def test_a_row_that_was_planted_is_an_error_and_no_trace(
 def test_figures_and_slow_searches_are_for_administrators(searched: Database) -> None:
     """A login of a service is told who may."""
     logged = search(searched)
-    slowed(searched, logged)
+    slow_down(searched, logged)
     since = datetime.now(UTC) - timedelta(hours=1)
     with logged_in(searched, "rag_admin") as administrator:
         service = PerformanceService(administrator)

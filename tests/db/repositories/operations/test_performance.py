@@ -70,7 +70,7 @@ def test_percentiles_are_those_of_numpy_per_type_and_hour(work: UnitOfWork) -> N
 
 
 def test_percentiles_are_of_one_corpus_and_of_the_archive_too(aged: Database) -> None:
-    """What was archived is still counted."""
+    """Archived searches are still counted."""
     with aged.unit_of_work() as work:
         add(work, [5.0], corpus="chat")
         assert work.performance.archive(older_than=timedelta(days=30)) == 2
@@ -193,7 +193,7 @@ def test_a_row_that_an_administrator_could_not_read_is_refused(
 
 
 def test_slow_searches_are_listed_the_slowest_first(work: UnitOfWork) -> None:
-    """Those of a time and a corpus."""
+    """Within a time, and of one corpus."""
     factories.bind(work.session)
     add(work, [100.0, 700.0, 500.0])
     add(work, [900.0], ago=timedelta(days=2))
