@@ -39,7 +39,7 @@ from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.exchange import exchange, forget_session
-from pgcorpus.db.pools import Places, Throttle
+from pgcorpus.db.pools import Places, PoolState, Throttle
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import (
     APPLICATION_ROLE,
@@ -423,6 +423,11 @@ class Database:
             finally:
                 connection.invalidate()  # the pool would roll back, and log that it is lost
                 driver.close()
+
+    @property
+    def pool_state(self) -> PoolState:
+        """The use of this process's connections; nothing is asked of the database."""
+        return self._places.state
 
     def flush_before_close(self, buffer: Buffer) -> None:
         """Flush *buffer* before connections are closed, unless it is gone by then."""

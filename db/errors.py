@@ -346,6 +346,8 @@ MEANINGS = {
     "levels: keys, never texts",
     "scope_of_owner": "a row's scope is its tenant's, or without a tenant its user's",
     "valid_scope": "a scope is tenant: or user: and a UUID in lower case",
+    "valid_search_details": "a search took 0 to 1e12 ms; its legs and options are JSON objects, "
+    "and of its question at most 2000 characters are kept",
     "readable_times": "times lie between the years 2 and 9998; infinity is none",
 }
 

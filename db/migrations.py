@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from alembic import command
 from alembic.config import Config
@@ -22,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseNotReady, StatementRefused, translate
+from pgcorpus.db.uow import UnitOfWork
 
 VERSION_TABLE: Final = "pgcorpus_version"
 LOCK_KEY: Final = 0x7067636F72707573  # "pgcorpus": the advisory lock of schema changes
@@ -65,6 +67,21 @@ class Version:
     revision: str
     subject: str
     applied: bool
+
+
+@dataclass(frozen=True)
+class SchemaState:
+    """The schema of a database beside that of this release.
+
+    Attributes:
+        revision: The newest revision that the database has, or None.
+        newest: The newest revision of this release.
+        state: ``ahead`` where a newer release upgraded the database.
+    """
+
+    revision: str | None
+    newest: str
+    state: Literal["current", "behind", "ahead", "missing"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,28 @@ def history(database: Database) -> list[Version]:
         Version(found.revision, found.doc, found.revision in applied)
         for found in reversed(list(script.walk_revisions()))
     ]
+
+
+def compare(work: UnitOfWork) -> SchemaState:
+    """Compare the schema of a database with the revisions of this release; changes nothing."""
+    newest = _newest()
+    context = MigrationContext.configure(
+        work.session.connection(), opts={"version_table": VERSION_TABLE}
+    )
+    heads = context.get_current_heads()
+    if not heads:
+        return SchemaState(None, newest, "missing")
+    revision = ", ".join(heads)
+    if revision == newest:
+        return SchemaState(revision, newest, "current")
+    known = {found.revision for found in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return SchemaState(revision, newest, "behind" if known.issuperset(heads) else "ahead")
+
+
+@cache
+def _newest() -> str:
+    """Return the newest revision of this release."""
+    return ", ".join(ScriptDirectory.from_config(_config()).get_heads())
 
 
 def current(database: Database) -> Version | None:

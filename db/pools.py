@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,27 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 PAUSE_SECONDS: Final = 0.02
 """The wait between two looks for a place that another pool gives up."""
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """The use of the connections of a process, of all its pools together.
+
+    Attributes:
+        in_use: Connections that are lent, or being made.
+        limit: How many there may be.
+        seconds_since_return: Time for which none has come back, at most since the first was made.
+    """
+
+    in_use: int
+    limit: int
+    seconds_since_return: float
+
+    @property
+    def full(self) -> bool:
+        """True if whoever wants a connection now must wait."""
+        return self.in_use >= self.limit
+
 
 Connect = Callable[[Dialect, Any, list[Any], dict[str, Any]], DBAPIConnection]
 
@@ -40,6 +62,7 @@ class Places:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._connecting = 0
+        self._returned: float | None = None
         # psycopg's connections that are open, and whether they are idle; the longest idle first
         self._idle: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -56,6 +79,8 @@ class Places:
             dialect: Dialect, record: object, args: list[Any], parameters: dict[str, Any]
         ) -> DBAPIConnection:
             self._take(pause)
+            if self._returned is None:
+                self._returned = time.monotonic()
             connection = None
             try:
                 connection = connect(dialect, record, args, parameters)
@@ -96,7 +121,16 @@ class Places:
             self._connecting += 1
             return True
 
+    @property
+    def state(self) -> PoolState:
+        """The use of the connections now."""
+        with self._lock:
+            lent = sum(not idle and not each.closed for each, idle in self._idle.items())
+            waited = 0.0 if self._returned is None else time.monotonic() - self._returned
+            return PoolState(lent + self._connecting, self._limit, waited)
+
     def _check_in(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        self._returned = time.monotonic()
         driver = record.driver_connection  # None when it was lost
         with self._lock:
             if driver is not None and self._idle.pop(driver, None) is not None:

@@ -85,6 +85,10 @@ class Settings:
         log_level: Threshold of the loggers of ``db`` and ``services``.
         metrics_enabled: Whether searches are timed into ``query_performance_log``.
         metrics_sample_percent: Which share of them.
+        metrics_slow_ms: Duration from which a search is slow. The specification's alert is 500 ms.
+        metrics_questions: Whether the log keeps the questions of slow searches, those of a tenant
+            or a user excepted: ``pgcorpus performance --plan`` then need not be told them.
+        disk_gb: Size of the disk that the server keeps its data on, or 0 where it is not known.
         audit_key: Secret; signs the seals of the audit log. Never printed.
         backup_folder: Where backups are.
         backup_retention_days: Age in days from which ``backup prune`` deletes them.
@@ -122,6 +126,9 @@ class Settings:
     log_level: str = "INFO"
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
+    metrics_slow_ms: int = 500
+    metrics_questions: bool = False
+    disk_gb: int = 0
     audit_key: str | None = field(default=None, repr=False)
     backup_folder: Path = Path(".pgcorpus/backups")
     backup_retention_days: int = 30
@@ -320,6 +327,9 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "LOG_LEVEL": ("log_level", choice(LOG_LEVELS)),
     "METRICS_ENABLED": ("metrics_enabled", boolean),
     "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
+    "METRICS_SLOW_MS": ("metrics_slow_ms", integer(1, 3_600_000)),
+    "METRICS_QUESTIONS": ("metrics_questions", boolean),
+    "DB_DISK_GB": ("disk_gb", integer(0, 1_000_000)),
     "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
     "BACKUP_DIR": ("backup_folder", folder),
     "BACKUP_RETENTION_DAYS": ("backup_retention_days", integer(1, 36_500)),

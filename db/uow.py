@@ -39,8 +39,12 @@ from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.audit import AuditRepository
 from pgcorpus.db.repositories.operations.backups import BackupRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
+from pgcorpus.db.repositories.operations.health import HealthRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
-from pgcorpus.db.repositories.operations.performance import OperationsRepository
+from pgcorpus.db.repositories.operations.performance import (
+    OperationsRepository,
+    PerformanceRepository,
+)
 from pgcorpus.db.repositories.operations.roles import RoleRepository
 from pgcorpus.db.repositories.rankings import RankingRepository
 from pgcorpus.db.repositories.search import SearchRepository
@@ -115,6 +119,8 @@ class UnitOfWork:
     memory_imports = repository(MemoryImportRepository)
     jobs = repository(JobRepository)
     operations = repository(OperationsRepository)
+    performance = repository(PerformanceRepository)
+    health = repository(HealthRepository)
     roles = repository(RoleRepository)
     searches = repository(SearchRepository)
     tenancy = repository(TenancyRepository)

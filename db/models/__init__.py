@@ -31,10 +31,11 @@ from pgcorpus.db.models.memory import (
     User,
     memory_id,
 )
-from pgcorpus.db.models.operations import BackupLog, QueryPerformance
+from pgcorpus.db.models.operations import ArchivedQueryPerformance, BackupLog, QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
+    "ArchivedQueryPerformance",
     "AuditSeal",
     "BackupLog",
     "Chunk",

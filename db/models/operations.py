@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, String, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pgcorpus.db.base import Base
+from pgcorpus.db.base import Base, readable_times
+
+VALID_DETAILS: Final = (
+    "duration BETWEEN 0 AND 1e12 AND jsonb_typeof(legs) = 'object' "
+    "AND jsonb_typeof(options) = 'object' AND length(question) <= 2000"
+)
 
 
-class QueryPerformance(Base):
-    """The duration of one search, as its caller saw it."""
+class _SearchTiming:
+    """The columns of the log of searches, and of its archive."""
 
-    __tablename__ = "query_performance_log"
-    __table_args__ = (Index("idx_query_performance_log_timestamp", "timestamp"),)
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    timestamp: Mapped[datetime] = mapped_column(server_default=func.now())
     query_type: Mapped[str] = mapped_column(
         String(50), comment="vector_search, text_search, fuzzy_search or hybrid_search"
     )
@@ -25,6 +27,48 @@ class QueryPerformance(Base):
     duration: Mapped[float] = mapped_column(comment="milliseconds, embedding the question included")
     hits: Mapped[int]
     degraded: Mapped[bool] = mapped_column(comment="true if a leg did not answer")
+    fusion: Mapped[str | None] = mapped_column(
+        String(20), comment="fusion of the legs; null in rows of before revision 0009"
+    )
+    candidates: Mapped[int | None] = mapped_column(comment="passages that the legs found, in all")
+    legs: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), comment="leg to its status, candidates and milliseconds"
+    )
+    options: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True),
+        comment="limit, offset, language, group_by, names of filters; never a value of a filter",
+    )
+    question: Mapped[str | None] = mapped_column(
+        Text, comment="text of the question; null unless METRICS_QUESTIONS keeps it"
+    )
+
+
+class QueryPerformance(_SearchTiming, Base):
+    """The duration of one search, as its caller saw it. Administrators alone read it."""
+
+    __tablename__ = "query_performance_log"
+    __table_args__ = (
+        CheckConstraint(VALID_DETAILS, name="valid_search_details"),
+        readable_times("timestamp"),
+        Index("idx_query_performance_log_timestamp", "timestamp"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    timestamp: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ArchivedQueryPerformance(_SearchTiming, Base):
+    """The duration of a search that retention moved out of the log."""
+
+    __tablename__ = "query_performance_archive"
+    __table_args__ = (
+        CheckConstraint(VALID_DETAILS, name="valid_search_details"),
+        readable_times("timestamp"),
+        Index("idx_query_performance_archive_timestamp", "timestamp"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    timestamp: Mapped[datetime]
 
 
 class BackupLog(Base):

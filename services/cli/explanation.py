@@ -28,10 +28,13 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
         for name, gain in hit.contributions.items():
             rank = f"#{hit.ranks[name]}" if name in hit.ranks else "not among its best"
             shown.add(f"{name} gave {gain:.4f} (score {hit.scores[name]:.4f}, {rank})")
-    plan = root.add(
-        f"plan: {explanation.plan['Planning Time']:.1f} ms to plan, "
-        f"{explanation.plan['Execution Time']:.1f} ms to run"
-    )
+    add_explanation(root, explanation)
+    return root
+
+
+def add_explanation(root: Tree, explanation: Explanation) -> None:
+    """Add the plan, the settings, the parameters and the statement to a tree."""
+    plan = root.add(_describe_times(explanation.plan))
     _add(plan, explanation.plan["Plan"])
     settings = root.add("settings")
     for name, value in explanation.settings.items():
@@ -40,7 +43,22 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
     for name, value in explanation.parameters.items():
         parameters.add(escape(visible(f"{name} = {value!r}"[:MAX_VALUE_CHARACTERS])))
     root.add("statement").add(escape(explanation.statement))
-    return root
+
+
+def _describe_times(plan: Mapping[str, Any]) -> str:
+    """Describe how long a statement took, or say that it was not run."""
+    if "Execution Time" not in plan:
+        return "plan: not run, so rows are estimates"
+    return f"plan: {plan['Planning Time']:.1f} ms to plan, {plan['Execution Time']:.1f} ms to run"
+
+
+def _describe_cost(node: Mapping[str, Any]) -> str:
+    """Describe the rows and the time of a node, or what the planner thinks of it."""
+    if "Actual Rows" not in node:
+        return f"{node['Plan Rows']:,} rows, cost {node['Total Cost']:,.0f}"
+    rows = node["Actual Rows"] * node["Actual Loops"]
+    took_ms = node["Actual Total Time"] * node["Actual Loops"]
+    return f"{rows:.0f} rows, {took_ms:.2f} ms"
 
 
 def describe_leg(leg: Leg) -> str:
@@ -53,13 +71,11 @@ def _add(parent: Tree, node: Mapping[str, Any]) -> None:
     """Add a node of a plan and those under it."""
     of = node.get("Index Name") or node.get("Relation Name") or node.get("CTE Name")
     part = node.get("Subplan Name")
-    rows = node["Actual Rows"] * node["Actual Loops"]
-    took_ms = node["Actual Total Time"] * node["Actual Loops"]
     words = [
         f"[dim]{escape(part)}:[/]" if part else "",
         f"[bold]{node['Node Type']}[/]",
         f"on [cyan]{escape(of)}[/]" if of else "",
-        f"{rows:.0f} rows, {took_ms:.2f} ms",
+        _describe_cost(node),
     ]
     shown = parent.add(" ".join(word for word in words if word))
     for key in ("Index Cond", "Recheck Cond", "Filter"):

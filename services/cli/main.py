@@ -61,6 +61,16 @@ COMMANDS: Final = tuple(
             "Check that searches use their indexes, and print the SQL that mends them.",
         ),
         (
+            "health",
+            "health:health",
+            "Tell within 5 s whether the database can serve, and what needs an operator.",
+        ),
+        (
+            "performance",
+            "performance:performance",
+            "Show how long searches took; list slow ones, and plan one of them again.",
+        ),
+        (
             "verify-isolation",
             "isolation:verify_isolation",
             "Attack every scoped table and every search: no row may cross between tenants.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -32,7 +33,10 @@ FIRST_BATCH: Final = 64
 COMPLETED_KEPT_SECONDS: Final = 7 * DAY_SECONDS
 """Dead letters are kept until they are purged or requeued by hand."""
 
-SEARCHES_KEPT_SECONDS: Final = 30 * DAY_SECONDS
+SEARCHES_KEPT: Final = timedelta(days=30)
+"""Age from which timings are moved to the archive: the specification's retention."""
+
+ARCHIVED_SEARCHES_KEPT: Final = timedelta(days=365)
 
 OUTDATED_ROWS: Final = 1000
 OUTDATED_SHARE: Final = 0.05
@@ -239,7 +243,7 @@ class MaintenanceHandler:
 
 
 class LogFlushHandler:
-    """Writes the timings of searches that this process buffers, and deletes old ones.
+    """Writes the timings of searches that this process buffers, and archives old ones.
 
     Every process that searches also flushes its own buffer, every few seconds and at its end: a
     worker cannot reach the memory of another process.
@@ -258,18 +262,22 @@ class LogFlushHandler:
         self._search_log = search_log
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
-        """Write and delete timings, in transactions of their own."""
+        """Write, archive and delete timings, in transactions of their own."""
         if self._search_log is not None:
             self._search_log.flush()
         _delete_all(
             self._database,
-            lambda work: work.operations.delete_searches(older_than_seconds=SEARCHES_KEPT_SECONDS),
+            lambda work: work.performance.archive(older_than=SEARCHES_KEPT),
+        )
+        _delete_all(
+            self._database,
+            lambda work: work.performance.delete_archived(older_than=ARCHIVED_SEARCHES_KEPT),
         )
         return lambda _work: [COMPLETED] * len(jobs)
 
 
 def _delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> None:
-    """Delete rows in batches, each in a transaction of its own, until none is left."""
+    """Delete or move rows in batches, each a transaction of its own, until none is left."""
     deleted = 1
     while deleted:
         with database.unit_of_work() as work:

@@ -5,7 +5,7 @@ docs/reference/doctor.md has every check.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -47,6 +47,7 @@ from pgcorpus.db.search.question import Question
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import list_in_use
+from pgcorpus.services.ops.health import examine_component
 from pgcorpus.services.search.service import LEGS_OF
 
 Status = Literal["ok", "warning", "failure"]
@@ -63,6 +64,24 @@ UNUSED_AFTER: Final = timedelta(days=7)
 COMPARABLE: Final = 1.1
 """A plan with the index that costs up to this many times the chosen one should have been chosen:
 estimates are not more exact than that."""
+
+OF_HEALTH: Final = (
+    "pgvector_extension",
+    "replication_lag",
+    "queue_age",
+    "connections",
+    "transaction_id_age",
+    "last_backup",
+    "audit_chain",
+)
+"""Components of ``system_health_check`` that the other checks do not cover."""
+
+STATUS_OF: Final[Mapping[str, Status]] = {
+    "ok": "ok",
+    "unknown": "ok",
+    "warning": "warning",
+    "critical": "failure",
+}
 
 ASCII_CTYPES: Final = ("C", "POSIX")
 WORDS_ASKED: Final = 2
@@ -151,6 +170,7 @@ class DoctorService:
                 findings += _guard(work, "owner", None, partial(_owner, work))
                 findings += _guard(work, "row_security", None, partial(_row_security, work))
                 findings += _guard(work, "audit", None, partial(_audit, work))
+                findings += _guard(work, "health", None, partial(_health, work))
                 for corpus in list_corpora():
                     findings += self._examine_corpus(work, server, corpus)
         return Diagnosis(tuple(findings))
@@ -574,6 +594,19 @@ def _audit(work: UnitOfWork) -> Iterator[Finding]:
     elif not unrecorded:
         yield Finding(
             check="audit", subject="security_audit_log", status="ok", detail="records everything"
+        )
+
+
+def _health(work: UnitOfWork) -> Iterator[Finding]:
+    """Report what ``pgcorpus health`` finds, and no other check here looks at."""
+    for name in OF_HEALTH:
+        found = examine_component(work, name)
+        yield Finding(
+            check="health",
+            subject=name,
+            status=STATUS_OF[found.status],
+            detail=found.detail,
+            remedy=found.remedy,
         )
 
 

@@ -25,7 +25,7 @@ from pgcorpus.db.errors import (
     translate_errors,
 )
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.answer import Answer, ModelState
+from pgcorpus.db.search.answer import Answer, ModelState, Statement
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
@@ -131,9 +131,38 @@ class SearchService:
                 page = self._database.call(finish_page, page, request)
             if request.snippets and page.hits:
                 page = self._with_snippets(page, request)
-            self._log.note(page, (time.perf_counter() - started) * 1000)
+            self._log.note(page, (time.perf_counter() - started) * 1000, request)
             return page
         raise SearchError(SWITCHING)
+
+    def plan(
+        self,
+        question: str,
+        *,
+        corpus: str,
+        analyze: bool = False,
+        **options: Unpack[SearchOptions],
+    ) -> Explanation:
+        """Plan a search again: return its statement and PostgreSQL's plan of it.
+
+        Args:
+            question: As of ``search``.
+            corpus: As of ``search``.
+            analyze: Run the statement, too, and tell times and buffers.
+            options: As of ``search``.
+
+        Raises:
+            SearchError: As of ``search``; or no leg can answer, so that there is no statement.
+            DatabaseUnavailable: The database did not answer.
+        """
+        request = Request.of(question, corpus, options)
+        prepared = self._prepare(request, self._choose(request))
+        with translate_errors():
+            ranker = self._database.ranker(request.scope)
+            statement = ranker.prepare(request.corpus, prepared.ask)
+        if not statement.shape.legs:
+            raise SearchError("there is nothing to explain: no leg can answer")
+        return self._explain(statement, request.scope, analyze=analyze)
 
     def context(
         self,
@@ -262,7 +291,7 @@ class SearchService:
         prepared, answer = self._without_quotes(ranker, prepared, answer)
         prepared, answer = self._with_words(ranker, prepared, answer)
         prepared, answer = self._with_more_groups(ranker, prepared, answer)
-        explainer = Explainer(partial(self._explain, answer, prepared.request.scope))
+        explainer = Explainer(partial(self._explain, answer.statement, prepared.request.scope))
         return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
 
     def _with_words(
@@ -381,10 +410,11 @@ class SearchService:
             return prepared, answer
         return relaxed, by_words
 
-    def _explain(self, answer: Answer, scope: Scope | None) -> Explanation:
+    def _explain(
+        self, statement: Statement, scope: Scope | None, *, analyze: bool = True
+    ) -> Explanation:
         with translate_errors():
-            plan = self._database.ranker(scope).explain(answer.statement)
-        statement = answer.statement
+            plan = self._database.ranker(scope).explain(statement, analyze=analyze)
         return Explanation(
             statement=statement.sql,
             parameters={
@@ -446,6 +476,7 @@ class AsyncSearchService(Awaited[SearchService]):
         super().__init__(database, SearchService(database, embedder=embedder))
 
     search = awaited(SearchService.search)
+    plan = awaited(SearchService.plan)
     context = awaited(SearchService.context)
     flush_log = awaited(SearchService.flush_log)
 

@@ -65,6 +65,9 @@ CASES = {
     ),
     "LOG_LEVEL": ("INFO", "debug", "DEBUG", "LOUD", "allowed: DEBUG, INFO, WARNING, ERROR, CRIT"),
     "METRICS_ENABLED": (True, "off", False, "maybe", "not a boolean; allowed: true, false"),
+    "METRICS_SLOW_MS": (500, "20", 20, "0", "not a usable whole number; allowed: 1 to 3600000"),
+    "METRICS_QUESTIONS": (False, "on", True, "maybe", "not a boolean; allowed: true, false"),
+    "DB_DISK_GB": (0, "500", 500, "-1", "not a usable whole number; allowed: 0 to 1000000"),
     "METRICS_SAMPLE_PERCENT": (100, "1", 1, "0", "not a usable whole number; allowed: 1 to 100"),
     "DOCFOUNDRY_DB_TYPE": (
         "postgresql",

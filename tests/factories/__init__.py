@@ -277,6 +277,21 @@ class BackupLogFactory(_Factory):
     rows = 1_000
 
 
+class ArchivedQueryPerformanceFactory(_Factory):
+    """A quick search of long ago."""
+
+    class Meta:
+        model = models.ArchivedQueryPerformance
+
+    id = factory.Sequence(lambda n: n + 1)
+    timestamp = datetime(2020, 1, 1, tzinfo=UTC)
+    query_type = "hybrid_search"
+    corpus = "knowledge"
+    duration = 12.5
+    hits = 10
+    degraded = False
+
+
 class ConversationFactory(_Factory):
     """A conversation that was written here."""
 

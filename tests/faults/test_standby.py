@@ -37,6 +37,7 @@ from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
 from pgcorpus.services.ops.doctor import DoctorService
+from pgcorpus.services.ops.health import HealthService
 from pgcorpus.services.search.service import MODES, AsyncSearchService, SearchService
 from tests.commands import run_commands
 from tests.conftest import settings_for
@@ -615,10 +616,7 @@ def test_commands_on_a_standby_search_and_refuse_to_write(pair: Pair, tmp_path: 
             assert last.endswith("name the primary in DATABASE_URL to write") == writes, told
 
 
-COUNTED = """
-    SELECT (SELECT count(*) FROM query_performance_log),
-           (SELECT CAST(sum(access_count) AS integer) FROM memory_nodes)
-"""
+RECALLED = "SELECT CAST(sum(access_count) AS integer) FROM memory_nodes"
 
 
 def test_a_standby_that_is_promoted_takes_notes(
@@ -630,7 +628,8 @@ def test_a_standby_that_is_promoted_takes_notes(
 
         def count_notes() -> tuple[int, int]:
             with database.unit_of_work(pair.scope) as work:
-                return tuple(work.session.execute(text(COUNTED)).one())
+                recalled = work.session.scalar(text(RECALLED))
+            return ask(other, "SELECT count(*) FROM query_performance_log"), recalled
 
         def ask_both() -> None:
             search.search(QUESTIONS["knowledge"], corpus="knowledge")
@@ -647,6 +646,31 @@ def test_a_standby_that_is_promoted_takes_notes(
 
     assert (after[0] - before[0], after[1] - before[1]) == (1, 3)
     assert warnings_in(caplog) == []
+
+
+def test_a_standby_is_ready_for_reads_and_the_lag_is_told_on_both_sides(pair: Pair) -> None:
+    """On a primary to members of pg_monitor alone; nobody else is told how far standbys are."""
+
+    def lag(server: EmbeddedServer, login: str | None) -> tuple[str, str]:
+        with pair.opened(server, login) as database, database.unit_of_work() as work:
+            found = work.health.examine("replication_lag")
+        return found.status, found.details
+
+    with pair.opened(pair.standby, "app") as database:
+        health = HealthService(database)
+        reads, writes = health.check(), health.check_readiness(writes=True)
+
+    assert (reads.verdict, reads.ready) == ("healthy", True), reads
+    assert (writes.verdict, writes.live) == ("not_ready", True)
+    assert lag(pair.standby, "app")[0] == "HEALTHY"
+    assert lag(pair.standby, "app")[1].startswith("replayed up to")
+    assert lag(pair.primary, "app")[0] == "UNKNOWN"
+    with pair.opened(pair.primary) as database, database.engine.connect() as superuser:
+        told = superuser.execute(text(
+            "SELECT status, details FROM system_health_check('{replication_lag}')"
+        )).one()  # fmt: skip
+    assert told.status == "HEALTHY"
+    assert told.details.startswith("standbys: 1, the last ")
 
 
 def test_a_read_that_is_in_the_way_of_replay_is_told_to_run_again(pair: Pair) -> None:

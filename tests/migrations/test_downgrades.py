@@ -312,7 +312,7 @@ def test_alembic_itself_asks_the_same(database: Database, alembic: Alembic) -> N
     assert "alembic -x yes=true downgrade" in complaint
     ini = ROOT / "alembic.ini"
     said, returned = type_answer(
-        database, "n", sys.executable, "-m", "alembic", "-c", str(ini), "downgrade", "-2"
+        database, "n", sys.executable, "-m", "alembic", "-c", str(ini), "downgrade", "base"
     )
     assert "Go on?" in said
     assert returned != 0

@@ -39,7 +39,7 @@ ELSEWHERE: Final = {
 all others together, which tests/services/ops/test_isolation.py tries; and those that need vectors,
 which ``tune knowledge`` has."""
 
-FINDING: Final = {"doctor", "validate", "models verify"}
+FINDING: Final = {"doctor", "health", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
 
 SEED: Final = (
@@ -84,6 +84,7 @@ OF_ADMINISTRATOR: Final = {
     "users create": ADMINISTRATOR,
     "import documentation": ADMINISTRATOR,
     "audit show": WHO_MAY,
+    "performance": WHO_MAY,
     "audit verify": WHO_MAY,
     "audit seal": WHO_MAY,
     "models backfill": ADMINISTRATOR,
@@ -185,6 +186,8 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "tune knowledge": (*judged, "--key", "chunk_type"),
         "tune status": (),
         "doctor": (),
+        "health": (),
+        "performance": (),
         "eval": (collection,),
         "import history": (),
         "import rejects": (),

@@ -15,7 +15,7 @@ from pgcorpus import EmbeddingService, Worker
 from pgcorpus.db import repositories
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import EmbedderUnavailable, TextsRefused, UnknownKind
-from pgcorpus.db.models import Job, Message, QueryPerformance
+from pgcorpus.db.models import ArchivedQueryPerformance, Job, Message, QueryPerformance
 from pgcorpus.db.repositories.jobs import ClaimedJob
 from pgcorpus.db.search.corpora import CHAT, KNOWLEDGE
 from pgcorpus.db.search.page import SearchPage
@@ -661,11 +661,11 @@ def test_maintenance_purges_reaps_and_renews_statistics(database: Database) -> N
         assert connection.scalar(analyzed) == 1
 
 
-def test_old_timings_of_searches_are_deleted_and_buffered_ones_written(database: Database) -> None:
-    """After 30 days."""
+def test_old_timings_of_searches_are_archived_and_buffered_ones_written(database: Database) -> None:
+    """Archived after 30 days, and deleted after a year."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
-        for days in (1, 31):
+        for days in (1, 31, 366):
             factories.QueryPerformanceFactory(
                 timestamp=func.now() - text(f"interval '{days} days'")
             )
@@ -680,7 +680,9 @@ def test_old_timings_of_searches_are_deleted_and_buffered_ones_written(database:
 
     with database.unit_of_work() as work:
         kinds = work.session.scalars(select(QueryPerformance.query_type).order_by("id")).all()
+        archived = work.session.scalars(select(ArchivedQueryPerformance.query_type)).all()
     assert kinds == ["hybrid_search", "text_search"]
+    assert archived == ["hybrid_search"]
 
 
 def test_a_database_that_is_closed_writes_what_was_noted_first(database: Database) -> None:

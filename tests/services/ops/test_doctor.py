@@ -795,5 +795,5 @@ def test_every_check_is_in_the_reference(patient: Patient) -> None:
 
     names = {each.check for each in patient.diagnosis().findings}
 
-    assert len(names) == 15
+    assert len(names) == 16
     assert [name for name in names if f"`{name}`" not in page] == []

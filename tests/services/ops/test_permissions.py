@@ -115,10 +115,12 @@ SCOPED = (NOTHING, READ, WRITE - {"COPY FROM"}, ADMINISTER - {"COPY FROM"})
 QUEUE = (NOTHING, READ, WRITE - {"COPY FROM", "UPDATE"}, ADMINISTER - {"COPY FROM"})
 READABLE = (NOTHING, READ, READ, READ)
 COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "setval"})
+ADDED_TO = {"INSERT", "COPY FROM"}
 LOG = (NOTHING, NOTHING, NOTHING, READ)
 ANYBODY = ({"EXECUTE"},) * 4
 ADMINISTRATOR = (NOTHING, NOTHING, NOTHING, {"EXECUTE"})
 MEMBER = (NOTHING, {"EXECUTE"}, {"EXECUTE"}, {"EXECUTE"})
+WRITER = (NOTHING, NOTHING, {"EXECUTE"}, {"EXECUTE"})
 NOBODY = (NOTHING,) * 4
 
 EXPECTED: Mapping[str, tuple[set[str], ...]] = {
@@ -151,7 +153,8 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "message_embeddings": CONTENT,
     "messages": CONTENT,
     "pgcorpus_version": READABLE,
-    "query_performance_log": CONTENT,
+    "query_performance_archive": (NOTHING, NOTHING, NOTHING, ADMINISTER),
+    "query_performance_log": (NOTHING, NOTHING, ADDED_TO, ADMINISTER),
     "security_audit_log": LOG,
     "security_audit_log (each partition)": LOG,
     "search_sessions": SCOPED,
@@ -163,6 +166,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "embedding_coverage": READABLE,
     "memory_nodes_with_embedding": READABLE,
     "backup_log_id_seq": (NOTHING, NOTHING, NOTHING, COUNTED[-1]),
+    "performance_dashboard": LOG,
     "import_transformations_id_seq": COUNTED,
     "jobs_id_seq": COUNTED,
     "query_performance_log_id_seq": COUNTED,
@@ -170,6 +174,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "announce_jobs()": ANYBODY,
     "app_scope()": ANYBODY,
     "append_message()": ANYBODY,
+    "archive_searches(interval,integer)": WRITER,
     "audit_append_seal(text,bigint,bigint,bigint,jsonb)": NOBODY,
     "audit_ddl()": NOBODY,
     "audit_drop_month(date)": NOBODY,
@@ -184,6 +189,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "chunks_with_metadata(jsonb,integer)": MEMBER,
     "chunks_with_words(text[],text[],text[])": MEMBER,
     "decrypt_sensitive_data(text,text)": ANYBODY,
+    "delete_archived_searches(interval,integer)": WRITER,
     "encrypt_sensitive_data(text,text)": ANYBODY,
     "documentation_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "enqueue_embedding()": NOBODY,
@@ -203,6 +209,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "passages_to_embed(text,integer)": ANYBODY,
     "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
+    "system_health_check(text[])": ANYBODY,
     "text_hash(text)": ANYBODY,
 }
 """Rights of a login of no group, and of each of the groups. A new table gets its line."""
@@ -211,6 +218,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
 WORDS = {
     "-": NOTHING,
     "read": READ,
+    "add rows": ADDED_TO,
     "write": WRITE,
     "write rows": WRITE - {"COPY FROM"},
     "work off": WRITE - {"COPY FROM", "UPDATE"},
