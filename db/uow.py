@@ -38,6 +38,7 @@ from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.audit import AuditRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
+from pgcorpus.db.repositories.operations.maintenance import MaintenanceRepository
 from pgcorpus.db.repositories.operations.performance import OperationsRepository
 from pgcorpus.db.repositories.operations.roles import RoleRepository
 from pgcorpus.db.repositories.rankings import RankingRepository
@@ -111,6 +112,7 @@ class UnitOfWork:
     chat_imports = repository(ChatImportRepository)
     memory_imports = repository(MemoryImportRepository)
     jobs = repository(JobRepository)
+    maintenance = repository(MaintenanceRepository)
     operations = repository(OperationsRepository)
     roles = repository(RoleRepository)
     searches = repository(SearchRepository)

@@ -31,7 +31,7 @@ from pgcorpus.db.models.memory import (
     User,
     memory_id,
 )
-from pgcorpus.db.models.operations import QueryPerformance
+from pgcorpus.db.models.operations import MaintenanceLog, QueryPerformance
 
 __all__ = [
     "SEEDED_MODELS",
@@ -57,6 +57,7 @@ __all__ = [
     "Job",
     "KeyConcept",
     "LearnedRanking",
+    "MaintenanceLog",
     "MemoryEmbedding",
     "MemoryNode",
     "Message",

@@ -88,6 +88,11 @@ COMMANDS: Final = tuple(
         ),
         ("roles", "roles:app", "Logins for applications and people, and who may do what."),
         ("audit", "audit:app", "The audit log: who changed what, with seals that show tampering."),
+        (
+            "maintenance",
+            "maintenance:app",
+            "Maintain the database while searches run, and see what was done.",
+        ),
         ("db", "database:app", "Upgrade, roll back and inspect the schema."),
         ("server", "server:app", "The embedded PostgreSQL of this folder."),
     )

@@ -199,7 +199,7 @@ class MaintenanceHandler:
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
         """Run the maintenance, each part in transactions of its own."""
-        _delete_all(
+        delete_all(
             self._database,
             lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
         )
@@ -262,17 +262,23 @@ class LogFlushHandler:
         """Write and delete timings, in transactions of their own."""
         if self._search_log is not None:
             self._search_log.flush()
-        _delete_all(
+        delete_all(
             self._database,
             lambda work: work.operations.delete_searches(older_than_seconds=SEARCHES_KEPT_SECONDS),
         )
         return lambda _work: [COMPLETED] * len(jobs)
 
 
-def _delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> None:
-    """Delete rows in batches, each in a transaction of its own, until none is left."""
-    deleted = 1
+def delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> int:
+    """Delete rows in batches, each in a transaction of its own, until none is left.
+
+    Returns:
+        How many were deleted.
+    """
+    deleted, in_all = 1, 0
     while deleted:
         with database.unit_of_work() as work:
             deleted = delete(work)
             work.commit()
+        in_all += deleted
+    return in_all
