@@ -5,6 +5,10 @@
 -- The owner is no superuser. Its password comes from the environment, and is not logged.
 \set ON_ERROR_STOP on
 \getenv owner_password PGCORPUS_OWNER_PASSWORD
+\if :{?owner_password}
+\else
+DO $$ BEGIN RAISE 'PGCORPUS_OWNER_PASSWORD is not set: nothing was done'; END $$;
+\endif
 SET log_statement = 'none';
 SET log_min_error_statement = 'panic';
 SET password_encryption = 'scram-sha-256';

@@ -225,7 +225,17 @@ def prepare(server: EmbeddedServer, administrator: URL) -> None:
     with engine.connect() as connection:
         connection.execute(text("DROP DATABASE pgcorpus WITH (FORCE)"))
     engine.dispose()
-    subprocess.run(
+    without = run_psql(server, administrator)
+    assert (without.returncode, "PGCORPUS_OWNER_PASSWORD is not set" in without.stderr) == (3, True)
+    done = run_psql(server, administrator, PGCORPUS_OWNER_PASSWORD=PASSWORD)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_psql(
+    server: EmbeddedServer, administrator: URL, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``prepare.sql``."""
+    return subprocess.run(
         [server.bin / "psql", "--no-psqlrc", "--quiet", "--file", DEPLOY / "prepare.sql"],
         env={
             "PATH": os.defpath,
@@ -234,10 +244,10 @@ def prepare(server: EmbeddedServer, administrator: URL) -> None:
             "PGUSER": str(administrator.username),
             "PGPASSWORD": str(administrator.password),
             "PGDATABASE": "postgres",
-            "PGCORPUS_OWNER_PASSWORD": PASSWORD,
             "LD_LIBRARY_PATH": str(server.bin.parent / "lib"),
+            **variables,
         },
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,

@@ -59,7 +59,9 @@ TABLES: Final = text("""
 
 INDEXES: Final = text("""
     SELECT of_schema.nspname::text AS schema, index.relname::text AS name,
-           owned.relname::text AS table, amname::text AS method,
+           owned.relname::text AS table,
+           coalesce(CAST(pg_partition_root(indrelid) AS oid), indrelid)::regclass::text AS whole,
+           amname::text AS method,
            indisvalid AND indisready AS valid, indexrelid::bigint AS oid,
            pg_relation_size(indexrelid) AS bytes, greatest(index.reltuples, 0)::float8 AS entries,
            coalesce((SELECT option_value::integer FROM pg_options_to_table(index.reloptions)
@@ -177,6 +179,7 @@ class IndexState(NamedTuple):
         schema: Of the index, and of its table.
         name: Without its schema.
         table: That it is on.
+        whole: The table that this one is a partition of, or itself; quoted where need be.
         method: Such as btree, gin or hnsw.
         valid: False after a build that failed or was stopped, and while one runs.
         oid: The key in the catalog.
@@ -193,6 +196,7 @@ class IndexState(NamedTuple):
     schema: str
     name: str
     table: str
+    whole: str
     method: str
     valid: bool
     oid: int

@@ -159,8 +159,7 @@ def _plan_reindex(catalog: Catalog) -> Iterator[Step]:
             rebuild = partial(
                 _reindex, database, index, searched.get(index.name), request.only is not None
             )
-            # A partition is not among the tables: what is true of its whole is logged of that.
-            owned = tables.get(index.table)
+            owned = tables.get(index.whole)
             do = _if_possible(index.schema, index.table, owned, rebuild)
             yield Step("reindex", index.name, index.table, do)
 

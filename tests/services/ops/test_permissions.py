@@ -203,6 +203,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
     "text_hash(text)": ANYBODY,
+    "update_vector_statistics()": ADMINISTRATOR,
 }
 """Rights of a login of no group, and of each of the groups. A new table gets its line."""
 
