@@ -41,6 +41,7 @@ from pgcorpus.db.repositories.operations.backups import BackupRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.health import HealthRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
+from pgcorpus.db.repositories.operations.maintenance import MaintenanceRepository
 from pgcorpus.db.repositories.operations.performance import (
     OperationsRepository,
     PerformanceRepository,
@@ -118,6 +119,7 @@ class UnitOfWork:
     chat_imports = repository(ChatImportRepository)
     memory_imports = repository(MemoryImportRepository)
     jobs = repository(JobRepository)
+    maintenance = repository(MaintenanceRepository)
     operations = repository(OperationsRepository)
     performance = repository(PerformanceRepository)
     health = repository(HealthRepository)

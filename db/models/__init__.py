@@ -31,7 +31,12 @@ from pgcorpus.db.models.memory import (
     User,
     memory_id,
 )
-from pgcorpus.db.models.operations import ArchivedQueryPerformance, BackupLog, QueryPerformance
+from pgcorpus.db.models.operations import (
+    ArchivedQueryPerformance,
+    BackupLog,
+    MaintenanceLog,
+    QueryPerformance,
+)
 
 __all__ = [
     "SEEDED_MODELS",
@@ -59,6 +64,7 @@ __all__ = [
     "Job",
     "KeyConcept",
     "LearnedRanking",
+    "MaintenanceLog",
     "MemoryEmbedding",
     "MemoryNode",
     "Message",

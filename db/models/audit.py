@@ -40,6 +40,7 @@ NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
     "import_runs",
     "import_transformations",
     "jobs",
+    "maintenance_log",
     "query_performance_archive",
     "query_performance_log",
     "search_sessions",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
+from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgcorpus.db.base import Base, readable_times
+
+MaintenanceStatus = Literal["running", "completed", "skipped", "failed", "interrupted"]
 
 VALID_DETAILS: Final = (
     "duration BETWEEN 0 AND 1e12 AND jsonb_typeof(legs) = 'object' "
@@ -107,4 +110,47 @@ class BackupLog(Base):
     )
     encrypted: Mapped[bool] = mapped_column(
         server_default=text("false"), comment="true if its files are encrypted"
+    )
+
+
+class MaintenanceLog(Base):
+    """One step of maintenance: of a table, an index or the whole database."""
+
+    __tablename__ = "maintenance_log"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('running', 'completed', 'skipped', 'failed', 'interrupted')",
+            name="valid_maintenance_status",
+        ),
+        readable_times("timestamp"),
+        Index("idx_maintenance_log_timestamp", "timestamp"),
+        Index("idx_maintenance_log_subject", "operation", "subject", "timestamp"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run: Mapped[UUID] = mapped_column(
+        server_default=func.gen_random_uuid(),
+        comment="the run of pgcorpus maintenance that the step was a part of",
+    )
+    operation: Mapped[str] = mapped_column(String(50), comment="kind of the step, such as reindex")
+    subject: Mapped[str | None] = mapped_column(
+        Text, comment="table or index that it was done to; null for the whole database"
+    )
+    timestamp: Mapped[datetime] = mapped_column(
+        server_default=func.clock_timestamp(), comment="time at which the step began"
+    )
+    status: Mapped[MaintenanceStatus] = mapped_column(
+        String(20),
+        server_default="running",
+        comment="skipped: there was nothing to do; interrupted: its process ended before the step",
+    )
+    duration: Mapped[float | None] = mapped_column(
+        comment="milliseconds; null while the step runs, and where it was interrupted"
+    )
+    detail: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, server_default=text("'{}'"), comment="findings, and what was done"
+    )
+    error: Mapped[str | None] = mapped_column(Text, comment="reason of a failure")
+    login: Mapped[str] = mapped_column(
+        Text, server_default=text("SESSION_USER"), comment="login that did it"
     )

@@ -297,6 +297,29 @@ class EmbeddingRepository(Repository):
         some = select(corpus.text).where(*shown).order_by(scattered).limit(limit)
         return list(self.session.scalars(some, values))
 
+    def sample_vectors(self, corpus: Corpus, model_name: str, *, limit: int) -> list[np.ndarray]:
+        """Return some vectors of a model: the same ones each time, from all over the corpus.
+
+        Args:
+            corpus: What is searched, under its default filters.
+            model_name: Whose vectors.
+            limit: At most this many.
+
+        Returns:
+            Arrays of float32, each of shape ``(dimensions,)``.
+        """
+        shown, values = _build_defaults(corpus)
+        scattered = func.hashtextextended(cast(corpus.key, Text), 0)
+        some: Select[Any] = (
+            select(corpus.vectors.c.embedding)
+            .join_from(corpus.vectors, corpus.passages, corpus.vector_join)
+            .where(corpus.vectors.c.model_name == model_name, *shown)
+            .where(*self.in_scope(corpus, corpus.vectors))
+            .order_by(scattered)
+            .limit(limit)
+        )
+        return list(self.session.scalars(some, values))
+
 
 def text_hash(corpus: Corpus) -> ColumnElement[bytes]:
     """Build the SHA-256 of a passage's embedded text, computed by the database."""

@@ -103,6 +103,11 @@ COMMANDS: Final = tuple(
             "backup:app",
             "Make, verify, restore and prune backups of the whole database.",
         ),
+        (
+            "maintenance",
+            "maintenance:app",
+            "Maintain the database while searches run, and see what was done.",
+        ),
         ("db", "database:app", "Upgrade, roll back and inspect the schema."),
         ("server", "server:app", "The embedded PostgreSQL of this folder."),
     )

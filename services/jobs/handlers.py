@@ -204,7 +204,7 @@ class MaintenanceHandler:
 
     def handle(self, jobs: Sequence[ClaimedJob]) -> Finish:
         """Run the maintenance, each part in transactions of its own."""
-        _delete_all(
+        delete_all(
             self._database,
             lambda work: work.jobs.purge(older_than_seconds=COMPLETED_KEPT_SECONDS),
         )
@@ -265,21 +265,27 @@ class LogFlushHandler:
         """Write, archive and delete timings, in transactions of their own."""
         if self._search_log is not None:
             self._search_log.flush()
-        _delete_all(
+        delete_all(
             self._database,
             lambda work: work.performance.archive(older_than=SEARCHES_KEPT),
         )
-        _delete_all(
+        delete_all(
             self._database,
             lambda work: work.performance.delete_archived(older_than=ARCHIVED_SEARCHES_KEPT),
         )
         return lambda _work: [COMPLETED] * len(jobs)
 
 
-def _delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> None:
-    """Delete or move rows in batches, each a transaction of its own, until none is left."""
-    deleted = 1
+def delete_all(database: Database, delete: Callable[[UnitOfWork], int]) -> int:
+    """Delete or move rows in batches, each a transaction of its own, until none is left.
+
+    Returns:
+        How many they were.
+    """
+    deleted, in_all = 1, 0
     while deleted:
         with database.unit_of_work() as work:
             deleted = delete(work)
             work.commit()
+        in_all += deleted
+    return in_all

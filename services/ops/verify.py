@@ -6,6 +6,7 @@ Its vectors are complete, and its index finds them.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -34,6 +35,14 @@ LEAST_RECALL: Final = 0.95
 
 SAMPLED: Final = 100
 """Passages whose beginnings stand in for questions."""
+
+COMPARED: Final = 30
+COMPARING_SECONDS: Final = 60.0
+"""Stored vectors that ``measure_recall`` compares with all others, and the longest time for it: of
+a million vectors of 3,072 dimensions each takes five seconds."""
+
+ANY_QUESTION: Final = "question"
+"""Words of a question of which only the vector counts."""
 
 FIRST_WORDS: Final = 12
 FIRST_CHARACTERS: Final = 200  # where a script puts no spaces between words
@@ -109,6 +118,61 @@ class _Noting:
     def embed_question(self, text: str) -> np.ndarray:
         self.last = self._embedder.embed_question(text)
         return self.last
+
+
+class _Stored:
+    """An embedder that answers every question with a vector that is stored already."""
+
+    batch_size = 1
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self.model_name = model.name
+        self.dimensions = model.dimensions
+        self.vector = np.zeros(model.dimensions, dtype=np.float32)
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([self.vector] * len(texts))
+
+    def embed_question(self, _text: str) -> np.ndarray:
+        return self.vector
+
+
+def measure_recall(database: Database, corpus: Corpus, model: EmbeddingModel) -> float | None:
+    """Return the share of the ten best hits that searches find, asked for stored vectors.
+
+    No provider is asked: the questions are vectors of the corpus itself.
+
+    Args:
+        database: Where the vectors are.
+        corpus: One that is searched without a scope.
+        model: The model.
+
+    Returns:
+        The mean recall@10, in [0, 1]; None where there are no vectors.
+
+    Raises:
+        EmbedderUnavailable: The vector leg of a search did not answer.
+    """
+    # Its searches are not logged.
+    quiet = Database(replace(database.settings, database_url=database.url, metrics_enabled=False))
+    try:
+        with quiet.unit_of_work() as work:
+            vectors = work.embeddings.sample_vectors(corpus, model.name, limit=COMPARED)
+        stored = _Stored(model)
+        service = SearchService(quiet, embedder=stored)
+        recalls: list[float] = []
+        began = time.monotonic()
+        for stored.vector in vectors:
+            hits = _hits(service, corpus, ANY_QUESTION)
+            with quiet.unit_of_work() as work:
+                exact = work.embeddings.list_nearest(corpus, model.name, stored.vector, limit=DEPTH)
+            if exact:
+                recalls.append(_recall(hits, exact))
+            if time.monotonic() - began > COMPARING_SECONDS:
+                break
+        return _mean(recalls)
+    finally:
+        quiet.close()
 
 
 class ModelVerifier:

@@ -204,7 +204,7 @@ class OperationsRepository(Repository):
         Returns:
             Names, sorted.
         """
-        values = {"tables": sorted(_list_tables()), "least": least, "share": share}
+        values = {"tables": sorted(list_tables()), "least": least, "share": share}
         return self.session.scalars(OUTDATED_STATISTICS, values).all()
 
     def analyze(self, table: str) -> None:
@@ -213,11 +213,11 @@ class OperationsRepository(Repository):
         Args:
             table: One of ``list_outdated_statistics``.
         """
-        if table in _list_tables():
+        if table in list_tables():
             self.renew_statistics(table, skip_locked=True)
 
 
-def _list_tables() -> set[str]:
+def list_tables() -> set[str]:
     """Return the names of our tables, and of those that an application's corpora have."""
     of_corpora = (table for each in list_corpora() for table in (each.passages, each.vectors))
     return {*Base.metadata.tables, *(table.name for table in of_corpora)}

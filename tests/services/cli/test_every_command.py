@@ -67,6 +67,8 @@ WHO_MAY: Final = "has no right to do this .*pgcorpus roles show"
 ADMINISTRATOR: Final = "pgcorpus roles create-user NAME --role rag_admin"
 SERVICE: Final = "pgcorpus roles create-user NAME --role rag_read_write"
 
+MAINTAINER: Final = "Run maintenance as their owner, .*--role rag_admin"
+
 OF_OWNER: Final = {
     "eval": "ALTER ROLE .* CREATEROLE",
     "roles create-user": "ALTER ROLE .* CREATEROLE; GRANT .* WITH ADMIN OPTION",
@@ -87,6 +89,11 @@ OF_ADMINISTRATOR: Final = {
     "performance": WHO_MAY,
     "audit verify": WHO_MAY,
     "audit seal": WHO_MAY,
+    "maintenance weekly": MAINTAINER,
+    "maintenance monthly": MAINTAINER,
+    "maintenance now": MAINTAINER,
+    "maintenance schedule": MAINTAINER,
+    "maintenance log": WHO_MAY,
     "models backfill": ADMINISTRATOR,
     "models use": WHO_MAY,
     "models rollback": WHO_MAY,
@@ -212,6 +219,8 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "roles show": (),
         "audit show": (),
         "audit verify": (),
+        "maintenance log": (),
+        "maintenance schedule": ("pg_cron",),
         "chat save": (conversation,),
         "chat unsave": (conversation,),
         "memory remember": ("Boil the kettle.", *OF_USER),
@@ -240,6 +249,9 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "roles drop-user": (LOGIN, "--yes"),
         "audit seal": (),
         "audit retain": ("--months", "1", "--yes"),
+        "maintenance weekly": (),
+        "maintenance monthly": (),
+        "maintenance now": ("bloat_report",),
         "db downgrade": ("-1", "--yes"),
     }
 

@@ -148,6 +148,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "jobs": QUEUE,
     "key_concepts": CONTENT,
     "learned_rankings": SCOPED,
+    "maintenance_log": (NOTHING, NOTHING, NOTHING, ADMINISTER),
     "memory_embeddings": SCOPED,
     "memory_nodes": SCOPED,
     "message_embeddings": CONTENT,
@@ -169,6 +170,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "performance_dashboard": LOG,
     "import_transformations_id_seq": COUNTED,
     "jobs_id_seq": COUNTED,
+    "maintenance_log_id_seq": (NOTHING, NOTHING, NOTHING, {"SELECT", "nextval", "setval"}),
     "query_performance_log_id_seq": COUNTED,
     "security_audit_log_position_seq": NOBODY,
     "announce_jobs()": ANYBODY,
@@ -211,6 +213,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "set_updated_at()": ANYBODY,
     "system_health_check(text[])": ANYBODY,
     "text_hash(text)": ANYBODY,
+    "update_vector_statistics()": ADMINISTRATOR,
 }
 """Rights of a login of no group, and of each of the groups. A new table gets its line."""
 

@@ -1,0 +1,1 @@
+"""Maintenance: what is done each week and each month, while searches run."""
