@@ -38,7 +38,7 @@ from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.exchange import exchange, forget_session
-from pgcorpus.db.pools import Places, Throttle
+from pgcorpus.db.pools import Places, PoolState, Throttle
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import (
     APPLICATION_ROLE,
@@ -52,6 +52,7 @@ from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
+from pgcorpus.db.tracing import span_exchange, watch_statements
 from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
 
@@ -113,11 +114,13 @@ class Database:
 
     Attributes:
         on_wait: Called with a sentence when a connection is waited for; by default it is logged.
+        observers: Called after each search; see ``pgcorpus.services.search.observer``.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
+        self.observers: tuple[Any, ...] = ()
         self._safe = False
         self._known = KnownCorpora()
         self._making = threading.RLock()
@@ -272,7 +275,7 @@ class Database:
                 work.session.connection()  # the guard looks at the login
         engine = self.async_engine.sync_engine if in_greenlet() else self.engine
         begin = partial(self._begin_reading, scope)
-        with self._throttle.take_turn():
+        with span_exchange(engine, statements), self._throttle.take_turn():
             try:
                 return exchange(engine, begin, statements)
             except DBAPIError as error:
@@ -389,6 +392,10 @@ class Database:
                 connection.invalidate()  # the pool would roll back, and log that it is lost
                 driver.close()
 
+    def count_connections(self) -> PoolState:
+        """Count the connections of the process to the database, those for asyncio included."""
+        return self._places.count()
+
     def flush_before_close(self, buffer: Buffer) -> None:
         """Flush *buffer* before connections are closed, unless it is gone by then."""
         with self._making:
@@ -456,6 +463,7 @@ class Database:
 
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
+        watch_statements(engine)
         if self.settings.is_pooled:
             event.listen(engine, "checkout", _leave_begin_to_us)
             begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))

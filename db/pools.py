@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Dialect, Engine, event
@@ -22,6 +22,18 @@ PAUSE_SECONDS: Final = 0.02
 """The wait between two looks for a place that another pool gives up."""
 
 Connect = Callable[[Dialect, Any, list[Any], dict[str, Any]], DBAPIConnection]
+
+
+class PoolState(NamedTuple):
+    """The connections of a process.
+
+    Attributes:
+        used: Connections in use, and those that are being made.
+        idle: Connections that wait in a pool.
+    """
+
+    used: int
+    idle: int
 
 
 class Places:
@@ -69,6 +81,12 @@ class Places:
         event.listen(engine, "do_connect", connect_in_turn)
         event.listen(engine, "checkin", self._check_in)
         event.listen(engine, "checkout", self._check_out)
+
+    def count(self) -> PoolState:
+        """Count the connections that are open now."""
+        with self._lock:
+            states = [idle for each, idle in self._idle.items() if not each.closed]
+            return PoolState(states.count(False) + self._connecting, states.count(True))
 
     def _take(self, pause: Callable[[float], object]) -> None:
         """Take a place for a connection that is about to be made.

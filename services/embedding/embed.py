@@ -19,6 +19,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
+from pgcorpus.services.embedding.usage import embed_documents
 
 
 @dataclass(kw_only=True)
@@ -151,7 +152,7 @@ class EmbeddingService:
     ) -> None:
         """Embed and store a batch; one that fails is halved until the bad text is alone."""
         try:
-            vectors = embedder.embed_documents([pending.text for pending in batch])
+            vectors = embed_documents(embedder, [pending.text for pending in batch])
         except TextsRefused as error:
             if len(batch) == 1:
                 report.failed += 1
