@@ -38,6 +38,7 @@ from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.repositories.operations.audit import AuditRepository
 from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
+from pgcorpus.db.repositories.operations.monitoring import MonitoringRepository
 from pgcorpus.db.repositories.operations.performance import OperationsRepository
 from pgcorpus.db.repositories.operations.roles import RoleRepository
 from pgcorpus.db.repositories.rankings import RankingRepository
@@ -118,6 +119,7 @@ class UnitOfWork:
     validation = repository(ValidationRepository)
     diagnosis = repository(DiagnosisRepository)
     isolation = repository(IsolationRepository)
+    monitoring = repository(MonitoringRepository)
     audit = repository(AuditRepository)
 
     session: WorkSession

@@ -87,6 +87,11 @@ COMMANDS: Final = tuple(
         ),
         ("roles", "roles:app", "Logins for applications and people, and who may do what."),
         ("audit", "audit:app", "The audit log: who changed what, with seals that show tampering."),
+        (
+            "metrics",
+            "metrics:app",
+            "Metrics for Prometheus: queue, coverage, searches, backups and the audit log.",
+        ),
         ("db", "database:app", "Upgrade, roll back and inspect the schema."),
         ("server", "server:app", "The embedded PostgreSQL of this folder."),
     )
