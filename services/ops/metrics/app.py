@@ -18,6 +18,7 @@ from pgcorpus.services.ops.metrics.figures import DatabaseFigures
 from pgcorpus.services.ops.metrics.process import ProcessFigures, WorkerMetrics
 from pgcorpus.services.ops.metrics.recall import RecallSampler
 from pgcorpus.services.ops.metrics.searches import SearchMetrics
+from pgcorpus.services.search.observer import SearchObserver
 
 APPLICATION_NAME: Final = "pgcorpus metrics"
 """The name of the connections in ``pg_stat_activity``."""
@@ -85,11 +86,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.registry.register(ProcessFigures(database))
         self._recall: RecallSampler | None = None
+        self._observers: tuple[SearchObserver, ...] = ()
         if searches:
             percent = database.settings.recall_percent
             self._recall = RecallSampler(self._aside, self.registry, percent)
-            observers = (SearchMetrics(self.registry), self._recall)
-            database.observers = (*database.observers, *observers)
+            self._observers = (SearchMetrics(self.registry), self._recall)
+            database.observers = (*database.observers, *self._observers)
         self._worker = WorkerMetrics(self.registry) if worker else None
         if figures:
             self.registry.register(DatabaseFigures(self._aside, kinds))
@@ -100,7 +102,9 @@ class Metrics:
             self._worker.note_batch(report)
 
     def close(self) -> None:
-        """Close the connections of the metrics; those of the database stay open."""
+        """Watch no more, and close the connections of the metrics; the database stays open."""
+        watching = self._database.observers
+        self._database.observers = tuple(each for each in watching if each not in self._observers)
         if self._recall is not None:
             self._recall.close()
         self._aside.close()

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -68,8 +67,3 @@ def make_backup_log(database: Database) -> None:
 def note_batch(metrics: Metrics, **counts: int) -> None:
     """A batch of a worker."""
     metrics.note_batch(BatchReport("embed chat", Counter(counts), 0.2))
-
-
-def encode(registry: CollectorRegistry) -> str:
-    """The metrics of a registry as text."""
-    return generate_latest(registry).decode()

@@ -136,9 +136,15 @@ def test_no_label_holds_what_was_asked_or_by_whom(filled: Database, metrics: Met
     assert "verysecret" not in repr(read_samples(metrics))
 
 
-def test_metrics_that_are_not_made_cost_a_search_nothing(filled: Database) -> None:
-    """There is nobody who is told of it."""
-    assert filled.observers == ()
+def test_a_search_tells_nobody_before_and_after_metrics(filled: Database) -> None:
+    """What is not made, or closed, costs it nothing."""
+    before = filled.observers
+    metrics = Metrics(filled, figures=False)
+    within = filled.observers
+    metrics.close()
+
+    assert before == filled.observers == ()
+    assert len(within) == 2
 
 
 def test_noting_a_search_takes_microseconds(filled: Database, metrics: Metrics) -> None:
