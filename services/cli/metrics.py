@@ -9,12 +9,11 @@ from typing import Annotated, Final
 
 import typer
 
-from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.output import say
-from pgcorpus.services.ops.metrics.app import Metrics
-from pgcorpus.services.ops.metrics.server import LOOPBACK, serve
 
+HOST: Final = "127.0.0.1"
 PORT: Final = 9464
+"""The port that OpenTelemetry's exporters for Prometheus use by default."""
 
 app = typer.Typer(
     help=(
@@ -35,7 +34,7 @@ def serve_metrics(
     host: Annotated[
         str,
         typer.Option(help="Address to listen on. The port asks for no password."),
-    ] = LOOPBACK,
+    ] = HOST,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = PORT,
@@ -52,6 +51,11 @@ def serve_metrics(
 
     Example: pgcorpus metrics serve --port 9464
     """
+    # Here, or --help would import the database's layer.
+    from pgcorpus.db.engine import Database  # noqa: PLC0415
+    from pgcorpus.services.ops.metrics.app import Metrics  # noqa: PLC0415
+    from pgcorpus.services.ops.metrics.server import serve  # noqa: PLC0415
+
     database = Database.from_env()
     database.url  # noqa: B018 - an address that is missing is said now, and not at each scrape
     stopping = threading.Event()

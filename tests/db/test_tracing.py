@@ -83,7 +83,7 @@ def test_names_are_those_of_the_conventions(ours: str, theirs: str) -> None:
 
 
 def test_operations_of_memories_are_compared_once_the_constants_have_them() -> None:
-    """When this fails, the package has got them: move them to the test above."""
+    """A failure says that the package has got them: move them to the test above."""
     known = {each.value for each in gen_ai.GenAiOperationNameValues}
     ours = {tracing.SEARCH_MEMORY, tracing.UPDATE_MEMORY, tracing.DELETE_MEMORY}
 

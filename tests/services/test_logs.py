@@ -171,7 +171,7 @@ def test_a_worker_logs_in_the_format_that_is_set(pgcorpus: Command, log_format: 
 
 
 def test_an_outage_is_logged_without_the_password(pgcorpus: Command) -> None:
-    """What connects is an address with a secret in it."""
+    """The address has a secret in it."""
     url = "postgresql://service:s3cret-word@127.0.0.1:1/nothing"
     done = pgcorpus(
         "jobs",

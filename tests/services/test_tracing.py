@@ -70,7 +70,7 @@ def list_within(exporter: InMemorySpanExporter, outer: ReadableSpan) -> list[str
 def test_a_search_is_a_retrieval_around_its_statements_and_its_embedding(
     database: Database, exporter: InMemorySpanExporter
 ) -> None:
-    """What the pipeline sends is a span for each round trip."""
+    """Each round trip of the pipeline is a span."""
     SearchService(database, embedder=HashingEmbedder()).search(QUESTION, corpus="knowledge")
 
     (span,) = list_spans(exporter, "retrieval")

@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 PREFIX: Final = "pgcorpus_"
 
 KEEP_SECONDS: Final = 5.0
-"""How long the quick figures are kept: several Prometheus servers may scrape."""
+"""The time for which quick figures are kept: several Prometheus servers may scrape."""
 
 SLOW_KEEP_SECONDS: Final = 60.0
-"""How long those are kept for which whole tables are read."""
+"""The time for which figures are kept that need whole tables."""
 
 TIMEOUT_MS: Final = 2000
 """Longest duration of a statement for a quick figure: Prometheus waits 10 s by default."""

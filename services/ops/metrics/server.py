@@ -12,9 +12,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from pgcorpus.db.errors import DataLayerError
 
-LOOPBACK: Final = "127.0.0.1"
 IDLE_SECONDS: Final = 10
-"""How long a client may take over its request."""
+"""The longest that a client may take over its request."""
 
 
 class CannotListen(DataLayerError):

@@ -61,7 +61,7 @@ def test_it_serves_until_it_is_stopped(
 def test_a_login_that_only_reads_is_enough(
     database: Database, tmp_path: Path, variables: Mapping[str, str], group: str
 ) -> None:
-    """What it may not read is left out."""
+    """The rest is left out."""
     with logged_in(database, group) as login:  # type: ignore[arg-type]
         environment = {**variables, **variables_of(login.settings)}
         with running(environment, tmp_path, "metrics", "serve", "--port", "0") as (_, address):

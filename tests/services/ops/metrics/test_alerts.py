@@ -116,7 +116,7 @@ def test_the_rules_of_the_specification_are_there() -> None:
 
 
 def test_every_alert_has_its_section_and_commands() -> None:
-    """Who is woken by one finds what it means and what to run."""
+    """A person woken by one finds what it means and what to run."""
     sections = dict(
         re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RESPONSES.read_text(), re.MULTILINE | re.DOTALL)
     )

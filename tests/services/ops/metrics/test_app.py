@@ -103,7 +103,7 @@ def test_wsgi_gives_the_metrics(metrics: Metrics, path: str) -> None:
 
 
 def test_asgi_gives_the_metrics_and_openmetrics_to_who_asks(metrics: Metrics) -> None:
-    """What it gives is held to the rules of OpenMetrics by a strict parser."""
+    """A strict parser holds it to the rules of OpenMetrics."""
     status, headers, body = asyncio.run(ask_asgi(metrics.asgi, "/metrics"))
 
     assert status == 200

@@ -30,7 +30,7 @@ from tests.tenancy import MEMORIES, make_scope, settled
 
 
 @contextmanager
-def watched(database: Database) -> Iterator[Metrics]:
+def watch(database: Database) -> Iterator[Metrics]:
     """Metrics of a database, closed at the end."""
     metrics = Metrics(database, searches=False)
     try:
@@ -41,7 +41,7 @@ def watched(database: Database) -> Iterator[Metrics]:
 
 def read(database: Database) -> Samples:
     """One scrape."""
-    with watched(database) as metrics:
+    with watch(database) as metrics:
         return read_samples(metrics)
 
 
@@ -140,7 +140,7 @@ def test_a_reader_is_told_what_it_may_read_and_what_is_left_out(
     with (
         settled(database),
         logged_in(database, "rag_read_only") as reader,
-        watched(reader) as metrics,
+        watch(reader) as metrics,
     ):
         samples = read_samples(metrics)
         scrape(metrics)
@@ -288,7 +288,7 @@ def test_a_part_that_fails_leaves_the_others(database: Database) -> None:
 
 
 def test_a_database_without_the_schema_is_up(empty: Database) -> None:
-    """What is not there is left out."""
+    """Figures of tables that are not there are left out."""
     samples = read(empty)
 
     assert find(samples, "pgcorpus_up") == 1
@@ -298,7 +298,7 @@ def test_a_database_without_the_schema_is_up(empty: Database) -> None:
 
 def test_figures_are_kept_for_some_seconds(database: Database) -> None:
     """However often they are asked for; and no scrape writes."""
-    with watched(database) as metrics:
+    with watch(database) as metrics:
         first = read_samples(metrics)
         with database.unit_of_work() as work:
             work.jobs.enqueue("embed", {})

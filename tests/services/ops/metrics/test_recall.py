@@ -105,7 +105,7 @@ def sample(database: Database, *, percent: int = 100) -> Samples:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         samples = read_samples(metrics)
-        if percent == 0 or (measured(samples) or 0) >= SEARCHES:
+        if percent == 0 or (count_measured(samples) or 0) >= SEARCHES:
             break
         time.sleep(0.1)
     metrics.close()
@@ -113,8 +113,8 @@ def sample(database: Database, *, percent: int = 100) -> Samples:
     return samples
 
 
-def measured(samples: Samples) -> float | None:
-    """How many searches were repeated."""
+def count_measured(samples: Samples) -> float | None:
+    """The number of searches that were repeated."""
     return find(samples, "pgcorpus_search_recall_ratio_count", corpus="knowledge")
 
 
@@ -122,7 +122,7 @@ def mean(samples: Samples) -> float:
     """The mean recall."""
     total = find(samples, "pgcorpus_search_recall_ratio_sum", corpus="knowledge")
     assert total is not None
-    return total / (measured(samples) or 1)
+    return total / (count_measured(samples) or 1)
 
 
 @pytest.mark.usefixtures("unlimited")
@@ -133,7 +133,7 @@ def test_a_good_index_finds_what_is_nearest_and_a_bad_one_does_not(large: Databa
     build(large, m=2, ef=4)
     bad = sample(large)
 
-    assert measured(good) == measured(bad) == SEARCHES
+    assert count_measured(good) == count_measured(bad) == SEARCHES
     assert mean(good) > 0.95
     assert mean(bad) < mean(good) - 0.1
 
@@ -166,7 +166,7 @@ def test_no_share_is_no_sample(large: Database) -> None:
     """METRICS_RECALL_PERCENT=0 repeats nothing."""
     build(large, m=16, ef=64)
 
-    assert measured(sample(large, percent=0)) is None
+    assert count_measured(sample(large, percent=0)) is None
 
 
 def test_what_waits_is_limited_and_what_is_dropped_is_counted(

@@ -137,7 +137,7 @@ def test_no_label_holds_what_was_asked_or_by_whom(filled: Database, metrics: Met
 
 
 def test_a_search_tells_nobody_before_and_after_metrics(filled: Database) -> None:
-    """What is not made, or closed, costs it nothing."""
+    """Metrics that are not made, or closed, cost it nothing."""
     before = filled.observers
     metrics = Metrics(filled, figures=False)
     within = filled.observers
