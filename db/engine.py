@@ -53,6 +53,7 @@ from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
+from pgcorpus.db.tracing import span_exchange, watch_statements
 from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
 
@@ -114,11 +115,13 @@ class Database:
 
     Attributes:
         on_wait: Called with a sentence when a connection is waited for; by default it is logged.
+        observers: Called after each search; see ``pgcorpus.services.search.observer``.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.on_wait: Callable[[str], None] = logger.warning
+        self.observers: tuple[Any, ...] = ()
         self._safe = False
         self._known = KnownCorpora()
         self._making = threading.RLock()
@@ -279,7 +282,7 @@ class Database:
         engine = self.async_engine.sync_engine if in_greenlet() else self.engine
         begin = partial(self._begin_reading, scope, settings or {})
         end: list[Sent] = [("COMMIT", None)] if self.settings.is_pooled else []
-        with self._throttle.take_turn():
+        with span_exchange(engine, statements), self._throttle.take_turn():
             try:
                 return exchange(engine, begin, statements, end)
             except DBAPIError as error:
@@ -496,6 +499,7 @@ class Database:
 
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
+        watch_statements(engine)
         if self.settings.is_pooled:
             event.listen(engine, "checkout", _leave_begin_to_us)
             begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))

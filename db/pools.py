@@ -29,11 +29,13 @@ class PoolState:
 
     Attributes:
         in_use: Connections that are lent, or being made.
+        idle: Connections that wait in a pool.
         limit: How many there may be.
         seconds_since_return: Time for which none has come back, at most since the first was made.
     """
 
     in_use: int
+    idle: int
     limit: int
     seconds_since_return: float
 
@@ -125,9 +127,14 @@ class Places:
     def state(self) -> PoolState:
         """The use of the connections now."""
         with self._lock:
-            lent = sum(not idle and not each.closed for each, idle in self._idle.items())
+            states = [idle for each, idle in self._idle.items() if not each.closed]
             waited = 0.0 if self._returned is None else time.monotonic() - self._returned
-            return PoolState(lent + self._connecting, self._limit, waited)
+            return PoolState(
+                in_use=states.count(False) + self._connecting,
+                idle=states.count(True),
+                limit=self._limit,
+                seconds_since_return=waited,
+            )
 
     def _check_in(self, _connection: object, record: ConnectionPoolEntry) -> None:
         self._returned = time.monotonic()

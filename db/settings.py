@@ -20,6 +20,7 @@ from pgcorpus.db.errors import SettingsError
 
 ENVIRONMENTS: Final = ("development", "test", "production")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS: Final = ("text", "json")
 SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 ENCRYPTED_SSL_MODES: Final = ("require", "verify-ca", "verify-full")
 TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
@@ -83,12 +84,15 @@ class Settings:
         embedding_model: Overrides each corpus's active model, or None.
         environment: In production nothing falls back to an offline substitute.
         log_level: Threshold of the loggers of ``db`` and ``services``.
+        log_format: ``text``, ``json``, or None: JSON in production, else text.
         metrics_enabled: Whether searches are timed into ``query_performance_log``.
         metrics_sample_percent: Which share of them.
         metrics_slow_ms: Duration from which a search is slow. The specification's alert is 500 ms.
         metrics_questions: Whether the log keeps the questions of slow searches, those of a tenant
             or a user excepted: ``pgcorpus performance --plan`` then need not be told them.
         disk_gb: Size of the disk that the server keeps its data on, or 0 where it is not known.
+        recall_percent: Which share of the searches by vectors ``Metrics`` repeats exactly.
+        tracing_enabled: Whether commands make spans of OpenTelemetry.
         audit_key: Secret; signs the seals of the audit log. Never printed.
         backup_folder: Where backups are.
         backup_retention_days: Age in days from which ``backup prune`` deletes them.
@@ -124,11 +128,14 @@ class Settings:
     embedding_model: str | None = None
     environment: str = "development"
     log_level: str = "INFO"
+    log_format: str | None = None
     metrics_enabled: bool = True
     metrics_sample_percent: int = 100
     metrics_slow_ms: int = 500
     metrics_questions: bool = False
     disk_gb: int = 0
+    recall_percent: int = 1
+    tracing_enabled: bool = False
     audit_key: str | None = field(default=None, repr=False)
     backup_folder: Path = Path(".pgcorpus/backups")
     backup_retention_days: int = 30
@@ -145,6 +152,11 @@ class Settings:
     def production(self) -> bool:
         """True if this is a production deployment."""
         return self.environment == "production"
+
+    @property
+    def logs_json(self) -> bool:
+        """True if log lines are JSON."""
+        return (self.log_format or ("json" if self.production else "text")) == "json"
 
     @property
     def is_pooled(self) -> bool:
@@ -325,11 +337,14 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "EMBEDDING_MODEL": ("embedding_model", text),
     "ENVIRONMENT": ("environment", choice(ENVIRONMENTS)),
     "LOG_LEVEL": ("log_level", choice(LOG_LEVELS)),
+    "LOG_FORMAT": ("log_format", choice(LOG_FORMATS)),
     "METRICS_ENABLED": ("metrics_enabled", boolean),
     "METRICS_SAMPLE_PERCENT": ("metrics_sample_percent", integer(1, 100)),
     "METRICS_SLOW_MS": ("metrics_slow_ms", integer(1, 3_600_000)),
     "METRICS_QUESTIONS": ("metrics_questions", boolean),
     "DB_DISK_GB": ("disk_gb", integer(0, 1_000_000)),
+    "METRICS_RECALL_PERCENT": ("recall_percent", integer(0, 100)),
+    "TRACING_ENABLED": ("tracing_enabled", boolean),
     "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
     "BACKUP_DIR": ("backup_folder", folder),
     "BACKUP_RETENTION_DAYS": ("backup_retention_days", integer(1, 36_500)),

@@ -42,6 +42,7 @@ from pgcorpus.db.repositories.operations.diagnosis import DiagnosisRepository
 from pgcorpus.db.repositories.operations.health import HealthRepository
 from pgcorpus.db.repositories.operations.isolation import IsolationRepository
 from pgcorpus.db.repositories.operations.maintenance import MaintenanceRepository
+from pgcorpus.db.repositories.operations.monitoring import MonitoringRepository
 from pgcorpus.db.repositories.operations.performance import (
     OperationsRepository,
     PerformanceRepository,
@@ -129,6 +130,7 @@ class UnitOfWork:
     validation = repository(ValidationRepository)
     diagnosis = repository(DiagnosisRepository)
     isolation = repository(IsolationRepository)
+    monitoring = repository(MonitoringRepository)
     audit = repository(AuditRepository)
     backups = repository(BackupRepository)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgcorpus.services.knowledge.importer import KnowledgeImporter
     from pgcorpus.services.memory.importing.importer import MemoryImporter
     from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
+    from pgcorpus.services.ops.metrics.app import Metrics
     from pgcorpus.services.ops.validation import ValidationService
     from pgcorpus.services.search.service import AsyncSearchService, SearchService
 
@@ -49,6 +50,7 @@ __all__ = [
     "KnowledgeImporter",
     "MemoryImporter",
     "MemoryService",
+    "Metrics",
     "Order",
     "Scope",
     "SearchService",
@@ -79,6 +81,7 @@ _MODULES = {
     "KnowledgeImporter": "services.knowledge.importer",
     "MemoryImporter": "services.memory.importing.importer",
     "MemoryService": "services.memory.service",
+    "Metrics": "services.ops.metrics.app",
     "Order": "db.search.corpus",
     "Scope": "db.scope",
     "SearchService": "services.search.service",

@@ -229,6 +229,16 @@ class AuditService:
             tampering=(*tampering, *_find_touched(seals, found)),
         )
 
+    def verify_chain(self) -> list[Tampering]:
+        """List the seals that are gone or changed. The entries under them are not read.
+
+        Raises:
+            NotPermitted: The login may not read the log.
+        """
+        with self._database.unit_of_work() as work:
+            stored = work.audit.list_seals()
+        return [*_find_broken_seals(stored), *self._signatures([each.seal for each in stored])]
+
     def list_droppable(self, months: int) -> dict[date, Partition]:
         """Return the partitions that retention would drop, by the first day of their month.
 

@@ -250,6 +250,18 @@ class Ranker:
         )
         return _Looks(looks, None if all_compared else most)
 
+    def answer_exactly(self, answer: Answer) -> Answer:
+        """Run a search by vectors again without an index: all vectors are compared, in full.
+
+        Args:
+            answer: Of a search whose only leg is the vector leg. It takes seconds where there are
+                millions of vectors.
+        """
+        statement = answer.statement
+        shape = replace(statement.shape, whole=True, few=False, beside=False, held=False)
+        settings = {**statement.settings, "enable_seqscan": "on"}
+        return self._run(replace(statement, shape=shape, settings=settings))
+
     def explain(self, statement: Statement, *, analyze: bool = True) -> dict[str, Any]:
         """Return the plan of a search, as PostgreSQL's EXPLAIN gives it in JSON.
 

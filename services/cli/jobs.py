@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
@@ -74,6 +74,15 @@ def worker(
             "there are: embed, log_flush, maintenance.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port to serve /metrics of this worker on; by default none."
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of that port, which asks for no password.")
+    ] = "127.0.0.1",
     as_json: AsJson = False,
 ) -> None:
     """Do what is in the job queue: embed what was written, and maintain the database.
@@ -91,8 +100,14 @@ def worker(
     named = {kind.strip() for each in kinds or () for kind in each.split(",")} - {""}
     if kinds and not named:
         raise typer.BadParameter("--kinds names no kind; there are: embed, log_flush, maintenance")
-    with _status() as show:
-        running = Worker(Database.from_env(), kinds=named, concurrency=concurrency, on_batch=show)
+    database = Database.from_env()
+    with _status(database) as show, _metrics(database, metrics_host, metrics_port) as count:
+
+        def tell(report: BatchReport) -> None:
+            show(report)
+            count(report)
+
+        running = Worker(database, kinds=named, concurrency=concurrency, on_batch=tell)
         with stop_at_signals(running):
             report = running.run(once=once)
     counts = {name: report.counts[name] for name in ("completed", "retried", "put_off", "failed")}
@@ -111,9 +126,26 @@ def worker(
 
 
 @contextmanager
-def _status() -> Iterator[Callable[[BatchReport], None]]:
+def _metrics(
+    database: Database, host: str, port: int | None
+) -> Iterator[Callable[[BatchReport], None]]:
+    """Serve the metrics of this worker, where a port was given."""
+    if port is None:
+        yield lambda _report: None
+        return
+    from pgcorpus.services.ops.metrics.app import Metrics  # noqa: PLC0415 - few serve them
+    from pgcorpus.services.ops.metrics.server import serve  # noqa: PLC0415 - as above
+
+    metrics = Metrics(database, figures=False, searches=False, worker=True)
+    with closing(metrics), serve(metrics.wsgi, host, port) as address:
+        say(f"serving {address}/metrics")
+        yield metrics.note_batch
+
+
+@contextmanager
+def _status(database: Database) -> Iterator[Callable[[BatchReport], None]]:
     """Provide a status line of the work done so far, where a person watches."""
-    if not err.is_terminal:
+    if not err.is_terminal or database.settings.logs_json:
         yield lambda _report: None
         return
     counts: Counter[str] = Counter()

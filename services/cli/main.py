@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from importlib.metadata import version
@@ -13,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgcorpus.services.cli.lazy import LazyCommand
-from pgcorpus.services.cli.output import LogFormatter, fail, put, say
+from pgcorpus.services.cli.output import fail, put, say, visible
 
 FAILED = 1
 USED_WRONGLY = 2
@@ -108,6 +107,11 @@ COMMANDS: Final = tuple(
             "maintenance:app",
             "Maintain the database while searches run, and see what was done.",
         ),
+        (
+            "metrics",
+            "metrics:app",
+            "Metrics for Prometheus: queue, coverage, searches, backups and the audit log.",
+        ),
         ("db", "database:app", "Upgrade, roll back and inspect the schema."),
         ("server", "server:app", "The embedded PostgreSQL of this folder."),
     )
@@ -182,10 +186,16 @@ def prepare() -> None:
     """Read the settings of the environment that hold for every command."""
     # Here, and below, or --help would import the database's layer.
     from pgcorpus.db.settings import Settings, environment  # noqa: PLC0415
+    from pgcorpus.services.logs import set_up_logging  # noqa: PLC0415
 
     if not environment().get("DB_CONNECT_RETRY", "").strip():  # a command gives up sooner
         os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
-    _log(Settings.from_env().log_level)
+    settings = Settings.from_env()
+    set_up_logging(settings, make_visible=visible)
+    if settings.tracing_enabled:
+        from pgcorpus.db.tracing import start_tracing  # noqa: PLC0415
+
+        start_tracing()
 
 
 def _tell(error: Exception) -> int | None:
@@ -219,11 +229,3 @@ def _refuse_undecodable(arguments: list[str]) -> None:
 
 def _say_stopped() -> None:
     say("stopped; what was committed stays: run the same command again to finish")
-
-
-def _log(level: str) -> None:
-    """Log our own loggers at the level asked for; of others only warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(logging.BASIC_FORMAT))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("pgcorpus").setLevel(level)

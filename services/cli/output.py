@@ -9,7 +9,6 @@ Sentences are not broken into lines: a command in one can be copied, and a scrip
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,14 +88,6 @@ out = Console()
 err = Console(stderr=True)
 for _console in (out, err):
     _console.push_render_hook(_VisibleAlways())
-
-
-class LogFormatter(logging.Formatter):
-    """Formats log lines, which may quote stored text."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, made visible."""
-        return visible(super().format(record))
 
 
 def write(text: str) -> None:

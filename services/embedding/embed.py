@@ -19,6 +19,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import OFFLINE_MODEL, Choice, as_choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
+from pgcorpus.services.embedding.usage import embed_documents
 
 
 @dataclass(kw_only=True)
@@ -153,7 +154,7 @@ class EmbeddingService:
     ) -> None:
         """Embed and store a batch; one that fails is halved until the bad text is alone."""
         try:
-            vectors = embedder.embed_documents([pending.text for pending in batch])
+            vectors = embed_documents(embedder, [pending.text for pending in batch])
         except TextsRefused as error:
             if len(batch) == 1:
                 report.failed += 1

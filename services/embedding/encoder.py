@@ -15,6 +15,7 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedders
+from pgcorpus.services.embedding.usage import embed_documents
 
 
 class Encoded(NamedTuple):
@@ -48,7 +49,7 @@ class Encoder:
     def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
         """Make vectors; a refused text does not take those of the others away."""
         try:
-            vectors = self._embedders.of(choice).embed_documents(texts)
+            vectors = embed_documents(self._embedders.of(choice), texts)
             refuse_unusable(vectors, choice.dimensions)
         except TextsRefused as error:
             if len(texts) == 1:

@@ -52,6 +52,8 @@ class HashingEmbedder:
         Vectors with Subword Information", for the parts, with the ends of the word marked.
     """
 
+    provider: Final = "hashing"
+
     def __init__(self, model_name: str = "hashing", dimensions: int = 384) -> None:
         if dimensions < 1:
             raise EmbeddingError(f"{model_name}: a vector cannot have {dimensions} dimensions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class LocalEmbedder:
     Source:
         The model card of all-MiniLM-L6-v2, for the dimensions and the 256 word pieces.
     """
+
+    provider: Final = "local"
 
     def __init__(
         self, model_name: str = "all-MiniLM-L6-v2", dimensions: int = 384, *, device: str = "cpu"

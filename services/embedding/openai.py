@@ -10,7 +10,9 @@ import weakref
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from email.utils import parsedate_to_datetime
+from functools import partial
 from threading import Event
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -21,6 +23,7 @@ import openai
 from pgcorpus.db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 from pgcorpus.services.embedding.embedder import unit_rows
 from pgcorpus.services.embedding.tokens import cut
+from pgcorpus.services.embedding.usage import note_tokens
 
 logger = logging.getLogger("pgcorpus.embedding")
 
@@ -81,6 +84,8 @@ class OpenAIEmbedder:
         EmbeddingError: An argument lies outside these ranges, or the model's vectors cannot have
             this length.
     """
+
+    provider: Final = "openai"
 
     def __init__(
         self,
@@ -146,7 +151,8 @@ class OpenAIEmbedder:
         with ThreadPoolExecutor(self._concurrency, "embedding") as pool:
             batches: dict[Future[np.ndarray], slice] = {
                 pool.submit(
-                    self._request, [text for text, _ in prepared[rows]], given_up=given_up
+                    copy_context().run,  # for the ids of the request and its trace, and the tokens
+                    partial(self._request, [text for text, _ in prepared[rows]], given_up=given_up),
                 ): rows
                 for rows in self._batches([tokens for _, tokens in prepared])
             }
@@ -235,6 +241,7 @@ class OpenAIEmbedder:
             except (openai.OpenAIError, ValueError) as error:
                 raise EmbeddingError(f"{self.model_name}: unusable answer ({error})") from error
             else:
+                note_tokens(_count_tokens(answer))
                 return self._vectors(answer, len(texts))
             # Full jitter: what was refused together does not come back together.
             backoff = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
@@ -326,6 +333,12 @@ def _passes(error: openai.APIStatusError) -> bool:
     """Return whether the same request may succeed later."""
     status = error.status_code
     return (status in RETRIED or status >= FIRST_SERVER_ERROR) and error.code != OUT_OF_CREDIT
+
+
+def _count_tokens(answer: openai.types.CreateEmbeddingResponse) -> int:
+    """Return the tokens that the endpoint counted; 0 where it says none."""
+    tokens: Any = getattr(getattr(answer, "usage", None), "prompt_tokens", 0)
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 def _decode(embedding: object) -> np.ndarray:

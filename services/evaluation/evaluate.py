@@ -29,6 +29,7 @@ from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.ranking import FUSIONS
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
+from pgcorpus.services.embedding.usage import embed_documents
 from pgcorpus.services.evaluation.beir import Collection, Document, Query
 from pgcorpus.services.evaluation.loading import (
     CORPUS,
@@ -501,6 +502,6 @@ def _questions(
     texts = [said for said in words if said]
     batches = []
     for start in range(0, len(texts), embedder.batch_size):
-        batches.append(embedder.embed_documents(texts[start : start + embedder.batch_size]))
+        batches.append(embed_documents(embedder, texts[start : start + embedder.batch_size]))
         progress(min(start + embedder.batch_size, len(texts)), len(texts))
     return GivenVectors(embedder.model_name, texts, np.concatenate(batches))

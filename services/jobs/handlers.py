@@ -20,6 +20,7 @@ from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.audit import AuditService
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
+from pgcorpus.services.embedding.usage import embed_documents
 from pgcorpus.services.jobs.handler import COMPLETED, Finish, Handler, Outcome
 from pgcorpus.services.search.log import SearchLog
 
@@ -105,7 +106,7 @@ class EmbedHandler:
         texts = [each.text for some in pending.values() for each in some]
         vectors = np.empty((0, choice.dimensions), dtype=np.float32)
         if texts:
-            vectors = self._embedder_of(choice).embed_documents(texts)
+            vectors = embed_documents(self._embedder_of(choice), texts)
 
         def finish(work: UnitOfWork) -> Sequence[Outcome]:
             if self._choose(work).name != choice.name:

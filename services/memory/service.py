@@ -19,6 +19,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
+from pgcorpus.db.tracing import DELETE_MEMORY, SEARCH_MEMORY, UPDATE_MEMORY, trace
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.embedder import Embedder
@@ -112,6 +113,7 @@ class MemoryService:
         )
         return remembered
 
+    @trace(UPDATE_MEMORY, MEMORY.name)
     def remember_many(
         self,
         exchanges: Iterable[Exchange],
@@ -156,6 +158,7 @@ class MemoryService:
                 on_progress(len(batch))
         return results
 
+    @trace(SEARCH_MEMORY, MEMORY.name)
     def recall(self, question: str, *, scope: Scope, **options: Unpack[Recalling]) -> Recall:
         """Find the memories that answer a question best, the fresh and often recalled first.
 
@@ -171,6 +174,7 @@ class MemoryService:
         page = self._find(question, MEMORY, scope, options)
         return Recall(page=page, memories=tuple(map(Memory.of_hit, page.hits)))
 
+    @trace(SEARCH_MEMORY, EPISODES.name)
     def recall_episodes(
         self, question: str, *, scope: Scope, **options: Unpack[Recalling]
     ) -> EpisodeRecall:
@@ -221,6 +225,7 @@ class MemoryService:
                 self._access.note(scope, corpus, keys)
         return context
 
+    @trace(UPDATE_MEMORY, MEMORY.name)
     def touch(self, ids: Sequence[str], *, scope: Scope, actor: str | None = None) -> int:
         """Count memories and episodes as recalled, now; return how many of the ids exist."""
         moment = datetime.now(UTC)
@@ -240,6 +245,7 @@ class MemoryService:
         with self._transaction(scope) as work:
             return Memory.of_node(work.memory.get(memory_id))
 
+    @trace(UPDATE_MEMORY, EPISODES.name)
     def store_episode(
         self,
         conversation_id: str | None = None,
@@ -314,6 +320,7 @@ class MemoryService:
         with self._transaction(scope) as work:
             return tuple(map(Episode.of_row, work.episodes.list_of(memory_id)))
 
+    @trace(DELETE_MEMORY, MEMORY.name)
     def forget(
         self, *, scope: Scope, actor: str | None = None, **choosing: Unpack[Choosing]
     ) -> Erasure:
@@ -344,6 +351,7 @@ class MemoryService:
         )
         return replace(erasing.erase(what), missing=not_there)
 
+    @trace(DELETE_MEMORY, MEMORY.name)
     def forget_user(
         self,
         user_id: UUID,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 import numpy as np
 from psycopg.errors import QueryCanceled, UndefinedObject
@@ -31,9 +31,21 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
 from pgcorpus.db.search.ranker import Ranker
+from pgcorpus.db.tracing import (
+    DATA_SOURCE,
+    DEGRADED,
+    MODE,
+    QUERY_TEXT,
+    REQUEST_MODEL,
+    RETRIEVAL,
+    TOP_K,
+    shows_texts,
+    span,
+)
 from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
+from pgcorpus.services.embedding.usage import embed_question
 from pgcorpus.services.search.context import Context, ContextRequest
 from pgcorpus.services.search.log import SearchLog
 from pgcorpus.services.search.page import find_deeper, finish_page, page_of
@@ -49,6 +61,9 @@ from pgcorpus.services.search.request import (
     SearchOptions,
 )
 from pgcorpus.services.search.snippets import add_snippets
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 __all__ = [
     "LEGS_OF",
@@ -119,6 +134,24 @@ class SearchService:
         """
         started = time.perf_counter()
         request = Request.of(question, corpus, options)
+        attributes = {DATA_SOURCE: request.corpus.name, TOP_K: request.limit, MODE: request.mode}
+        with span(RETRIEVAL, request.corpus.name, attributes) as current:
+            try:
+                prepared, page = self._answer_request(request)
+            except DataLayerError as error:
+                for observer in self._database.observers:
+                    observer.note_failure(request, error)
+                raise
+            if current is not None:
+                _describe(current, prepared, page)
+        seconds = time.perf_counter() - started
+        self._log.note(page, seconds * 1000, request)
+        for observer in self._database.observers:
+            observer.note_search(prepared, page, seconds)
+        return page
+
+    def _answer_request(self, request: Request) -> tuple[Prepared, SearchPage]:
+        """Answer a request by the model that its corpus has when the database answers."""
         for _ in range(MOST_SWITCHES):
             prepared = self._prepare(request, self._choose(request))
             try:
@@ -131,8 +164,7 @@ class SearchService:
                 page = self._database.call(finish_page, page, request)
             if request.snippets and page.hits:
                 page = self._with_snippets(page, request)
-            self._log.note(page, (time.perf_counter() - started) * 1000, request)
-            return page
+            return prepared, page
         raise SearchError(SWITCHING)
 
     def plan(
@@ -277,7 +309,7 @@ class SearchService:
         return replace(prepared, ask=ask, chosen=chosen)
 
     def _embed(self, choice: Choice, words: str) -> np.ndarray:
-        return self.embedders.of(choice).embed_question(words)
+        return embed_question(self.embedders.of(choice), words)
 
     def _run(self, ranker: Ranker, prepared: Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
@@ -479,6 +511,15 @@ class AsyncSearchService(Awaited[SearchService]):
     plan = awaited(SearchService.plan)
     context = awaited(SearchService.context)
     flush_log = awaited(SearchService.flush_log)
+
+
+def _describe(current: Span, prepared: Prepared, page: SearchPage) -> None:
+    """Say on the span of a search what it was, and of texts only what may be shown."""
+    current.set_attribute(DEGRADED, page.degraded)
+    if prepared.chosen is not None:
+        current.set_attribute(REQUEST_MODEL, prepared.chosen.choice.name)
+    if shows_texts():
+        current.set_attribute(QUERY_TEXT, page.question)
 
 
 def stretch(choice: Choice) -> float:

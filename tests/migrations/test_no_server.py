@@ -28,6 +28,7 @@ COMMANDS = [
     "import knowledge .",
     "verify-isolation",
     "doctor",
+    "metrics serve",
     "audit show",
     "db current",
     "db check",

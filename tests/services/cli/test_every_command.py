@@ -33,11 +33,12 @@ LOGIN: Final = f"shop_{uuid4().hex[:12]}"
 OF_USER: Final = ("--user-id", USER)
 ELSEWHERE: Final = {
     *("demo", "server start", "server stop", "server status", "server destroy"),
-    *("verify-isolation", "tune documentation", "tune chat", "tune memory"),
+    *("verify-isolation", "metrics serve", "tune documentation", "tune chat", "tune memory"),
 }
 """Commands of the embedded server, which has a superuser's login alone; one that takes as long as
-all others together, which tests/services/ops/test_isolation.py tries; and those that need vectors,
-which ``tune knowledge`` has."""
+all others together, which tests/services/ops/test_isolation.py tries; one that runs until it is
+stopped, which tests/services/cli/test_metrics.py tries; and those that need vectors, which
+``tune knowledge`` has."""
 
 FINDING: Final = {"doctor", "health", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
