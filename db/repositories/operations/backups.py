@@ -406,14 +406,15 @@ class BackupRepository(Repository):
     def take_fingerprint(self, table: TableOf) -> Fingerprint:
         """Read a whole table; after ``write_alike``."""
         statement = sql.SQL(
-            "SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text"
+            "SELECT count(*) AS rows, coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)"
+            "::text AS checksum"
             " FROM ONLY {} AS t"
         ).format(
             sql.SQL(", ").join(map(sql.SQL, table.columns)),  # quoted by the server
             sql.Identifier(table.schema, table.name),
         )
-        rows, checksum = self._run(statement).one()
-        return Fingerprint(rows, checksum)
+        found = self._run(statement).mappings().one()
+        return Fingerprint(rows=found["rows"], checksum=found["checksum"])
 
     def list_sequences(self) -> dict[str, int]:
         """Return the sequences, with the last number that each gave; 0 before the first."""
