@@ -167,6 +167,12 @@ def fingerprint_all(work: UnitOfWork, progress: Progress) -> dict[str, Fingerpri
     return found
 
 
+def find_drift(database: Database) -> list[str]:
+    """Return the differences between schema and models; none are known at an older revision."""
+    newest = migrations.history(database)[-1]
+    return migrations.drift(database) if newest.applied else []
+
+
 def ask(database: Database, corpus: Corpus, question: str) -> list[str]:
     """Return the ids of the ten best hits of a search by words."""
     page = SearchService(database).search(question, corpus=corpus.name, mode="text", limit=HITS)
@@ -235,6 +241,7 @@ class _Maker:
             created_at=taken_at,
             version=version("pgcorpus"),
             revision=revision,
+            drift=find_drift(self._database),
             server=about["server_version"],
             server_major=about["server_major"],
             program=self._programs.major,
