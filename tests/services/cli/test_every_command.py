@@ -34,10 +34,12 @@ OF_USER: Final = ("--user-id", USER)
 ELSEWHERE: Final = {
     *("demo", "server start", "server stop", "server status", "server destroy"),
     *("verify-isolation", "tune documentation", "tune chat", "tune memory"),
+    *("backup create", "backup verify", "backup restore"),
 }
 """Commands of the embedded server, which has a superuser's login alone; one that takes as long as
-all others together, which tests/services/ops/test_isolation.py tries; and those that need vectors,
-which ``tune knowledge`` has."""
+all others together, which tests/services/ops/test_isolation.py tries; those that need vectors,
+which ``tune knowledge`` has; and those that need programs of the server's version, which
+tests/services/ops/backup tries as each login."""
 
 FINDING: Final = {"doctor", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
@@ -208,6 +210,8 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "roles show": (),
         "audit show": (),
         "audit verify": (),
+        "backup list": (),
+        "backup prune": ("--yes",),
         "chat save": (conversation,),
         "chat unsave": (conversation,),
         "memory remember": ("Boil the kettle.", *OF_USER),
