@@ -141,9 +141,9 @@ def reading(database: Database, *, as_found: bool = False) -> Iterator[UnitOfWor
         if hidden := work.backups.list_hidden():
             raise RowsMissing(
                 f"row security may hide rows of {', '.join(hidden)}, and no backup is made that "
-                "would lack them. A policy for the role of backups must show every row, and no "
-                f"other take any away: CREATE POLICY backup ON {hidden[0]} FOR SELECT TO "
-                f'"{reader}" USING (true)'
+                "would lack them. The policy named backup must show every row, and no restrictive one "
+                f"take any away. Drop the one that does (DROP POLICY ... ON {hidden[0]}): the next "
+                "backup makes its own anew"
             )
         yield work
 
