@@ -141,7 +141,7 @@ def reading(database: Database, *, as_found: bool = False) -> Iterator[UnitOfWor
         if hidden := work.backups.list_hidden():
             raise RowsMissing(
                 f"row security may hide rows of {', '.join(hidden)}, and no backup is made that "
-                "would lack them. The policy named backup must show every row, and no restrictive one "
+                "would lack them. The policy named backup must show every row, and no other may "
                 f"take any away. Drop the one that does (DROP POLICY ... ON {hidden[0]}): the next "
                 "backup makes its own anew"
             )
