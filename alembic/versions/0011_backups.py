@@ -76,13 +76,13 @@ def _log() -> None:
 def _reader() -> None:
     """Create the function that lets the role of backups read all that is to be backed up.
 
-    Nobody is a member of the role but while a backup is made. Tables that an application adds
-    later get its policy by the next backup, which calls the function first. So does a copy of the
-    database get a role of its own.
+    Every backup calls it first. So the first one makes the role, tables that an application adds
+    later get its policy, and a copy of the database gets a role of its own. Nobody is a member of
+    the role but while a backup is made.
     """
     op.execute(f"""
         CREATE FUNCTION let_backups_read() RETURNS SETOF text LANGUAGE plpgsql
-        SET search_path = pg_catalog, pg_temp AS $$
+        SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
         DECLARE
             reader CONSTANT name := 'rag_backup_' || current_database();
             given record;
@@ -162,14 +162,6 @@ def _reader() -> None:
     op.execute("""
         COMMENT ON FUNCTION let_backups_read() IS
             'lets the role of backups read every table of this login; gives those it could not'
-    """)
-    # A schema without the role can be used: who backs it up is told what makes the role.
-    op.execute("""
-        DO $$ BEGIN
-            PERFORM let_backups_read();
-        EXCEPTION WHEN insufficient_privilege THEN
-            RAISE NOTICE USING MESSAGE = SQLERRM;
-        END $$
     """)
 
 

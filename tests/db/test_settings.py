@@ -79,6 +79,16 @@ CASES = {
     "DATABASE_TYPE": ("postgresql", "postgres", "postgresql", "pg", "postgresql, postgres, sqlite"),
     "SQLITE_PATH": (Path("docfoundry.db"), "/srv/a.db", Path("/srv/a.db"), "/", "is a folder"),
     "PGCORPUS_AUDIT_KEY": (None, "k" * 32, "k" * 32, "k" * 31, "32 characters or more"),
+    "BACKUP_DIR": (
+        Path(".pgcorpus/backups"),
+        "/srv/backups",
+        Path("/srv/backups"),
+        str(FILE),
+        "not a folder",
+    ),
+    "BACKUP_RETENTION_DAYS": (30, "7", 7, "0", "not a usable whole number; allowed: 1 to 36500"),
+    "BACKUP_KEY": (None, "k" * 32, "k" * 32, "k" * 31, "32 characters or more"),
+    "PGCORPUS_PROGRAMS": (None, "/", Path("/"), "/no/such", "a folder that exists"),
 }
 
 

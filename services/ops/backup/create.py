@@ -141,9 +141,9 @@ def reading(database: Database, *, as_found: bool = False) -> Iterator[UnitOfWor
         if hidden := work.backups.list_hidden():
             raise RowsMissing(
                 f"row security may hide rows of {', '.join(hidden)}, and no backup is made that "
-                "would lack them. A policy for the role of backups must show every row, and no "
-                f"other take any away: CREATE POLICY backup ON {hidden[0]} FOR SELECT TO "
-                f'"{reader}" USING (true)'
+                "would lack them. The policy named backup must show every row, and no other may "
+                f"take any away. Drop the one that does (DROP POLICY ... ON {hidden[0]}): the next "
+                "backup makes its own anew"
             )
         yield work
 
@@ -165,6 +165,12 @@ def fingerprint_all(work: UnitOfWork, progress: Progress) -> dict[str, Fingerpri
         done += max(each.about, 1)
     progress("reading tables", total, total)
     return found
+
+
+def find_drift(database: Database) -> list[str]:
+    """Return the differences between schema and models; none are known at an older revision."""
+    newest = migrations.history(database)[-1]
+    return migrations.drift(database) if newest.applied else []
 
 
 def ask(database: Database, corpus: Corpus, question: str) -> list[str]:
@@ -235,6 +241,7 @@ class _Maker:
             created_at=taken_at,
             version=version("pgcorpus"),
             revision=revision,
+            drift=find_drift(self._database),
             server=about["server_version"],
             server_major=about["server_major"],
             program=self._programs.major,

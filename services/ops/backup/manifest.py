@@ -43,6 +43,7 @@ class Manifest:
         created_at: Time of the snapshot, in UTC.
         version: Release of pgcorpus.
         revision: Newest revision of the schema, or None for an empty database.
+        drift: Differences between schema and models, a sentence each.
         server: Version of the server.
         server_major: Its major version.
         program: Major version of the pg_dump that made it.
@@ -67,6 +68,7 @@ class Manifest:
     created_at: datetime
     version: str
     revision: str | None
+    drift: Sequence[str]
     server: str
     server_major: int
     program: int

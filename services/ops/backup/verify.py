@@ -13,7 +13,7 @@ from pgcorpus.db.errors import BackupDamaged, DataLayerError
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.services.audit import AuditService
 from pgcorpus.services.audit import Remembered as Seal
-from pgcorpus.services.ops.backup.create import PROBES, ask, fingerprint_all, reading
+from pgcorpus.services.ops.backup.create import PROBES, ask, find_drift, fingerprint_all, reading
 from pgcorpus.services.ops.backup.manifest import QUESTIONS, Manifest
 from pgcorpus.services.ops.backup.restore import restore_for_a_while
 from pgcorpus.services.ops.backup.store import Backup, Progress
@@ -189,8 +189,7 @@ def _check_revision(restored: Database, held: Manifest) -> Check:
     found = migrations.current(restored)
     revision = found and found.revision
     wrong = [] if revision == held.revision else [f"{revision} instead of {held.revision}"]
-    if not wrong and held.revision == migrations.history(restored)[-1].revision:
-        wrong = migrations.drift(restored)
+    wrong += sorted(set(find_drift(restored)) - set(held.drift))
     return Check("schema", 1, _shorten(wrong))
 
 

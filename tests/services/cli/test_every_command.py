@@ -34,11 +34,13 @@ OF_USER: Final = ("--user-id", USER)
 ELSEWHERE: Final = {
     *("demo", "server start", "server stop", "server status", "server destroy"),
     *("verify-isolation", "metrics serve", "tune documentation", "tune chat", "tune memory"),
+    *("backup create", "backup verify", "backup restore"),
 }
 """Commands of the embedded server, which has a superuser's login alone; one that takes as long as
 all others together, which tests/services/ops/test_isolation.py tries; one that runs until it is
-stopped, which tests/services/cli/test_metrics.py tries; and those that need vectors, which
-``tune knowledge`` has."""
+stopped, which tests/services/cli/test_metrics.py tries; those that need vectors, which
+``tune knowledge`` has; and those that need programs of the server's version, which
+tests/services/ops/backup tries as each login."""
 
 FINDING: Final = {"doctor", "health", "validate", "models verify"}
 """The exit code tells what was found, and not what the login may do."""
@@ -222,6 +224,8 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "audit verify": (),
         "maintenance log": (),
         "maintenance schedule": ("pg_cron",),
+        "backup list": (),
+        "backup prune": ("--yes",),
         "chat save": (conversation,),
         "chat unsave": (conversation,),
         "memory remember": ("Boil the kettle.", *OF_USER),

@@ -83,6 +83,7 @@ def test_nobody_can_become_the_role_of_backups_afterwards(shelf: Shelf) -> None:
 def test_a_policy_that_hides_rows_from_the_backup_stops_it(shelf: Shelf) -> None:
     """A dump that silently lacks rows is worse than none."""
     with shelf.database.engine.begin() as connection:
+        connection.execute(text("SELECT let_backups_read()"))
         connection.execute(text("ALTER POLICY backup ON memory_nodes USING (source <> 'x')"))
     with pytest.raises(RowsMissing, match="memory_nodes"):
         shelf.back_up()

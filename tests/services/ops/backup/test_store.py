@@ -24,6 +24,7 @@ MANIFEST = Manifest(
     created_at=NOW,
     version="1",
     revision="0011",
+    drift=[],
     server="18.1",
     server_major=18,
     program=18,
