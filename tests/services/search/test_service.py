@@ -626,7 +626,7 @@ def test_a_log_that_cannot_be_written_is_no_error(
 ) -> None:
     """A search counts; its log does not."""
     with filled.engine.begin() as connection:
-        connection.execute(text("DROP TABLE query_performance_log"))
+        connection.execute(text("DROP TABLE query_performance_log CASCADE"))
 
     page = service.search("price", corpus="knowledge")
     service.flush_log()
