@@ -292,6 +292,18 @@ class ArchivedQueryPerformanceFactory(_Factory):
     degraded = False
 
 
+class MaintenanceLogFactory(_Factory):
+    """A table that was vacuumed."""
+
+    class Meta:
+        model = models.MaintenanceLog
+
+    operation = "vacuum"
+    subject = "framework_documents"
+    status = "completed"
+    duration = 12.5
+
+
 class ConversationFactory(_Factory):
     """A conversation that was written here."""
 
