@@ -66,6 +66,9 @@ CASES = {
     "LOG_LEVEL": ("INFO", "debug", "DEBUG", "LOUD", "allowed: DEBUG, INFO, WARNING, ERROR, CRIT"),
     "METRICS_ENABLED": (True, "off", False, "maybe", "not a boolean; allowed: true, false"),
     "METRICS_SAMPLE_PERCENT": (100, "1", 1, "0", "not a usable whole number; allowed: 1 to 100"),
+    "LOG_FORMAT": (None, "JSON", "json", "xml", "allowed: text, json"),
+    "METRICS_RECALL_PERCENT": (1, "0", 0, "101", "not a usable whole number; allowed: 0 to 100"),
+    "TRACING_ENABLED": (False, "on", True, "maybe", "not a boolean; allowed: true, false"),
     "DOCFOUNDRY_DB_TYPE": (
         "postgresql",
         "SQLite",
