@@ -69,6 +69,9 @@ CASES = {
     "METRICS_QUESTIONS": (False, "on", True, "maybe", "not a boolean; allowed: true, false"),
     "DB_DISK_GB": (0, "500", 500, "-1", "not a usable whole number; allowed: 0 to 1000000"),
     "METRICS_SAMPLE_PERCENT": (100, "1", 1, "0", "not a usable whole number; allowed: 1 to 100"),
+    "LOG_FORMAT": (None, "JSON", "json", "xml", "allowed: text, json"),
+    "METRICS_RECALL_PERCENT": (1, "0", 0, "101", "not a usable whole number; allowed: 0 to 100"),
+    "TRACING_ENABLED": (False, "on", True, "maybe", "not a boolean; allowed: true, false"),
     "DOCFOUNDRY_DB_TYPE": (
         "postgresql",
         "SQLite",
