@@ -118,6 +118,7 @@ COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "se
 LOG = (NOTHING, NOTHING, NOTHING, READ)
 ANYBODY = ({"EXECUTE"},) * 4
 ADMINISTRATOR = (NOTHING, NOTHING, NOTHING, {"EXECUTE"})
+WRITER = (NOTHING, NOTHING, {"EXECUTE"}, {"EXECUTE"})
 MEMBER = (NOTHING, {"EXECUTE"}, {"EXECUTE"}, {"EXECUTE"})
 NOBODY = (NOTHING,) * 4
 
@@ -200,6 +201,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "passages_to_embed(text,integer)": ANYBODY,
     "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
+    "sign_up_tenant(text)": WRITER,
     "text_hash(text)": ANYBODY,
 }
 """Rights of a login of no group, and of each of the groups. A new table gets its line."""
