@@ -210,7 +210,7 @@ def rejects(
 
 def show_report(report: ImportReport) -> None:
     """Print the counts of the files that changed most, then what was refused."""
-    table("Import", ["file", *COUNTS], list_counts(report))
+    _show_counts(report)
     failed = [file for file in report.files if file.error is not None]
     for file in failed[:MAX_SHOWN]:
         fail(f"{file.file}: {file.error}")
@@ -233,6 +233,12 @@ def show_report(report: ImportReport) -> None:
             table(title, [each.feature, each.passages], ranked)
     for remark in report.list_remarks():
         say(remark)
+
+
+def _show_counts(report: ImportReport) -> None:
+    """Print the counts of the files that were read; of none there is nothing to count."""
+    if any(file.error is None for file in report.files):
+        table("Import", ["file", *COUNTS], list_counts(report))
 
 
 def list_counts(report: ImportReport) -> list[tuple[object, ...]]:

@@ -241,6 +241,7 @@ def purge(
                 break
             purged += count
             bar.update(bar.task_ids[0], description=f"purging: {purged}")
+            bar.start()
     if as_json:
         print_json({"purged": purged})
     else:
