@@ -59,7 +59,6 @@ app.add_typer(episodes, name="episodes")
 STDIN: Final = "-"
 DATES: Final = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 TEXT_CHARACTERS: Final = 60
-TITLE_CHARACTERS: Final = 40
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="mem_... or ep_...")]
 MemoryId = Annotated[str, typer.Argument(metavar="ID", help="mem_...")]
@@ -552,7 +551,7 @@ def _show_memories(title: str, memories: tuple[Memory, ...]) -> None:
                 each.id,
                 f"{each.score:.4f}" if each.score is not None else "",
                 _day(each.created_at),
-                f"{cut(each.conversation_id, TITLE_CHARACTERS)} #{each.sequence_index}",
+                f"{each.conversation_id} #{each.sequence_index}",
                 cut(f"{each.human} → {each.assistant}".rstrip(" →"), TEXT_CHARACTERS),
             )
             for each in memories
