@@ -46,7 +46,8 @@ def show_page(page: SearchPage, offset: int = 0, *, verbose: bool = False) -> No
         out.print()
     for leg in page.legs:
         if verbose or leg.status != "ok" or leg.reason:
-            out.print(Text(describe_leg(leg), style="dim" if leg.status == "ok" else ""))
+            style = "dim" if leg.status == "ok" else ""
+            out.print(Text(describe_leg(leg), style=style), soft_wrap=True)
     if page.learned:
         what = f"ranked by what clicks taught: version {page.learned.version}, {page.learned.scope}"
         out.print(Text(visible(what), style="dim"))

@@ -145,7 +145,8 @@ def test_it_has_one_name_and_one_length() -> None:
 def test_the_real_model_knows_meaning() -> None:
     """Two texts without a common word, and one about something else.
 
-    The numbers are those that sentence-transformers gave.
+    PyTorch, asked once with the weights of the package, gave the vectors of 39 texts in four
+    scripts to within 3e-7.
     """
     pytest.importorskip(local.WEIGHTS, reason=local.INSTALL)
     cat, feline, market = LocalEmbedder().embed_documents(
