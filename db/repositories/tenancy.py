@@ -34,7 +34,7 @@ SEES_ALL_SCOPES: Final = text("""
 """).bindparams(role=ADMINISTRATION_ROLE)
 
 MAY_ADD_USERS: Final = text("SELECT has_table_privilege('users', 'INSERT')")
-"""Who may, and was refused, was refused by row security."""
+"""A login that may, and was refused, was refused by row security."""
 
 NO_SCOPE: Final = dict.fromkeys(SETTINGS, "")
 

@@ -141,7 +141,7 @@ class SearchPage:
         note: What a reader should know: why there are fewer hits than asked for, what was left out
             of the question, which leg stood in for another.
         offset: Hits before the page; of a grouped page, groups.
-        stand_in: Why the offline model stands in for the corpus's own, or None where it does not.
+        stand_in: The reason why the offline model stands in for the corpus's own, or None.
         weights: Leg that answered → its weight; but for ``rrf`` their sum is 1.
         learned: The learned ranking that ordered the page, or None.
     """

@@ -20,7 +20,7 @@ PIECES_AT_ONCE: Final = 4096
 """Word pieces, padding included, that are computed together: their attention takes 50 MB."""
 
 HIDDEN: Final = np.float32(-1e9)
-"""What is added to the attention to a padded place, which ``exp`` makes 0 of."""
+"""Number that is added to the attention to a padded place: ``exp`` makes 0 of it."""
 
 ALONE: Final = 1 << 18
 """Multiplications up to which OpenBLAS takes one thread for a product (its interface/gemm.c). There

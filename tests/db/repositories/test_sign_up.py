@@ -108,7 +108,7 @@ def test_the_audit_log_names_the_login_and_the_actor(service: Database, superuse
 
 
 def test_the_scope_of_before_is_back_afterwards(service: Database) -> None:
-    """What follows in the transaction is not of the new tenant."""
+    """The rest of the transaction is not of the new tenant."""
     ada = sign_up(service, "ada")
     with service.unit_of_work() as work:
         work.tenancy.sign_up("example.org", "eve", tenant_name="Evil")

@@ -1,4 +1,4 @@
-"""What people read at terminals of 80 and of 40 columns: no name that can be copied is cut."""
+"""Terminals of 80 and of 40 columns: people can read all of it, and no name is cut."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     return columns
 
 
-Shown = Callable[[Callable[[], object]], str]
+Show = Callable[[Callable[[], object]], str]
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
     """Runs a function, and returns all that it printed on both streams."""
 
-    def shown(run: Callable[[], object]) -> str:
+    def show(run: Callable[[], object]) -> str:
         stream = io.StringIO()
         for console in (output.out, output.err):
             monkeypatch.setattr(console, "_file", stream)
         run()
         return stream.getvalue()
 
-    return shown
+    return show
 
 
 def fill(database: Database) -> SearchService:
@@ -79,12 +79,12 @@ def fill(database: Database) -> SearchService:
 # Hits
 
 
-def test_a_hit_is_a_block_of_lines_that_fit(database: Database, width: int, shown: Shown) -> None:
+def test_a_hit_is_a_block_of_lines_that_fit(database: Database, width: int, show: Show) -> None:
     """Number, score and title; two lines of text; what it is known by, whole."""
     service = fill(database)
     page = service.search("kettle", corpus="knowledge", snippets=True, limit=1)
 
-    question, how, _, first, *text, labels = shown(lambda: show_page(page)).splitlines()[:7]
+    question, how, _, first, *text, labels = show(lambda: show_page(page)).splitlines()[:7]
 
     assert (question, how) == ("kettle", "knowledge, hybrid, calibrated")
     assert re.fullmatch(r"1\. 0\.\d{4}  All about a-chunk-.*", first)
@@ -95,25 +95,25 @@ def test_a_hit_is_a_block_of_lines_that_fit(database: Database, width: int, show
 
 
 def test_a_terminal_shows_the_words_of_the_question_in_bold(
-    database: Database, shown: Shown, monkeypatch: pytest.MonkeyPatch
+    database: Database, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file, which has no bold, gets asterisks only where snippets are asked for."""
     page = fill(database).search(
         "kettle", corpus="knowledge", snippets=True, limit=1, markers=("\ue000", "\ue001")
     )
-    assert "**kettle**" in shown(lambda: show_page(page))
+    assert "**kettle**" in show(lambda: show_page(page))
 
     monkeypatch.setattr(output.out, "_force_terminal", True)
     monkeypatch.setattr(output.out, "_color_system", ColorSystem.STANDARD)
-    assert "\x1b[1;33mkettle\x1b[0m" in shown(lambda: show_page(page))
+    assert "\x1b[1;33mkettle\x1b[0m" in show(lambda: show_page(page))
 
 
-def test_the_numbers_of_legs_are_shown_on_demand(database: Database, shown: Shown) -> None:
+def test_the_numbers_of_legs_are_shown_on_demand(database: Database, show: Show) -> None:
     """With -v each leg, and all that is known of a hit."""
     page = fill(database).search("kettle", corpus="knowledge", limit=1)
 
     short, long = (
-        shown(lambda verbose=verbose: show_page(page, verbose=verbose))  # type: ignore[misc]
+        show(lambda verbose=verbose: show_page(page, verbose=verbose))  # type: ignore[misc]
         for verbose in (False, True)
     )
 
@@ -125,7 +125,7 @@ def test_the_numbers_of_legs_are_shown_on_demand(database: Database, shown: Show
 
 
 def test_a_leg_that_found_none_says_why_its_hits_have_scores(
-    database: Database, shown: Shown
+    database: Database, show: Show
 ) -> None:
     """It scores what the others found: 0 candidates beside a score is no mistake."""
     service = fill(database)
@@ -136,17 +136,17 @@ def test_a_leg_that_found_none_says_why_its_hits_have_scores(
     assert fuzzy.candidates == 0
     assert any(hit.scores["fuzzy"] > 0 for hit in page.hits)
     assert "found none itself, and scored what the other legs found" in str(fuzzy.reason)
-    assert fuzzy.reason in shown(lambda: show_page(page))
+    assert fuzzy.reason in show(lambda: show_page(page))
 
 
 def test_why_the_offline_model_is_used_is_not_said_with_each_search(
-    database: Database, shown: Shown
+    database: Database, show: Show
 ) -> None:
     """The page has the reason; the terminal one word, and the reason with -v."""
     fill(database)
     page = SearchService(database).search("kettle", corpus="knowledge")
 
-    short, long = shown(lambda: show_page(page)), shown(lambda: show_page(page, verbose=True))
+    short, long = show(lambda: show_page(page)), show(lambda: show_page(page, verbose=True))
 
     reason = "OPENAI_API_KEY is not set, so the offline model 'hashing' stands in"
     assert str(page.stand_in).startswith(reason)
@@ -159,11 +159,11 @@ def test_why_the_offline_model_is_used_is_not_said_with_each_search(
 # Tables
 
 
-def test_a_table_cuts_no_word(width: int, shown: Shown) -> None:
+def test_a_table_cuts_no_word(width: int, show: Show) -> None:
     """Cells that are narrower than a word go on below; rows that cannot be, are blocks."""
     rows = [(LONG, "text-embedding-3-large", n, "x" * 90) for n in range(2)]
 
-    said = shown(lambda: table("Title", ["file", "model", "rows", "path"], rows))
+    said = show(lambda: table("Title", ["file", "model", "rows", "path"], rows))
 
     assert max(map(len, said.splitlines())) <= width
     for cell in map(str, rows[1]):
@@ -172,17 +172,17 @@ def test_a_table_cuts_no_word(width: int, shown: Shown) -> None:
     assert (not FRAME & set(said)) == (width == 40)
 
 
-def test_a_table_that_cannot_fit_is_read_as_blocks(width: int, shown: Shown) -> None:
+def test_a_table_that_cannot_fit_is_read_as_blocks(width: int, show: Show) -> None:
     """Each row under its first cell, each cell after the name of its column."""
     columns = ["name", *(f"column_number_{n}" for n in range(6))]
 
-    said = shown(lambda: table("Title", columns, [("first", *range(6)), ("second", *range(6))]))
+    said = show(lambda: table("Title", columns, [("first", *range(6)), ("second", *range(6))]))
 
     assert not FRAME & set(said)
     assert said.splitlines()[1:3] == ["first", "  column_number_0: 0"]
 
 
-def test_a_bar_says_which_time_is_which(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_says_which_time_is_which(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two times without a word are a riddle."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(output.err, "_force_terminal", True)
@@ -191,7 +191,7 @@ def test_a_bar_says_which_time_is_which(shown: Shown, monkeypatch: pytest.Monkey
         with progress_bar("importing") as bar:
             bar.update(bar.task_ids[0], total=2, completed=1)
 
-    said = Text.from_ansi(shown(work)).plain
+    said = Text.from_ansi(show(work)).plain
 
     assert re.search(r"importing .* 50% 0:00:0\d so far, [\d:-]+ to go", said)
 
@@ -304,7 +304,7 @@ def test_a_corpus_tells_its_filters(pgcorpus: Command) -> None:
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="only Linux has it")
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_full_disk_of_stdout_is_told_in_a_sentence(more: list[str]) -> None:
-    """Whether the output is written at once or at the end."""
+    """Both where the output is written at once and where it is at the end."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [PGCORPUS, "filters", *more],

@@ -1,4 +1,4 @@
-"""What somebody types first, at the samples and without a key: the obvious passage is found."""
+"""The first searches of a newcomer, in the samples and without a key: all find what is obvious."""
 
 from __future__ import annotations
 
