@@ -96,9 +96,9 @@ def _show_hit(place: str, hit: Hit, *, verbose: bool) -> None:
     for each in lines:
         each.rstrip()
         out.print(Text.assemble(INDENT, each), soft_wrap=True)
-    for line in _list_metadata(hit, verbose=verbose):
+    for known in _list_metadata(hit, verbose=verbose):
         # An identifier is there to be copied: it is never cut, and the terminal breaks it.
-        out.print(Text(f"{INDENT}{visible(line)}", style="dim"), soft_wrap=True)
+        out.print(Text(f"{INDENT}{visible(known)}", style="dim"), soft_wrap=True)
 
 
 def _text_of(hit: Hit, characters: int) -> Text:

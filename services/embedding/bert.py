@@ -212,11 +212,11 @@ def _apply(state: np.ndarray, linear: tuple[np.ndarray, np.ndarray]) -> np.ndarr
 
 
 def _normalise(
-    state: np.ndarray, norm: tuple[np.ndarray, np.ndarray], epsilon: np.float32
+    given: np.ndarray, norm: tuple[np.ndarray, np.ndarray], epsilon: np.float32
 ) -> np.ndarray:
     """Scale each row to mean 0 and variance 1, then by the weights of the layer."""
     weight, bias = norm
-    state = state - state.mean(axis=-1, keepdims=True)
+    state: np.ndarray = given - given.mean(axis=-1, keepdims=True)
     variance = np.einsum("...i,...i->...", state, state)[..., None] / np.float32(state.shape[-1])
     state /= np.sqrt(variance + epsilon)
     state *= weight
@@ -235,7 +235,7 @@ def _activate(state: np.ndarray) -> np.ndarray:
     scaled *= scaled
     np.negative(scaled, out=scaled)
     series *= np.exp(scaled, out=scaled)  # 1 - erf of the magnitude
-    share = np.where(state < 0, series, 2 - series)
+    share: np.ndarray = np.where(state < 0, series, 2 - series)
     share *= state
     share *= np.float32(0.5)
     return share
