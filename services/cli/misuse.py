@@ -32,7 +32,7 @@ def describe_misuse(error: Any) -> Iterator[str]:
     ):
         yield (
             "to leave out passages that hold a word, put the question after --: "
-            f"{context.command_path} -- words -word"
+            f"{context.command_path} -- 'words -word'"
         )
     usage = " ".join(context.get_usage().split())
     yield f"{usage[:1].lower()}{usage[1:]}"

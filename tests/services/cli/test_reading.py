@@ -263,7 +263,7 @@ def test_words_to_leave_out_are_part_of_the_question(pgcorpus: Command, database
         assert "b_02" not in done.stdout
     refused = pgcorpus("search", "-milk")
     assert refused.returncode == 2
-    assert "put the question after --: pgcorpus search -- words -word" in refused.stderr
+    assert "put the question after --: pgcorpus search -- 'words -word'" in refused.stderr
 
 
 def test_every_number_says_its_range() -> None:
