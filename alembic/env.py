@@ -53,20 +53,27 @@ OPTIONS = {
 
 
 def run(connection: Connection) -> None:
-    """Run what the command line asked for, on one connection."""
+    """Run what the command line asked for, on one connection, and tell those who typed it."""
     require_server(connection)
     with one_at_a_time(connection):
         context.configure(connection=connection, **OPTIONS)
-        refuse_unknown_revision(context.get_context(), context.script)
-        if find_command() != "downgrade":
-            migrate(connection)
-            connection.commit()
-            return
-        loss = rehearse(connection, partial(migrate, connection))
-        if loss.rows:
-            context.config.attributes.get("agree", ask)(loss)
-        with connection.begin():
-            migrate(connection)
+        before = refuse_unknown_revision(context.get_context(), context.script)
+        after = run_alone(connection)
+    if find_command() in {"upgrade", "downgrade"}:
+        context.config.attributes.get("tell", lambda _before, _after: None)(before, after)
+
+
+def run_alone(connection: Connection) -> tuple[str, ...]:
+    """Run the revisions while no other deployment does; return those that it ended at."""
+    if find_command() != "downgrade":
+        heads = migrate(connection)
+        connection.commit()
+        return heads
+    loss = rehearse(connection, partial(migrate, connection))
+    if loss.rows:
+        context.config.attributes.get("agree", ask)(loss)
+    with connection.begin():
+        return migrate(connection)
 
 
 def find_command() -> str:
@@ -96,6 +103,15 @@ def ask(loss: Loss) -> None:
         raise CommandError("nothing was changed")
 
 
+def tell(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    """Tell whoever typed ``alembic upgrade`` or ``alembic downgrade`` what it did."""
+    names = [", ".join(heads) or "nothing" for heads in (before, after)]
+    if before == after:
+        sys.stderr.write(f"the schema was at {names[1]} already: nothing was done\n")
+    else:
+        sys.stderr.write(f"the schema went from {names[0]} to {names[1]}\n")
+
+
 if context.is_offline_mode():
     context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
     with context.begin_transaction():
@@ -110,6 +126,7 @@ else:
         typed = context.config.cmd_opts
         if typed and typed.cmd[0].__name__ == "upgrade" and database.make_server():
             sys.stderr.write(f"an embedded PostgreSQL was made in {database.settings.home}\n")
+        context.config.attributes["tell"] = tell
         with database.schema_engine().connect() as own:
             run(own)
     except DataLayerError as error:

@@ -5,6 +5,7 @@ Why it is made this way: docs/decisions/0001-embedded-server.md.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -63,6 +64,11 @@ ROOT_HOMES: Final = Path("/var/lib/pgcorpus")
 UNPRIVILEGED_ACCOUNTS: Final = ("postgres", "nobody")
 PG0_PACKAGE: Final = "pg0"
 ENOUGH_SHARED_MEMORY_BYTES: Final = 2**30  # four parallel index builds of maintenance_work_mem
+NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+LEAST_FREE_BYTES: Final = 16 * 2**20
+"""Free space below which a program that failed is taken to have failed for lack of it. Its own
+words differ from program to program."""
+
 PROGRAM_TIMEOUT_SECONDS: Final = 120
 START_TIMEOUT_SECONDS: Final = 60
 START_ATTEMPTS: Final = 3
@@ -334,6 +340,8 @@ class EmbeddedServer:
         try:
             yield
         except OSError as error:
+            if error.errno in NO_SPACE:
+                raise self._lack_of_space(self.home) from error
             raise EmbeddedServerError(
                 f"the embedded server in {self.home} failed: {error}. "
                 "Set PGCORPUS_HOME to a folder that you may write to, on a disk with 1 GB free, "
@@ -584,9 +592,19 @@ class EmbeddedServer:
             said = output.read().strip()
         if code == 0:
             return said
+        # While the folder is still there: what a program could not write is deleted with it.
+        if code and shutil.disk_usage(home).free < LEAST_FREE_BYTES:
+            raise self._lack_of_space(home)
         ended = f"failed (exit code {code})" if code else f"took over {PROGRAM_TIMEOUT_SECONDS} s"
         shown = said.replace(secret, "***") if secret else said
         raise self._failure(f"{program.name} {ended}:\n{shown}", log=log)
+
+    def _lack_of_space(self, folder: Path) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"no space left on the disk of {folder}: the embedded server needs 1 GB to begin with. "
+            "Free some and run the same again, or set PGCORPUS_HOME to a folder on another disk, "
+            "or DATABASE_URL to another server"
+        )
 
     def _failure(self, cause: str, *, log: Path | None) -> EmbeddedServerError:
         lines = [f"the embedded server in {self.home} failed: {cause}"]

@@ -407,8 +407,8 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
     "53100": (
         DatabaseExhausted,
         (
-            "the server's disk is full, and nothing was kept ({primary}); free space there, or "
-            "enlarge it"
+            "no space left on the server's disk, and nothing was kept ({primary}); free some "
+            "there, or enlarge it"
         ),
     ),
     "53200": (

@@ -371,8 +371,8 @@ def _count(connection: Connection, oid: int, table: str) -> int | None:
             counting.rollback()
 
 
-def refuse_unknown_revision(context: MigrationContext, script: ScriptDirectory) -> None:
-    """Stop before a database that a newer release has changed.
+def refuse_unknown_revision(context: MigrationContext, script: ScriptDirectory) -> tuple[str, ...]:
+    """Return the revisions that the database is at; stop where a newer release made one.
 
     Raises:
         CommandError: The database is at a revision that this code does not have.
@@ -387,6 +387,7 @@ def refuse_unknown_revision(context: MigrationContext, script: ScriptDirectory) 
                 f"the database is at revision {head}, which this release does not have: it is "
                 "ahead of the code. Install the release that made it, or downgrade with that one"
             )
+    return heads
 
 
 def require_server(connection: Connection) -> None:

@@ -90,6 +90,10 @@ class Exported:
     file_name: str
 
 
+Progress = Callable[[int, int], None]
+"""Is told how much is done, of how much."""
+
+
 class Exporter(Protocol):
     """Gets items out of a corpus."""
 
@@ -124,7 +128,7 @@ class Written(Protocol):
 class FileExporter(Protocol):
     """Writes a part of a corpus as one file."""
 
-    def write(self, path: Path, /) -> Written:
+    def write(self, path: Path, /, *, progress: Progress) -> Written:
         """Write the file; it is there when it is whole, or not at all."""
 
 
@@ -146,10 +150,6 @@ class FileExportService:
     path: str
     options: tuple[Option, ...]
     metavar: str = "FILE"
-
-
-Progress = Callable[[int, int], None]
-"""Is told how much is done, of how much."""
 
 
 class Learner(Protocol):

@@ -53,6 +53,10 @@ SHARED = ("jobs", "import_runs", "import_files", "import_transformations", "impo
 # audit log, and log_flush) administrators alone take, end and delete, and passages are enqueued by
 # triggers alone: whoever writes a row of another kind can steer nothing with it.
 OWN = "scope IS NULL OR {in_scope}"
+POLICIES_OF_TENANTS = {
+    "own_scope": "FOR SELECT USING ({in_scope} AND scope = (SELECT app_scope()))",
+    "sign_up": "FOR INSERT WITH CHECK (scope = (SELECT app_scope()) AND {owner})",
+}
 POLICIES_OF_SHARED = {"own_scope": f"USING ({OWN} OR {{owner}})"}
 POLICIES_OF_JOBS = {
     "own_scope": f"FOR SELECT USING ({OWN} OR {{owner}})",
@@ -428,12 +432,10 @@ def _row_security() -> None:
     """
     for table in ("memory_nodes", "episodic_memories"):  # their vectors are isolated with them
         op.isolate_v1(table)
-    # A slug that is taken would tell of another tenant: only administrators make tenants.
-    op.isolate_v1(
-        "tenants",
-        policies={"own_scope": "FOR SELECT USING ({in_scope} AND scope = (SELECT app_scope()))"},
-        administered=True,
-    )
+    # A slug that is taken would tell of another tenant: administrators alone choose one. A service
+    # makes tenants with sign_up_tenant(), in the owner's name.
+    op.isolate_v1("tenants", policies=POLICIES_OF_TENANTS, administered=True)
+    _sign_up()
     # Who is new has no tenant yet.
     op.isolate_v1(
         "users",
@@ -449,6 +451,41 @@ def _row_security() -> None:
     )
     for table in SHARED:
         op.isolate_v1(table, policies=_policies(table), administered=True)
+
+
+def _sign_up() -> None:
+    """Create the function by which a service makes a tenant, and nothing else.
+
+    It takes a name and chooses the key and the slug, so that nothing of other tenants can be asked
+    with it: neither may be one that is taken. The body is bound to the tables here, and no
+    search_path changes what it means. It enters the scope of the new tenant, which is all that the
+    owner may add.
+    """
+    op.execute("""
+        CREATE FUNCTION sign_up_tenant(name text) RETURNS uuid LANGUAGE sql VOLATILE
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        BEGIN ATOMIC
+            WITH random AS MATERIALIZED (
+                SELECT gen_random_uuid() AS id
+            ), chosen AS MATERIALIZED (
+                SELECT id, set_config('app.tenant_id', id::text, true) FROM random
+            ), made AS (
+                INSERT INTO tenants (id, name, slug)
+                SELECT id, sign_up_tenant.name, concat_ws('-',
+                    nullif(btrim(left(regexp_replace(lower(sign_up_tenant.name COLLATE "C"),
+                        '[^a-z0-9]+', '-', 'g'), 60), '-'), ''),
+                    replace(id::text, '-', ''))
+                FROM chosen
+            )
+            SELECT id FROM chosen;
+        END
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION sign_up_tenant(text) IS
+            'makes a tenant of that name, enters its scope, and returns its key'
+    """)
+    op.execute("REVOKE EXECUTE ON FUNCTION sign_up_tenant(text) FROM PUBLIC")
+    op.execute("GRANT EXECUTE ON FUNCTION sign_up_tenant(text) TO rag_read_write, rag_admin")
 
 
 def _policies(table: str) -> dict[str, str]:
@@ -508,6 +545,7 @@ def downgrade() -> None:
     for table in ("episode_embeddings", "memory_embeddings", "episodic_memories", "memory_nodes"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION episode_text")
+    op.execute("DROP FUNCTION sign_up_tenant")
     for table in ("users", "tenants"):
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION forget_traces")

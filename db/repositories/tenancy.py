@@ -9,16 +9,18 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.types.json import Jsonb
 from sqlalchemy import Select, delete, func, select, text, tuple_, union
+from sqlalchemy.exc import ProgrammingError
 
 from pgcorpus.db.base import set_local
-from pgcorpus.db.errors import InvalidValue, MissingScope, NotFound, NotPermitted
+from pgcorpus.db.errors import AlreadyExists, InvalidValue, MissingScope, NotFound, NotPermitted
 from pgcorpus.db.models.imports import ImportRun
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import Tenant, User
 from pgcorpus.db.repositories.base import NO_PAGES, Repository
-from pgcorpus.db.scope import Scope
+from pgcorpus.db.scope import SETTINGS, Scope
 
 MAX_SLUG: Final = 100
 """Characters of ``tenants.slug``."""
@@ -30,6 +32,11 @@ SEES_ALL_SCOPES: Final = text("""
         SELECT FROM pg_roles
         WHERE rolname = :role AND pg_has_role(current_user, oid, 'USAGE'))
 """).bindparams(role=ADMINISTRATION_ROLE)
+
+MAY_ADD_USERS: Final = text("SELECT has_table_privilege('users', 'INSERT')")
+"""A login that may, and was refused, was refused by row security."""
+
+NO_SCOPE: Final = dict.fromkeys(SETTINGS, "")
 
 
 class TenancyRepository(Repository):
@@ -81,7 +88,8 @@ class TenancyRepository(Repository):
     ) -> User:
         """Add a user, of a tenant or alone.
 
-        A service adds whom it has just signed in, or a user of the tenant in whose scope it works.
+        A service adds whom it has just signed in, or a user of the tenant in whose scope it works;
+        ``sign_up`` does the first.
 
         Args:
             auth_provider: Who knows them, without a colon.
@@ -93,10 +101,12 @@ class TenancyRepository(Repository):
 
         Raises:
             InvalidValue: The provider has a colon.
+            NotPermitted: Row security binds the login, and it neither signed this identity in nor
+                works in the scope of the tenant.
             IntegrityError: The unit of work turns it into ``AlreadyExists``, ``MissingReference``
                 or ``InvalidValue``.
         """
-        _identity(auth_provider, external_id)
+        identity = _identity(auth_provider, external_id)
         user = User(
             id=user_id or uuid4(),
             tenant_id=tenant_id,
@@ -105,8 +115,63 @@ class TenancyRepository(Repository):
             email=email,
             display_name=display_name,
         )
-        self.session.add(user)
-        self.session.flush()
+        try:
+            with self.session.begin_nested():
+                self.session.add(user)
+        except ProgrammingError as error:
+            if isinstance(error.orig, InsufficientPrivilege) and self.session.scalar(MAY_ADD_USERS):
+                raise NotPermitted(_describe_way(identity, tenant_id)) from error
+            raise
+        return user
+
+    def sign_up(
+        self,
+        auth_provider: str,
+        external_id: str,
+        *,
+        email: str | None = None,
+        display_name: str | None = None,
+        tenant_name: str | None = None,
+    ) -> User:
+        """Add a user whom a provider has identified, alone or as the first of a new tenant.
+
+        A service does this with the rights of ``rag_read_write``. Nothing limits how many it adds:
+        limit sign-ups where they arrive, as by address.
+
+        Args:
+            auth_provider: Who knows them, without a colon.
+            external_id: Their key there.
+            email: Their address, or None.
+            display_name: As people say it, or None.
+            tenant_name: The name of their enterprise, which is made, or None for a user alone. Its
+                slug is made of the name and of a random key.
+
+        Returns:
+            The user. Whose memories they see is ``scope_of`` the user.
+
+        Raises:
+            AlreadyExists: There is a user of that identity.
+            InvalidValue: The provider has a colon, or a text is blank or too long.
+        """
+        if self.sign_in(auth_provider, external_id) is not None:
+            raise AlreadyExists(
+                f"there is a user {external_id!r} of {auth_provider!r}: sign them in",
+                constraint="uq_users_auth_provider_external_id",
+            )
+        tenant_id = None
+        if tenant_name is not None:
+            # Which enters the tenant's scope: its first user is added there.
+            tenant_id = self.session.scalar(select(func.sign_up_tenant(tenant_name)))
+        user = self.create_user(
+            auth_provider=auth_provider,
+            external_id=external_id,
+            email=email,
+            display_name=display_name,
+            tenant_id=tenant_id,
+        )
+        if tenant_id is not None:
+            before = NO_SCOPE if self.scope is None else self.scope.settings
+            self.session.execute(set_local(before))
         return user
 
     def sign_in(self, auth_provider: str, external_id: str) -> User | None:
@@ -290,6 +355,21 @@ def scope_of(user: User) -> Scope:
     if user.tenant_id is None:
         return Scope.user(user.id)
     return Scope.tenant(user.tenant_id, user_id=user.id)
+
+
+def _describe_way(identity: str, tenant_id: UUID | None) -> str:
+    """Say how a service adds a user, where row security refused it."""
+    if tenant_id is None:
+        return (
+            f"the login adds only users whom it has identified, and {identity!r} is not signed in; "
+            "use work.tenancy.sign_up(), or call work.tenancy.sign_in() with the same identity "
+            "before; an administrator adds anybody with: pgcorpus users create"
+        )
+    return (
+        f"the login adds users of a tenant only in the scope of that tenant; open the unit of work "
+        f"with Scope.tenant({str(tenant_id)!r}), or make the tenant with its first user by "
+        "work.tenancy.sign_up(); an administrator adds anybody with: pgcorpus users create"
+    )
 
 
 def slug_of(name: str) -> str:

@@ -135,6 +135,8 @@ class Corpus:
         boost: A passage's weight whatever the question, in [0, 1], or None; it has the parameter
             ``half_life_days``.
         order: The order of the passages, or None where each stands alone.
+        labels: Columns of ``hits`` by which a person tells a passage from others, as an author's
+            identifier or a citation; without any, its key.
         metadata_column: The JSONB column of the passages whose keys a caller may narrow by with the
             filter ``metadata``, or None. A GIN index of ``jsonb_path_ops`` serves equality; where
             there is a scope, the function that ``search_in_scope_v1`` makes.
@@ -157,6 +159,7 @@ class Corpus:
     boosts: Table | None = None
     boost: ColumnElement[float] | None = None
     order: Order | None = None
+    labels: tuple[str, ...] = ("id",)
     metadata_column: Column[Any] | None = None
 
     @property

@@ -141,6 +141,7 @@ class SearchPage:
         note: What a reader should know: why there are fewer hits than asked for, what was left out
             of the question, which leg stood in for another.
         offset: Hits before the page; of a grouped page, groups.
+        stand_in: The reason why the offline model stands in for the corpus's own, or None.
         weights: Leg that answered → its weight; but for ``rrf`` their sum is 1.
         learned: The learned ranking that ordered the page, or None.
     """
@@ -155,6 +156,7 @@ class SearchPage:
     groups: tuple[Group, ...] | None = None
     note: str | None = None
     offset: int = 0
+    stand_in: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     learned: LearnedVersion | None = None
     explainer: Explainer | None = field(default=None, repr=False, compare=False)

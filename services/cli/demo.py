@@ -12,10 +12,9 @@ from pgcorpus.db.settings import Settings
 from pgcorpus.services import samples
 from pgcorpus.services.chat.importing.importer import ChatImporter
 from pgcorpus.services.cli.embedding import embed_with_bar
+from pgcorpus.services.cli.hits import show_context, show_page
 from pgcorpus.services.cli.imports import import_with_bar, show_report
 from pgcorpus.services.cli.output import out, say
-from pgcorpus.services.cli.search import show as show_page
-from pgcorpus.services.cli.search import show_context
 from pgcorpus.services.cli.validate import show as show_validation
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.jobs.worker import Worker
@@ -23,7 +22,7 @@ from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.validation import ValidationService
 from pgcorpus.services.search.service import SearchOptions, SearchService
 
-DOCUMENTATION_QUESTION = "how do I keep the rows of one tenant from another?"
+DOCUMENTATION_QUESTION = "how do I roll back an upgrade?"
 
 SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ("raise prices on existing customers without losing them", {"mode": "hybrid"}),
@@ -33,7 +32,7 @@ SEARCHES: tuple[tuple[str, SearchOptions], ...] = (
     ("scarcty and urgancy", {"mode": "fuzzy"}),
     (
         "price anchoring",
-        {"mode": "hybrid", "filters": {"chunk_type": "atomic_framework"}},
+        {"mode": "hybrid", "filters": {"section": "Pricing structures"}},
     ),
 )
 HITS = 3
@@ -61,17 +60,17 @@ def demo() -> None:
     show_page(page)
     say(f"read it in {page.hits[0].metadata['citation']}")
 
-    _step("3. A knowledge base: eleven files of three shapes, made valid, every change recorded")
+    _step("3. A knowledge base: files of three shapes, and every change recorded")
     show_report(import_with_bar(KnowledgeImporter(database), [samples.folder("knowledge")]))
     report = embed_with_bar(database, "knowledge", None)
     say(f"{report.embedded} embedded, {report.failed} failed")
 
-    _step("4. Searches in every mode; each leg's score and #rank beside the sum")
+    _step("4. Searches in every mode; each leg's numbers are shown by: search -v")
     for question, options in SEARCHES:
         few: SearchOptions = {**options, "limit": HITS}
         show_page(service.search(question, corpus="knowledge", **few))
 
-    _step("5. A chat archive: exports of two chat providers, embedded from the outbox by a worker")
+    _step("5. A chat archive: exports of two providers, embedded by a worker")
     show_report(import_with_bar(ChatImporter(database), [samples.folder("chat")]))
     done = Worker(database).run(once=True)
     say(f"{done.counts['completed']} jobs done, {done.counts['failed']} failed")

@@ -22,10 +22,13 @@ AS_JSON = parameter("as_json", AsJson, default=False)
 
 def parameter_of(option: Option) -> Parameter:
     """Return the parameter that takes *option*."""
+    low, high = option.bounds or (None, None)
     shown = typer.Option(
         *(option.flags or (flag_of(option),)),  # named alone, it gets no --no-... beside it
         help=option.help,
         metavar=option.metavar,
+        min=low,
+        max=high,
         callback=require_one_of(option.known) if option.known else None,
         autocompletion=(lambda: list(option.known)) if option.known else None,
     )

@@ -399,6 +399,7 @@ class _Bar:
         """Begin a part."""
         self._what = what
         self._progress.reset(self._task, total=total or 1, completed=not total, description=what)
+        self._progress.start()
 
     def advance(self, count: int) -> None:
         """Advance the present part."""

@@ -21,7 +21,7 @@ def tree(page: SearchPage, explanation: Explanation) -> Tree:
     )
     legs = root.add("legs")
     for leg in page.legs:
-        legs.add(describe_leg(leg))
+        legs.add(escape(describe_leg(leg)))
     hits = root.add("hits")
     for place, hit in enumerate(page.hits, start=1):
         shown = hits.add(f"{place}. [bold]{escape(visible(hit.title))}[/] {hit.score:.4f}")
@@ -64,7 +64,8 @@ def _describe_cost(node: Mapping[str, Any]) -> str:
 def describe_leg(leg: Leg) -> str:
     """Describe the part of a leg, in a line."""
     took = "" if leg.duration_ms is None else f" in {leg.duration_ms:.1f} ms"
-    return f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}"
+    reason = "" if leg.reason is None else f" ({leg.reason})"
+    return visible(f"{leg.name}: {leg.status}, {leg.candidates} candidates{took}{reason}")
 
 
 def _add(parent: Tree, node: Mapping[str, Any]) -> None:

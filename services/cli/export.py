@@ -69,8 +69,12 @@ def build_file_export(corpus: Corpus, service: FileExportService) -> Callable[..
         options = {option.name: given[option.name] for option in service.options}
         exporter = service.make(Database.from_env(), *scope, **options)
         with progress_bar("exporting") as bar:
-            bar.update(bar.task_ids[0], total=None)
-            counts = exporter.write(path).count_rows()
+            task = bar.task_ids[0]
+
+            def tell(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            counts = exporter.write(path, progress=tell).count_rows()
         if as_json:
             print_json({"file": str(path), **counts})
         else:

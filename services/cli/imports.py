@@ -221,7 +221,7 @@ def show_report(report: ImportReport, *, dry_run: bool = False) -> None:
 
     Of a dry run also what it would change: nothing of it can be read anywhere else.
     """
-    table("Import", ["file", *COUNTS], list_counts(report))
+    _show_counts(report)
     _show_refused(report, dry_run=dry_run)
     if report.changes:
         show_changes("Values that would be changed", report.changes[:MAX_SHOWN])
@@ -255,6 +255,12 @@ def _show_refused(report: ImportReport, *, dry_run: bool) -> None:
         others = len(report.rejects) - MAX_SHOWN
         whole = "--json" if dry_run else f"pgcorpus import rejects --corpus {report.corpus}"
         say(f"and {others} more; see: {whole}")
+
+
+def _show_counts(report: ImportReport) -> None:
+    """Print the counts of the files that were read; of none there is nothing to count."""
+    if any(file.error is None for file in report.files):
+        table("Import", ["file", *COUNTS], list_counts(report))
 
 
 def list_counts(report: ImportReport) -> list[tuple[object, ...]]:

@@ -273,6 +273,7 @@ def purge(
                 break
             purged += count
             bar.update(bar.task_ids[0], description=f"purging: {purged}")
+            bar.start()
     if as_json:
         print_json({"purged": purged})
     else:

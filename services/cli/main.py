@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from importlib.metadata import version
+from itertools import chain, repeat
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from pgcorpus.services.cli.lazy import LazyCommand
+from pgcorpus.services.cli.misuse import Misused, describe_misuse
 from pgcorpus.services.cli.output import fail, put, say, visible
 
 FAILED = 1
@@ -29,6 +33,7 @@ COMMANDS: Final = tuple(
             "Import, embed, search and validate the samples, on the embedded server.",
         ),
         ("search", "search:search", "Find the passages that answer a question best."),
+        ("filters", "filters:filters", "List what searches of a corpus can be narrowed by."),
         (
             "import",
             "imports:app",
@@ -168,18 +173,25 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_undecodable(sys.argv[1:])
-        app()
+        # Not as a program of its own, or typer would print errors in another style than ours.
+        code = get_command(app).main(prog_name="pgcorpus", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk is still told in a sentence
+    except Misused as error:
+        for sentence, show in zip(describe_misuse(error), chain([fail], repeat(say)), strict=False):
+            show(sentence)
+        sys.exit(USED_WRONGLY)
+    except typer.Abort:
+        fail("nothing was done: it was not agreed to")
+        sys.exit(FAILED)
     except KeyboardInterrupt:  # before a command began
-        _say_stopped()
-        sys.exit(INTERRUPTED)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which it does not pass on
-            _say_stopped()
-        raise
+        code = INTERRUPTED
     except Exception as error:
         if (code := _tell(error)) is None:
             raise
         sys.exit(code)
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C, which it does not pass on
+        _say_stopped()
+    sys.exit(code or 0)
 
 
 def prepare() -> None:
@@ -209,12 +221,24 @@ def _tell(error: Exception) -> int | None:
             code, sentence = USED_WRONGLY, str(error)
         case DataLayerError():
             code, sentence = FAILED, str(error)
+        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            code, sentence = FAILED, _describe_full_disk(error)
         case DBAPIError():  # one that slipped through the data layer is no trace either
             code, sentence = FAILED, f"the database refused: {error.orig}"
         case _:
             return None
     fail(sentence)
     return code
+
+
+def _describe_full_disk(error: OSError) -> str:
+    """Say which disk is full; what has no file's name was written to stdout."""
+    where = error.filename
+    if where is None:
+        where = "the disk that stdout is written to"
+        # Or Python would try once more when it ends, and print a trace.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return f"no space left on {where}; free some, and run the same command again"
 
 
 def _refuse_undecodable(arguments: list[str]) -> None:

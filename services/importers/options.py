@@ -21,6 +21,7 @@ class Option:
         flags: How it is called on the command line; by default after its name.
         metavar: What stands for its value in the help.
         known: The only values it has, where they are too many for a ``Literal``.
+        bounds: The least and the greatest number, or None for no number.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Option:
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     known: Collection[str] = ()
+    bounds: tuple[int, int] | None = None
 
 
 STRICT: Final = Option(

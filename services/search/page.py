@@ -62,6 +62,7 @@ def page_of(
         groups=None if ask.group_by is None else _make_groups(hits, request, found),
         note="; ".join(note for note in notes if note) or None,
         offset=request.offset,
+        stand_in=prepared.stand_in,
         weights={} if answer is None else answer.statement.weights,
         learned=_find_version(answer),
         explainer=explainer,
@@ -96,10 +97,13 @@ def _leg(name: str, answer: Answer, ask: Ask) -> Leg:
         reasons.append(f"of so many passages only those more alike than {THRESHOLD} are found")
     if name == "fuzzy" and (compared := answer.compared) not in {"", ask.question.words}:
         reasons.append(f"compared by {compared!r} of the question")
+    candidates = answer.candidates.get(name, 0)
+    if not candidates and any(hit.scores.get(name) for hit in answer.hits):
+        reasons.append("it found none itself, and scored what the other legs found")
     return Leg(
         name=name,  # type: ignore[arg-type]
         status="ok",
-        candidates=answer.candidates.get(name, 0),
+        candidates=candidates,
         duration_ms=answer.durations_ms.get(name),
         reason="; ".join(reasons) or None,
     )

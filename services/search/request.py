@@ -288,6 +288,7 @@ class Prepared:
     chosen: Chosen | None = None
     silent: tuple[Leg, ...] = ()
     notes: tuple[str, ...] = ()
+    stand_in: str | None = None
 
     def having(self, leg: Leg) -> Prepared:
         """Add the report of a leg; one that failed or was skipped is left out of the search."""

@@ -290,8 +290,7 @@ class SearchService:
         if isinstance(chosen, NotPermitted):
             return prepared.having(Leg(name="vector", status="failed", reason=str(chosen)))
         choice = chosen.choice
-        if choice.reason:
-            prepared = prepared.asking(ask, choice.reason)
+        prepared = replace(prepared, stand_in=choice.reason)
         try:
             vector = self._database.call(self._embed, choice, request.question.words)
         except EmbeddingError as error:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL
 import pgcorpus.db.embedded
 from pgcorpus.db.embedded import LOCALES, ROOT_HOMES, EmbeddedServer
 from pgcorpus.db.errors import EmbeddedServerError
+from tests.disks import small_disk
 
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="an ordinary user runs PostgreSQL as itself")
@@ -430,6 +431,16 @@ def test_a_password_that_does_not_fit_is_named_as_the_cause(running: EmbeddedSer
 
     running._password.write_text(right)
     assert "mistaken" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", ["3M", "60M"])
+def test_a_full_disk_is_named_as_the_cause(size: str) -> None:
+    """In the copy of pg0 and in its unpacking, which names a file of its own; nothing is left."""
+    with small_disk(size) as folder:
+        server = EmbeddedServer(folder / "home")
+        with pytest.raises(EmbeddedServerError, match=rf"no space left on the disk of {folder}"):
+            server.start()
+        assert list_unfinished(folder / "home") == []
 
 
 @pytest.mark.parametrize("package", ["json", "a_package_that_is_not_installed"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import tempfile
 import threading
 import time
@@ -36,6 +35,7 @@ from pgcorpus.db.errors import (
 )
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import settings_for
+from tests.disks import small_disk
 from tests.logins import logged_in
 
 Do = Callable[[UnitOfWork], object]
@@ -294,23 +294,6 @@ def test_a_read_only_login_is_told_that_a_primary_is_needed(database: Database) 
     standby.close()
 
 
-@contextmanager
-def small_disk(size: str) -> Iterator[Path]:
-    """A folder that holds no more."""
-    folder = Path(tempfile.mkdtemp(prefix="pgcorpus-full-"))
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        folder.rmdir()
-        pytest.skip("mounting is not possible here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)
-        folder.rmdir()
-
-
 @both
 @pytest.mark.superuser  # makes a tablespace
 @pytest.mark.parametrize("within", ["COPY", "INSERT"])
@@ -338,7 +321,7 @@ def test_a_full_disk_is_told_as_one(database: Database, way: Way, within: str) -
         way(database, statements(IDLE))
 
     assert isinstance(error, DatabaseExhausted)
-    assert "the server's disk is full, and nothing was kept" in str(error)
+    assert "no space left on the server's disk, and nothing was kept" in str(error)
 
 
 def drop_tablespace(database: Database) -> None:

@@ -64,6 +64,26 @@ def test_a_database_address_is_all_the_command_line_needs(
     assert schema_of(empty.url) == nothing
 
 
+def test_upgrades_and_downgrades_say_what_they_did(empty: Database, alembic: Alembic) -> None:
+    """On stderr, in a line; also where there was nothing to do."""
+    lines = [
+        alembic.end(alembic.start(*arguments, url=empty.url))[2].splitlines()[-1]
+        for arguments in (
+            ("upgrade", "0005"),
+            ("upgrade", "head"),
+            ("upgrade", "head"),
+            ("-x", "yes=true", "downgrade", "base"),
+        )
+    ]
+
+    assert lines == [
+        "the schema went from nothing to 0005",
+        f"the schema went from 0005 to {HEAD}",
+        f"the schema was at {HEAD} already: nothing was done",
+        f"the schema went from {HEAD} to nothing",
+    ]
+
+
 def test_without_any_address_the_embedded_server_is_used(home: Path, alembic: Alembic) -> None:
     """It is started by the upgrade, and it has the schema."""
     alembic.run("upgrade", "head", PGCORPUS_HOME=str(home))

@@ -55,5 +55,6 @@ CHAT: Final = Corpus(
         speaker=_messages.c.role,
         time=_messages.c.created_at,
     ),
+    labels=("role", "date", "conversation"),
     metadata_column=_messages.c.metadata,
 )

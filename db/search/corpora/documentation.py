@@ -35,6 +35,7 @@ DOCUMENTATION: Final = Corpus(
     scope=_chunks.c.scope,
     shared_words="chunks_text_gin_idx",
     boosts=table_of(ChunkBoost),
+    labels=("citation",),
     metadata_column=_chunks.c.metadata,
     filters={
         "captured_at": Filter(column=_documents.c.captured_at, through=_of_document),

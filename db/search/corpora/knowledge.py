@@ -83,5 +83,6 @@ KNOWLEDGE: Final = Corpus(
     .select_from(_documents)
     .outerjoin(_details, _of_document)
     .outerjoin(_lines, _lines.c.document_id == _documents.c.id),
+    labels=("chunk_id", "section", "chunk_type"),
     metadata_column=_documents.c.extra,
 )

@@ -130,6 +130,7 @@ MEMORY: Final = Corpus(
     order=Order(
         within=_nodes.c.conversation_id, place=_nodes.c.sequence_index, time=_nodes.c.created_at
     ),
+    labels=("memory_id", "date", "source"),
     boost=_rate_use(_nodes.c.created_at, _nodes.c.last_accessed, _nodes.c.access_count),
 )
 
@@ -180,5 +181,6 @@ EPISODES: Final = Corpus(
         _episodes.c.access_count,
         _episodes.c.last_accessed,
     ),
+    labels=("episode_id", "date", "source"),
     boost=_rate_use(_episodes.c.updated_at, _episodes.c.last_accessed, _episodes.c.access_count),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
@@ -18,6 +18,7 @@ from pgcorpus.db.repositories.documentation.exports import Rows
 from pgcorpus.db.repositories.documentation.feedback import ClickRecord
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.corpus import Progress
 from pgcorpus.services.documentation.sqlite.mapping import (
     MODEL,
     restore_chunk,
@@ -63,8 +64,12 @@ class SQLiteExporter:
         self._collection = collection
         self._replace = replace
 
-    def write(self, path: Path) -> Written:
+    def write(self, path: Path, *, progress: Progress = lambda _done, _total: None) -> Written:
         """Write the file; it is there when it is whole, or not at all.
+
+        Args:
+            path: Where it will be.
+            progress: Is told how many documents are written, of how many.
 
         Returns:
             The numbers of rows.
@@ -93,7 +98,8 @@ class SQLiteExporter:
                 others = () if total == crawled else (clicks, sessions)
                 # Times that were read in several zones are written with them.
                 zone = ZoneInfo(zones[0]) if len(zones) == 1 else _UTC
-                return write_database(path, documents, *others, zone=zone, replace=self._replace)
+                counted = _count(documents, total, progress)
+                return write_database(path, counted, *others, zone=zone, replace=self._replace)
 
     def _read_documents(self, work: UnitOfWork, *, crawled: bool) -> Generator[SQLiteDocument]:
         with work.documentation_exports.stream_documents(self._collection) as documents:
@@ -113,6 +119,16 @@ class SQLiteExporter:
     def _read_sessions(self, work: UnitOfWork) -> Generator[SQLiteSession]:
         with work.documentation_exports.stream_sessions(self._collection) as rows:
             yield from (restore_session(row, row["number"]) for row in rows)
+
+
+def _count(
+    documents: Iterable[SQLiteDocument], total: int, progress: Progress
+) -> Iterator[SQLiteDocument]:
+    """Yield documents, and tell how many of them are written."""
+    for done, document in enumerate(documents):
+        progress(done, total)
+        yield document
+    progress(total, total)
 
 
 def _join(documents: Rows, rows: Rows) -> Iterator[SQLiteDocument]:

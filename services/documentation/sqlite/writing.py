@@ -230,6 +230,8 @@ def _replace_whole(path: Path, *, replace: bool) -> Iterator[Path]:
         DataLayerError: It cannot be written.
     """
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise Misuse(f"{path} is no file that could be replaced; choose another name")
     if path.exists() and not replace:
         raise Misuse(
             f"{path.name} exists already; replace it with --replace, or choose another name"
@@ -255,6 +257,11 @@ def _replace_whole(path: Path, *, replace: bool) -> Iterator[Path]:
                 path.hardlink_to(unfinished)  # refuses where a file has appeared meanwhile
             _flush(path.parent)
     except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DataLayerError(
+                f"no space left on the disk of {path}: it was not written; free some, and run the "
+                "same again"
+            ) from error
         raise DataLayerError(f"{path.name} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)

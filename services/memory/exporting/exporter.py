@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from pgcorpus.db.errors import DataLayerError, Misuse, NotFound
 from pgcorpus.db.repositories.memory.imports import Kind
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.corpus import Progress
 from pgcorpus.services.importers.files import printable
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
 from pgcorpus.services.memory.importing.importer import MODEL, PARTS
@@ -69,8 +71,12 @@ class MemoryExporter:
         self._embeddings_model = embeddings_model
         self._replace = replace
 
-    def write(self, path: Path) -> Written:
+    def write(self, path: Path, *, progress: Progress = lambda _done, _total: None) -> Written:
         """Write the files into a folder, which is made; each is there when it is whole.
+
+        Args:
+            path: The folder.
+            progress: Is told how many records are written, of how many.
 
         Raises:
             NotFound: There is no such user or tenant, or nothing is remembered.
@@ -97,10 +103,11 @@ class MemoryExporter:
             try:
                 with _make_folder(path) as folder:
                     embedded = 0
-                    for part, count in zip(PARTS, counts, strict=True):
-                        vectors = folder / part.vectors if count else None
+                    written = _count_up(progress, sum(counts))
+                    for part, size in zip(PARTS, counts, strict=True):
+                        files = folder / part.records, folder / part.vectors if size else None
                         embedded += self._write_part(
-                            work, part.kind, folder / part.records, vectors, (count, dimensions)
+                            work, part.kind, files, (size, dimensions), written
                         )
                     _move(folder, path, names)
             except OSError as error:
@@ -113,12 +120,12 @@ class MemoryExporter:
         self,
         work: UnitOfWork,
         kind: Kind,
-        records: Path,
-        vectors: Path | None,
+        files: tuple[Path, Path | None],
         shape: tuple[int, int],
+        written: Callable[[], None],
     ) -> int:
         """Write the records of a kind and their vectors; return how many vectors there are."""
-        rows = None
+        (records, vectors), rows = files, None
         if vectors is not None:
             rows = np.lib.format.open_memmap(vectors, mode="w+", dtype=np.float32, shape=shape)
         embedded = 0
@@ -133,6 +140,7 @@ class MemoryExporter:
                 if row["embedding"] is not None and rows is not None:
                     rows[place] = row["embedding"]
                     embedded += 1
+                written()
             file.write("\n]\n")
         if rows is not None and vectors is not None:
             rows.flush()
@@ -140,6 +148,12 @@ class MemoryExporter:
             if not embedded:
                 vectors.unlink()
         return embedded
+
+
+def _count_up(progress: Progress, total: int) -> Callable[[], None]:
+    """Return what tells *progress* of one record more each time that it is called."""
+    done = count(1)
+    return lambda: progress(next(done), total)
 
 
 def _as_json(names: list[str], row: Mapping[str, Any]) -> str:

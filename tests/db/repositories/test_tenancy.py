@@ -212,7 +212,7 @@ def test_who_signs_in_first_is_added_by_the_application(work: UnitOfWork) -> Non
     user = work.tenancy.create_user(auth_provider="test", external_id="new")
 
     assert work.tenancy.sign_in("test", "new") is user
-    with pytest.raises(Exception, match="row-level security"), work.session.begin_nested():
+    with pytest.raises(NotPermitted, match="'test:another' is not signed in"):
         work.tenancy.create_user(auth_provider="test", external_id="another")
 
 

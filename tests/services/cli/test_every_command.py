@@ -190,6 +190,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "db check": (),
         "db upgrade": (),
         "search": ("price",),
+        "filters": (),
         "validate": (),
         "learn documentation": (),
         "learn status": (),

@@ -142,7 +142,7 @@ def test_search_has_a_fixed_shape(filled: Command) -> None:
     assert result.returncode == 0
     assert page.keys() == {
         "corpus", "mode", "fusion", "question", "degraded", "legs", "hits", "note",
-        "learned", "offset", "weights",
+        "learned", "offset", "stand_in", "weights",
     }  # fmt: skip
     assert all(
         leg.keys() == {"name", "status", "candidates", "duration_ms", "reason"}

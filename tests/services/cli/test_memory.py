@@ -92,7 +92,7 @@ def test_a_memory_is_remembered_recalled_told_and_forgotten(memory: Command) -> 
     assert [each["id"] for each in page["memories"]] == [made["id"]]
     assert page.keys() == {
         "corpus", "mode", "fusion", "question", "degraded", "legs", "note", "memories",
-        "learned", "offset", "weights",
+        "learned", "offset", "stand_in", "weights",
     }  # fmt: skip
     assert json.loads(stored.stdout)["memory_ids"] == [made["id"]]
     assert told.stdout == as_json["text"] + "\n"
@@ -345,5 +345,5 @@ def test_stdin_that_is_no_text_is_refused(setting: Setting, tmp_path: Path) -> N
     )
 
     assert done.returncode == 2
-    assert b"Usage: pgcorpus memory remember" in done.stderr
+    assert b"usage: pgcorpus memory remember" in done.stderr
     assert b"Traceback" not in done.stderr

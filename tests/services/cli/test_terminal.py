@@ -158,7 +158,7 @@ def test_a_terminal_shows_the_words_around_those_of_a_question(
     """The beginning of a long content says little; a file has it as before."""
     with database.unit_of_work() as work:
         factories.bind(work.session)
-        factories.FrameworkDocumentFactory(content=f"{'Nothing. ' * 200} A \x1b[2J copper kettle.")
+        factories.FrameworkDocumentFactory(content=f"{'Nothing. ' * 400} A \x1b[2J copper kettle.")
         work.commit()
 
     watched, piped = (

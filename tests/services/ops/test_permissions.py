@@ -212,6 +212,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
     "system_health_check(text[])": ANYBODY,
+    "sign_up_tenant(text)": WRITER,
     "text_hash(text)": ANYBODY,
     "update_vector_statistics()": ADMINISTRATOR,
 }
