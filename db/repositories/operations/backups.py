@@ -412,7 +412,8 @@ class BackupRepository(Repository):
             sql.SQL(", ").join(map(sql.SQL, table.columns)),  # quoted by the server
             sql.Identifier(table.schema, table.name),
         )
-        return Fingerprint(*self._run(statement).one())
+        rows, checksum = self._run(statement).one()
+        return Fingerprint(rows, checksum)
 
     def list_sequences(self) -> dict[str, int]:
         """Return the sequences, with the last number that each gave; 0 before the first."""
