@@ -91,7 +91,7 @@ def test_misuse_is_told(maintenance: Command) -> None:
         (("now", "reindex", "--full", "--only", "pk_jobs"), "--only TABLE"),
         (("now", "reindex", "--only", "jobs"), "no table or index"),
         (("schedule", "cron"), "pg_cron"),
-        (("log", "--limit", "0"), "0"),
+        (("log", "--limit", "0"), "greater than or equal to 1"),
     ):
         done = maintenance(*arguments)
         assert done.returncode == 2, arguments
