@@ -16,7 +16,7 @@ import yaml
 from typer.main import get_command
 
 from pgcorpus.services.cli.lazy import LazyCommand
-from pgcorpus.services.cli.main import COMMANDS, app
+from pgcorpus.services.cli.main import app
 from pgcorpus.services.ops.maintenance.schedule import COMMAND, make_units
 from tests.command import PGCORPUS
 
@@ -33,9 +33,7 @@ def compose() -> dict[str, Any]:
 
 
 def has_command(words: list[str]) -> bool:
-    """Return whether pgcorpus has this command; metrics come with a release of their own."""
-    if words[0] == "metrics" and "metrics" not in {each.name for each in COMMANDS}:
-        return True
+    """Return whether pgcorpus has this command."""
     command: Any = get_command(app)
     for word in words:
         command = command.commands.get(word)
