@@ -394,7 +394,7 @@ class Ranker:
 
 
 class _Size(NamedTuple):
-    """How much a search reads.
+    """The size of what a search reads.
 
     Attributes:
         kept: Passages that the filters leave, if they are few.
@@ -414,7 +414,7 @@ class _Size(NamedTuple):
 
 
 class _Looks(NamedTuple):
-    """What the fuzzy leg looks for by trigrams.
+    """The looks of the fuzzy leg by trigrams.
 
     Attributes:
         in_turn: One after another, until a page is full; empty where the leg does not take part.
@@ -426,7 +426,7 @@ class _Looks(NamedTuple):
 
     @property
     def first(self) -> Look | None:
-        """The one that is tried first."""
+        """The look that is tried first; None where there is none."""
         return self.in_turn[0] if self.in_turn else None
 
     def settings(self) -> dict[str, str]:

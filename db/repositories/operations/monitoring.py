@@ -36,7 +36,6 @@ READABLE: Final = text("""
     SELECT coalesce(has_table_privilege(to_regclass(:table), 'SELECT'), false)
 """)
 
-EXISTS: Final = text("SELECT to_regclass(:table) IS NOT NULL")
 
 BACKUPS: Final = text("""
     SELECT max(finished_at) FILTER (WHERE status IN ('complete', 'verified')),
@@ -155,12 +154,8 @@ class MonitoringRepository(Repository):
         """Return whether there is a table of this name that the role may read."""
         return bool(self.session.scalar(READABLE, {"table": table}))
 
-    def has_table(self, table: str) -> bool:
-        """Return whether there is a table of this name."""
-        return bool(self.session.scalar(EXISTS, {"table": table}))
-
     def get_backups(self) -> BackupFigures:
-        """Return the figures of the table ``backup_log``, which must be there."""
+        """Return the figures of the log of backups."""
         return BackupFigures(*self.session.execute(BACKUPS).one())
 
     def get_last_seal(self) -> SealFigures:

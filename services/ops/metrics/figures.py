@@ -321,8 +321,6 @@ def _read_searches(work: UnitOfWork) -> Part:
 
 
 def _read_backups(work: UnitOfWork) -> Part:
-    if not work.monitoring.has_table("backup_log"):
-        return Part([], complete=False, note="there is no table backup_log")
     figures = work.monitoring.get_backups()
     return Part(
         [

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from datetime import UTC, datetime
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
+from pgcorpus.db.models.operations import BackupLog
 from pgcorpus.services.jobs.worker import BatchReport
 from pgcorpus.services.ops.metrics.app import Metrics
-
-BACKUP_LOG: Final = """
-    CREATE TABLE IF NOT EXISTS backup_log (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        started_at timestamptz NOT NULL DEFAULT now(),
-        finished_at timestamptz,
-        status text NOT NULL
-            CHECK (status IN ('running', 'complete', 'verified', 'failed'))
-    )
-"""
-"""The columns of the table of backups that metrics read."""
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -55,13 +44,13 @@ def find(samples: Samples, name: str, **labels: str) -> float | None:
     return samples.get((name, frozenset(labels.items())))
 
 
-def make_backup_log(database: Database) -> None:
-    """The table of backups, with one that was verified."""
-    with database.engine.begin() as connection:
-        connection.execute(text(BACKUP_LOG))
-        connection.execute(
-            text("INSERT INTO backup_log (finished_at, status) VALUES (now(), 'verified')")
+def note_backup(database: Database) -> None:
+    """A backup that was verified."""
+    with database.unit_of_work() as work:
+        work.session.add(
+            BackupLog(location="pgcorpus_1", status="verified", finished_at=datetime.now(UTC))
         )
+        work.commit()
 
 
 def note_batch(metrics: Metrics, **counts: int) -> None:

@@ -19,7 +19,7 @@ from pgcorpus.db.errors import SearchError
 from pgcorpus.services.embedding.usage import embed_question
 from pgcorpus.services.ops.metrics.app import Metrics
 from pgcorpus.services.search.service import SearchService
-from tests.services.ops.metrics.scraped import list_families, make_backup_log, note_batch, scrape
+from tests.services.ops.metrics.scraped import list_families, note_backup, note_batch, scrape
 from tests.services.ops.metrics.test_searches import AxisEmbedder, SilentEmbedder
 
 ROOT: Final = Path(pgcorpus.__file__).parents[1]
@@ -58,7 +58,7 @@ def run_promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def everything(database: Database) -> Iterator[str]:
     """A scrape of a process that searches, embeds and works, and of its database."""
-    make_backup_log(database)
+    note_backup(database)
     metrics = Metrics(database, worker=True)
     SearchService(database, embedder=AxisEmbedder()).search("price", corpus="knowledge")
     service = SearchService(database, embedder=SilentEmbedder())

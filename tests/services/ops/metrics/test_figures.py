@@ -19,10 +19,9 @@ from pgcorpus.services.ops.metrics.app import Metrics
 from tests import factories
 from tests.logins import logged_in
 from tests.services.ops.metrics.scraped import (
-    BACKUP_LOG,
     Samples,
     find,
-    make_backup_log,
+    note_backup,
     read_samples,
     scrape,
 )
@@ -116,20 +115,19 @@ def test_coverage_counts_what_is_embedded_stale_and_missing(database: Database) 
 
 
 def test_an_administrator_reads_all_figures(database: Database) -> None:
-    """A member of rag_admin; backups are left out where there is no log of them."""
+    """A member of rag_admin; before the first backup its time is 0."""
     with logged_in(database, "rag_admin") as admin:
-        without = complete(read(admin))
-        make_backup_log(database)
-        with database.engine.begin() as connection:
-            connection.execute(text("GRANT SELECT ON backup_log TO rag_admin"))
-        with_log = read(admin)
+        without = read(admin)
+        note_backup(database)
+        with_backup = read(admin)
 
-    assert {name for name, whole in without.items() if not whole} == {"backup"}
-    assert all(complete(with_log).values())
-    succeeded = find(with_log, "pgcorpus_backup_last_success_timestamp_seconds")
+    assert all(complete(without).values())
+    assert find(without, "pgcorpus_backup_last_success_timestamp_seconds") == 0
+    assert all(complete(with_backup).values())
+    succeeded = find(with_backup, "pgcorpus_backup_last_success_timestamp_seconds")
     assert succeeded is not None
     assert abs(succeeded - time.time()) < 60
-    assert find(with_log, "pgcorpus_backup_last_failed") == 0
+    assert find(with_backup, "pgcorpus_backup_last_failed") == 0
 
 
 def test_a_reader_is_told_what_it_may_read_and_what_is_left_out(
@@ -149,9 +147,9 @@ def test_a_reader_is_told_what_it_may_read_and_what_is_left_out(
     assert {name for name, whole in complete(samples).items() if not whole} == {
         "audit",
         "audit_chain",
-        "backup",
         "embedding_coverage",
         "queue",
+        "recent_searches",
     }
     told = {name for name, _ in samples}
     assert "pgcorpus_audit_chain_intact" not in told
@@ -217,7 +215,7 @@ def test_recent_searches_are_told_whichever_process_made_them(database: Database
     with database.unit_of_work() as work:
         rows = [("hybrid_search", "knowledge", 10.0 * n, n == 1) for n in range(1, 101)]
         rows += [("invented", "knowledge", 1.0, False), ("text_search", "invented", 1.0, False)]
-        work.operations.log_searches(
+        work.performance.log(
             [
                 {
                     "timestamp": now,
@@ -277,7 +275,6 @@ def test_an_audit_log_that_was_tampered_with_is_seen(database: Database, superus
 def test_a_part_that_fails_leaves_the_others(database: Database) -> None:
     """A table of backups in another shape, say."""
     with database.engine.begin() as connection:
-        connection.execute(text(BACKUP_LOG))
         connection.execute(text("ALTER TABLE backup_log RENAME COLUMN finished_at TO ended"))
     samples = read(database)
 
