@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -54,6 +55,13 @@ def _no_settings_of_the_machine() -> None:
     for variable in tuple(os.environ):
         if variable.startswith(("DATABASE_", "POSTGRES_", "DB_", "SSL_", "OPENAI_", "EMBEDDING_")):
             del os.environ[variable]
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logs() -> Iterator[None]:
+    """Undo what a command set in this process: the next test looks at logs of any level."""
+    yield
+    logging.getLogger("pgcorpus").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

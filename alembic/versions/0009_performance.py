@@ -202,6 +202,8 @@ def _health() -> None:
             hours_between_seals CONSTANT integer := 26;
             most_compared CONSTANT integer := 200000;
             checked_seals CONSTANT integer := 1000;
+            is_administrator CONSTANT boolean :=
+                has_table_privilege('@home.query_performance_log', 'SELECT');
             found record;
             each record;
             version integer[];
@@ -406,10 +408,13 @@ def _health() -> None:
 
                     WHEN 'disk' THEN
                         status := 'UNKNOWN';
-                        details := concat(
-                            'the database takes ',
-                            pg_size_pretty(pg_database_size(current_database())),
-                            '; a server tells no client how much of its disk is free');
+                        details := concat_ws(
+                            '; ',
+                            -- Others' writes change it: not told to who may not see them.
+                            CASE WHEN is_administrator THEN concat(
+                                'the database takes ',
+                                pg_size_pretty(pg_database_size(current_database()))) END,
+                            'a server tells no client how much of its disk is free');
 
                     WHEN 'connections' THEN
                         SELECT count(*) AS used, current_setting('max_connections')::integer
@@ -463,10 +468,12 @@ def _health() -> None:
                         ELSIF found.xids > found.old OR found.mxids > found.old_mxids THEN
                             status := 'WARNING';
                         END IF;
-                        details := concat(
-                            'the oldest transaction of ', found.datname, ' is ', found.xids,
-                            ' transactions ago, its oldest multixact ', found.mxids,
-                            '; writes stop at 2 billion');
+                        details := concat_ws(
+                            '; ',
+                            CASE WHEN is_administrator OR status <> 'HEALTHY' THEN concat(
+                                'the oldest transaction of ', found.datname, ' is ', found.xids,
+                                ' transactions ago, its oldest multixact ', found.mxids) END,
+                            'writes stop at 2 billion');
 
                     WHEN 'last_backup' THEN
                         IF to_regclass('@home.backup_log') IS NULL THEN

@@ -111,9 +111,9 @@ def _reader() -> None:
                 WHERE starts_with(rolname, 'rag_backup_') AND rolname <> reader
                     AND pg_has_role(relowner, 'USAGE')
             LOOP
-                EXECUTE format('REVOKE SELECT ON %s %s FROM %I',
-                    CASE given.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
-                    given.name, given.rolname);
+                EXECUTE 'REVOKE SELECT ON '
+                    || CASE given.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
+                    || given.name || ' FROM ' || quote_ident(given.rolname);
             END LOOP;
             FOR given IN
                 SELECT polrelid::regclass::text AS name FROM pg_policy
@@ -121,7 +121,7 @@ def _reader() -> None:
                 WHERE polname = 'backup' AND pg_has_role(relowner, 'USAGE')
                     AND NOT polroles @> ARRAY[quote_ident(reader)::regrole::oid]
             LOOP
-                EXECUTE format('ALTER POLICY backup ON %s TO %I', given.name, reader);
+                EXECUTE 'ALTER POLICY backup ON ' || given.name || ' TO ' || quote_ident(reader);
             END LOOP;
             FOR given IN
                 SELECT pg_class.oid::regclass::text AS name, relkind, nspname,
@@ -141,16 +141,17 @@ def _reader() -> None:
                 ORDER BY 1
             LOOP
                 IF given.outside THEN
-                    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', given.nspname, reader);
+                    EXECUTE 'GRANT USAGE ON SCHEMA ' || quote_ident(given.nspname)
+                        || ' TO ' || quote_ident(reader);
                 END IF;
                 IF given.closed THEN
-                    EXECUTE format('GRANT SELECT ON %s %s TO %I',
-                        CASE given.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
-                        given.name, reader);
+                    EXECUTE 'GRANT SELECT ON '
+                        || CASE given.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
+                        || given.name || ' TO ' || quote_ident(reader);
                 END IF;
                 IF given.hidden THEN
-                    EXECUTE format('CREATE POLICY backup ON %s FOR SELECT TO %I USING (true)',
-                        given.name, reader);
+                    EXECUTE 'CREATE POLICY backup ON ' || given.name || ' FOR SELECT TO '
+                        || quote_ident(reader) || ' USING (true)';
                 END IF;
                 IF given.closed OR given.hidden THEN
                     RETURN NEXT given.name;

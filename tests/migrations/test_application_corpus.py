@@ -82,7 +82,7 @@ def test_a_corpus_of_an_application_is_served_like_ours(
     assert not any(page["degraded"] for page in found.values())
 
     assert pgcorpus(helpdesk, "validate", "tickets")["checks"] == [
-        {"name": "embedding_count", "passed": True, "expected": 2, "found": 2}
+        {"name": "embedding_count", "passed": True, "expected": 2, "found": 2, "where": None}
     ]
     covered = {each["name"]: each["coverage"] for each in pgcorpus(helpdesk, "models", "list")}
     assert covered["hashing"]["tickets"]["embedded"] == 2

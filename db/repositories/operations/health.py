@@ -32,6 +32,7 @@ READ_BY_ADMINISTRATORS: Final = frozenset(
     (
         "audit_seals",
         "audit_state",
+        "maintenance_log",
         "query_performance_archive",
         "query_performance_log",
         "security_audit_log",

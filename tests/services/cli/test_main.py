@@ -110,9 +110,8 @@ def test_names_of_fields_are_whole_at_80_columns(pgcorpus: Command, tmp_path: Pa
 
     dry = pgcorpus("import", "knowledge", "a.json", "--dry-run", COLUMNS="80")
 
-    cells = [line.split("│")[2].strip() for line in dry.stdout.splitlines() if "│" in line]
-    assert "metadata.preserves_complete_concept" in "".join(cells)
-    assert "…" not in "".join(cells)
+    assert "metadata.preserves_complete_concept" in dry.stdout
+    assert "…" not in dry.stdout
 
 
 def test_rejects_are_listed_kept_and_tried_again(pgcorpus: Command, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ FRAME = set("╭╮╰╯│─━┃┏┓┡┩└┘")
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The columns of the terminal that ``output`` prints to."""
     columns: int = request.param
-    monkeypatch.setenv("COLUMNS", str(columns))
+    for console in (output.out, output.err):  # which has read COLUMNS when it was made
+        monkeypatch.setattr(console, "_width", columns)
     return columns
 
 

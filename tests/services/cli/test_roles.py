@@ -131,7 +131,7 @@ def test_a_person_is_asked_twice(
     [
         (["--role", "rag_read_only"], {}, 2, "there is no terminal to ask for a password"),
         (["--role", "postgres", "--generate"], {}, 2, "is not one of 'rag_read_only'"),
-        (["--generate"], {}, 2, "Missing option '--role'"),
+        (["--generate"], {}, 2, "missing option '--role'"),
         (
             ["--role", "rag_admin", "--generate"],
             {"PGCORPUS_NEW_PASSWORD": "x"},

@@ -791,7 +791,7 @@ def of_row(shown: str, mode: str) -> list[str]:
     [
         (("nowhere",), "does not exist"),
         ((".",), "has no corpus.jsonl"),
-        ((), "Missing argument"),
+        ((), "missing argument"),
         (("COLLECTION", "--corpus", "recipes"), "known: documentation, scratch"),
         (("COLLECTION", "--modes", "text,psychic"), "known: vector, text, fuzzy, hybrid"),
         (("COLLECTION", "--modes", "vector"), "--model hashing"),

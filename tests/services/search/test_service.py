@@ -263,8 +263,8 @@ def test_without_a_key_the_offline_model_stands_in_and_says_so(filled: Database)
     page = SearchService(filled).search("refund", corpus="knowledge", mode="vector")
 
     assert leg(page, "vector").status == "ok"
-    assert "OPENAI_API_KEY is not set" in (page.note or "")
-    assert "'hashing'" in (page.note or "")
+    assert "OPENAI_API_KEY is not set" in (page.stand_in or "")
+    assert "'hashing'" in (page.stand_in or "")
 
 
 def test_without_a_key_nobody_is_sent_to_embed_beside_real_vectors(filled: Database) -> None:
@@ -282,7 +282,7 @@ def test_without_a_key_nobody_is_sent_to_embed_beside_real_vectors(filled: Datab
     assert reason == (
         "there are no vectors of the model 'hashing'; there are of 'text-embedding-3-large'"
     )
-    assert "OPENAI_API_KEY is not set" in (page.note or "")
+    assert "OPENAI_API_KEY is not set" in (page.stand_in or "")
     assert page.hits
 
 

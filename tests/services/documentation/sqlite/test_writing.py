@@ -390,7 +390,7 @@ def test_a_folder_that_is_not_there_and_one_in_the_place_are_told(tmp_path: Path
 
     with pytest.raises(DataLayerError, match="cannot be written"):
         write_database(tmp_path / "nowhere" / "a.db", [])
-    with pytest.raises(DataLayerError, match="cannot be written"):
+    with pytest.raises(DataLayerError, match="is no file that could be replaced"):
         write_database(tmp_path / "folder", [], replace=True)
 
 

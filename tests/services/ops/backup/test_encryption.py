@@ -47,7 +47,7 @@ def test_a_file_of_any_size_is_read_as_it_was_written(size: int) -> None:
     content = os.urandom(size)
     written = encrypt(content)
     assert read(written) == content
-    assert content[:64] not in written or size == 0
+    assert content[:64] not in written or size < 64  # a byte or two are in any file
 
 
 def test_the_same_content_is_encrypted_otherwise_each_time() -> None:
