@@ -187,7 +187,8 @@ def _health() -> None:
     """Create the seed's function, with its three components and more.
 
     It has its caller's rights. A component that the caller may not see, or that is not there, is
-    UNKNOWN, with the reason.
+    UNKNOWN, with the reason. Ages are those at the beginning of the transaction: within one the
+    answer stays the same, or verify-isolation would take the time for what others have written.
     """
     make("""
         CREATE FUNCTION system_health_check(only_components text[] DEFAULT NULL)
@@ -325,7 +326,7 @@ def _health() -> None:
                             END IF;
                             seconds := CASE
                                 WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-                                ELSE extract(epoch FROM clock_timestamp()
+                                ELSE extract(epoch FROM now()
                                              - pg_last_xact_replay_timestamp()) END;
                             details := concat_ws('; ', details, concat(
                                 'replayed up to ', round(coalesce(seconds, 0)::numeric),
@@ -366,13 +367,13 @@ def _health() -> None:
                     WHEN 'queue_age' THEN
                         SELECT count(*) FILTER (WHERE jobs.status = 'pending') AS due,
                                count(*) FILTER (WHERE jobs.status = 'failed') AS failed,
-                               extract(epoch FROM clock_timestamp() - min(not_before) FILTER (
+                               extract(epoch FROM now() - min(not_before) FILTER (
                                    WHERE jobs.status = 'pending' AND kind = 'embed')) AS embed,
-                               extract(epoch FROM clock_timestamp() - min(not_before) FILTER (
+                               extract(epoch FROM now() - min(not_before) FILTER (
                                    WHERE jobs.status = 'pending' AND kind <> 'embed')) AS other
                         INTO found FROM jobs
                         WHERE jobs.status = 'failed'
-                            OR jobs.status = 'pending' AND not_before <= clock_timestamp();
+                            OR jobs.status = 'pending' AND not_before <= now();
                         IF found.embed > 3600 THEN
                             status := 'CRITICAL';
                         ELSIF found.embed > 900 OR found.other > 86400 OR found.failed > 0 THEN
@@ -482,7 +483,7 @@ def _health() -> None:
                         ELSE
                             EXECUTE 'SELECT max(finished_at) FROM @home.backup_log '
                                 'WHERE status IN (''complete'', ''verified'')' INTO backed_up;
-                            seconds := extract(epoch FROM clock_timestamp() - backed_up);
+                            seconds := extract(epoch FROM now() - backed_up);
                             IF backed_up IS NULL THEN
                                 status := 'WARNING';
                                 details := 'there is no good backup';
