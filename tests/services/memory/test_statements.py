@@ -66,6 +66,10 @@ OF_ALL_SCOPES = {
 }
 """Statements of administrators over all scopes at once → their beginnings."""
 
+SPREAD = r"WITH sample AS \(SELECT \w+_embeddings\.embedding AS embedding, "
+"""The beginning of an administrator's look at how far a model's cosines spread, who needs no scope
+where passages are shared."""
+
 
 def faults(statement: str) -> list[str]:
     """Return what a statement asks of scoped tables without naming the scope.
@@ -240,7 +244,7 @@ def test_every_operation_on_documents_names_the_scope(
     sent = {" ".join(each.split()) for each in statements}
     of_documents = [each for each in sent if REFERENCE.search(each)]
     assert len(of_documents) > 15
-    known = [*OF_ALL_SCOPES.values(), "ANALYZE documents, "]
+    known = [*OF_ALL_SCOPES.values(), "ANALYZE documents, ", SPREAD]
     wrong = {each for each in of_documents if faults(each)}
     assert {w for w in wrong if not any(re.match(beginning, w) for beginning in known)} == set()
 
