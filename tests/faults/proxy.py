@@ -26,6 +26,8 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._ended = False
         self.url = server.set(host="127.0.0.1", port=self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -34,6 +36,8 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
+        with self._lock:
+            self._ended = True
         self.cut()
         self._flowing.set()
 
@@ -47,11 +51,12 @@ class Proxy:
 
     def cut(self) -> None:
         """Close all connections."""
-        for each in self._sockets:
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
-        self._sockets.clear()
 
     def _accept(self) -> None:
         with suppress(OSError):  # closed
@@ -61,7 +66,12 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         server = socket.create_connection(self._server)
-        self._sockets += [client, server]
+        with self._lock:
+            self._sockets += [client, server]
+            ended = self._ended
+        if ended:  # it was accepted at the last moment
+            self.cut()
+            return
         threading.Thread(target=self._pass, args=(server, client), daemon=True).start()
         self._pass(client, server)
 
