@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from pgcorpus.db.base import set_local
+from pgcorpus.db.errors import TransactionConflict
 from pgcorpus.db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -79,6 +80,30 @@ class Repository:
     def in_scope(self, corpus: Corpus, table: Table) -> tuple[ColumnElement[bool], ...]:
         """Restrict *table* to the scope; without one, all rows are kept that the role may see."""
         return () if self.scope is None else corpus.of_scope(table, self.scope)
+
+    @contextmanager
+    def lock_connection(self, key: ColumnElement[int], refusal: str) -> Iterator[None]:
+        """Hold an advisory lock, outside of a transaction.
+
+        The lock is the connection's: a build that the server goes on with after its client was
+        killed still holds it.
+
+        Args:
+            key: Of the lock.
+            refusal: The message where another session has it.
+
+        Raises:
+            TransactionConflict: Another session has it.
+        """
+        connection = self.session.connection()
+        if not connection.scalar(select(func.pg_try_advisory_lock(key))):
+            raise TransactionConflict(refusal)
+        try:
+            yield
+        finally:
+            with suppress(DBAPIError):  # the connection is gone, and its lock with it
+                if not connection.invalidated:
+                    connection.execute(select(func.pg_advisory_unlock(key)))
 
     @contextmanager
     def driver(self) -> Iterator[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]:

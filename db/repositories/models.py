@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from sqlalchemy import (
@@ -17,7 +17,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.base import lock_key
 from pgcorpus.db.errors import (
@@ -100,25 +99,9 @@ class ModelRepository(Repository):
         """
         self.session.execute(delete(EmbeddingModel).where(EmbeddingModel.name == name))
 
-    @contextmanager
-    def alone_with(self, name: str) -> Iterator[None]:
-        """Keep other sessions from indexing, dropping or using the model, outside of a transaction.
-
-        The lock is the connection's: a build that the server goes on with after its client was
-        killed still holds it.
-
-        Raises:
-            TransactionConflict: Another process has it.
-        """
-        connection = self.session.connection()
-        if not connection.scalar(select(func.pg_try_advisory_lock(_lock_of(name)))):
-            raise TransactionConflict(_being_changed(name))
-        try:
-            yield
-        finally:
-            with suppress(DBAPIError):  # the connection is gone, and its lock with it
-                if not connection.invalidated:
-                    connection.execute(select(func.pg_advisory_unlock(_lock_of(name))))
+    def alone_with(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from indexing, dropping or using the model; see ``lock_connection``."""
+        return self.lock_connection(_lock_of(name), _being_changed(name))
 
     def keep_model(self, name: str) -> None:
         """Keep other sessions from indexing or dropping the model until the transaction ends.

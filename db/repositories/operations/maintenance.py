@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.base import lock_key
-from pgcorpus.db.errors import NotPermitted, TransactionConflict
+from pgcorpus.db.errors import NotPermitted
 from pgcorpus.db.models.operations import MaintenanceLog, MaintenanceStatus
 from pgcorpus.db.repositories.base import INDEX_BUILD_MEMORY, Repository
 from pgcorpus.db.repositories.operations.performance import list_tables
@@ -227,28 +226,13 @@ class NewerExtension(NamedTuple):
 class MaintenanceRepository(Repository):
     """Maintains tables and indexes, and keeps the log of it; outside of a transaction."""
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other runs of maintenance out.
-
-        The lock is the connection's: a rebuild that the server goes on with after its client was
-        killed still holds it.
-
-        Raises:
-            TransactionConflict: Another process does maintenance.
-        """
-        connection = self.session.connection()
-        if not connection.scalar(select(func.pg_try_advisory_lock(lock_key(MAINTAINING)))):
-            raise TransactionConflict(
-                f"another process is {MAINTAINING}; wait until it has ended. See what it does "
-                "with: pgcorpus maintenance log"
-            )
-        try:
-            yield
-        finally:
-            with suppress(DBAPIError):  # the connection is gone, and its lock with it
-                if not connection.invalidated:
-                    connection.execute(select(func.pg_advisory_unlock(lock_key(MAINTAINING))))
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other runs of maintenance out; see ``lock_connection``."""
+        return self.lock_connection(
+            lock_key(MAINTAINING),
+            f"another process is {MAINTAINING}; wait until it has ended. See what it does with: "
+            "pgcorpus maintenance log",
+        )
 
     def list_tables(self) -> list[TableState]:
         """Return our tables, and those of an application's corpora, by name."""

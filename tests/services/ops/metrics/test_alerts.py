@@ -20,7 +20,7 @@ from pgcorpus.services.embedding.usage import embed_question
 from pgcorpus.services.ops.metrics.app import Metrics
 from pgcorpus.services.search.service import SearchService
 from tests.services.ops.metrics.scraped import list_families, note_backup, note_batch, scrape
-from tests.services.ops.metrics.test_searches import AxisEmbedder, SilentEmbedder
+from tests.services.search.test_service import AxisEmbedder, SilentEmbedder
 
 ROOT: Final = Path(pgcorpus.__file__).parents[1]
 RULES: Final = ROOT / "deploy" / "prometheus" / "alerts.yml"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import timeit
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from time import process_time
 
-import numpy as np
 import pytest
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import EmbedderUnavailable, SearchError
+from pgcorpus.db.errors import SearchError
 from pgcorpus.services.embedding.openai import OpenAIEmbedder
 from pgcorpus.services.embedding.usage import Use, embed_documents, embed_question, list_usage
 from pgcorpus.services.ops.metrics.app import Metrics
@@ -21,6 +20,7 @@ from tests.db.search.shelves import SHELVES, Passage
 from tests.factories import axis
 from tests.services.embedding.loopback_api import Answer, LoopbackAPI
 from tests.services.ops.metrics.scraped import find, note_batch, read_samples
+from tests.services.search.test_service import AxisEmbedder, SilentEmbedder
 
 PASSAGES = [
     Passage("Anchoring", "A high first price makes the second look small.", axis(0, length=384)),
@@ -29,32 +29,6 @@ PASSAGES = [
 HYBRID = {"corpus": "knowledge", "mode": "hybrid"}
 MOST_MICROSECONDS = 100
 """The bound of what noting a search takes; some 10 µs were measured."""
-
-
-class AxisEmbedder:
-    """Every question means axis 0."""
-
-    model_name = "hashing"
-    dimensions = 384
-    batch_size = 8
-
-    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """One axis per text."""
-        return np.stack([axis(n, length=self.dimensions) for n in range(len(texts))])
-
-    def embed_question(self, text: str) -> np.ndarray:
-        """Axis 0."""
-        return axis(0, length=self.dimensions)
-
-
-class SilentEmbedder(AxisEmbedder):
-    """A provider that is down."""
-
-    model_name = "hashing"
-
-    def embed_question(self, text: str) -> np.ndarray:
-        """No answer."""
-        raise EmbedderUnavailable("the provider did not answer")
 
 
 @pytest.fixture
