@@ -76,7 +76,7 @@ def upgrade() -> None:
             CONSTRAINT non_empty_content CHECK (length(trim(content)) > 0),
             CONSTRAINT non_empty_chunk_id CHECK (length(trim(chunk_id)) > 0),
             CONSTRAINT valid_source_file CHECK (source_file ~ '^[A-Za-z0-9_.-]+$')
-        )
+        ) WITH (toast_tuple_target = 8160)
     """)
     op.limit_times_v1("framework_documents", "created_at", "updated_at")
     op.sample_columns_v1(2000, "framework_documents", "search_vector")

@@ -78,7 +78,7 @@ def upgrade() -> None:
             CONSTRAINT valid_role CHECK (role IN ('user', 'assistant', 'system', 'tool')),
             CONSTRAINT valid_position CHECK (branch >= 0 AND position >= 0),
             CONSTRAINT valid_version CHECK (version > 0)
-        )
+        ) WITH (toast_tuple_target = 8160)
     """)
     op.limit_times_v1("messages", "created_at", "updated_at")
     op.sample_columns_v1(2000, "messages", "message_search")

@@ -325,7 +325,7 @@ def _nodes() -> None:
             CONSTRAINT valid_cluster_id CHECK (cluster_id >= -1),
             CONSTRAINT valid_cluster_confidence CHECK (cluster_confidence BETWEEN 0 AND 1),
             CONSTRAINT valid_access_count CHECK (access_count >= 0)
-        ) WITH (fillfactor = 85)
+        ) WITH (fillfactor = 85, toast_tuple_target = 8160)
     """)
     op.limit_times_v1("memory_nodes", "created_at", "last_accessed")
     for name, columns in {
@@ -401,7 +401,7 @@ def _episodes() -> None:
             CONSTRAINT valid_avg_technical_depth CHECK (avg_technical_depth BETWEEN 0 AND 10),
             CONSTRAINT valid_urgency_max CHECK (urgency_max IN ('low', 'medium', 'high')),
             CONSTRAINT valid_access_count CHECK (access_count >= 0)
-        ) WITH (fillfactor = 85)
+        ) WITH (fillfactor = 85, toast_tuple_target = 8160)
     """)
     op.limit_times_v1("episodic_memories", "created_at", "updated_at", "last_accessed")
     for name, columns in {

@@ -320,7 +320,7 @@ def _tables() -> None:
             CONSTRAINT valid_page CHECK (page >= 1),
             CONSTRAINT valid_metadata CHECK (jsonb_typeof(metadata) = 'object'),
             CONSTRAINT valid_chunker_config CHECK (jsonb_typeof(chunker_config) = 'object')
-        )
+        ) WITH (toast_tuple_target = 8160)
     """)
     op.limit_times_v1("chunks", "processing_timestamp", "created_at", "updated_at")
     op.create_index("chunks_document_id_idx", "chunks", ["scope", "document_id", "position"])

@@ -21,7 +21,9 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    literal,
     literal_column,
+    null,
     select,
     true,
     union,
@@ -40,9 +42,6 @@ BINARY_OVERSAMPLING: Final = 4
 
 LEAST_BY_SIGNS: Final = 100
 """The least number of such candidates, however few a page needs."""
-
-MAX_PLAIN_BYTES: Final = 400
-"""A ``tsvector`` that takes no more is stored as it is, PostgreSQL compresses only longer rows."""
 
 LABEL_WEIGHTS: Final = f"'{{{TEXT_WEIGHT},{TEXT_WEIGHT},{TEXT_WEIGHT},1}}'::real[]"
 """Weights of the labels D, C, B and A, as ``ts_rank`` takes them; the title has A."""
@@ -248,24 +247,25 @@ class TextLeg:
 
     @staticmethod
     def _unpack(words: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Decompress the words of a long passage once: each rank would do it anew."""
+        """Decompress the words of a very long passage once: each rank would do it anew."""
         unpacked = words.op("||")(literal_column("''::tsvector"))
-        long = func.pg_column_size(words) > MAX_PLAIN_BYTES
-        return case((long, unpacked), else_=words).label("words")
+        return case((func.pg_column_compression(words).is_(None), words), else_=unpacked).label(
+            "words"
+        )
 
     def _score(self, matching: Select[Any]) -> tuple[ColumnElement[Any], ColumnElement[float]]:
         # OFFSET 0 keeps the planner from copying an expression to each place that names it.
         zero = literal_column("0", Integer)
         each = matching.offset(zero).subquery("matching")
         ranks = [self._rank(each.c.words, f"word_{n}").label(f"z{n}") for n in range(self._size)]
-        by_length = self._rank(each.c.words, "words_all", normalised=True).label("by_length")
-        ranked = select(each.c.passage_id, by_length, *ranks).offset(zero).subquery("ranked")
+        ranked = select(each.c.passage_id, each.c.words, *ranks).offset(zero).subquery("ranked")
         z = [ranked.c[f"z{n}"] for n in range(self._size)]
-        # The rank of all words is the mean of theirs; over its quotient by the length, the length.
-        total: ColumnElement[Any] = z[0]
-        for each_z in z[1:]:
-            total = total + each_z
-        length = total / (bindparam("words_count", type_=Integer()) * ranked.c.by_length)
+        # The rank of a word that is there, over its quotient by the length, is the length.
+        quotients = (
+            (rank > 0, rank / self._rank(ranked.c.words, f"word_{n}", normalised=True))
+            for n, rank in enumerate(z)
+        )
+        length = case(*quotients, else_=literal_column("1", Double))
         norm = (SATURATION * (length + ADDED_WORDS)) / cast(
             bindparam("words_norm", type_=Double()), Double
         )
@@ -276,9 +276,12 @@ class TextLeg:
         )
         score: ColumnElement[Any] = literal_column("0", Double)
         for n in range(self._size):
-            held = func.least(normed.c[f"z{n}"] * (1 / TEXT_WEIGHT), MOST_SATURATED, type_=Double)
+            rank = normed.c[f"z{n}"]
+            held = func.least(rank * (1 / TEXT_WEIGHT), MOST_SATURATED, type_=Double)
             weight: ColumnElement[float] = bindparam(f"weight_{n}", type_=Double())
-            score = score + weight * held / (held + (1 - held) * normed.c.norm)
+            # Most passages hold few of the words: nothing is computed of the others.
+            gain = weight * held / (held + (1 - held) * normed.c.norm)
+            score = score + case((rank > 0, gain), else_=literal_column("0", Double))
         return normed.c.passage_id, score
 
     @staticmethod
@@ -362,14 +365,18 @@ class FuzzyLeg:
                 corpus.shown.op("~*")(pattern), word.op("<%", precedence=AS_CONCAT)(corpus.shown)
             )
         else:
-            alike = _join_scope_index(alike, corpus, "alike", word, threshold)
+            # Of what is found here, conditions may refuse any number.
+            narrowed = narrowing.direct or narrowing.distant
+            most = cast(null() if narrowed else literal(self._most_alike), Integer)
+            halves = bindparam("fuzzy_halves", type_=ARRAY(Text()))
+            alike = _join_scope_index(alike, corpus, "alike", word, halves, threshold, most)
         # Alone, or the planner reads the passages in the order of their keys, to join them.
         found = alike.offset(literal_column("0", Integer)).subquery("alike")
         met = select(found.c.passage_id)
         if narrowing.distant:
             met = met.where(_meets(corpus, found, narrowing.distant))
-        most = met.limit(literal_column(str(self._most_alike), Integer)).subquery("most_alike")
-        return select(most.c.passage_id)
+        first = met.limit(literal_column(str(self._most_alike), Integer)).subquery("most_alike")
+        return select(first.c.passage_id)
 
 
 SearchLeg = VectorLeg | TextLeg | FuzzyLeg
@@ -387,7 +394,10 @@ def _join_scope_index(
     function = getattr(func, f"{corpus.passages.name}_{kind}")
     found = function(*asked).table_valued(column("address")).render_derived("found")
     address: ColumnElement[Any] = literal_column(f"{corpus.passages.name}.ctid")
-    return passages.join_from(found, corpus.passages, address == found.c.address)
+    # One by one: the planner does not know how many are found, and would read the whole table.
+    each = passages.where(address == found.c.address).correlate(found)
+    each = each.offset(literal_column("0", Integer)).lateral()
+    return select(*each.c).select_from(found).join(each, true())
 
 
 def _best(

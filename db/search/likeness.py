@@ -48,15 +48,16 @@ class Look(NamedTuple):
 
     Attributes:
         word: A passage must have something like it; nothing is looked for where it is empty.
-        pattern: A regular expression that a passage must match. One of the halves of a word is
-            whole in spite of a typo: a comparison by trigrams is ten times as expensive.
+        halves: Of the word, of which a passage must have one; nothing is asked where there are
+            none. In spite of a typo one is whole: a comparison by trigrams is ten times as
+            expensive.
         threshold: The least word similarity that counts as found.
         compared: What passages are compared with.
         weight: Its share of the question, in [0, 1].
     """
 
     word: str
-    pattern: str
+    halves: tuple[str, ...]
     threshold: float
     compared: str
     weight: float
@@ -65,7 +66,8 @@ class Look(NamedTuple):
         """Return the parameters of the statement."""
         return {
             "fuzzy_word": self.word[:MAX_CHARACTERS],
-            "fuzzy_pattern": self.pattern,
+            "fuzzy_halves": list(self.halves),
+            "fuzzy_pattern": "|".join(map(re.escape, self.halves)),
             "fuzzy_question": self.compared[:MAX_CHARACTERS],
             "fuzzy_weight": self.weight,
         }
@@ -107,7 +109,7 @@ def choose_looks(
     asked = question.words
     if found is None:
         thresholds = (UNSPACED_LEAST,) if all_compared else UNSPACED_THRESHOLDS
-        return tuple(Look(asked, "", each, asked, 1.0) for each in thresholds)
+        return tuple(Look(asked, (), each, asked, 1.0) for each in thresholds)
     # The stems that other languages make of a word are no typos.
     in_language = max(of_languages, key=lambda lexemes: sum(map(is_held, lexemes)), default=())
     # Of a compound the parts are words of their own.
@@ -118,23 +120,23 @@ def choose_looks(
     ]
     if not unheld:
         rarest = found.words[0].lexeme
-        fill = Look(rarest, "", THRESHOLD if only_first else LEAST, rarest, FALLBACK_WEIGHT)
-        return (Look("", "", 1.0, asked, 0.0), fill)
+        fill = Look(rarest, (), THRESHOLD if only_first else LEAST, rarest, FALLBACK_WEIGHT)
+        return (Look("", (), 1.0, asked, 0.0), fill)
     is_all = len(unheld) == len(in_language)
     compared = asked if is_all else " ".join(word.lexeme for word in unheld)
     weight = 1.0 if is_all else min(1.0, sum(word.weight for word in unheld) / found.total)
     longest = asked if len(asked.split()) == 1 else max((w.lexeme for w in unheld), key=len)
-    halves = match_halves(longest[:MAX_CHARACTERS])
+    halves = split_halves(longest[:MAX_CHARACTERS])
     looks = [Look(longest, halves, THRESHOLD, compared, weight)]
     if all_compared or not only_first:
-        looks += [Look(longest, each, LEAST, compared, weight) for each in (halves, "")]
+        looks += [Look(longest, each, LEAST, compared, weight) for each in (halves, ())]
     return tuple(looks[-1:] if all_compared else looks)
 
 
-def match_halves(word: str) -> str:
-    """Return a regular expression that texts match that have one of the halves of a word."""
+def split_halves(word: str) -> tuple[str, str]:
+    """Split a word in halves, which overlap where it is short."""
     size = max(LEAST_PART, (len(word) + 1) // 2)
-    return "|".join(re.escape(half) for half in (word[:size], word[-size:]))
+    return word[:size], word[-size:]
 
 
 def stop_early(looks: Sequence[Look]) -> bool:

@@ -16,7 +16,8 @@ WITH_WORDS = text("""
         AS found (address) ON memory_nodes.ctid = address ORDER BY 1
 """)
 ALIKE = text("""
-    SELECT human_content FROM memory_nodes JOIN memory_nodes_alike(:words, CAST(:threshold AS real))
+    SELECT human_content FROM memory_nodes JOIN memory_nodes_alike(
+            :words, CAST(:halves AS text[]), CAST(:threshold AS real), :at_most)
         AS found (address) ON memory_nodes.ctid = address ORDER BY 1
 """)
 COUNTED = text("SELECT count(*) FROM memory_nodes_with_words(CAST(:any_of AS text[]), '{}', '{}')")
@@ -29,6 +30,11 @@ SAID = (
     "x",
     "",
 )
+
+
+def look_for(words: str, threshold: float) -> dict[str, object]:
+    """Return the parameters of a look for all that is as alike."""
+    return {"words": words, "halves": [], "threshold": threshold, "at_most": None}
 
 
 @pytest.fixture
@@ -71,9 +77,37 @@ def test_whatever_is_as_alike_as_asked_is_found(
         ORDER BY 1
     """).bindparams(words=asked, threshold=threshold)
 
-    found = list(inside.scalars(ALIKE, {"words": asked, "threshold": threshold}))
+    found = list(inside.scalars(ALIKE, look_for(asked, threshold)))
 
     assert found == list(inside.scalars(by_comparing_all))
+
+
+@pytest.mark.parametrize(
+    ("halves", "found"),
+    [
+        (["sourd", "ugh"], [SAID[1], SAID[0]]),
+        (["SOURD", "nowhere"], [SAID[1], SAID[0]]),
+        (["nowhere", "rests"], [SAID[1]]),
+        (["nowhere"], []),
+        ([None], []),
+    ],
+    ids=str,
+)
+def test_what_is_found_has_one_of_the_halves(
+    inside: Connection, halves: list[str | None], found: list[str]
+) -> None:
+    """In any case, as trigrams have none."""
+    asked = look_for("sourdoh", 0.3) | {"halves": halves}
+
+    assert list(inside.scalars(ALIKE, asked)) == found
+
+
+@pytest.mark.parametrize("at_most", [0, 1, 2, 3])
+def test_no_more_are_found_than_asked_for(inside: Connection, at_most: int) -> None:
+    """Each comparison takes time."""
+    found = list(inside.scalars(ALIKE, look_for("sourdoh", 0.3) | {"at_most": at_most}))
+
+    assert len(found) == min(at_most, 2)
 
 
 def test_only_the_scope_of_the_transaction_is_looked_in(
@@ -117,7 +151,7 @@ def test_no_threshold_and_no_text_is_an_error(
     inside: Connection, words: str, threshold: float
 ) -> None:
     """Whatever is asked, an answer depends on rows of the scope alone."""
-    inside.execute(ALIKE, {"words": words, "threshold": threshold})
+    inside.execute(ALIKE, look_for(words, threshold) | {"halves": [words, words]})
 
 
 def test_the_sizes_of_scopes_are_told_to_administrators_alone(
