@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    and_,
     bindparam,
     case,
     cast,
@@ -42,6 +43,10 @@ BINARY_OVERSAMPLING: Final = 4
 
 LEAST_BY_SIGNS: Final = 100
 """The least number of such candidates, however few a page needs."""
+
+WHOLE_BYTES: Final = 8160
+"""Rows that take less are stored as they are; of longer ones, values are compressed, or moved out
+of the row where that does not make them shorter."""
 
 LABEL_WEIGHTS: Final = f"'{{{TEXT_WEIGHT},{TEXT_WEIGHT},{TEXT_WEIGHT},1}}'::real[]"
 """Weights of the labels D, C, B and A, as ``ts_rank`` takes them; the title has A."""
@@ -146,16 +151,24 @@ class VectorLeg:
                 *corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant
             )
         approximate = self._approximate_distance()
-        parts = [near.where(*corpus.in_scope(corpus.vectors))]
-        if not narrowing.few and approximate is not None:
-            # The bare shape ORDER BY ... LIMIT that the index serves.
-            fetched = literal_column(str(self._model.candidates_for(depth)), Integer)
-            parts = [near.where(*part) for part in corpus.split_scope(corpus.vectors)]
-            indexed = parts[:-1] if narrowing.beside else parts
-            parts[: len(indexed)] = [each.order_by(approximate).limit(fetched) for each in indexed]
-        nearest = union_all(*parts) if len(parts) > 1 else parts[0]
-        candidates = nearest.cte("vector_near").prefix_with("MATERIALIZED")
-        return _best(candidates.c.passage_id, self._cosine(candidates.c.embedding), depth)
+        if narrowing.few or approximate is None:
+            return self._rank(near.where(*corpus.in_scope(corpus.vectors)), depth)
+        # The bare shape ORDER BY ... LIMIT that the index serves.
+        fetched = literal_column(str(self._model.candidates_for(depth)), Integer)
+        *shared, own = (near.where(*part) for part in corpus.split_scope(corpus.vectors))
+        indexed = shared if narrowing.beside else [*shared, own]
+        parts = [each.order_by(approximate).limit(fetched) for each in indexed]
+        parts += [own] if narrowing.beside else []
+        ranked = [self._rank(each, depth) for each in parts]
+        if len(ranked) == 1:
+            return ranked[0]
+        nearest = union_all(*ranked).subquery("vector_nearest")
+        return _best(nearest.c.passage_id, nearest.c.score, depth)
+
+    def _rank(self, near: Select[Any], depth: int) -> Select[Any]:
+        """Select (passage_id, score) of the best of some passages by their full vectors."""
+        each = near.subquery()
+        return _best(each.c.passage_id, self._cosine(each.c.embedding), depth)
 
     def score_passages(self, passages: Select[Any]) -> Select[Any]:
         """Select (passage_id, score) of given passages, without those that have no vector."""
@@ -247,11 +260,13 @@ class TextLeg:
 
     @staticmethod
     def _unpack(words: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Decompress the words of a very long passage once: each rank would do it anew."""
-        unpacked = words.op("||")(literal_column("''::tsvector"))
-        return case((func.pg_column_compression(words).is_(None), words), else_=unpacked).label(
-            "words"
+        """Read the words of a very long passage once: each rank would do it anew."""
+        whole = and_(
+            func.pg_column_compression(words).is_(None),
+            func.pg_column_size(words) < WHOLE_BYTES,
         )
+        unpacked = words.op("||")(literal_column("''::tsvector"))
+        return case((whole, words), else_=unpacked).label("words")
 
     def _score(self, matching: Select[Any]) -> tuple[ColumnElement[Any], ColumnElement[float]]:
         # OFFSET 0 keeps the planner from copying an expression to each place that names it.
@@ -395,8 +410,8 @@ def _join_scope_index(
     found = function(*asked).table_valued(column("address")).render_derived("found")
     address: ColumnElement[Any] = literal_column(f"{corpus.passages.name}.ctid")
     # One by one: the planner does not know how many are found, and would read the whole table.
-    each = passages.where(address == found.c.address).correlate(found)
-    each = each.offset(literal_column("0", Integer)).lateral()
+    at_address = passages.where(address == found.c.address).correlate(found)
+    each = at_address.offset(literal_column("0", Integer)).lateral()
     return select(*each.c).select_from(found).join(each, true())
 
 

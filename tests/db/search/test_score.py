@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import log
@@ -59,7 +60,12 @@ def search(work: UnitOfWork, passages: Sequence[Passage], question: str) -> tupl
     """Analyse the passages, and return what the text leg finds."""
     SHELVES[0].fill(work, passages)
     work.session.execute(text("ANALYZE framework_documents"))
-    asked = Ask(question=Question.parse(question), legs={"text": 1.0}, limit=len(passages))
+    return find(work, question)
+
+
+def find(work: UnitOfWork, question: str) -> tuple[Hit, ...]:
+    """Return what the text leg finds."""
+    asked = Ask(question=Question.parse(question), legs={"text": 1.0}, limit=30)
     return work.searches.answer(KNOWLEDGE, asked).hits
 
 
@@ -153,14 +159,21 @@ def test_a_word_in_the_title_is_worth_two_in_the_text(work: UnitOfWork) -> None:
 
 
 def test_a_long_passage_is_scored_like_a_short_one(work: UnitOfWork) -> None:
-    """PostgreSQL compresses a ``tsvector`` beyond 2 kB, and keeps one it cannot compress apart."""
+    """Rows beyond 8 kB are compressed, and a ``tsvector`` that cannot be is stored apart."""
     passages = [
         passage("T", *filler(900), kettle=9, teapot=1),
         passage("T", *filler(250), kettle=2, saucer=1),
         passage("T", *filler(150), teapot=4),
         passage("T", *filler(30), kettle=1),
     ]
-    hits = search(work, passages, "kettle teapot")
+    search(work, passages, "kettle teapot")
+    noise = random.Random(1).randbytes(4000).hex()  # noqa: S311 - no secret
+    work.session.execute(
+        text("UPDATE framework_documents SET description = :noise WHERE content ~ 'saucer'"),
+        {"noise": noise},
+    )
+
+    hits = find(work, "kettle teapot")
     stored = work.session.execute(
         text(
             "SELECT pg_column_compression(search_vector), pg_column_size(search_vector) > 8000"
@@ -170,7 +183,7 @@ def test_a_long_passage_is_scored_like_a_short_one(work: UnitOfWork) -> None:
 
     assert [tuple(row) for row in stored] == [
         (None, False),
-        ("pglz", False),
+        (None, False),
         ("pglz", False),
         (None, True),
     ]
