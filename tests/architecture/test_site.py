@@ -103,7 +103,7 @@ def test_the_site_is_whole_and_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_every_repository_is_on_a_page() -> None:
-    """What a unit of work has is public, too."""
+    """A program reaches them through a unit of work, and so they are public."""
     pages = "".join(page.read_text() for page in PYTHON.glob("*.md"))
     kinds = {value._kind for value in vars(UnitOfWork).values() if isinstance(value, repository)}
 
