@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,7 @@ def list_links(page: Path) -> list[str]:
     return [target for target in targets if target and not re.match(r"[a-z]+:", target)]
 
 
+@cache
 def list_anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and the site make them."""
     tokens = READER.parse(page.read_text())

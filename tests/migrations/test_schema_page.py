@@ -69,6 +69,7 @@ TRIGGER: Final = re.compile(
 FUNCTIONS: Final = """
     SELECT proname AS name, pg_get_function_identity_arguments(pg_proc.oid) AS arguments,
            pg_get_function_result(pg_proc.oid) AS result, prosecdef AS by_owner,
+           proowner::regrole::text AS owner,
            obj_description(pg_proc.oid, 'pg_proc') AS comment
     FROM pg_proc
     WHERE pronamespace = 'public'::regnamespace
@@ -102,13 +103,13 @@ FUNCTIONS_WITHOUT_COMMENT: Final = {
     "columns left out",
     "audit_seal": "seals the entries since the last time",
     "audit_sign": "stores the signature of a seal",
-    "chunk_text": "the headings and the text of a chunk, as words and trigrams are read from",
-    "decrypt_sensitive_data": "decrypts what the next one encrypted",
+    "chunk_text": "the headings and the text of a chunk, whose trigrams are indexed",
+    "decrypt_sensitive_data": "decrypts what encrypt_sensitive_data encrypted",
     "delete_archived_searches": "deletes old rows of the performance log's archive",
     "encrypt_sensitive_data": "encrypts a text with a passphrase: OpenPGP, AES-256",
     "enqueue_embedding": "enqueues a job for each passage that is new or changed: arguments are "
     "the corpus, the columns that are embedded, the key, and the scope",
-    "episode_text": "the summary and the turns of an episode, as words are read from",
+    "episode_text": "the summary and the turns of an episode, whose words are indexed",
     "forget_traces": "deletes the jobs of passages that are deleted",
     "heading_text": "the headings of a chunk in a row",
     "increment_version": "counts the versions of a message",
@@ -168,12 +169,17 @@ def describe_triggers(found: list[Row[Any]]) -> Iterator[str]:
         yield f"- {names}, {how}"
 
 
-def describe_policies(found: list[Row[Any]], database: str) -> Iterator[str]:
-    """Yield an item for each policy; the name of a database's own role is made general."""
+def name_roles(roles: str) -> str:
+    """Return roles with a database's own called alike in all databases."""
+    return re.sub(r'"?\brag_search_\w+"?', "rag_search_DATABASE", roles)
+
+
+def describe_policies(found: list[Row[Any]]) -> Iterator[str]:
+    """Yield an item for each policy."""
     for each in found:
-        roles = each.roles.replace(database, "DATABASE").replace('"', "")
         restricts = "" if each.permissive else ", restrictive"
-        item = f"- {write_code(each.name)}, {each.command} by {write_code(roles)}{restricts}"
+        who = write_code(name_roles(each.roles))
+        item = f"- {write_code(each.name)}, {each.command} by {who}{restricts}"
         if each.visible:
             item += f"; rows where {write_code(each.visible)}"
         if each.writable and each.writable != each.visible:
@@ -185,7 +191,7 @@ def describe_relation(connection: Connection, relation: Row[Any], about: str) ->
     """Yield the parts of a table's or a view's section."""
     yield f"### {relation.name}"
     if relation.partitioned:
-        about += f" Partitioned by {write_code(relation.partitioned)}."
+        about += f" Key of its partitions: {write_code(relation.partitioned)}."
     if relation.is_view and relation.invoked:
         about += " It has the rights and the scope of its caller."
     yield about
@@ -206,9 +212,7 @@ def describe_relation(connection: Connection, relation: Row[Any], about: str) ->
             for each in list_rows(connection, INDEXES, relation)
         ],
         f"Policies (row security, {secured})": [
-            *describe_policies(
-                list_rows(connection, POLICIES, relation), connection.engine.url.database or ""
-            )
+            *describe_policies(list_rows(connection, POLICIES, relation))
         ],
         "Triggers": [*describe_triggers(list_rows(connection, TRIGGERS, relation))],
     }
@@ -223,10 +227,12 @@ def describe_functions(connection: Connection) -> Iterator[tuple[str, ...]]:
     described = dict(FUNCTIONS_WITHOUT_COMMENT)
     for each in connection.execute(text(FUNCTIONS)):
         about = write_words(each.comment) if each.comment else described.pop(each.name)
+        owner = name_roles(each.owner)
+        of_schema = "the owner of the schema" if owner == each.owner else write_code(owner)
         yield (
             write_code(f"{each.name}({each.arguments})"),
             write_code(each.result),
-            "the owner" if each.by_owner else "the caller",
+            of_schema if each.by_owner else "the caller",
             about,
         )
     assert not described, "a description of no function, or of one that has its comment"
