@@ -40,7 +40,7 @@ layers: $(VENV)/.dev ## The direction of imports
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## The site of the documentation, into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "read it: site/index.html"
 
 pages: $(VENV)/.dev ## Write the generated pages of the reference anew: schema, permissions, errors, options
