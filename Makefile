@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PAGES := tests/migrations/test_schema_page.py tests/services/ops/test_permissions.py \
+	tests/db/test_errors_page.py tests/services/cli/test_options_page.py
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers bench prove wheel clean
+.PHONY: help demo test lint types layers docs pages bench prove wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +38,13 @@ types: $(VENV)/.dev ## mypy, strict
 
 layers: $(VENV)/.dev ## The direction of imports
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## The site of the documentation, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "read it: site/index.html"
+
+pages: $(VENV)/.dev ## Write the generated pages of the reference anew: schema, permissions, errors, options
+	PAGES=write $(BIN)/python -m pytest --quiet $(PAGES)
 
 bench: $(VENV)/.dev ## Searches and loads, measured beside floors of PostgreSQL and two peers
 	@$(BIN)/python -m tests.benchmarks

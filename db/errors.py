@@ -48,7 +48,8 @@
     + BackupDamaged            a file of a backup is truncated, altered or foreign
     + NotRestored              the database cannot be restored into, or not by this login
 
-Each class's docstring is the first sentence of its message unless one is given.
+The first line of a class's docstring is its message unless one is given. Its remedy, in a paragraph
+of its own, stands in docs/reference/errors.md, too.
 Errors of the database are told apart by SQLSTATE and constraint name, never by their prose.
 """
 
@@ -64,94 +65,174 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class DataLayerError(Exception):
-    """The data layer could not do what was asked."""
+    """The data layer could not do what was asked.
+
+    Remedy: Catch it where any failure of the data layer is handled alike; its message names the
+    cause, and most classes below it the command that mends it.
+    """
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
 
 
 class Misuse(DataLayerError):
-    """A call that cannot succeed, however often it is tried."""
+    """A call that cannot succeed, however often it is tried.
+
+    Remedy: Change the call as the message says; the same call fails again.
+    """
 
 
 class SettingsError(Misuse):
-    """A setting has a value that cannot be used."""
+    """A setting has a value that cannot be used.
+
+    Remedy: Set the variable that the message names to one of the values that it allows;
+    ``docs/reference/settings.md`` lists all.
+    """
 
 
 class DatabaseUnavailable(DataLayerError):
-    """The database did not accept a connection."""
+    """The database did not accept a connection.
+
+    Remedy: Check that the server runs and that ``DATABASE_URL`` names it, then repeat the unit
+    of work; nothing was kept, unless the connection was lost during the commit. If every
+    connection of the pool was in use, end units of work sooner or raise ``DB_POOL_SIZE``.
+    """
 
 
 class LoginRefused(DatabaseUnavailable):
-    """The server answers and refuses the connection; trying again does not help."""
+    """The server answers and refuses the connection; trying again does not help.
+
+    Remedy: Mend what the server names: the login, its password, the database or the TLS
+    settings in ``DATABASE_URL`` and ``SSL_MODE``.
+    """
 
 
 class TooManyConnections(DatabaseUnavailable):
-    """The server, the database or the role has no connection left."""
+    """The server, the database or the role has no connection left.
+
+    Remedy: Lower ``DB_POOL_SIZE``, ``DB_MAX_OVERFLOW`` or ``DB_PROCESSES``, put a pooler in
+    between, or raise the limit that the message names; ``pgcorpus doctor`` compares them.
+    """
 
 
 class DatabaseReadOnly(DataLayerError):
-    """The database is read-only; nothing was written."""
+    """The database is read-only; nothing was written.
+
+    Remedy: Name the primary in ``DATABASE_URL``; after a failover, repeat once there is one.
+    """
 
 
 class DatabaseExhausted(DataLayerError):
-    """The server has run out of disk, memory or another resource; nothing was kept."""
+    """The server has run out of disk, memory or another resource; nothing was kept.
+
+    Remedy: Free disk or memory on the server as the message says, then repeat.
+    """
 
 
 class StatementRefused(DataLayerError):
-    """The database refused a statement."""
+    """The database refused a statement.
+
+    Remedy: Look the SQLSTATE up in PostgreSQL's manual; the server's log has the statement.
+    """
 
 
 class DatabaseNotReady(DataLayerError):
-    """The database lacks something this project needs."""
+    """The database lacks something this project needs.
+
+    Remedy: Run ``pgcorpus db upgrade``. If the server lacks an extension or a version, the
+    message has the command that mends it.
+    """
 
 
 class EmbeddedServerError(DataLayerError):
-    """The embedded PostgreSQL could not be started or stopped."""
+    """The embedded PostgreSQL could not be started or stopped.
+
+    Remedy: Follow the message, and see ``pgcorpus server status``; or set ``DATABASE_URL`` to a
+    server of your own.
+    """
 
 
 class StatementTimeout(DataLayerError):
-    """The statement was cancelled, or took longer than DB_STATEMENT_TIMEOUT_MS allows."""
+    """The statement was cancelled, or took longer than DB_STATEMENT_TIMEOUT_MS allows.
+
+    Remedy: Ask for less at once, look for a missing index with ``pgcorpus doctor``, or raise
+    ``DB_STATEMENT_TIMEOUT_MS``.
+    """
 
 
 class TransactionConflict(DataLayerError):
-    """Another transaction was in the way; nothing was kept, run the unit of work again."""
+    """Another transaction was in the way; nothing was kept, run the unit of work again.
+
+    Remedy: Run the whole unit of work again, from its beginning.
+    """
 
 
 class NotPermitted(DataLayerError):
-    """The database role has no right to do this."""
+    """The database role has no right to do this.
+
+    Remedy: Log in as a member of the group that may: ``pgcorpus roles show`` lists the rights,
+    and ``pgcorpus roles create-user`` makes the login.
+    """
 
 
 class UnsafeRole(DataLayerError):
-    """The database role bypasses row security, so one tenant could see rows of another."""
+    """The database role bypasses row security, so one tenant could see rows of another.
+
+    Remedy: Log in as a member of ``rag_read_write``; make one with ``pgcorpus roles create-user
+    NAME --role rag_read_write``.
+    """
 
 
 class ConcurrentUse(DataLayerError):
-    """Two tasks use one unit of work at the same time; open one for each."""
+    """Two tasks use one unit of work at the same time; open one for each.
+
+    Remedy: Open a unit of work in each task or thread.
+    """
 
 
 class RoleInUse(DataLayerError):
-    """Something on the server needs the role."""
+    """Something on the server needs the role.
+
+    Remedy: Hand over what belongs to the role as the message says (``REASSIGN OWNED``, ``DROP
+    OWNED``, ``REVOKE``), and drop it again.
+    """
 
 
 class NotFound(DataLayerError):
-    """There is no such row."""
+    """There is no such row.
+
+    Remedy: Check the id, and the scope: rows of another scope are not found either. The lists
+    of the command line show what there is.
+    """
 
 
 class InvalidReference(Misuse):
-    """The reference is of no kind that names a row."""
+    """The reference is of no kind that names a row.
+
+    Remedy: Give the id, or ``SOURCE_TYPE:SOURCE_ID``; ``pgcorpus chat list`` shows them.
+    """
 
 
 class InvalidCorpus(Misuse):
-    """An application's corpus cannot be registered."""
+    """An application's corpus cannot be registered.
+
+    Remedy: Change the corpus as the message says before it is registered;
+    ``docs/how-to/add-a-corpus.md`` shows a whole one.
+    """
 
 
 class InvalidCursor(Misuse):
-    """The cursor is of no page of this list, order and filters; begin again without one."""
+    """The cursor is of no page of this list, order and filters; begin again without one.
+
+    Remedy: Begin again without a cursor, and keep order and filters from page to page.
+    """
 
 
 class ConstraintViolated(DataLayerError):
     """The database refused a row.
+
+    Remedy: Change the row as the message says; ``constraint`` names the rule, and
+    ``docs/reference/schema.md`` has its definition.
 
     Attributes:
         constraint: Name of the violated constraint, or None where PostgreSQL gives none.
@@ -163,119 +244,216 @@ class ConstraintViolated(DataLayerError):
 
 
 class AlreadyExists(ConstraintViolated):
-    """A row with the same key exists."""
+    """A row with the same key exists.
+
+    Remedy: Change the existing row instead, or give the new one another key.
+    """
 
 
 class MissingReference(ConstraintViolated):
-    """The row refers to one that does not exist."""
+    """The row refers to one that does not exist.
+
+    Remedy: Write the row that is referred to first, or correct the key.
+    """
 
 
 class InvalidValue(ConstraintViolated):
-    """A value lies outside what the column allows."""
+    """A value lies outside what the column allows.
+
+    Remedy: Give a value that the message allows.
+    """
 
 
 class SearchError(DataLayerError):
-    """The search could not be run as asked."""
+    """The search could not be run as asked.
+
+    Remedy: Change the search as the message says, or repeat it if the message asks for that.
+    """
 
 
 class EmptyQuestion(SearchError, Misuse):
-    """The question holds nothing to search for."""
+    """The question holds nothing to search for.
+
+    Remedy: Ask with at least one word, phrase or vector.
+    """
 
 
 class UnknownCorpus(SearchError, Misuse):
-    """There is no corpus of that name."""
+    """There is no corpus of that name.
+
+    Remedy: Give one of the corpora that the message lists; an application's corpus is
+    registered first.
+    """
 
 
 class UnknownFilter(SearchError, Misuse):
-    """The corpus has no filter of that name."""
+    """The corpus has no filter of that name.
+
+    Remedy: Give one of the filters that the message lists; see ``pgcorpus filters CORPUS``.
+    """
 
 
 class InvalidFilter(SearchError, Misuse):
-    """A filter's value is of the wrong kind."""
+    """A filter's value is of the wrong kind.
+
+    Remedy: Give a value of the kind that the message names; see ``pgcorpus filters CORPUS``.
+    """
 
 
 class MissingScope(SearchError, Misuse):
-    """A tenant's or a user's rows are read and written only within their scope."""
+    """A tenant's or a user's rows are read and written only within their scope.
+
+    Remedy: Give the scope of a tenant or a user: ``Scope.tenant(...)`` or ``Scope.user(...)``,
+    ``--tenant-id`` or ``--user-id``.
+    """
 
 
 class InvalidSearch(SearchError, Misuse):
-    """An argument of the search is not allowed."""
+    """An argument of the search is not allowed.
+
+    Remedy: Change the argument as the message says.
+    """
 
 
 class WrongDimensions(SearchError):
-    """The question's vector is not as long as the model's vectors."""
+    """The question's vector is not as long as the model's vectors.
+
+    Remedy: Embed the question with the corpus's active model; see ``pgcorpus models list``.
+    """
 
 
 class EmbeddingError(DataLayerError):
-    """Texts could not be embedded."""
+    """Texts could not be embedded.
+
+    Remedy: Change the model or its options as the message says.
+    """
 
 
 class EmbedderUnavailable(EmbeddingError):
-    """The embedder did not answer; nothing was embedded, and the call may be repeated."""
+    """The embedder did not answer; nothing was embedded, and the call may be repeated.
+
+    Remedy: Check ``OPENAI_API_KEY``, ``OPENAI_BASE_URL`` and the provider's status, and repeat;
+    what was embedded before is kept.
+    """
 
 
 class TextsRefused(EmbeddingError):
-    """At least one of the texts cannot be embedded; without it the others can."""
+    """At least one of the texts cannot be embedded; without it the others can.
+
+    Remedy: Leave out or mend the text that the message names.
+    """
 
 
 class UnknownModel(EmbeddingError, Misuse):
-    """The model is not in the registry, or its provider is not installed."""
+    """The model is not in the registry, or its provider is not installed.
+
+    Remedy: Register the model with ``pgcorpus models add NAME``, or install the extra that the
+    message names.
+    """
 
 
 class ModelNotReady(EmbeddingError):
-    """The model lacks vectors or an index."""
+    """The model lacks vectors or an index.
+
+    Remedy: Make the vectors and the index with ``pgcorpus models backfill NAME``.
+    """
 
 
 class ModelInUse(EmbeddingError):
-    """Searches use the model."""
+    """Searches use the model.
+
+    Remedy: Give the corpora that the message lists another model with ``pgcorpus models use
+    CORPUS NAME``, and drop this one then.
+    """
 
 
 class JobError(DataLayerError):
-    """A job could not be worked on as asked."""
+    """A job could not be worked on as asked.
+
+    Remedy: See the job with ``pgcorpus jobs show ID``.
+    """
 
 
 class LeaseLost(JobError):
-    """The job is no longer this worker's; what was done for it must not be kept."""
+    """The job is no longer this worker's; what was done for it must not be kept.
+
+    Remedy: Leave the transaction without a commit; another worker does the job.
+    """
 
 
 class UnknownKind(JobError, Misuse):
-    """No handler does jobs of this kind."""
+    """No handler does jobs of this kind.
+
+    Remedy: Register a handler for the kind, or name one of those that the message lists.
+    """
 
 
 class BackupError(DataLayerError):
-    """The database could not be backed up or restored."""
+    """The database could not be backed up or restored.
+
+    Remedy: Name a folder that can be written to, on a disk with space, with ``--to`` or
+    ``BACKUP_DIR``.
+    """
 
 
 class ProgramFailed(BackupError):
-    """A program of PostgreSQL is missing, does not fit the server, or failed."""
+    """A program of PostgreSQL is missing, does not fit the server, or failed.
+
+    Remedy: Install PostgreSQL's programs of the server's version or a newer one, or name their
+    folder in ``PGCORPUS_PROGRAMS``.
+    """
 
 
 class RowsMissing(BackupError):
-    """The backup would lack rows; it was not kept."""
+    """The backup would lack rows; it was not kept.
+
+    Remedy: Back up as the owner, or drop the policy that hides rows, as the message says.
+    """
 
 
 class BackupDamaged(BackupError):
-    """The backup is not as it was made."""
+    """The backup is not as it was made.
+
+    Remedy: Restore another backup: ``pgcorpus backup list`` shows those that are whole. An
+    encrypted one needs the ``BACKUP_KEY`` it was made with.
+    """
 
 
 class NotRestored(BackupError):
-    """The backup was not restored."""
+    """The backup was not restored.
+
+    Remedy: Follow the message: an empty database or another name, the roles that are missing,
+    or a server of the same version.
+    """
 
 
 class AuditError(DataLayerError):
-    """The audit log could not be dealt with as asked."""
+    """The audit log could not be dealt with as asked.
+
+    Remedy: See ``pgcorpus audit verify``.
+    """
 
 
 class LogTampered(AuditError):
-    """The audit log or its seals are not as they were sealed; see pgcorpus audit verify."""
+    """The audit log or its seals are not as they were sealed; see pgcorpus audit verify.
+
+    Remedy: Find out who changed it: ``pgcorpus audit verify`` lists each place. Nothing makes
+    the log whole again but a backup.
+    """
 
 
 class LogNotSealed(AuditError):
-    """Entries of the audit log are not sealed yet."""
+    """Entries of the audit log are not sealed yet.
+
+    Remedy: Seal the entries with ``pgcorpus audit seal``.
+    """
 
 
 class ImportFailed(DataLayerError):
-    """A file cannot be read as what it should be."""
+    """A file cannot be read as what it should be.
+
+    Remedy: Mend the file that the message names, or name another one.
+    """
 
 
 # Constraints whose names do not explain themselves to a caller.
@@ -364,7 +542,7 @@ class NoAnswer(psycopg.OperationalError):
 
 
 LOST: Final = "the connection to the database was lost"
-CONFLICT: Final = TransactionConflict.__doc__ or ""
+CONFLICT: Final = str(TransactionConflict())
 NO_SCHEMA: Final = (
     "the schema is missing or older than this release; make it with: pgcorpus db upgrade"
 )
@@ -428,7 +606,7 @@ STATES: Final[Mapping[str, tuple[type[DataLayerError], str]]] = {
     "40": (TransactionConflict, CONFLICT),
     "55P03": (TransactionConflict, CONFLICT),
     "55006": (TransactionConflict, f"{{primary}}. {CONFLICT}"),
-    "57014": (StatementTimeout, StatementTimeout.__doc__ or ""),  # prose alone tells who did it
+    "57014": (StatementTimeout, str(StatementTimeout())),  # prose alone tells who did it
     "25P04": (
         StatementTimeout,
         f"{LOST}: the server ended it, as the transaction took longer than transaction_timeout",

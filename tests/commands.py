@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,23 @@ class Result:
     code: int
     stdout: str
     stderr: str
+
+
+def list_commands() -> Iterator[tuple[str, Any]]:
+    """Yield each command of pgcorpus that is no group, and its name behind those of its groups."""
+    from typer.main import get_command  # noqa: PLC0415 - as below
+
+    from pgcorpus.services.cli.main import app  # noqa: PLC0415
+
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        found = command.load() if hasattr(command, "load") else command
+        if not hasattr(found, "commands"):
+            yield " ".join(path), found
+        else:
+            for name, each in found.commands.items():
+                yield from walk(each, (*path, name))
+
+    yield from walk(get_command(app), ())
 
 
 def run_commands(

@@ -448,7 +448,7 @@ def require_scope(scope: Scope | None) -> Scope:
         MissingScope: It is not.
     """
     if not isinstance(scope, Scope):
-        raise MissingScope(f"{MissingScope.__doc__} Name it: Scope.tenant(...) or Scope.user(...)")
+        raise MissingScope(f"{MissingScope()} Name it: Scope.tenant(...) or Scope.user(...)")
     return scope
 
 

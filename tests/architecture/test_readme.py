@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.settings import VARIABLES
-from pgcorpus.services.cli.lazy import LazyCommand
-from pgcorpus.services.cli.main import app
+from pgcorpus.db.errors import SettingsError
+from pgcorpus.db.settings import VARIABLES, Settings
+from tests.commands import list_commands
 from tests.logins import logged_in
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from tests.pages import PAGES, ROOT, list_anchors, list_links
 
 
 def test_the_code_of_the_readme_runs(
@@ -54,35 +51,62 @@ def test_the_code_of_the_readme_runs(
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    """Every relative link of every page."""
-    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
+    """Every relative link of every page, to a file that exists and a heading that it has."""
+    broken = []
+    for link in list_links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        if not target.exists() or (anchor and anchor not in list_anchors(target)):
+            broken.append(link)
 
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-    assert missing == []
+    assert broken == []
+
+
+def test_anchors_are_those_of_github() -> None:
+    """A page of ours is read there, too."""
+    assert {"two-commands", "from-the-command-line"} <= list_anchors(ROOT / "README.md")
+    assert "#large-files" in {
+        link.removeprefix("../how-to/move-from-sqlite.md")
+        for link in list_links(ROOT / "docs/explanation/documentation.md")
+    }
 
 
 def test_the_reference_has_every_command() -> None:
     """A new command gets its line."""
     reference = (ROOT / "docs/reference/command-line.md").read_text()
 
-    def commands(command: object, path: str) -> list[str]:
-        if isinstance(command, LazyCommand):
-            command = command.load()
-        children = getattr(command, "commands", None)
-        if children is None:
-            return [path]
-        return [
-            each for name, child in children.items() for each in commands(child, f"{path} {name}")
-        ]
-
-    missing = [
-        path for path in commands(get_command(app), "pgcorpus") if f"`{path}" not in reference
-    ]
-    assert missing == []
+    assert [name for name, _ in list_commands() if f"`pgcorpus {name}" not in reference] == []
 
 
 def test_the_reference_has_every_setting() -> None:
-    """So does a new variable, there and in the example."""
-    reference = (ROOT / "docs/reference/settings.md").read_text()
+    """A new variable gets its line, with its default and all that it may be."""
+    lines = {
+        name: (default, meaning)
+        for name, default, meaning in re.findall(
+            r"^\| `([A-Z_]+)` \|(.*?)\|(.*)\|$",
+            (ROOT / "docs/reference/settings.md").read_text(),
+            re.MULTILINE,
+        )
+    }
+    named = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', (ROOT / "db/settings.py").read_text()))
+    assert {"DATABASE_URL", "POSTGRES_HOST", "SSL_REQUIRE"} <= named
+    assert lines.keys() == VARIABLES.keys() | named
 
-    assert [name for name in VARIABLES if f"`{name}`" not in reference] == []
+    wrong = []
+    for name, (field, read) in VARIABLES.items():
+        default, meaning = lines[name]
+        usual = getattr(Settings(), field)
+        shown = str(usual).lower() if isinstance(usual, bool) else str(usual)
+        if usual is not None and shown not in default and name != "DOCFOUNDRY_DB_TYPE":
+            wrong.append(f"{name}: {shown} is the default")
+        allowed = ""
+        try:
+            read(name, "?!")
+        except SettingsError as error:
+            allowed = str(error).partition("allowed: ")[2]
+        if re.fullmatch(r"\d+ to \d+|[\w.-]+(, [\w.-]+)+", allowed):
+            words = re.split(", | to ", allowed)
+            wrong += [
+                f"{name}: {word} is allowed" for word in words if word not in default + meaning
+            ]
+    assert wrong == []

@@ -44,7 +44,10 @@ LANGUAGE_SAMPLE: Final = 10_000
 
 
 class NoConversations(ImportFailed):
-    """The file holds no conversations. It does not leave the importer."""
+    """The file holds no conversations; the report of the import says so.
+
+    Remedy: Name an export in one of the formats of ``docs/reference/chat-formats.md``.
+    """
 
     def __init__(self) -> None:
         super().__init__(f"it holds no conversations; known formats: {', '.join(READERS)}")

@@ -17,7 +17,10 @@ IDLE_SECONDS: Final = 10
 
 
 class CannotListen(DataLayerError):
-    """The address cannot be listened on."""
+    """The address cannot be listened on.
+
+    Remedy: Choose another port, or a host of this machine.
+    """
 
 
 class _Server(ThreadingMixIn, WSGIServer):

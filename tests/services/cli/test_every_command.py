@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import pytest
-import typer
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services import samples
-from pgcorpus.services.cli.lazy import LazyCommand
-from pgcorpus.services.cli.main import app
-from tests.commands import run_commands
+from tests.commands import list_commands, run_commands
 from tests.logins import logged_in
 from tests.pooler import variables_of
 
@@ -161,17 +158,6 @@ def write_judgements(folder: Path) -> Path:
     return folder
 
 
-def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names of all commands, with those of their groups before them."""
-    if isinstance(command, LazyCommand):
-        command = command.load()
-    if not hasattr(command, "commands"):
-        yield " ".join(path)
-    else:
-        for name, each in command.commands.items():
-            yield from list_commands(each, (*path, name))
-
-
 def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Every command with its arguments, in an order in which each can be done.
 
@@ -282,7 +268,7 @@ def test_no_command_is_left_out(tmp_path: Path) -> None:
 
     tried = make_commands(tmp_path, said)
 
-    assert sorted({*tried, *ELSEWHERE}) == sorted(list_commands(typer.main.get_command(app)))
+    assert sorted({*tried, *ELSEWHERE}) == sorted(name for name, _ in list_commands())
 
 
 @pytest.mark.parametrize("group", REFUSED)

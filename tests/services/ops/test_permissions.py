@@ -3,16 +3,13 @@
 Nothing here asks the catalog for rights. A statement is refused if its SQLSTATE is 42501, or if
 PostgreSQL warns that it passed over it; whatever else becomes of it, the right to it was there.
 
-The page docs/reference/permissions.md is what this test found. After a change that is meant, write
-it anew with: PERMISSIONS=write .venv/bin/pytest tests/services/ops/test_permissions.py
+The page docs/reference/permissions.md is what this test found: see tests/pages.py.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import LiteralString, NamedTuple, cast
 
 import psycopg
@@ -28,8 +25,8 @@ from pgcorpus.services import samples
 from pgcorpus.services.search.request import LEGS_OF
 from tests.conftest import Databases
 from tests.logins import logged_in
+from tests.pages import check_page
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "permissions.md"
 LOGINS = (None, *GROUPS)
 
 # What is tried, with what PostgreSQL cannot do for anybody left out: a view cannot be truncated.
@@ -422,8 +419,6 @@ def page(found: Found) -> str:
     )
     return f"""# Permissions
 
-<!-- Written by tests/services/ops/test_permissions.py; see there how to write it anew. -->
-
 A test wrote this page. It logs in once as a member of each group, and once as a member of none, and
 tries every kind of statement on every table, view, sequence and function of the database
 ({found.tried:,} attempts). `pgcorpus roles show` shows the rights in your own database. How to use
@@ -499,10 +494,8 @@ def test_the_page_of_the_reference_is_what_was_found(found: Found, databases: Da
     """Whoever changes a right changes the page with it."""
     if databases.version < 17:
         pytest.skip("the page shows the rights of PostgreSQL 17 and later")
-    if os.environ.get("PERMISSIONS") == "write":
-        PAGE.write_text(page(found))
 
-    assert PAGE.read_text() == page(found)
+    check_page("permissions.md", __file__, page(found))
 
 
 def test_functions_of_extensions_are_for_everybody(guarded: Database) -> None:
