@@ -43,13 +43,18 @@ class Known(NamedTuple):
 
     @property
     def recent(self) -> Prelude | None:
-        """The prelude of a moment ago, which will do where no word is asked for; else None."""
+        """The prelude of a moment ago, but for its words and its learned ranking; else None."""
         return self.last if _is_recent(self.looked_at) else None
 
     @property
     def surely_large(self) -> bool:
         """True if there are so many passages that they are not few, by the statistics."""
         return self.passages > SURELY_LARGE * FEW
+
+    @property
+    def may_read_words_alone(self) -> bool:
+        """True if the corpus is so large that a moment changes neither its words nor its size."""
+        return self.surely_large and self.lexicon.is_known and bool(self.languages)
 
     def narrows(self, ask: Ask) -> bool:
         """Return whether a search may be left with few passages of many.

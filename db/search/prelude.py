@@ -113,11 +113,8 @@ class Prelude:
     @classmethod
     def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
         """Read a row of the prelude."""
-        asked: dict[str, dict[str, int]] = {}
-        for language, lexeme, times in row["asked"] or ():
-            asked.setdefault(language, {})[lexeme] = times
         return cls(
-            asked,
+            read_asked(row),
             row["demanded"],
             row["passages"],
             row["kept"],
@@ -125,7 +122,7 @@ class Prelude:
             row.get("held", False),
             row.get("sampled", 0),
             own=_read_own(row),
-            ranking=ActiveRanking(**row["ranking"]) if row.get("ranking") else None,
+            ranking=read_ranking(row),
         )
 
     def within_scope(
@@ -147,6 +144,19 @@ class Prelude:
         estimated = passages if self.sampled >= SAMPLED_OF_SCOPE else 0.0
         visible = max(self.sampled, min(estimated, self.visible))
         return replace(self, visible=visible, estimated=kept)
+
+
+def read_asked(row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Read the question's lexemes: language → lexeme → how often it was asked."""
+    asked: dict[str, dict[str, int]] = {}
+    for language, lexeme, times in row["asked"] or ():
+        asked.setdefault(language, {})[lexeme] = times
+    return asked
+
+
+def read_ranking(row: Mapping[str, Any]) -> ActiveRanking | None:
+    """Read the active learned ranking, where it was asked for."""
+    return ActiveRanking(**row["ranking"]) if row.get("ranking") else None
 
 
 def _read_own(row: Mapping[str, Any]) -> Lexicon | None:
@@ -250,6 +260,23 @@ def compile_prelude(
         *([_read_ranking(corpus)] if learned else []),
     ).select_from(*sources)
     return in_drivers_words(statement)
+
+
+@lru_cache
+def compile_words(corpus: Corpus, *, learned: bool) -> str:
+    """Compile the part of a prelude that depends on nothing but the question.
+
+    Parameters: ``words``, ``languages`` and ``scopes``.
+
+    Args:
+        corpus: What is searched.
+        learned: Whether the active learned ranking is read, too.
+
+    Returns:
+        One row: ``asked`` and, where it was asked for, ``ranking``, as of ``compile_prelude``.
+    """
+    ranking = [_read_ranking(corpus)] if learned else []
+    return in_drivers_words(select(_collect_lexemes().label("asked"), *ranking))
 
 
 def _label_null(name: str) -> ColumnElement[Any]:

@@ -18,7 +18,15 @@ from pgcorpus.db.search.estimates import explain_matching, explain_own, read_est
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
 from pgcorpus.db.search.legs import THRESHOLD_SETTING, AskedModel
 from pgcorpus.db.search.likeness import LARGE, Look, choose_looks, count_alike
-from pgcorpus.db.search.prelude import SAMPLED_OF_SCOPE, ActiveRanking, Prelude, compile_prelude
+from pgcorpus.db.search.prelude import (
+    SAMPLED_OF_SCOPE,
+    ActiveRanking,
+    Prelude,
+    compile_prelude,
+    compile_words,
+    read_asked,
+    read_ranking,
+)
 from pgcorpus.db.search.ranking import Shape
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, Lexicon, LookUp, look_up
 
@@ -297,11 +305,9 @@ class Ranker:
         counts = counted or known.must_count(shape.corpus, ask)
         # Of one leg no weights matter; what a role may not read for nothing, it is not asked for.
         learned = ask.learned and (corpus.boosts is not None or len(shape.legs) > 1)
-        asks_nothing = shape.legs == ("vector",) and not (
-            counted or learned or ask.filters or ask.question.demands
-        )
-        if asks_nothing and (recent := known.recent) is not None:
-            return recent, known
+        again = None if counted else self._prelude_again(shape, ask, values, known, learned=learned)
+        if again is not None:
+            return again
         # Of what is shared it is known how rare words are. The first search of a scope looks at its
         # own passages, too, for the languages they are in.
         samples_words = corpus.needs_scope or not (known.lexicon.is_known and known.languages)
@@ -369,6 +375,31 @@ class Ranker:
             counts = counts or uncounted
         if prelude.own is not None:
             known = known._replace(lexicon=_mix(known.lexicon, prelude))
+        return prelude, known._replace(languages=asked_in)
+
+    def _prelude_again(
+        self,
+        shape: Shape,
+        ask: Ask,
+        values: Mapping[str, Any],
+        known: Known,
+        *,
+        learned: bool,
+    ) -> tuple[Prelude, Known] | None:
+        """Return the prelude of a moment ago with the words of this question, if that will do."""
+        corpus, recent = shape.corpus, known.recent
+        if recent is None or ask.filters or ask.question.demands:
+            return None
+        if shape.legs == ("vector",) and not learned:
+            return recent, known
+        # Of a scope the words are counted for each question.
+        unsure = known.must_count(corpus, ask) or corpus.is_scoped(self._scope)
+        if unsure or not known.may_read_words_alone:
+            return None
+        asked_in = (ask.language,) if ask.language else known.languages
+        asked = {**values, "words": ask.question.words, "languages": list(asked_in)}
+        ((row,),) = self.exchange([(compile_words(corpus, learned=learned), asked)])
+        prelude = replace(recent, asked=read_asked(row), ranking=read_ranking(row))
         return prelude, known._replace(languages=asked_in)
 
     def _list_explained(

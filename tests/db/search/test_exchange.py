@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,10 +20,11 @@ from sqlalchemy.util import await_only
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnsafeRole
 from pgcorpus.db.scope import Scope
+from pgcorpus.db.search.answer import Answer
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.driver import Rows, Sent
 from tests.conftest import settings_for
-from tests.db.search.crowd import WORD, Crowd
+from tests.db.search.crowd import KEPT, WORD, Crowd
 from tests.db.search.crowd import ask as ask_crowd
 from tests.logins import logged_in
 
@@ -263,3 +264,32 @@ def test_a_search_waits_for_the_server_once_or_twice(
 
     assert waited == ["Sync"] * waits
     assert len(answer.hits) == 10
+
+
+def test_of_a_large_corpus_only_the_words_are_read_again(crowd: Crowd) -> None:
+    """Its size and its statistics are those of the search before; what filters keep is counted."""
+    own = Database(crowd.database.settings)
+    ranker = own.ranker()
+    sent: list[str] = []
+    exchange = ranker.exchange
+
+    def record(statements: Sequence[Sent], settings: Mapping[str, str] | None = None) -> list[Rows]:
+        sent.extend(sql for sql, _ in statements)
+        return exchange(statements, settings)
+
+    def answer(**filters: str) -> tuple[Answer, bool]:
+        sent.clear()
+        asked = ask_crowd(f"{WORD[900]} {WORD[40]}", {"text": 1.0}, filters=filters)
+        answered = ranker.answer(KNOWLEDGE, asked)
+        return answered, any("lexeme_statistics" in sql for sql in sent)
+
+    ranker.exchange = record
+    try:
+        (first, of_first), (again, of_again) = answer(), answer()
+        narrowed, of_narrowed = answer(section="0.05 %")
+    finally:
+        own.close()
+
+    assert (of_first, of_again, of_narrowed) == (True, False, True)
+    assert again.hits == first.hits
+    assert narrowed.kept == KEPT["0.05 %"]
