@@ -11,7 +11,7 @@ from pgcorpus.db.uow import UnitOfWork
 from tests.factories import FrameworkDocumentFactory
 
 WORDS = 250
-"""Of a passage, which is then larger than PostgreSQL leaves alone by default."""
+"""Number of words of a passage, which is then larger than PostgreSQL leaves alone by default."""
 
 
 def test_rows_of_every_corpus_stay_whole(work: UnitOfWork) -> None:
