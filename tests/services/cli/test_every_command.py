@@ -18,8 +18,8 @@ from uuid import uuid4
 import pytest
 import typer
 
+from pgcorpus.db.choices import Group
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services import samples
 from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.main import app
