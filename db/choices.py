@@ -1,4 +1,4 @@
-"""What callers of the data layer choose from: words, and the bounds of numbers.
+"""Choices that callers of the data layer have: words, and the bounds of numbers.
 
 They are apart from what needs them: the command line offers them in its help, and imports nothing
 else of this layer for that.

@@ -1,6 +1,6 @@
-"""What callers of services choose from: words, and the bounds of numbers.
+"""Choices that callers of services have: words, and the bounds of numbers.
 
-As ``pgcorpus.db.choices``, which see.
+They are apart for the same reason as ``pgcorpus.db.choices``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ OVERLAP_TOKENS: Final = 64
 """Tokens of a chunk of a document, and of what it repeats from the one before, by default."""
 
 LOADINGS: Final = ("documentation", "scratch")
-"""How an evaluation cuts a collection: as files are, or only where an embedder takes no more."""
+"""Ways to cut a collection: as files are, or only where an embedder takes no more."""
 
 ISOLATION_TIME_LIMIT_SECONDS: Final = 160.0
 """Seconds after which nothing further is tried. About sixty are needed on an idle server nearby."""
 
 Handling = Literal["keep", "merge", "link", "refuse"]
-"""What becomes of an exchange that says what a memory says."""
+"""The treatment of an exchange that says what a memory says."""
 
 LIKENESS: Final = 0.95
 """Cosine from which on two memories say the same."""

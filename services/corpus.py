@@ -235,7 +235,7 @@ def check_passages(
 
 
 Scoping = Literal["none", "optional", "required"]
-"""How many items of a corpus belong to a tenant or a user: none, some, or each."""
+"""The items of a corpus that belong to a tenant or a user: none, some (optional), or each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +244,7 @@ class CorpusServices:
 
     Attributes:
         name: The corpus's.
-        scoping: How many of its items belong to a tenant or a user.
+        scoping: Which of its items belong to a tenant or a user.
         importer: How files get in, or None.
         retry: How what was rejected is tried again; None where nothing of it is kept.
         exporter: How items, or a file of many, get out; or None.

@@ -58,10 +58,10 @@ def prepare_before(command: Any) -> None:
         for each in command.commands.values():
             prepare_before(each)
     else:
-        command.callback = _prepared(command.callback)
+        command.callback = _with_preparation(command.callback)
 
 
-def _prepared(work: Callable[..., Any]) -> Callable[..., Any]:
+def _with_preparation(work: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(work)
     def run(*arguments: Any, **options: Any) -> Any:
         prepare()

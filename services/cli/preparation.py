@@ -1,4 +1,4 @@
-"""What is done before a command's own work, and not for its help."""
+"""Preparation for the work of a command; its help needs none."""
 
 from __future__ import annotations
 
