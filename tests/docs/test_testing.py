@@ -24,10 +24,7 @@ def test_the_tests_of_the_page_pass(administrator: URL, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:randomly"],
         cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "TEST_DATABASE_URL": administrator.render_as_string(hide_password=False),
-        },
+        env=os.environ | {"TEST_DATABASE_URL": administrator.render_as_string(hide_password=False)},
         capture_output=True,
         text=True,
         check=False,
