@@ -102,6 +102,25 @@ def test_neither_help_nor_misuse_of_any_command_needs_them() -> None:
     assert all("--nosuch" in said for said, _ in answered.values())
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("pgcorpus mem", ["memory"]),
+        ("pgcorpus search --mod", ["--mode"]),
+        ("pgcorpus search --mode h", ["hybrid"]),
+        ("pgcorpus import retry --corpus k", ["knowledge"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(
+    words: str, completed: list[str], tmp_path: Path
+) -> None:
+    """As the function asks that ``pgcorpus --install-completion`` gives to bash."""
+    asked = {"_PGCORPUS_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    environment = {"PATH": os.environ["PATH"], "COMP_CWORD": str(words.count(" "))} | asked
+
+    assert run_command(environment, tmp_path).stdout.split() == completed
+
+
 def test_what_is_wrong_in_the_environment_hides_no_help(tmp_path: Path) -> None:
     """The settings are read when a command works, and an error of one is told then."""
     environment = {"PATH": os.environ["PATH"], "DB_POOL_SIZE": "many"}
