@@ -35,20 +35,14 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from pgcorpus.db.base import lock_key
+from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
 from pgcorpus.db.exchange import exchange, forget_session
 from pgcorpus.db.pools import Places, PoolState, Throttle
 from pgcorpus.db.repositories.search import KNOWN
-from pgcorpus.db.scope import (
-    APPLICATION_ROLE,
-    SETTINGS,
-    STEPPED_DOWN,
-    Scope,
-    refuse_unsafe,
-    step_down,
-)
+from pgcorpus.db.scope import SETTINGS, STEPPED_DOWN, Scope, refuse_unsafe, step_down
 from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker

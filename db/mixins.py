@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
 
 import numpy as np
 from sqlalchemy import (
@@ -23,12 +22,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 from pgcorpus.db.base import Vector, now
-
-HALFVEC_MAX_DIMENSIONS: Final = 4000
-"""pgvector's HNSW indexes a ``halfvec`` of at most this many dimensions (its README, "HNSW")."""
-
-IndexKind = Literal["halfvec", "binary"]
-"""The kind of an HNSW index: it keeps half-precision numbers, or the sign of each as one bit."""
+from pgcorpus.db.choices import IndexKind
 
 
 class Timestamped:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Text, literal_column, text
 
 from pgcorpus.db.base import as_uuid
+from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.errors import MissingScope, UnsafeRole
 
 SCOPE: Final = "scope"
@@ -16,9 +17,6 @@ SCOPE: Final = "scope"
 
 SETTINGS: Final = ("app.tenant_id", "app.user_id")
 """The settings that row security reads."""
-
-APPLICATION_ROLE: Final = "rag_read_write"
-ADMINISTRATORS_ROLE: Final = "rag_admin"
 
 
 class Guard(Protocol):

@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db import migrations
+from pgcorpus.db.choices import GROUPS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     DatabaseNotReady,
@@ -24,7 +25,6 @@ from pgcorpus.db.errors import (
     raise_translated,
     translate_errors,
 )
-from pgcorpus.db.repositories.operations.roles import GROUPS
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,6 @@ from pgcorpus.services.knowledge.corpus import KNOWLEDGE_SERVICES
 from pgcorpus.services.memory.corpus import MEMORY_SERVICES
 
 SERVICES: Final[Mapping[str, CorpusServices]] = {
-    each.corpus.name: each
+    each.name: each
     for each in (KNOWLEDGE_SERVICES, DOCUMENTATION_SERVICES, CHAT_SERVICES, MEMORY_SERVICES)
 }

@@ -2,6 +2,9 @@
 
 As a search is built from a ``Corpus``, so ``pgcorpus import``, ``export``, ``validate`` and
 ``import retry`` are built from its ``CorpusServices``; what a corpus has not, has no command.
+
+The values are made for ``pgcorpus import --help``, too: what they need to work is imported when
+they work.
 """
 
 from __future__ import annotations
@@ -10,18 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.rankings import StoredRanking
-from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.uow import UnitOfWork
-from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.embedding.embed import advise_embedding, count_covered
-from pgcorpus.services.importers.importer import Importer, RetryingImporter
 from pgcorpus.services.importers.options import Option
-from pgcorpus.services.learning.report import LearningReport
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.repositories.rankings import StoredRanking
+    from pgcorpus.db.scope import Scope
+    from pgcorpus.db.search.corpus import Corpus
+    from pgcorpus.db.uow import UnitOfWork
+    from pgcorpus.services.embedding.choice import Choice
+    from pgcorpus.services.importers.importer import Importer, RetryingImporter
+    from pgcorpus.services.learning.report import LearningReport
 
 MAX_SHOWN_OFFENDERS: Final = 5
 
@@ -199,7 +203,7 @@ class Check:
     detail: str | None = None
 
 
-Validate = Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]
+Validate: TypeAlias = "Callable[[UnitOfWork, Corpus, Choice, int | None], Iterator[Check]]"
 """Checks a corpus, with the vectors of the chosen model, in a transaction that writes nothing. The
 last argument is the number of passages there must be, or None for as many as imports have added."""
 
@@ -219,6 +223,8 @@ def check_passages(
     Raises:
         NotPermitted: Row security hides from the role which scopes there are.
     """
+    from pgcorpus.services.embedding.embed import advise_embedding, count_covered
+
     coverage = count_covered(work, corpus, choice.name)
     if expected is not None:
         yield Check("passage_count", coverage.total == expected, expected, coverage.total)
@@ -228,12 +234,17 @@ def check_passages(
     yield Check("embedding_count", whole, coverage.total, coverage.embedded, detail)
 
 
+Scoping = Literal["none", "optional", "required"]
+"""The items of a corpus that belong to a tenant or a user: none, some (optional), or each."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusServices:
     """The services of a corpus, beside searches.
 
     Attributes:
-        corpus: The corpus.
+        name: The corpus's.
+        scoping: Which of its items belong to a tenant or a user.
         importer: How files get in, or None.
         retry: How what was rejected is tried again; None where nothing of it is kept.
         exporter: How items, or a file of many, get out; or None.
@@ -241,7 +252,8 @@ class CorpusServices:
         validate: Checks that what is stored is whole.
     """
 
-    corpus: Corpus
+    name: str
+    scoping: Scoping = "none"
     importer: ImportService | None = None
     retry: RetryService | None = None
     exporter: ExportService | FileExportService | None = None

@@ -67,10 +67,13 @@ def run_commands(
 
 def _run_all() -> Iterator[dict[str, int | str]]:
     # Here once, and not in the tests or in each command's process.
+    import pgcorpus  # noqa: PLC0415
     from pgcorpus.services.cli.main import COMMANDS, main  # noqa: PLC0415
 
     for command in COMMANDS:
         command.load()
+    for name in pgcorpus.__all__:
+        getattr(pgcorpus, name)
     commands = json.load(sys.stdin)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for arguments in commands:

@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import URL, Dialect, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.choices import Group
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.uow import UnitOfWork, WorkSession
 from tests import factories

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
+from pgcorpus.db.choices import Group
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.operations.roles import Group
 
 PASSWORD = "invented_with_a_'quote'_and_a_%"
 

@@ -21,14 +21,12 @@ from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from pgcorpus.db.base import Base, parent_key, readable_times, uuid_pk
+from pgcorpus.db.choices import NATIVE
 from pgcorpus.db.mixins import Embedded, Timestamped, embedding_constraints
 from pgcorpus.db.models.embeddings import vector_indexes
 
 Role = Literal["user", "assistant", "system", "tool"]
 ROLES: Final = get_args(Role)
-
-NATIVE: Final = "native"
-"""The ``source_type`` of a conversation that was written here and not imported."""
 
 
 class Conversation(Timestamped, Base):

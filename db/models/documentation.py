@@ -29,11 +29,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 from pgcorpus.db.base import SHARED, Base, now, parent_key, readable_times
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.mixins import Embedded, Timestamped, embedding_constraints
 from pgcorpus.db.models.embeddings import vector_indexes
-
-DEFAULT_COLLECTION: Final = "default"
-"""The collection of documents that are given none."""
 
 MAX_PATH_BYTES: Final = 2000
 """Length of the longest path: an index takes no more of a text than a third of a page."""

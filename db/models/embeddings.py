@@ -18,7 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgcorpus.db.base import Base, now
-from pgcorpus.db.mixins import IndexKind, Timestamped, hnsw
+from pgcorpus.db.choices import IndexKind
+from pgcorpus.db.mixins import Timestamped, hnsw
 
 
 class SeededModel(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -19,9 +19,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgcorpus.db.base import Base, now, readable_times, valid_scope
+from pgcorpus.db.choices import JobStatus
 from pgcorpus.db.mixins import Timestamped
-
-JobStatus = Literal["pending", "running", "completed", "failed"]
 
 CHANNEL: Final = "pgcorpus_jobs"
 """The channel that a trigger notifies when jobs are enqueued."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 from uuid import UUID
 
 from sqlalchemy import (
@@ -30,13 +30,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 from pgcorpus.db.base import Base, now, parent_key, readable_times, uuid_pk
+from pgcorpus.db.choices import (
+    TAGS,
+    Complexity,
+    ConversationMode,
+    EmotionalValence,
+    IntentType,
+    Urgency,
+)
 from pgcorpus.db.mixins import Embedded, embedding_constraints
-
-IntentType = Literal["question", "request", "statement", "complaint", "celebration"]
-Complexity = Literal["simple", "moderate", "complex"]
-EmotionalValence = Literal["positive", "neutral", "negative"]
-Urgency = Literal["low", "medium", "high"]
-ConversationMode = Literal["chat", "debug", "brainstorm", "review"]
 
 INTENT_TYPES: Final = get_args(IntentType)
 COMPLEXITIES: Final = get_args(Complexity)
@@ -44,8 +46,6 @@ EMOTIONAL_VALENCES: Final = get_args(EmotionalValence)
 URGENCIES: Final = get_args(Urgency)
 CONVERSATION_MODES: Final = get_args(ConversationMode)
 
-TAGS: Final = ("domains", "topics", "entities", "processes")
-"""Keys of a memory's tags: a list of names each."""
 
 NOISE: Final = -1
 """The cluster of memories that belong to none, as HDBSCAN numbers it."""

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from pgcorpus.db.base import set_local
+from pgcorpus.db.choices import ADMINISTRATORS_ROLE
 from pgcorpus.db.errors import TransactionConflict
-from pgcorpus.db.scope import ADMINISTRATORS_ROLE, SCOPE, Scope
+from pgcorpus.db.scope import SCOPE, Scope
 from pgcorpus.db.search.corpus import Corpus
 
 INDEX_BUILD_MEMORY: Final = "256MB"

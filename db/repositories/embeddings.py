@@ -27,10 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from pgcorpus.db.base import Vector
+from pgcorpus.db.choices import IndexKind
 from pgcorpus.db.errors import (
     InvalidValue,
 )
-from pgcorpus.db.mixins import IndexKind
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.models import ModelRepository
 from pgcorpus.db.search.corpus import Corpus

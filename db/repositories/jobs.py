@@ -40,9 +40,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import aliased
 
 from pgcorpus.db.base import set_local
+from pgcorpus.db.choices import JobStatus
 from pgcorpus.db.errors import LeaseLost, MissingScope, NotFound
 from pgcorpus.db.models.embeddings import CorpusSetting
-from pgcorpus.db.models.jobs import Job, JobStatus
+from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
 from pgcorpus.db.scope import Scope

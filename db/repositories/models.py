@@ -19,13 +19,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from pgcorpus.db.base import lock_key
+from pgcorpus.db.choices import IndexKind
 from pgcorpus.db.errors import (
     AlreadyExists,
     NotFound,
     TransactionConflict,
     UnknownModel,
 )
-from pgcorpus.db.mixins import IndexKind
 from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.search.corpus import Corpus

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
+from pgcorpus.db.choices import MAX_PAGE
 from pgcorpus.db.errors import InvalidCursor, InvalidValue
 
 T = TypeVar("T")
 
-MAX_PAGE: Final = 1000
-"""Rows of a page; a longer list is read page by page."""
 
 SEAL_BYTES: Final = 8
 

@@ -26,17 +26,10 @@ from sqlalchemy import (
 )
 
 from pgcorpus.db.base import SHARED
+from pgcorpus.db.choices import METADATA
 from pgcorpus.db.errors import InvalidFilter, MissingScope, Misuse, UnknownFilter
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.metadata import (
-    HELD,
-    METADATA,
-    Json,
-    Tree,
-    list_held,
-    match_metadata,
-    parse_metadata,
-)
+from pgcorpus.db.search.metadata import HELD, Json, Tree, list_held, match_metadata, parse_metadata
 from pgcorpus.db.text import storable
 
 

@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.sql.type_api import UserDefinedType
 
 from pgcorpus.db.base import Vector
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.words import ADDED_WORDS, MOST_SATURATED, SATURATION, TEXT_WEIGHT
 

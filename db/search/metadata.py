@@ -35,11 +35,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.type_api import UserDefinedType
 
+from pgcorpus.db.choices import METADATA
 from pgcorpus.db.errors import InvalidFilter
 from pgcorpus.db.text import storable
-
-METADATA: Final = "metadata"
-"""The filter's name among those of a corpus."""
 
 HELD: Final = f"{METADATA}_held"
 """The parameter with what ``list_held`` lists, as a list of JSON."""

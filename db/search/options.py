@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from pgcorpus.db.search.ranking import RRF_K, Fusion
+from pgcorpus.db.choices import RRF_K, Fusion
 
 HALF_LIFE_DAYS: Final = 30.0
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
@@ -38,6 +38,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from pgcorpus.db.choices import Fusion
 from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
@@ -50,12 +51,6 @@ from pgcorpus.db.search.legs import (
     TsQuery,
     VectorLeg,
 )
-
-Fusion = Literal["calibrated", "weighted", "rrf"]
-FUSIONS: Final[tuple[Fusion, ...]] = ("calibrated", "weighted", "rrf")
-
-RRF_K: Final = 60
-"""Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
 LEAST_SIMILARITY: Final[ColumnElement[float]] = bindparam("min_similarity", type_=Double())
 

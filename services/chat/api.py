@@ -33,7 +33,7 @@ from pgcorpus.db.text import count_of
 from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.chat.exporting.markdown import ASSISTANTS, iso
 from pgcorpus.services.chat.preview import plain, shorten
-from pgcorpus.services.search.request import MAX_LIMIT
+from pgcorpus.services.choices import MAX_LIMIT
 from pgcorpus.services.search.service import SearchService
 
 MAX_SUMMARIES: Final = 100

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
-from pgcorpus.db.search.corpora import CHAT
-from pgcorpus.services.chat.exporting.exporter import ChatExporter, Format
-from pgcorpus.services.chat.importing.candidates import ChatFormat
-from pgcorpus.services.chat.importing.importer import ChatImporter
-from pgcorpus.services.chat.validate import check_messages
+from pgcorpus.services.choices import ChatFormat, ExportFormat
 from pgcorpus.services.corpus import (
+    Check,
     CorpusServices,
     ExportService,
     ImportService,
@@ -18,10 +16,37 @@ from pgcorpus.services.corpus import (
 )
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
 
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.chat.exporting.exporter import ChatExporter
+    from pgcorpus.services.chat.importing.importer import ChatImporter
+
+
+def make_importer(database: Database, **options: Any) -> ChatImporter:
+    """Make an importer of conversations."""
+    from pgcorpus.services.chat.importing.importer import ChatImporter
+
+    return ChatImporter(database, **options)
+
+
+def make_exporter(database: Database) -> ChatExporter:
+    """Make an exporter of conversations."""
+    from pgcorpus.services.chat.exporting.exporter import ChatExporter
+
+    return ChatExporter(database)
+
+
+def validate(*arguments: Any) -> Iterator[Check]:
+    """Check what is stored of conversations, as ``Validate`` says."""
+    from pgcorpus.services.chat.validate import check_messages
+
+    return check_messages(*arguments)
+
+
 CHAT_SERVICES: Final = CorpusServices(
-    corpus=CHAT,
+    name="chat",
     importer=ImportService(
-        make=ChatImporter,
+        make=make_importer,
         help="""Import chats from ChatGPT, Claude, OpenWebUI, ChromaDB or pgcorpus; again, only
         what is new.
 
@@ -51,12 +76,12 @@ CHAT_SERVICES: Final = CorpusServices(
         ),
     ),
     retry=RetryService(
-        make=ChatImporter,
+        make=make_importer,
         options=(STRICT, LANGUAGE),
         refused={"on_conflict": "conversations have no conflicts: the newer wins"},
     ),
     exporter=ExportService(
-        make=ChatExporter,
+        make=make_exporter,
         help="""Export a conversation with all its branches.
 
         The exit code is 1 where there is no such conversation, 2 where ID is of neither form.
@@ -67,10 +92,10 @@ CHAT_SERVICES: Final = CorpusServices(
         format=Option(
             name="to",
             flags=("--format", "-f"),
-            kind=Format,
+            kind=ExportFormat,
             default="markdown",
             help="markdown to be read; json with all that is stored; openwebui for OpenWebUI.",
         ),
     ),
-    validate=check_messages,
+    validate=validate,
 )

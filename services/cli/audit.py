@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.models.audit import SecurityAuditLog, list_audited
-from pgcorpus.services.audit import AuditService, Progress, Remembered, Verification
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
@@ -25,6 +22,11 @@ from pgcorpus.services.cli.output import (
     say,
     table,
 )
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.audit import SecurityAuditLog
+    from pgcorpus.services.audit import Progress, Remembered, Verification
+
 
 app = typer.Typer(
     help=(
@@ -51,8 +53,17 @@ def moment(value: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def check_seal(value: str | None) -> str | None:
+    """Check a seal, for ``--remembered``, before any work begins."""
+    if value is not None:
+        parse_seal(value)
+    return value
+
+
 def parse_seal(value: str) -> Remembered:
     """Parse a seal as ``audit seal`` and ``audit verify`` print it."""
+    from pgcorpus.services.audit import Remembered
+
     number, _, digest = value.strip().lower().partition(":")
     if not number.isdecimal() or len(digest) != SHA256_DIGITS:
         raise typer.BadParameter(f"{value!r} is no seal; it is NUMBER:HASH, as it was printed")
@@ -92,6 +103,9 @@ def show(
 
     Example: pgcorpus audit show --table users --since 2026-11-01
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.models.audit import list_audited
+
     with Database.from_env().unit_of_work() as work:
         entries = work.audit.list_entries(
             table=of_table, record=record, actor=actor, login=login, since=since, limit=limit
@@ -129,6 +143,9 @@ def seal(
     time. The last seal is printed as NUMBER:HASH: kept outside of the database, it is what
     pgcorpus audit verify --remembered compares with.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.audit import AuditService, Remembered
+
     made = AuditService(Database.from_env()).seal(trust_unsigned=trust_unsigned)
     entries = sum(month["rows"] for each in made for month in each.months.values())
     last = Remembered(made[-1].number, made[-1].hash.hex()) if made else None
@@ -143,10 +160,10 @@ def seal(
 @app.command()
 def verify(
     seal_before: Annotated[
-        Remembered | None,
+        str | None,
         typer.Option(
             "--remembered",
-            parser=parse_seal,
+            callback=check_seal,
             metavar="NUMBER:HASH",
             help="A seal that was noted elsewhere, and must be there as it was.",
         ),
@@ -161,8 +178,13 @@ def verify(
 
     Exit code 1 if anything is not as it was. What is not sealed yet is counted.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.audit import AuditService
+
     with _reading() as progress:
-        found = AuditService(Database.from_env()).verify(remembered=seal_before, progress=progress)
+        found = AuditService(Database.from_env()).verify(
+            remembered=None if seal_before is None else parse_seal(seal_before), progress=progress
+        )
     if as_json:
         print_json(found.as_json())
     else:
@@ -186,6 +208,9 @@ def retain(
 
     Example: pgcorpus audit retain --months 24
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.audit import AuditService
+
     service = AuditService(Database.from_env())
     droppable = [f"{month:%Y-%m}" for month in service.list_droppable(months)]
     if droppable and not yes:

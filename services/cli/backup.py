@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.settings import Settings
 from pgcorpus.services.cli.output import (
     AsJson,
     fail,
@@ -24,10 +22,11 @@ from pgcorpus.services.cli.output import (
     table,
     warn,
 )
-from pgcorpus.services.ops.backup import create as making
-from pgcorpus.services.ops.backup import restore as restoring
-from pgcorpus.services.ops.backup import verify as verifying
-from pgcorpus.services.ops.backup.store import Backup, Progress, Store
+
+if TYPE_CHECKING:
+    from pgcorpus.services.ops.backup import verify as verifying
+    from pgcorpus.services.ops.backup.store import Backup, Progress, Store
+
 
 KILO = 1000
 
@@ -82,6 +81,9 @@ def create(
 
     Example: pgcorpus backup create --to /var/backups/pgcorpus
     """  # fmt: skip
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.backup import create as making
+
     asked = _read_questions(questions)
     store = _store(to)
     with _bar(as_json) as progress:
@@ -153,6 +155,9 @@ def verify(
     indexes, grants, row security, the schema, the seals of the audit log, the nearest vectors of
     some, and the ten best hits of the saved questions. Exit code 1 if anything differs.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.backup import verify as verifying
+
     store = _store(folder)
     backup = store.find(named)
     with _bar(as_json) as progress:
@@ -182,6 +187,10 @@ def restore(
 
     Example: pgcorpus backup restore latest --into pgcorpus_restored
     """  # fmt: skip
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.backup import restore as restoring
+    from pgcorpus.services.ops.backup import verify as verifying
+
     store = _store(folder)
     backup = store.find(named)
     name = into or restoring.choose_name(backup)
@@ -213,6 +222,8 @@ def prune(
 
     What is not whole is not deleted, but listed by pgcorpus backup list.
     """  # fmt: skip
+    from pgcorpus.db.settings import Settings
+
     store = _store(folder)
     kept_days = days or Settings.from_env().backup_retention_days
     with _bar(as_json) as progress:
@@ -237,6 +248,9 @@ def prune(
 
 
 def _store(folder: Path | None) -> Store:
+    from pgcorpus.db.settings import Settings
+    from pgcorpus.services.ops.backup.store import Store
+
     settings = Settings.from_env()
     return Store(folder or settings.backup_folder, settings.backup_key)
 

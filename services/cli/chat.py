@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.chat.conversations import ConversationSummary, Order
-from pgcorpus.db.repositories.chat.statistics import EmbeddingCoverage
-from pgcorpus.db.repositories.pages import MAX_PAGE
-from pgcorpus.db.search.corpora import CHAT
+from pgcorpus.db.choices import MAX_PAGE, ConversationOrder
 from pgcorpus.db.text import count_of
-from pgcorpus.services.chat.exporting.exporter import ChatExporter
 from pgcorpus.services.cli.output import AsJson, cut, print_json, put, say, table, write
-from pgcorpus.services.embedding.embed import advise_embedding, choose_counted
+
+if TYPE_CHECKING:
+    from pgcorpus.db.repositories.chat.conversations import ConversationSummary
+
 
 app = typer.Typer(help="Look through the chat archive.", no_args_is_help=True)
 
@@ -51,7 +49,8 @@ def list_(
     since: Since = None,
     before: Before = None,
     order: Annotated[
-        Order, typer.Option(help="Newest first, by when they began or were last changed.")
+        ConversationOrder,
+        typer.Option(help="Newest first, by when they began or were last changed."),
     ] = "created",
     limit: Annotated[
         int, typer.Option(min=1, max=MAX_PAGE, help="Conversations on the page.")
@@ -65,6 +64,8 @@ def list_(
 
     Example: pgcorpus chat list --source chatgpt --since 2025-01-01
     """
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         page = work.chat.list_summaries(
             order=order,
@@ -106,6 +107,9 @@ def list_(
 @app.command()
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a conversation: what was said, in order, and what was abandoned."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.chat.exporting.exporter import ChatExporter
+
     exported = ChatExporter(Database.from_env()).export(
         reference, "json" if as_json else "markdown"
     )
@@ -131,6 +135,11 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
     Vectors are those of the model that the archive is set to and, where it has none and the offline
     model has, of that one too.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.repositories.chat.statistics import EmbeddingCoverage
+    from pgcorpus.db.search.corpora import CHAT
+    from pgcorpus.services.embedding.embed import advise_embedding, choose_counted
+
     database = Database.from_env()
     with database.unit_of_work() as work:
         found = work.chat.statistics(since=since, before=before)
@@ -179,6 +188,8 @@ def stats(since: Since = None, before: Before = None, as_json: AsJson = False) -
 
 
 def _mark(reference: str, *, saved: bool, as_json: bool) -> None:
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         key = work.chat.get_by_reference(reference).id
         if saved:

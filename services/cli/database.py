@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgcorpus.db import migrations
-from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.output import AsJson, fail, print_json, put, say, table
+
+if TYPE_CHECKING:
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
 
 app = typer.Typer(help="Upgrade, roll back and inspect the schema.", no_args_is_help=True)
 
@@ -24,6 +27,9 @@ def upgrade(
 
     Where no database is named, the embedded PostgreSQL of this folder is made first.
     """
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
     if revision == "base" or revision.startswith("-"):
         raise typer.BadParameter(
             f"{revision} leads down; use: pgcorpus db downgrade {revision}", param_hint="REVISION"
@@ -33,9 +39,18 @@ def upgrade(
     _show_version(database, as_json)
 
 
+def check_revision(value: str) -> str:
+    """Refuse an option that there is none of: only -1, -2 and so on are revisions."""
+    if value.startswith("--"):
+        raise typer.BadParameter(f"no such option: {value}")
+    return value
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def downgrade(
-    revision: Annotated[str, typer.Argument(help="A revision, -1 or base.")],
+    revision: Annotated[
+        str, typer.Argument(callback=check_revision, help="A revision, -1 or base.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +61,9 @@ def downgrade(
 
     Example: pgcorpus db downgrade 0005 --yes
     """
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
     database = Database.from_env()
     migrations.downgrade(database, revision, agree=None if yes else partial(_ask, revision))
     _show_version(database, as_json)
@@ -54,6 +72,9 @@ def downgrade(
 @app.command()
 def current(as_json: AsJson = False) -> None:
     """Show the newest revision the database has."""
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
     version = migrations.current(Database.from_env())
     if as_json:
         print_json(
@@ -66,6 +87,9 @@ def current(as_json: AsJson = False) -> None:
 @app.command()
 def history(as_json: AsJson = False) -> None:
     """Show all revisions, and which of them the database has."""
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
     versions = migrations.history(Database.from_env())
     if as_json:
         print_json([vars(version) for version in versions])
@@ -80,6 +104,9 @@ def history(as_json: AsJson = False) -> None:
 @app.command()
 def check(as_json: AsJson = False) -> None:
     """Fail if the schema is not the one that the models describe."""
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+
     differences = migrations.drift(Database.from_env())
     if as_json:
         print_json({"passed": not differences, "differences": differences})
@@ -102,6 +129,8 @@ def _ask(revision: str, loss: migrations.Loss) -> None:
 
 
 def _show_version(database: Database, as_json: bool) -> None:
+    from pgcorpus.db import migrations
+
     version = migrations.current(database)
     if as_json:
         print_json({"revision": version and version.revision})

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import typer
 
-from pgcorpus.db import migrations
-from pgcorpus.db.engine import Database
-from pgcorpus.db.settings import Settings
-from pgcorpus.services import samples
-from pgcorpus.services.chat.importing.importer import ChatImporter
 from pgcorpus.services.cli.embedding import embed_with_bar
 from pgcorpus.services.cli.hits import show_context, show_page
 from pgcorpus.services.cli.imports import import_with_bar, show_report
 from pgcorpus.services.cli.output import out, say
 from pgcorpus.services.cli.validate import show as show_validation
-from pgcorpus.services.documentation.importing.importer import DocumentationImporter
-from pgcorpus.services.jobs.worker import Worker
-from pgcorpus.services.knowledge.importer import KnowledgeImporter
-from pgcorpus.services.ops.validation import ValidationService
-from pgcorpus.services.search.service import SearchOptions, SearchService
+
+if TYPE_CHECKING:
+    from pgcorpus.services.search.service import SearchOptions
+
 
 DOCUMENTATION_QUESTION = "how do I roll back an upgrade?"
 
@@ -42,6 +37,17 @@ CHAT_QUESTION = "how do I tell customers about higher prices"
 
 def demo() -> None:
     """Import, embed, search and validate the samples, on the embedded server."""
+    from pgcorpus.db import migrations
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.settings import Settings
+    from pgcorpus.services import samples
+    from pgcorpus.services.chat.importing.importer import ChatImporter
+    from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+    from pgcorpus.services.jobs.worker import Worker
+    from pgcorpus.services.knowledge.importer import KnowledgeImporter
+    from pgcorpus.services.ops.validation import ValidationService
+    from pgcorpus.services.search.service import SearchService
+
     # Never on a database of the user's: the samples are not theirs.
     database = Database(replace(Settings.from_env(), database_url=None))
     _step("1. An embedded PostgreSQL, with the schema of the revisions")

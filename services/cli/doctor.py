@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.output import AsJson, Verbose, out, print_json, put, say, visible
-from pgcorpus.services.ops.doctor import Diagnosis, DoctorService
+
+if TYPE_CHECKING:
+    from pgcorpus.services.ops.doctor import Diagnosis
+
 
 SHOWN: dict[str, str] = {"ok": "ok", "warning": "warning", "failure": "FAIL"}
 STYLES: dict[str, str] = {"ok": "dim", "warning": "yellow", "failure": "bold red"}
@@ -24,6 +27,9 @@ def doctor(verbose: Verbose = False, as_json: AsJson = False) -> None:
     Shows what is wrong; with --verbose also what is right. Exit code 1 if a check fails; warnings
     alone leave it 0.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.doctor import DoctorService
+
     diagnosis = DoctorService(Database.from_env()).examine()
     if as_json:
         print_json(diagnosis.as_json())

@@ -8,18 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import Progress
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import MEANINGS, NotPermitted
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
-from pgcorpus.db.search.corpora import list_corpora
-from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.text import count_of
-from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import LEAST_RECALL, PROVIDERS
 from pgcorpus.services.cli.output import (
     AsJson,
     CorpusName,
@@ -30,12 +26,17 @@ from pgcorpus.services.cli.output import (
     table,
     warn,
 )
-from pgcorpus.services.embedding.choice import Choice
-from pgcorpus.services.embedding.embed import EmbeddingService, EmbedReport, count_covered
-from pgcorpus.services.embedding.embedder import PROVIDERS
 from pgcorpus.services.importers.language import NAMES
-from pgcorpus.services.ops.switch import GRACE_SECONDS, ModelSwitch, Switch
-from pgcorpus.services.ops.verify import LEAST_RECALL, ModelVerifier, Verification
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.search.corpus import Corpus
+    from pgcorpus.db.uow import UnitOfWork
+    from pgcorpus.services.embedding.choice import Choice
+    from pgcorpus.services.embedding.embed import EmbedReport
+    from pgcorpus.services.ops.switch import Switch
+    from pgcorpus.services.ops.verify import Verification
+
 
 models = typer.Typer(
     help=(
@@ -67,6 +68,8 @@ MAX_NAME_CHARACTERS: Final = 100
 def model_name(value: str) -> str:
     """Check a name that a model can be registered under."""
     if not MODEL_NAME.fullmatch(value):
+        from pgcorpus.db.errors import MEANINGS
+
         raise typer.BadParameter(MEANINGS["valid_model_format"])
     if len(value) > MAX_NAME_CHARACTERS:
         raise typer.BadParameter(f"a model's name has at most {MAX_NAME_CHARACTERS} characters")
@@ -91,6 +94,8 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Make missing and stale vectors. Stopped, it goes on where it was."""
+    from pgcorpus.db.engine import Database
+
     report = embed_with_bar(Database.from_env(), corpus, model)
     if as_json:
         print_json(report.as_json())
@@ -107,6 +112,8 @@ def embed(
 
 def embed_with_bar(database: Database, corpus: str, model: str | None) -> EmbedReport:
     """Embed under a progress bar, and say aloud when another model stands in."""
+    from pgcorpus.services.embedding.embed import EmbeddingService
+
     with progress_bar("embedding") as bar:
         task = bar.task_ids[0]
 
@@ -128,6 +135,9 @@ def embed_with_bar(database: Database, corpus: str, model: str | None) -> EmbedR
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Show the registered models, who uses them and how much they cover."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.search.corpora import list_corpora
+
     corpora = list_corpora()
     names = [each.name for each in corpora]
     with Database.from_env().unit_of_work() as work:
@@ -175,6 +185,9 @@ def list_models(as_json: AsJson = False) -> None:
 
 def _coverage(work: UnitOfWork, corpus: Corpus, model: str) -> dict[str, int] | None:
     """Count a corpus's passages with vectors; None where the login does not see its scopes."""
+    from pgcorpus.db.errors import NotPermitted
+    from pgcorpus.services.embedding.embed import count_covered
+
     try:
         return vars(count_covered(work, corpus, model))
     except NotPermitted:
@@ -218,6 +231,9 @@ def add_model(
 
     Example: pgcorpus models add my-model --dimensions 768 --provider openai
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.switch import ModelSwitch
+
     if provider not in PROVIDERS:
         raise typer.BadParameter(f"known: {', '.join(PROVIDERS)}", param_hint="--provider")
     if index == "halfvec" and dimensions > HALFVEC_MAX_DIMENSIONS:
@@ -250,6 +266,9 @@ def backfill(name: Model, corpus: Among = None, as_json: AsJson = False) -> None
     Searches go on with the model they have. Stopped or killed, the same command goes on where it
     was. Where a model has no vectors yet, its index is built after them, which is faster.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.switch import ModelSwitch
+
     with _bar("embedding") as bar:
         done = ModelSwitch(Database.from_env()).backfill(
             name,
@@ -300,6 +319,9 @@ def verify(
     ten best hits of the model in use that are among the model's own; it tells how much answers will
     change, and does not fail. The exit code is 1 when anything must be mended.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.verify import ModelVerifier
+
     asked = _read_questions(questions)
     with _bar("asking") as bar:
         found = ModelVerifier(Database.from_env()).verify(
@@ -330,6 +352,9 @@ def use_model(corpus: OfCorpus, name: Model, force: Force = False, as_json: AsJs
     Refused, with nothing changed, while a passage lacks its vector or the index is not usable;
     --force takes the model as it is. The model before is kept: pgcorpus models rollback CORPUS.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.switch import ModelSwitch
+
     _show_switch(ModelSwitch(Database.from_env()).use(corpus, name, force=force), as_json)
 
 
@@ -339,6 +364,9 @@ def rollback(corpus: OfCorpus, as_json: AsJson = False) -> None:
 
     It is done whatever that model lacks by now; a warning on stderr says how much.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.switch import ModelSwitch
+
     _show_switch(ModelSwitch(Database.from_env()).rollback(corpus), as_json)
 
 
@@ -362,6 +390,9 @@ def drop(
     that began with it have ended. Of a model that came with the schema only the vectors are
     deleted. Stopped or killed, the same command goes on.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.switch import GRACE_SECONDS, ModelSwitch
+
     switch = ModelSwitch(Database.from_env())
     vectors = switch.count_droppable(name)
     if not yes:

@@ -6,20 +6,21 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.progress import Progress, TaskID
 
-from pgcorpus.db.engine import Database
+from pgcorpus.services.choices import LOADINGS, MODES, Mode
 from pgcorpus.services.cli.derive import require_one_of
 from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, say, table
-from pgcorpus.services.evaluation.beir import Collection, missing_files, read_collection
-from pgcorpus.services.evaluation.evaluate import Evaluation, EvaluationService
-from pgcorpus.services.evaluation.loading import LOADINGS
 from pgcorpus.services.importers.language import AUTO
 from pgcorpus.services.importers.options import LANGUAGE
-from pgcorpus.services.search.service import MODES, Mode
+
+if TYPE_CHECKING:
+    from pgcorpus.services.evaluation.beir import Collection
+    from pgcorpus.services.evaluation.evaluate import Evaluation, EvaluationService
+
 
 ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 KILLED: Final = 128
@@ -61,7 +62,7 @@ def evaluate(
     corpus: Annotated[
         str,
         typer.Option(
-            callback=require_one_of(sorted(LOADINGS)),
+            callback=require_one_of(LOADINGS),
             help="The way to cut texts into passages: documentation as files are; scratch only "
             "what is longer than an embedder takes.",
         ),
@@ -95,6 +96,10 @@ def evaluate(
 
     Example: pgcorpus eval scifact --modes text,hybrid --model hashing --json
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.evaluation.beir import missing_files, read_collection
+    from pgcorpus.services.evaluation.evaluate import EvaluationService
+
     if missing := missing_files(folder):
         raise typer.BadParameter(f"{folder} has no {', '.join(missing)}", param_hint="DIR")
     collection = read_collection(folder)

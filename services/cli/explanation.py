@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
-from pgcorpus.db.search.page import Explanation, Leg, SearchPage
 from pgcorpus.services.cli.output import visible
+
+if TYPE_CHECKING:
+    from pgcorpus.db.search.page import Explanation, Leg, SearchPage
+
 
 MAX_VALUE_CHARACTERS = 100
 

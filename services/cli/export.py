@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import AS_JSON, build_command, flow, parameter, parameter_of
 from pgcorpus.services.cli.output import fail, print_json, progress_bar, say, write
 from pgcorpus.services.cli.scope import read_scope, scope_parameters
@@ -40,9 +38,9 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
             command = (
                 build_export(each.exporter)
                 if isinstance(each.exporter, ExportService)
-                else build_file_export(each.corpus, each.exporter)
+                else build_file_export(each, each.exporter)
             )
-            app.command(each.corpus.name, help=flow(each.exporter.help))(command)
+            app.command(each.name, help=flow(each.exporter.help))(command)
     return app
 
 
@@ -50,6 +48,8 @@ def build_export(service: ExportService) -> Callable[..., None]:
     """Build the command that exports one item of a corpus."""
 
     def run(*, reference: str, output: Path | None, to: str) -> None:
+        from pgcorpus.db.engine import Database
+
         exported = service.make(Database.from_env()).export(reference, to)
         if output is None:
             write(exported.text)
@@ -61,11 +61,13 @@ def build_export(service: ExportService) -> Callable[..., None]:
     return build_command(run, reference, parameter_of(service.format), OUTPUT)
 
 
-def build_file_export(corpus: Corpus, service: FileExportService) -> Callable[..., None]:
+def build_file_export(services: CorpusServices, service: FileExportService) -> Callable[..., None]:
     """Build the command that writes a part of a corpus as one file."""
 
     def run(*, path: Path, as_json: bool, **given: Any) -> None:
-        scope = [] if corpus.scope is None else [read_scope(corpus, given)]
+        from pgcorpus.db.engine import Database
+
+        scope = read_scope(services, given)
         options = {option.name: given[option.name] for option in service.options}
         exporter = service.make(Database.from_env(), *scope, **options)
         with progress_bar("exporting") as bar:
@@ -84,7 +86,7 @@ def build_file_export(corpus: Corpus, service: FileExportService) -> Callable[..
     argument = typer.Argument(metavar=service.metavar, help=service.path)
     path = parameter("path", Annotated[Path, argument], Parameter.empty)
     return build_command(
-        run, path, *scope_parameters(corpus), *map(parameter_of, service.options), AS_JSON
+        run, path, *scope_parameters(services.scoping), *map(parameter_of, service.options), AS_JSON
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pgcorpus.db.search import corpora
-from pgcorpus.db.search.corpus import Corpus, Filter
-from pgcorpus.db.search.metadata import METADATA
+from pgcorpus.db.choices import METADATA
 from pgcorpus.services.cli.output import AsJson, print_json, put, say, table
+
+if TYPE_CHECKING:
+    from pgcorpus.db.search.corpus import Corpus, Filter
+
 
 KINDS: Final = {
     bool: "true or false",
@@ -32,6 +34,8 @@ def filters(
 
     Example: pgcorpus filters documentation
     """
+    from pgcorpus.db.search import corpora
+
     of = corpora.get_corpus(corpus)
     found = [
         {"name": name, "values": _describe(each), "default": of.defaults.get(name)}
@@ -69,6 +73,8 @@ def filters(
 
 
 def _list() -> tuple[Corpus, ...]:
+    from pgcorpus.db.search import corpora
+
     return tuple(corpora.list_corpora())
 
 

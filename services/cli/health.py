@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pgcorpus.db.engine import Database
 from pgcorpus.services.cli.output import AsJson, print_json, put, say, table
-from pgcorpus.services.ops.health import NOT_REACHED, Health, HealthService
+
+if TYPE_CHECKING:
+    from pgcorpus.services.ops.health import Health
+
 
 TIME_LIMIT_SECONDS = 3.0
 """The time for all checks. The rest of 5 s is for Python, which takes a second or two to start."""
@@ -45,6 +47,9 @@ def health(
 
     Example: pgcorpus health --probe ready
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.health import HealthService
+
     if writes and probe == "live":
         raise typer.BadParameter(
             "it is about the database, which --probe live does not ask", param_hint="--writes"
@@ -67,6 +72,8 @@ def health(
 
 def show(found: Health) -> None:
     """Print the checks as a table, then the commands that help, and the verdict."""
+    from pgcorpus.services.ops.health import NOT_REACHED
+
     table(
         "Health",
         ["", "about", "check", "what was found"],

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from pgcorpus.db.search import corpora
-from pgcorpus.db.search.page import Hit, Leg, SearchPage
-from pgcorpus.db.search.snippets import START, STOP
 from pgcorpus.services.cli.explanation import describe_leg
 from pgcorpus.services.cli.output import cut, out, say, visible
-from pgcorpus.services.search.context import Context
-from pgcorpus.services.search.request import MARKERS
-from pgcorpus.services.search.snippets import shorten
+
+if TYPE_CHECKING:
+    from pgcorpus.db.search.page import Hit, Leg, SearchPage
+    from pgcorpus.services.search.context import Context
+
 
 TEXT_LINES: Final = 2
 """Lines of a hit's text."""
@@ -109,6 +108,10 @@ def _text_of(hit: Hit, characters: int) -> Text:
 
 def _mark(snippet: str, characters: int) -> Text:
     """Return a snippet with its marked words in bold, which a file cannot show."""
+    from pgcorpus.db.search.snippets import START, STOP
+    from pgcorpus.services.search.request import MARKERS
+    from pgcorpus.services.search.snippets import shorten
+
     before, after = ("", "") if out.is_terminal else MARKERS
     beginning, *parts = shorten(snippet, characters).split(START)
     text = Text(visible(beginning))
@@ -121,6 +124,8 @@ def _mark(snippet: str, characters: int) -> Text:
 
 def _list_metadata(hit: Hit, *, verbose: bool) -> Iterator[str]:
     """Yield the lines below a hit: its labels, or with *verbose* the numbers and all columns."""
+    from pgcorpus.db.search import corpora
+
     of: Mapping[str, Any] = {"id": hit.id, **hit.metadata}
     labels = [(name, of[name]) for name in corpora.get_corpus(hit.corpus).labels if of.get(name)]
     if not verbose:

@@ -8,13 +8,10 @@ from dataclasses import asdict
 from inspect import Parameter
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.models.imports import ImportTransformation
-from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.derive import (
     AS_JSON,
@@ -38,9 +35,12 @@ from pgcorpus.services.cli.output import (
 from pgcorpus.services.cli.scope import read_scope, scope_parameters
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
-from pgcorpus.services.importers.files import key_of
-from pgcorpus.services.importers.importer import Importer, R
-from pgcorpus.services.importers.report import COUNTS, Changed, FileReport, ImportReport, Skipped
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.imports import ImportTransformation
+    from pgcorpus.services.importers.importer import Importer, R
+    from pgcorpus.services.importers.report import Changed, FileReport, ImportReport, Skipped
+
 
 MAX_SHOWN = 50
 MAX_FILES = 20
@@ -59,9 +59,9 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     )
     retries = {}
     for each in services:
-        name = each.corpus.name
+        name = each.name
         if each.importer is not None:
-            command = build_import(each.corpus, each.importer)
+            command = build_import(each, each.importer)
             app.command(name, help=flow(each.importer.help))(command)
         if each.retry is not None:
             retries[name] = each.retry
@@ -73,17 +73,19 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     return app
 
 
-def build_import(corpus: Corpus, service: ImportService) -> Callable[..., None]:
+def build_import(services: CorpusServices, service: ImportService) -> Callable[..., None]:
     """Build the command that imports files into a corpus, perhaps for a tenant or a user."""
 
     def run(*, as_json: bool, **given: Any) -> None:
-        scope = [] if corpus.scope is None else [read_scope(corpus, given)]
+        from pgcorpus.db.engine import Database
+
+        scope = read_scope(services, given)
         paths = read_paths(service.paths, given)
         options = {option.name: given[option.name] for option in service.options}
         report = import_with_bar(service.make(Database.from_env(), *scope, **options), paths)
         finish(report, as_json, dry_run=given.get("dry_run", False))
 
-    scope = scope_parameters(corpus)
+    scope = scope_parameters(services.scoping)
     options = map(parameter_of, service.options)
     first, *other = list_path_parameters(service.paths)
     return build_command(run, first, *scope, *other, *options, AS_JSON)
@@ -131,6 +133,8 @@ def build_retry(services: Mapping[str, RetryService]) -> Callable[..., None]:
     options = {option.name: option for each in services.values() for option in each.options}
 
     def run(*, corpus: str, as_json: bool, **given: Any) -> None:
+        from pgcorpus.db.engine import Database
+
         service = services[corpus]
         taken = {option.name for option in service.options}
         for name, option in options.items():
@@ -158,6 +162,9 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show every change that imports made to a value, the newest first."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.importers.files import key_of
+
     file = None if file is None else key_of(Path(file))
     with Database.from_env().unit_of_work() as work:
         changes = work.imports.list_changes(corpus, item=item, file=file, rule=rule, limit=limit)
@@ -174,6 +181,8 @@ def rejects(
     as_json: AsJson = False,
 ) -> None:
     """Show what was rejected and still is not imported."""
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         found = [
             {
@@ -259,6 +268,8 @@ def _show_refused(report: ImportReport, *, dry_run: bool) -> None:
 
 def _show_counts(report: ImportReport) -> None:
     """Print the counts of the files that were read; of none there is nothing to count."""
+    from pgcorpus.services.importers.report import COUNTS
+
     if any(file.error is None for file in report.files):
         table("Import", ["file", *COUNTS], list_counts(report))
 
@@ -270,6 +281,8 @@ def list_counts(report: ImportReport) -> list[tuple[object, ...]]:
         report: Its files with an error are left out, but for those of which something went in
             before it.
     """
+    from pgcorpus.services.importers.report import COUNTS
+
     files = [file for file in report.files if file.error is None or file.counts.total()]
     shown = files
     if len(files) > MAX_FILES:
@@ -320,6 +333,8 @@ def _end(file: str) -> str:
 
 
 def _count_changes(file: FileReport) -> int:
+    from pgcorpus.services.importers.report import COUNTS
+
     return sum(file.counts[count] for count in COUNTS if count != "unchanged")
 
 

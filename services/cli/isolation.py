@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.scope import APPLICATION_ROLE
+from pgcorpus.db.choices import APPLICATION_ROLE
+from pgcorpus.services.choices import ISOLATION_TIME_LIMIT_SECONDS
 from pgcorpus.services.cli.output import AsJson, print_json, progress_bar, put, say, table
-from pgcorpus.services.ops.isolation import (
-    TIME_LIMIT_SECONDS,
-    IsolationReport,
-    IsolationService,
-    Tried,
-    Verdict,
-)
+
+if TYPE_CHECKING:
+    from pgcorpus.services.ops.isolation import IsolationReport, Tried, Verdict
+
 
 EXIT_CODES: Final[dict[Verdict, int]] = {"isolated": 0, "failed": 1, "incomplete": 3}
 
@@ -29,7 +26,7 @@ def verify_isolation(
     time_limit: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0, help="Time after which nothing further is tried."),
-    ] = TIME_LIMIT_SECONDS,
+    ] = ISOLATION_TIME_LIMIT_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Attack every scoped table and every search: no row may cross between tenants.
@@ -46,6 +43,9 @@ def verify_isolation(
     Exit code 1 if a row crosses, or a guard is missing; 3 if neither, but time did not suffice for
     all attacks.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.isolation import IsolationService
+
     service = IsolationService(Database.from_env())
     with ExitStack() as stack:
         bar = None if as_json else stack.enter_context(progress_bar("attacking"))

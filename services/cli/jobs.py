@@ -10,16 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.logging import RichHandler
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import NotFound
-from pgcorpus.db.models.jobs import Job, JobStatus
-from pgcorpus.db.repositories.jobs import QueueStats
-from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.db.choices import JobStatus
 from pgcorpus.services.cli.output import (
     AsJson,
     cut,
@@ -30,7 +26,14 @@ from pgcorpus.services.cli.output import (
     say,
     table,
 )
-from pgcorpus.services.jobs.worker import BatchReport, Worker, stop_at_signals
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.models.jobs import Job
+    from pgcorpus.db.repositories.jobs import QueueStats
+    from pgcorpus.db.uow import UnitOfWork
+    from pgcorpus.services.jobs.worker import BatchReport
+
 
 app = typer.Typer(
     help=(
@@ -97,6 +100,9 @@ def worker(
 
     Example: pgcorpus worker --concurrency 4 --kinds embed
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.jobs.worker import Worker, stop_at_signals
+
     named = {kind.strip() for each in kinds or () for kind in each.split(",")} - {""}
     if kinds and not named:
         raise typer.BadParameter("--kinds names no kind; there are: embed, log_flush, maintenance")
@@ -133,8 +139,8 @@ def _metrics(
     if port is None:
         yield lambda _report: None
         return
-    from pgcorpus.services.ops.metrics.app import Metrics  # noqa: PLC0415 - few serve them
-    from pgcorpus.services.ops.metrics.server import serve  # noqa: PLC0415 - as above
+    from pgcorpus.services.ops.metrics.app import Metrics
+    from pgcorpus.services.ops.metrics.server import serve
 
     metrics = Metrics(database, figures=False, searches=False, worker=True)
     with closing(metrics), serve(metrics.wsgi, host, port) as address:
@@ -177,6 +183,8 @@ def list_jobs(
 
     Example: pgcorpus jobs list --status failed
     """
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         rows = [
             _fields(each) for each in work.jobs.list_jobs(status=status, kind=kind, limit=limit)
@@ -205,6 +213,8 @@ def list_jobs(
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show all there is to know of one job."""
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         fields = _fields(work.jobs.get(job_id))
     if as_json:
@@ -229,6 +239,8 @@ def requeue(
 
     Example: pgcorpus jobs requeue --failed --kind embed
     """
+    from pgcorpus.db.engine import Database
+
     if bool(ids) == failed:
         raise typer.BadParameter("name jobs, or give --failed for all that failed")
     with Database.from_env().unit_of_work() as work:
@@ -262,6 +274,8 @@ def purge(
 
     Example: pgcorpus jobs purge --older-than 30d --status failed
     """
+    from pgcorpus.db.engine import Database
+
     database = Database.from_env()
     purged = 0
     with progress_bar("purging") as bar:
@@ -286,6 +300,8 @@ def stats(as_json: AsJson = False) -> None:
 
     Completed jobs are those of the last hour.
     """
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         found = work.jobs.stats()
     if as_json:
@@ -328,6 +344,8 @@ def _stats_json(found: QueueStats) -> dict[str, Any]:
 
 def _state(work: UnitOfWork, job_id: int) -> str:
     """Return the reason why a job was not requeued."""
+    from pgcorpus.db.errors import NotFound
+
     try:
         job = work.jobs.get(job_id)
     except NotFound:
@@ -336,4 +354,6 @@ def _state(work: UnitOfWork, job_id: int) -> str:
 
 
 def _fields(job: Job) -> dict[str, Any]:
+    from pgcorpus.db.models.jobs import Job
+
     return {column.key: getattr(job, column.key) for column in Job.__table__.columns}

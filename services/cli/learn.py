@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgcorpus.db.base import in_utc
-from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.rankings import StoredRanking
 from pgcorpus.services.cli.derive import (
     AS_JSON,
     build_command,
@@ -22,7 +19,11 @@ from pgcorpus.services.cli.output import AsJson, out, print_json, progress_bar, 
 from pgcorpus.services.cli.scope import TenantId, find_scope
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices, LearningService
-from pgcorpus.services.learning.report import LearningReport, WeightsReport
+
+if TYPE_CHECKING:
+    from pgcorpus.db.repositories.rankings import StoredRanking
+    from pgcorpus.services.learning.report import LearningReport, WeightsReport
+
 
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
@@ -46,7 +47,7 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
     )
     for each in services:
         if each.learning is not None:
-            app.command(each.corpus.name, help=flow(each.learning.help))(build_learn(each.learning))
+            app.command(each.name, help=flow(each.learning.help))(build_learn(each.learning))
     app.command()(rollback)
     app.command()(status)
     return app
@@ -56,6 +57,9 @@ def build_learn(service: LearningService) -> Callable[..., None]:
     """Build the command that learns from the clicks on a corpus."""
 
     def run(*, tenant_id: str | None, since: datetime | None, apply: bool, as_json: bool) -> None:
+        from pgcorpus.db.base import in_utc
+        from pgcorpus.db.engine import Database
+
         database = Database.from_env()
         learner = service.make(database, find_scope(database, tenant_id, None))
         with progress_bar("reading pages and clicks") as bar:
@@ -150,6 +154,8 @@ def rollback(corpus: LearnedCorpus, tenant_id: TenantId = None, as_json: AsJson 
 
     The exit code is 0, too, where there was none to take back.
     """
+    from pgcorpus.db.engine import Database
+
     database = Database.from_env()
     learner = LEARNED[corpus].make(database, find_scope(database, tenant_id, None))
     show_rollback(corpus, learner.roll_back(), as_json=as_json)
@@ -172,6 +178,8 @@ def show_rollback(
 
 def status(tenant_id: TenantId = None, as_json: AsJson = False) -> None:
     """Show the versions that were learned, the newest first, and which is in use."""
+    from pgcorpus.db.engine import Database
+
     database = Database.from_env()
     scope = find_scope(database, tenant_id, None)
     versions = [

@@ -16,13 +16,11 @@ from typer.main import get_command
 
 from pgcorpus.services.cli.lazy import LazyCommand
 from pgcorpus.services.cli.misuse import Misused, describe_misuse
-from pgcorpus.services.cli.output import fail, put, say, visible
+from pgcorpus.services.cli.output import fail, put, say
 
 FAILED = 1
 USED_WRONGLY = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-PATIENCE_SECONDS = 5
-"""A person watches a command, and a wrong address is seen at once. A worker waits for ever."""
 
 COMMANDS: Final = tuple(
     LazyCommand(*each)
@@ -162,8 +160,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Take the options that belong to no command, and prepare for one."""
-    prepare()
+    """Take the options that belong to no command."""
 
 
 def main() -> None:
@@ -194,27 +191,11 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def prepare() -> None:
-    """Read the settings of the environment that hold for every command."""
-    # Here, and below, or --help would import the database's layer.
-    from pgcorpus.db.settings import Settings, environment  # noqa: PLC0415
-    from pgcorpus.services.logs import set_up_logging  # noqa: PLC0415
-
-    if not environment().get("DB_CONNECT_RETRY", "").strip():  # a command gives up sooner
-        os.environ["DB_CONNECT_RETRY"] = str(PATIENCE_SECONDS)
-    settings = Settings.from_env()
-    set_up_logging(settings, make_visible=visible)
-    if settings.tracing_enabled:
-        from pgcorpus.db.tracing import start_tracing  # noqa: PLC0415
-
-        start_tracing()
-
-
 def _tell(error: Exception) -> int | None:
     """Tell an error of use or of the data layer; return the exit code, None for any other error."""
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+    from sqlalchemy.exc import DBAPIError
 
-    from pgcorpus.db.errors import DataLayerError, Misuse  # noqa: PLC0415
+    from pgcorpus.db.errors import DataLayerError, Misuse
 
     match error:
         case Misuse():

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.models.operations import MaintenanceLog
 from pgcorpus.services.cli.output import (
     AsJson,
     Limit,
@@ -26,9 +24,12 @@ from pgcorpus.services.cli.output import (
     warn,
 )
 from pgcorpus.services.ops.maintenance.report import MaintenanceReport, Operation
-from pgcorpus.services.ops.maintenance.schedule import make_units
-from pgcorpus.services.ops.maintenance.service import MaintenanceService, OnStep
-from pgcorpus.services.ops.maintenance.steps import MONTHLY, WEEKLY, Request, Step
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.operations import MaintenanceLog
+    from pgcorpus.services.ops.maintenance.service import OnStep
+    from pgcorpus.services.ops.maintenance.steps import Request, Step
+
 
 app = typer.Typer(
     help=(
@@ -54,6 +55,8 @@ def weekly(as_json: AsJson = False) -> None:
 
     Exit code 1 if a step failed; the others are done nevertheless.
     """
+    from pgcorpus.services.ops.maintenance.steps import WEEKLY, Request
+
     _run(Request(WEEKLY, all_indexes=False), as_json)
 
 
@@ -65,6 +68,8 @@ def monthly(as_json: AsJson = False) -> None:
 
     Exit code 1 if a step failed; the others are done nevertheless.
     """
+    from pgcorpus.services.ops.maintenance.steps import MONTHLY, Request
+
     _run(Request(MONTHLY), as_json)
 
 
@@ -95,6 +100,8 @@ def now(
 
     Example: pgcorpus maintenance now reindex --only idx_embeddings_vector
     """
+    from pgcorpus.services.ops.maintenance.steps import Request
+
     if full and (task != "vacuum" or only is None):
         raise typer.BadParameter("--full is for: now vacuum --only TABLE", param_hint="--full")
     if full and not yes:
@@ -115,6 +122,8 @@ def log(
     as_json: AsJson = False,
 ) -> None:
     """Show the steps that were done, the newest first. For the owner and members of rag_admin."""
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         rows = [
             _fields(each)
@@ -151,6 +160,9 @@ def schedule(
 
     Example: pgcorpus maintenance schedule systemd
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.maintenance.schedule import make_units
+
     if scheduler == "pg_cron":
         with Database.from_env().unit_of_work() as work:
             work.maintenance.refuse_without_rights()
@@ -166,6 +178,9 @@ def schedule(
 
 
 def _run(request: Request, as_json: bool) -> None:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.maintenance.service import MaintenanceService
+
     with _progress() as on_step:
         report = MaintenanceService(Database.from_env()).run(request, on_step=on_step)
     if as_json:

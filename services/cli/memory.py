@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
 import typer
 from rich.text import Text
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import InvalidValue
-from pgcorpus.db.models.memory import (
+from pgcorpus.db.choices import (
+    MAX_PAGE,
+    NATIVE,
     TAGS,
     Complexity,
     ConversationMode,
@@ -23,9 +23,16 @@ from pgcorpus.db.models.memory import (
     IntentType,
     Urgency,
 )
-from pgcorpus.db.repositories.memory.nodes import NATIVE, Exchange
-from pgcorpus.db.repositories.pages import MAX_PAGE
 from pgcorpus.db.text import count_of
+from pgcorpus.services.choices import (
+    BOOST,
+    LIKENESS,
+    MAX_CONTEXT_TOKENS,
+    MAX_HALF_LIFE_DAYS,
+    MAX_LIMIT,
+    Handling,
+    Mode,
+)
 from pgcorpus.services.cli.hits import could_not_answer
 from pgcorpus.services.cli.output import (
     AsJson,
@@ -41,13 +48,11 @@ from pgcorpus.services.cli.output import (
 )
 from pgcorpus.services.cli.scope import TenantId, UserId, require_scope, uuid_of
 from pgcorpus.services.cli.search import read_filters
-from pgcorpus.services.memory.options import Choosing, EpisodeDetails
-from pgcorpus.services.memory.records import Episode, Erasure, Memory
-from pgcorpus.services.memory.remembering import THRESHOLD, Duplicates, Handling
-from pgcorpus.services.memory.service import BOOST, MemoryService
-from pgcorpus.services.search.context import MOST_TOKENS
-from pgcorpus.services.search.request import MAX_HALF_LIFE_DAYS, MAX_LIMIT
-from pgcorpus.services.search.service import Mode
+
+if TYPE_CHECKING:
+    from pgcorpus.services.memory.options import Choosing, EpisodeDetails
+    from pgcorpus.services.memory.records import Episode, Erasure, Memory
+
 
 app = typer.Typer(
     help="Agents' memories: of a tenant, or of a user without one.", no_args_is_help=True
@@ -123,13 +128,19 @@ def remember(
     threshold: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Cosine from which on two say the same; more than 0."),
-    ] = THRESHOLD,
+    ] = LIKENESS,
     as_json: AsJson = False,
 ) -> None:
     """Remember an exchange, so that it is recalled from the next question on.
 
     Example: pgcorpus memory remember "We deploy on Tuesdays." --user-id UUID --tag topics=deploys
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.errors import InvalidValue
+    from pgcorpus.db.repositories.memory.nodes import Exchange
+    from pgcorpus.services.memory.remembering import Duplicates
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     scope = require_scope(database, tenant_id, user_id)
     try:
@@ -205,6 +216,9 @@ def recall(
 
     Example: pgcorpus memory recall "when do we deploy?" --user-id UUID --filter urgency=high
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     service = MemoryService(database)
     found = service.recall(
@@ -238,7 +252,7 @@ def context(
     tenant_id: TenantId = None,
     user_id: UserId = None,
     max_tokens: Annotated[
-        int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of the text, at most.")
+        int, typer.Option(min=1, max=MAX_CONTEXT_TOKENS, help="Tokens of the text, at most.")
     ] = 2000,
     memories: Annotated[
         int, typer.Option(min=1, max=MAX_LIMIT, help="Memories that are looked for.")
@@ -257,6 +271,9 @@ def context(
 
     Example: pgcorpus memory context "when do we deploy?" --tenant-id UUID --max-tokens 500
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     service = MemoryService(database)
     found = service.context(
@@ -290,6 +307,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show all there is to know of one memory, and the episodes that it is part of."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     scope = require_scope(database, tenant_id, user_id)
     service = MemoryService(database)
@@ -307,6 +327,9 @@ def touch(
     ids: Ids, tenant_id: TenantId = None, user_id: UserId = None, as_json: AsJson = False
 ) -> None:
     """Count memories and episodes as recalled. The exit code is 1 where one is not there."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     given = tuple(dict.fromkeys(ids))
     database = Database.from_env()
     scope = require_scope(database, tenant_id, user_id)
@@ -368,6 +391,9 @@ def forget(
 
     pgcorpus memory forget --all-of UUID --account --tenant-id UUID
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     user, database = uuid_of(all_of), Database.from_env()
     scope = require_scope(database, tenant_id, user_id)
     choosing: Choosing = {
@@ -426,6 +452,9 @@ def list_(
 
     Example: pgcorpus memory episodes list --tenant-id UUID --filter outcome=Solved.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     page = MemoryService(database).episodes(
         scope=require_scope(database, tenant_id, user_id),
@@ -451,6 +480,9 @@ def show_episode(
     as_json: AsJson = False,
 ) -> None:
     """Show what was said in an episode, what came of it, and which others have to do with it."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     database = Database.from_env()
     scope = require_scope(database, tenant_id, user_id)
     service = MemoryService(database)
@@ -495,6 +527,9 @@ def store(
 
     Example: pgcorpus memory episodes store notes --user-id UUID --title "How we deploy"
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.memory.service import MemoryService
+
     if named is not None and not named.startswith("ep_"):
         raise typer.BadParameter(f"an id begins with ep_, unlike {named!r}", param_hint="--id")
     said = {"summary": summary, "outcome": outcome}

@@ -52,9 +52,9 @@ def serve_metrics(
     Example: pgcorpus metrics serve --port 9464
     """
     # Here, or --help would import the database's layer.
-    from pgcorpus.db.engine import Database  # noqa: PLC0415
-    from pgcorpus.services.ops.metrics.app import Metrics  # noqa: PLC0415
-    from pgcorpus.services.ops.metrics.server import serve  # noqa: PLC0415
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.metrics.app import Metrics
+    from pgcorpus.services.ops.metrics.server import serve
 
     database = Database.from_env()
     database.url  # noqa: B018 - an address that is missing is said now, and not at each scrape

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.models.operations import QueryPerformance
-from pgcorpus.db.repositories.operations.performance import Times
-from pgcorpus.db.search.corpora import get_corpus
 from pgcorpus.services.cli.explanation import add_explanation
 from pgcorpus.services.cli.jobs import duration
 from pgcorpus.services.cli.output import AsJson, cut, out, print_json, put, say, table, visible
 from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
 from pgcorpus.services.cli.search import read_filters
-from pgcorpus.services.ops.performance import SEARCH, Performance, PerformanceService
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.operations import QueryPerformance
+    from pgcorpus.db.repositories.operations.performance import Times
+    from pgcorpus.services.ops.performance import Performance
+
 
 QUESTION_CHARACTERS = 40
 MAX_LISTED = 10_000
@@ -89,6 +90,10 @@ def performance(
 
     pgcorpus performance --plan 4711 --question "premium offer" --analyze
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.search.corpora import get_corpus
+    from pgcorpus.services.ops.performance import PerformanceService
+
     _refuse_what_goes_with_other_options(
         {"--slow": slow, "--plan": plan is not None},
         {"--least-ms": ("--slow", least_ms is not None)}
@@ -186,6 +191,8 @@ def _show(figures: Performance) -> None:
 
 
 def _row(times: Times) -> tuple[object, ...]:
+    from pgcorpus.services.ops.performance import SEARCH
+
     return (
         times.query_type.removesuffix(SEARCH),
         times.searches,
@@ -195,6 +202,8 @@ def _row(times: Times) -> tuple[object, ...]:
 
 
 def _show_slow(searches: Any) -> None:
+    from pgcorpus.services.ops.performance import SEARCH
+
     table(
         "Slow searches (times are in UTC, of legs in ms)",
         ["id", "when", "type", "corpus", "ms", "hits", "legs", "question"],
@@ -229,6 +238,8 @@ def _describe_legs(search: QueryPerformance) -> str:
 
 
 def _fields(search: QueryPerformance) -> dict[str, Any]:
+    from pgcorpus.db.models.operations import QueryPerformance
+
     return {
         column.key: getattr(search, column.key) for column in QueryPerformance.__table__.columns
     }

@@ -7,15 +7,18 @@ import secrets
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.operations.roles import GROUPS, PUBLIC, Group, Rights
+from pgcorpus.db.choices import GROUPS, Group
 from pgcorpus.services.cli.output import AsJson, out, print_json, put, say, table, warn
+
+if TYPE_CHECKING:
+    from pgcorpus.db.repositories.operations.roles import Rights
+
 
 app = typer.Typer(
     help=(
@@ -65,6 +68,8 @@ def create_user(
 
     Example: pgcorpus roles create-user shop --role rag_read_write --generate
     """
+    from pgcorpus.db.engine import Database
+
     if generate and PASSWORD_VARIABLE in os.environ:
         raise typer.BadParameter(
             f"{PASSWORD_VARIABLE} is set, too; unset it", param_hint="--generate"
@@ -91,6 +96,8 @@ def drop_user(
 
     What it wrote stays. Connections that it has open are not ended.
     """
+    from pgcorpus.db.engine import Database
+
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("there is no terminal to ask; give --yes", param_hint="--yes")
@@ -112,6 +119,9 @@ def show(as_json: AsJson = False) -> None:
     A usage, X execute. Rights of all roles are under public. Warnings tell which role can do
     more than its group may.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.repositories.operations.roles import PUBLIC
+
     with Database.from_env().unit_of_work() as work:
         rights = work.roles.list_rights()
         members = work.roles.list_members()
@@ -172,6 +182,8 @@ def _show_rights(rights: Sequence[Rights]) -> None:
 
     Long names are folded: one that is cut names nothing.
     """
+    from pgcorpus.db.repositories.operations.roles import PUBLIC
+
     say(", ".join(f"{letter} {privilege.lower()}" for privilege, letter in LETTERS.items()))
     say("*: policies decide which of its rows")
     for kind, of_kind in groupby(rights, key=lambda each: each.kind):

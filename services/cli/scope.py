@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import Parameter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from pgcorpus.db.base import as_uuid
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import MissingScope
-from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import parameter
+from pgcorpus.services.corpus import CorpusServices, Scoping
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.scope import Scope
+
 
 TenantId = Annotated[
     str | None,
@@ -31,29 +32,40 @@ UserId = Annotated[
 ]
 
 
-def scope_parameters(corpus: Corpus) -> list[Parameter]:
+def scope_parameters(scoping: Scoping) -> list[Parameter]:
     """Return the parameters that name the scope of the items that a command is about."""
-    if corpus.scope is None:
-        return []
     tenant = parameter("tenant_id", TenantId)
-    return [parameter("user_id", UserId), tenant] if corpus.needs_scope else [tenant]
+    match scoping:
+        case "none":
+            return []
+        case "optional":
+            return [tenant]
+        case "required":
+            return [parameter("user_id", UserId), tenant]
 
 
-def read_scope(corpus: Corpus, given: Mapping[str, Any]) -> Scope | None:
-    """Read the scope of a command's items; None: they are shared.
+def read_scope(services: CorpusServices, given: Mapping[str, Any]) -> list[Scope | None]:
+    """Read the scope of a command's items, for the services of a corpus.
+
+    Returns:
+        The scope, or None for shared items; nothing for a corpus without scopes.
 
     Raises:
         BadParameter: It is no UUID, or none is given and the corpus has no shared items.
     """
+    from pgcorpus.db.scope import Scope
+
+    if services.scoping == "none":
+        return []
     user, tenant = uuid_of(given.get("user_id")), uuid_of(given["tenant_id"])
     if user is not None or tenant is not None:
-        return Scope(tenant, user)
-    if corpus.needs_scope:
+        return [Scope(tenant, user)]
+    if services.scoping == "required":
         raise typer.BadParameter(
-            f"{corpus.name} belongs to a user or a tenant: give --user-id or --tenant-id; "
+            f"{services.name} belongs to a user or a tenant: give --user-id or --tenant-id; "
             "see: pgcorpus users list, pgcorpus tenants list"
         )
-    return None
+    return [None]
 
 
 def uuid_of(value: str | None) -> UUID | None:
@@ -62,6 +74,8 @@ def uuid_of(value: str | None) -> UUID | None:
     Raises:
         BadParameter: It is no UUID.
     """
+    from pgcorpus.db.base import as_uuid
+
     if value is None:
         return None
     uuid = as_uuid(value)
@@ -80,6 +94,8 @@ def find_scope(database: Database, tenant_id: str | None, user_id: str | None) -
         MissingScope: The user's memories are a tenant's.
         NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
+    from pgcorpus.db.scope import Scope
+
     tenant, user = uuid_of(tenant_id), uuid_of(user_id)
     if tenant is None and user is None:
         return None
@@ -98,6 +114,8 @@ def require_scope(database: Database, tenant_id: str | None, user_id: str | None
         MissingScope: They name none, or the user's memories are a tenant's.
         NotFound: There is no such tenant or user, or the user is not of the tenant.
     """
+    from pgcorpus.db.errors import MissingScope
+
     scope = find_scope(database, tenant_id, user_id)
     if scope is None:
         raise MissingScope(

@@ -8,25 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.search import corpora
-from pgcorpus.db.search.context import order_of
-from pgcorpus.db.search.metadata import METADATA
-from pgcorpus.db.search.ranking import RRF_K, Fusion
-from pgcorpus.db.search.snippets import START, STOP
+from pgcorpus.db.choices import METADATA, RRF_K, Fusion
+from pgcorpus.services.choices import (
+    MAX_CONTEXT_TOKENS,
+    MAX_GROUP_SIZE,
+    MAX_LIMIT,
+    MAX_NEIGHBOURS,
+    MAX_OFFSET,
+    MAX_RRF_K,
+    Mode,
+)
 from pgcorpus.services.cli.explanation import tree
 from pgcorpus.services.cli.hits import could_not_answer, show_context, show_page
 from pgcorpus.services.cli.output import AsJson, CorpusName, Verbose, out, print_json
 from pgcorpus.services.cli.scope import TenantId, UserId, find_scope
-from pgcorpus.services.search.context import MAX_NEIGHBOURS, MOST_TOKENS
-from pgcorpus.services.search.request import (
-    MARKERS,
-    MAX_GROUP_SIZE,
-    MAX_LIMIT,
-    MAX_OFFSET,
-    MAX_RRF_K,
-)
-from pgcorpus.services.search.service import Mode, SearchService
 
 
 def search(
@@ -104,7 +99,7 @@ def search(
         int | None,
         typer.Option(
             min=1,
-            max=MOST_TOKENS,
+            max=MAX_CONTEXT_TOKENS,
             help="Tokens of the context, at most: hits first, then the passages nearest to them.",
         ),
     ] = None,
@@ -164,6 +159,13 @@ def search(
 
     pgcorpus search "premium offer" --corpus memory --tenant-id UUID --boost 0.2
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.search import corpora
+    from pgcorpus.db.search.context import order_of
+    from pgcorpus.db.search.snippets import START, STOP
+    from pgcorpus.services.search.request import MARKERS
+    from pgcorpus.services.search.service import SearchService
+
     if max_tokens is not None and neighbours is None:
         raise typer.BadParameter(
             "it bounds the context, which was not asked for; give --context, too",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgcorpus.db.embedded import EmbeddedServer
-from pgcorpus.db.settings import Settings
 from pgcorpus.services.cli.output import AsJson, print_json, say, table
+
+if TYPE_CHECKING:
+    from pgcorpus.db.embedded import EmbeddedServer
+
 
 app = typer.Typer(help="The embedded PostgreSQL of this folder.", no_args_is_help=True)
 
 
 def _server() -> EmbeddedServer:
+    from pgcorpus.db.embedded import EmbeddedServer
+    from pgcorpus.db.settings import Settings
+
     return EmbeddedServer(Settings.from_env().home)
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID, uuid4
 
 import typer
 
-from pgcorpus.db.base import as_uuid
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
-from pgcorpus.db.models.memory import Tenant, User
-from pgcorpus.db.repositories.tenancy import slug_of, tenant_sql, user_sql
 from pgcorpus.db.text import count_of
-from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.cli.output import AsJson, Limit, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
+
+if TYPE_CHECKING:
+    from pgcorpus.db.models.memory import Tenant, User
+    from pgcorpus.db.uow import UnitOfWork
+
 
 tenants = typer.Typer(
     help="Tenants: users of one share its memories, and no other user sees them.",
@@ -49,6 +48,8 @@ def _make_shape_check(
 ) -> Callable[[str | None], str | None]:
     def check(value: str | None) -> str | None:
         if value is not None and not pattern.fullmatch(value):
+            from pgcorpus.db.errors import MEANINGS
+
             raise typer.BadParameter(MEANINGS[constraint])
         return value
 
@@ -93,6 +94,9 @@ def create_tenant(
 
     Example: pgcorpus tenants create "Driscoll Ltd" --slug driscoll
     """
+    from pgcorpus.db.models.memory import Tenant
+    from pgcorpus.db.repositories.tenancy import tenant_sql
+
     tenant = Tenant(id=uuid_of(key) or uuid4(), name=name, slug=slug or _slug(name), settings={})
     if as_sql:
         _refuse_both(as_json)
@@ -165,6 +169,10 @@ def create_user(
 
     pgcorpus users create --email bob@driscoll.com --tenant driscoll --sql | psql "$DATABASE_URL"
     """
+    from pgcorpus.db.base import as_uuid
+    from pgcorpus.db.models.memory import User
+    from pgcorpus.db.repositories.tenancy import user_sql
+
     identity = external_id or email
     if identity is None:
         raise typer.BadParameter(
@@ -242,6 +250,8 @@ def list_users(
 @contextmanager
 def _administering() -> Iterator[UnitOfWork]:
     """Provide a unit of work that sees all tenants and users."""
+    from pgcorpus.db.engine import Database
+
     with Database.from_env().unit_of_work() as work:
         work.tenancy.require_administrator()
         yield work
@@ -249,6 +259,9 @@ def _administering() -> Iterator[UnitOfWork]:
 
 def _tenant_of(work: UnitOfWork, name: str) -> UUID:
     """Return the tenant of a slug or a key."""
+    from pgcorpus.db.base import as_uuid
+    from pgcorpus.db.errors import NotFound
+
     key = as_uuid(name)
     found = work.tenancy.find_tenant(name) if key is None else work.tenancy.get_tenant(key)
     if found is None:
@@ -257,6 +270,9 @@ def _tenant_of(work: UnitOfWork, name: str) -> UUID:
 
 
 def _slug(name: str) -> str:
+    from pgcorpus.db.errors import InvalidValue
+    from pgcorpus.db.repositories.tenancy import slug_of
+
     try:
         return slug_of(name)
     except InvalidValue as error:

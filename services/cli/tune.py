@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.services.cli.derive import AS_JSON, build_command, flow, parameter, require_one_of
 from pgcorpus.services.cli.learn import (
     show_applied,
@@ -22,9 +20,10 @@ from pgcorpus.services.cli.output import AsJson, out, print_json, progress_bar, 
 from pgcorpus.services.cli.scope import TenantId, find_scope
 from pgcorpus.services.corpora import SERVICES
 from pgcorpus.services.corpus import CorpusServices
-from pgcorpus.services.evaluation.beir import QUERIES, missing_files, read_judgements
-from pgcorpus.services.evaluation.tuning import TuningReport, TuningService
-from pgcorpus.services.learning.tuning import CONFIDENCE
+
+if TYPE_CHECKING:
+    from pgcorpus.services.evaluation.tuning import TuningReport
+
 
 HELP: Final = """Tune the fusion weights of this corpus to judged questions, 50 or more.
 
@@ -77,14 +76,13 @@ def make_app(services: Iterable[CorpusServices]) -> typer.Typer:
         no_args_is_help=True,
     )
     for each in services:
-        name = each.corpus.name
-        app.command(name, help=flow(HELP.format(name=name)))(build_tune(each.corpus))
+        app.command(each.name, help=flow(HELP.format(name=each.name)))(build_tune(each))
     app.command()(rollback)
     app.command()(status)
     return app
 
 
-def build_tune(corpus: Corpus) -> Callable[..., None]:
+def build_tune(services: CorpusServices) -> Callable[..., None]:
     """Build the command that tunes a corpus."""
 
     def run(
@@ -95,6 +93,10 @@ def build_tune(corpus: Corpus) -> Callable[..., None]:
         as_json: bool,
         tenant_id: str | None = None,
     ) -> None:
+        from pgcorpus.db.engine import Database
+        from pgcorpus.services.evaluation.beir import QUERIES, missing_files, read_judgements
+        from pgcorpus.services.evaluation.tuning import TuningService
+
         if missing := missing_files(judgements, (QUERIES,)):
             raise typer.BadParameter(
                 f"{judgements} has no {', '.join(missing)}", param_hint="--judgements"
@@ -108,7 +110,7 @@ def build_tune(corpus: Corpus) -> Callable[..., None]:
             def tell(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
-            report = service.tune(corpus.name, judged, key=key, apply=apply, progress=tell)
+            report = service.tune(services.name, judged, key=key, apply=apply, progress=tell)
         if as_json:
             print_json(report.as_json())
         else:
@@ -116,7 +118,7 @@ def build_tune(corpus: Corpus) -> Callable[..., None]:
         if report.tuned.is_new and not apply:
             say("nothing was written; repeat with --apply, and searches rank by it")
 
-    tenant = [] if corpus.scope is None else [parameter("tenant_id", TenantId)]
+    tenant = [] if services.scoping == "none" else [parameter("tenant_id", TenantId)]
     return build_command(
         run,
         parameter("judgements", JUDGEMENTS, Parameter.empty),
@@ -129,6 +131,8 @@ def build_tune(corpus: Corpus) -> Callable[..., None]:
 
 def show_report(report: TuningReport) -> None:
     """Print what was found beside today's weights, and what there is to gain."""
+    from pgcorpus.services.learning.tuning import CONFIDENCE
+
     tuned = report.tuned
     show_weights(report, "tuned")
     put(f"  {tuned.reason}")
@@ -154,6 +158,9 @@ def rollback(corpus: TunedCorpus, tenant_id: TenantId = None, as_json: AsJson = 
 
     The exit code is 0, too, where there was none to take back.
     """
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.evaluation.tuning import TuningService
+
     database = Database.from_env()
     service = TuningService(database, find_scope(database, tenant_id, None))
     show_rollback(corpus, service.roll_back(corpus), as_json=as_json)
@@ -161,14 +168,17 @@ def rollback(corpus: TunedCorpus, tenant_id: TenantId = None, as_json: AsJson = 
 
 def status(tenant_id: TenantId = None, as_json: AsJson = False) -> None:
     """Show the versions that were tuned or learned, the newest first, and which is in use."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.evaluation.tuning import TuningService
+
     database = Database.from_env()
     scope = find_scope(database, tenant_id, None)
     service = TuningService(database, scope)
     versions = [
         version
         for each in SERVICES.values()
-        if scope is not None or not each.corpus.needs_scope
-        for version in service.list_versions(each.corpus.name)
+        if scope is not None or each.scoping != "required"
+        for version in service.list_versions(each.name)
     ]
     show_versions(versions, as_json=as_json)
     if not (versions or as_json):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgcorpus.db.engine import Database
 from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.output import AsJson, out, print_json, say, table
-from pgcorpus.services.ops.validation import ValidationReport, ValidationService
+
+if TYPE_CHECKING:
+    from pgcorpus.services.ops.validation import ValidationReport
 
 
 def validate(
@@ -25,6 +26,9 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check that a corpus is whole; exit code 1 if it is not."""
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.ops.validation import ValidationService
+
     report = ValidationService(Database.from_env()).validate(
         corpus, model=model, expected_chunks=expected_chunks
     )

@@ -26,6 +26,12 @@ from operator import attrgetter
 from typing import Final
 
 from pgcorpus.db.errors import InvalidValue
+from pgcorpus.services.choices import (
+    CHUNK_TOKENS,
+    MAX_CHUNK_TOKENS,
+    MIN_CHUNK_TOKENS,
+    OVERLAP_TOKENS,
+)
 from pgcorpus.services.documentation.anchors import name_anchors
 from pgcorpus.services.documentation.chunk import Chunk
 from pgcorpus.services.documentation.reading.document import Block, Kind, ReadDocument
@@ -34,9 +40,6 @@ from pgcorpus.services.documentation.tokens import TOKEN, count_tokens
 CHUNKER_VERSION: Final = "1"
 """Changes whenever the same document would be cut otherwise: its chunks are then made anew."""
 
-LEAST_TOKENS: Final = 8
-MOST_TOKENS: Final = 8192
-"""Bounds of ``max_tokens``: providers of embeddings accept no longer text."""
 
 MAX_HEADING: Final = 500
 """Characters of a heading in a path: every chunk of its section, and below, carries them."""
@@ -58,13 +61,14 @@ class ChunkerConfig:
         InvalidValue: ``max_tokens`` is not 8 to 8192, or ``overlap_tokens`` not 0 to half of it.
     """
 
-    max_tokens: int = 512
-    overlap_tokens: int = 64
+    max_tokens: int = CHUNK_TOKENS
+    overlap_tokens: int = OVERLAP_TOKENS
 
     def __post_init__(self) -> None:
-        if not LEAST_TOKENS <= self.max_tokens <= MOST_TOKENS:
+        if not MIN_CHUNK_TOKENS <= self.max_tokens <= MAX_CHUNK_TOKENS:
             raise InvalidValue(
-                f"max_tokens must be {LEAST_TOKENS} to {MOST_TOKENS}, not {self.max_tokens!r}"
+                f"max_tokens must be {MIN_CHUNK_TOKENS} to {MAX_CHUNK_TOKENS}, "
+                f"not {self.max_tokens!r}"
             )
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
             raise InvalidValue(

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
-from pgcorpus.db.search.corpora import DOCUMENTATION
+from pgcorpus.db.choices import DEFAULT_COLLECTION
+from pgcorpus.services.choices import (
+    CHUNK_TOKENS,
+    MAX_CHUNK_TOKENS,
+    MIN_CHUNK_TOKENS,
+    OVERLAP_TOKENS,
+)
 from pgcorpus.services.corpus import (
+    Check,
     CorpusServices,
     FileExportService,
     ImportService,
     LearningService,
     Paths,
 )
-from pgcorpus.services.documentation.chunker import DEFAULT_CONFIG, LEAST_TOKENS, MOST_TOKENS
-from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
-from pgcorpus.services.documentation.importing.importer import DocumentationImporter
-from pgcorpus.services.documentation.learning import ClickLearner
-from pgcorpus.services.documentation.validate import check_documents
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, Option
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.scope import Scope
+    from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
+    from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+    from pgcorpus.services.documentation.learning import ClickLearner
 
 COLLECTION: Final = Option(
     name="collection",
@@ -27,10 +36,40 @@ COLLECTION: Final = Option(
     help="The collection that the documents belong to.",
 )
 
+
+def make_importer(database: Database, scope: Scope | None, **options: Any) -> DocumentationImporter:
+    """Make an importer of shared documents, or of a tenant's."""
+    from pgcorpus.services.documentation.importing.importer import DocumentationImporter
+
+    return DocumentationImporter(database, scope, **options)
+
+
+def make_exporter(database: Database, scope: Scope | None, **options: Any) -> SQLiteExporter:
+    """Make an exporter of a collection that is shared, or of a tenant's."""
+    from pgcorpus.services.documentation.exporting.sqlite import SQLiteExporter
+
+    return SQLiteExporter(database, scope, **options)
+
+
+def make_learner(database: Database, scope: Scope | None) -> ClickLearner:
+    """Make a learner from clicks in one scope."""
+    from pgcorpus.services.documentation.learning import ClickLearner
+
+    return ClickLearner(database, scope)
+
+
+def validate(*arguments: Any) -> Iterator[Check]:
+    """Check what is stored of documents, as ``Validate`` says."""
+    from pgcorpus.services.documentation.validate import check_documents
+
+    return check_documents(*arguments)
+
+
 DOCUMENTATION_SERVICES: Final = CorpusServices(
-    corpus=DOCUMENTATION,
+    name="documentation",
+    scoping="optional",
     importer=ImportService(
-        make=DocumentationImporter,
+        make=make_importer,
         help="""Import shared documents, or a tenant's; again, only what has changed.
 
         Markdown, HTML, reStructuredText, plain text, PDF, DOCX, Jupyter notebooks and source code,
@@ -60,17 +99,17 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
             Option(
                 name="max_tokens",
                 kind=int,
-                default=DEFAULT_CONFIG.max_tokens,
+                default=CHUNK_TOKENS,
                 help="Tokens of a chunk at most.",
-                bounds=(LEAST_TOKENS, MOST_TOKENS),
+                bounds=(MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS),
             ),
             Option(
                 name="overlap_tokens",
                 kind=int,
-                default=DEFAULT_CONFIG.overlap_tokens,
+                default=OVERLAP_TOKENS,
                 help="Tokens at most that a chunk repeats from the one before it; at most half of "
                 "a chunk's.",
-                bounds=(0, MOST_TOKENS // 2),
+                bounds=(0, MAX_CHUNK_TOKENS // 2),
             ),
             Option(
                 name="time_zone",
@@ -84,7 +123,7 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
         ),
     ),
     exporter=FileExportService(
-        make=SQLiteExporter,
+        make=make_exporter,
         help="""Write a collection as an SQLite file that the old documentation system opens.
 
         With documents, chunks, vectors, clicks and sessions; what was imported from such a file is
@@ -105,7 +144,7 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
         ),
     ),
     learning=LearningService(
-        make=ClickLearner,
+        make=make_learner,
         help="""Learn from clicks how to rank documentation; without --apply nothing is written.
 
         Of searches without a scope, or of a tenant's. Position bias is corrected for, a user counts
@@ -115,5 +154,5 @@ DOCUMENTATION_SERVICES: Final = CorpusServices(
         Example: pgcorpus learn documentation --since 2025-01-01 --apply
         """,
     ),
-    validate=check_documents,
+    validate=validate,
 )

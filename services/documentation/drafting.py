@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.repositories.documentation.documents import ChunkRecord, DocumentRecord
 from pgcorpus.services.documentation.chunk import Chunk
 from pgcorpus.services.documentation.chunker import (

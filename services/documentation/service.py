@@ -11,9 +11,10 @@ from hashlib import sha256
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidValue, NotFound
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION, Chunk, Document
+from pgcorpus.db.models.documentation import Chunk, Document
 from pgcorpus.db.repositories.documentation.documents import DocumentRecord
 from pgcorpus.db.repositories.pages import Page
 from pgcorpus.db.scope import Scope

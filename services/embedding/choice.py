@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pgcorpus.db.mixins import IndexKind
+from pgcorpus.db.choices import IndexKind
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.settings import Settings

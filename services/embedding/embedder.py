@@ -10,12 +10,11 @@ import numpy as np
 
 from pgcorpus.db.errors import EmbedderUnavailable, TextsRefused, UnknownModel
 from pgcorpus.db.settings import Settings
+from pgcorpus.services.choices import PROVIDERS
 
 if TYPE_CHECKING:
     from pgcorpus.db.models.embeddings import EmbeddingModel
     from pgcorpus.services.embedding.choice import Choice
-
-PROVIDERS = ("openai", "hashing", "local")
 
 
 class Embedder(Protocol):

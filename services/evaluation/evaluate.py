@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pgcorpus.db.choices import FUSIONS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     DatabaseNotReady,
@@ -26,7 +27,7 @@ from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.scratch import analyze, scratch_database
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.search.question import Question
-from pgcorpus.db.search.ranking import FUSIONS
+from pgcorpus.services.choices import MODES, Mode
 from pgcorpus.services.embedding.embed import EmbeddingService
 from pgcorpus.services.embedding.embedder import Embedder, Embedders, unit_rows
 from pgcorpus.services.embedding.usage import embed_documents
@@ -42,14 +43,7 @@ from pgcorpus.services.evaluation.loading import (
 from pgcorpus.services.evaluation.metrics import ndcg, recall, reciprocal_rank
 from pgcorpus.services.importers.language import AUTO, configuration_of, postgresql_of
 from pgcorpus.services.ops.switch import ModelSwitch
-from pgcorpus.services.search.service import (
-    LEGS_OF,
-    MODES,
-    Mode,
-    Request,
-    SearchOptions,
-    SearchService,
-)
+from pgcorpus.services.search.service import LEGS_OF, Request, SearchOptions, SearchService
 
 DEPTH: Final = 100
 """Hits that the measures of quality are taken from."""

@@ -12,7 +12,8 @@ import numpy as np
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import UnknownCorpus
 from pgcorpus.db.repositories.documentation.documents import DocumentRecord
-from pgcorpus.services.documentation.chunker import MOST_TOKENS, ChunkerConfig
+from pgcorpus.services.choices import MAX_CHUNK_TOKENS
+from pgcorpus.services.documentation.chunker import ChunkerConfig
 from pgcorpus.services.documentation.drafting import Drafting
 from pgcorpus.services.documentation.reading.document import Block, ReadDocument
 from pgcorpus.services.documentation.reading.plain import read_plain
@@ -51,7 +52,7 @@ class Loading:
 
 LOADINGS: Final[Mapping[str, Loading]] = {
     "scratch": Loading(
-        config=ChunkerConfig(max_tokens=MOST_TOKENS, overlap_tokens=0), takes_vectors=True
+        config=ChunkerConfig(max_tokens=MAX_CHUNK_TOKENS, overlap_tokens=0), takes_vectors=True
     ),
     "documentation": Loading(config=ChunkerConfig(), takes_vectors=False),
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Dialect
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
 
 LANGUAGES: Final = {
     "ar": "arabic",

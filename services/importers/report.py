@@ -16,9 +16,6 @@ Outcome = Literal["added", "updated", "unchanged", "rejected"]
 COUNTS: Final = (*get_args(Outcome), "transformed")
 """``transformed`` are passages of which a change was written into the history."""
 
-OnConflict = Literal["reject", "keep", "update"]
-"""The decision on a passage whose identifier is stored with another text."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reject:

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.lib import format as npy
 
+from pgcorpus.db.choices import IndexKind
 from pgcorpus.db.errors import ImportFailed
-from pgcorpus.db.mixins import IndexKind
 from pgcorpus.db.repositories.embeddings import find_fault
 from pgcorpus.services.importers.files import printable, refuse_special
 

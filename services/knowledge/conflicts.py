@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from pgcorpus.db.repositories.imports import Change
 from pgcorpus.db.repositories.knowledge.chunks import ChunkRecord, Known
+from pgcorpus.services.choices import OnConflict
 from pgcorpus.services.importers.draft import Rule
-from pgcorpus.services.importers.report import OnConflict, Outcome
+from pgcorpus.services.importers.report import Outcome
 from pgcorpus.services.knowledge.rules import Normalised
 
 FIELDS: Final = tuple(field.name for field in fields(ChunkRecord))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pgcorpus.db.search.corpora import KNOWLEDGE
-from pgcorpus.services.corpus import CorpusServices, ImportService, Paths, RetryService
+from pgcorpus.services.choices import OnConflict
+from pgcorpus.services.corpus import Check, CorpusServices, ImportService, Paths, RetryService
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
-from pgcorpus.services.importers.report import OnConflict
-from pgcorpus.services.knowledge.importer import KnowledgeImporter
-from pgcorpus.services.knowledge.validate import check_chunks
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.services.knowledge.importer import KnowledgeImporter
 
 ON_CONFLICT: Final = Option(
     name="on_conflict",
@@ -19,10 +21,25 @@ ON_CONFLICT: Final = Option(
     help="Policy for a stored chunk_id that comes with another text.",
 )
 
+
+def make_importer(database: Database, **options: Any) -> KnowledgeImporter:
+    """Make an importer of chunk files."""
+    from pgcorpus.services.knowledge.importer import KnowledgeImporter
+
+    return KnowledgeImporter(database, **options)
+
+
+def validate(*arguments: Any) -> Iterator[Check]:
+    """Check what is stored of the knowledge base, as ``Validate`` says."""
+    from pgcorpus.services.knowledge.validate import check_chunks
+
+    return check_chunks(*arguments)
+
+
 KNOWLEDGE_SERVICES: Final = CorpusServices(
-    corpus=KNOWLEDGE,
+    name="knowledge",
     importer=ImportService(
-        make=KnowledgeImporter,
+        make=make_importer,
         help="""Import chunk files into the knowledge base. Importing again changes nothing.
 
         Values that break a rule are made valid where docs/reference/import-rules.md says how, and
@@ -49,6 +66,6 @@ KNOWLEDGE_SERVICES: Final = CorpusServices(
             ),
         ),
     ),
-    retry=RetryService(make=KnowledgeImporter, options=(STRICT, ON_CONFLICT, LANGUAGE)),
-    validate=check_chunks,
+    retry=RetryService(make=make_importer, options=(STRICT, ON_CONFLICT, LANGUAGE)),
+    validate=validate,
 )

@@ -14,6 +14,7 @@ from pgcorpus.db.errors import ConstraintViolated, ImportFailed
 from pgcorpus.db.repositories.imports import Changed, Refused, fresh_ids
 from pgcorpus.db.repositories.knowledge.chunks import Known, Write
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import OnConflict
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import Found, find_files, printable, read_json
 from pgcorpus.services.importers.importer import (
@@ -24,13 +25,7 @@ from pgcorpus.services.importers.importer import (
     ahead,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import (
-    FileReport,
-    ImportReport,
-    OnConflict,
-    Skipped,
-    Tally,
-)
+from pgcorpus.services.importers.report import FileReport, ImportReport, Skipped, Tally
 from pgcorpus.services.knowledge.chunks import Context, Layout, Place, layout_of
 from pgcorpus.services.knowledge.conflicts import Stored, decide
 from pgcorpus.services.knowledge.rules import Normalised, identifier_of, normalise

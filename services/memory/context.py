@@ -12,16 +12,10 @@ from typing import Any, Final, Literal
 
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.search.page import SearchPage
+from pgcorpus.services.choices import MAX_CONTEXT_TOKENS
 from pgcorpus.services.embedding.tokens import cut, estimate
 from pgcorpus.services.memory.records import Episode, EpisodeRecall, Memory, Recall
-from pgcorpus.services.search.context import (
-    APART,
-    LINE_ENDS,
-    MOST_TOKENS,
-    OMITTED,
-    UNTITLED,
-    quote_name,
-)
+from pgcorpus.services.search.context import APART, LINE_ENDS, OMITTED, UNTITLED, quote_name
 from pgcorpus.services.search.request import is_whole
 
 EPISODE_TOKENS: Final = 400
@@ -119,10 +113,10 @@ def check_tokens(max_tokens: int) -> int:
     """Return the limit of a context, or raise if it cannot be one.
 
     Raises:
-        InvalidValue: It is not 1 to ``MOST_TOKENS``.
+        InvalidValue: It is not 1 to ``MAX_CONTEXT_TOKENS``.
     """
-    if not is_whole(max_tokens, 1, MOST_TOKENS):
-        raise InvalidValue(f"max_tokens must be 1 to {MOST_TOKENS:,}, not {max_tokens!r}")
+    if not is_whole(max_tokens, 1, MAX_CONTEXT_TOKENS):
+        raise InvalidValue(f"max_tokens must be 1 to {MAX_CONTEXT_TOKENS:,}, not {max_tokens!r}")
     return max_tokens
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import SettingsError
-from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.services.choices import MEMORY_MODEL, OnConflict
 from pgcorpus.services.corpus import (
+    Check,
     CorpusServices,
     FileExportService,
     ImportService,
     Paths,
 )
 from pgcorpus.services.importers.options import DRY_RUN, LANGUAGE, STRICT, Option
-from pgcorpus.services.importers.report import OnConflict
-from pgcorpus.services.memory.exporting.exporter import MemoryExporter
-from pgcorpus.services.memory.importing.importer import MODEL, MemoryImporter
-from pgcorpus.services.memory.validate import check_memories
+
+if TYPE_CHECKING:
+    from pgcorpus.db.engine import Database
+    from pgcorpus.db.scope import Scope
+    from pgcorpus.services.memory.exporting.exporter import MemoryExporter
+    from pgcorpus.services.memory.importing.importer import MemoryImporter
 
 
 def make_importer(
@@ -30,6 +31,9 @@ def make_importer(
     Raises:
         SettingsError: *require_database_url* is set, and DATABASE_URL is not.
     """
+    from pgcorpus.db.errors import SettingsError
+    from pgcorpus.services.memory.importing.importer import MemoryImporter
+
     if require_database_url and database.settings.database_url is None:
         raise SettingsError(
             "DATABASE_URL environment variable not set: export "
@@ -38,8 +42,23 @@ def make_importer(
     return MemoryImporter(database, scope, **options)
 
 
+def make_exporter(database: Database, scope: Scope, **options: Any) -> MemoryExporter:
+    """Make an exporter of what a user or a tenant remembers."""
+    from pgcorpus.services.memory.exporting.exporter import MemoryExporter
+
+    return MemoryExporter(database, scope, **options)
+
+
+def validate(*arguments: Any) -> Iterator[Check]:
+    """Check what is stored of memories, as ``Validate`` says."""
+    from pgcorpus.services.memory.validate import check_memories
+
+    return check_memories(*arguments)
+
+
 MEMORY_SERVICES: Final = CorpusServices(
-    corpus=MEMORY,
+    name="memory",
+    scoping="required",
     importer=ImportService(
         make=make_importer,
         help="""Import an agent's memories for a user or a tenant; again, only what is new.
@@ -72,7 +91,7 @@ MEMORY_SERVICES: Final = CorpusServices(
             Option(
                 name="embeddings_model",
                 kind=str,
-                default=MODEL,
+                default=MEMORY_MODEL,
                 help="The model that made the vectors.",
             ),
             Option(
@@ -84,7 +103,7 @@ MEMORY_SERVICES: Final = CorpusServices(
         ),
     ),
     exporter=FileExportService(
-        make=MemoryExporter,
+        make=make_exporter,
         help="""Write what a user or a tenant remembers as files that an agent of old reads.
 
         corpus/nodes.json, vectors/nodes.npy and the same of episodes, in the layout that pgcorpus
@@ -99,11 +118,11 @@ MEMORY_SERVICES: Final = CorpusServices(
             Option(
                 name="embeddings_model",
                 kind=str,
-                default=MODEL,
+                default=MEMORY_MODEL,
                 help="The model whose vectors are written.",
             ),
             Option(name="replace", kind=bool, default=False, help="Replace files that are there."),
         ),
     ),
-    validate=check_memories,
+    validate=validate,
 )

@@ -6,13 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
-from pgcorpus.db.models.memory import (
-    Complexity,
-    ConversationMode,
-    EmotionalValence,
-    IntentType,
-    Urgency,
-)
+from pgcorpus.db.choices import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
 from pgcorpus.services.search.request import RankingOptions
 
 Progress = Callable[[int], None]

@@ -7,15 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Self
 
-from pgcorpus.db.models.memory import (
-    Complexity,
-    ConversationMode,
-    EmotionalValence,
-    EpisodicMemory,
-    IntentType,
-    MemoryNode,
-    Urgency,
-)
+from pgcorpus.db.choices import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
+from pgcorpus.db.models.memory import EpisodicMemory, MemoryNode
 from pgcorpus.db.search.page import Hit, SearchPage
 
 Outcome = Literal["new", "same", "merged", "linked"]

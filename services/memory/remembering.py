@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import itemgetter
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 from uuid import UUID
 
 import numpy as np
@@ -19,15 +19,13 @@ from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import LIKENESS, Handling
 from pgcorpus.services.embedding.choice import Choice
 from pgcorpus.services.embedding.encoder import Encoded, Encoder
 from pgcorpus.services.memory.records import Remembered
 
-Handling = Literal["keep", "merge", "link", "refuse"]
 HANDLINGS: Final = get_args(Handling)
 
-THRESHOLD: Final = 0.95
-"""Cosine from which on two memories say the same."""
 
 NEAREST: Final = 10
 """Memories that are looked at for one that may be merged into; others may be another user's."""
@@ -48,7 +46,7 @@ class Duplicates:
     """
 
     handling: Handling = "link"
-    threshold: float = THRESHOLD
+    threshold: float = LIKENESS
 
     def __post_init__(self) -> None:
         if self.handling not in HANDLINGS:

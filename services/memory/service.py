@@ -22,6 +22,7 @@ from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.tracing import DELETE_MEMORY, SEARCH_MEMORY, UPDATE_MEMORY, trace
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.awaited import Awaited, awaited
+from pgcorpus.services.choices import BOOST, LIKENESS, Handling
 from pgcorpus.services.embedding.embedder import Embedder
 from pgcorpus.services.embedding.encoder import Encoder
 from pgcorpus.services.importers.language import NAMES
@@ -37,21 +38,12 @@ from pgcorpus.services.memory.records import (
     Recall,
     Remembered,
 )
-from pgcorpus.services.memory.remembering import (
-    THRESHOLD,
-    WITH_NOISE,
-    Duplicates,
-    Handling,
-    Remembering,
-)
+from pgcorpus.services.memory.remembering import WITH_NOISE, Duplicates, Remembering
 from pgcorpus.services.memory.telling import tell
 from pgcorpus.services.search.service import SearchService
 
 BATCH: Final = 100
 """Exchanges that are remembered in one transaction; others of the scope wait that long."""
-
-BOOST: Final = 0.2
-"""The share of its score by which a memory that is fresh and often recalled may rise."""
 
 
 class MemoryService:
@@ -77,7 +69,7 @@ class MemoryService:
         conversation_id: str,
         actor: str | None = None,
         duplicates: Handling = "link",
-        threshold: float = THRESHOLD,
+        threshold: float = LIKENESS,
         **details: Unpack[Details],
     ) -> Remembered:
         """Remember one exchange, so that it is recalled from the next question on.
@@ -122,7 +114,7 @@ class MemoryService:
         actor: str | None = None,
         on_progress: Progress | None = None,
         duplicates: Handling = "link",
-        threshold: float = THRESHOLD,
+        threshold: float = LIKENESS,
     ) -> list[Remembered]:
         """Remember many exchanges, 100 in a transaction; as ``remember``.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from pgcorpus.db.choices import NATIVE
 from pgcorpus.db.errors import InvalidValue, NotFound
 from pgcorpus.db.models.memory import MemoryNode
 from pgcorpus.db.repositories.memory.episodes import Told, episode_id
-from pgcorpus.db.repositories.memory.nodes import NATIVE
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.memory.options import EpisodeDetails
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.choices import GROUPS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     DatabaseNotReady,
@@ -35,7 +36,6 @@ from pgcorpus.db.repositories.operations.diagnosis import (
     setting_remedy,
     vacuum_remedy,
 )
-from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.repositories.vector_indexes import CountedScope
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Statement

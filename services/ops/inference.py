@@ -41,7 +41,8 @@ from pgcorpus.db.repositories.operations.probes import (
 )
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
-from pgcorpus.services.search.service import Mode, SearchService
+from pgcorpus.services.choices import Mode
+from pgcorpus.services.search.service import SearchService
 
 TIMES: Final = 20
 """The number of times that a statement, or a search, is timed with a match, and without."""

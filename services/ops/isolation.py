@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     MissingScope,
@@ -41,20 +42,19 @@ from pgcorpus.db.repositories.operations.isolation import (
     everybody,
     party,
 )
-from pgcorpus.db.scope import APPLICATION_ROLE, Scope, refuse_unsafe
+from pgcorpus.db.scope import Scope, refuse_unsafe
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import ISOLATION_TIME_LIMIT_SECONDS, MODES
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.inference import Inference, Inferred, find_in_time
-from pgcorpus.services.search.service import MODES, SearchService
+from pgcorpus.services.search.service import SearchService
 
 SHARED_TABLES: Final = frozenset(everybody().keys)
 """Tables with rows that all may read, and administrators write."""
 
-TIME_LIMIT_SECONDS: Final = 160.0
-"""Seconds after which nothing further is tried. About sixty are needed on an idle server nearby."""
 
 STATEMENT_SECONDS: Final = 10.0
 """Seconds after which a statement is ended; on an idle server none of ours needs a second."""
@@ -228,7 +228,7 @@ class IsolationService:
         role: str = APPLICATION_ROLE,
         tell: Tell | None = None,
         *,
-        seconds: float = TIME_LIMIT_SECONDS,
+        seconds: float = ISOLATION_TIME_LIMIT_SECONDS,
     ) -> IsolationReport:
         """Attack every scoped table and every search.
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     AlreadyExists,
@@ -20,7 +21,6 @@ from pgcorpus.db.errors import (
     ModelInUse,
     ModelNotReady,
 )
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS, IndexKind
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.embeddings import Coverage
 from pgcorpus.db.search import corpora

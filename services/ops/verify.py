@@ -13,15 +13,16 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import EmbedderUnavailable
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.embeddings import Coverage
 from pgcorpus.db.repositories.vector_indexes import IndexState
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.search.question import Question
+from pgcorpus.services.choices import LEAST_RECALL
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embed import count_covered
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
@@ -31,7 +32,6 @@ from pgcorpus.services.search.service import SearchService
 DEPTH: Final = 10
 """Hits that are compared: overlap@10 and recall@10."""
 
-LEAST_RECALL: Final = 0.95
 
 SAMPLED: Final = 100
 """Passages whose beginnings stand in for questions."""

@@ -15,13 +15,9 @@ from pgcorpus.db.search.context import Turn, Window, order_of
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import Hit
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import MAX_CONTEXT_TOKENS, MAX_NEIGHBOURS
 from pgcorpus.services.embedding.tokens import cut, estimate
 from pgcorpus.services.search.request import is_whole
-
-MAX_NEIGHBOURS: Final = 1000
-"""Turns on one side of a hit."""
-
-MOST_TOKENS: Final = 100_000_000
 
 UNTITLED: Final = "(untitled)"
 APART: Final = "\n\n"
@@ -149,8 +145,10 @@ class ContextRequest:
         for side, turns in (("before", before), ("after", after)):
             if not is_whole(turns, 0, MAX_NEIGHBOURS):
                 raise InvalidSearch(f"{side} must be 0 to {MAX_NEIGHBOURS} turns, not {turns!r}")
-        if max_tokens is not None and not is_whole(max_tokens, 1, MOST_TOKENS):
-            raise InvalidSearch(f"max_tokens must be 1 to {MOST_TOKENS:,}, not {max_tokens!r}")
+        if max_tokens is not None and not is_whole(max_tokens, 1, MAX_CONTEXT_TOKENS):
+            raise InvalidSearch(
+                f"max_tokens must be 1 to {MAX_CONTEXT_TOKENS:,}, not {max_tokens!r}"
+            )
         names = sorted({hit.corpus for hit in given})
         if len(names) > 1:
             raise InvalidSearch(f"a context is of one corpus, not of {', '.join(names)}")

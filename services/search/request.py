@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
+from typing import Any, Final, NamedTuple, Self, TypedDict
 
+from pgcorpus.db.choices import FUSIONS, Fusion
 from pgcorpus.db.errors import InvalidFilter, InvalidSearch
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import corpora
@@ -16,11 +17,16 @@ from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.options import Options
 from pgcorpus.db.search.page import Hit, Leg, LegName
 from pgcorpus.db.search.question import Question
-from pgcorpus.db.search.ranking import FUSIONS, Fusion
+from pgcorpus.services.choices import (
+    MAX_GROUP_SIZE,
+    MAX_HALF_LIFE_DAYS,
+    MAX_LIMIT,
+    MAX_OFFSET,
+    MAX_RRF_K,
+    MODES,
+    Mode,
+)
 from pgcorpus.services.embedding.choice import Choice
-
-Mode = Literal["vector", "text", "fuzzy", "hybrid"]
-MODES: Final = get_args(Mode)
 
 LEGS_OF: Final[Mapping[str, tuple[LegName, ...]]] = {
     "vector": ("vector",),
@@ -43,19 +49,10 @@ LANGUAGE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)?")
 MAX_WEIGHT: Final = 1_000_000
 """The greatest weight of a leg; beyond, sums of scores lose their digits."""
 
-MAX_LIMIT: Final = 1000
-MAX_OFFSET: Final = 10_000
-
-
-MAX_GROUP_SIZE: Final = 100
-
-MAX_RRF_K: Final = 10_000
-"""Greatest constant of ``rrf``: the thousandth place then counts for nine tenths of the first."""
 
 MARKERS: Final = ("**", "**")
 """The marks before and after a word of the question in a snippet."""
 
-MAX_HALF_LIFE_DAYS: Final = 100_000
 
 Reranker = Callable[[str, Sequence[Hit]], Sequence[float]]
 

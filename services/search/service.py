@@ -43,6 +43,7 @@ from pgcorpus.db.tracing import (
     span,
 )
 from pgcorpus.services.awaited import Awaited, awaited
+from pgcorpus.services.choices import MODES, Mode
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.embedding.usage import embed_question
@@ -51,10 +52,8 @@ from pgcorpus.services.search.log import SearchLog
 from pgcorpus.services.search.page import find_deeper, finish_page, page_of
 from pgcorpus.services.search.request import (
     LEGS_OF,
-    MODES,
     RERANKED,
     Chosen,
-    Mode,
     Prepared,
     Request,
     Reranker,

@@ -24,7 +24,8 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.driver import Rows, Sent, _number, make_settings
 from pgcorpus.db.settings import DRIVER, Settings
-from pgcorpus.services.search.service import Mode, SearchService
+from pgcorpus.services.choices import Mode
+from pgcorpus.services.search.service import SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
 from tests.benchmarks.ours import GivenVectors
 

@@ -16,9 +16,10 @@ from sqlalchemy.engine import make_url
 from pgcorpus.db.engine import Database
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.settings import DRIVER, Settings
+from pgcorpus.services.choices import Mode
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.switch import ModelSwitch
-from pgcorpus.services.search.service import AsyncSearchService, Mode, SearchService
+from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests.benchmarks.contender import HITS, Contender, Job, serve
 
 MODEL = "benchmark"

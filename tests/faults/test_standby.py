@@ -22,23 +22,24 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import URL, create_engine, text
 
+from pgcorpus.db.choices import Group
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseReadOnly, StatementRefused, TransactionConflict
 from pgcorpus.db.migrations import upgrade
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.scratch import scratch_database
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services import samples
 from pgcorpus.services.chat.importing.importer import ChatImporter
+from pgcorpus.services.choices import MODES
 from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
 from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.ops.health import HealthService
-from pgcorpus.services.search.service import MODES, AsyncSearchService, SearchService
+from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests.commands import run_commands
 from tests.conftest import settings_for
 

@@ -34,8 +34,9 @@ from pgcorpus.db.operations import OPERATIONS
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import list_corpora, register
 from pgcorpus.db.search.corpus import Corpus
+from pgcorpus.services.choices import MODES
 from pgcorpus.services.jobs.worker import Worker
-from pgcorpus.services.search.service import MODES, SearchService
+from pgcorpus.services.search.service import SearchService
 from tests.logins import logged_in
 from tests.migrations.conftest import ROOT, Dump
 

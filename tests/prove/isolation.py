@@ -24,11 +24,12 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import text
 
+from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.repositories.base import REBUILT
-from pgcorpus.db.scope import APPLICATION_ROLE, Scope
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import MEMORY
 from pgcorpus.db.search.legs import AskedModel

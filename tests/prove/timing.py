@@ -17,17 +17,18 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.rehearsal import rehearsal
 from pgcorpus.db.repositories.operations.inference import InferenceRepository, Timing
 from pgcorpus.db.repositories.operations.isolation import SAID, everybody, party
-from pgcorpus.db.scope import APPLICATION_ROLE
 from pgcorpus.db.search.corpora import get_corpus
+from pgcorpus.services.choices import MODES
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.inference import Inference
-from pgcorpus.services.search.service import MODES, SearchService
+from pgcorpus.services.search.service import SearchService
 from tests.conftest import settings_for
 from tests.prove.isolation import Population, fill
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
 
 from sqlalchemy import (
@@ -33,15 +33,13 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from pgcorpus.db.base import as_uuid, in_utc
+from pgcorpus.db.choices import NATIVE, ConversationOrder
 from pgcorpus.db.errors import MEANINGS, InvalidReference, InvalidValue, NotFound, UnknownFilter
-from pgcorpus.db.models.chat import NATIVE, Conversation, Message, Role
+from pgcorpus.db.models.chat import Conversation, Message, Role
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.chat.statistics import ChatStatistics, count_all
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 from pgcorpus.db.text import storable
-
-Order = Literal["created", "updated"]
-"""The order of a list, newest first: by beginning, or by last change."""
 
 
 class ConversationFilters(TypedDict, total=False):
@@ -100,7 +98,10 @@ _SUMMARIES: Final = table(
 )
 
 _CONVERSATION: Final = Conversation.__table__.columns
-_ORDERED_BY: Final[Mapping[Order, str]] = {"created": "created_at", "updated": "updated_at"}
+_ORDERED_BY: Final[Mapping[ConversationOrder, str]] = {
+    "created": "created_at",
+    "updated": "updated_at",
+}
 
 
 class ConversationRepository(Repository):
@@ -316,7 +317,7 @@ class ConversationRepository(Repository):
     def list_conversations(
         self,
         *,
-        order: Order = "created",
+        order: ConversationOrder = "created",
         limit: int = 50,
         cursor: str | None = None,
         **filters: Unpack[ConversationFilters],
@@ -344,7 +345,7 @@ class ConversationRepository(Repository):
         return page_of(rows, limit, _listing(order, filters), partial(_key, order))
 
     def list_saved(
-        self, *, order: Order = "created", limit: int = 50, cursor: str | None = None
+        self, *, order: ConversationOrder = "created", limit: int = 50, cursor: str | None = None
     ) -> Page[Conversation]:
         """List the saved conversations, as ``list_conversations`` lists all."""
         return self.list_conversations(order=order, limit=limit, cursor=cursor, saved=True)
@@ -352,7 +353,7 @@ class ConversationRepository(Repository):
     def list_summaries(
         self,
         *,
-        order: Order = "created",
+        order: ConversationOrder = "created",
         limit: int = 50,
         cursor: str | None = None,
         offset: int = 0,
@@ -437,7 +438,7 @@ def require_words(content: str) -> str:
 
 def _select_page(
     rows: Select[Any],
-    order: Order,
+    order: ConversationOrder,
     limit: int,
     cursor: str | None,
     filters: ConversationFilters,
@@ -457,17 +458,17 @@ def _select_page(
 
 
 def _newest_first(
-    columns: ReadOnlyColumnCollection[str, Any], order: Order
+    columns: ReadOnlyColumnCollection[str, Any], order: ConversationOrder
 ) -> tuple[ColumnElement[Any], ...]:
     return columns[_ORDERED_BY[order]].desc(), columns["id"].desc()
 
 
-def _key(order: Order, row: Conversation | ConversationSummary) -> tuple[str, UUID]:
+def _key(order: ConversationOrder, row: Conversation | ConversationSummary) -> tuple[str, UUID]:
     moment: datetime = getattr(row, _ORDERED_BY[order])
     return moment.isoformat(), row.id
 
 
-def _listing(order: Order, filters: ConversationFilters) -> str:
+def _listing(order: ConversationOrder, filters: ConversationFilters) -> str:
     """Return the name of a list of conversations, for its cursors."""
     if order not in _ORDERED_BY:
         raise InvalidValue(f"there is no order {order!r}; known: {', '.join(_ORDERED_BY)}")

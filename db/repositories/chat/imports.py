@@ -35,8 +35,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, REGCONFIG, TEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from pgcorpus.db.base import as_uuid, table_of
+from pgcorpus.db.choices import NATIVE
 from pgcorpus.db.errors import InvalidValue
-from pgcorpus.db.models.chat import NATIVE, Conversation, Message, Role
+from pgcorpus.db.models.chat import Conversation, Message, Role
 from pgcorpus.db.repositories.base import Repository
 
 

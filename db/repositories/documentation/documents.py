@@ -36,11 +36,11 @@ from sqlalchemy.dialects.postgresql import REGCONFIG, insert
 from sqlalchemy.sql.expression import TableClause
 
 from pgcorpus.db.base import as_uuid, table_of
+from pgcorpus.db.choices import ADMINISTRATORS_ROLE
 from pgcorpus.db.errors import InvalidCursor, MissingScope, NotFound, NotPermitted
 from pgcorpus.db.models.documentation import Chunk, Document, DocumentationEmbedding
 from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
-from pgcorpus.db.scope import ADMINISTRATORS_ROLE
 from pgcorpus.db.search.corpora import DOCUMENTATION
 
 _documents = table_of(Document)

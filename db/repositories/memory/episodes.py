@@ -16,16 +16,11 @@ from sqlalchemy import ColumnElement, Select, Text, any_, literal, or_, select, 
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from pgcorpus.db.base import in_utc
+from pgcorpus.db.choices import NATIVE, IntentType
 from pgcorpus.db.errors import MEANINGS, AlreadyExists, InvalidValue, NotFound
-from pgcorpus.db.models.memory import (
-    COMPLEXITIES,
-    URGENCIES,
-    EpisodicMemory,
-    IntentType,
-    MemoryNode,
-)
+from pgcorpus.db.models.memory import COMPLEXITIES, URGENCIES, EpisodicMemory, MemoryNode
 from pgcorpus.db.repositories.base import Repository
-from pgcorpus.db.repositories.memory.nodes import NATIVE, refuse_too_long
+from pgcorpus.db.repositories.memory.nodes import refuse_too_long
 from pgcorpus.db.repositories.pages import Page, check_limit, decode, page_of
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES

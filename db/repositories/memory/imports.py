@@ -40,15 +40,9 @@ from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, insert
 from sqlalchemy.sql.selectable import LateralFromClause
 from sqlalchemy.types import TypeEngine
 
+from pgcorpus.db.choices import Complexity, ConversationMode, EmotionalValence, IntentType, Urgency
 from pgcorpus.db.errors import DatabaseNotReady, InvalidValue, TransactionConflict
 from pgcorpus.db.models.jobs import Job
-from pgcorpus.db.models.memory import (
-    Complexity,
-    ConversationMode,
-    EmotionalValence,
-    IntentType,
-    Urgency,
-)
 from pgcorpus.db.repositories.embeddings import text_hash
 from pgcorpus.db.repositories.first_load import FirstLoad
 from pgcorpus.db.repositories.imports import fresh_ids

@@ -34,6 +34,15 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import aliased
 
 from pgcorpus.db.base import Base, in_utc, lock_key
+from pgcorpus.db.choices import (
+    NATIVE,
+    TAGS,
+    Complexity,
+    ConversationMode,
+    EmotionalValence,
+    IntentType,
+    Urgency,
+)
 from pgcorpus.db.errors import MEANINGS, InvalidValue, NotFound
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import (
@@ -42,14 +51,8 @@ from pgcorpus.db.models.memory import (
     EMOTIONAL_VALENCES,
     INTENT_TYPES,
     MAX_DEPTH,
-    TAGS,
     URGENCIES,
-    Complexity,
-    ConversationMode,
-    EmotionalValence,
-    IntentType,
     MemoryNode,
-    Urgency,
     memory_id,
 )
 from pgcorpus.db.repositories.base import Repository
@@ -58,9 +61,6 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.text import storable
-
-NATIVE: Final = "native"
-"""The source of a memory that was said here."""
 
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "intent_type": INTENT_TYPES,

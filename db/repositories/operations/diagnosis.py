@@ -19,14 +19,14 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.visitors import iterate
 
 from pgcorpus.db.base import Base
+from pgcorpus.db.choices import APPLICATION_ROLE, GROUPS
 from pgcorpus.db.models.audit import list_audited
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.models import ModelRepository
-from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.repositories.search import SearchRepository
 from pgcorpus.db.repositories.vector_indexes import IndexState, VectorIndexRepository, index_of
-from pgcorpus.db.scope import APPLICATION_ROLE, Scope
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Statement
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.estimates import ANALYSED_ROWS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple
 
 from psycopg import sql
 from psycopg.errors import (
@@ -18,6 +18,7 @@ from psycopg.errors import (
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from pgcorpus.db.choices import GROUPS, Group
 from pgcorpus.db.errors import (
     AlreadyExists,
     DatabaseNotReady,
@@ -28,8 +29,6 @@ from pgcorpus.db.errors import (
 )
 from pgcorpus.db.repositories.base import Repository
 
-Group = Literal["rag_read_only", "rag_read_write", "rag_admin"]
-GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 PUBLIC: Final = "public"
 """Every role of the server, in the functions that ask for privileges."""
 

@@ -6,13 +6,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from pgcorpus.db.choices import METADATA
 from pgcorpus.db.errors import InvalidCorpus, UnknownCorpus
 from pgcorpus.db.search.corpora.chat import CHAT
 from pgcorpus.db.search.corpora.documentation import DOCUMENTATION
 from pgcorpus.db.search.corpora.knowledge import KNOWLEDGE
 from pgcorpus.db.search.corpora.memory import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.metadata import METADATA
 
 __all__ = [
     "CHAT",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidValue
 from pgcorpus.db.models.chat import Conversation, Message
 from pgcorpus.services.chat.exporting.markdown import as_markdown
 from pgcorpus.services.chat.exporting.openwebui import as_openwebui
+from pgcorpus.services.choices import ExportFormat
 from pgcorpus.services.corpus import Exported
 
-Format = Literal["markdown", "json", "openwebui"]
-FORMATS: Final = get_args(Format)
+FORMATS: Final = get_args(ExportFormat)
 
 JSON_FORMAT: Final = "pgcorpus-chat"
 JSON_VERSION: Final = 1
@@ -37,7 +37,7 @@ class ChatExporter:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def export(self, reference: str, to: Format = "markdown") -> Exported:
+    def export(self, reference: str, to: ExportFormat = "markdown") -> Exported:
         """Export one conversation, with all its branches.
 
         Args:
@@ -103,7 +103,9 @@ def _write_json(
     return write
 
 
-_WRITERS: Final[Mapping[Format, tuple[Callable[[Conversation, Sequence[Message]], str], str]]] = {
+_WRITERS: Final[
+    Mapping[ExportFormat, tuple[Callable[[Conversation, Sequence[Message]], str], str]]
+] = {
     "markdown": (as_markdown, ".md"),
     "json": (_write_json(as_json), ".json"),
     "openwebui": (_write_json(as_openwebui), ".openwebui.json"),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pgcorpus.db.errors import ImportFailed
 from pgcorpus.db.repositories.chat.imports import ConversationRecord
@@ -18,11 +18,11 @@ from pgcorpus.db.repositories.imports import Change
 from pgcorpus.services.chat.importing import chroma
 from pgcorpus.services.chat.importing.detect import READERS
 from pgcorpus.services.chat.importing.rules import NothingSaid
+from pgcorpus.services.choices import ChatFormat
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE, Language
 from pgcorpus.services.importers.stream import Damage, Element
 
-ChatFormat = Literal["auto", "chatgpt", "claude", "openwebui", "chroma", "pgcorpus"]
 Key = tuple[str, str]
 
 LEGACY: Final = chroma.SOURCE

@@ -23,7 +23,6 @@ from pgcorpus.services.chat.importing.candidates import (
     LEGACY,
     Batch,
     Candidate,
-    ChatFormat,
     Key,
     NoConversations,
     Reading,
@@ -38,6 +37,7 @@ from pgcorpus.services.chat.importing.decisions import (
 from pgcorpus.services.chat.importing.report import ChatReport, ChatTally
 from pgcorpus.services.chat.importing.sources import NO_JSON, Opened, Source, find, sources_of
 from pgcorpus.services.chat.importing.vectors import store_vectors
+from pgcorpus.services.choices import ChatFormat
 from pgcorpus.services.importers.draft import Unacceptable
 from pgcorpus.services.importers.files import Found, printable
 from pgcorpus.services.importers.importer import (

@@ -6,7 +6,8 @@ from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
-from pgcorpus.db.models.chat import NATIVE, ROLES, Role
+from pgcorpus.db.choices import NATIVE
+from pgcorpus.db.models.chat import ROLES, Role
 from pgcorpus.db.repositories.chat.imports import SOURCE_ID, MessageRecord
 from pgcorpus.services.chat.exporting.exporter import JSON_FORMAT, JSON_VERSION
 from pgcorpus.services.chat.importing.rules import MAX_SOURCE, ConversationDraft, Parsed

@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from pgcorpus.db.base import as_uuid
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     DatabaseNotReady,
@@ -18,12 +19,13 @@ from pgcorpus.db.errors import (
     MissingReference,
     NotFound,
 )
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION, KEPT, Chunk, Document
+from pgcorpus.db.models.documentation import KEPT, Chunk, Document
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import DOCUMENTATION
 from pgcorpus.db.search.page import Hit as FoundHit
 from pgcorpus.db.search.page import SearchPage
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import MAX_LIMIT, MAX_RRF_K
 from pgcorpus.services.documentation.adapters.checks import (
     as_vector,
     has_word,
@@ -43,7 +45,6 @@ from pgcorpus.services.documentation.sqlite.mapping import split_headings
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
 from pgcorpus.services.importers.text import clean
-from pgcorpus.services.search.request import MAX_LIMIT, MAX_RRF_K
 from pgcorpus.services.search.service import SearchService
 
 P = ParamSpec("P")

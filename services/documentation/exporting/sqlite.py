@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import NotFound
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION, KEPT
+from pgcorpus.db.models.documentation import KEPT
 from pgcorpus.db.repositories.documentation.exports import Rows
 from pgcorpus.db.repositories.documentation.feedback import ClickRecord
 from pgcorpus.db.scope import Scope

@@ -15,9 +15,9 @@ from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
+from pgcorpus.db.choices import DEFAULT_COLLECTION
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ConstraintViolated, ImportFailed, InvalidValue
-from pgcorpus.db.models.documentation import DEFAULT_COLLECTION
 from pgcorpus.db.models.embeddings import EmbeddingModel
 from pgcorpus.db.repositories.documentation.documents import (
     DocumentRecord,

@@ -20,10 +20,11 @@ from pgcorpus.db.errors import DataLayerError, Misuse, NotFound
 from pgcorpus.db.repositories.memory.imports import Kind
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import MEMORY_MODEL
 from pgcorpus.services.corpus import Progress
 from pgcorpus.services.importers.files import printable
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.memory.importing.importer import MODEL, PARTS
+from pgcorpus.services.memory.importing.importer import PARTS
 
 ONLY_HERE: Final[Mapping[str, object]] = {"duplicate_of": None, "language": DEFAULT_LANGUAGE}
 """Fields that the files of old did not have; one of this value is left out, as there."""
@@ -63,7 +64,7 @@ class MemoryExporter:
         database: Database,
         scope: Scope,
         *,
-        embeddings_model: str = MODEL,
+        embeddings_model: str = MEMORY_MODEL,
         replace: bool = False,
     ) -> None:
         self._database = database

@@ -29,6 +29,7 @@ from pgcorpus.db.repositories.memory.imports import (
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import MEMORY_MODEL, OnConflict
 from pgcorpus.services.importers.draft import Rule, Unacceptable
 from pgcorpus.services.importers.files import key_of, printable, refuse_special
 from pgcorpus.services.importers.importer import (
@@ -40,7 +41,7 @@ from pgcorpus.services.importers.importer import (
     merge_apart,
 )
 from pgcorpus.services.importers.language import DEFAULT_LANGUAGE
-from pgcorpus.services.importers.report import FileReport, OnConflict
+from pgcorpus.services.importers.report import FileReport
 from pgcorpus.services.importers.stream import Element, Records
 from pgcorpus.services.importers.text import MAX_NAME, clean
 from pgcorpus.services.importers.vectors import batches, map_vectors
@@ -48,8 +49,6 @@ from pgcorpus.services.memory.importing.report import STORED_OTHERWISE, MemoryRe
 from pgcorpus.services.memory.importing.rules import Normalised, episode, node
 
 CORPUS: Final = "memory"
-MODEL: Final = "bge-m3"
-"""The model of the system that this replaces."""
 
 BATCH: Final = 2000
 BATCH_BYTES: Final = 8 * 1024**2
@@ -218,7 +217,7 @@ class MemoryImporter(Importer[MemoryReport]):
         strict: bool = False,
         dry_run: bool = False,
         language: str = DEFAULT_LANGUAGE,
-        embeddings_model: str = MODEL,
+        embeddings_model: str = MEMORY_MODEL,
     ) -> None:
         super().__init__(database, strict=strict, dry_run=dry_run, language=language)
         self.scope = scope

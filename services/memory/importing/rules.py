@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from pgcorpus.db.choices import TAGS
 from pgcorpus.db.models.memory import (
     COMPLEXITIES,
     CONVERSATION_MODES,
@@ -23,7 +24,6 @@ from pgcorpus.db.models.memory import (
     INTENT_TYPES,
     MAX_DEPTH,
     NOISE,
-    TAGS,
     URGENCIES,
     memory_id,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pgcorpus.db.repositories.operations.maintenance import IndexState
+from pgcorpus.services.choices import LEAST_RECALL
 
 LEAST_BYTES: Final = 8 * 1024**2
 """Size of an index below which a rebuild is not worth its while: it fits into memory as it is."""
@@ -14,8 +15,6 @@ LEAST_BLOAT: Final = {"btree": 0.5, "hnsw": 0.3}
 """Share of an index that a rebuild must give back. B-trees that rows are added to in random order
 have a third of their pages free, and would have it again soon."""
 
-LEAST_RECALL: Final = 0.95
-"""Recall@10 of searches by vectors below which a graph is built anew: that of ``models verify``."""
 
 LEAST_GAIN: Final = 0.02
 """Recall that was lost since the last rebuild, at least: a graph that was no better when it was new

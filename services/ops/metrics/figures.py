@@ -21,10 +21,10 @@ from pgcorpus.db.errors import (
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.audit import AuditService
+from pgcorpus.services.choices import MODES
 from pgcorpus.services.embedding.choice import choose
 from pgcorpus.services.embedding.embed import count_covered
 from pgcorpus.services.ops.metrics.refreshed import Reading, Refreshed
-from pgcorpus.services.search.request import MODES
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from sqlalchemy import URL, text
 
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import InvalidValue
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.repositories.vector_indexes import index_of
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE

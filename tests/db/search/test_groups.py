@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Uuid, select
 
+from pgcorpus.db.choices import Fusion
 from pgcorpus.db.search.answer import Answer
 from pgcorpus.db.search.ask import DEPTHS, Ask
 from pgcorpus.db.search.page import Hit
-from pgcorpus.db.search.ranking import Fusion
 from pgcorpus.db.uow import UnitOfWork
 from tests.db.search.shelves import SHELVES, Passage, Shelf
 from tests.db.search.test_contract import ask, every_shelf

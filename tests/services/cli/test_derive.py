@@ -68,7 +68,7 @@ def _no_database(monkeypatch: pytest.MonkeyPatch) -> None:
 def tickets() -> CorpusServices:
     """A corpus of an application, with all services."""
     return CorpusServices(
-        corpus=replace(CHAT_SERVICES.corpus, name="tickets"),
+        name="tickets",
         importer=ImportService(
             make=Tickets,  # type: ignore[arg-type]
             help="Import tickets.\n\n    In two lines,\n    which flow.",
@@ -112,7 +112,7 @@ def test_the_order_of_the_corpora_is_that_of_the_help(tickets: CorpusServices) -
 
 def test_what_a_corpus_has_not_has_no_command(tickets: CorpusServices) -> None:
     """Neither an importer, nor an exporter, nor a way to try again."""
-    bare = CorpusServices(corpus=tickets.corpus)
+    bare = CorpusServices(name=tickets.name)
 
     assert names(export.make_app([KNOWLEDGE_SERVICES, bare])) == []
     assert names(imports.make_app([MEMORY_SERVICES, bare])) == ["memory"]
@@ -133,9 +133,7 @@ def test_an_import_takes_the_options_of_its_corpus_and_no_others(tickets: Corpus
 
 def test_a_corpus_with_scopes_is_imported_into_one(tickets: CorpusServices) -> None:
     """The options that name it come from the corpus, not from its importer."""
-    scoped = replace(
-        tickets, corpus=replace(tickets.corpus, scope=MEMORY_SERVICES.corpus.scope), retry=None
-    )
+    scoped = replace(tickets, scoping="required", retry=None)
     app = imports.make_app([scoped])
 
     assert "--user-id or --tenant-id" in run(app, "tickets", "a.json").stderr
@@ -186,8 +184,8 @@ def test_help_flows(tickets: CorpusServices) -> None:
 def test_importers_take_the_options_that_are_declared(services: CorpusServices) -> None:
     """With the declared defaults, and fill the corpus that declares them."""
     database = Database(Settings(environment="test"))
-    scope = [] if services.corpus.scope is None else [Scope.tenant(UUID(TENANT))]
+    scope = [] if services.scoping == "none" else [Scope.tenant(UUID(TENANT))]
 
     for each in filter(None, (services.importer, services.retry)):
         importer = each.make(database, *scope, **{one.name: one.default for one in each.options})
-        assert importer.corpus == services.corpus.name
+        assert importer.corpus == services.name

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 
+from pgcorpus.db.choices import Group
 from pgcorpus.db.engine import Database
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services import samples
 from tests.commands import list_commands, run_commands
 from tests.logins import logged_in

@@ -11,7 +11,8 @@ import pytest
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
-from pgcorpus.services.cli.main import app, main
+from pgcorpus.services.cli import lazy
+from pgcorpus.services.cli.main import app
 from pgcorpus.services.memory.service import MemoryService
 from tests import factories
 from tests.logins import logged_in
@@ -56,7 +57,7 @@ def run(database: Database, service: Database, monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(Database, "from_env", classmethod(lambda _: used))
             patch.setattr(sys, "stdout", stream)
             patch.setattr(sys, "stderr", stream)
-            patch.setitem(main.__globals__, "prepare", tuple)  # the environment outlives a test
+            patch.setattr(lazy, "prepare", tuple)  # the environment outlives a test
             app(arguments, standalone_mode=False)
         return stream.getvalue()
 

@@ -24,6 +24,7 @@ from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
 import pgcorpus
+from pgcorpus.db.choices import Group
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     ImportFailed,
@@ -33,7 +34,6 @@ from pgcorpus.db.errors import (
     UnknownModel,
 )
 from pgcorpus.db.migrations import current, drift, upgrade
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.db.scratch import PREFIX, scratch_database
 from pgcorpus.services.evaluation.beir import missing_files, read_collection
 from pgcorpus.services.evaluation.evaluate import (

@@ -21,7 +21,8 @@ from sqlalchemy import text
 
 from pgcorpus.db import models
 from pgcorpus.db.engine import Database
-from pgcorpus.services.importers.report import Changed, ImportReport, OnConflict
+from pgcorpus.services.choices import OnConflict
+from pgcorpus.services.importers.report import Changed, ImportReport
 from pgcorpus.services.knowledge.importer import BATCH, KnowledgeImporter
 from tests.command import PGCORPUS
 from tests.pooler import variables_of

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import ImportFailed, UnknownModel
-from pgcorpus.services.importers.report import OnConflict
+from pgcorpus.services.choices import OnConflict
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.knowledge.vectors import OTHER_TEXT
 from tests.command import PGCORPUS

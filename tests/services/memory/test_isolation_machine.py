@@ -25,8 +25,9 @@ from pgcorpus.db.models import MemoryNode, memory_id
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.choices import MODES
 from pgcorpus.services.embedding.hashing import HashingEmbedder
-from pgcorpus.services.search.service import MODES, SearchService
+from pgcorpus.services.search.service import SearchService
 from tests.conftest import Databases
 from tests.logins import logged_in
 from tests.tenancy import MEMORY_VECTOR, make_scope

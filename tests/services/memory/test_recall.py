@@ -14,10 +14,10 @@ from sqlalchemy import text
 from pgcorpus.db.errors import InvalidFilter, InvalidSearch, NotFound, UnknownFilter
 from pgcorpus.db.repositories.memory.nodes import Exchange
 from pgcorpus.db.search.corpora import MEMORY
+from pgcorpus.services.choices import MODES, Mode
 from pgcorpus.services.memory.access import AccessLog
 from pgcorpus.services.memory.options import Recalling
 from pgcorpus.services.memory.service import MemoryService
-from pgcorpus.services.search.service import MODES, Mode
 from tests.factories import axis
 from tests.logins import logged_in
 from tests.services.memory.setting import Setting, setting

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from pgcorpus import SearchService, Worker
+from pgcorpus.db.choices import FUSIONS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.models.documentation import (
     Chunk,
@@ -30,7 +31,7 @@ from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.estimates import explain_matching
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.prelude import compile_prelude
-from pgcorpus.db.search.ranking import FUSIONS, Shape, compile_search
+from pgcorpus.db.search.ranking import Shape, compile_search
 from pgcorpus.services.documentation.importing.importer import DocumentationImporter
 from pgcorpus.services.documentation.service import DocumentService
 from pgcorpus.services.embedding.embed import EmbeddingService

@@ -18,12 +18,12 @@ import pytest
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.event import listen
 
+from pgcorpus.db.choices import GROUPS
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.repositories import vector_indexes
 from pgcorpus.db.repositories.operations.diagnosis import DDL_EVENTS, Server, Unrecorded
-from pgcorpus.db.repositories.operations.roles import GROUPS
 from pgcorpus.db.search.corpora import KNOWLEDGE, list_corpora
 from pgcorpus.db.settings import Settings
 from pgcorpus.services.ops import doctor

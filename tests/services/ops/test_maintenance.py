@@ -18,17 +18,13 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseReadOnly, Misuse, NotPermitted, TransactionConflict
 from pgcorpus.db.repositories.operations.maintenance import IndexState
 from pgcorpus.services.audit import AuditService
+from pgcorpus.services.choices import LEAST_RECALL
 from pgcorpus.services.embedding.hashing import HashingEmbedder
 from pgcorpus.services.ops.maintenance import steps as steps_of_maintenance
 from pgcorpus.services.ops.maintenance.report import MaintenanceReport, Operation, StepReport
 from pgcorpus.services.ops.maintenance.service import MaintenanceService
 from pgcorpus.services.ops.maintenance.steps import MONTHLY, WEEKLY, Request, Step
-from pgcorpus.services.ops.maintenance.worth import (
-    LEAST_BYTES,
-    LEAST_RECALL,
-    estimate_bytes,
-    find_reason,
-)
+from pgcorpus.services.ops.maintenance.worth import LEAST_BYTES, estimate_bytes, find_reason
 from pgcorpus.services.search.service import SearchService
 from tests.command import PGCORPUS
 from tests.conftest import Databases

@@ -18,9 +18,9 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege
 from sqlalchemy import URL, text
 
 from pgcorpus import ChatImporter, KnowledgeImporter, SearchService, Worker
+from pgcorpus.db.choices import GROUPS, Group
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import NotPermitted
-from pgcorpus.db.repositories.operations.roles import GROUPS, Group
 from pgcorpus.services import samples
 from pgcorpus.services.search.request import LEGS_OF
 from tests.conftest import Databases

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, text
 
 import pgcorpus
 from pgcorpus.db import migrations
+from pgcorpus.db.choices import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     AlreadyExists,
@@ -32,7 +33,6 @@ from pgcorpus.db.errors import (
     TransactionConflict,
     UnknownModel,
 )
-from pgcorpus.db.mixins import HALFVEC_MAX_DIMENSIONS
 from pgcorpus.db.repositories.vector_indexes import IndexState
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.services.embedding.choice import choose

@@ -15,6 +15,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from pgcorpus.db import models
+from pgcorpus.db.choices import ConversationOrder
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     AlreadyExists,
@@ -24,7 +25,7 @@ from pgcorpus.db.errors import (
     NotFound,
     UnknownFilter,
 )
-from pgcorpus.db.repositories.chat.conversations import ConversationFilters, Order
+from pgcorpus.db.repositories.chat.conversations import ConversationFilters
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import Databases
 from tests.factories import ConversationFactory, MessageEmbeddingFactory, MessageFactory
@@ -298,7 +299,7 @@ def test_appending_is_awaited_under_asyncio(database: Database) -> None:
 
 
 @pytest.mark.parametrize("order", ["created", "updated"])
-def test_pages_join_to_the_whole_list(work: UnitOfWork, order: Order) -> None:
+def test_pages_join_to_the_whole_list(work: UnitOfWork, order: ConversationOrder) -> None:
     """Newest first; those of the same moment are neither repeated nor left out."""
     for number in range(11):
         moment = NEW_YEAR + DAY * (number // 4)
@@ -496,7 +497,7 @@ def archive(databases: Databases, hosted: URL) -> Iterator[Database]:
     [("created", "idx_conversations_created_at"), ("updated", "idx_conversations_updated_at")],
 )
 def test_a_page_of_summaries_reads_what_it_shows(
-    archive: Database, order: Order, index: str
+    archive: Database, order: ConversationOrder, index: str
 ) -> None:
     """The first and later ones of 100,000 messages: indexes give the order and the messages."""
     with archive.unit_of_work() as work:

@@ -23,12 +23,12 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from pgcorpus.db import migrations
 from pgcorpus.db.base import Base
+from pgcorpus.db.choices import Group
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import LogNotSealed, LogTampered, NotPermitted
 from pgcorpus.db.models.audit import NOT_AUDITED, SecurityAuditLog
 from pgcorpus.db.repositories.operations.diagnosis import DDL_EVENTS, Unrecorded
-from pgcorpus.db.repositories.operations.roles import Group
 from pgcorpus.services.audit import AuditService, Remembered, Verification
 from tests import factories
 from tests.conftest import Databases, settings_for

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, event, text
 
+from pgcorpus.db.choices import GROUPS
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import (
     AlreadyExists,
@@ -20,7 +21,7 @@ from pgcorpus.db.errors import (
     NotPermitted,
     RoleInUse,
 )
-from pgcorpus.db.repositories.operations.roles import GROUPS, PUBLIC
+from pgcorpus.db.repositories.operations.roles import PUBLIC
 from pgcorpus.db.uow import UnitOfWork
 from tests.conftest import version_of
 from tests.logins import PASSWORD, logged_in

@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from pgcorpus.db.models.chat import Message
 from pgcorpus.db.repositories.chat.imports import MessageRecord
 from pgcorpus.services.chat.importing import chatgpt, claude, openwebui
-from pgcorpus.services.chat.importing.candidates import ChatFormat, Reading
+from pgcorpus.services.chat.importing.candidates import Reading
 from pgcorpus.services.chat.importing.detect import FORMATS
 from pgcorpus.services.chat.importing.rules import Parsed
+from pgcorpus.services.choices import ChatFormat
 from pgcorpus.services.importers.draft import MAX_DETAIL, Unacceptable
 from pgcorpus.services.importers.stream import Element
 from pgcorpus.services.importers.text import UNSTORABLE
