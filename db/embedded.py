@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import IO, Final, Literal, NamedTuple
 
 import psycopg
+from psycopg.pq import PGconn, Ping
 from sqlalchemy.engine import URL
 
 from pgcorpus.db.errors import EmbeddedServerError
@@ -513,6 +514,7 @@ class EmbeddedServer:
     def _create_database(self) -> None:
         url = self.url.set(database="postgres")
         where = url.translate_connect_args(username="user", database="dbname")
+        self._wait_for_recovery(HOST, url.port)
         try:
             # sslmode: the server speaks no TLS, whatever PGSSLMODE asks of others.
             with psycopg.connect(
@@ -525,6 +527,14 @@ class EmbeddedServer:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:
             raise self._failure(f"no database could be made: {error}", log=self._log) from error
+
+    @staticmethod
+    def _wait_for_recovery(host: str, port: int | None) -> None:
+        """Wait for a server that was running already, if it recovers from a crash just now."""
+        address = f"host={host} port={port} connect_timeout=10".encode()
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while PGconn.ping(address) == Ping.REJECT and time.monotonic() < deadline:
+            time.sleep(PAUSE_SECONDS)
 
     def _halt(self, programs: Path, data: Path, mode: Literal["fast", "immediate"]) -> None:
         # fmt: off

@@ -94,6 +94,7 @@ class Settings:
         recall_percent: Which share of the searches by vectors ``Metrics`` repeats exactly.
         tracing_enabled: Whether commands make spans of OpenTelemetry.
         audit_key: Secret; signs the seals of the audit log. Never printed.
+        audit_former_keys: Secrets that signed them before, the last one first. Never printed.
         backup_folder: Where backups are.
         backup_retention_days: Age in days from which ``backup prune`` deletes them.
         backup_key: Secret; encrypts backups, or None. Never printed.
@@ -137,6 +138,7 @@ class Settings:
     recall_percent: int = 1
     tracing_enabled: bool = False
     audit_key: str | None = field(default=None, repr=False)
+    audit_former_keys: tuple[str, ...] = field(default=(), repr=False)
     backup_folder: Path = Path(".pgcorpus/backups")
     backup_retention_days: int = 30
     backup_key: str | None = field(default=None, repr=False)
@@ -304,6 +306,12 @@ def secret(least: int) -> Callable[[str, str], str]:
     return parse
 
 
+def secrets(least: int) -> Callable[[str, str], tuple[str, ...]]:
+    """Build a reader of secrets with commas between them."""
+    parse = secret(least)
+    return lambda variable, value: tuple(parse(variable, each) for each in value.split(","))
+
+
 MAX_PORT: Final = 65_535
 PORT = integer(1, MAX_PORT)
 POSTGRES_VARIABLES: Final = (
@@ -346,6 +354,7 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "METRICS_RECALL_PERCENT": ("recall_percent", integer(0, 100)),
     "TRACING_ENABLED": ("tracing_enabled", boolean),
     "PGCORPUS_AUDIT_KEY": ("audit_key", secret(32)),
+    "PGCORPUS_AUDIT_FORMER_KEYS": ("audit_former_keys", secrets(32)),
     "BACKUP_DIR": ("backup_folder", folder),
     "BACKUP_RETENTION_DAYS": ("backup_retention_days", integer(1, 36_500)),
     "BACKUP_KEY": ("backup_key", secret(32)),

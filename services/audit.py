@@ -31,6 +31,7 @@ Kind = Literal[
     "seal_changed",
     "signature_missing",
     "signature_invalid",
+    "signature_former",
     "not_as_remembered",
 ]
 
@@ -41,6 +42,12 @@ RETENTION: Final = "retention"
 UNSIGNED: Final = (
     "was made without PGCORPUS_AUDIT_KEY; if pgcorpus audit verify finds nothing else, sign from "
     "here on with: pgcorpus audit seal --trust-unsigned"
+)
+
+
+REPLACED: Final = (
+    "is the last, and was signed with a former key; sign on with the present one, as soon as there "
+    "is an entry to seal: pgcorpus audit seal"
 )
 
 
@@ -142,6 +149,7 @@ class AuditService:
         self._database = database
         key = database.settings.audit_key
         self._key = None if key is None else key.encode()
+        self._former_keys = [each.encode() for each in database.settings.audit_former_keys]
 
     def maintain(self) -> None:
         """Make partitions ahead, check the roles, and seal.
@@ -291,10 +299,18 @@ class AuditService:
     def _signature(self, seal: AuditSeal) -> bytes | None:
         return None if self._key is None else hmac.digest(self._key, seal.hash, "sha256")
 
+    def _find_signer(self, seal: AuditSeal) -> int | None:
+        """Find the key that signed a seal: 0 is the present one, then the former ones in order."""
+        if self._key is None or seal.signature is None:
+            return None
+        for number, key in enumerate((self._key, *self._former_keys)):
+            if hmac.compare_digest(hmac.digest(key, seal.hash, "sha256"), seal.signature):
+                return number
+        return None
+
     def _is_forged(self, seal: AuditSeal) -> bool:
-        """Return whether a seal has another signature than this key makes."""
-        wanted, found = self._signature(seal), seal.signature
-        return bool(wanted and found and not hmac.compare_digest(wanted, found))
+        """Return whether a seal has a signature that none of the keys makes."""
+        return bool(self._key and seal.signature) and self._find_signer(seal) is None
 
     def _refuse_forged(self, last: AuditSeal | None, *, trust_unsigned: bool = False) -> None:
         """Raise rather than sign a chain that another may have made."""
@@ -318,13 +334,26 @@ class AuditService:
 
         It stands for all before it.
         """
+        if self._key is None or not seals:
+            return
+        last = seals[-1]
+        oldest = len(self._former_keys)  # of the keys that may sign from here on
         for seal in seals:
-            if self._is_forged(seal):
+            signer = self._find_signer(seal)
+            if seal.signature is None:
+                continue
+            if signer is None:
                 detail = f"seal {seal.number} was not signed with this PGCORPUS_AUDIT_KEY"
                 yield Tampering("signature_invalid", detail, seal.number)
-        if self._key is not None and seals and seals[-1].signature is None:
-            last = seals[-1].number
-            yield Tampering("signature_missing", f"seal {last} {UNSIGNED}", last)
+            elif signer > oldest:
+                detail = f"seal {seal.number} was signed with a key that had been replaced"
+                yield Tampering("signature_invalid", detail, seal.number)
+            else:
+                oldest = signer
+        if last.signature is None:
+            yield Tampering("signature_missing", f"seal {last.number} {UNSIGNED}", last.number)
+        elif self._find_signer(last):
+            yield Tampering("signature_former", f"seal {last.number} {REPLACED}", last.number)
 
 
 def _find_broken_seals(stored: Sequence[StoredSeal]) -> Iterator[Tampering]:

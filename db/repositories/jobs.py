@@ -23,6 +23,7 @@ from sqlalchemy import (
     Select,
     Text,
     any_,
+    case,
     cast,
     delete,
     exists,
@@ -37,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from pgcorpus.db.base import set_local
 from pgcorpus.db.choices import JobStatus
@@ -74,6 +75,9 @@ SHRINKAGE: Final = 8
 """Factor by which a job's batch shrinks with each attempt begun in vain. One that kills or hangs
 its worker is alone at its fifth attempt in batches of up to 4,096, at its fourth in 512: the others
 get through, and it fails alone."""
+
+AHEAD: Final = timedelta(seconds=10)
+"""The least distance by which a job's last change lies in the future if the clock was set back."""
 
 LOCK_TIMEOUT: Final = "500ms"
 """The longest wait of a job that becomes pending again for a transaction that enqueued its like."""
@@ -424,6 +428,35 @@ class JobRepository(Repository):
         self._end(given_up, None, "failed", func.concat(times, Job.worker_id))
         self._return(returned, not_before=func.clock_timestamp(), last_error=died)
         return Reaped(len(expired) - len(given_up), len(given_up))
+
+    def follow_clock(self) -> int:
+        """Move the times of jobs that were changed when the server's clock was ahead.
+
+        Otherwise they would wait until the clock is there again: pending jobs to be due, and those
+        of a dead worker for the end of their lease.
+
+        Returns:
+            How many.
+        """
+        now = func.statement_timestamp()
+        ahead = Job.updated_at - now
+
+        def move(time: InstrumentedAttribute[Any]) -> ColumnElement[datetime]:
+            return case((time > now, time - ahead), else_=time)
+
+        changed = (
+            select(Job.id)
+            .where(Job.status.in_((PENDING, RUNNING)), Job.updated_at > now + AHEAD)
+            .order_by(Job.id)
+            .with_for_update(skip_locked=True)
+        )
+        moved = self._run(
+            update(Job)
+            .where(Job.id.in_(changed))
+            .values(not_before=move(Job.not_before), lease_expires_at=move(Job.lease_expires_at))
+            .returning(Job.id)
+        )
+        return len(moved.all())
 
     def fail_unknown_corpora(self) -> int:
         """Fail the pending embedding jobs of corpora that the database does not know.

@@ -143,9 +143,9 @@ class _Lane:
         return time.monotonic() < self._rests_until
 
     def rest(self, error: Exception) -> None:
-        """Pause the handler, longer each time; the same error is logged once."""
+        """Pause the handler, longer each time; an error that is no outage is logged once."""
         said = f"{type(error).__name__}: {error}"
-        if said != self._error:
+        if said != self._error and not isinstance(error, OUTAGES):
             known = isinstance(error, DataLayerError | SQLAlchemyError)
             logger.error(
                 "%s: its jobs cannot be taken or ended, others are: %s",
@@ -177,6 +177,7 @@ class _Slot:
     in_hand: Sequence[int] = ()
     since: float = 0.0
     hung: bool = False
+    outage: DataLayerError | None = None
     thread: threading.Thread | None = None
 
     @property
@@ -209,20 +210,23 @@ class _Outage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since: float | None = None
+        self._exhausted = False
 
     def begin(self, reason: object) -> None:
-        """Note that the database is away."""
+        """Note that the database is away, or has no room."""
         with self._lock:
+            self._exhausted = isinstance(reason, DatabaseExhausted)
             if self._since is None:
                 self._since = time.monotonic()
                 logger.warning("the database is away: %s", str(reason).splitlines()[0])
 
-    def end(self, asked: float) -> None:
+    def end(self, asked: float, *, stored: bool = False) -> None:
         """Note that the database did what it was asked.
 
-        A request from before the outage proves nothing.
+        A request from before the outage proves nothing; and only the results of a batch prove that
+        a disk has room again.
         """
-        if self._since is None:
+        if self._since is None or (self._exhausted and not stored):
             return
         with self._lock:
             if self._since is not None and asked > self._since:
@@ -373,6 +377,7 @@ class Worker:
         pauses = _pauses()
         while not self.stopping:
             try:
+                self._follow_clock()
                 self._reap()
             except OUTAGES as error:
                 if once or isinstance(error, LoginRefused | DatabaseReadOnly):  # a mistake
@@ -417,6 +422,8 @@ class Worker:
         except DatabaseUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other lanes go on
+            if isinstance(error, OUTAGES):
+                self._outage.begin(error)
             lane.rest(error)
             if once:
                 lane.stop()
@@ -430,12 +437,15 @@ class Worker:
         limit = 0 if self.stopping else lane.circuit.admits(lane.handler.batch_size)
         if not limit:
             return False
+        slot.outage = None
         try:
             jobs = self._claim(slot, lane.handler, limit)
             if jobs:
                 self._do_batch(slot, lane, jobs)
         finally:
             lane.circuit.pass_on()
+        if slot.outage is not None:  # what it gave back would be claimed again at once
+            raise slot.outage
         return bool(jobs)
 
     def _claim(self, slot: _Slot, handler: Handler, limit: int) -> Sequence[ClaimedJob]:
@@ -472,7 +482,7 @@ class Worker:
     ) -> None:
         """Do a batch; one that fails is halved until the failing job is alone."""
         ids = [job.id for job in jobs]
-        if self.stopping and counts:  # what is in hand ends with what was begun of it
+        if (self.stopping or slot.outage) and counts:  # it ends with what was begun of it
             self._release(slot, ids, counts)
             return
         slot.since = time.monotonic()  # halves that are done one after the other do not hang
@@ -483,6 +493,7 @@ class Worker:
             raise
         except OUTAGES as error:
             self._outage.begin(error)
+            slot.outage = error
             self._release(slot, ids, counts)
             return
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
@@ -579,10 +590,15 @@ class Worker:
             work.jobs.release(ids, worker_id=slot.worker_id)
             return Counter(released=len(ids))
 
-        self._commit(slot, release, counts)
+        self._commit(slot, release, counts, stored=False)
 
     def _commit(
-        self, slot: _Slot, end: Callable[[UnitOfWork], Counter[str]], counts: Counter[str]
+        self,
+        slot: _Slot,
+        end: Callable[[UnitOfWork], Counter[str]],
+        counts: Counter[str],
+        *,
+        stored: bool = True,
     ) -> None:
         """Run the transaction that ends jobs, again while the database is away or others collide.
 
@@ -604,7 +620,7 @@ class Worker:
                 self._stopping.wait(next(pauses))
             else:
                 counts.update(+ended)
-                self._outage.end(asked)
+                self._outage.end(asked, stored=stored)
                 return
 
     def _tell(self, report: BatchReport) -> None:
@@ -641,6 +657,13 @@ class Worker:
                 slot.in_hand, worker_id=slot.worker_id, lease_seconds=self._lease_seconds
             )
             work.commit()
+
+    def _follow_clock(self) -> None:
+        with self._database.unit_of_work() as work:
+            moved = work.jobs.follow_clock()
+            work.commit()
+        if moved:
+            logger.warning("the server's clock was set back: %d jobs were moved with it", moved)
 
     def _reap(self) -> None:
         with self._database.unit_of_work() as work:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,56 @@ def test_anchors_are_those_of_github() -> None:
         link.removeprefix("../how-to/move-from-sqlite.md")
         for link in list_links(ROOT / "docs/explanation/documentation.md")
     }
+
+
+def list_calls(page: str) -> Iterator[list[str]]:
+    """Yield the words of each call of pgcorpus in a page: in its blocks, and between backquotes."""
+    blocks = re.findall(r"^ *```(?:console|bash|sh)\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^ *```.*?^ *```", "", page, flags=re.DOTALL | re.MULTILINE)
+    lines += [each.replace("\n", " ") for each in re.findall(r"`([^`]+)`", prose)]
+    for line in lines:
+        for part in re.split(r"&&|\|| > |;|: ", line.partition(" # ")[0]):
+            if found := re.search(r"(?:^|[$#] |bin/|[A-Z]+=\S* )pgcorpus ([a-z-].*)", part.strip()):
+                yield re.sub(r"[\"']", " ", found[1]).split()
+
+
+def find_unknown(words: Sequence[str]) -> str | None:
+    """Return the first word of a call that is no command or option, or None."""
+    command: Any = get_command(app)
+    rest = list(words)
+    while True:
+        if isinstance(command, LazyCommand):
+            command = command.load()
+        if not (rest and getattr(command, "commands", None)) or rest[0].startswith("-"):
+            break
+        name = rest.pop(0)
+        if name not in command.commands:
+            return name
+        command = command.commands[name]
+    known = {each for option in command.params for each in (*option.opts, *option.secondary_opts)}
+    known |= {"--help", "-h", "--install-completion"}
+    options = [each.partition("=")[0] for each in rest if re.match(r"--[a-z]|-[a-z]$", each)]
+    return next((each for each in options if each not in known), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_the_pages_exist(page: Path) -> None:
+    """Every call of pgcorpus that a page shows, with its options."""
+    unknown = {
+        f"{word} in: pgcorpus {' '.join(call)}"
+        for call in list_calls(page.read_text())
+        if (word := find_unknown(call))
+    }
+
+    assert unknown == set()
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    """In a block, in a pipe, between backquotes; and so is an option."""
+    page = "```console\n$ pgcorpus doctor && pgcorpus jobs lost | jq\n```\n`pgcorpus embed --all`"
+
+    assert [find_unknown(each) for each in list_calls(page)] == [None, "lost", "--all"]
 
 
 def test_the_reference_has_every_command() -> None:

@@ -82,6 +82,13 @@ CASES = {
     "DATABASE_TYPE": ("postgresql", "postgres", "postgresql", "pg", "postgresql, postgres, sqlite"),
     "SQLITE_PATH": (Path("docfoundry.db"), "/srv/a.db", Path("/srv/a.db"), "/", "is a folder"),
     "PGCORPUS_AUDIT_KEY": (None, "k" * 32, "k" * 32, "k" * 31, "32 characters or more"),
+    "PGCORPUS_AUDIT_FORMER_KEYS": (
+        (),
+        f"{'k' * 32},{'l' * 32}",
+        ("k" * 32, "l" * 32),
+        f"{'k' * 32},l",
+        "32 characters or more",
+    ),
     "BACKUP_DIR": (
         Path(".pgcorpus/backups"),
         "/srv/backups",

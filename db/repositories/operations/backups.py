@@ -354,10 +354,12 @@ class BackupRepository(Repository):
             self._run(sql.SQL("GRANT {} TO CURRENT_USER{}").format(sql.Identifier(role), options))
         except DBAPIError as error:
             if isinstance(error.orig, InsufficientPrivilege):
+                # Without the others the owner would see the rows of all scopes at any time.
+                how = "ADMIN OPTION" if old else "ADMIN TRUE, INHERIT FALSE, SET FALSE"
                 raise NotPermitted(
                     f"this login may not become {role}, which reads or owns what is backed up. "
                     "Log in as the owner of the schema, or let an administrator run: "
-                    f'GRANT "{role}" TO "{self.find_login()}" WITH ADMIN OPTION'
+                    f'GRANT "{role}" TO "{self.find_login()}" WITH {how}'
                 ) from error
             raise_translated(error)
 

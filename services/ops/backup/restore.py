@@ -248,12 +248,14 @@ def _load(
 
 def _list_entries(programs: Programs, backup: Backup, key: str | None) -> list[str]:
     """List the entries of the dump, of which its beginning tells."""
-    with programs.running("pg_restore", "--list", stdin=PIPE) as listing:
-        assert listing.stdin is not None  # noqa: S101 - pipes were asked for
-        assert listing.stdout is not None  # noqa: S101
-        with suppress(BrokenPipeError):  # it has read enough
-            for block in backup.read(DUMP, key):
-                listing.stdin.write(block)
-        with suppress(BrokenPipeError):
-            listing.stdin.close()
-        return listing.stdout.read().decode().splitlines()
+    # A file and no pipe: who writes the dump reads nothing meanwhile, and a long list fills a pipe.
+    with tempfile.TemporaryFile() as listed:
+        with programs.running("pg_restore", "--list", stdin=PIPE, stdout=listed) as listing:
+            assert listing.stdin is not None  # noqa: S101 - a pipe was asked for
+            with suppress(BrokenPipeError):  # it has read enough
+                for block in backup.read(DUMP, key):
+                    listing.stdin.write(block)
+            with suppress(BrokenPipeError):
+                listing.stdin.close()
+        listed.seek(0)
+        return listed.read().decode().splitlines()

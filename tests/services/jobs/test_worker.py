@@ -14,7 +14,7 @@ from sqlalchemy import event, func, select, text, update
 from pgcorpus import EmbeddingService, Worker
 from pgcorpus.db import repositories
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import EmbedderUnavailable, TextsRefused, UnknownKind
+from pgcorpus.db.errors import DatabaseExhausted, EmbedderUnavailable, TextsRefused, UnknownKind
 from pgcorpus.db.models import ArchivedQueryPerformance, Job, Message, QueryPerformance
 from pgcorpus.db.repositories.jobs import ClaimedJob
 from pgcorpus.db.search.corpora import CHAT, KNOWLEDGE
@@ -94,6 +94,26 @@ def test_a_run_does_what_is_due_and_ends(database: Database, jobs: list[int]) ->
     assert doing.calls == [[0, 1, 2, 3, 4], [5, 6, 7]]
     assert (report.counts, report.succeeded) == ({"completed": 8}, True)
     assert {job.status for job in rows(database, "test")} == {"completed"}
+
+
+def test_results_without_room_are_not_made_again_at_once(
+    database: Database, jobs: list[int]
+) -> None:
+    """A hosted model would be paid for each time; no job loses an attempt."""
+
+    def do(_numbers: list[int]) -> None:
+        raise DatabaseExhausted("no space left on the server's disk")
+
+    doing = Doing(do)
+    worker = Worker(database, [doing], concurrency=1, poll_seconds=0.1)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    time.sleep(1.5)
+    worker.stop()
+    thread.join()
+
+    assert 1 <= len(doing.calls) < 8
+    assert {(job.status, job.attempts) for job in rows(database, "test")} == {("pending", 0)}
 
 
 def test_a_job_to_blame_is_found_by_halving_and_the_others_are_done(

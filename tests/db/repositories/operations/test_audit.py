@@ -808,9 +808,9 @@ REWRITE = """
 
 
 @contextmanager
-def with_key(database: Database, key: str = KEY) -> Iterator[Database]:
-    """The same database, for a process that has a key."""
-    own = Database(replace(database.settings, audit_key=key))
+def with_key(database: Database, key: str = KEY, *former: str) -> Iterator[Database]:
+    """The same database, for a process that has a key, and knows those before it."""
+    own = Database(replace(database.settings, audit_key=key, audit_former_keys=former))
     yield own
     own.close()
 
@@ -856,6 +856,33 @@ def test_a_key_that_comes_later_signs_from_there_on(database: Database) -> None:
         run(database, "UPDATE key_concepts SET concept_name = 'x'")
         with pytest.raises(ProgrammingError, match="only appended"):
             run(database, "UPDATE audit_seals SET signature = NULL")
+
+
+def test_a_key_is_replaced_by_another(database: Database) -> None:
+    """Seals of the former key stay valid; once the new one signed, the former signs no more."""
+    newer = KEY[::-1]
+    with with_key(database) as before, with_key(database, newer, KEY) as after:
+        add(database)
+        AuditService(before).seal()
+        found = AuditService(after).verify()
+        assert [each.kind for each in found.tampering] == ["signature_former"]
+
+        add(database, prefix="later")
+        AuditService(after).seal()
+        assert AuditService(after).verify().intact
+        with pytest.raises(LogTampered, match="not of this PGCORPUS_AUDIT_KEY"):
+            AuditService(before).seal()
+
+        add(database, prefix="forged")
+        AuditService(database).seal()
+        with before.unit_of_work() as work:  # as one who has found the former key
+            forged = work.audit.find_last_seal()
+            assert forged is not None
+            work.audit.sign(forged.number, hmac.digest(KEY.encode(), forged.hash, "sha256"))
+            work.commit()
+        found = AuditService(after).verify()
+        assert [each.kind for each in found.tampering] == ["signature_invalid", "signature_former"]
+        assert "a key that had been replaced" in found.tampering[0].detail
 
 
 @pytest.fixture

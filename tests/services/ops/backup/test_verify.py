@@ -52,6 +52,33 @@ def test_what_is_restored_is_usable_at_once(shelf: Shelf) -> None:
         restored.close()
 
 
+def test_a_dump_of_many_objects_is_restored(shelf: Shelf) -> None:
+    """Its list is longer than a pipe holds, and so is the dump that follows it."""
+    with shelf.database.engine.begin() as connection:
+        for number in range(150):
+            name = f"a_table_with_a_long_name_of_an_application_{number:03}"
+            connection.execute(text(f"CREATE TABLE {name} AS SELECT {number} AS n"))
+    restored = restore(shelf.database, shelf.back_up(), None, shelf.make_empty(), silently)
+    try:
+        with restored.engine.connect() as connection:
+            last = "SELECT n FROM a_table_with_a_long_name_of_an_application_149"
+            assert connection.scalar(text(last)) == 149
+    finally:
+        restored.close()
+
+
+def test_a_backup_of_an_older_server_lacks_no_right_that_it_did_not_know(shelf: Shelf) -> None:
+    """An owner may maintain its tables by a right of its own since PostgreSQL 17."""
+    backup = shelf.back_up()
+    grants = [each for each in backup.manifest.grants if not each.startswith("MAINTAIN ")]
+    older = replace(backup, manifest=replace(backup.manifest, server_major=16, grants=grants))
+    restored = restore(shelf.database, backup, None, shelf.make_empty(), silently)
+    try:
+        assert "grants" not in differences(shelf, older, restored)
+    finally:
+        restored.close()
+
+
 @pytest.mark.parametrize(
     ("statement", "check"),
     [
