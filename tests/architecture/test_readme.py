@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -87,21 +86,23 @@ def list_calls(page: str) -> Iterator[list[str]]:
 
 def find_unknown(words: Sequence[str]) -> str | None:
     """Return the first word of a call that is no command or option, or None."""
-    command: Any = get_command(app)
-    rest = list(words)
-    while True:
-        if isinstance(command, LazyCommand):
-            command = command.load()
-        if not (rest and getattr(command, "commands", None)) or rest[0].startswith("-"):
-            break
-        name = rest.pop(0)
-        if name not in command.commands:
-            return name
-        command = command.commands[name]
-    known = {each for option in command.params for each in (*option.opts, *option.secondary_opts)}
-    known |= {"--help", "-h", "--install-completion"}
+    commands = dict(list_commands())
+    groups = {name[:end] for name in commands for end in (len(name), *find_spaces(name))}
+    name, rest = "", list(words)
+    while rest and f"{name} {rest[0]}".strip() in groups:
+        name = f"{name} {rest.pop(0)}".strip()
+    if name not in commands:
+        return rest[0] if rest and not rest[0].startswith("-") else None
+    params = commands[name].params
+    known = {each for option in params for each in (*option.opts, *option.secondary_opts)}
+    known |= {"--help", "-h"}
     options = [each.partition("=")[0] for each in rest if re.match(r"--[a-z]|-[a-z]$", each)]
     return next((each for each in options if each not in known), None)
+
+
+def find_spaces(name: str) -> Iterator[int]:
+    """Yield the places of spaces."""
+    return (found.start() for found in re.finditer(" ", name))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -149,7 +150,7 @@ def test_the_reference_has_every_setting() -> None:
         default, meaning = lines[name]
         usual = getattr(Settings(), field)
         shown = str(usual).lower() if isinstance(usual, bool) else str(usual)
-        if usual is not None and shown not in default and name != "DOCFOUNDRY_DB_TYPE":
+        if usual not in (None, ()) and shown not in default and name != "DOCFOUNDRY_DB_TYPE":
             wrong.append(f"{name}: {shown} is the default")
         allowed = ""
         try:
