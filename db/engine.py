@@ -16,11 +16,13 @@ from weakref import WeakSet
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import sql
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
     Engine,
+    ExceptionContext,
     NullPool,
     Pool,
     create_engine,
@@ -79,6 +81,9 @@ STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
+
+WRITABLE: Final = ("read-write", "primary")
+"""Values of ``target_session_attrs`` that ask for the server that takes writes."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -288,7 +293,7 @@ class Database:
             except DBAPIError as error:
                 if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
                     raise
-            _replace_pool(engine)
+            _replace_pool(engine).dispose()
             return exchange(engine, begin, statements, end)
 
     def _begin_reading(
@@ -500,6 +505,8 @@ class Database:
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
         watch_statements(engine)
+        if engine.url.query.get("target_session_attrs") in WRITABLE:
+            event.listen(engine, "handle_error", _leave_read_only)
         if self.settings.is_pooled:
             event.listen(engine, "checkout", _leave_begin_to_us)
             begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))
@@ -602,6 +609,12 @@ def _replace_pool(engine: Engine) -> Pool:
     engine.dispose(close=False)
     event.listen(pool, "checkin", lambda _, record: record.invalidate())
     return pool
+
+
+def _leave_read_only(failure: ExceptionContext) -> None:
+    """Replace the pool when its server turns out to read only: another one takes the writes now."""
+    if isinstance(failure.original_exception, ReadOnlySqlTransaction):
+        failure.is_disconnect = True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import psycopg
 from dotenv import dotenv_values, find_dotenv
@@ -27,6 +27,11 @@ TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 POOLERS: Final = ("none", "transaction")
 DATABASE_TYPES: Final = ("postgresql", "postgres", "sqlite")
 DRIVER: Final = "postgresql+psycopg"
+
+SEVERAL_HOSTS: Final = re.compile(
+    r"(?P<login>[\w+]+://(?:[^@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>(?:[/?].*)?)", re.DOTALL
+)
+HOST_AND_PORT: Final = re.compile(r"(\[.*\]|[^:]*):([^:]*)")
 
 
 class Address(URL):
@@ -414,7 +419,7 @@ def _admin_url(given: Mapping[str, str]) -> URL | None:
 def _address(variable: str, value: str) -> URL:
     """Read the address of a database, and hide its password from every repr."""
     try:
-        url = make_url(value)
+        url = _list_hosts(make_url(_move_hosts(value)))
         backend = url.get_backend_name()
     except (ArgumentError, ValueError):
         backend = ""  # the value may hold a password: it is neither chained nor shown
@@ -427,6 +432,27 @@ def _address(variable: str, value: str) -> URL:
     if "password" in url.query:  # libpq allows it there, but a repr would show it
         url = url.set(password=url.normalized_query["password"][-1])
     return url.set(drivername=DRIVER).difference_update_query(["password"])
+
+
+def _move_hosts(value: str) -> str:
+    """Write libpq's list of hosts, ``//user@one:5432,two:5432/database``, as SQLAlchemy has it."""
+    found = SEVERAL_HOSTS.fullmatch(value)
+    if found is None:
+        return value
+    hosts = "&".join(f"host={quote(each, safe=':[]')}" for each in found["hosts"].split(","))
+    path, _, query = found["rest"].partition("?")
+    return f"{found['login']}{path or '/'}?{hosts}&{query}".removesuffix("&")
+
+
+def _list_hosts(url: URL) -> URL:
+    """Write several hosts of an address as libpq's parameters have them: ``host=a,b&port=1,2``."""
+    hosts = url.query.get("host", "")
+    if isinstance(hosts, str):
+        return url
+    named = [(each, HOST_AND_PORT.fullmatch(each)) for each in hosts]
+    names = ",".join((found[1] if found else each).strip("[]") for each, found in named)
+    ports = ",".join((found[2] if found else "") or "5432" for _, found in named)
+    return url.update_query_dict({"host": names, "port": url.query.get("port", ports)})
 
 
 def _refuse_unusable_pooler(settings: Settings) -> None:

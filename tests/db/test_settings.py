@@ -455,3 +455,33 @@ def test_what_cannot_work_with_a_pooler_is_refused(given: dict[str, str], said: 
         Settings.from_env(given)
 
     assert "hunter2" not in str(raised.value)
+
+
+SEVERAL = "postgresql://user:hun,ter@one:5433,two/corpus?target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        (SEVERAL, "one,two", "5433,5432"),
+        ("postgresql://one,two", "one,two", "5432,5432"),
+        ("postgresql://one:1,[::1]:2/corpus", "one,::1", "1,2"),
+        ("postgresql://user@/corpus?host=one:1&host=two:2", "one,two", "1,2"),
+        ("postgresql://user@/corpus?host=one,two&port=1,2", "one,two", "1,2"),
+    ],
+)
+def test_an_address_may_have_several_hosts(written: str, host: str, port: str) -> None:
+    """As libpq writes them, and as SQLAlchemy does."""
+    url = Settings.from_env({"DATABASE_URL": written}).database_url
+    assert url is not None
+    _, arguments = url.get_dialect()().create_connect_args(url)
+
+    assert (arguments["host"], arguments["port"]) == (host, port)
+    assert "hun,ter" not in repr(url)
+
+
+@pytest.mark.parametrize("port", ["0", "x", "65536"])
+def test_each_port_of_several_hosts_is_checked(port: str) -> None:
+    """With the same words as of one."""
+    with pytest.raises(SettingsError, match="unusable port; allowed: 1 to 65535"):
+        Settings.from_env({"DATABASE_URL": f"postgresql://one:5432,two:{port}/corpus"})
