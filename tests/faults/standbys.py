@@ -179,3 +179,15 @@ def either(*servers: EmbeddedServer, login: str | None = None) -> URL:
     url = Settings.from_env({"DATABASE_URL": written}).database_url
     assert url is not None
     return url
+
+
+def remove_rows(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
+    """Remove rows of a primary for good, which its standby does too as soon as it may."""
+    ask(
+        primary,
+        "INSERT INTO query_performance_log (query_type, corpus, duration, hits, degraded)"
+        " VALUES ('gone', 'chat', 1, 1, false)",
+    )
+    ask(primary, "DELETE FROM query_performance_log WHERE query_type = 'gone'")
+    ask(primary, "VACUUM query_performance_log")
+    follow(primary, standby)

@@ -17,7 +17,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseReadOnly, DataLayerError
 from pgcorpus.services.search.service import SearchService
 from tests.conftest import settings_for
-from tests.faults.standbys import Pair, ask, either, kill, promote, standby_of
+from tests.faults.standbys import Pair, address, ask, either, kill, promote, standby_of
 from tests.prove import proofs
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
@@ -90,22 +90,27 @@ def test_searches_and_workers_outlive_the_primary(couple: Couple) -> None:
     """It is killed under load and its standby promoted: no job is lost, and none done twice."""
     settings = replace(settings_for(either(*couple)), connect_retry_seconds=30)
     database = Database(settings)
+    reading = Database(replace(settings, read_urls=(address(couple.standby),)))
+    reading.standbys.look()
 
     def fail_over() -> None:
         kill(couple.primary)
         promote(couple.standby)
 
     try:
-        with keep_searching(database) as pauses:
+        with keep_searching(database) as pauses, keep_searching(reading) as of_standby:
             proof = proofs.each_job_once(
                 database, jobs=1000, workers=2, restart=fail_over, batch_size=50, batch_seconds=0.05
             )
     finally:
         database.close()
+        reading.close()
 
     assert proof.holds, proof
     assert pauses.longest < MOST_SECONDS
     assert pauses.errors <= {"DatabaseUnavailable"}
+    assert of_standby.longest < MOST_SECONDS
+    assert of_standby.errors == set()
 
 
 def test_a_server_that_takes_no_writes_any_more_is_left(pair: Pair) -> None:

@@ -34,7 +34,7 @@ from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.ops.health import HealthService
 from pgcorpus.services.search.service import MODES, AsyncSearchService, SearchService
 from tests.commands import run_commands
-from tests.faults.standbys import CORPORA, LOGINS, Pair, address, ask, follow, standby_of
+from tests.faults.standbys import CORPORA, LOGINS, Pair, address, ask, remove_rows, standby_of
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
 
@@ -551,15 +551,3 @@ def read_through(work: UnitOfWork, statement: str, change: Callable[[], None]) -
     work.session.execute(text(statement))
     change()
     work.session.execute(text(statement))
-
-
-def remove_rows(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
-    """Remove rows of a primary for good, which its standby does too as soon as it may."""
-    ask(
-        primary,
-        "INSERT INTO query_performance_log (query_type, corpus, duration, hits, degraded)"
-        " VALUES ('gone', 'chat', 1, 1, false)",
-    )
-    ask(primary, "DELETE FROM query_performance_log WHERE query_type = 'gone'")
-    ask(primary, "VACUUM query_performance_log")
-    follow(primary, standby)
