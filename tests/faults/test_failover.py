@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,16 +13,13 @@ from sqlalchemy import text
 
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import DatabaseReadOnly, DataLayerError
-from pgcorpus.services.search.service import SearchService
+from pgcorpus.db.errors import DatabaseReadOnly
 from tests.conftest import settings_for
 from tests.faults.standbys import Pair, address, ask, either, kill, promote, standby_of
 from tests.prove import proofs
+from tests.prove.failover import MOST_SECONDS, keep_searching
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
-
-MOST_SECONDS = 30.0
-"""The longest time that searches and workers may stand still."""
 
 
 class Couple(NamedTuple):
@@ -40,50 +36,6 @@ def couple(pair: Pair) -> Iterator[Couple]:
         primary = stack.enter_context(standby_of(pair.primary))
         promote(primary)
         yield Couple(primary, stack.enter_context(standby_of(primary)))
-
-
-class Pauses:
-    """The time between searches that were answered, and the errors between.
-
-    Attributes:
-        longest: Seconds.
-        errors: Names of the errors that callers got.
-    """
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-        self.errors: set[str] = set()
-        self.last = time.monotonic()
-
-    def note(self) -> None:
-        """Note an answer."""
-        now = time.monotonic()
-        self.longest, self.last = max(self.longest, now - self.last), now
-
-
-@contextmanager
-def keep_searching(database: Database) -> Iterator[Pauses]:
-    """Search in a thread again and again."""
-    pauses, over = Pauses(), threading.Event()
-    search = SearchService(database)
-
-    def work() -> None:
-        while not over.wait(0.02):
-            try:
-                assert search.search("premium prices", corpus="knowledge").hits
-            except DataLayerError as error:
-                pauses.errors.add(type(error).__name__)
-            else:
-                pauses.note()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield pauses
-    finally:
-        over.set()
-        thread.join()
-        pauses.note()
 
 
 def test_searches_and_workers_outlive_the_primary(couple: Couple) -> None:
