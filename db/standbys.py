@@ -178,9 +178,21 @@ class Standby:
         self._max_lag_seconds = max_lag_seconds
         self._lag_seconds: float | None = None
         self._seen = 0.0
+        self._told: bool | None = None
 
     def look(self) -> None:
-        """See how far it has come."""
+        """See how far it has come, and log where that decides whether searches read from it."""
+        self._look()
+        near = self.is_near
+        if near != self._told and (self._told is not None or not near):
+            if near:
+                logger.warning("searches read from the standby %s again", self.name)
+            else:
+                reason = self.problem or f"it is more than {self._max_lag_seconds} s behind"
+                logger.warning("searches do not read from the standby %s: %s", self.name, reason)
+        self._told = near
+
+    def _look(self) -> None:
         try:
             replayed = _ask(self.probe, REPLAYED)
         except (DBAPIError, DataLayerError, PoolTimeout) as error:
@@ -287,6 +299,11 @@ class Standbys:
         near = [*near[turn:], *near[:turn]]
         reached = [each for each in near if each.replayed >= position]
         return reached or (near[:1] if near[0].wait_for(position) else [])
+
+    @property
+    def is_watched(self) -> bool:
+        """True if a search has been made, and each is looked at since."""
+        return bool(self._threads)
 
     def look(self) -> None:
         """Look at every server now."""

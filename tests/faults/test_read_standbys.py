@@ -22,7 +22,7 @@ from pgcorpus.db.standbys import FARTHEST, Reader, StandbyState
 from pgcorpus.services.memory.service import AsyncMemoryService, MemoryService
 from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.ops.metrics.process import ProcessFigures
-from pgcorpus.services.search.service import SearchService
+from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests.conftest import settings_for
 from tests.faults.standbys import Pair, address, ask, kill, promote, remove_rows, standby_of
 
@@ -69,7 +69,7 @@ def count_connections(database: Database) -> list[int]:
 
 
 @contextmanager
-def paused(standby: EmbeddedServer) -> Iterator[None]:
+def pause(standby: EmbeddedServer) -> Iterator[None]:
     """A standby that receives, and replays nothing."""
     ask(standby, "SELECT pg_wal_replay_pause()")
     while ask(standby, "SELECT pg_get_wal_replay_pause_state()") != "paused":
@@ -122,14 +122,24 @@ def test_searches_read_from_standbys_and_what_they_write_goes_to_the_primary(pai
         page = search.search("premium prices", corpus="knowledge", snippets=True)
         recall = memory.recall("why do logins time out", scope=pair.scope, limit=3)
         connections = count_connections(database)
+
+        async def run() -> tuple[Any, list[int]]:
+            found = await AsyncSearchService(database).search("prices", corpus="knowledge")
+            counted = count_connections(database)
+            await database.aclose()
+            return found, counted
+
+        awaited, of_both_pools = asyncio.run(run())
         search.flush_log()
         memory.flush()
 
     assert page.hits
+    assert awaited.hits
+    assert of_both_pools == [0, 2]
     assert len(recall.memories) == 3
     assert connections == [0, 1]
-    # The memory service has a search service of its own, which wrote its log at the close.
-    assert ask(pair.primary, logged) - before[0] == 2
+    # Each service has a search service of its own, which wrote its log at the close.
+    assert ask(pair.primary, logged) - before[0] == 3
     assert ask(pair.primary, RECALLED) - before[1] == 3
 
 
@@ -153,7 +163,7 @@ def test_a_search_with_a_token_sees_the_commit(pair: Pair) -> None:
     pair.follow()
     word = make_word()
     with reading(pair.primary, pair.standby) as database:
-        with paused(pair.standby):
+        with pause(pair.standby):
             token = say(database, word)
             assert not find(database, word)
             assert find(database, word, after=token)
@@ -168,7 +178,7 @@ def test_a_search_with_a_token_waits_for_a_standby(pair: Pair) -> None:
     pair.follow()
     word = make_word()
     with reading(pair.primary, pair.standby) as database:
-        with paused(pair.standby):
+        with pause(pair.standby):
             token = say(database, word)
             resume = threading.Timer(0.1, ask, (pair.standby, "SELECT pg_wal_replay_resume()"))
             resume.start()
@@ -182,7 +192,7 @@ def test_what_was_remembered_is_recalled_at_once(pair: Pair) -> None:
     """Also where it was awaited; the service passes its own tokens on."""
     pair.follow()
     words = make_word(), make_word()
-    with reading(pair.primary, pair.standby) as database, paused(pair.standby):
+    with reading(pair.primary, pair.standby) as database, pause(pair.standby):
         memory = MemoryService(database)
         memory.remember(words[0], scope=pair.scope, conversation_id=words[0])
         recall = memory.recall(words[0], scope=pair.scope, mode="text", touch=False)
@@ -217,7 +227,9 @@ def test_tokens_cost_nothing_without_standbys(pair: Pair) -> None:
         assert "standbys" not in database.__dict__
 
 
-def test_a_standby_that_lags_is_left_until_it_is_near_again(pair: Pair) -> None:
+def test_a_standby_that_lags_is_left_until_it_is_near_again(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its lag is measured by what the primary has written: an idle primary makes none old."""
     pair.follow()
     word = make_word()
@@ -226,13 +238,18 @@ def test_a_standby_that_lags_is_left_until_it_is_near_again(pair: Pair) -> None:
         find(database, word)
         database.standbys.look()
         assert [each.in_use for each in list_states(database)] == [True]
-        with paused(pair.standby):
+        with pause(pair.standby):
             say(database, word)
             wait_until(lambda: not list_states(database)[0].in_use)
             assert find(database, word)
             assert (list_states(database)[0].lag_seconds or 0) > 2
         wait_until(lambda: list_states(database)[0].in_use)
         assert find(database, word)
+    name = f"127.0.0.1:{pair.standby.url.port}"
+    assert [each for each in caplog.messages if "searches" in each] == [
+        f"searches do not read from the standby {name}: it is more than 2 s behind",
+        f"searches read from the standby {name} again",
+    ]
 
 
 def test_a_server_that_takes_writes_itself_is_not_read_as_a_standby(pair: Pair) -> None:
@@ -304,6 +321,7 @@ def test_doctor_and_metrics_tell_of_each_standby(pair: Pair) -> None:
     pair.follow()
     port = pair.standby.url.port
     with reading(pair.primary, pair.standby, pair.primary) as database:
+        find(database, "prices")
         findings = DoctorService(database).examine().findings
         told = {each.name: each for each in ProcessFigures(database).collect()}
 

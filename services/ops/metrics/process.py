@@ -49,7 +49,7 @@ class ProcessFigures(Collector):
             "Connections that this process may open: DB_POOL_SIZE and DB_MAX_OVERFLOW",
             value=pool.limit,
         )
-        if self._database.settings.read_urls:
+        if self._database.settings.read_urls and self._database.standbys.is_watched:
             yield from self._collect_standbys()
         yield from _collect_usage()
 
