@@ -6,6 +6,7 @@ An answer must come in time, and attempts are repeated.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import random
@@ -17,7 +18,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -163,7 +163,7 @@ def connector(
     ) -> DBAPIConnection:
         began = time.monotonic()
         with waits.announce(_place(parameters)):
-            for tries in count():
+            for tries in itertools.count():
                 left = began + settings.connect_retry_seconds - time.monotonic()
                 try:
                     return attempt(dialect, args, _shorten_timeout(parameters, settings, left))
@@ -293,8 +293,9 @@ def _read(trace: int | None) -> str:
 
 
 def _place(parameters: Mapping[str, Any]) -> str:
-    host = parameters.get("host") or parameters.get("hostaddr") or "localhost"
-    return f"{host}:{parameters.get('port') or 5432}"
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
+    ports = str(parameters.get("port") or 5432).split(",")
+    return ", ".join(map(":".join, zip(hosts, itertools.cycle(ports), strict=False)))
 
 
 class _Waits:

@@ -16,11 +16,13 @@ from weakref import WeakSet
 import psycopg
 from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import sql
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
     Engine,
+    ExceptionContext,
     NullPool,
     Pool,
     create_engine,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -38,7 +41,13 @@ from pgcorpus.db.base import lock_key
 from pgcorpus.db.choices import APPLICATION_ROLE
 from pgcorpus.db.connections import awaiting, connector, interruptibly
 from pgcorpus.db.embedded import EmbeddedServer
-from pgcorpus.db.errors import NoAnswer, SettingsError, TransactionConflict, translate_errors
+from pgcorpus.db.errors import (
+    DataLayerError,
+    NoAnswer,
+    SettingsError,
+    TransactionConflict,
+    translate_errors,
+)
 from pgcorpus.db.exchange import exchange, forget_session
 from pgcorpus.db.pools import Places, PoolState, Throttle
 from pgcorpus.db.repositories.search import KNOWN
@@ -47,6 +56,15 @@ from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
+from pgcorpus.db.standbys import (
+    FARTHEST,
+    WRITTEN,
+    Primary,
+    Reader,
+    Standby,
+    Standbys,
+    read_position,
+)
 from pgcorpus.db.tracing import span_exchange, watch_statements
 from pgcorpus.db.turns import InTurn
 from pgcorpus.db.uow import AsyncUnitOfWork, UnitOfWork, WorkSession
@@ -73,6 +91,15 @@ STEP_DOWN: Final = f"SELECT set_config('role', {STEPPED_DOWN}, true)"
 
 POLL_SECONDS: Final = 0.2
 """The wait between two tries to take a lock."""
+
+PROBE_CONNECT_SECONDS: Final = 2
+"""The time for a connection to a standby: the least that psycopg gives to an attempt."""
+
+PROBE_MS: Final = 1000
+"""The time after which the server ends a probe's statement."""
+
+WRITABLE: Final = ("read-write", "primary")
+"""Values of ``target_session_attrs`` that ask for the server that takes writes."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -238,15 +265,74 @@ class Database:
             actor: Who is behind it: the audit log has it beside the login.
         """
         sessions = self._async_sessions if in_greenlet() else self._sessions
-        return UnitOfWork(sessions, scope=scope, actor=actor, guard=self._guard)
+        return self._make_work(sessions, scope, actor)
 
     def async_unit_of_work(
         self, scope: Scope | None = None, *, actor: str | None = None
     ) -> AsyncUnitOfWork:
         """Return a unit of work for asyncio."""
-        return AsyncUnitOfWork(
-            UnitOfWork(self._async_sessions, scope=scope, actor=actor, guard=self._guard)
-        )
+        return AsyncUnitOfWork(self._make_work(self._async_sessions, scope, actor))
+
+    def _make_work(
+        self, sessions: Callable[[], WorkSession], scope: Scope | None, actor: str | None
+    ) -> UnitOfWork:
+        return UnitOfWork(sessions, scope=scope, actor=actor, guard=self._guard, token=self.token)
+
+    def reader(self, *, after: str | None = None) -> Reader:
+        """Return what one search, or another read, is done with: a standby, or this database.
+
+        Args:
+            after: The token of a commit that the read must see: a standby that has not come so far
+                is waited for, at most half a second, and then this database is asked.
+
+        Raises:
+            InvalidSearch: That is no token.
+        """
+        if not self.settings.read_urls:
+            if after is not None:
+                read_position(after)
+            return Reader((), self)
+        return Reader(self.standbys.choose(after), self)
+
+    def token(self) -> str | None:
+        """Return a token for ``after`` of searches that must see what was committed until now.
+
+        Returns:
+            A short text that fits into a header of HTTP; None where ``DATABASE_READ_URLS`` is not
+            set, as searches then see every commit. ``UnitOfWork.commit`` returns the same.
+        """
+        if not self.settings.read_urls:
+            return None
+        try:
+            ((row,),) = self._exchange(None, [(WRITTEN, None)])
+        except (DBAPIError, DataLayerError, PoolTimeout):
+            return FARTHEST  # what was committed is: a search asks the primary for it
+        position: str = row["position"]
+        return position
+
+    @made_once
+    def standbys(self) -> Standbys:
+        """The standbys of ``DATABASE_READ_URLS``."""
+        settings = self.settings
+        longest = settings.read_max_lag_seconds
+        primary = Primary(_make_probe(replace(settings, read_urls=())), longest)
+
+        def make(url: URL) -> Standby:
+            # Another server answers where this one does not.
+            seconds = min(settings.connect_timeout_seconds, PROBE_CONNECT_SECONDS)
+            there = replace(
+                settings,
+                database_url=url,
+                admin_url=None,
+                read_urls=(),
+                ssl_mode=str(url.query.get("sslmode", settings.ssl_mode)),
+                # Another server answers where this one does not.
+                connect_timeout_seconds=seconds,
+                connect_retry_seconds=0,
+            )
+            return Standby(_quiet(Database(there)), _make_probe(there), primary, longest)
+
+        return Standbys(primary, [make(url) for url in settings.read_urls])
 
     def ranker(self, scope: Scope | None = None) -> Ranker:
         """Return what ranks passages below any unit of work: each exchange is a transaction.
@@ -282,7 +368,7 @@ class Database:
             except DBAPIError as error:
                 if not error.connection_invalidated or isinstance(error.orig, NoAnswer):
                     raise
-            _replace_pool(engine)
+            _replace_pool(engine).dispose()
             return exchange(engine, begin, statements, end)
 
     def _begin_reading(
@@ -352,6 +438,7 @@ class Database:
                 self.settings,
                 database_url=url,
                 admin_url=None,
+                read_urls=(),
                 pooler="none",
                 metrics_enabled=False,
             )
@@ -442,6 +529,10 @@ class Database:
             for buffer in buffers:
                 buffer.flush()
         finally:
+            with self._making:
+                standbys: Standbys | None = self.__dict__.pop("standbys", None)
+            if standbys is not None:
+                standbys.close()
             if "engine" in self.__dict__:
                 _replace_pool(self.engine).dispose()
 
@@ -450,6 +541,8 @@ class Database:
         if "async_engine" in self.__dict__:
             pool = _replace_pool(self.async_engine.sync_engine)
             await greenlet_spawn(pool.dispose)
+        if "standbys" in self.__dict__:
+            await self.standbys.aclose()
         try:
             await asyncio.to_thread(self.close)
         except RuntimeError:  # at the interpreter's end there are no new threads
@@ -494,6 +587,8 @@ class Database:
     def _keep_apart(self, engine: Engine, statement_timeout_ms: int) -> None:
         """Keep settings of other users of a connection from reaching a transaction."""
         watch_statements(engine)
+        if engine.url.query.get("target_session_attrs") in WRITABLE:
+            event.listen(engine, "handle_error", _leave_read_only)
         if self.settings.is_pooled:
             event.listen(engine, "checkout", _leave_begin_to_us)
             begin = "; ".join(_list_settings_of_pooled(statement_timeout_ms))
@@ -543,6 +638,26 @@ class Database:
             "options": f"{of_address.get('options', '')} "
             f"-c statement_timeout={statement_timeout_ms}",
         }
+
+
+def _make_probe(settings: Settings) -> Database:
+    """Return a database of one connection, for short questions."""
+    probe = replace(
+        settings,
+        pool_size=1,
+        max_overflow=0,
+        connect_timeout_seconds=PROBE_CONNECT_SECONDS,
+        connect_retry_seconds=0,
+        statement_timeout_ms=PROBE_MS,
+        application_name=f"{settings.application_name} probe",
+    )
+    return _quiet(Database(probe))
+
+
+def _quiet(database: Database) -> Database:
+    """Let a database whose absence is no news say nothing of it."""
+    database.on_wait = lambda _: None
+    return database
 
 
 def _sessions_of(
@@ -596,6 +711,12 @@ def _replace_pool(engine: Engine) -> Pool:
     engine.dispose(close=False)
     event.listen(pool, "checkin", lambda _, record: record.invalidate())
     return pool
+
+
+def _leave_read_only(failure: ExceptionContext) -> None:
+    """Replace the pool when its server turns out to read only: another one takes the writes now."""
+    if isinstance(failure.original_exception, ReadOnlySqlTransaction):
+        failure.is_disconnect = True
 
 
 @contextmanager

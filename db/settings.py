@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import psycopg
 from dotenv import dotenv_values, find_dotenv
@@ -27,6 +27,12 @@ TLS_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 POOLERS: Final = ("none", "transaction")
 DATABASE_TYPES: Final = ("postgresql", "postgres", "sqlite")
 DRIVER: Final = "postgresql+psycopg"
+
+SEVERAL_HOSTS: Final = re.compile(
+    r"(?P<login>[\w+]+://(?:[^@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>(?:[/?].*)?)", re.DOTALL
+)
+BETWEEN_ADDRESSES: Final = re.compile(r"[\s,]+(?=[\w+]+://)")
+HOST_AND_PORT: Final = re.compile(r"(\[.*\]|[^:]*):([^:]*)")
 
 
 class Address(URL):
@@ -57,6 +63,8 @@ class Settings:
             its options may hold secrets, too.
         admin_url: The server's own address, for what needs a session: upgrades, model switches,
             workers that listen. None: ``database_url``. Never printed, either.
+        read_urls: Addresses of standbys that searches read from. Never printed, either.
+        read_max_lag_seconds: Lag of a standby up to which it is read from.
         pooler: ``transaction`` when ``database_url`` is a pooler's that lends its connections for
             one transaction each.
         home: Folder of the embedded server.
@@ -106,6 +114,8 @@ class Settings:
 
     database_url: URL | None = field(default=None, repr=False)
     admin_url: URL | None = field(default=None, repr=False)
+    read_urls: tuple[URL, ...] = field(default=(), repr=False)
+    read_max_lag_seconds: int = 10
     pooler: str = "none"
     home: Path = Path(".pgcorpus")
     pool_size: int = 20
@@ -149,6 +159,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.database_url is not None:
             object.__setattr__(self, "database_url", Address._make(self.database_url))
+        object.__setattr__(self, "read_urls", tuple(map(Address._make, self.read_urls)))
 
     @property
     def production(self) -> bool:
@@ -191,10 +202,18 @@ class Settings:
         url, admin_url = _database_url(given), _admin_url(given)
         weigh = (values.get("ssl_mode"), values.get("ssl_ca_cert"))
         mode = _ssl_mode(given, url, *weigh)
-        if admin_url is not None:
-            own = _ssl_mode(given, admin_url, *weigh) if "sslmode" in admin_url.query else mode
-            admin_url = admin_url.update_query_dict({"sslmode": own})
-        settings = cls(**(values | {"database_url": url, "admin_url": admin_url, "ssl_mode": mode}))
+        read_urls = _read_urls(given)
+
+        def weigh_own(other: URL) -> URL:
+            own = _ssl_mode(given, other, *weigh) if "sslmode" in other.query else mode
+            return other.update_query_dict({"sslmode": own})
+
+        addresses = {
+            "database_url": url,
+            "admin_url": None if admin_url is None else weigh_own(admin_url),
+            "read_urls": tuple(map(weigh_own, read_urls)),
+        }
+        settings = cls(**(values | addresses | {"ssl_mode": mode}))
         _refuse_unusable_pooler(settings)
         if settings.production and url is None:
             raise SettingsError(
@@ -326,6 +345,7 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
     "DB_POOL_SIZE": ("pool_size", integer(1, 1000)),
     "DB_MAX_OVERFLOW": ("max_overflow", integer(0, 1000)),
     "DB_PROCESSES": ("processes", integer(1, 10_000)),
+    "DB_READ_MAX_LAG": ("read_max_lag_seconds", integer(2, 3600)),
     "DB_POOLER": ("pooler", choice(POOLERS)),
     "DB_POOL_TIMEOUT": ("pool_timeout_seconds", integer(1, 3600)),
     "DB_POOL_RECYCLE": ("pool_recycle_seconds", integer(1, 86_400)),
@@ -365,8 +385,8 @@ VARIABLES: Final[Mapping[str, tuple[str, Callable[[str, str], Any]]]] = {
 }
 """Variable → the setting it fills and how its value is read.
 
-The addresses (``DATABASE_URL``, ``DATABASE_ADMIN_URL``, ``POSTGRES_*``) and ``SSL_REQUIRE`` are
-read together, below.
+The addresses (``DATABASE_URL``, ``DATABASE_ADMIN_URL``, ``DATABASE_READ_URLS``, ``POSTGRES_*``)
+and ``SSL_REQUIRE`` are read together, below.
 """
 
 
@@ -420,10 +440,23 @@ def _admin_url(given: Mapping[str, str]) -> URL | None:
     return _address("DATABASE_ADMIN_URL", given["DATABASE_ADMIN_URL"])
 
 
+def _read_urls(given: Mapping[str, str]) -> list[URL]:
+    """Return the addresses of ``DATABASE_READ_URLS``, which stand beside that of the primary."""
+    if "DATABASE_READ_URLS" not in given:
+        return []
+    if not given.keys() & {"DATABASE_URL", "POSTGRES_HOST"}:
+        raise SettingsError(
+            "DATABASE_READ_URLS would be ignored: set DATABASE_URL or POSTGRES_HOST to the address "
+            "of the primary, too"
+        )
+    written = BETWEEN_ADDRESSES.split(given["DATABASE_READ_URLS"].strip(", "))
+    return [_address("DATABASE_READ_URLS", each) for each in written]
+
+
 def _address(variable: str, value: str) -> URL:
     """Read the address of a database, and hide its password from every repr."""
     try:
-        url = make_url(value)
+        url = _list_hosts(make_url(_move_hosts(value)))
         backend = url.get_backend_name()
     except (ArgumentError, ValueError):
         backend = ""  # the value may hold a password: it is neither chained nor shown
@@ -438,18 +471,42 @@ def _address(variable: str, value: str) -> URL:
     return url.set(drivername=DRIVER).difference_update_query(["password"])
 
 
+def _move_hosts(value: str) -> str:
+    """Write libpq's list of hosts, ``//user@one:5432,two:5432/database``, as SQLAlchemy has it."""
+    found = SEVERAL_HOSTS.fullmatch(value)
+    if found is None:
+        return value
+    hosts = "&".join(f"host={quote(each, safe=':[]')}" for each in found["hosts"].split(","))
+    path, _, query = found["rest"].partition("?")
+    return f"{found['login']}{path or '/'}?{hosts}&{query}".removesuffix("&")
+
+
+def _list_hosts(url: URL) -> URL:
+    """Write several hosts of an address as libpq's parameters have them: ``host=a,b&port=1,2``."""
+    hosts = url.query.get("host", "")
+    if isinstance(hosts, str):
+        return url
+    named = [(each, HOST_AND_PORT.fullmatch(each)) for each in hosts]
+    names = ",".join((found[1] if found else each).strip("[]") for each, found in named)
+    ports = ",".join((found[2] if found else "") or "5432" for _, found in named)
+    return url.update_query_dict({"host": names, "port": url.query.get("port", ports)})
+
+
 def _refuse_unusable_pooler(settings: Settings) -> None:
     """Raise for settings that a transaction pooler would refuse.
 
     Raises:
         SettingsError: The address has options of a session.
     """
-    url = settings.database_url
-    if settings.is_pooled and url is not None and "options" in url.query:
-        raise SettingsError(
-            "DATABASE_URL has options= after its '?', which a transaction pooler does not pass on; "
-            "leave them out, or set them for the role: ALTER ROLE ... SET ..."
-        )
+    if not settings.is_pooled:
+        return
+    urls = {"DATABASE_URL": [settings.database_url], "DATABASE_READ_URLS": settings.read_urls}
+    for variable, addresses in urls.items():
+        if any(url is not None and "options" in url.query for url in addresses):
+            raise SettingsError(
+                f"{variable} has options= after its '?', which a transaction pooler does not pass "
+                "on; leave them out, or set them for the role: ALTER ROLE ... SET ..."
+            )
 
 
 def _refuse_unusable_options(variable: str, url: URL) -> None:

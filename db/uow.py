@@ -99,6 +99,7 @@ class UnitOfWork:
         scope: The scope it reads and writes in, or None: then it sees no scoped row.
         actor: The person or service behind it, for the audit log.
         guard: Looks at the login of a transaction with a scope, before it begins.
+        token: Tells what a search must see that is to see what was committed until now.
     """
 
     knowledge = repository(KnowledgeRepository)
@@ -143,8 +144,10 @@ class UnitOfWork:
         scope: Scope | None = None,
         actor: str | None = None,
         guard: Guard | None = None,
+        token: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._sessions = sessions
+        self._token = token
         self._at_first = _Identity(scope, actor, guard, serving=scope is not None)
         self._repositories: dict[type[Repository], Repository] = {}
 
@@ -168,10 +171,16 @@ class UnitOfWork:
             self.session.close()
         raise_translated(error)
 
-    def commit(self) -> None:
-        """Commit the transaction. The unit of work can go on in a new one."""
+    def commit(self) -> str | None:
+        """Commit the transaction. The unit of work can go on in a new one.
+
+        Returns:
+            The token of the commit, for ``after`` of a search that must see it, with
+            ``DATABASE_READ_URLS``; None without: then every search sees it.
+        """
         with translate_errors():
             self.session.commit()
+        return self._token()
 
     def rollback(self) -> None:
         """Roll back to the last commit."""
@@ -277,9 +286,9 @@ class AsyncUnitOfWork:
         with self._alone():
             return await greenlet_spawn(partial(function, self._work, *args, **kwargs))
 
-    async def commit(self) -> None:
-        """Commit the transaction."""
-        await self.run(UnitOfWork.commit)
+    async def commit(self) -> str | None:
+        """Commit the transaction; return its token, as ``UnitOfWork.commit``."""
+        return await self.run(UnitOfWork.commit)
 
     async def rollback(self) -> None:
         """Roll back to the last commit."""

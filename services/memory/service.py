@@ -19,6 +19,7 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import EPISODES, MEMORY
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.page import SearchPage
+from pgcorpus.db.standbys import find_later
 from pgcorpus.db.tracing import DELETE_MEMORY, SEARCH_MEMORY, UPDATE_MEMORY, trace
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.awaited import Awaited, awaited
@@ -40,6 +41,7 @@ from pgcorpus.services.memory.records import (
 )
 from pgcorpus.services.memory.remembering import WITH_NOISE, Duplicates, Remembering
 from pgcorpus.services.memory.telling import tell
+from pgcorpus.services.memory.writes import LastWrites
 from pgcorpus.services.search.service import SearchService
 
 BATCH: Final = 100
@@ -59,6 +61,7 @@ class MemoryService:
         self._search = SearchService(database, embedder=embedder)
         self._encoder = Encoder(database, self._search.embedders)
         self._access = AccessLog(database)
+        self._written = LastWrites()
 
     def remember(
         self,
@@ -396,11 +399,12 @@ class MemoryService:
         """Work within a scope; what was done is kept at the end."""
         with self._database.unit_of_work(require_scope(scope), actor=actor) as work:
             yield work
-            work.commit()
+            self._written.note(scope, work.commit())
 
     def _find(self, question: str, corpus: Corpus, scope: Scope, options: Recalling) -> SearchPage:
         """Search memories or episodes, and note which were found."""
         asked: Any = {"boost": BOOST, **options, "scope": require_scope(scope)}
+        asked["after"] = find_later(options.get("after"), self._written.get(scope))
         touch = asked.pop("touch", True)
         if asked.pop("include_noise", False):
             asked["filters"] = {**WITH_NOISE, **(asked.get("filters") or {})}

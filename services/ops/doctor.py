@@ -173,7 +173,31 @@ class DoctorService:
                 findings += _guard(work, "health", None, partial(_health, work))
                 for corpus in list_corpora():
                     findings += self._examine_corpus(work, server, corpus)
+        findings += self._standbys()
         return Diagnosis(tuple(findings))
+
+    def _standbys(self) -> Iterator[Finding]:
+        """Find standbys of ``DATABASE_READ_URLS`` that searches do not read from."""
+        if not self._database.settings.read_urls:
+            return
+        self._database.standbys.look()
+        for standby in self._database.standbys.all:
+            found = partial(Finding, check="standby", subject=standby.name)
+            limit = f"up to {self._database.settings.read_max_lag_seconds} s (DB_READ_MAX_LAG)"
+            if standby.problem is not None:
+                yield found(
+                    status="warning",
+                    detail=f"searches do not read from it: {standby.problem}",
+                    remedy="correct DATABASE_READ_URLS, or start the standby",
+                )
+            elif behind := standby.tell_bytes_behind():
+                yield found(
+                    status="ok",
+                    detail=f"{behind:,} bytes behind the primary now; searches read from it with a "
+                    f"lag of {limit}",
+                )
+            else:
+                yield found(status="ok", detail="has replayed all that the primary has written")
 
     def _examine_corpus(
         self, work: UnitOfWork, server: Server, corpus: Corpus

@@ -89,6 +89,8 @@ class RankingOptions(TypedDict, total=False):
         half_life_days: Days after which the freshness is halved; by default 30.
         learned: True (the default) to rank by what clicks have taught, where a ranking is active
             and the search is ``hybrid`` and ``calibrated``. *weights* switch it off.
+        after: The token of a commit that the search must see, with ``DATABASE_READ_URLS``: what
+            ``UnitOfWork.commit`` or ``Database.token`` returned. None asks for nothing.
     """
 
     mode: Mode
@@ -104,6 +106,7 @@ class RankingOptions(TypedDict, total=False):
     boost: float
     half_life_days: float
     learned: bool
+    after: str | None
 
 
 class SearchOptions(RankingOptions, total=False):
@@ -141,6 +144,7 @@ class Request(Options):
     snippets: bool = False
     markers: tuple[str, str] = MARKERS
     scope: Scope | None = None
+    after: str | None = None
 
     @classmethod
     def of(cls, question: str, corpus: str, options: SearchOptions) -> Self:

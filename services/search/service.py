@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 from psycopg.errors import QueryCanceled, UndefinedObject
@@ -30,7 +30,7 @@ from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.page import Explainer, Explanation, Hit, Leg, SearchPage, Status
-from pgcorpus.db.search.ranker import Ranker
+from pgcorpus.db.standbys import Reader
 from pgcorpus.db.tracing import (
     DATA_SOURCE,
     DEGRADED,
@@ -42,6 +42,7 @@ from pgcorpus.db.tracing import (
     shows_texts,
     span,
 )
+from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.awaited import Awaited, awaited
 from pgcorpus.services.choices import MODES, Mode
 from pgcorpus.services.embedding.choice import Choice, choose
@@ -151,18 +152,19 @@ class SearchService:
 
     def _answer_request(self, request: Request) -> tuple[Prepared, SearchPage]:
         """Answer a request by the model that its corpus has when the database answers."""
+        reader = self._database.reader(after=request.after)
         for _ in range(MOST_SWITCHES):
-            prepared = self._prepare(request, self._choose(request))
+            prepared = self._prepare(request, self._choose(request, reader))
             try:
                 with translate_errors():
-                    page = self._run(self._database.ranker(request.scope), prepared)
+                    page = self._run(reader, prepared)
             except _ModelChanged:
                 self._chosen.pop(request.corpus.name, None)
                 continue
             if request.cuts_windows:
                 page = self._database.call(finish_page, page, request)
             if request.snippets and page.hits:
-                page = self._with_snippets(page, request)
+                page = self._with_snippets(reader, page, request)
             return prepared, page
         raise SearchError(SWITCHING)
 
@@ -187,9 +189,10 @@ class SearchService:
             DatabaseUnavailable: The database did not answer.
         """
         request = Request.of(question, corpus, options)
-        prepared = self._prepare(request, self._choose(request))
+        reader = self._database.reader(after=request.after)
+        prepared = self._prepare(request, self._choose(request, reader))
         with translate_errors():
-            ranker = self._database.ranker(request.scope)
+            ranker = reader.ranker(request.scope)
             statement = ranker.prepare(request.corpus, prepared.ask)
         if not statement.shape.legs:
             raise SearchError("there is nothing to explain: no leg can answer")
@@ -225,6 +228,7 @@ class SearchService:
             DatabaseUnavailable: The database did not answer.
         """
         request = ContextRequest.of(hits, before, after, max_tokens)
+        # Of the primary, which has whatever the search found.
         with self._database.unit_of_work(scope) as work:
             context = request.answer(work)
             work.commit()  # a rollback would make psycopg forget prepared statements
@@ -234,7 +238,7 @@ class SearchService:
         """Write the timings of searches that are not yet in ``query_performance_log``."""
         self._database.call(self._log.flush)
 
-    def _choose(self, request: Request) -> Chosen | NotPermitted | None:
+    def _choose(self, request: Request, reader: Reader) -> Chosen | NotPermitted | None:
         """Choose the model of the vector leg, or say why the role may not know the models.
 
         It is kept from search to search: that it is still the corpus's is seen in the snapshot of
@@ -245,19 +249,18 @@ class SearchService:
             return None
         if (kept := self._chosen.get(corpus.name)) is not None:
             return kept
-        settings, given = self._database.settings, self.embedders.model_name
-        with self._database.unit_of_work() as work:
-            try:
-                active = work.models.find_active_model(corpus.name)
-                choice = choose(work, corpus, settings, given)
-            except DBAPIError as error:
-                refused = translate(error)
-                if isinstance(refused, NotPermitted):
-                    return refused
-                raise
-        state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
-        chosen = self._chosen[corpus.name] = Chosen(choice, state)
+        try:
+            chosen = reader.read(partial(self._find_chosen, corpus))
+        except NotPermitted as refused:
+            return refused
+        self._chosen[corpus.name] = chosen
         return chosen
+
+    def _find_chosen(self, corpus: Corpus, work: UnitOfWork) -> Chosen:
+        active = work.models.find_active_model(corpus.name)
+        choice = choose(work, corpus, self._database.settings, self.embedders.model_name)
+        state = ModelState(active.name if active else None, choice.index_kind, choice.cosine_spread)
+        return Chosen(choice, state)
 
     def _prepare(self, request: Request, chosen: Chosen | NotPermitted | None) -> Prepared:
         """Embed the question, outside of any transaction.
@@ -309,23 +312,23 @@ class SearchService:
     def _embed(self, choice: Choice, words: str) -> np.ndarray:
         return embed_question(self.embedders.of(choice), words)
 
-    def _run(self, ranker: Ranker, prepared: Prepared) -> SearchPage:
+    def _run(self, reader: Reader, prepared: Prepared) -> SearchPage:
         """Search; when a leg fails or finds nothing, search again in the way that is left.
 
         Raises:
             _ModelChanged: The question's vector is of a model that is no longer the corpus's.
         """
-        prepared, answer = self._search_legs(ranker, prepared)
+        prepared, answer = self._search_legs(reader, prepared)
         if answer is None:
             return page_of(prepared, None)
-        prepared, answer = self._without_quotes(ranker, prepared, answer)
-        prepared, answer = self._with_words(ranker, prepared, answer)
-        prepared, answer = self._with_more_groups(ranker, prepared, answer)
+        prepared, answer = self._without_quotes(reader, prepared, answer)
+        prepared, answer = self._with_words(reader, prepared, answer)
+        prepared, answer = self._with_more_groups(reader, prepared, answer)
         explainer = Explainer(partial(self._explain, answer.statement, prepared.request.scope))
         return page_of(prepared, answer, explainer if answer.statement.shape.legs else None)
 
     def _with_words(
-        self, ranker: Ranker, prepared: Prepared, answer: Answer
+        self, reader: Reader, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Say why the text leg found nothing, and let the fuzzy leg stand in for it."""
         if "text" not in prepared.ask.legs or answer.candidates.get("text") or answer.kept == 0:
@@ -333,10 +336,10 @@ class SearchService:
         if not answer.words_asked:
             reason = "the question has only words too common or too long to be looked up"
             return prepared.having(Leg(name="text", status="skipped", reason=reason)), answer
-        return self._fuzzy_instead(ranker, prepared, answer)
+        return self._fuzzy_instead(reader, prepared, answer)
 
     def _fuzzy_instead(
-        self, ranker: Ranker, prepared: Prepared, answer: Answer
+        self, reader: Reader, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """No passage holds a word, so it was a typo; what was found stays if this fails."""
         reason = "no passage holds a word of the question"
@@ -344,14 +347,14 @@ class SearchService:
         prepared = prepared.having(Leg(name="text", status="ok", reason=reason))
         instead = prepared.asking(replace(prepared.ask, legs=legs), f"{reason}: fuzzy stood in")
         try:
-            instead, found = self._search_legs(ranker, instead)
+            instead, found = self._search_legs(reader, instead)
         except DataLayerError as error:
             status: Status = "timed_out" if isinstance(error, StatementTimeout) else "failed"
             return prepared.having(Leg(name="fuzzy", status=status, reason=str(error))), answer
         return (prepared, answer) if found is None else (instead, found)
 
     def _with_more_groups(
-        self, ranker: Ranker, prepared: Prepared, answer: Answer
+        self, reader: Reader, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Search deeper while the candidates are of too few groups; keep these if that fails."""
         while (depth := find_deeper(prepared.ask, answer)) is not None:
@@ -359,7 +362,7 @@ class SearchService:
             if answer.groups < ask.limit:  # so does the first page
                 ask = replace(ask, least_first_depth=depth)
             try:
-                deeper, found = self._search_legs(ranker, replace(prepared, ask=ask))
+                deeper, found = self._search_legs(reader, replace(prepared, ask=ask))
             except DataLayerError as error:
                 note = f"the best {prepared.ask.depth} hits alone were grouped: {error}"
                 return prepared.asking(prepared.ask, note), answer
@@ -368,24 +371,26 @@ class SearchService:
             prepared, answer = deeper, found
         return prepared, answer
 
-    def _with_snippets(self, page: SearchPage, request: Request) -> SearchPage:
+    def _with_snippets(self, reader: Reader, page: SearchPage, request: Request) -> SearchPage:
         """Mark the words of the question in the hits that are shown, and in no others."""
         ids = [hit.id for hit in page.hits]
-        with self._database.unit_of_work(request.scope) as work:
-            marked = work.searches.find_snippets(request.corpus, ids, request.question.words)
-            work.commit()  # as above
+
+        def find(work: UnitOfWork) -> dict[Any, str]:
+            return work.searches.find_snippets(request.corpus, ids, request.question.words)
+
+        marked = reader.read(find, request.scope)
         return add_snippets(page, marked, request.markers)
 
-    def _search_legs(self, ranker: Ranker, prepared: Prepared) -> tuple[Prepared, Answer | None]:
+    def _search_legs(self, reader: Reader, prepared: Prepared) -> tuple[Prepared, Answer | None]:
         """Search with the legs that can; no answer where there are none."""
         if not prepared.ask.legs:
             return prepared, None
         try:
-            answer = self._answer(ranker, prepared)
+            answer = self._answer(reader, prepared)
         except DBAPIError as error:
-            for leg in self._find_failed_legs(ranker, prepared, error):
+            for leg in self._find_failed_legs(reader, prepared, error):
                 prepared = prepared.having(leg)
-            answer = self._again(ranker, prepared)
+            answer = self._again(reader, prepared)
         if prepared.chosen is None or "vector" not in prepared.ask.legs:
             return prepared, answer
         if answer.model != prepared.chosen.state:
@@ -393,7 +398,8 @@ class SearchService:
         name, corpus = prepared.chosen.choice.name, prepared.request.corpus
         if answer.candidates.get("vector"):
             return prepared, answer
-        reason = self._find_lack_of_vectors(corpus, name, prepared.request.scope)
+        find = partial(self._find_lack_of_vectors, corpus, name)
+        reason = reader.read(find, prepared.request.scope)
         if reason is None:
             return prepared, answer
         prepared = prepared.having(Leg(name="vector", status="skipped", reason=reason))
@@ -403,20 +409,20 @@ class SearchService:
                 replace(prepared.ask, legs={instead: 1.0}),
                 f"the {instead} leg stood in for the vector leg",
             )
-        return self._search_legs(ranker, prepared)
+        return self._search_legs(reader, prepared)
 
-    def _find_lack_of_vectors(self, corpus: Corpus, model: str, scope: Scope | None) -> str | None:
+    @staticmethod
+    def _find_lack_of_vectors(corpus: Corpus, model: str, work: UnitOfWork) -> str | None:
         """Say why no vector was found, where the model has none."""
-        with self._database.unit_of_work(scope) as work:
-            if work.embeddings.has_vectors(corpus, model):
-                return None
-            if work.searches.is_empty(corpus):
-                return f"nothing is stored in {corpus.name} yet"
-            active = work.models.find_active_model(corpus.name)
-            name = model if active is None else active.name
-            if name != model and work.embeddings.has_vectors(corpus, name):
-                # Nobody is sent to make others beside them; the page's note says why not these.
-                return f"there are no vectors of the model {model!r}; there are of {name!r}"
+        if work.embeddings.has_vectors(corpus, model):
+            return None
+        if work.searches.is_empty(corpus):
+            return f"nothing is stored in {corpus.name} yet"
+        active = work.models.find_active_model(corpus.name)
+        name = model if active is None else active.name
+        if name != model and work.embeddings.has_vectors(corpus, name):
+            # Nobody is sent to make others beside them; the page's note says why not these.
+            return f"there are no vectors of the model {model!r}; there are of {name!r}"
         return (
             f"there are no vectors of the model {model!r}; "
             f"make them with: pgcorpus embed --corpus {corpus.name}; "
@@ -424,7 +430,7 @@ class SearchService:
         )
 
     def _without_quotes(
-        self, ranker: Ranker, prepared: Prepared, answer: Answer
+        self, reader: Reader, prepared: Prepared, answer: Answer
     ) -> tuple[Prepared, Answer]:
         """Search for the words of a quotation that no passage holds."""
         question = prepared.ask.question
@@ -434,7 +440,7 @@ class SearchService:
             replace(prepared.ask, question=question.as_plain_words),
             "no passage holds what the question quotes: its words were searched for",
         )
-        relaxed, by_words = self._search_legs(ranker, relaxed)
+        relaxed, by_words = self._search_legs(reader, relaxed)
         # Where nothing is left nevertheless, it was the filters.
         if by_words is None or by_words.kept == 0:
             return prepared, answer
@@ -444,7 +450,7 @@ class SearchService:
         self, statement: Statement, scope: Scope | None, *, analyze: bool = True
     ) -> Explanation:
         with translate_errors():
-            plan = self._database.ranker(scope).explain(statement, analyze=analyze)
+            plan = self._database.reader().ranker(scope).explain(statement, analyze=analyze)
         return Explanation(
             statement=statement.sql,
             parameters={
@@ -457,7 +463,7 @@ class SearchService:
         )
 
     def _find_failed_legs(
-        self, ranker: Ranker, prepared: Prepared, error: DBAPIError
+        self, reader: Reader, prepared: Prepared, error: DBAPIError
     ) -> tuple[Leg, ...]:
         """Find the legs that made a search fail; raise the failure where no other leg is left."""
         ask = prepared.ask
@@ -465,23 +471,25 @@ class SearchService:
             raise error
         if isinstance(error.orig, UndefinedObject):  # the caller's mistake, not a leg's
             raise _as_search_error(error, prepared.request) from error
-        failed = self._failures(ranker, prepared.request, ask) if len(ask.legs) > 1 else ()
+        failed = self._failures(reader, prepared.request, ask) if len(ask.legs) > 1 else ()
         if len(ask.legs) == 1 or len(failed) == len(ask.legs):
             raise _as_search_error(error, prepared.request) from error
         return failed
 
-    def _answer(self, ranker: Ranker, prepared: Prepared) -> Answer:
-        return ranker.answer(prepared.request.corpus, prepared.ask)
+    def _answer(self, reader: Reader, prepared: Prepared) -> Answer:
+        request = prepared.request
+        return reader.ranker(request.scope).answer(request.corpus, prepared.ask)
 
-    def _again(self, ranker: Ranker, prepared: Prepared) -> Answer:
+    def _again(self, reader: Reader, prepared: Prepared) -> Answer:
         try:
-            return self._answer(ranker, prepared)
+            return self._answer(reader, prepared)
         except DBAPIError as error:
             raise _as_search_error(error, prepared.request) from error
 
-    def _failures(self, ranker: Ranker, request: Request, ask: Ask) -> tuple[Leg, ...]:
+    def _failures(self, reader: Reader, request: Request, ask: Ask) -> tuple[Leg, ...]:
         """Run each leg alone, to see which of them fails."""
         failed = []
+        ranker = reader.ranker(request.scope)
         for name, weight in ask.legs.items():
             try:
                 ranker.answer(request.corpus, replace(ask, legs={name: weight or 1.0}))

@@ -21,6 +21,7 @@ CASES = {
     "DB_POOL_SIZE": (20, "5", 5, "0", "not a usable whole number; allowed: 1 to 1000"),
     "DB_MAX_OVERFLOW": (30, "0", 0, "many", "not a usable whole number; allowed: 0 to 1000"),
     "DB_PROCESSES": (1, "4", 4, "0", "not a usable whole number; allowed: 1 to 10000"),
+    "DB_READ_MAX_LAG": (10, "2", 2, "1", "not a usable whole number; allowed: 2 to 3600"),
     "DB_POOLER": ("none", "Transaction", "transaction", "session", "allowed: none, transaction"),
     "DB_POOL_TIMEOUT": (30, "1", 1, "0", "not a usable whole number; allowed: 1 to 3600"),
     "DB_POOL_RECYCLE": (3600, "60", 60, "-1", "not a usable whole number; allowed: 1 to 86400"),
@@ -418,6 +419,7 @@ def test_every_setting_has_a_variable() -> None:
     assert {field.name for field in fields(Settings)} == {
         "database_url",
         "admin_url",
+        "read_urls",
         *(name for name, _ in VARIABLES.values()),
     }
 
@@ -461,4 +463,82 @@ def test_what_cannot_work_with_a_pooler_is_refused(given: dict[str, str], said: 
     with pytest.raises(SettingsError, match=said) as raised:
         Settings.from_env(given)
 
+    assert "hunter2" not in str(raised.value)
+
+
+SEVERAL = "postgresql://user:hun,ter@one:5433,two/corpus?target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        (SEVERAL, "one,two", "5433,5432"),
+        ("postgresql://one,two", "one,two", "5432,5432"),
+        ("postgresql://one:1,[::1]:2/corpus", "one,::1", "1,2"),
+        ("postgresql://user@/corpus?host=one:1&host=two:2", "one,two", "1,2"),
+        ("postgresql://user@/corpus?host=one,two&port=1,2", "one,two", "1,2"),
+    ],
+)
+def test_an_address_may_have_several_hosts(written: str, host: str, port: str) -> None:
+    """As libpq writes them, and as SQLAlchemy does."""
+    url = Settings.from_env({"DATABASE_URL": written}).database_url
+    assert url is not None
+    _, arguments = url.get_dialect()().create_connect_args(url)
+
+    assert (arguments["host"], arguments["port"]) == (host, port)
+    assert "hun,ter" not in repr(url)
+
+
+@pytest.mark.parametrize("port", ["0", "x", "65536"])
+def test_each_port_of_several_hosts_is_checked(port: str) -> None:
+    """With the same words as of one."""
+    with pytest.raises(SettingsError, match="unusable port; allowed: 1 to 65535"):
+        Settings.from_env({"DATABASE_URL": f"postgresql://one:5432,two:{port}/corpus"})
+
+
+def test_addresses_of_standbys_are_a_list() -> None:
+    """Between commas or blanks, each with several hosts or one, and its own sslmode or ours."""
+    given = {
+        "DATABASE_URL": URL,
+        "DATABASE_READ_URLS": "postgresql://u:hunter2@one,two:5433/corpus, "
+        "postgresql://u:hunter2@three/corpus?sslmode=verify-full\npostgresql://u@four/corpus",
+    }
+    settings = Settings.from_env(given)
+
+    hosts = [url.host or url.query["host"] for url in settings.read_urls]
+    assert hosts == ["one,two", "three", "four"]
+    modes = [url.query["sslmode"] for url in settings.read_urls]
+    assert modes == ["prefer", "verify-full", "prefer"]
+    assert "hunter2" not in f"{settings!r}{settings.read_urls!r}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "DATABASE_READ_URLS would be ignored: set DATABASE_URL"),
+        ({"DATABASE_URL": URL, "DATABASE_READ_URLS": "one"}, "DATABASE_READ_URLS is not a"),
+        (
+            {
+                "DATABASE_URL": URL,
+                "DB_POOLER": "transaction",
+                "DATABASE_READ_URLS": f"{URL}?options=-c%20jit%3Doff",
+            },
+            "DATABASE_READ_URLS has options= after its",
+        ),
+        (
+            {
+                "DATABASE_URL": URL,
+                "SSL_REQUIRE": "true",
+                "DATABASE_READ_URLS": f"{URL}?sslmode=allow",
+            },
+            "allows a plain connection, but SSL_REQUIRE is true",
+        ),
+    ],
+)
+def test_addresses_of_standbys_that_cannot_be_used_are_told(
+    given: dict[str, str], said: str
+) -> None:
+    """Without showing any of them."""
+    with pytest.raises(SettingsError, match=said) as raised:
+        Settings.from_env({"DATABASE_READ_URLS": URL, **given})
     assert "hunter2" not in str(raised.value)

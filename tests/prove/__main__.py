@@ -3,7 +3,8 @@
 The memory of imports is measured with an export of 256 MiB; with the 2 GiB that the requirement
 names, which takes long: ``make prove PROVE_MEBIBYTES=2048``. Tenants search
 a hundred thousand memories; a million: ``make prove PROVE_MEMORIES=1000000``. What runs behind a
-transaction pooler needs PgBouncer: root gets it from Debian's package, others are told how.
+transaction pooler needs PgBouncer: root gets it from Debian's package, others are told how. A
+failover needs Patroni and etcd, which are told of where they are missing.
 
 With ``PROVE_DATABASE_URL``, a superuser's address on another server, the contract tests run
 there, too: ``make prove PROVE_DATABASE_URL=postgresql://postgres@host/postgres``. It needs
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ from pgcorpus.db.migrations import upgrade
 from pgcorpus.db.settings import DRIVER
 from tests.conftest import Databases, settings_for
 from tests.pooler import NEEDED, PROGRAM, SUITES, install
-from tests.prove import chat_memory, isolation, learning, proofs
+from tests.prove import chat_memory, failover, isolation, learning, proofs
 from tests.prove.proofs import Proof
 
 ROOT: Final = Path(__file__).parents[2]
@@ -138,6 +139,7 @@ def main() -> int:
             worlds=200, voices=200
         ),
         "stored-clicks": lambda d: learning.clicks_teach_in_tables(d, voices=1500),
+        "failover": lambda _database: failover.go_on(server, jobs=20_000, workers=2),
         "pooler": lambda _database: proofs.behind_a_pooler(*SUITES, processes=2),
     }
     if given_url := os.environ.get("PROVE_DATABASE_URL"):
@@ -145,9 +147,9 @@ def main() -> int:
         tried["elsewhere"] = lambda _database: _elsewhere(elsewhere)
     else:
         err.print(f"elsewhere: not tried: {NEEDED_ELSEWHERE}", highlight=False)
-    if PROGRAM is None and (given.only is None or "pooler" in given.only) and not install():
-        del tried["pooler"]
-        err.print(f"pooler: not tried: {NEEDED}", highlight=False)
+    for name, lack in _list_lacks(given.only):
+        del tried[name]
+        err.print(f"{name}: not tried: {lack}", highlight=False)
     if unknown := set(given.only or ()) - tried.keys():
         parser.error(f"no proof {unknown.pop()!r}; there are: {', '.join(tried)}")
 
@@ -173,6 +175,14 @@ def main() -> int:
         server.destroy()
     Console(width=150).print(table)
     return 0 if holds else 1
+
+
+def _list_lacks(only: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """Yield the proofs whose programs are not installed, and what they need."""
+    if PROGRAM is None and (only is None or "pooler" in only) and not install():
+        yield "pooler", NEEDED
+    if not all(map(failover.find, failover.PROGRAMS)):
+        yield "failover", failover.NEEDED
 
 
 def _memory(mebibytes: int) -> Proof:

@@ -49,7 +49,28 @@ class ProcessFigures(Collector):
             "Connections that this process may open: DB_POOL_SIZE and DB_MAX_OVERFLOW",
             value=pool.limit,
         )
+        if self._database.settings.read_urls and self._database.standbys.is_watched:
+            yield from self._collect_standbys()
         yield from _collect_usage()
+
+    def _collect_standbys(self) -> Iterator[Metric]:
+        """Yield what this process has seen last of the standbys that searches read from."""
+        in_use = GaugeMetricFamily(
+            "pgcorpus_standby_in_use",
+            "1 if searches of this process read from the standby",
+            labels=["standby"],
+        )
+        lags = GaugeMetricFamily(
+            "pgcorpus_standby_lag_seconds",
+            "Seconds by which the standby is behind the primary, where that is known",
+            labels=["standby"],
+        )
+        for standby in self._database.standbys.all:
+            state = standby.state
+            in_use.add_metric([state.name], state.in_use)
+            if state.lag_seconds is not None:
+                lags.add_metric([state.name], state.lag_seconds)
+        yield from (in_use, lags)
 
 
 def _collect_usage() -> Iterator[Metric]:

@@ -133,7 +133,7 @@ class RecallSampler:
             DataLayerError: The database did not answer.
         """
         with translate_errors():
-            ranker = self._database.ranker(sample.scope)
+            ranker = self._database.reader().ranker(sample.scope)
             found = ranker.answer(sample.corpus, sample.ask)
             shape = found.statement.shape
             if shape.few or shape.whole:
