@@ -35,6 +35,8 @@ KEYS: Final = {
     "search_sessions": "id",
     "learned_rankings": "id",
     "chunk_boosts": "id",
+    "embedding_usage": "id",
+    "token_ceilings": "scope",
     "jobs": "id",
     "import_runs": "id",
     "import_files": "id",
@@ -134,6 +136,8 @@ def settled(database: Database) -> Iterator[Tenancy]:
             factories.ImportFileFactory(**of_run)
             factories.ImportTransformationFactory(item=secret(scope), **of_run)
             factories.ImportRejectFactory(payload={"said": secret(scope)}, **of_run)
+            work.usage.set_ceiling(25_000, scope)
+            work.usage.settle({scope: 1}, {})
             if tenant is not None:
                 opened = document_of(tenant, secret(scope))
                 for chunk in (opened, everybodys):

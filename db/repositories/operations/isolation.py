@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from functools import partial
 from itertools import cycle, islice, product
 from time import monotonic
@@ -44,6 +45,7 @@ from pgcorpus.db.models.memory import (
     Tenant,
     User,
 )
+from pgcorpus.db.models.usage import LEAST_CEILING, EmbeddingUsage, TokenCeiling
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.operations.probes import quote
 from pgcorpus.db.scope import SETTINGS, Scope
@@ -547,6 +549,13 @@ class IsolationRepository(Repository):
                 ImportFile(**of_run),
                 ImportTransformation(item=external_id, field="", rule="", **place),
                 ImportReject(corpus="memory", reason=SAID, payload={"id": external_id}, **place),
+            ]
+        )
+        day = date.min + timedelta(days=random.randrange(1_000_000))  # noqa: S311 - no secret
+        session.add_all(
+            [
+                EmbeddingUsage(scope=str(scope), day=day, spent_tokens=1),
+                TokenCeiling(scope=str(scope), tokens_per_day=LEAST_CEILING),
             ]
         )
         session.flush()
