@@ -36,7 +36,7 @@ KEYS: Final = {
     "learned_rankings": "id",
     "chunk_boosts": "id",
     "embedding_usage": "id",
-    "token_ceilings": "scope",
+    "token_ceilings": "id",
     "jobs": "id",
     "import_runs": "id",
     "import_files": "id",
@@ -47,6 +47,9 @@ KEYS: Final = {
 
 UNSCOPED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
 """Tables that have rows of no scope, too, which everybody sees; their owner sees all."""
+
+LIMITS: Final = frozenset(("embedding_usage", "token_ceilings"))
+"""Tables that administrators and their owner write, who see all; a scope reads its own rows."""
 
 READABLE: Final = frozenset(
     ("documents", "chunks", "documentation_embeddings", "learned_rankings", "chunk_boosts")

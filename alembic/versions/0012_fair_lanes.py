@@ -437,7 +437,9 @@ def upgrade() -> None:
     """)
     op.execute(f"""
         CREATE TABLE token_ceilings (
-            scope text CONSTRAINT pk_token_ceilings PRIMARY KEY,
+            id uuid NOT NULL DEFAULT gen_random_uuid()
+                CONSTRAINT pk_token_ceilings PRIMARY KEY,
+            scope text NOT NULL CONSTRAINT uq_token_ceilings_scope UNIQUE,
             tokens_per_day bigint NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             updated_at timestamptz NOT NULL DEFAULT now(),
@@ -475,7 +477,7 @@ def upgrade() -> None:
     op.sample_columns_v1(
         0, "embedding_usage", "scope", "reserved_tokens", "spent_tokens", "full_at"
     )
-    op.audit_v1("token_ceilings", key="scope")
+    op.audit_v1("token_ceilings")
     make_health(DUE)
 
 

@@ -35,9 +35,10 @@ class TokenCeiling(Timestamped, Base):
         ),
     )
 
+    id: Mapped[uuid_pk]
     scope: Mapped[str] = mapped_column(
         Text,
-        primary_key=True,
+        unique=True,
         comment="scope that it holds for; default: every scope without a row of its own",
     )
     tokens_per_day: Mapped[int] = mapped_column(

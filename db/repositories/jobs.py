@@ -95,8 +95,8 @@ LANE: Final = """
 """The condition for the pending jobs of a kind and corpus, for the statement below."""
 
 ORDER: Final = "kind, coalesce(payload ->> 'corpus', ''), coalesce(scope, '')"
-"""Under row security PostgreSQL does not take it for granted that these are one value only, and
-would sort all jobs of the corpus for each claim."""
+"""The columns of the index before those that a lane is ordered by. Under row security PostgreSQL
+does not take it for granted that they are one value only, and would sort all jobs of the corpus."""
 
 CLAIM: Final = text(f"""
     WITH RECURSIVE ring (lane, wrapped, turn) AS (

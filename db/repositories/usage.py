@@ -111,7 +111,7 @@ class Allowance:
 
     @property
     def granted(self) -> int:
-        """How many of the texts may be embedded: the first ones."""
+        """The number of the texts that may be embedded: the first ones."""
         return sum(verdict == "granted" for verdict in self.verdicts)
 
 

@@ -18,7 +18,7 @@ from pgcorpus.db.repositories.usage import Allowance, Verdict
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.embedding.embedder import Embedder
-from pgcorpus.services.embedding.usage import embed_documents, metered
+from pgcorpus.services.embedding.usage import embed_documents, meter_calls
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,14 @@ class Embedded:
 
 def counts_tokens(embedder: Embedder) -> bool:
     """Return whether an embedder bounds the tokens of texts, so that ceilings hold for it."""
-    return hasattr(embedder, "bound_tokens")
+    return hasattr(embedder, "count_most_tokens")
 
 
 def embed_within(database: Database, embedder: Embedder, texts: Texts) -> Embedded:
     """Embed the texts of scopes, each within its ceiling of tokens for the day.
 
     Tokens are reserved before the call, by a bound that no text exceeds, and what is not spent is
-    given back after it. An embedder without ``bound_tokens(texts)`` spends nothing.
+    given back after it. An embedder without ``count_most_tokens(texts)`` spends nothing.
 
     A provider counts the tokens of a request as a whole: texts of a scope with a ceiling are never
     in one with those of others.
@@ -75,7 +75,7 @@ def embed_within(database: Database, embedder: Embedder, texts: Texts) -> Embedd
         )
     bounding: Any = embedder
     bounds: dict[Scope | None, list[int]] = {
-        scope: bounding.bound_tokens(of) for scope, of in texts.items()
+        scope: bounding.count_most_tokens(of) for scope, of in texts.items()
     }
     allowances = _reserve(database, {key: of for key, of in bounds.items() if key is not None})
     limited = [scope for scope, each in allowances.items() if each.day is not None]
@@ -91,7 +91,7 @@ def embed_within(database: Database, embedder: Embedder, texts: Texts) -> Embedd
 
     def call(group: list[Scope | None]) -> np.ndarray:
         alone = group[0] in limited
-        with metered(is_limited=alone) as meter:
+        with meter_calls(is_limited=alone) as meter:
             try:
                 return _embed(embedder, granted, group)
             finally:

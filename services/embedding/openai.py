@@ -175,7 +175,7 @@ class OpenAIEmbedder:
                 pool.shutdown(wait=False, cancel_futures=True)
         return vectors
 
-    def bound_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_most_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the most tokens that each text can take when it is sent.
 
         A token of a byte-level tokenizer, as OpenAI's are, is at least one byte of UTF-8: bytes are
@@ -266,9 +266,9 @@ class OpenAIEmbedder:
             else:
                 tokens = _count_tokens(answer)
                 note_tokens(tokens)
-                charge(tokens or sum(self.bound_tokens(texts)))
+                charge(tokens or sum(self.count_most_tokens(texts)))
                 return self._vectors(answer, len(texts))
-            may_repeat = not perhaps_done or charge_unanswered(sum(self.bound_tokens(texts)))
+            may_repeat = not perhaps_done or charge_unanswered(sum(self.count_most_tokens(texts)))
             # Full jitter: what was refused together does not come back together.
             backoff = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
             jittered = random.uniform(0, backoff)  # noqa: S311 - no secret

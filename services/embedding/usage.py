@@ -58,7 +58,7 @@ class _Call:
 
 
 class Meter:
-    """The tokens that calls within ``metered`` have spent.
+    """The tokens that calls within ``meter_calls`` have spent.
 
     Attributes:
         tokens: Tokens that the provider counted, and the bound of requests that it counted none
@@ -98,7 +98,7 @@ def note_tokens(tokens: int) -> None:
 
 
 @contextmanager
-def metered(*, is_limited: bool) -> Iterator[Meter]:
+def meter_calls(*, is_limited: bool) -> Iterator[Meter]:
     """Count what calls spend, in whatever threads of them.
 
     Args:

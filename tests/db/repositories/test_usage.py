@@ -33,7 +33,7 @@ def sleep_until_tomorrow(work: UnitOfWork) -> None:
 
 
 def test_without_a_ceiling_all_is_granted_and_counted(work: UnitOfWork) -> None:
-    """What is everybody's, too."""
+    """The tokens of what is everybody's are counted, too."""
     allowances = work.usage.reserve({OURS: [10**9]})
     work.usage.settle({OURS: 7, None: 5}, allowances)
 
@@ -43,7 +43,7 @@ def test_without_a_ceiling_all_is_granted_and_counted(work: UnitOfWork) -> None:
 
 
 def test_the_first_texts_that_fit_are_granted_and_none_overtakes(work: UnitOfWork) -> None:
-    """What the calls under way give back may be enough for the next; what is spent is not."""
+    """Calls under way may give back enough for the next; what is spent does not come back."""
     work.usage.set_ceiling(CEILING)
     allowance = work.usage.reserve({OURS: [60_000, 50_000, 1_000]})[OURS]
     assert (allowance.verdicts, allowance.granted) == (["granted", "waits", "waits"], 1)

@@ -28,7 +28,7 @@ from tests.tenancy import make_scope
 
 CEILING = 25_000
 BYTES = 500
-"""Of each memory, at least, each of which the server counts as a token: no tokenizer makes more."""
+"""Length of a memory: the server counts each byte as a token, and no tokenizer makes more."""
 MEMORIES = 80
 
 
@@ -79,7 +79,7 @@ def api() -> Iterator[LoopbackAPI]:
         yield api
 
 
-def sent(api: LoopbackAPI) -> Counter[str]:
+def count_sent(api: LoopbackAPI) -> Counter[str]:
     """Count the tokens that the server counted, by the first word of the text."""
     tokens: Counter[str] = Counter()
     for each in api.texts:
@@ -127,14 +127,14 @@ def run_workers(database: Database, api: LoopbackAPI, count: int) -> None:
 def test_workers_at_once_never_pass_a_ceiling_and_go_on_the_next_day(
     database: Database, scopes: tuple[Scope, Scope], api: LoopbackAPI
 ) -> None:
-    """What does not fit waits without an attempt, is shown, and keeps no other waiting."""
+    """A job that does not fit waits without an attempt, is shown, and keeps no other waiting."""
     limited, free = scopes
     remember(database, limited, "limited")
     remember(database, free, "free")
 
     run_workers(database, api, 3)
 
-    tokens = sent(api)
+    tokens = count_sent(api)
     assert CEILING - 2 * (BYTES + 20) < tokens["limited"] <= CEILING
     assert tokens["free"] > CEILING
     assert not any(
@@ -171,9 +171,9 @@ def test_workers_at_once_never_pass_a_ceiling_and_go_on_the_next_day(
     }
 
     pass_midnight(database)
-    handler = EmbedHandler(database, MEMORY, embedder=embedder_of(api))
+    handler = EmbedHandler(database, MEMORY, embedder=make_embedder(api))
     Worker(database, [handler], concurrency=1).run(once=True)
-    assert CEILING < sent(api)["limited"] <= 2 * CEILING
+    assert CEILING < count_sent(api)["limited"] <= 2 * CEILING
 
 
 def test_a_command_stops_at_the_ceiling_and_says_so(
@@ -194,13 +194,13 @@ def test_a_command_stops_at_the_ceiling_and_says_so(
 
     report = json.loads(done.stdout)
     assert done.returncode == 1
-    assert sent(api)["limited"] <= CEILING
+    assert count_sent(api)["limited"] <= CEILING
     assert report["waiting"] > 0
     assert report["embedded"] + report["waiting"] == MEMORIES + 3
     assert f"{report['waiting']} wait: a ceiling of tokens a day" in done.stderr
 
 
-def embedder_of(api: LoopbackAPI) -> OpenAIEmbedder:
+def make_embedder(api: LoopbackAPI) -> OpenAIEmbedder:
     """Return the hosted model, which gives up soon."""
     return OpenAIEmbedder(
         proofs.MODEL,
@@ -228,7 +228,7 @@ def test_what_may_have_been_counted_without_an_answer_is_spent(
     limited, _free = scopes
     remember(database, limited, "limited", 1)
     with LoopbackAPI(proofs.DIMENSIONS, answers=lambda *_: answer) as api:
-        handler = EmbedHandler(database, MEMORY, embedder=embedder_of(api))
+        handler = EmbedHandler(database, MEMORY, embedder=make_embedder(api))
         report = Worker(database, [handler], concurrency=1).run(once=True)
 
     assert report.counts == {"put_off": 1}
@@ -246,10 +246,10 @@ def test_a_service_leaves_what_has_a_ceiling_to_workers(
     """Its login counts no tokens, and so spends none of a ceiling."""
     limited, free = scopes
     with logged_in(database, "rag_read_write") as application:
-        service = MemoryService(application, embedder=embedder_of(api))
+        service = MemoryService(application, embedder=make_embedder(api))
         service.remember("limited question", "answer", conversation_id="c", scope=limited)
         service.remember("free question", "answer", conversation_id="c", scope=free)
 
-    assert set(sent(api)) == {"free"}
-    assert EmbeddingService(database, embedder=embedder_of(api)).embed("memory").embedded == 1
-    assert set(sent(api)) == {"free", "limited"}
+    assert set(count_sent(api)) == {"free"}
+    assert EmbeddingService(database, embedder=make_embedder(api)).embed("memory").embedded == 1
+    assert set(count_sent(api)) == {"free", "limited"}
