@@ -35,8 +35,6 @@ KEYS: Final = {
     "search_sessions": "id",
     "learned_rankings": "id",
     "chunk_boosts": "id",
-    "embedding_usage": "id",
-    "token_ceilings": "id",
     "jobs": "id",
     "import_runs": "id",
     "import_files": "id",
@@ -47,9 +45,6 @@ KEYS: Final = {
 
 UNSCOPED: Final = frozenset(each for each in KEYS if each == "jobs" or each.startswith("import_"))
 """Tables that have rows of no scope, too, which everybody sees; their owner sees all."""
-
-LIMITS: Final = frozenset(("embedding_usage", "token_ceilings"))
-"""Tables that administrators and their owner write, who see all; a scope reads its own rows."""
 
 READABLE: Final = frozenset(
     ("documents", "chunks", "documentation_embeddings", "learned_rankings", "chunk_boosts")
@@ -139,8 +134,6 @@ def settled(database: Database) -> Iterator[Tenancy]:
             factories.ImportFileFactory(**of_run)
             factories.ImportTransformationFactory(item=secret(scope), **of_run)
             factories.ImportRejectFactory(payload={"said": secret(scope)}, **of_run)
-            work.usage.set_ceiling(25_000, scope)
-            work.usage.settle({scope: 1}, {})
             if tenant is not None:
                 opened = document_of(tenant, secret(scope))
                 for chunk in (opened, everybodys):

@@ -25,28 +25,28 @@ COMMENTS = {
     },
 }
 
-# Everybody's are asked for by no scope: row security shows a scope its own rows, and the default,
-# which is of all. Administrators write; so does the owner, as whom a small installation works.
-POLICIES = {
-    "token_ceilings": {
-        "own_scope": "USING ({in_scope} OR scope = 'default' OR {owner}) WITH CHECK ({owner})"
-    },
-    "embedding_usage": {"own_scope": "USING ({in_scope} OR {owner}) WITH CHECK ({owner})"},
-}
+# Administrators read and write all; so does the owner, as whom a small installation works.
+POLICIES = {"own_scope": "USING ({in_scope} OR {owner}) WITH CHECK ({owner})"}
 
-# What waits for the next day under a ceiling is not late. The answer is that of the beginning of
-# the transaction, and row security shows an application the usage of its own scope alone.
+# What waits for the next day under a ceiling is not late; who may not read ceilings is not told.
+# The answer is that of the beginning of the transaction.
+DECLARED = """
+            closed text[];"""
+CLOSED = """
+                        IF has_table_privilege('@home.token_ceilings', 'SELECT') THEN
+                            SELECT array_agg(usage.scope) INTO closed
+                            FROM embedding_usage AS usage
+                            WHERE day = (now() AT TIME ZONE 'UTC')::date AND full_at >= coalesce(
+                                (SELECT tokens_per_day FROM token_ceilings AS own
+                                 WHERE own.scope = usage.scope),
+                                (SELECT tokens_per_day FROM token_ceilings AS every
+                                 WHERE every.scope = 'default'));
+                        END IF;"""
 DUE = """
-                                AND NOT (kind = 'embed' AND coalesce(scope IN (
-                                    SELECT usage.scope FROM embedding_usage AS usage
-                                    WHERE day = (now() AT TIME ZONE 'UTC')::date
-                                        AND full_at >= coalesce(
-                                            (SELECT tokens_per_day FROM token_ceilings AS own
-                                             WHERE own.scope = usage.scope),
-                                            (SELECT tokens_per_day FROM token_ceilings AS every
-                                             WHERE every.scope = 'default'))), false))"""
+                                AND NOT (kind = 'embed'
+                                         AND coalesce(scope = ANY (closed), false))"""
 
-# As revision 0009 has it, but for @due.
+# As revision 0009 has it, but for what begins with @ and is not @home.
 HEALTH = """
         CREATE OR REPLACE FUNCTION system_health_check(only_components text[] DEFAULT NULL)
         RETURNS TABLE (component text, status text, details text)
@@ -67,7 +67,7 @@ HEALTH = """
             version integer[];
             seconds double precision;
             share double precision;
-            backed_up timestamptz;
+            backed_up timestamptz;@declared
         BEGIN
             FOREACH component IN ARRAY coalesce(only_components, components) LOOP
                 status := 'HEALTHY';
@@ -221,7 +221,7 @@ HEALTH = """
                             status := 'WARNING';
                         END IF;
 
-                    WHEN 'queue_age' THEN
+                    WHEN 'queue_age' THEN@closed
                         SELECT count(*) FILTER (WHERE jobs.status = 'pending') AS due,
                                count(*) FILTER (WHERE jobs.status = 'failed') AS failed,
                                extract(epoch FROM now() - min(not_before) FILTER (
@@ -416,9 +416,10 @@ HEALTH = """
     """
 
 
-def make_health(due: str) -> None:
+def make_health(*, declared: str = "", closed: str = "", due: str = "") -> None:
     """Make the function that names its schema, wherever that is."""
-    function = HEALTH.replace("@due", due)
+    function = HEALTH.replace("@declared", declared).replace("@closed", closed)
+    function = function.replace("@due", due)
     op.execute(f"""
         DO $make$ BEGIN
             EXECUTE replace($function${function}$function$,
@@ -468,22 +469,37 @@ def upgrade() -> None:
     op.keep_updated_at_v1("token_ceilings")
     for table, comments in COMMENTS.items():
         op.comment_columns_v1(table, comments)
-        op.isolate_v1(table, policies=POLICIES[table], administered=True)
-        # A service reads what its scope may spend, and neither writes nor locks it: a worker waits
-        # for these rows.
-        op.execute(f"REVOKE INSERT, UPDATE, DELETE ON {table} FROM rag_read_write")
+        op.isolate_v1(table, policies=POLICIES, administered=True)
+        # A service writes neither and locks neither, as a worker waits for these rows; and reads
+        # neither, as plans would tell it how many others there are.
+        op.execute(f"REVOKE ALL ON {table} FROM rag_read_only, rag_read_write")
     # How much others spend is no one's to know, neither from estimates.
     op.sample_columns_v1(0, "token_ceilings", "scope", "tokens_per_day")
     op.sample_columns_v1(
         0, "embedding_usage", "scope", "reserved_tokens", "spent_tokens", "full_at"
     )
     op.audit_v1("token_ceilings")
-    make_health(DUE)
+    # What a service asks: whether to leave the vectors of its scope to workers. It answers for the
+    # scope of the transaction, and the body is bound to the tables here.
+    op.execute("""
+        CREATE FUNCTION scope_has_ceiling() RETURNS boolean LANGUAGE sql STABLE
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        BEGIN ATOMIC
+            SELECT EXISTS (
+                SELECT FROM token_ceilings WHERE scope = 'default' OR scope = app_scope());
+        END
+    """)
+    op.execute("REVOKE EXECUTE ON FUNCTION scope_has_ceiling() FROM PUBLIC")
+    op.execute("""
+        GRANT EXECUTE ON FUNCTION scope_has_ceiling() TO rag_read_only, rag_read_write, rag_admin
+    """)
+    make_health(declared=DECLARED, closed=CLOSED, due=DUE)
 
 
 def downgrade() -> None:
-    make_health("")
+    make_health()
     op.stop_auditing_v1("token_ceilings")
+    op.execute("DROP FUNCTION scope_has_ceiling")
     op.execute("DROP TABLE embedding_usage")
     op.execute("DROP TABLE token_ceilings")
     op.execute("DROP INDEX idx_jobs_pending")

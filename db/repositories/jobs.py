@@ -22,6 +22,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    TextClause,
     any_,
     cast,
     delete,
@@ -45,7 +46,7 @@ from pgcorpus.db.models.embeddings import CorpusSetting
 from pgcorpus.db.models.jobs import Job, JobStatus
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
-from pgcorpus.db.repositories.usage import IS_FULL, TODAY
+from pgcorpus.db.repositories.usage import IS_FULL, MAY_READ, TODAY
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -98,7 +99,7 @@ ORDER: Final = "kind, coalesce(payload ->> 'corpus', ''), coalesce(scope, '')"
 """The columns of the index before those that a lane is ordered by. Under row security PostgreSQL
 does not take it for granted that they are one value only, and would sort all jobs of the corpus."""
 
-CLAIM: Final = text(f"""
+CLAIM: Final = f"""
     WITH RECURSIVE ring (lane, wrapped, turn) AS (
         SELECT CAST(:after AS text), false, 0
         UNION ALL
@@ -123,10 +124,7 @@ CLAIM: Final = text(f"""
             WHERE {LANE} AND coalesce(scope, '') = lane AND not_before <= statement_timestamp()
             ORDER BY {ORDER}, priority DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
         ) AS first
-        -- A scalar: as a join it would be asked for all lanes before the first is taken.
-        WHERE turn > 0 AND (
-            SELECT {IS_FULL} FROM embedding_usage AS usage
-            WHERE CAST(:kind AS text) = '{EMBED}' AND scope = lane AND day = {TODAY}) IS NOT TRUE
+        WHERE turn > 0 AND (@is_full) IS NOT TRUE
         LIMIT :limit
     ), share AS MATERIALIZED (
         SELECT ceil(CAST(:limit AS float8) / greatest(count(*), 1))::bigint AS jobs FROM open
@@ -171,15 +169,32 @@ CLAIM: Final = text(f"""
     FROM batch
     WHERE jobs.id = batch.id AND (place = 1 OR cost <= :limit)
     RETURNING place, jobs.id, kind, CAST(payload AS text) AS payload, attempts, scope
-""")  # noqa: S608 - constants of ours
+"""  # noqa: S608 - constants of ours
 """A claim. It jumps by the index from lane to lane, from the one behind the last on, until as many
 have a job to give as the batch has places. The lanes' jobs themselves are not read for that: it
 costs the same for a lane of one job and of a million."""
 
+CLAIMS: Final = {
+    # A scalar: as a join it would be asked for all lanes before the first is taken.
+    True: text(
+        CLAIM.replace(
+            "@is_full",
+            f"SELECT {IS_FULL} FROM embedding_usage AS usage"  # noqa: S608 - constants of ours
+            f" WHERE scope = lane AND day = {TODAY}",
+        )
+    ),
+    False: text(CLAIM.replace("@is_full", "false")),
+}
+"""Whether ceilings hold → the claim."""
+
+CLOSED: Final = {
+    True: f"SELECT scope FROM embedding_usage AS usage WHERE day = {TODAY} AND {IS_FULL}",  # noqa: S608 - as above
+    False: "SELECT CAST(NULL AS text) WHERE false",
+}
+"""Whether the login may read ceilings → the scopes that wait for the next day."""
+
 LANES: Final = f"""
-    closed AS MATERIALIZED (
-        SELECT scope FROM embedding_usage AS usage WHERE day = {TODAY} AND {IS_FULL}
-    ), lanes AS MATERIALIZED (
+    closed (scope) AS MATERIALIZED (@closed), lanes AS MATERIALIZED (
         SELECT kind, scope, count(*) AS jobs,
                count(*) FILTER (WHERE not_before <= statement_timestamp()) AS due,
                min(not_before) FILTER (WHERE not_before <= statement_timestamp()) AS since,
@@ -190,16 +205,16 @@ LANES: Final = f"""
 """  # noqa: S608 - constants of ours
 """The pending jobs of each kind and scope, for the statements below."""
 
-LONGEST: Final = text(f"""
+LONGEST: Final = f"""
     WITH {LANES}
     SELECT scope, sum(due)::bigint AS due,
            extract(epoch FROM statement_timestamp() - min(since))::float8 AS oldest_due_seconds,
            bool_or(is_full) AS is_full
     FROM lanes WHERE due > 0 GROUP BY scope
     ORDER BY due DESC, scope NULLS FIRST LIMIT :limit
-""")  # noqa: S608 - constants of ours
+"""  # noqa: S608 - constants of ours
 
-STATISTICS: Final = text(f"""
+STATISTICS: Final = f"""
     WITH {LANES}, pending AS (
         SELECT kind, sum(jobs)::bigint AS jobs, sum(due) FILTER (WHERE NOT is_full) AS due,
                min(since) FILTER (WHERE NOT is_full) AS since, sum(retrying) AS retrying
@@ -238,7 +253,7 @@ STATISTICS: Final = text(f"""
            (SELECT coalesce(max(due), 0)::bigint FROM waiting) AS largest_lane,
            (SELECT coalesce(sum(due) FILTER (WHERE is_full), 0)::bigint
             FROM lanes) AS over_ceiling
-""")  # noqa: S608 - constants of ours
+"""  # noqa: S608 - constants of ours
 """One pass over what is pending, and none over what was completed long ago."""
 
 
@@ -411,7 +426,7 @@ class JobRepository(Repository):
             enqueued.
         """
         begun = self.session.execute(
-            CLAIM,
+            CLAIMS[kind == EMBED and bool(self.session.scalar(MAY_READ))],
             {
                 "kind": kind,
                 "corpus": corpus,
@@ -704,7 +719,7 @@ class JobRepository(Repository):
 
     def stats(self) -> QueueStats:
         """Measure depth, age, rate and failures."""
-        return QueueStats(**self.session.execute(STATISTICS).mappings().one())
+        return QueueStats(**self.session.execute(self._with_closed(STATISTICS)).mappings().one())
 
     def list_longest_lanes(self, *, limit: int = 10) -> list[LaneStats]:
         """List the scopes with the most due jobs.
@@ -712,8 +727,13 @@ class JobRepository(Repository):
         Args:
             limit: At most this many.
         """
-        rows = self.session.execute(LONGEST, {"limit": limit}).mappings()
+        rows = self.session.execute(self._with_closed(LONGEST), {"limit": limit}).mappings()
         return [LaneStats(**row) for row in rows]
+
+    def _with_closed(self, statement: str) -> TextClause:
+        """Insert the scopes that wait for the next day, as far as the login may know them."""
+        may_read = bool(self.session.scalar(MAY_READ))
+        return text(statement.replace("@closed", CLOSED[may_read]))
 
     def _run(self, statement: Executable) -> Result[Any]:
         """Execute a change of many jobs without looking for them in the session."""

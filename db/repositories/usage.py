@@ -65,6 +65,13 @@ SETTLE: Final = text(f"""
         reserved_tokens = greatest(usage.reserved_tokens - :reserved, 0)
 """)  # noqa: S608 - constants of ours
 
+MAY_READ: Final = text("""
+    SELECT has_table_privilege('embedding_usage', 'SELECT')
+        AND has_table_privilege('token_ceilings', 'SELECT')
+""")
+
+HAS_CEILING: Final = text("SELECT scope_has_ceiling()")
+
 MAY_SETTLE: Final = text("""
     SELECT has_table_privilege('embedding_usage', 'UPDATE')
         AND (NOT row_security_active('embedding_usage') OR pg_has_role('rag_admin', 'USAGE')
@@ -195,7 +202,11 @@ class UsageRepository(Repository):
 
     def is_limited(self) -> bool:
         """Return whether a ceiling holds for the scope of the unit of work."""
-        return self.scope is not None and bool(self.find_ceilings([self.scope]))
+        return self.scope is not None and bool(self.session.scalar(HAS_CEILING))
+
+    def may_read(self) -> bool:
+        """Return whether the login may read usage and ceilings: administrators and the owner."""
+        return bool(self.session.scalar(MAY_READ))
 
     def reserve(self, bounds: Mapping[Scope, Sequence[int]]) -> dict[Scope, Allowance]:
         """Reserve tokens for the texts of scopes, as many of the first as fit; commit at once.
@@ -269,11 +280,15 @@ class UsageRepository(Repository):
         Args:
             limit: At most this many.
         """
+        if not self.may_read():
+            return []
         rows = self.session.execute(LISTED, {"limit": limit}).mappings()
         return [ScopeUsage(**row) for row in rows]
 
     def get_figures(self) -> UsageFigures:
-        """Sum up the tokens of today, as far as the login sees them."""
+        """Sum up the tokens of today; all are 0 for a login that may not read them."""
+        if not self.may_read():
+            return UsageFigures(0, 0, 0)
         return UsageFigures(**self.session.execute(FIGURES).mappings().one())
 
     def purge(self) -> None:

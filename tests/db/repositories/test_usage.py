@@ -139,10 +139,10 @@ def test_any_number_at_once_reserve_no_more_than_the_ceiling(database: Database)
         }
 
 
-def test_a_service_reads_what_its_scope_may_spend_and_writes_nothing(database: Database) -> None:
-    """And sees nothing of others; an erased tenant leaves nothing."""
+def test_a_service_knows_whether_it_has_a_ceiling_and_nothing_else(database: Database) -> None:
+    """It neither reads nor writes; an erased tenant leaves nothing."""
     with database.unit_of_work() as work:
-        ours, theirs = (make_scope(work, tenant=True) for _ in range(2))
+        ours, theirs, free = (make_scope(work, tenant=True) for _ in range(3))
         for scope in (ours, theirs):
             work.usage.set_ceiling(CEILING, scope)
             spend(work, scope, 5_000, spent=5_000)
@@ -150,11 +150,15 @@ def test_a_service_reads_what_its_scope_may_spend_and_writes_nothing(database: D
     with logged_in(database, "rag_read_write") as application:
         with application.unit_of_work(ours) as work:
             assert work.usage.is_limited()
-            assert [each.scope for each in work.usage.list_today()] == [str(ours)]
-            assert work.usage.list_ceilings() == {str(ours): CEILING}
+            assert work.usage.list_today() == []
+            assert work.usage.get_figures().spent_tokens == 0
+            assert work.jobs.stats().over_ceiling == 0
+            assert work.jobs.claim("embed", worker_id="w", limit=1, lease_seconds=60) == []
             work.usage.settle({ours: 1}, {})  # passes over it: its tokens are in no metric
+        with application.unit_of_work(free) as work:
+            assert not work.usage.is_limited()
         for table in ("embedding_usage", "token_ceilings"):
-            for write in ("UPDATE {} SET scope = scope", "DELETE FROM {}", "LOCK {} IN SHARE MODE"):
+            for write in ("SELECT FROM {}", "UPDATE {} SET scope = scope", "LOCK {}"):
                 with (
                     application.engine.connect() as connection,
                     pytest.raises(ProgrammingError, match="permission denied"),
