@@ -457,6 +457,11 @@ class IsolationRepository(Repository):
         found = self.session.execute(GUARDED, {"scope_columns": list(SCOPE_COLUMNS)})
         return [Guarded(*row) for row in found]
 
+    def is_closed(self, table: str, role: str) -> bool:
+        """Return whether a role has no right to read a table, whoever's the rows are."""
+        right = func.has_any_column_privilege(role, quote(table), "SELECT")
+        return not self.session.scalar(select(right))
+
     def list_views(self, tables: Sequence[str]) -> list[View]:
         """List the views that read one of these tables, directly or by way of another view."""
         reading = {"tables": list(tables), "scope_columns": list(SCOPE_COLUMNS)}

@@ -479,7 +479,6 @@ def test_of_texts_only_names_of_ours_are_sampled(tenancy: Tenancy) -> None:
             *("dominant_intent", "urgency_max"),
             *("kind", "status", "worker_id", "corpus", "field", "rule"),
             "coalesce",  # the corpus of a job
-            "coalesce1",  # its scope
             "tsvector_to_array",  # of what is everybody's alone
         }
 
