@@ -185,13 +185,13 @@ CLAIMS: Final = {
     ),
     False: text(CLAIM.replace("@is_full", "false")),
 }
-"""Whether ceilings hold → the claim."""
+"""The claim, by whether ceilings hold for it."""
 
 CLOSED: Final = {
     True: f"SELECT scope FROM embedding_usage AS usage WHERE day = {TODAY} AND {IS_FULL}",  # noqa: S608 - as above
     False: "SELECT CAST(NULL AS text) WHERE false",
 }
-"""Whether the login may read ceilings → the scopes that wait for the next day."""
+"""The scopes that wait for the next day, by whether the login may read ceilings."""
 
 LANES: Final = f"""
     closed (scope) AS MATERIALIZED (@closed), lanes AS MATERIALIZED (
