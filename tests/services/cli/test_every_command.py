@@ -83,6 +83,7 @@ OF_OWNER: Final = {
 """Commands for the owner alone, and what others are told."""
 
 OF_ADMINISTRATOR: Final = {
+    "tenants ceiling": ADMINISTRATOR,
     "tenants list": ADMINISTRATOR,
     "tenants create": ADMINISTRATOR,
     "users list": ADMINISTRATOR,
@@ -218,6 +219,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "jobs list": (),
         "jobs show": (job,),
         "jobs stats": (),
+        "tenants ceiling": (),
         "tenants list": (),
         "users list": (),
         "roles show": (),
