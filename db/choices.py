@@ -51,3 +51,10 @@ TAGS: Final = ("domains", "topics", "entities", "processes")
 
 NATIVE: Final = "native"
 """The source of a memory that was said here, and of a conversation that was written here."""
+
+LEAST_CEILING: Final = 25_000
+"""The least ceiling but 0: the longest text that is sent takes no more, so that each fits on some
+day."""
+
+MOST_TOKENS: Final = 1_000_000_000_000
+"""The highest ceiling."""

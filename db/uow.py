@@ -51,6 +51,7 @@ from pgcorpus.db.repositories.operations.roles import RoleRepository
 from pgcorpus.db.repositories.rankings import RankingRepository
 from pgcorpus.db.repositories.search import SearchRepository
 from pgcorpus.db.repositories.tenancy import TenancyRepository
+from pgcorpus.db.repositories.usage import UsageRepository
 from pgcorpus.db.repositories.vector_indexes import VectorIndexRepository
 from pgcorpus.db.scope import SCOPE, SETTINGS, Guard, Scope
 from pgcorpus.db.search.corpus import Corpus
@@ -134,6 +135,7 @@ class UnitOfWork:
     monitoring = repository(MonitoringRepository)
     audit = repository(AuditRepository)
     backups = repository(BackupRepository)
+    usage = repository(UsageRepository)
 
     session: WorkSession
 

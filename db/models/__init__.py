@@ -37,6 +37,7 @@ from pgcorpus.db.models.operations import (
     MaintenanceLog,
     QueryPerformance,
 )
+from pgcorpus.db.models.usage import EmbeddingUsage, TokenCeiling
 
 __all__ = [
     "SEEDED_MODELS",
@@ -53,6 +54,7 @@ __all__ = [
     "DocumentConcept",
     "DocumentationEmbedding",
     "EmbeddingModel",
+    "EmbeddingUsage",
     "EpisodeEmbedding",
     "EpisodicMemory",
     "FrameworkDocument",
@@ -74,6 +76,7 @@ __all__ = [
     "SecurityAuditLog",
     "SourceLines",
     "Tenant",
+    "TokenCeiling",
     "User",
     "memory_id",
 ]

@@ -35,6 +35,7 @@ LOG_TABLES: Final = frozenset({"audit_seals", "audit_state", "security_audit_log
 NOT_AUDITED: Final = (LOG_TABLES - {"audit_state"}) | {
     "backup_log",
     "click_feedback",
+    "embedding_usage",
     "import_files",
     "import_rejects",
     "import_runs",

@@ -77,6 +77,7 @@ class Job(Timestamped, Base):
             "idx_jobs_pending",
             "kind",
             text("coalesce(payload ->> 'corpus', '')"),
+            text("coalesce(scope, '')"),
             text("priority DESC"),
             "id",
             postgresql_where=text("status = 'pending'"),

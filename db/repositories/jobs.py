@@ -22,6 +22,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    TextClause,
     any_,
     case,
     cast,
@@ -47,6 +48,7 @@ from pgcorpus.db.models.embeddings import CorpusSetting
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.embeddings import text_hash
+from pgcorpus.db.repositories.usage import IS_FULL, MAY_READ, TODAY
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
 
@@ -92,13 +94,138 @@ NO_CORPUS: Final = "its payload names no corpus of corpus_settings under 'corpus
 
 SUPERSEDED: Final = "superseded: a newer job has the same key"
 
-STATISTICS: Final = text("""
-    WITH pending AS (
-        SELECT kind, count(*) AS jobs,
+LANE: Final = """
+        status = 'pending' AND kind = CAST(:kind AS text)
+        AND coalesce(payload ->> 'corpus', '') = CAST(:corpus AS text)
+"""
+"""The condition for the pending jobs of a kind and corpus, for the statement below."""
+
+ORDER: Final = "kind, coalesce(payload ->> 'corpus', ''), coalesce(scope, '')"
+"""The columns of the index before those that a lane is ordered by. Under row security PostgreSQL
+does not take it for granted that they are one value only, and would sort all jobs of the corpus."""
+
+CLAIM: Final = f"""
+    WITH RECURSIVE ring (lane, wrapped, turn) AS (
+        SELECT CAST(:after AS text), false, 0
+        UNION ALL
+        SELECT next.lane, next.wrapped, turn + 1
+        FROM ring CROSS JOIN LATERAL (
+            (SELECT coalesce(scope, '') AS lane, ring.wrapped
+             FROM jobs
+             WHERE {LANE} AND coalesce(scope, '') > ring.lane
+                 AND (NOT ring.wrapped OR coalesce(scope, '') <= CAST(:after AS text))
+             ORDER BY {ORDER} LIMIT 1)
+            UNION ALL
+            (SELECT coalesce(scope, ''), true
+             FROM jobs
+             WHERE {LANE} AND NOT ring.wrapped AND coalesce(scope, '') <= CAST(:after AS text)
+             ORDER BY {ORDER} LIMIT 1)
+            ORDER BY wrapped LIMIT 1
+        ) AS next
+    ), open AS MATERIALIZED (
+        SELECT lane, turn
+        FROM ring CROSS JOIN LATERAL (
+            SELECT FROM jobs
+            WHERE {LANE} AND coalesce(scope, '') = lane AND not_before <= statement_timestamp()
+            ORDER BY {ORDER}, priority DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
+        ) AS first
+        WHERE turn > 0 AND (@is_full) IS NOT TRUE
+        LIMIT :limit
+    ), share AS MATERIALIZED (
+        SELECT ceil(CAST(:limit AS float8) / greatest(count(*), 1))::bigint AS jobs FROM open
+    ), equal AS MATERIALIZED (
+        SELECT lane, turn, due.*
+        FROM open CROSS JOIN LATERAL (
+            SELECT id, priority, attempts FROM jobs
+            WHERE {LANE} AND coalesce(scope, '') = lane AND not_before <= statement_timestamp()
+            ORDER BY {ORDER}, priority DESC, id
+            LIMIT (SELECT jobs FROM share) FOR UPDATE SKIP LOCKED
+        ) AS due
+    ), longer AS MATERIALIZED (
+        SELECT lane, turn,
+               ceil((CAST(:limit AS float8) - (SELECT count(*) FROM equal))
+                    / count(*) OVER ())::bigint AS more
+        FROM equal GROUP BY lane, turn
+        HAVING count(*) = (SELECT jobs FROM share)
+            AND (SELECT count(*) FROM equal) < :limit
+    ), filling AS MATERIALIZED (
+        SELECT lane, turn, due.*
+        FROM longer CROSS JOIN LATERAL (
+            SELECT id, priority, attempts FROM jobs
+            WHERE {LANE} AND coalesce(scope, '') = lane AND not_before <= statement_timestamp()
+            ORDER BY {ORDER}, priority DESC, id
+            LIMIT (SELECT jobs FROM share) + more FOR UPDATE SKIP LOCKED
+        ) AS due
+    ), due AS (
+        SELECT turn, id, attempts,
+               row_number() OVER (PARTITION BY turn ORDER BY priority DESC, id) AS place_in_lane
+        FROM (SELECT * FROM equal UNION SELECT * FROM filling) AS found
+    ), batch AS (
+        SELECT id, row_number() OVER turns AS place,
+               sum(power(:shrinkage, least(attempts, 20))) OVER turns AS cost
+        FROM due WINDOW turns AS (ORDER BY place_in_lane, turn)
+    )
+    UPDATE jobs SET
+        status = 'running',
+        worker_id = :worker_id,
+        attempts = least(attempts, :most_attempts - 1) + 1,
+        started_at = clock_timestamp(),
+        lease_expires_at = clock_timestamp() + make_interval(secs => :lease_seconds)
+    FROM batch
+    WHERE jobs.id = batch.id AND (place = 1 OR cost <= :limit)
+    RETURNING place, jobs.id, kind, CAST(payload AS text) AS payload, attempts, scope
+"""  # noqa: S608 - constants of ours
+"""A claim. It jumps by the index from lane to lane, from the one behind the last on, until as many
+have a job to give as the batch has places. The lanes' jobs themselves are not read for that: it
+costs the same for a lane of one job and of a million."""
+
+CLAIMS: Final = {
+    # A scalar: as a join it would be asked for all lanes before the first is taken.
+    True: text(
+        CLAIM.replace(
+            "@is_full",
+            f"SELECT {IS_FULL} FROM embedding_usage AS usage"  # noqa: S608 - constants of ours
+            f" WHERE scope = lane AND day = {TODAY}",
+        )
+    ),
+    False: text(CLAIM.replace("@is_full", "false")),
+}
+"""The claim, by whether ceilings hold for it."""
+
+CLOSED: Final = {
+    True: f"SELECT scope FROM embedding_usage AS usage WHERE day = {TODAY} AND {IS_FULL}",  # noqa: S608 - as above
+    False: "SELECT CAST(NULL AS text) WHERE false",
+}
+"""The scopes that wait for the next day, by whether the login may read ceilings."""
+
+LANES: Final = f"""
+    closed (scope) AS MATERIALIZED (@closed), lanes AS MATERIALIZED (
+        SELECT kind, scope, count(*) AS jobs,
                count(*) FILTER (WHERE not_before <= statement_timestamp()) AS due,
                min(not_before) FILTER (WHERE not_before <= statement_timestamp()) AS since,
-               count(*) FILTER (WHERE last_error IS NOT NULL) AS retrying
-        FROM jobs WHERE status = 'pending' GROUP BY kind
+               count(*) FILTER (WHERE last_error IS NOT NULL) AS retrying,
+               kind = '{EMBED}' AND coalesce(scope IN (SELECT scope FROM closed), false) AS is_full
+        FROM jobs WHERE status = 'pending' GROUP BY kind, scope
+    )
+"""  # noqa: S608 - constants of ours
+"""The pending jobs of each kind and scope, for the statements below."""
+
+LONGEST: Final = f"""
+    WITH {LANES}
+    SELECT scope, sum(due)::bigint AS due,
+           extract(epoch FROM statement_timestamp() - min(since))::float8 AS oldest_due_seconds,
+           bool_or(is_full) AS is_full
+    FROM lanes WHERE due > 0 GROUP BY scope
+    ORDER BY due DESC, scope NULLS FIRST LIMIT :limit
+"""  # noqa: S608 - constants of ours
+
+STATISTICS: Final = f"""
+    WITH {LANES}, pending AS (
+        SELECT kind, sum(jobs)::bigint AS jobs, sum(due) FILTER (WHERE NOT is_full) AS due,
+               min(since) FILTER (WHERE NOT is_full) AS since, sum(retrying) AS retrying
+        FROM lanes GROUP BY kind
+    ), waiting AS (
+        SELECT sum(due) FILTER (WHERE NOT is_full) AS due FROM lanes GROUP BY scope
     ), completed AS (
         SELECT kind, count(*) AS jobs,
                count(*) FILTER (
@@ -115,7 +242,7 @@ STATISTICS: Final = text("""
         UNION ALL
         SELECT kind, 'failed', count(*) FROM jobs WHERE status = 'failed' GROUP BY kind
     )
-    SELECT (SELECT coalesce(jsonb_object_agg(kind, counts), '{}') FROM (
+    SELECT (SELECT coalesce(jsonb_object_agg(kind, counts), '{{}}') FROM (
                 SELECT kind, jsonb_object_agg(status, jobs) AS counts FROM depth GROUP BY kind
             ) AS by_kind) AS depth,
            (SELECT coalesce(sum(due), 0)::bigint FROM pending) AS due,
@@ -126,8 +253,12 @@ STATISTICS: Final = text("""
            (SELECT coalesce(sum(jobs), 0)::bigint FROM completed) AS completed_in_hour,
            (SELECT count(*) FROM jobs
             WHERE status = 'failed'
-              AND finished_at > statement_timestamp() - interval '1 hour') AS failed_in_hour
-""")
+              AND finished_at > statement_timestamp() - interval '1 hour') AS failed_in_hour,
+           (SELECT count(*) FROM waiting WHERE due > 0) AS lanes,
+           (SELECT coalesce(max(due), 0)::bigint FROM waiting) AS largest_lane,
+           (SELECT coalesce(sum(due) FILTER (WHERE is_full), 0)::bigint
+            FROM lanes) AS over_ceiling
+"""  # noqa: S608 - constants of ours
 """One pass over what is pending, and none over what was completed long ago."""
 
 
@@ -169,12 +300,15 @@ class QueueStats:
 
     Attributes:
         depth: Kind → status → number of jobs; of completed ones those of the last hour.
-        due: Pending jobs that may be begun now.
+        due: Pending jobs that may be begun now: neither put off nor over a ceiling.
         oldest_due_seconds: For how long the first of them might have been begun, or None.
         retrying: Pending jobs that failed before or were put off.
         completed_in_minute: Jobs completed within the last minute; periodic jobs are not counted.
         completed_in_hour: The same for the last hour.
         failed_in_hour: Jobs given up within the last hour.
+        lanes: Scopes that have due jobs; the jobs without a scope are one more.
+        largest_lane: Due jobs of the scope that has the most.
+        over_ceiling: Jobs that wait for the next day, as the tokens of their scope are spent.
     """
 
     depth: Mapping[str, Mapping[str, int]]
@@ -184,10 +318,30 @@ class QueueStats:
     completed_in_minute: int
     completed_in_hour: int
     failed_in_hour: int
+    lanes: int
+    largest_lane: int
+    over_ceiling: int
 
     def total(self, status: JobStatus) -> int:
         """Return the number of jobs of a status, of all kinds."""
         return sum(counts.get(status, 0) for counts in self.depth.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStats:
+    """The jobs that a scope waits for.
+
+    Attributes:
+        scope: The scope as the database writes it, or None for the jobs without one.
+        due: Pending jobs that are not put off.
+        oldest_due_seconds: For how long the first of them has been waiting.
+        is_full: Whether they wait for the next day, as the tokens of the scope are spent.
+    """
+
+    scope: str | None
+    due: int
+    oldest_due_seconds: float
+    is_full: bool
 
 
 class JobRepository(Repository):
@@ -250,8 +404,13 @@ class JobRepository(Repository):
         limit: int,
         lease_seconds: float,
         corpus: str = "",
+        after: str = "",
     ) -> list[ClaimedJob]:
         """Claim the next jobs that are due; commit at once, so that others see them taken.
+
+        Scopes take turns, and so do the jobs without one: each gives an equal share of the batch,
+        as far as it has as many. What is left is filled up from those that have more. A scope whose
+        tokens of the day are spent is passed over.
 
         Jobs that are locked (by another claim, or by a writer whose text is not committed yet) are
         passed over. Jobs that were begun before come in smaller batches, see ``SHRINKAGE``. One
@@ -263,53 +422,29 @@ class JobRepository(Repository):
             limit: At most this many.
             lease_seconds: For how long they are the worker's unless it extends the lease.
             corpus: Of which corpus: what the payload has under ``corpus``, "" where that is none.
+            after: The lane whose turn was last: a scope, "" for the jobs without one, or any text
+                between two. Where more lanes wait than the batch has jobs, it begins behind it.
 
         Returns:
-            The jobs, the most urgent first; equals in the order in which they were enqueued.
+            The jobs: the first of each lane in the order of turns, then the second of each, and so
+            on. Within a lane the most urgent come first; equals in the order in which they were
+            enqueued.
         """
-        due = (
-            select(Job.id, Job.priority, Job.attempts)
-            .where(
-                Job.status == PENDING,
-                Job.kind == kind,
-                CORPUS == corpus,  # noqa: SIM300 - a column, not a constant
-                Job.not_before <= func.statement_timestamp(),
-            )
-            # Under row security PostgreSQL does not take it for granted that CORPUS is one value
-            # only, and would sort all jobs of the corpus for each claim.
-            .order_by(CORPUS, Job.priority.desc(), Job.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("due")
-        )
-        order = (due.c.priority.desc(), due.c.id)
-        cost = func.power(float(SHRINKAGE), func.least(due.c.attempts, 20))
-        batch = select(
-            due.c.id,
-            func.row_number().over(order_by=order).label("place"),
-            func.sum(cost).over(order_by=order).label("spent"),
-        ).cte("batch")
-        begun = (
-            update(Job)
-            .where(Job.id == batch.c.id, or_(batch.c.place == 1, batch.c.spent <= limit))
-            .values(
-                status="running",
-                worker_id=worker_id,
-                attempts=func.least(Job.attempts, MAX_ATTEMPTS - 1) + 1,
-                started_at=func.clock_timestamp(),
-                lease_expires_at=_later(lease_seconds),
-            )
-            .returning(
-                batch.c.place,
-                Job.id,
-                Job.kind,
-                cast(Job.payload, Text).label("payload"),
-                Job.attempts,
-                Job.scope,
-            )
-        )
+        begun = self.session.execute(
+            CLAIMS[kind == EMBED and bool(self.session.scalar(MAY_READ))],
+            {
+                "kind": kind,
+                "corpus": corpus,
+                "after": after,
+                "limit": limit,
+                "worker_id": worker_id,
+                "lease_seconds": lease_seconds,
+                "shrinkage": SHRINKAGE,
+                "most_attempts": MAX_ATTEMPTS,
+            },
+        ).all()
         claimed = []
-        for row in sorted(self._run(begun).all(), key=attrgetter("place")):
+        for row in sorted(begun, key=attrgetter("place")):
             try:
                 claimed.append(_read(row))
             except (ValueError, RecursionError, MissingScope) as error:
@@ -618,7 +753,21 @@ class JobRepository(Repository):
 
     def stats(self) -> QueueStats:
         """Measure depth, age, rate and failures."""
-        return QueueStats(**self.session.execute(STATISTICS).mappings().one())
+        return QueueStats(**self.session.execute(self._with_closed(STATISTICS)).mappings().one())
+
+    def list_longest_lanes(self, *, limit: int = 10) -> list[LaneStats]:
+        """List the scopes with the most due jobs.
+
+        Args:
+            limit: At most this many.
+        """
+        rows = self.session.execute(self._with_closed(LONGEST), {"limit": limit}).mappings()
+        return [LaneStats(**row) for row in rows]
+
+    def _with_closed(self, statement: str) -> TextClause:
+        """Insert the scopes that wait for the next day, as far as the login may know them."""
+        may_read = bool(self.session.scalar(MAY_READ))
+        return text(statement.replace("@closed", CLOSED[may_read]))
 
     def _run(self, statement: Executable) -> Result[Any]:
         """Execute a change of many jobs without looking for them in the session."""

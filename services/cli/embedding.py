@@ -104,9 +104,15 @@ def embed(
             f"{report.embedded} embedded with {report.model} ({report.stale} of them anew), "
             f"{report.failed} failed, {report.duration_s:.1f} s"
         )
+    if report.waiting:
+        fail(
+            f"{report.waiting} wait: a ceiling of tokens a day does not allow them now; they are "
+            "embedded by a worker from midnight UTC on; see: pgcorpus jobs stats; raise it with: "
+            "pgcorpus tenants ceiling --help"
+        )
     for key, reason in report.failures[:MAX_SHOWN_FAILURES]:
         fail(f"{key}: {reason}")
-    if report.failed:
+    if report.failed or report.waiting:
         raise typer.Exit(1)
 
 

@@ -298,14 +298,25 @@ def purge(
 def stats(as_json: AsJson = False) -> None:
     """Show how many jobs wait and for how long, how fast they are done, and how many failed.
 
-    Completed jobs are those of the last hour.
+    Completed jobs are those of the last hour. Tenants, and users without one, take turns: their
+    lanes follow, the longest first, and the tokens that they spent since midnight UTC.
     """
     from pgcorpus.db.engine import Database
 
     with Database.from_env().unit_of_work() as work:
         found = work.jobs.stats()
+        lanes = work.jobs.list_longest_lanes()
+        usage = work.usage.list_today()
+        tokens = work.usage.get_figures()
     if as_json:
-        print_json(_stats_json(found))
+        print_json(
+            _stats_json(found)
+            | {
+                "longest_lanes": [asdict(each) for each in lanes],
+                "tokens_today": asdict(tokens),
+                "scopes_today": [asdict(each) for each in usage],
+            }
+        )
         return
     statuses = ("pending", "running", "completed", "failed")
     table(
@@ -323,13 +334,46 @@ def stats(as_json: AsJson = False) -> None:
         [
             ("due now", found.due),
             ("the first of them waits for", "-" if oldest is None else f"{oldest:.0f} s"),
+            ("lanes that wait in turn", found.lanes),
+            ("due in the longest of them", found.largest_lane),
+            ("over a ceiling, until midnight UTC", found.over_ceiling),
             ("waiting for another attempt", found.retrying),
             ("completed per second, last minute", f"{found.completed_in_minute / 60:.1f}"),
             ("completed per second, last hour", f"{found.completed_in_hour / 3600:.1f}"),
             ("failed in the last hour", found.failed_in_hour),
             ("failed in all (pgcorpus jobs list --status failed)", found.total("failed")),
+            ("tokens spent since midnight UTC", tokens.spent_tokens),
+            ("tenants and users that spent all of theirs", tokens.full_scopes),
         ],
     )
+    if lanes:
+        table(
+            "Longest lanes",
+            ["of", "due", "waits for"],
+            [
+                (
+                    each.scope or "(everybody's)",
+                    each.due,
+                    "midnight UTC" if each.is_full else f"{each.oldest_due_seconds:.0f} s",
+                )
+                for each in lanes
+            ],
+        )
+    if usage:
+        table(
+            "Tokens since midnight UTC",
+            ["of", "spent", "ceiling"],
+            [
+                (
+                    each.scope,
+                    each.spent_tokens,
+                    "-"
+                    if each.ceiling is None
+                    else f"{each.ceiling}{' reached' if each.is_full else ''}",
+                )
+                for each in usage
+            ],
+        )
 
 
 def _stats_json(found: QueueStats) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from pgcorpus.db.choices import LEAST_CEILING, MOST_TOKENS
 from pgcorpus.db.text import count_of
 from pgcorpus.services.cli.output import AsJson, Limit, print_json, say, table, write
 from pgcorpus.services.cli.scope import uuid_of
@@ -132,6 +133,80 @@ def list_tenants(
         table(count_of(len(rows), "tenant"), ["id", "slug", "name", "since"], rows)
     if len(found) > limit:
         say(f"there are more: pgcorpus tenants list --after {shown[-1].slug}")
+
+
+@tenants.command("ceiling")
+def set_ceiling(
+    tenant: Annotated[str | None, typer.Argument(metavar="SLUG|UUID", help="The tenant.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="UUID", help="A user without a tenant instead.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="All tenants and users without a ceiling of their own.")
+    ] = False,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-day",
+            min=0,
+            max=MOST_TOKENS,
+            metavar="N",
+            help=f"0, which embeds nothing, or at least {LEAST_CEILING}.",
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the ceiling away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set the tokens that a day may take to embed what a tenant wrote; or show what is set.
+
+    Days begin at midnight UTC. What would pass the ceiling waits for the next day, without using
+    up attempts; pgcorpus jobs stats shows it. Questions of searches are not counted.
+
+    Examples: pgcorpus tenants ceiling driscoll --tokens-per-day 5000000
+
+    pgcorpus tenants ceiling --every --tokens-per-day 1000000
+    """
+    named = sum((tenant is not None, user is not None, every))
+    if tokens is not None and remove:
+        raise typer.BadParameter("give --tokens-per-day or --remove, not both")
+    if named > 1:
+        raise typer.BadParameter("name a tenant, --user or --every, and only one of them")
+    if bool(named) != (tokens is not None or remove):
+        raise typer.BadParameter(
+            "a ceiling is set for somebody: name a tenant, --user or --every, and give "
+            "--tokens-per-day or --remove; without all of them the ceilings are shown"
+        )
+    if tokens and tokens < LEAST_CEILING:
+        raise typer.BadParameter(
+            f"{tokens} would be too few for a single long text; give 0 or at least {LEAST_CEILING}",
+            param_hint="--tokens-per-day",
+        )
+    from pgcorpus.db.models.usage import EVERY_SCOPE
+    from pgcorpus.db.repositories.tenancy import scope_of
+    from pgcorpus.db.scope import Scope
+
+    key = uuid_of(user)
+    with _administering() as work:
+        if named:
+            scope = None
+            if tenant is not None:
+                scope = Scope.tenant(_tenant_of(work, tenant))
+            elif key is not None:
+                scope = scope_of(work.tenancy.get_user(key))
+            work.usage.set_ceiling(tokens, scope)
+            work.commit()
+        ceilings = work.usage.list_ceilings()
+    if as_json:
+        print_json(ceilings)
+        return
+    if not ceilings:
+        say(
+            "there is no ceiling; set one with: pgcorpus tenants ceiling --every --tokens-per-day N"
+        )
+        return
+    names = {EVERY_SCOPE: "every other"}
+    rows = [(names.get(scope, scope), number) for scope, number in ceilings.items()]
+    table("Ceilings", ["of", "tokens per day"], rows)
 
 
 @users.command("create")

@@ -27,6 +27,7 @@ class Choice:
         cosine_spread: How far their cosines spread, or None where it was not measured.
         languages: Text search configurations that it knows, or None for all.
         reason: Why it is another than the one the corpus is set to, or None.
+        is_limited: Whether a ceiling of tokens holds for the scope that writes.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Choice:
     cosine_spread: float | None = None
     languages: tuple[str, ...] | None = None
     reason: str | None = None
+    is_limited: bool = False
 
 
 def choose(

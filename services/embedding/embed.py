@@ -17,9 +17,9 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.budget import embed_within
 from pgcorpus.services.embedding.choice import OFFLINE_MODEL, Choice, as_choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
-from pgcorpus.services.embedding.usage import embed_documents
 
 
 @dataclass(kw_only=True)
@@ -32,6 +32,7 @@ class EmbedReport:
         embedded: Vectors stored.
         stale: How many of these took the place of a vector of an older text.
         failed: Passages whose text the embedder refused.
+        waiting: Passages that were left, as the tokens of their owner are spent or reserved.
         duration_s: Seconds from start to end.
         reason: Why the model is another than the corpus is set to, or None.
         failures: For each passage that failed, its key and why.
@@ -43,12 +44,13 @@ class EmbedReport:
     embedded: int = 0
     stale: int = 0
     failed: int = 0
+    waiting: int = 0
     duration_s: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the command line prints it."""
-        shown = ("corpus", "model", "embedded", "stale", "failed", "duration_s")
+        shown = ("corpus", "model", "embedded", "stale", "failed", "waiting", "duration_s")
         return {name: getattr(self, name) for name in shown}
 
 
@@ -107,9 +109,14 @@ class EmbeddingService:
             for scope in scopes:
                 after = None
                 while batch := self._pending(of, choice, embedder.batch_size, after, scope):
-                    self._embed(of, embedder, batch, report, scope)
+                    fits = self._embed(of, embedder, batch, report, scope)
                     if on_progress is not None:
                         on_progress(len(batch))
+                    if not fits:
+                        with self._within(scope) as work:
+                            left = work.embeddings.coverage(of, choice.name)
+                        report.waiting += left.total - left.embedded
+                        break
                     after = batch[-1].id
             with self._database.unit_of_work() as work:
                 if report.embedded:
@@ -151,21 +158,34 @@ class EmbeddingService:
         batch: Sequence[Pending],
         report: EmbedReport,
         scope: Scope | None,
-    ) -> None:
-        """Embed and store a batch; one that fails is halved until the bad text is alone."""
+    ) -> bool:
+        """Embed and store a batch; one that fails is halved until the bad text is alone.
+
+        Returns:
+            Whether the tokens sufficed.
+        """
         try:
-            vectors = embed_documents(embedder, [pending.text for pending in batch])
+            made = embed_within(
+                self._database, embedder, {scope: [pending.text for pending in batch]}
+            )
         except TextsRefused as error:
             if len(batch) == 1:
                 report.failed += 1
                 report.failures.append((str(batch[0].id), str(error)))
-                return
+                return True
             middle = len(batch) // 2
-            self._embed(corpus, embedder, batch[:middle], report, scope)
-            self._embed(corpus, embedder, batch[middle:], report, scope)
-            return
-        report.embedded += self._store(corpus, embedder.model_name, batch, vectors, scope)
-        report.stale += sum(pending.stale for pending in batch)
+            return self._embed(corpus, embedder, batch[:middle], report, scope) and self._embed(
+                corpus, embedder, batch[middle:], report, scope
+            )
+        vectors = made.vectors[scope]
+        granted = batch[: len(vectors)]
+        if granted:
+            report.embedded += self._store(corpus, embedder.model_name, granted, vectors, scope)
+        report.stale += sum(pending.stale for pending in granted)
+        with self._database.unit_of_work() as work:
+            made.settle(work)
+            work.commit()
+        return len(granted) == len(batch)
 
     def _store(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -13,9 +14,17 @@ from pgcorpus.db.errors import EmbeddingError, InvalidValue, TextsRefused
 from pgcorpus.db.repositories.embeddings import refuse_unusable
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
+from pgcorpus.services.embedding.budget import counts_tokens
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedders
 from pgcorpus.services.embedding.usage import embed_documents
+
+FREE: Final = frozenset({"hashing", "local"})
+"""Providers that take no tokens."""
+
+LEFT_TO_WORKERS: Final = (
+    "its owner has a ceiling of tokens a day, which workers alone spend: a worker embeds it"
+)
 
 
 class Encoded(NamedTuple):
@@ -44,12 +53,18 @@ class Encoder:
 
     def choose(self, work: UnitOfWork, corpus: Corpus) -> Choice:
         """Choose the model that vectors are made with now."""
-        return choose(work, corpus, self._database.settings, self._embedders.model_name)
+        choice = choose(work, corpus, self._database.settings, self._embedders.model_name)
+        if choice.provider in FREE:
+            return choice
+        return replace(choice, is_limited=work.usage.is_limited())
 
     def encode(self, choice: Choice, texts: Sequence[str]) -> Encoded:
         """Make vectors; a refused text does not take those of the others away."""
         try:
-            vectors = embed_documents(self._embedders.of(choice), texts)
+            embedder = self._embedders.of(choice)
+            if choice.is_limited and counts_tokens(embedder):
+                return Encoded([None] * len(texts), [LEFT_TO_WORKERS] * len(texts))
+            vectors = embed_documents(embedder, texts)
             refuse_unusable(vectors, choice.dimensions)
         except TextsRefused as error:
             if len(texts) == 1:

@@ -17,13 +17,14 @@ from threading import Event
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import httpx
 import numpy as np
 import openai
 
 from pgcorpus.db.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 from pgcorpus.services.embedding.embedder import unit_rows
 from pgcorpus.services.embedding.tokens import cut
-from pgcorpus.services.embedding.usage import note_tokens
+from pgcorpus.services.embedding.usage import charge, charge_unanswered, note_tokens
 
 logger = logging.getLogger("pgcorpus.embedding")
 
@@ -40,6 +41,12 @@ NOTHING: Final = "."
 """The text that is sent for an empty one: the API refuses empty strings, and every text needs its
 vector."""
 
+MAX_BYTES_PER_TEXT: Final = 3 * MAX_TOKENS_PER_TEXT
+"""The longest text that is sent, see ``tokens.cut``."""
+
+SPECIAL_TOKENS: Final = 16
+"""Tokens that a model may add to a text: BERT's have two, OpenAI's none."""
+
 MAX_RETRIES: Final = 8
 FIRST_WAIT_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 30.0
@@ -50,6 +57,9 @@ RETRIED: Final = frozenset({408, 409, 429})
 FIRST_SERVER_ERROR: Final = 500
 OUT_OF_CREDIT: Final = "insufficient_quota"
 """OpenAI's code of the 429 that no waiting mends."""
+PERHAPS_DONE: Final = frozenset({408, 504})
+"""Answers that a server behind another gives when it has waited for that: it may have worked."""
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 OF_THE_TEXTS: Final = frozenset({400, 413, 422})
 """Answers that lie with what was sent: fewer or other texts may pass."""
 CURES: Final = {
@@ -165,6 +175,17 @@ class OpenAIEmbedder:
                 pool.shutdown(wait=False, cancel_futures=True)
         return vectors
 
+    def count_most_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the most tokens that each text can take when it is sent.
+
+        A token of a byte-level tokenizer, as OpenAI's are, is at least one byte of UTF-8: bytes are
+        never fewer than tokens. The estimate of ``tokens.estimate`` is nearer, and no bound.
+        """
+        return [
+            min(len(text.encode("utf-8", "replace")), MAX_BYTES_PER_TEXT) + SPECIAL_TOKENS
+            for text in texts
+        ]
+
     def embed_question(self, text: str) -> np.ndarray:
         """Turn a question into a vector, or give up within seconds.
 
@@ -233,22 +254,31 @@ class OpenAIEmbedder:
                 )
             except openai.APIConnectionError as error:  # timeouts included
                 failure, asked_seconds = f"{type(error).__name__}: {error}", None
+                perhaps_done = not isinstance(error.__cause__, NEVER_SENT)
             except openai.APIStatusError as error:
                 if not _passes(error):
                     raise self._refusal(error) from None  # the trace would show the server's words
                 failure = f"HTTP {error.status_code}"
                 asked_seconds = retry_after_seconds(error.response.headers)
+                perhaps_done = error.status_code in PERHAPS_DONE
             except (openai.OpenAIError, ValueError) as error:
                 raise EmbeddingError(f"{self.model_name}: unusable answer ({error})") from error
             else:
-                note_tokens(_count_tokens(answer))
+                tokens = _count_tokens(answer)
+                note_tokens(tokens)
+                charge(tokens or sum(self.count_most_tokens(texts)))
                 return self._vectors(answer, len(texts))
+            may_repeat = not perhaps_done or charge_unanswered(sum(self.count_most_tokens(texts)))
             # Full jitter: what was refused together does not come back together.
             backoff = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
             jittered = random.uniform(0, backoff)  # noqa: S311 - no secret
             # An instruction of the server is a lower bound, and needs jitter no less.
             wait_seconds = jittered if asked_seconds is None else asked_seconds + jittered / 4
-            if attempt == MAX_RETRIES or time.monotonic() + wait_seconds > deadline:
+            if (
+                not may_repeat
+                or attempt == MAX_RETRIES
+                or time.monotonic() + wait_seconds > deadline
+            ):
                 break
             logger.info("%s: %s; again in %.1f s", self.model_name, failure, wait_seconds)
             if given_up.wait(wait_seconds):

@@ -57,9 +57,24 @@ class _Call:
         self.tokens = 0
 
 
+class Meter:
+    """The tokens that calls within ``meter_calls`` have spent.
+
+    Attributes:
+        tokens: Tokens that the provider counted, and the bound of requests that it counted none
+            for.
+        is_limited: Whether they were reserved for one request of each text.
+    """
+
+    def __init__(self, *, is_limited: bool) -> None:
+        self.tokens = 0
+        self.is_limited = is_limited
+
+
 _lock: Final = threading.Lock()
 _totals: Final[dict[Use, Usage]] = {}
 _call: Final[ContextVar[_Call | None]] = ContextVar("embedding_call", default=None)
+_meter: Final[ContextVar[Meter | None]] = ContextVar("embedding_meter", default=None)
 
 
 def embed_documents(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
@@ -80,6 +95,44 @@ def note_tokens(tokens: int) -> None:
     if call is not None:
         with _lock:
             call.tokens += tokens
+
+
+@contextmanager
+def meter_calls(*, is_limited: bool) -> Iterator[Meter]:
+    """Count what calls spend, in whatever threads of them.
+
+    Args:
+        is_limited: Whether tokens were reserved for one request of each text: a request that was
+            not answered may have been counted, and is not repeated.
+    """
+    meter = Meter(is_limited=is_limited)
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
+
+
+def charge(tokens: int) -> None:
+    """Count tokens of an answer as spent."""
+    meter = _meter.get()
+    if meter is not None:
+        with _lock:
+            meter.tokens += tokens
+
+
+def charge_unanswered(most_tokens: int) -> bool:
+    """Count a request without an answer as spent: the provider may have done it.
+
+    Args:
+        most_tokens: What it may have taken.
+
+    Returns:
+        Whether it may be repeated: not where its tokens were reserved but once.
+    """
+    charge(most_tokens)
+    meter = _meter.get()
+    return meter is None or not meter.is_limited
 
 
 def list_usage() -> dict[Use, Usage]:

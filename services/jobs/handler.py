@@ -17,14 +17,16 @@ class Outcome:
     """The outcome of one job.
 
     Attributes:
-        ending: ``completed``; ``released`` is pending again at once, the attempt not counted;
+        ending: ``completed``; ``released`` is pending again, the attempt not counted;
             ``retried`` is pending again later, or failed after the last attempt; ``failed`` is not
             tried again.
         reason: Kept beside the job as its ``last_error``.
+        delay_seconds: How long a released job may not be begun.
     """
 
     ending: Ending
     reason: str | None = None
+    delay_seconds: float = 0.0
 
 
 COMPLETED: Final = Outcome("completed")

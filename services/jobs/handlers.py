@@ -13,14 +13,15 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import AuditError, DatabaseNotReady, NotPermitted
 from pgcorpus.db.repositories.embeddings import Pending
 from pgcorpus.db.repositories.jobs import EMBED, ClaimedJob
+from pgcorpus.db.repositories.usage import Verdict
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import list_corpora
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.uow import UnitOfWork
 from pgcorpus.services.audit import AuditService
+from pgcorpus.services.embedding.budget import embed_within
 from pgcorpus.services.embedding.choice import Choice, choose
 from pgcorpus.services.embedding.embedder import Embedder, Embedders
-from pgcorpus.services.embedding.usage import embed_documents
 from pgcorpus.services.jobs.handler import COMPLETED, Finish, Handler, Outcome
 from pgcorpus.services.search.log import SearchLog
 
@@ -43,6 +44,15 @@ OUTDATED_ROWS: Final = 1000
 OUTDATED_SHARE: Final = 0.05
 """A table is analysed when more rows than this, and more than this share of it, were changed:
 before autovacuum does, which waits for 10 %. The ranking of words reads these statistics."""
+
+RESERVED_SECONDS: Final = 5.0
+"""The time after which a job is tried again whose tokens others have reserved: their calls then
+have told how much they took."""
+
+PUT_OFF: Final[Mapping[Verdict, Outcome]] = {
+    "waits": Outcome("released", delay_seconds=RESERVED_SECONDS),
+    "full": Outcome("released"),  # its scope is passed over by claims until the next day
+}
 
 NO_PASSAGE: Final = "its payload names no passage under 'item'"
 CHANGED: Final = "its text or the corpus's model changed while it was embedded"
@@ -103,18 +113,27 @@ class EmbedHandler:
         with self._database.unit_of_work() as work:
             choice = self._choose(work)
             pending = {scope: self._pending(work, choice, scope, named[scope]) for scope in named}
-        texts = [each.text for some in pending.values() for each in some]
-        vectors = np.empty((0, choice.dimensions), dtype=np.float32)
-        if texts:
-            vectors = embed_documents(self._embedder_of(choice), texts)
+        texts = {scope: [each.text for each in some] for scope, some in pending.items() if some}
+        made = embed_within(self._database, self._embedder_of(choice), texts) if texts else None
 
         def finish(work: UnitOfWork) -> Sequence[Outcome]:
-            if self._choose(work).name != choice.name:
-                changed = items
-            else:
-                changed = self._store_all(work, choice, pending, vectors)
             outcomes = {None: Outcome("failed", NO_PASSAGE)}
-            outcomes |= dict.fromkeys(changed, Outcome("released", CHANGED))
+            if self._choose(work).name != choice.name:
+                outcomes |= dict.fromkeys(items, Outcome("released", CHANGED))
+            elif made is not None:
+                granted = {
+                    scope: some[: len(made.vectors[scope])]
+                    for scope, some in pending.items()
+                    if some
+                }
+                changed = self._store_all(work, choice, granted, made.vectors)
+                outcomes |= dict.fromkeys(changed, Outcome("released", CHANGED))
+                for scope, verdicts in made.verdicts.items():
+                    for each, verdict in zip(pending[scope], verdicts, strict=True):
+                        if verdict != "granted":
+                            outcomes[each.id] = PUT_OFF[verdict]
+            if made is not None:
+                made.settle(work)
             return [outcomes.get(item, COMPLETED) for item in items]
 
         return finish
@@ -131,15 +150,13 @@ class EmbedHandler:
         work: UnitOfWork,
         choice: Choice,
         pending: Mapping[Scope | None, Sequence[Pending]],
-        vectors: np.ndarray,
+        vectors: Mapping[Scope | None, np.ndarray],
     ) -> list[Any]:
         """Store the vectors of each scope within it; returns the passages that changed."""
         changed: list[Any] = []
-        done = 0
         for scope, some in pending.items():
             self._enter(work, scope)
-            changed += self._store(work, choice, some, vectors[done : done + len(some)])
-            done += len(some)
+            changed += self._store(work, choice, some, vectors[scope])
             if choice.cosine_spread is None:
                 work.models.measure_spread(self._of, choice.name)
         if self._of.scope is not None:
@@ -212,6 +229,7 @@ class MaintenanceHandler:
         with self._database.unit_of_work() as work:
             if unknown := work.jobs.fail_unknown_corpora():
                 logger.warning("%d embedding jobs are of no corpus, and failed", unknown)
+            work.usage.purge()
             work.commit()
         self._audit()
         self._analyze()

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import count, groupby
 from types import FrameType
 from typing import Any, Final
+from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -123,11 +124,22 @@ def _pauses() -> Iterator[float]:
         yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
+def _choose_lane() -> str:
+    """Choose a lane to begin with: not always the same, or a timer would serve the first alone."""
+    return random.choice(("", f"tenant:{uuid4()}", f"user:{uuid4()}"))  # noqa: S311 - no secret
+
+
 @dataclass(slots=True)
 class _Lane:
-    """A handler, with the state of claiming its jobs."""
+    """A handler, with the state of claiming its jobs.
+
+    Attributes:
+        handler: Does them.
+        after: The scope whose turn was last, "" for what has none.
+    """
 
     handler: Handler
+    after: str = field(default_factory=_choose_lane)
     circuit: Circuit = field(default_factory=Circuit)
     _pauses: Iterator[float] = field(default_factory=_pauses)
     _error: str | None = None
@@ -439,7 +451,7 @@ class Worker:
             return False
         slot.outage = None
         try:
-            jobs = self._claim(slot, lane.handler, limit)
+            jobs = self._claim(slot, lane, limit)
             if jobs:
                 self._do_batch(slot, lane, jobs)
         finally:
@@ -448,7 +460,8 @@ class Worker:
             raise slot.outage
         return bool(jobs)
 
-    def _claim(self, slot: _Slot, handler: Handler, limit: int) -> Sequence[ClaimedJob]:
+    def _claim(self, slot: _Slot, lane: _Lane, limit: int) -> Sequence[ClaimedJob]:
+        handler = lane.handler
         with self._database.unit_of_work() as work:
             jobs = work.jobs.claim(
                 handler.kind,
@@ -456,12 +469,17 @@ class Worker:
                 worker_id=slot.worker_id,
                 limit=limit,
                 lease_seconds=self._lease_seconds,
+                after=lane.after,
             )
             if self._over.is_set():  # no one waits for this thread any more
                 return []
             asked = time.monotonic()
             work.commit()
         self._outage.end(asked)
+        if jobs:
+            # Each scope comes up first in the order of turns.
+            *_, last = dict.fromkeys(job.scope for job in jobs)
+            lane.after = "" if last is None else str(last)
         return jobs
 
     def _do_batch(self, slot: _Slot, lane: _Lane, jobs: Sequence[ClaimedJob]) -> None:
@@ -488,7 +506,9 @@ class Worker:
         slot.since = time.monotonic()  # halves that are done one after the other do not hang
         try:
             finish = lane.handler.handle(jobs)
-            self._commit(slot, partial(self._end, slot, jobs, finish), counts)
+            ended: Counter[str] = Counter()
+            self._commit(slot, partial(self._end, slot, jobs, finish), ended)
+            counts.update(ended)
         except LeaseLost:
             raise
         except OUTAGES as error:
@@ -499,7 +519,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             failure = error
         else:
-            lane.circuit.note_success()
+            if ended.keys() != {"released"}:  # else nothing was asked
+                lane.circuit.note_success()
             return
         if isinstance(failure, NO_FAULT_OF_THE_JOB) and not isinstance(failure, TextsRefused):
             if len(jobs) > 1 and not (lane.circuit.proven or self.stopping):
@@ -530,7 +551,12 @@ class Worker:
                 case "completed":
                     work.jobs.complete(ids, worker_id=slot.worker_id, note=outcome.reason)
                 case "released":
-                    work.jobs.release(ids, worker_id=slot.worker_id, reason=outcome.reason)
+                    work.jobs.release(
+                        ids,
+                        worker_id=slot.worker_id,
+                        reason=outcome.reason,
+                        delay_seconds=outcome.delay_seconds,
+                    )
                 case _:
                     final = outcome.ending == "failed"
                     counts += self._fail(slot, ids, outcome.reason or "", work, final=final)
@@ -726,5 +752,5 @@ def _alive(slot: _Slot) -> bool:
     return slot.thread is not None and slot.thread.is_alive()
 
 
-def _order(outcome: Outcome) -> tuple[str, str]:
-    return outcome.ending, outcome.reason or ""
+def _order(outcome: Outcome) -> tuple[str, str, float]:
+    return outcome.ending, outcome.reason or "", outcome.delay_seconds

@@ -304,6 +304,27 @@ class MaintenanceLogFactory(_Factory):
     duration = 12.5
 
 
+class TokenCeilingFactory(_Factory):
+    """A ceiling of a tenant."""
+
+    class Meta:
+        model = models.TokenCeiling
+
+    scope = factory.LazyFunction(lambda: f"tenant:{uuid4()}")
+    tokens_per_day = 1_000_000
+
+
+class EmbeddingUsageFactory(_Factory):
+    """The tokens of a tenant on one day."""
+
+    class Meta:
+        model = models.EmbeddingUsage
+
+    scope = factory.LazyFunction(lambda: f"tenant:{uuid4()}")
+    day = factory.LazyFunction(lambda: datetime.now(UTC).date())
+    spent_tokens = 1_000
+
+
 class ConversationFactory(_Factory):
     """A conversation that was written here."""
 

@@ -20,6 +20,8 @@ ADMINISTERED: Final = (
     "import_rejects",
     "click_feedback",
     "search_sessions",
+    "token_ceilings",
+    "embedding_usage",
 )
 """Tables whose rows of all scopes administrators see; memories they do not."""
 

@@ -32,10 +32,12 @@ READ_BY_ADMINISTRATORS: Final = frozenset(
     (
         "audit_seals",
         "audit_state",
+        "embedding_usage",
         "maintenance_log",
         "query_performance_archive",
         "query_performance_log",
         "security_audit_log",
+        "token_ceilings",
     )
 )
 """Tables that no search reads, and most logins may not."""

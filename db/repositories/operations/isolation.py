@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from functools import partial
 from itertools import cycle, islice, product
 from time import monotonic
@@ -25,6 +26,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from pgcorpus.db.base import SHARED, set_local
+from pgcorpus.db.choices import LEAST_CEILING
 from pgcorpus.db.errors import NotPermitted
 from pgcorpus.db.models.documentation import (
     Chunk,
@@ -44,6 +46,7 @@ from pgcorpus.db.models.memory import (
     Tenant,
     User,
 )
+from pgcorpus.db.models.usage import EmbeddingUsage, TokenCeiling
 from pgcorpus.db.repositories.base import Repository
 from pgcorpus.db.repositories.operations.probes import quote
 from pgcorpus.db.scope import SETTINGS, Scope
@@ -455,6 +458,11 @@ class IsolationRepository(Repository):
         found = self.session.execute(GUARDED, {"scope_columns": list(SCOPE_COLUMNS)})
         return [Guarded(*row) for row in found]
 
+    def is_closed(self, table: str, role: str) -> bool:
+        """Return whether a role has no right to read a table, whoever's the rows are."""
+        right = func.has_any_column_privilege(role, quote(table), "SELECT")
+        return not self.session.scalar(select(right))
+
     def list_views(self, tables: Sequence[str]) -> list[View]:
         """List the views that read one of these tables, directly or by way of another view."""
         reading = {"tables": list(tables), "scope_columns": list(SCOPE_COLUMNS)}
@@ -547,6 +555,13 @@ class IsolationRepository(Repository):
                 ImportFile(**of_run),
                 ImportTransformation(item=external_id, field="", rule="", **place),
                 ImportReject(corpus="memory", reason=SAID, payload={"id": external_id}, **place),
+            ]
+        )
+        day = date.min + timedelta(days=random.randrange(1_000_000))  # noqa: S311 - no secret
+        session.add_all(
+            [
+                EmbeddingUsage(scope=str(scope), day=day, spent_tokens=1),
+                TokenCeiling(scope=str(scope), tokens_per_day=LEAST_CEILING),
             ]
         )
         session.flush()

@@ -149,6 +149,7 @@ class DatabaseFigures(Collector):
             readers: dict[str, Callable[[UnitOfWork], Part]] = {
                 "server": _read_server,
                 "queue": partial(_read_queue, kinds=self._kinds),
+                "tokens": _read_tokens,
                 "vector_indexes": partial(_read_indexes, database=self._database),
                 "recent_searches": _read_searches,
                 "backup": _read_backups,
@@ -267,6 +268,21 @@ def _read_queue(work: UnitOfWork, *, kinds: Sequence[str]) -> Part:
                 figures.oldest_due_seconds or 0.0,
             ),
             _value(
+                "jobs_lanes",
+                "Tenants, and users without one, that have due jobs; jobs of none count as one",
+                figures.lanes,
+            ),
+            _value(
+                "jobs_largest_lane",
+                "Due jobs of the tenant or user that has the most",
+                figures.largest_lane,
+            ),
+            _value(
+                "jobs_over_ceiling",
+                "Jobs that wait for the next day, as the tokens of their tenant are spent",
+                figures.over_ceiling,
+            ),
+            _value(
                 "jobs_retrying",
                 "Pending jobs that failed before or were put off",
                 figures.retrying,
@@ -274,6 +290,30 @@ def _read_queue(work: UnitOfWork, *, kinds: Sequence[str]) -> Part:
         ],
         complete=not hidden,
         note=hidden,
+    )
+
+
+def _read_tokens(work: UnitOfWork) -> Part:
+    work.tenancy.require_administrator()
+    figures = work.usage.get_figures()
+    return Part(
+        [
+            _value(
+                "embedding_today_tokens",
+                "Tokens that workers and commands spent on passages since midnight UTC",
+                figures.spent_tokens,
+            ),
+            _value(
+                "embedding_today_reserved_tokens",
+                "Bound of the tokens of calls under way, and of those whose process died",
+                figures.reserved_tokens,
+            ),
+            _value(
+                "embedding_scopes_at_ceiling",
+                "Tenants, and users without one, that have spent their tokens of the day",
+                figures.full_scopes,
+            ),
+        ]
     )
 
 

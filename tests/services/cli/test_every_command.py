@@ -80,6 +80,7 @@ OF_OWNER: Final = {
 """Commands for the owner alone, and what others are told."""
 
 OF_ADMINISTRATOR: Final = {
+    "tenants ceiling": ADMINISTRATOR,
     "tenants list": ADMINISTRATOR,
     "tenants create": ADMINISTRATOR,
     "users list": ADMINISTRATOR,
@@ -204,6 +205,7 @@ def make_commands(folder: Path, said: Sequence[str]) -> dict[str, tuple[str, ...
         "jobs list": (),
         "jobs show": (job,),
         "jobs stats": (),
+        "tenants ceiling": (),
         "tenants list": (),
         "users list": (),
         "roles show": (),

@@ -70,6 +70,7 @@ class LoopbackAPI:
     Args:
         dimensions: Length of the vectors, unless a request asks for another.
         latency_seconds: How long every answer takes.
+        count_tokens: The tokens of a text, as answers tell them; by default all texts are one.
         answers: The answers of the first requests, in the order they arrive (later ones are well
             answered), or a function from the number of the request, from 0, and the request.
 
@@ -83,6 +84,7 @@ class LoopbackAPI:
         dimensions: int = 384,
         *,
         latency_seconds: float = 0.0,
+        count_tokens: Callable[[str], int] | None = None,
         answers: Iterable[Answer] | Callable[[int, Request], Answer] = (),
     ) -> None:
         if callable(answers):
@@ -92,6 +94,7 @@ class LoopbackAPI:
             self._answer = lambda number, _: script.get(number, Answer())
         self.dimensions = dimensions
         self.latency_seconds = latency_seconds
+        self.count_tokens = count_tokens
         self.requests: list[Request] = []
         self.most_at_once = 0
         self._under_way = 0
@@ -184,7 +187,8 @@ class LoopbackAPI:
             {"object": "embedding", **item, "embedding": encode(item["embedding"])}
             for item in answer.change(data)
         ]
-        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        tokens = 1 if self.count_tokens is None else sum(map(self.count_tokens, request.texts))
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return json.dumps(
             {"object": "list", "data": data, "model": request.body["model"], "usage": usage}
         ).encode()

@@ -77,7 +77,7 @@ def test_every_chunk_gets_its_vector_and_a_second_run_does_nothing(filled: Datab
     assert "OPENAI_API_KEY is not set" in (first.reason or "")
     assert second.embedded == 0
     assert second.as_json().keys() == {
-        "corpus", "model", "embedded", "stale", "failed", "duration_s",
+        "corpus", "model", "embedded", "stale", "failed", "waiting", "duration_s",
     }  # fmt: skip
 
 

@@ -110,6 +110,7 @@ SCOPED = (NOTHING, READ, WRITE - {"COPY FROM"}, ADMINISTER - {"COPY FROM"})
 # What a job is about stays as it was enqueued, and a vector of a shared chunk stays with it: the
 # first column is not written to.
 QUEUE = (NOTHING, READ, WRITE - {"COPY FROM", "UPDATE"}, ADMINISTER - {"COPY FROM"})
+RULED = (NOTHING, NOTHING, NOTHING, ADMINISTER - {"COPY FROM"})
 READABLE = (NOTHING, READ, READ, READ)
 COUNTED = (NOTHING, {"SELECT"}, {"SELECT", "nextval"}, {"SELECT", "nextval", "setval"})
 ADDED_TO = {"INSERT", "COPY FROM"}
@@ -134,6 +135,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "documentation_embeddings": QUEUE,
     "documents": SCOPED,
     "embedding_models": SETTING,
+    "embedding_usage": RULED,
     "episode_embeddings": SCOPED,
     "episodic_memories": SCOPED,
     "framework_documents": CONTENT,
@@ -158,6 +160,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "search_sessions": SCOPED,
     "source_lines": CONTENT,
     "tenants": SCOPED,
+    "token_ceilings": RULED,
     "users": SCOPED,
     "chunks_with_embedding": READABLE,
     "conversation_summaries": READABLE,
@@ -208,6 +211,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "passages_to_embed(text,integer)": ANYBODY,
     "scope_keys(text,text[])": ANYBODY,
     "set_updated_at()": ANYBODY,
+    "scope_has_ceiling()": MEMBER,
     "system_health_check(text[])": ANYBODY,
     "sign_up_tenant(text)": WRITER,
     "text_hash(text)": ANYBODY,

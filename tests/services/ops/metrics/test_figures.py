@@ -150,6 +150,7 @@ def test_a_reader_is_told_what_it_may_read_and_what_is_left_out(
         "embedding_coverage",
         "queue",
         "recent_searches",
+        "tokens",
     }
     told = {name for name, _ in samples}
     assert "pgcorpus_audit_chain_intact" not in told
