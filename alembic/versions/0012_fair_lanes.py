@@ -491,6 +491,10 @@ def upgrade() -> None:
                 SELECT FROM token_ceilings WHERE scope = 'default' OR scope = app_scope());
         END
     """)
+    op.execute("""
+        COMMENT ON FUNCTION scope_has_ceiling() IS
+            'whether a ceiling of tokens holds for the scope of the transaction'
+    """)
     op.execute("REVOKE EXECUTE ON FUNCTION scope_has_ceiling() FROM PUBLIC")
     op.execute("""
         GRANT EXECUTE ON FUNCTION scope_has_ceiling() TO rag_read_only, rag_read_write, rag_admin
