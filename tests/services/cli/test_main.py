@@ -242,7 +242,8 @@ def test_embed_tells_scripts_what_it_did(filled: Command) -> None:
     """The second time there is nothing to do."""
     report = json.loads(filled("embed", "--json").stdout)
 
-    assert report.keys() == {"corpus", "model", "embedded", "stale", "failed", "duration_s"}
+    told = {"corpus", "model", "embedded", "stale", "failed", "waiting", "duration_s"}
+    assert report.keys() == told
     assert (report["model"], report["embedded"]) == ("hashing", 0)
 
 
