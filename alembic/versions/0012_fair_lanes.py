@@ -28,6 +28,8 @@ COMMENTS = {
 # Administrators read and write all; so does the owner, as whom a small installation works.
 POLICIES = {"own_scope": "USING ({in_scope} OR {owner}) WITH CHECK ({owner})"}
 
+SPENDERS = {"tenants": "tenant", "users": "user"}
+
 # What waits for the next day under a ceiling is not late; who may not read ceilings is not told.
 # The answer is that of the beginning of the transaction.
 DECLARED = """
@@ -481,6 +483,29 @@ def upgrade() -> None:
         0, "embedding_usage", "scope", "reserved_tokens", "spent_tokens", "full_at"
     )
     op.audit_v1("token_ceilings")
+    # Whoever erases a tenant or a user may neither read nor write what they spent.
+    op.execute("""
+        CREATE FUNCTION forget_usage() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            schema CONSTANT text := quote_ident(TG_TABLE_SCHEMA);
+            spender CONSTANT text := TG_ARGV[0] || ':' || OLD.id;
+        BEGIN
+            EXECUTE 'DELETE FROM ' || schema || '.token_ceilings WHERE scope = $1' USING spender;
+            EXECUTE 'DELETE FROM ' || schema || '.embedding_usage WHERE scope = $1' USING spender;
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION forget_usage() IS
+            'erases the ceiling and the used tokens of a tenant or user who is erased'
+    """)
+    op.execute("REVOKE EXECUTE ON FUNCTION forget_usage() FROM PUBLIC")
+    for table, kind in SPENDERS.items():
+        op.execute(f"""
+            CREATE TRIGGER forget_usage AFTER DELETE ON {table}
+            FOR EACH ROW EXECUTE FUNCTION forget_usage('{kind}')
+        """)
     # What a service asks: whether to leave the vectors of its scope to workers. It answers for the
     # scope of the transaction, and the body is bound to the tables here.
     op.execute("""
@@ -506,6 +531,9 @@ def downgrade() -> None:
     make_health()
     op.stop_auditing_v1("token_ceilings")
     op.execute("DROP FUNCTION scope_has_ceiling")
+    for table in SPENDERS:
+        op.execute(f"DROP TRIGGER forget_usage ON {table}")
+    op.execute("DROP FUNCTION forget_usage")
     op.execute("DROP TABLE embedding_usage")
     op.execute("DROP TABLE token_ceilings")
     op.execute("DROP INDEX idx_jobs_pending")

@@ -19,7 +19,6 @@ from pgcorpus.db.errors import AlreadyExists, InvalidValue, MissingScope, NotFou
 from pgcorpus.db.models.imports import ImportRun
 from pgcorpus.db.models.jobs import Job
 from pgcorpus.db.models.memory import Tenant, User
-from pgcorpus.db.models.usage import EmbeddingUsage, TokenCeiling
 from pgcorpus.db.repositories.base import NO_PAGES, Repository
 from pgcorpus.db.scope import SETTINGS, Scope
 
@@ -318,7 +317,7 @@ class TenancyRepository(Repository):
     def delete_tenant(self, tenant_id: UUID) -> None:
         """Erase a tenant: users, memories, episodes, documents, vectors, clicks, jobs, imports.
 
-        Its ceiling and the tokens that it used go with it.
+        Its ceiling and the tokens that it used go with it, by a trigger.
 
         Raises:
             NotFound: There is none.
@@ -342,11 +341,11 @@ class TenancyRepository(Repository):
         self._forget_work(Scope.user(user_id))
 
     def _forget_work(self, scope: Scope) -> None:
-        """Erase the jobs, the import history, the ceiling and the used tokens of a scope.
+        """Erase the jobs and the import history of a scope, which refer to no tenant or user.
 
-        They refer to no tenant or user. Files, changes and refusals go with their runs.
+        Files, changes and refusals go with their runs.
         """
-        for kind in (Job, ImportRun, TokenCeiling, EmbeddingUsage):
+        for kind in (Job, ImportRun):
             self.session.execute(
                 delete(kind).where(kind.scope == str(scope)),
                 execution_options={"synchronize_session": False},
