@@ -721,7 +721,8 @@ def test_a_script_switches_a_model_by_commands_alone(models: Command, tmp_path: 
     said = {name: json.loads(each.stdout) for name, each in done.items()}
     (filling,), (finding,) = said["backfill"]["corpora"], said["verify"]["corpora"]
     assert said["backfill"]["model"] == "new"
-    assert filling.keys() == {"corpus", "embedded", "stale", "failed", "duration_s", "index"}
+    told = {"corpus", "embedded", "stale", "failed", "waiting", "duration_s", "index"}
+    assert filling.keys() == told
     assert (filling["embedded"], filling["index"]) == (PASSAGES, "kept")
     assert (said["verify"]["model"], said["verify"]["passed"]) == ("new", True)
     assert finding.keys() == {

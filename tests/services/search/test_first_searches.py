@@ -25,11 +25,11 @@ FIRST_SEARCHES = {
     '"acquisition cost" or referrals -discount': ("knowledge", "ltv_cac_04"),
     "scarcty and urgancy": ("knowledge", "urgency_02"),
     "price anchoring": ("knowledge", "price_anchoring_01"),
-    demo.DOCUMENTATION_QUESTION: ("documentation", "docs/how-to/deploy.md"),
+    demo.DOCUMENTATION_QUESTION: ("documentation", "docs/how-to/upgrade-and-roll-back.md"),
     demo.CHAT_QUESTION: ("chat", "Raising prices for the bakery"),
     # The README's.
     "how do I raise prices?": ("knowledge", "raising_prices_04"),
-    "how do I roll back?": ("documentation", "docs/how-to/deploy.md"),
+    "how do I roll back?": ("documentation", "docs/how-to/upgrade-and-roll-back.md"),
     "losing regulars": ("chat", "Raising prices for the bakery"),
     # Others of that kind.
     "why do customers leave": ("knowledge", "churn_diagnosis_01"),
