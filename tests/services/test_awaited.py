@@ -329,7 +329,7 @@ def test_a_search_that_is_cancelled_leaves_the_pool_whole(
             await check()
             return await cancel_everywhere(database, search, check, again=again)
 
-    assert asyncio.run(cancel()) >= 3
+    assert asyncio.run(cancel()) >= 2  # an answer that is there already is not waited for
 
 
 @twice_interrupted

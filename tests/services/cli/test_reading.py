@@ -8,10 +8,8 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from rich.color import ColorSystem
 from rich.text import Text
 
@@ -19,8 +17,6 @@ from pgcorpus.db.engine import Database
 from pgcorpus.services import samples
 from pgcorpus.services.cli import output
 from pgcorpus.services.cli.hits import show_page
-from pgcorpus.services.cli.lazy import LazyCommand
-from pgcorpus.services.cli.main import app
 from pgcorpus.services.cli.output import progress_bar, table
 from pgcorpus.services.search.service import SearchService
 from tests import factories
@@ -270,11 +266,7 @@ def test_words_to_leave_out_are_part_of_the_question(pgcorpus: Command, database
 def test_every_number_says_its_range() -> None:
     """In its help, and so in the refusal of any other number."""
     without = []
-    for name in list_commands(typer.main.get_command(app)):
-        command: Any = typer.main.get_command(app)
-        for part in name.split():
-            command = command.commands[part]
-            command = command.load() if isinstance(command, LazyCommand) else command
+    for name, command in list_commands():
         without += [
             f"{name} {each.name}"
             for each in command.params

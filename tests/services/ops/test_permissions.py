@@ -200,6 +200,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "episodic_memories_alike(text,text[],real,integer)": MEMBER,
     "episodic_memories_with_words(text[],text[],text[])": MEMBER,
     "forget_traces()": NOBODY,
+    "forget_usage()": NOBODY,
     "heading_text(text[])": ANYBODY,
     "increment_version()": ANYBODY,
     "let_backups_read()": NOBODY,
