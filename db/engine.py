@@ -318,7 +318,6 @@ class Database:
         primary = Primary(_make_probe(replace(settings, read_urls=())), longest)
 
         def make(url: URL) -> Standby:
-            # Another server answers where this one does not.
             seconds = min(settings.connect_timeout_seconds, PROBE_CONNECT_SECONDS)
             there = replace(
                 settings,

@@ -181,7 +181,6 @@ class LookUp:
             "words_one": [one for one, _ in self.pairs],
             "words_other": [other for _, other in self.pairs],
             "words_all": " | ".join(queries),
-            "words_count": len(queries),
             "words_norm": self.norm,
             **{f"word_{n}": query for n, query in enumerate(queries + [""] * spare)},
             **{f"weight_{n}": weight for n, weight in enumerate(weights + [0.0] * spare)},

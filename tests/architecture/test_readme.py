@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,8 +88,7 @@ def list_calls(page: str) -> Iterator[list[str]]:
 
 def find_unknown(words: Sequence[str]) -> str | None:
     """Return the first word of a call that is no command or option, or None."""
-    commands = dict(list_commands())
-    groups = {name[:end] for name in commands for end in (len(name), *find_spaces(name))}
+    commands, groups = walk_commands()
     name, rest = "", list(words)
     while rest and f"{name} {rest[0]}".strip() in groups:
         name = f"{name} {rest.pop(0)}".strip()
@@ -100,9 +101,13 @@ def find_unknown(words: Sequence[str]) -> str | None:
     return next((each for each in options if each not in known), None)
 
 
-def find_spaces(name: str) -> Iterator[int]:
-    """Yield the places of spaces."""
-    return (found.start() for found in re.finditer(" ", name))
+@cache
+def walk_commands() -> tuple[dict[str, Any], set[str]]:
+    """Return the commands by their names, and these names with those of all groups."""
+    commands = dict(list_commands())
+    return commands, {
+        name.rsplit(maxsplit=depth)[0] for name in commands for depth in range(name.count(" ") + 1)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
