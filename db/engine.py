@@ -52,8 +52,9 @@ from pgcorpus.db.exchange import exchange, forget_session
 from pgcorpus.db.pools import Places, PoolState, Throttle
 from pgcorpus.db.repositories.search import KNOWN
 from pgcorpus.db.scope import SETTINGS, STEPPED_DOWN, Scope, refuse_unsafe, step_down
-from pgcorpus.db.search.driver import Driver, Rows, Sent, make_settings
+from pgcorpus.db.search.driver import Sent, make_settings
 from pgcorpus.db.search.known import KnownCorpora
+from pgcorpus.db.search.pipeline import Driver, Rows
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.settings import Settings
 from pgcorpus.db.standbys import (

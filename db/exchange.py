@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pgcorpus.db.search.driver import Driver, Rows, Sent, as_sqlalchemy, send
+from pgcorpus.db.search.driver import Sent, as_sqlalchemy, send
+from pgcorpus.db.search.pipeline import Driver, Rows
 
 FORGET: Final = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"

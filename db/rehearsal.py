@@ -13,7 +13,8 @@ from sqlalchemy.orm import sessionmaker
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import translate_errors
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.driver import Rows, Sent
+from pgcorpus.db.search.driver import Sent
+from pgcorpus.db.search.pipeline import Rows
 from pgcorpus.db.uow import WorkSession
 
 

@@ -34,7 +34,8 @@ from pgcorpus.db.errors import (
     translate,
 )
 from pgcorpus.db.scope import Scope
-from pgcorpus.db.search.driver import Rows, Sent
+from pgcorpus.db.search.driver import Sent
+from pgcorpus.db.search.pipeline import Rows
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.uow import UnitOfWork
 

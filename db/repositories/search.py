@@ -13,8 +13,9 @@ from pgcorpus.db.search.answer import Answer, Statement
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.context import Turn, Window, surroundings
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.driver import Rows, Sent, as_sqlalchemy, make_settings, send
+from pgcorpus.db.search.driver import Sent, as_sqlalchemy, make_settings, send
 from pgcorpus.db.search.known import KnownCorpora
+from pgcorpus.db.search.pipeline import Rows
 from pgcorpus.db.search.ranker import Ranker
 from pgcorpus.db.search.snippets import select_snippets
 

@@ -20,6 +20,8 @@ RANKING: Final = SHOWN | {
     "awaited",
     "dropped",
     "group_total",
+    "active_ranking",
+    "asked_place",
     "passage_id",
     "score",
     "learned_gain",
@@ -73,6 +75,12 @@ class Statement:
         """The statement as the driver takes it."""
         return compile_search(self.shape)
 
+    def is_weighed_by(self, report: Mapping[str, Any]) -> bool:
+        """Return whether the active learned ranking, of an answer's first row, is this one's."""
+        active = report["active_ranking"]
+        used = None if self.ranking is None else self.ranking.id
+        return used == (None if active is None else str(active))
+
     @property
     def stops_early(self) -> bool:
         """True if the fuzzy leg looks for nothing less alike, as too many passages are searched."""
@@ -101,6 +109,8 @@ class Answer:
         dropped: How many candidates of the vector leg were less similar than was asked for.
         statement: What was run.
         groups: How many groups the candidates are of; 0 where they are not grouped.
+        outdated: Whether another learned ranking is active than the one that weighed the hits.
+        refused: How many candidates did not meet the conditions that were asked of the hits alone.
         found: Hit's id → how many candidates are of its group; empty where they are not grouped.
     """
 
@@ -112,6 +122,8 @@ class Answer:
     dropped: int
     statement: Statement
     groups: int = 0
+    outdated: bool = False
+    refused: int = 0
     found: Mapping[Any, int] = field(default_factory=dict)
 
     @property
@@ -158,8 +170,21 @@ class Answer:
             dropped=report.get("dropped", 0),
             statement=statement,
             groups=report.get("group_total") or 0,
+            outdated=shape.weighed and bool(rows) and not statement.is_weighed_by(report),
+            refused=_count_refused(statement, candidates, hits) if shape.late else 0,
             found={row["id"]: row["group_found"] for row in hits} if shape.group_by else {},
         )
+
+
+def _count_refused(
+    statement: Statement, candidates: Mapping[str, int], hits: Sequence[Mapping[str, Any]]
+) -> int:
+    """Count the candidates that were refused before the page was full, or all were asked."""
+    limit: int = statement.values["page_limit"]
+    offset: int = statement.values["page_offset"]
+    if len(hits) == limit:
+        return int(hits[-1]["asked_place"]) - offset - limit
+    return max(0, max(candidates.values(), default=0) - offset - len(hits))
 
 
 class _HitReader:

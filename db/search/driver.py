@@ -9,18 +9,15 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import psycopg
-from psycopg.pq.abc import PGresult
 from sqlalchemy import BindParameter, Dialect, Select
 from sqlalchemy.dialects.postgresql import psycopg as of_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+from pgcorpus.db.search.pipeline import Driver, Rows, exchange
 
 Sent = tuple[str, Mapping[str, Any] | None]
 """A statement in psycopg's words, with its parameters."""
-
-Rows = list[dict[str, Any]]
 
 
 class Exchange(Protocol):
@@ -74,29 +71,15 @@ def send(driver: Driver, statements: Sequence[Sent]) -> list[Rows]:
     """
     if isinstance(driver, psycopg.AsyncConnection):
         return await_only(_send_async(driver, statements))
-    cursors = [psycopg.RawCursor(driver) for _ in statements]
-    with driver.pipeline():
-        for cursor, statement in zip(cursors, statements, strict=True):
-            cursor.execute(*_number(statement), prepare=True)
-    return [
-        _name(result, each.fetchall() if result.nfields else ())
-        for each in cursors
-        if (result := each.pgresult) is not None
-    ]
+    with driver.lock:
+        return driver.wait(exchange(driver, [_number(each) for each in statements]))
 
 
 async def _send_async(
     driver: psycopg.AsyncConnection[Any], statements: Sequence[Sent]
 ) -> list[Rows]:
-    cursors = [psycopg.AsyncRawCursor(driver) for _ in statements]
-    async with driver.pipeline():
-        for cursor, statement in zip(cursors, statements, strict=True):
-            await cursor.execute(*_number(statement), prepare=True)
-    return [
-        _name(result, await each.fetchall() if result.nfields else ())
-        for each in cursors
-        if (result := each.pgresult) is not None
-    ]
+    async with driver.lock:
+        return await driver.wait(exchange(driver, [_number(each) for each in statements]))
 
 
 def _number(statement: Sent) -> tuple[str, list[Any]]:
@@ -127,9 +110,3 @@ def as_sqlalchemy(
     )
     assert isinstance(made, DBAPIError)  # noqa: S101 - of an error of the driver it is
     return made
-
-
-def _name(result: PGresult, rows: Sequence[Sequence[Any]]) -> Rows:
-    """Give the values of *rows* the names of their columns."""
-    names = [(result.fname(n) or b"").decode() for n in range(result.nfields)]
-    return [dict(zip(names, row, strict=True)) for row in rows]

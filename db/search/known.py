@@ -9,11 +9,16 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
 from pgcorpus.db.search.prelude import SURELY_LARGE, Prelude
+from pgcorpus.db.search.vocabulary import Vocabulary
 from pgcorpus.db.search.words import Lexicon
 
 FEW: Final = 2000
 """Passages up to which all are compared one by one: that is exact, and cheaper than an index that
 passes over what a filter refuses."""
+
+NEARLY_ALL: Final = 0.95
+"""The share of the passages from which on they are ranked before it is asked which of them meet a
+condition: of thirty candidates enough are left for a page of ten, and ten or eleven are asked."""
 
 MAX_KNOWN: Final = 10_000
 """Scopes of which a database remembers the languages and sizes."""
@@ -35,6 +40,7 @@ class Known(NamedTuple):
     estimated_at: float | None = None  # by time.monotonic()
     last: Prelude | None = None  # of a search without filters, but for its question
     looked_at: float | None = None
+    ranking_read: bool = False  # by that prelude
 
     @property
     def is_fresh(self) -> bool:
@@ -43,7 +49,7 @@ class Known(NamedTuple):
 
     @property
     def recent(self) -> Prelude | None:
-        """The prelude of a moment ago, but for its words and its learned ranking; else None."""
+        """The prelude of a moment ago, but for its words; else None."""
         return self.last if _is_recent(self.looked_at) else None
 
     @property
@@ -66,6 +72,12 @@ class Known(NamedTuple):
             self.surely_large and kept <= SURELY_LARGE * FEW
         )
 
+    def keeps_nearly_all(self, ask: Ask) -> bool:
+        """Return whether only the corpus's defaults narrow a search, and these hardly do."""
+        kept = 0.0 if self.default_share is None else self.default_share
+        narrowed = ask.filters or ask.question.demands or ask.group_by is not None
+        return not narrowed and kept >= NEARLY_ALL
+
     def must_count(self, corpus: Corpus, ask: Ask) -> bool:
         """Return whether only a count tells that few passages are left to search."""
         in_doubt = corpus.needs_scope and not (self.plenty and self.surely_large)
@@ -77,9 +89,14 @@ def _is_recent(moment: float | None) -> bool:
 
 
 class KnownCorpora:
-    """The knowledge of earlier searches of each corpus, and of each scope of it."""
+    """The knowledge of earlier searches of each corpus, and of each scope of it.
+
+    Attributes:
+        vocabulary: The words of their questions.
+    """
 
     def __init__(self) -> None:
+        self.vocabulary = Vocabulary()
         self._of: dict[tuple[str, str | None], Known] = {}
 
     def recall(self, corpus: Corpus, scope: Scope | None) -> Known:
@@ -102,3 +119,7 @@ class KnownCorpora:
         if not corpus.needs_scope:
             of_all = self._of.get((corpus.name, None), Known())
             self._of[corpus.name, None] = of_all._replace(lexicon=known.lexicon)
+
+    def look_again(self, corpus: Corpus, scope: Scope | None) -> None:
+        """Let the next search within the scope send its whole prelude."""
+        self.remember(corpus, scope, self.recall(corpus, scope)._replace(last=None))

@@ -389,7 +389,7 @@ class FuzzyLeg:
         found = alike.offset(literal_column("0", Integer)).subquery("alike")
         met = select(found.c.passage_id)
         if narrowing.distant:
-            met = met.where(_meets(corpus, found, narrowing.distant))
+            met = met.where(meets(corpus, found, narrowing.distant))
         first = met.limit(literal_column(str(self._most_alike), Integer)).subquery("most_alike")
         return select(first.c.passage_id)
 
@@ -436,13 +436,13 @@ def _best(
     ordered = best.offset(literal_column("0", Integer)).subquery("ordered")
     return (
         select(ordered.c.passage_id, ordered.c.score)
-        .where(_meets(corpus, ordered, distant))
+        .where(meets(corpus, ordered, distant))
         .order_by(ordered.c.score.desc(), ordered.c.passage_id)
         .limit(limit)
     )
 
 
-def _meets(
+def meets(
     corpus: Corpus, found: FromClause, distant: Sequence[ColumnElement[bool]]
 ) -> ColumnElement[bool]:
     """Ask of each passage that was found, on its own, whether it meets *distant*."""

@@ -20,7 +20,6 @@ from sqlalchemy import (
     String,
     Text,
     all_,
-    any_,
     bindparam,
     case,
     cast,
@@ -35,13 +34,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
 
-from pgcorpus.db.base import SHARED, table_of
+from pgcorpus.db.base import table_of
 from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.estimates import estimate_passages
 from pgcorpus.db.search.question import select_demands
-from pgcorpus.db.search.ranking import Shape, select_matching
+from pgcorpus.db.search.ranking import Shape, select_matching, select_ranking
 from pgcorpus.db.search.words import Lexicon
 
 SURELY_LARGE = 3
@@ -114,7 +113,7 @@ class Prelude:
     def of(cls, row: Mapping[str, Any], *, counted: bool) -> Self:
         """Read a row of the prelude."""
         return cls(
-            read_asked(row),
+            _read_asked(row),
             row["demanded"],
             row["passages"],
             row["kept"],
@@ -122,7 +121,7 @@ class Prelude:
             row.get("held", False),
             row.get("sampled", 0),
             own=_read_own(row),
-            ranking=read_ranking(row),
+            ranking=ActiveRanking(**row["ranking"]) if row.get("ranking") else None,
         )
 
     def within_scope(
@@ -146,17 +145,12 @@ class Prelude:
         return replace(self, visible=visible, estimated=kept)
 
 
-def read_asked(row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def _read_asked(row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Read the question's lexemes: language → lexeme → how often it was asked."""
     asked: dict[str, dict[str, int]] = {}
     for language, lexeme, times in row["asked"] or ():
         asked.setdefault(language, {})[lexeme] = times
     return asked
-
-
-def read_ranking(row: Mapping[str, Any]) -> ActiveRanking | None:
-    """Read the active learned ranking, where it was asked for."""
-    return ActiveRanking(**row["ranking"]) if row.get("ranking") else None
 
 
 def _read_own(row: Mapping[str, Any]) -> Lexicon | None:
@@ -262,43 +256,16 @@ def compile_prelude(
     return in_drivers_words(statement)
 
 
-@lru_cache
-def compile_words(corpus: Corpus, *, learned: bool) -> str:
-    """Compile the part of a prelude that depends on nothing but the question.
-
-    Parameters: ``words``, ``languages`` and ``scopes``.
-
-    Args:
-        corpus: What is searched.
-        learned: Whether the active learned ranking is read, too.
-
-    Returns:
-        One row: ``asked`` and, where it was asked for, ``ranking``, as of ``compile_prelude``.
-    """
-    ranking = [_read_ranking(corpus)] if learned else []
-    return in_drivers_words(select(_collect_lexemes().label("asked"), *ranking))
-
-
 def _label_null(name: str) -> ColumnElement[Any]:
     return cast(null(), Text).label(name)
 
 
 def _read_ranking(corpus: Corpus) -> ColumnElement[Any]:
-    """Read the active learned ranking: the scope's own before the shared one."""
+    """Read the active learned ranking."""
     rankings = table_of(LearnedRanking)
     parts = [(literal(name, String()), rankings.c[name]) for name in ActiveRanking._fields]
-    return (
-        select(func.jsonb_build_object(*chain.from_iterable(parts)))
-        .where(
-            rankings.c.scope == any_(bindparam("scopes", type_=ARRAY(Text))),
-            rankings.c.corpus == literal(corpus.name, String()),
-            rankings.c.is_active,
-        )
-        .order_by(rankings.c.scope == literal(SHARED, String()))
-        .limit(literal_column("1", Integer))
-        .scalar_subquery()
-        .label("ranking")
-    )
+    built = func.jsonb_build_object(*chain.from_iterable(parts))
+    return select_ranking(corpus, built).scalar_subquery().label("ranking")
 
 
 def _unite(languages: ColumnElement[Any], of_scope: FromClause) -> ColumnElement[Any]:

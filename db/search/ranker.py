@@ -13,19 +13,17 @@ from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.answer import Answer, Statement
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpus import Corpus
-from pgcorpus.db.search.driver import Exchange
+from pgcorpus.db.search.driver import Exchange, Sent
 from pgcorpus.db.search.estimates import explain_matching, explain_own, read_estimate
 from pgcorpus.db.search.known import FEW, Known, KnownCorpora
 from pgcorpus.db.search.legs import THRESHOLD_SETTING, AskedModel
 from pgcorpus.db.search.likeness import LARGE, Look, choose_looks, count_alike
+from pgcorpus.db.search.pipeline import Rows
 from pgcorpus.db.search.prelude import (
     SAMPLED_OF_SCOPE,
     ActiveRanking,
     Prelude,
     compile_prelude,
-    compile_words,
-    read_asked,
-    read_ranking,
 )
 from pgcorpus.db.search.ranking import Shape
 from pgcorpus.db.search.words import FETCH, FETCH_OF_SCOPE, Lexicon, LookUp, look_up
@@ -67,6 +65,11 @@ MOST_PRELUDES: Final = 3
 other languages than the corpus has, or without the count it needs: on the first search, and after a
 change."""
 
+MOST_REFUSED: Final = 2
+"""Candidates that may be refused on the way to a page, where conditions are asked of its hits. If
+there are more, those after them were not looked for. One in twenty refused at random, this happens
+to one page of ten in fifty."""
+
 MAX_LANGUAGES: Final = 8
 """Languages that a question is read in, the most frequent of the corpus first."""
 
@@ -95,6 +98,13 @@ class Ranker:
         """
         statement = self.prepare(corpus, ask)
         answer = self._run(statement)
+        if answer.outdated:
+            self._known.look_again(corpus, self._scope)
+            statement = self.prepare(corpus, ask)
+            answer = self._run(statement)
+        if answer.refused > MOST_REFUSED:
+            statement = replace(statement, shape=replace(statement.shape, late=False))
+            answer = self._run(statement)
         for look in statement.looks[1:]:
             if answer.candidates.get("fuzzy", 0) >= ask.enough:
                 break
@@ -159,6 +169,9 @@ class Ranker:
             bounded=ask.min_similarity > 0,
             group_by=ask.group_by,
         )
+        # Of one leg no weights matter; what a role may not read for nothing, it is not asked for.
+        weighed = ask.learned and (corpus.boosts is not None or len(shape.legs) > 1)
+        shape = replace(shape, weighed=weighed)
         prelude, known = self._prelude(shape, ask, values, counted=counted)
         shape = replace(
             shape,
@@ -189,6 +202,7 @@ class Ranker:
                 whole=size.whole,
                 beside=size.beside,
                 held=prelude.held and size.kept is not None and not size.whole,
+                late=size.kept is None and known.keeps_nearly_all(ask) and bool(shape.conditions),
             ),
             values=values,
             looks=looks.in_turn,
@@ -292,6 +306,10 @@ class Ranker:
         (rows,) = self.exchange([(statement.sql, statement.values)], statement.settings)
         return Answer.of(statement, rows)
 
+    def _ask_alone(self, statement: Sent) -> Rows:
+        (rows,) = self.exchange([statement])
+        return rows
+
     def _prelude(
         self, shape: Shape, ask: Ask, values: Mapping[str, Any], *, counted: bool
     ) -> tuple[Prelude, Known]:
@@ -303,9 +321,7 @@ class Ranker:
         scoped = corpus.is_scoped(self._scope)
         known = self._known.recall(corpus, self._scope)
         counts = counted or known.must_count(shape.corpus, ask)
-        # Of one leg no weights matter; what a role may not read for nothing, it is not asked for.
-        learned = ask.learned and (corpus.boosts is not None or len(shape.legs) > 1)
-        again = None if counted else self._prelude_again(shape, ask, values, known, learned=learned)
+        again = None if counted else self._prelude_again(shape, ask, known)
         if again is not None:
             return again
         # Of what is shared it is known how rare words are. The first search of a scope looks at its
@@ -325,7 +341,7 @@ class Ranker:
                             by_words=samples_words
                             and (bool(ask.question.demands) or shape.legs != ("vector",)),
                             scoped=scoped,
-                            learned=learned,
+                            learned=shape.weighed,
                         ),
                         {
                             **values,
@@ -365,8 +381,11 @@ class Ranker:
                 share = self._estimate(shape, values) / max(known.passages, 1.0)
                 known = known._replace(default_share=min(1.0, share))
             if not (ask.filters or ask.question.demands):
-                last = replace(prelude, asked={}, own=None, ranking=None)
-                known = known._replace(last=last, looked_at=time.monotonic())
+                known = known._replace(
+                    last=replace(prelude, asked={}, own=None),
+                    looked_at=time.monotonic(),
+                    ranking_read=shape.weighed,
+                )
             self._known.remember(corpus, self._scope, known)
             read_in = (ask.language,) if ask.language else known.languages
             uncounted = not counts and known.must_count(shape.corpus, ask)
@@ -377,30 +396,25 @@ class Ranker:
             known = known._replace(lexicon=_mix(known.lexicon, prelude))
         return prelude, known._replace(languages=asked_in)
 
-    def _prelude_again(
-        self,
-        shape: Shape,
-        ask: Ask,
-        values: Mapping[str, Any],
-        known: Known,
-        *,
-        learned: bool,
-    ) -> tuple[Prelude, Known] | None:
-        """Return the prelude of a moment ago with the words of this question, if that will do."""
+    def _prelude_again(self, shape: Shape, ask: Ask, known: Known) -> tuple[Prelude, Known] | None:
+        """Return the prelude of a moment ago with the words of this question, if that will do.
+
+        Of what passages are a scope's alone, the words are counted for each question.
+        """
         corpus, recent = shape.corpus, known.recent
         if recent is None or ask.filters or ask.question.demands:
             return None
-        if shape.legs == ("vector",) and not learned:
+        if shape.weighed and not known.ranking_read:
+            return None
+        recent = replace(recent, ranking=recent.ranking if shape.weighed else None)
+        if shape.legs == ("vector",):
             return recent, known
-        # Of a scope the words are counted for each question.
-        unsure = known.must_count(corpus, ask) or corpus.is_scoped(self._scope)
+        unsure = known.must_count(corpus, ask) or corpus.needs_scope
         if unsure or not known.may_read_words_alone:
             return None
-        asked_in = (ask.language,) if ask.language else known.languages
-        asked = {**values, "words": ask.question.words, "languages": list(asked_in)}
-        ((row,),) = self.exchange([(compile_words(corpus, learned=learned), asked)])
-        prelude = replace(recent, asked=read_asked(row), ranking=read_ranking(row))
-        return prelude, known._replace(languages=asked_in)
+        languages = (ask.language,) if ask.language else known.languages
+        asked = self._known.vocabulary.read(ask.question.words, languages, self._ask_alone)
+        return replace(recent, asked=asked), known._replace(languages=languages)
 
     def _list_explained(
         self, shape: Shape, ask: Ask, known: Known, values: Mapping[str, Any]

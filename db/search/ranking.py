@@ -38,7 +38,9 @@ from sqlalchemy import (
     union_all,
 )
 
+from pgcorpus.db.base import SHARED, table_of
 from pgcorpus.db.choices import Fusion
+from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.models.embeddings import CorpusSetting, EmbeddingModel
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
@@ -50,6 +52,7 @@ from pgcorpus.db.search.legs import (
     TextLeg,
     TsQuery,
     VectorLeg,
+    meets,
 )
 
 LEAST_SIMILARITY: Final[ColumnElement[float]] = bindparam("min_similarity", type_=Double())
@@ -79,9 +82,12 @@ class Shape:
         whole: Whether all of the scope are, without an index, and most of it meets both.
         beside: Whether all vectors of the scope are, beside an index of those that are shared.
         held: Whether an index finds all that may meet a condition, and they are few.
+        late: Whether the conditions that other tables answer are asked of the page's hits alone,
+            best first: nearly all passages meet them.
         boosted: Whether the corpus's boost counts.
         bounded: Whether the vector leg drops what is less similar than ``min_similarity``.
         group_by: The column of the hits by which they are grouped, or None.
+        weighed: Whether it is told which learned ranking is active: the weights are of one.
         learned: Whether boosts of a learned ranking are added: the parameters ``ranking_scope`` and
             ``ranking_id``.
     """
@@ -99,9 +105,11 @@ class Shape:
     whole: bool = False
     beside: bool = False
     held: bool = False
+    late: bool = False
     boosted: bool = False
     bounded: bool = False
     group_by: str | None = None
+    weighed: bool = False
     learned: bool = False
 
     def narrowing(self) -> Narrowing:
@@ -114,11 +122,16 @@ class Shape:
             direct.append(corpus.words.op("@@")(bindparam("demanded", type_=TsQuery())))
         return Narrowing(
             direct=direct,
-            distant=[corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)],
+            distant=() if self.late else self.distant_conditions(),
             few=self.few,
             whole=self.whole,
             beside=self.beside,
         )
+
+    def distant_conditions(self) -> list[ColumnElement[bool]]:
+        """Return those that other tables than the passages' own answer, as SQL."""
+        corpus = self.corpus
+        return [corpus.holds(each) for each in self.conditions if not corpus.is_direct(each)]
 
     def search_legs(self) -> list[SearchLeg]:
         """Return the legs, each of which builds its part of the statement."""
@@ -156,10 +169,12 @@ def build_statement(shape: Shape) -> Select[Any]:
         of the vector leg ``active`` (the corpus's active model), ``index_kind`` and
         ``cosine_spread`` of the model compared, in the same snapshot, ``awaited`` (whether vectors
         of it are still to be made) and ``dropped`` (how many candidates were less similar than the
-        search asks for); of groups ``group_total``. Of each hit it has ``<leg>_place``, null where
-        another leg found it, and ``<leg>_score``, null where the leg gives none; with groups
-        ``group_place``, from 1, and ``group_found``: how many of the candidates are of its group.
-        Where nothing was found, the columns of the hit are null.
+        search asks for); of groups ``group_total``; of learned weights ``active_ranking``, or null.
+        Of each hit it has ``<leg>_place``, null where another leg found it, and ``<leg>_score``,
+        null where the leg gives none; with groups ``group_place``, from 1, and ``group_found``: how
+        many of the candidates are of its group; where conditions are asked late ``asked_place``:
+        its place among all that were asked. Where nothing was found, the columns of the hit are
+        null.
     """
     corpus, narrowing = shape.corpus, shape.narrowing()
     legs = shape.search_legs()
@@ -184,7 +199,7 @@ def build_statement(shape: Shape) -> Select[Any]:
         scores = _add_learned(scores, corpus)
     scored = (_boost(scores, corpus) if shape.boosted else scores).subquery("scored")
     grouped = None if shape.group_by is None else _group(scored, corpus, shape.group_by)
-    fused = _cut_page(scored) if grouped is None else _cut_page_of_groups(grouped)
+    fused = _cut_page(scored, shape) if grouped is None else _cut_page_of_groups(grouped)
     hits = corpus.hits.where(*corpus.in_scope(corpus.passages)).subquery("hits")
     shown = (
         select(*fused.c, *hits.c)
@@ -206,12 +221,34 @@ def select_matching(corpus: Corpus, narrowing: Narrowing) -> Select[Any]:
     return some.where(*corpus.in_scope(corpus.passages), *narrowing.direct, *narrowing.distant)
 
 
-def _cut_page(scored: Subquery) -> CTE:
-    """Select the hits of the page."""
+def select_ranking(corpus: Corpus, shown: ColumnElement[Any]) -> Select[Any]:
+    """Select of the active learned ranking: the scope's own before the shared one."""
+    rankings = table_of(LearnedRanking)
     return (
-        select(scored)
-        .order_by(scored.c.score.desc(), scored.c.passage_id)
-        .limit(bindparam("page_limit", type_=Integer()))
+        select(shown)
+        .where(
+            rankings.c.scope == any_(bindparam("scopes", type_=ARRAY(Text))),
+            rankings.c.corpus == literal(corpus.name, String()),
+            rankings.c.is_active,
+        )
+        .order_by(rankings.c.scope == literal(SHARED, String()))
+        .limit(literal_column("1", Integer))
+    )
+
+
+def _cut_page(scored: Subquery, shape: Shape) -> CTE:
+    """Select the hits of the page."""
+    best_first = select(scored).order_by(scored.c.score.desc(), scored.c.passage_id)
+    if shape.late:
+        order = (scored.c.score.desc(), scored.c.passage_id)
+        place = func.row_number().over(order_by=order).label("asked_place")
+        # OFFSET 0, or the conditions would be asked of all before they are ordered.
+        ordered = best_first.add_columns(place).offset(literal_column("0", Integer))
+        each = ordered.subquery("best_first")
+        met = meets(shape.corpus, each, shape.distant_conditions())
+        best_first = select(each).where(met).order_by(each.c.asked_place)
+    return (
+        best_first.limit(bindparam("page_limit", type_=Integer()))
         .offset(bindparam("page_offset", type_=Integer()))
         .cte("fused")
     )
@@ -390,6 +427,9 @@ def _report(
         columns += [*state.c, _is_vector_pending(shape.corpus, shape.model).label("awaited")]
         columns += [dropped.label("dropped")] if shape.bounded else []
         source = counted.outerjoin(state, true())
+    if shape.weighed:
+        active = select_ranking(shape.corpus, table_of(LearnedRanking).c.id)
+        columns.append(active.scalar_subquery().label("active_ranking"))
     if grouped is not None:
         total = select(func.max(grouped.c.group_place)).scalar_subquery()
         columns.append(total.label("group_total"))

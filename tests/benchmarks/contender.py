@@ -108,6 +108,9 @@ class Contender(ABC):
             What was built, in words.
         """
 
+    def settle(self) -> None:  # noqa: B027 - of most nothing is left to be done
+        """Let what the load left to be done be done, as it is where a service searches."""
+
     @abstractmethod
     def search(self, mode: str, number: int) -> list[str]:
         """Answer a question.
@@ -193,16 +196,20 @@ def _send(contender: Contender, replies: TextIO, *, do: str, **arguments: Any) -
             built = contender.index()
             return {"seconds": time.perf_counter() - started, "built": built}
         case "search":
-            # Of all threads: some contenders work in another one.
-            started, started_cpu = time.perf_counter(), time.process_time()
-            hits = contender.search(arguments["mode"], arguments["number"])
-            seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
-            return {"ms": seconds * 1000, "cpu_ms": cpu * 1000, "hits": hits}
-        case "prepare" | "search_by_threads" | "search_by_tasks":
+            return [_time(contender, arguments["mode"], each) for each in arguments["numbers"]]
+        case "settle" | "prepare" | "search_by_threads" | "search_by_tasks":
             return getattr(contender, do)(**arguments)
         case "memory":
             return peak_rss_bytes()
     raise ValueError(do)
+
+
+def _time(contender: Contender, mode: str, number: int) -> dict[str, Any]:
+    # CPU of all threads: some contenders work in another one.
+    started, started_cpu = time.perf_counter(), time.process_time()
+    hits = contender.search(mode, number)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+    return {"ms": seconds * 1000, "cpu_ms": cpu * 1000, "hits": hits}
 
 
 def peak_rss_bytes() -> int:

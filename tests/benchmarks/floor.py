@@ -22,7 +22,8 @@ from sqlalchemy.engine import make_url
 from pgcorpus.db.engine import Database
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpora import KNOWLEDGE
-from pgcorpus.db.search.driver import Rows, Sent, _number, make_settings
+from pgcorpus.db.search.driver import Sent, _number, make_settings
+from pgcorpus.db.search.pipeline import Rows
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.choices import Mode
 from pgcorpus.services.search.service import SearchService

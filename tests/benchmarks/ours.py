@@ -17,6 +17,7 @@ from pgcorpus.db.engine import Database
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.settings import DRIVER, Settings
 from pgcorpus.services.choices import Mode
+from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.switch import ModelSwitch
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
@@ -98,6 +99,11 @@ class Ours(Contender):
         with psycopg.connect(self.job.url) as connection:
             connection.execute(self.definition)
         return self.definition.partition(" USING ")[2]
+
+    def settle(self) -> None:
+        """Take the model into use; a worker finds that all passages have their vectors."""
+        ModelSwitch(self.database).use(KNOWLEDGE.name, MODEL)
+        Worker(self.database, kinds=["embed"]).run(once=True)
 
     def search(self, mode: Mode, number: int) -> list[str]:
         """As a backend service does."""

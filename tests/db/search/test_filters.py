@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -176,6 +177,19 @@ HELD = 6
 
 
 @contextmanager
+def undo_all(crowd: Crowd) -> Iterator[UnitOfWork]:
+    """A unit of work that has searched nothing before, and is rolled back at the end."""
+    with (
+        closing(Database(crowd.database.settings)) as database,  # its engine remembers nothing
+        database.engine.connect() as connection,
+        connection.begin() as transaction,
+    ):
+        with UnitOfWork(lambda: WorkSession(connection)) as work:
+            yield work
+        transaction.rollback()
+
+
+@contextmanager
 def validate(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Iterator[UnitOfWork]:
     """A unit of work in which *count* passages passed validation; rolled back at the end.
 
@@ -193,19 +207,13 @@ def validate(crowd: Crowd, count: int, *, analysed: bool, known: bool) -> Iterat
         UPDATE framework_metadata SET validation_passed = false
         WHERE document_id <> ALL (CAST(:kept AS uuid[]))
     """)
-    with (
-        closing(Database(crowd.database.settings)) as database,  # its engine remembers nothing
-        database.engine.connect() as connection,
-        connection.begin() as transaction,
-    ):
-        with UnitOfWork(lambda: WorkSession(connection)) as work:
-            if known:
-                work.searches.answer(KNOWLEDGE, ask(WORD[HELD], MODES["text"]))
-            work.session.execute(failed, {"kept": [crowd.keys[place] for place in farthest]})
-            if analysed:
-                work.session.execute(text("ANALYZE framework_metadata"))
-            yield work
-        transaction.rollback()
+    with undo_all(crowd) as work:
+        if known:
+            work.searches.answer(KNOWLEDGE, ask(WORD[HELD], MODES["text"]))
+        work.session.execute(failed, {"kept": [crowd.keys[place] for place in farthest]})
+        if analysed:
+            work.session.execute(text("ANALYZE framework_metadata"))
+        yield work
 
 
 @pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "not analysed"])
@@ -230,3 +238,42 @@ def test_a_default_filter_starves_no_search_either(
             )
             assert (mode, len(as_named)) == (mode, LIMIT)
             assert (mode, by_default) == (mode, as_named)
+
+
+@pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
+def test_a_default_filter_that_keeps_nearly_all_is_asked_of_the_hits_alone(
+    crowd: Crowd, mode: str
+) -> None:
+    """Refused passages are not shown, whether few of the best are refused, or all of them."""
+    question = ask(WORD[HELD], MODES[mode])
+    named = replace(question, filters={"validation_passed": True})
+    failed = text("UPDATE framework_metadata SET validation_passed = false WHERE document_id = :id")
+    with undo_all(crowd) as work:
+        refused: list[UUID] = []
+        for more in (2, 1, 30, 0):
+            answer = work.searches.answer(KNOWLEDGE, question)
+            found = [hit.id for hit in answer.hits]
+
+            assert work.searches.prepare(KNOWLEDGE, question).shape.late
+            assert answer.statement.shape.late == (len(refused) <= 2)
+            assert len(found) == LIMIT
+            assert not {*found} & {*refused}
+            if len(refused) != 2:  # with these, each leg has up to two candidates fewer
+                as_named = work.searches.answer(KNOWLEDGE, named)
+                assert found == [hit.id for hit in as_named.hits]
+            deep = replace(question, limit=more or 1)
+            for hit in work.searches.answer(KNOWLEDGE, deep).hits[:more]:
+                work.session.execute(failed, {"id": hit.id})
+                refused.append(hit.id)
+
+
+def test_a_page_of_few_hits_is_not_searched_for_twice(crowd: Crowd) -> None:
+    """Fewer than a page hold a word, and all of them pass: there is nothing else to look for."""
+    rarest = int(np.argmin(np.where(crowd.holding > 0, crowd.holding, ROWS)))
+    rare = replace(ask(WORD[rarest], MODES["text"]), limit=30)
+    with undo_all(crowd) as work:
+        work.searches.answer(KNOWLEDGE, rare)
+        answer = work.searches.answer(KNOWLEDGE, rare)
+
+    assert 0 < len(answer.hits) == crowd.holding[rarest] < rare.limit
+    assert answer.statement.shape.late

@@ -1,0 +1,106 @@
+"""Words of questions that the database has read before, with their lexemes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final
+
+from sqlalchemy import ARRAY, Text, bindparam, cast, column, func, select, true
+from sqlalchemy.dialects.postgresql import REGCONFIG
+
+from pgcorpus.db.search.driver import Sent, in_drivers_words
+from pgcorpus.db.search.pipeline import Rows
+
+PLAIN: Final = re.compile(r"([^\W\d_]{1,100})[?!,;.:]?")
+"""A word that PostgreSQL's parser reads alone as it does among others: letters, and at most a mark
+behind them. It takes ``e.g``, ``x-ray`` or ``v2`` apart by what stands around them."""
+
+MOST_WORDS: Final = 50_000
+"""Words that are kept, in each of their languages: some 10 MB."""
+
+KEPT_SECONDS: Final = 600.0
+"""The time after which the database is asked again: its dictionaries may have been changed."""
+
+
+def split_words(words: str) -> list[str]:
+    """Split the words of a question into parts that are read one by one.
+
+    Returns:
+        Plain words; or the question as one part, where any of them is not plain.
+    """
+    read = [PLAIN.fullmatch(each) for each in words.split()]
+    return [each[1] for each in read if each] if all(read) else [words]
+
+
+class Vocabulary:
+    """The lexemes of words, as the database read them a while ago."""
+
+    def __init__(self) -> None:
+        self._lexemes: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        self._began = time.monotonic()
+
+    def read(
+        self, words: str, languages: Sequence[str], ask: Callable[[Sent], Rows]
+    ) -> dict[str, dict[str, int]]:
+        """Read the words of a question in each of *languages*.
+
+        Args:
+            words: Of the question.
+            languages: Text search configurations.
+            ask: Sends a statement to the database: of words that it has not read lately.
+
+        Returns:
+            Language → lexeme → how often it occurs; a language of which none occurs is absent.
+        """
+        known = self._recall()
+        parts = split_words(words)
+        asked = [(language, part) for language in languages for part in parts]
+        if unread := [*dict.fromkeys(part for of, part in asked if (of, part) not in known)]:
+            read: dict[tuple[str, str], list[tuple[str, int]]]
+            read = {(language, part): [] for language in languages for part in unread}
+            for row in ask((compile_reading(), {"parts": unread, "languages": [*languages]})):
+                read[row["language"], row["part"]].append((row["lexeme"], row["times"]))
+            known |= read
+        times: dict[str, dict[str, int]] = {}
+        for language, part in asked:
+            for lexeme, count in known[language, part]:
+                of_language = times.setdefault(language, {})
+                of_language[lexeme] = of_language.get(lexeme, 0) + count
+        return times
+
+    def _recall(self) -> dict[tuple[str, str], list[tuple[str, int]]]:
+        if time.monotonic() - self._began > KEPT_SECONDS or len(self._lexemes) > MOST_WORDS:
+            # A new one: other threads still read from the one before.
+            self._lexemes, self._began = {}, time.monotonic()
+        return self._lexemes
+
+
+@cache
+def compile_reading() -> str:
+    """Compile the statement that reads the parts of a question.
+
+    Parameters: ``parts`` and ``languages``. A row has ``language``, ``part``, ``lexeme`` and
+    ``times``; there is none for a part that is a stop word.
+    """
+    language, part = (
+        func.unnest(bindparam(name, type_=ARRAY(Text())))
+        .table_valued(column("name", Text))
+        .render_derived(name)
+        for name in ("languages", "parts")
+    )
+    read = (
+        func.unnest(func.to_tsvector(cast(language.c.name, REGCONFIG), part.c.name))
+        .table_valued(column("lexeme", Text), "positions", "weights")
+        .render_derived("read")
+        .lateral()
+    )
+    each = select(
+        language.c.name.label("language"),
+        part.c.name.label("part"),
+        read.c.lexeme,
+        func.cardinality(read.c.positions).label("times"),
+    )
+    return in_drivers_words(each.select_from(language).join(part, true()).join(read, true()))
