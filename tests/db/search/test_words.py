@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from pgcorpus.db.search.words import (
     BUDGET,
+    COMPOUND_WEIGHT,
     ENOUGH_PAIRED,
     FETCH,
     MAX_WORDS,
@@ -58,6 +59,24 @@ def test_a_repeated_word_weighs_as_often_as_it_is_asked() -> None:
     thrice = weights({"kettle": 3, "teapot": 1}, known)
 
     assert thrice == {"kettle": pytest.approx(3 * once["kettle"]), "teapot": once["teapot"]}
+
+
+def test_a_compound_weighs_less_than_its_idf() -> None:
+    """Its parts are words of the question, too, and say much of the same."""
+    known = lexicon(**{"x-ray": 0.1, "x": 0.1, "ray": 0.1})
+
+    weighed = weights({"x-ray": 2, "x": 2, "ray": 2}, known)
+
+    assert weighed["x"] == weighed["ray"]
+    assert weighed["x-ray"] == pytest.approx(COMPOUND_WEIGHT * weighed["ray"])
+
+
+@pytest.mark.parametrize("lexeme", ["ray", "-14", "x-ray.org", "example.org/x-ray", "a_b"])
+def test_what_has_no_parts_in_the_question_is_no_compound(lexeme: str) -> None:
+    """PostgreSQL keeps numbers, names of hosts and paths whole."""
+    (weight,) = weights({lexeme: 1}, lexicon(**{lexeme: 0.1})).values()
+
+    assert [weight] == [*weights({"kettle": 1}, lexicon(kettle=0.1)).values()]
 
 
 def test_a_word_that_is_not_listed_is_rarer_than_any_that_is() -> None:
