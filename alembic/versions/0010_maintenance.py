@@ -88,14 +88,15 @@ def upgrade() -> None:
     op.execute("GRANT EXECUTE ON FUNCTION update_vector_statistics() TO rag_admin")
 
     # A load leaves words in the pending lists of GIN indexes, which each search then reads, until
-    # autovacuum comes. Only the owner of an index may sort them in, and an import is no owner.
+    # autovacuum comes. Only the owner of an index may sort them in, and an import is no owner. How
+    # many there were is not told: they are of all scopes.
     op.execute("""
         DO $make$ BEGIN
             EXECUTE replace($function$
-                CREATE FUNCTION merge_pending_entries(tables text[]) RETURNS bigint LANGUAGE sql
+                CREATE FUNCTION merge_pending_entries(tables text[]) RETURNS void LANGUAGE sql
                 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
                 BEGIN ATOMIC
-                    SELECT coalesce(sum(gin_clean_pending_list(index.oid)), 0)
+                    SELECT count(gin_clean_pending_list(index.oid))
                     FROM pg_class AS index
                     JOIN pg_am ON pg_am.oid = index.relam AND amname = 'gin'
                     JOIN pg_index ON indexrelid = index.oid AND indisvalid
@@ -106,6 +107,10 @@ def upgrade() -> None:
                 END
             $function$, '@home', quote_ident(current_schema()));
         END $make$
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION merge_pending_entries IS
+            'sorts what was written last into the GIN indexes of these tables, whosever it is'
     """)
     op.execute("REVOKE EXECUTE ON FUNCTION merge_pending_entries(text[]) FROM PUBLIC")
     op.execute("""
