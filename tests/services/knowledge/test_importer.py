@@ -634,7 +634,6 @@ def test_a_chunk_stored_by_code_meanwhile_is_not_overwritten(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is an error and nothing of it is kept; the next file goes in."""
-
     look = KnowledgeRepository.list_known
 
     def look_then_lose(self: KnowledgeRepository, chunk_ids: Sequence[str]) -> Any:
