@@ -87,7 +87,38 @@ def upgrade() -> None:
     op.execute("REVOKE EXECUTE ON FUNCTION update_vector_statistics() FROM PUBLIC")
     op.execute("GRANT EXECUTE ON FUNCTION update_vector_statistics() TO rag_admin")
 
+    # A load leaves words in the pending lists of GIN indexes, which each search then reads, until
+    # autovacuum comes. Only the owner of an index may sort them in, and an import is no owner. How
+    # many there were is not told: they are of all scopes.
+    op.execute("""
+        DO $make$ BEGIN
+            EXECUTE replace($function$
+                CREATE FUNCTION merge_pending_entries(tables text[]) RETURNS void LANGUAGE sql
+                SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+                BEGIN ATOMIC
+                    SELECT count(gin_clean_pending_list(index.oid))
+                    FROM pg_class AS index
+                    JOIN pg_am ON pg_am.oid = index.relam AND amname = 'gin'
+                    JOIN pg_index ON indexrelid = index.oid AND indisvalid
+                    JOIN pg_class AS indexed ON indexed.oid = indrelid
+                    WHERE indexed.relnamespace = '@home'::regnamespace
+                        AND indexed.relname = ANY (tables)
+                        AND pg_has_role(indexed.relowner, 'USAGE');
+                END
+            $function$, '@home', quote_ident(current_schema()));
+        END $make$
+    """)
+    op.execute("""
+        COMMENT ON FUNCTION merge_pending_entries IS
+            'sorts what was written last into the GIN indexes of these tables, whosever it is'
+    """)
+    op.execute("REVOKE EXECUTE ON FUNCTION merge_pending_entries(text[]) FROM PUBLIC")
+    op.execute("""
+        GRANT EXECUTE ON FUNCTION merge_pending_entries(text[]) TO rag_read_write, rag_admin
+    """)
+
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION merge_pending_entries")
     op.execute("DROP FUNCTION update_vector_statistics")
     op.execute("DROP TABLE maintenance_log")

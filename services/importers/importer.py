@@ -30,8 +30,9 @@ from pgcorpus.services.importers.report import COUNTS, Changed, ImportReport
 
 MANY: Final = 1000
 SHARE: Final = 10
-"""A run that stored ``MANY`` passages, or one in ``SHARE`` of all, renews the statistics at once
-and does not wait for autovacuum: plans, and the ranking of words, follow them."""
+"""A run that stored one in ``SHARE`` of all passages renews the statistics at once and does not
+wait for autovacuum: plans, and the ranking of words, follow them. So does one that stored ``MANY``
+in a scope, which may be new. Fewer change little, and to read 110,000 takes 2 s."""
 
 TRIES: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.05
@@ -54,6 +55,9 @@ class Passages(Protocol):
 
     def analyze(self) -> None:
         """Renew the planner's statistics."""
+
+    def merge_pending_entries(self, *tables: str) -> None:
+        """Sort what was written last into the GIN indexes of tables."""
 
 
 @dataclass
@@ -185,12 +189,12 @@ class Importer(ABC, Generic[R]):
         """Return the repository that is filled."""
 
     def _corpora(self) -> Sequence[Corpus]:
-        """Return the corpora that vectors may have come for."""
+        """Return the corpora whose passages, and vectors, may have come."""
         return (get_corpus(self.corpus),)
 
     @contextmanager
     def _record_run(self, report: R, **options: Any) -> Iterator[Run[R]]:
-        """Record a run in the history, begun and ended; renew statistics after it."""
+        """Record a run in the history, begun and ended, and leave tables as searches like them."""
         options |= {"strict": self._strict, "language": self._language}
         with self._transactions() as transaction:
             with transaction() as work:
@@ -216,7 +220,10 @@ class Importer(ABC, Generic[R]):
                 with transaction() as work:
                     work.leave()  # the statistics are of all scopes
                     passages = self._passages(work)
-                    many = stored >= MANY or run.renews_statistics
+                    if stored:
+                        searched = (corpus.passages.name for corpus in self._corpora())
+                        passages.merge_pending_entries(*searched)
+                    many = run.renews_statistics or (self.scope is not None and stored >= MANY)
                     if many or stored * SHARE >= passages.count():
                         passages.analyze()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +39,14 @@ from pgcorpus.services.knowledge.vectors import (
 
 CORPUS: Final = "knowledge"
 
+FIRST: Final = 1000
 BATCH: Final = 5000
-"""Chunks that are merged at a time: while the database merges one batch, the next is made."""
+"""Chunks that are merged first, and at most at a time. While the database merges one batch, the
+next is made: it begins soon, and each batch is up to twice as large as the one before."""
 
+KEPT_BYTES: Final = 16 * 1024**2
+"""Files up to this size together are read once, and larger ones once more for their vectors:
+parsed, they take some eight times their size in memory."""
 
 NO_CHUNKS: Final = "its list of chunks is empty"
 
@@ -81,10 +86,16 @@ class KnowledgeImporter(RetryingImporter[ImportReport]):
 
     def _run(self, paths: Sequence[Path], bar: Bar) -> ImportReport:
         files = list(find_files(paths))
-        vectors = self._vectors(files)
         bar.total = sum(found.size_bytes for found in files)
+        read: Iterable[_Content] = map(_read, files)
+        vectors: list[VectorSet] = []
+        if self._embeddings is not None:
+            if bar.total <= KEPT_BYTES:
+                read = list(read)
+            vectors = self._vectors(self._embeddings, read)
+            read = read if isinstance(read, list) else map(_read, files)
         with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
-            with closing(ahead(_read(found) for found in files)) as contents:
+            with closing(ahead(iter(read))) as contents:
                 for content in contents:
                     with frozen():
                         filling.take(content, bar)
@@ -93,17 +104,15 @@ class KnowledgeImporter(RetryingImporter[ImportReport]):
                 filling.store(vectors)
         return run.report
 
-    def _vectors(self, files: Sequence[Found]) -> list[VectorSet]:
-        """Read and check the vectors that come along; the files are read for it once more."""
-        if self._embeddings is None:
-            return []
-        places = [place for found in files for place in _read(found).layout.places]
-        vectors = read_vectors(
-            self._embeddings, chunks=len(places), model_name=self._embeddings_model
-        )
-        coming = {key for place in places if (key := identifier_of(place.raw)) is not None}
+    def _vectors(self, path: Path, contents: Iterable[_Content]) -> list[VectorSet]:
+        """Read and check the vectors that come along with the contents of the files."""
+        places = [place for content in contents for place in content.layout.places]
+        vectors = read_vectors(path, chunks=len(places), model_name=self._embeddings_model)
+        coming: set[str] = set()
+        if any(each.keys is not None for each in vectors):
+            coming = {key for place in places if (key := identifier_of(place.raw)) is not None}
         with self._database.unit_of_work() as work:
-            check_sets(work, self._embeddings, vectors, coming)
+            check_sets(work, path, vectors, coming)
         return vectors
 
     def _passages(self, work: UnitOfWork) -> Passages:
@@ -231,8 +240,10 @@ class _Run:
         self._first |= tally.first
 
     def _candidates(self, places: Sequence[Place]) -> Iterator[list[_Candidate]]:
-        for start in range(0, len(places), BATCH):
-            yield [self._candidate(place) for place in places[start : start + BATCH]]
+        start, size = 0, min(FIRST, BATCH)
+        while start < len(places):
+            yield [self._candidate(place) for place in places[start : start + size]]
+            start, size = start + size, min(2 * size, BATCH)
 
     def _candidate(self, place: Place) -> _Candidate:
         try:

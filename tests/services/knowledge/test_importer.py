@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
@@ -20,11 +21,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from pgcorpus.db import models
+from pgcorpus.db.choices import Group
 from pgcorpus.db.engine import Database
+from pgcorpus.db.repositories.knowledge.chunks import KnowledgeRepository
 from pgcorpus.services.choices import OnConflict
 from pgcorpus.services.importers.report import Changed, ImportReport
 from pgcorpus.services.knowledge.importer import BATCH, KnowledgeImporter
 from tests.command import PGCORPUS
+from tests.logins import logged_in
 from tests.pooler import variables_of
 
 SAMPLES = Path(__file__).parents[3] / "services" / "samples" / "knowledge"
@@ -630,8 +634,6 @@ def test_a_chunk_stored_by_code_meanwhile_is_not_overwritten(
     database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is an error and nothing of it is kept; the next file goes in."""
-    from pgcorpus.db.repositories.knowledge.chunks import KnowledgeRepository  # noqa: PLC0415 - to be patched
-
     look = KnowledgeRepository.list_known
 
     def look_then_lose(self: KnowledgeRepository, chunk_ids: Sequence[str]) -> Any:
@@ -727,6 +729,60 @@ def test_statistics_are_there_after_few_chunks(database: Database, write: Write)
 
     assert before in {-1, 0}
     assert (first, rows_known()) == (20, 20)
+
+
+@pytest.mark.parametrize("group", ["rag_read_write", None])
+def test_no_words_wait_to_be_sorted_into_the_indexes(
+    database: Database, write: Write, group: Group | None
+) -> None:
+    """Every search would read them; whoever imports need not own the indexes."""
+    by_code = models.FrameworkDocument(
+        chunk_id="a", source_file="x", section="y", title="z", content="By code."
+    )
+    with database.unit_of_work() as work:
+        work.knowledge.add(by_code)
+        work.commit()
+    sorted_in = text("SELECT gin_clean_pending_list('idx_documents_content_fts')")
+    with database.unit_of_work() as work:
+        waited = work.session.scalar(sorted_in)
+    file = write("a.json", *(chunk(f"c{i}", f"Text number {i} of many.") for i in range(50)))
+
+    with logged_in(database, group) if group else nullcontext(database) as importing:
+        KnowledgeImporter(importing).run([file])
+
+    with database.unit_of_work() as work:
+        assert (waited, work.session.scalar(sorted_in)) == (1, 0)
+
+
+def test_a_large_file_sorts_its_words_into_the_indexes_of_a_filled_corpus(
+    database: Database, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own transaction: a run that is killed after it leaves none waiting."""
+    monkeypatch.setattr("pgcorpus.db.repositories.knowledge.chunks.BULK", 10)
+    KnowledgeImporter(database).run([write("a.json", chunk("a"))])
+    limits: list[str | None] = []
+
+    def look(work: KnowledgeRepository, chunks: Sequence[object]) -> None:
+        limits.append(work.session.scalar(text("SHOW gin_pending_list_limit")))
+        write_all(work, chunks)
+
+    write_all = KnowledgeRepository.write
+    monkeypatch.setattr(KnowledgeRepository, "write", look)
+
+    ends = count()
+
+    def stop(done: int, total: int) -> None:
+        if done == total and next(ends) == 1:  # the file is kept, and the run not ended
+            raise KeyboardInterrupt
+
+    file = write("b.json", *(chunk(f"c{i}", f"Text number {i} of many.") for i in range(50)))
+    with pytest.raises(KeyboardInterrupt):
+        KnowledgeImporter(database).run([file], stop)
+
+    with database.unit_of_work() as work:
+        waiting = text("SELECT gin_clean_pending_list('idx_documents_content_fts')")
+        assert (limits, work.session.scalar(waiting)) == (["32MB"], 0)
+        assert work.knowledge.count() == 51
 
 
 def test_the_collector_walks_everything_again_after_a_run_that_was_stopped(

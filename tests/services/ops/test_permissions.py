@@ -208,6 +208,7 @@ EXPECTED: Mapping[str, tuple[set[str], ...]] = {
     "memory_embeddings_large_scopes(bigint)": ADMINISTRATOR,
     "memory_nodes_alike(text,text[],real,integer)": MEMBER,
     "memory_nodes_with_words(text[],text[],text[])": MEMBER,
+    "merge_pending_entries(text[])": WRITER,
     "metadata_terms(jsonb)": ANYBODY,
     "passages_to_embed(text,integer)": ANYBODY,
     "scope_keys(text,text[])": ANYBODY,
