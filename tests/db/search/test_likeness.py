@@ -83,6 +83,11 @@ def test_of_too_many_passages_only_the_most_alike_are_looked_for() -> None:
     assert not stop_early(looks("kettel"))
 
 
+def translate(pattern: str) -> str:
+    """Write a pattern of PostgreSQL in Python's words."""
+    return pattern.replace(r"\m", r"\b").replace(r"\M", r"\b")
+
+
 @pytest.mark.parametrize("typo", ["subscribxrs", "subscibers", "xubscribers", "subscriberss"])
 def test_a_typo_leaves_one_half_whole(typo: str) -> None:
     """One letter that is missing, too many or another is in one of the halves."""
@@ -95,7 +100,7 @@ def test_a_word_is_no_regular_expression(word: str) -> None:
     (look, *_) = looks(f"{word}q")
 
     values = look.values()
-    assert re.search(values["fuzzy_pattern"], f"before {word}q after")
+    assert re.search(translate(values["fuzzy_pattern"]), f"before {word}q after")
     assert len(values["fuzzy_word"]) <= MAX_CHARACTERS
     assert len(values["fuzzy_pattern"]) <= 4 * MAX_CHARACTERS
 
@@ -107,3 +112,23 @@ def test_long_passages_are_compared_less_often() -> None:
     assert count_alike(30, 1000.0) == 30
     assert count_alike(100, 1000.0) == 100
     assert count_alike(30, 0.0) == 2048
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("vairations", {"variations", "vibrations"}),
+        ("variatoins", {"variations", "variational"}),
+        ("asborpt", {"absorption", "absorptive"}),  # a stem
+        ("c++x", {"c++xy"}),
+        ("deisgn", set()),
+    ],
+)
+def test_a_typo_leaves_the_beginning_or_the_end_of_a_word(typed: str, found: set[str]) -> None:
+    """The pattern finds words that may be meant, and none that only ends alike."""
+    words = {"variations", "vibrations", "variational", "stations", "solutions", "absorption"}
+    words |= {"absorptive", "adaptive", "assumptions", "option", "c++xy", "excess", "void"}
+    look = Look(typed, split_halves(typed), THRESHOLD, typed, 1.0)
+    pattern = translate(look.values()["fuzzy_pattern"])
+
+    assert {word for word in words if re.search(pattern, f"the {word} of it")} == found
