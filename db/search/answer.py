@@ -158,7 +158,7 @@ class Answer:
         shape = statement.shape
         report: Mapping[str, Any] = rows[0] if rows else {}
         candidates = {leg: report.get(f"{leg}_candidates") or 0 for leg in shape.legs}
-        read = _HitReader(statement)
+        read = _HitReader(statement, [*report])
         hits = [row for row in rows if row["id"] is not None]
         state = ModelState(*map(report.get, ModelState._fields))
         return cls(
@@ -190,8 +190,9 @@ def _count_refused(
 class _HitReader:
     """Makes hits of the rows of a statement."""
 
-    def __init__(self, statement: Statement) -> None:
+    def __init__(self, statement: Statement, columns: Sequence[str]) -> None:
         shape = statement.shape
+        self._metadata = [each for each in columns if each not in RANKING]
         self._corpus = shape.corpus.name
         self._boosted, self._learned = shape.boosted, shape.learned
         self._rrf_k = statement.values["rrf_k"] if shape.fusion == "rrf" else None
@@ -226,7 +227,7 @@ class _HitReader:
             ranks=ranks,
             scores=scores,
             contributions=contributions,
-            metadata={key: value for key, value in row.items() if key not in RANKING},
+            metadata={key: row[key] for key in self._metadata},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -65,7 +66,10 @@ class Ours(Contender):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.database = Database(Settings(database_url=make_url(job.url).set(drivername=DRIVER)))
+        # As docs/how-to/deploy.md advises: more connections than processors do not search faster.
+        pool = 2 * (os.cpu_count() or 1)
+        url = make_url(job.url).set(drivername=DRIVER)
+        self.database = Database(Settings(database_url=url, pool_size=pool))
         self.embedder = GivenVectors(job)
         self.service = SearchService(self.database, embedder=self.embedder)
         self.service_of_tasks = AsyncSearchService(self.database, embedder=self.embedder)
