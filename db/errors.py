@@ -495,6 +495,10 @@ MEANINGS = {
     "valid_auth_provider": "an auth_provider has no colon, which divides it from the external_id",
     "valid_email": "an email address has one @ and no spaces",
     "fk_users_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_documents_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_click_feedback_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_search_sessions_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    "fk_learned_rankings_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
     "fk_memory_nodes_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
     "fk_memory_nodes_scope_user_id": "there is no such user, or not in this tenant; see: "
     "pgcorpus users list",

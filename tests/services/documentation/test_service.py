@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
 from pgcorpus.db.engine import Database
-from pgcorpus.db.errors import InvalidCursor, InvalidValue, NotFound, NotPermitted
+from pgcorpus.db.errors import InvalidCursor, InvalidValue, MissingReference, NotFound, NotPermitted
 from pgcorpus.db.scope import Scope
 from pgcorpus.services.documentation.chunker import ChunkerConfig
 from pgcorpus.services.documentation.service import AsyncDocumentService, DocumentService
@@ -321,6 +322,16 @@ def test_an_updated_text_stays_a_plain_text(desk: Desk) -> None:
 
 
 # Whose they are
+
+
+def test_a_tenant_that_is_not_there_is_named_as_the_cause(desk: Desk) -> None:
+    """It is told where tenants are listed; nothing is added."""
+    nobody = Scope.tenant(uuid4())
+
+    with pytest.raises(MissingReference, match="no such tenant; see: pgcorpus tenants list"):
+        desk.own.add_texts(["a kettle"], scope=nobody)
+
+    assert not desk.own.list_documents(scope=nobody).items
 
 
 def test_a_tenant_reads_shared_documents_and_its_own_first(desk: Desk) -> None:
