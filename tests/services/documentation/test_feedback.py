@@ -235,16 +235,17 @@ def test_a_caller_may_rank_as_before(site: Site) -> None:
         site.search(learned="no")
 
 
-def test_the_statement_is_the_same_where_nothing_is_learned(site: Site) -> None:
-    """Only an active ranking joins its boosts."""
-    unlearned = site.search(learned=False).explain().statement
-    assert site.search().explain().statement == unlearned
-
+def test_only_an_active_ranking_joins_its_boosts(site: Site) -> None:
+    """Whether there is one is not even asked where the caller wants none."""
+    unasked = site.search(learned=False).explain().statement
+    unlearned = site.search().explain().statement
     site.apply({})
     learned = site.search().explain().statement
 
-    assert "chunk_boosts" in learned
+    assert "learned_rankings" not in unasked
+    assert "learned_rankings" in unlearned
     assert "chunk_boosts" not in unlearned
+    assert "chunk_boosts" in learned
 
 
 def test_boosts_are_looked_up_for_the_candidates_alone(site: Site) -> None:
