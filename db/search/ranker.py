@@ -202,7 +202,9 @@ class Ranker:
                 whole=size.whole,
                 beside=size.beside,
                 held=prelude.held and size.kept is not None and not size.whole,
-                late=size.kept is None and known.keeps_nearly_all(ask) and bool(shape.conditions),
+                late=size.kept is None
+                and known.keeps_nearly_all(ask)
+                and bool(shape.distant_conditions()),
             ),
             values=values,
             looks=looks.in_turn,
