@@ -236,7 +236,7 @@ def test_a_caller_may_rank_as_before(site: Site) -> None:
 
 
 def test_only_an_active_ranking_joins_its_boosts(site: Site) -> None:
-    """Whether there is one is not even asked where the caller wants none."""
+    """The statement asks for no ranking where the caller wants none."""
     unasked = site.search(learned=False).explain().statement
     unlearned = site.search().explain().statement
     site.apply({})
