@@ -64,7 +64,8 @@ def test_every_limit_of_the_page_is_that_of_the_code() -> None:
 
 def test_the_measured_times_are_those_of_the_page_that_explains_them() -> None:
     """Both are renewed at once, or neither."""
-    row = re.compile(r"^\| ([\d,]+) \| [\d.]+ \| [^|]+ \| [^|]+ \| (\d+ / \d+) \|", re.MULTILINE)
+    times = r"[\d.]+ / [\d.]+"
+    row = re.compile(rf"^\| ([\d,]+) \| [\d.]+ \| {times} \| {times} \| ({times}) \|", re.MULTILINE)
     measured = dict(row.findall(read_page("explanation/isolation.md")))
 
     for memories in ("500,510", "38,547", "77"):
