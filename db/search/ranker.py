@@ -415,7 +415,8 @@ class Ranker:
         if unsure or not known.may_read_words_alone:
             return None
         languages = (ask.language,) if ask.language else known.languages
-        asked = self._known.vocabulary.read(ask.question.words, languages, self._ask_alone)
+        words = ask.question.words
+        asked = self._known.vocabulary.read(words, languages, self._scope, self._ask_alone)
         return replace(recent, asked=asked), known._replace(languages=languages)
 
     def _list_explained(

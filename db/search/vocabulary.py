@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import ARRAY, Text, bindparam, cast, column, func, select, true
 from sqlalchemy.dialects.postgresql import REGCONFIG
 
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.driver import Sent, in_drivers_words
 from pgcorpus.db.search.pipeline import Rows
 
@@ -35,21 +36,33 @@ def split_words(words: str) -> list[str]:
     return [each[1] for each in read if each] if all(read) else [words]
 
 
+_Lexemes = dict[tuple[Scope | None, str, str], list[tuple[str, int]]]
+"""Scope, language and word → lexemes, each with how often it occurs."""
+
+
 class Vocabulary:
-    """The lexemes of words, as the database read them a while ago."""
+    """The lexemes of words, as the database read them a while ago.
+
+    Each scope has its own: by the time that a search takes, one could else tell what others asked.
+    """
 
     def __init__(self) -> None:
-        self._lexemes: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        self._lexemes: _Lexemes = {}
         self._began = time.monotonic()
 
     def read(
-        self, words: str, languages: Sequence[str], ask: Callable[[Sent], Rows]
+        self,
+        words: str,
+        languages: Sequence[str],
+        scope: Scope | None,
+        ask: Callable[[Sent], Rows],
     ) -> dict[str, dict[str, int]]:
         """Read the words of a question in each of *languages*.
 
         Args:
             words: Of the question.
             languages: Text search configurations.
+            scope: The search's own.
             ask: Sends a statement to the database: of words that it has not read lately.
 
         Returns:
@@ -57,21 +70,20 @@ class Vocabulary:
         """
         known = self._recall()
         parts = split_words(words)
-        asked = [(language, part) for language in languages for part in parts]
-        if unread := [*dict.fromkeys(part for of, part in asked if (of, part) not in known)]:
-            read: dict[tuple[str, str], list[tuple[str, int]]]
-            read = {(language, part): [] for language in languages for part in unread}
+        asked = [(scope, language, part) for language in languages for part in parts]
+        if unread := [*dict.fromkeys(key[-1] for key in asked if key not in known)]:
+            read: _Lexemes = {(scope, of, part): [] for of in languages for part in unread}
             for row in ask((compile_reading(), {"parts": unread, "languages": [*languages]})):
-                read[row["language"], row["part"]].append((row["lexeme"], row["times"]))
+                read[scope, row["language"], row["part"]].append((row["lexeme"], row["times"]))
             known |= read
         times: dict[str, dict[str, int]] = {}
-        for language, part in asked:
-            for lexeme, count in known[language, part]:
-                of_language = times.setdefault(language, {})
+        for key in asked:
+            for lexeme, count in known[key]:
+                of_language = times.setdefault(key[1], {})
                 of_language[lexeme] = of_language.get(lexeme, 0) + count
         return times
 
-    def _recall(self) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    def _recall(self) -> _Lexemes:
         if time.monotonic() - self._began > KEPT_SECONDS or len(self._lexemes) > MOST_WORDS:
             # A new one: other threads still read from the one before.
             self._lexemes, self._began = {}, time.monotonic()

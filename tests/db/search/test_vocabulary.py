@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from pgcorpus.db.scope import Scope
 from pgcorpus.db.search import vocabulary as module
 from pgcorpus.db.search.driver import Sent
 from pgcorpus.db.search.pipeline import Rows
@@ -80,8 +82,8 @@ def test_parts_mean_what_the_question_means(work: UnitOfWork, pieces: list[str])
     words = " ".join(pieces).replace("\0", " ")
     vocabulary, asked = Vocabulary(), list[list[str]]()
 
-    first = vocabulary.read(words, LANGUAGES, asking(work, asked))
-    second = vocabulary.read(words, LANGUAGES, asking(work, asked))
+    first = vocabulary.read(words, LANGUAGES, None, asking(work, asked))
+    second = vocabulary.read(words, LANGUAGES, None, asking(work, asked))
 
     assert first == second == read_whole(work, words)
     assert len(asked) <= 1
@@ -115,10 +117,21 @@ def test_the_database_is_asked_for_new_words_alone(work: UnitOfWork) -> None:
         ("dogs run", ["german"]),
         ("cats", ["english"]),
     ):
-        read = vocabulary.read(words, languages, asking(work, asked))
+        read = vocabulary.read(words, languages, None, asking(work, asked))
 
     assert asked == [["cats", "run"], ["and", "dogs"], ["dogs"], ["run"]]
     assert read == {"english": Counter({"cat": 1})}
+
+
+def test_a_scope_does_not_tell_what_others_asked(work: UnitOfWork) -> None:
+    """A word that another scope asked is as new as any."""
+    vocabulary, asked = Vocabulary(), list[list[str]]()
+    scopes = [None, Scope.tenant(UUID(int=1)), Scope.tenant(UUID(int=2))]
+    for _ in range(2):
+        for scope in scopes:
+            vocabulary.read("merger", ["english"], scope, asking(work, asked))
+
+    assert asked == [["merger"]] * 3
 
 
 def test_words_are_read_again_after_a_while(
@@ -129,7 +142,7 @@ def test_words_are_read_again_after_a_while(
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     vocabulary, asked = Vocabulary(), list[list[str]]()
     for now[0] in (0, KEPT_SECONDS / 2, KEPT_SECONDS + 1, KEPT_SECONDS + 2):
-        vocabulary.read("cats", ["english"], asking(work, asked))
+        vocabulary.read("cats", ["english"], None, asking(work, asked))
 
     assert len(asked) == 2
 
@@ -139,7 +152,8 @@ def test_no_more_words_are_kept_than_fit(work: UnitOfWork, monkeypatch: pytest.M
     monkeypatch.setattr(module, "MOST_WORDS", 2)
     vocabulary, asked = Vocabulary(), list[list[str]]()
     read = [
-        vocabulary.read(words, ["simple"], asking(work, asked)) for words in ("a b c", "a", "a")
+        vocabulary.read(words, ["simple"], None, asking(work, asked))
+        for words in ("a b c", "a", "a")
     ]
 
     assert read == [{"simple": dict.fromkeys("abc", 1)}, *[{"simple": {"a": 1}}] * 2]
