@@ -67,8 +67,8 @@ change."""
 
 MOST_REFUSED: Final = 2
 """Candidates that may be refused on the way to a page, where conditions are asked of its hits. If
-there are more, those after them were not looked for. One in twenty refused at random, this happens
-to one page of ten in fifty."""
+there are more, those after them were not looked for. Where one in twenty is refused at random, this
+happens to a fiftieth of the pages of ten hits."""
 
 MAX_LANGUAGES: Final = 8
 """Languages that a question is read in, the most frequent of the corpus first."""
@@ -102,9 +102,7 @@ class Ranker:
             self._known.look_again(corpus, self._scope)
             statement = self.prepare(corpus, ask)
             answer = self._run(statement)
-        if answer.refused > MOST_REFUSED:
-            statement = replace(statement, shape=replace(statement.shape, late=False))
-            answer = self._run(statement)
+        statement = answer.statement
         for look in statement.looks[1:]:
             if answer.candidates.get("fuzzy", 0) >= ask.enough:
                 break
@@ -306,7 +304,10 @@ class Ranker:
         if not statement.shape.legs:
             return Answer.of(statement, ())
         (rows,) = self.exchange([(statement.sql, statement.values)], statement.settings)
-        return Answer.of(statement, rows)
+        answer = Answer.of(statement, rows)
+        if answer.refused <= MOST_REFUSED:
+            return answer
+        return self._run(replace(statement, shape=replace(statement.shape, late=False)))
 
     def _ask_alone(self, statement: Sent) -> Rows:
         (rows,) = self.exchange([statement])
