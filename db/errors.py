@@ -494,12 +494,18 @@ MEANINGS = {
     "non_empty_identity": "a user has an auth_provider and an external_id there",
     "valid_auth_provider": "an auth_provider has no colon, which divides it from the external_id",
     "valid_email": "an email address has one @ and no spaces",
-    "fk_users_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
-    "fk_documents_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
-    "fk_click_feedback_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
-    "fk_search_sessions_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
-    "fk_learned_rankings_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
-    "fk_memory_nodes_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
+    **dict.fromkeys(
+        (
+            "fk_users_tenant_id",
+            "fk_documents_tenant_id",
+            "fk_click_feedback_tenant_id",
+            "fk_search_sessions_tenant_id",
+            "fk_learned_rankings_tenant_id",
+            "fk_memory_nodes_tenant_id",
+            "fk_episodic_memories_tenant_id",
+        ),
+        "there is no such tenant; see: pgcorpus tenants list",
+    ),
     "fk_memory_nodes_scope_user_id": "there is no such user, or not in this tenant; see: "
     "pgcorpus users list",
     "uq_memory_nodes_scope_id": "there is a memory with this id already",
@@ -517,7 +523,6 @@ MEANINGS = {
     "valid_tags": "domains, topics, entities and processes must be lists",
     "valid_cluster_id": "cluster_id must be -1 (noise) or more",
     "valid_cluster_confidence": "cluster_confidence must be between 0 and 1",
-    "fk_episodic_memories_tenant_id": "there is no such tenant; see: pgcorpus tenants list",
     "fk_episodic_memories_scope_user_id": "there is no such user, or not in this tenant; see: "
     "pgcorpus users list",
     "uq_episodic_memories_scope_id": "there is an episode with this id already",

@@ -32,14 +32,14 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects.postgresql import REGCLASS, REGCONFIG, TSQUERY, aggregate_order_by
+from sqlalchemy.dialects.postgresql import REGCLASS, TSQUERY, aggregate_order_by
 
 from pgcorpus.db.base import table_of
 from pgcorpus.db.models.documentation import LearnedRanking
 from pgcorpus.db.search.corpus import Condition, Corpus
 from pgcorpus.db.search.driver import in_drivers_words
 from pgcorpus.db.search.estimates import estimate_passages
-from pgcorpus.db.search.question import select_demands
+from pgcorpus.db.search.question import list_languages, read_lexemes, select_demands
 from pgcorpus.db.search.ranking import Shape, select_matching, select_ranking
 from pgcorpus.db.search.words import Lexicon
 
@@ -348,18 +348,8 @@ def _sample_scope(corpus: Corpus, *columns: ColumnElement[Any]) -> CTE:
 
 def _read_question() -> FromClause:
     """Parse the question in each language into ``name``, ``lexeme`` and ``positions``."""
-    language = (
-        func.unnest(bindparam("languages", type_=ARRAY(Text())))
-        .table_valued(column("name", Text))
-        .render_derived("language")
-    )
-    words = cast(bindparam("words", type_=Text()), Text)
-    read = (
-        func.unnest(func.to_tsvector(cast(language.c.name, REGCONFIG), words))
-        .table_valued(column("lexeme", Text), "positions", "weights")
-        .render_derived("read")
-        .lateral()
-    )
+    language = list_languages()
+    read = read_lexemes(language, cast(bindparam("words", type_=Text()), Text))
     each = select(language.c.name, read.c.lexeme, read.c.positions)
     return each.select_from(language).join(read, true()).subquery("question")
 

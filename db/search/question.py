@@ -9,6 +9,8 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     Boolean,
+    ColumnElement,
+    FromClause,
     Integer,
     Select,
     Text,
@@ -183,6 +185,25 @@ def _within_bounds(alternatives: list[list[Term]]) -> tuple[list[list[Term]], st
     return kept, f"only the first {MAX_DEMANDS} phrases, exclusions and alternatives were heeded"
 
 
+def list_languages() -> FromClause:
+    """Build the rows of the parameter ``languages``, each with a ``name``."""
+    return (
+        func.unnest(bindparam("languages", type_=ARRAY(Text())))
+        .table_valued(column("name", Text))
+        .render_derived("language")
+    )
+
+
+def read_lexemes(language: FromClause, words: ColumnElement[str]) -> FromClause:
+    """Build the lexemes of *words* in each language: ``lexeme`` and ``positions``."""
+    return (
+        func.unnest(func.to_tsvector(cast(language.c.name, REGCONFIG), words))
+        .table_valued(column("lexeme", Text), "positions", "weights")
+        .render_derived("read")
+        .lateral()
+    )
+
+
 def select_demands() -> Select[Any]:
     """Select the demands of a question as one ``tsquery`` in text, from ``Question.demands``.
 
@@ -204,11 +225,7 @@ def select_demands() -> Select[Any]:
         )
         .render_derived("term")
     )
-    language = (
-        func.unnest(bindparam("languages", type_=ARRAY(Text())))
-        .table_valued(column("name", Text))
-        .render_derived("language")
-    )
+    language = list_languages()
     query = func.phraseto_tsquery(cast(language.c.name, REGCONFIG), term.c.text)
     in_any = (
         select(func.string_agg(cast(query, Text), " | "))

@@ -238,9 +238,9 @@ def select_ranking(corpus: Corpus, shown: ColumnElement[Any]) -> Select[Any]:
 
 def _cut_page(scored: Subquery, shape: Shape) -> CTE:
     """Select the hits of the page."""
-    best_first = select(scored).order_by(scored.c.score.desc(), scored.c.passage_id)
+    order = (scored.c.score.desc(), scored.c.passage_id)
+    best_first = select(scored).order_by(*order)
     if shape.late:
-        order = (scored.c.score.desc(), scored.c.passage_id)
         place = func.row_number().over(order_by=order).label("asked_place")
         # OFFSET 0, or the conditions would be asked of all before they are ordered.
         ordered = best_first.add_columns(place).offset(literal_column("0", Integer))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
-from sqlalchemy import ARRAY, Text, bindparam, cast, column, func, select, true
-from sqlalchemy.dialects.postgresql import REGCONFIG
+from sqlalchemy import ARRAY, Text, bindparam, column, func, select, true
 
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.driver import Sent, in_drivers_words
 from pgcorpus.db.search.pipeline import Rows
+from pgcorpus.db.search.question import list_languages, read_lexemes
 
 PLAIN: Final = re.compile(r"([^\W\d_]{1,100})[?!,;.:]?")
 """A word that PostgreSQL's parser reads alone as it does among others: letters, and at most a mark
@@ -97,21 +97,16 @@ def compile_reading() -> str:
     Parameters: ``parts`` and ``languages``. A row has ``language``, ``part``, ``lexeme`` and
     ``times``; there is none for a part that is a stop word.
     """
-    language, part = (
-        func.unnest(bindparam(name, type_=ARRAY(Text())))
-        .table_valued(column("name", Text))
-        .render_derived(name)
-        for name in ("languages", "parts")
+    language = list_languages()
+    part = (
+        func.unnest(bindparam("parts", type_=ARRAY(Text())))
+        .table_valued(column("text", Text))
+        .render_derived("part")
     )
-    read = (
-        func.unnest(func.to_tsvector(cast(language.c.name, REGCONFIG), part.c.name))
-        .table_valued(column("lexeme", Text), "positions", "weights")
-        .render_derived("read")
-        .lateral()
-    )
+    read = read_lexemes(language, part.c.text)
     each = select(
         language.c.name.label("language"),
-        part.c.name.label("part"),
+        part.c.text.label("part"),
         read.c.lexeme,
         func.cardinality(read.c.positions).label("times"),
     )

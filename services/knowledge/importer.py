@@ -87,15 +87,15 @@ class KnowledgeImporter(RetryingImporter[ImportReport]):
     def _run(self, paths: Sequence[Path], bar: Bar) -> ImportReport:
         files = list(find_files(paths))
         bar.total = sum(found.size_bytes for found in files)
-        read: Iterable[_Content] = map(_read, files)
-        vectors: list[VectorSet] = []
-        if self._embeddings is not None:
-            if bar.total <= KEPT_BYTES:
-                read = list(read)
-            vectors = self._vectors(self._embeddings, read)
-            read = read if isinstance(read, list) else map(_read, files)
+        path = self._embeddings
+        kept = [*map(_read, files)] if path is not None and bar.total <= KEPT_BYTES else None
+
+        def read() -> Iterator[_Content]:
+            return map(_read, files) if kept is None else iter(kept)
+
+        vectors = [] if path is None else self._vectors(path, read())
         with self._start_run(paths=[printable(path) for path in paths]) as (run, filling):
-            with closing(ahead(iter(read))) as contents:
+            with closing(ahead(read())) as contents:
                 for content in contents:
                     with frozen():
                         filling.take(content, bar)

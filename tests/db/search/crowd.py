@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -18,6 +19,7 @@ from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.legs import AskedModel
 from pgcorpus.db.search.question import Question
 from pgcorpus.db.search.words import ADDED_WORDS
+from pgcorpus.db.uow import UnitOfWork, WorkSession
 
 ROWS: Final = 30_000
 VOCABULARY: Final = 4_000
@@ -169,3 +171,16 @@ def ask(question: str, legs: Mapping[str, float], **changes: Any) -> Ask:
         vector=near(0),
     )
     return replace(asked, **changes)
+
+
+@contextmanager
+def undo_all(crowd: Crowd) -> Iterator[UnitOfWork]:
+    """A unit of work that has searched nothing before, and is rolled back at the end."""
+    with (
+        closing(Database(crowd.database.settings)) as database,  # its engine remembers nothing
+        database.engine.connect() as connection,
+        connection.begin() as transaction,
+    ):
+        with UnitOfWork(lambda: WorkSession(connection)) as work:
+            yield work
+        transaction.rollback()

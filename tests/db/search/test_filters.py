@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from pgcorpus.db.engine import Database
 from pgcorpus.db.search import known, ranker
 from pgcorpus.db.search.ask import Ask
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.search.likeness import LEAST
-from pgcorpus.db.uow import UnitOfWork, WorkSession
-from tests.db.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near
+from pgcorpus.db.uow import UnitOfWork
+from tests.db.search.crowd import KEPT, ROWS, WORD, Crowd, ask, near, undo_all
 
 MODES: dict[str, dict[str, float]] = {
     "vector": {"vector": 1.0},
@@ -174,19 +173,6 @@ def test_what_a_filter_keeps_is_found_far_from_the_question(
 
 HELD = 6
 """The word of which all passages that pass validation hold one."""
-
-
-@contextmanager
-def undo_all(crowd: Crowd) -> Iterator[UnitOfWork]:
-    """A unit of work that has searched nothing before, and is rolled back at the end."""
-    with (
-        closing(Database(crowd.database.settings)) as database,  # its engine remembers nothing
-        database.engine.connect() as connection,
-        connection.begin() as transaction,
-    ):
-        with UnitOfWork(lambda: WorkSession(connection)) as work:
-            yield work
-        transaction.rollback()
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import pytest
 from pgcorpus.db.search.answer import Answer
 from pgcorpus.db.search.corpora import KNOWLEDGE
 from pgcorpus.db.uow import UnitOfWork
-from tests.db.search.crowd import WORD, Crowd, ask
-from tests.db.search.test_filters import undo_all
+from tests.db.search.crowd import WORD, Crowd, ask, undo_all
 
 HYBRID = {"vector": 0.3, "text": 0.7}
 
