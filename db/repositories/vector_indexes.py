@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal, NamedTuple
 
+from psycopg.errors import DiskFull, OutOfMemory
 from sqlalchemy import BigInteger, TableValuedAlias, Text, column, func, or_, select, text
 from sqlalchemy.dialects.postgresql import dialect
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateIndex, Index, MetaData, Table
 
 from pgcorpus.db.base import SHARED
 from pgcorpus.db.mixins import hnsw, rows_of
 from pgcorpus.db.models.embeddings import EmbeddingModel, index_slug
-from pgcorpus.db.repositories.base import Repository
+from pgcorpus.db.repositories.base import LEAST_SHARED, Repository
 from pgcorpus.db.repositories.embeddings import EmbeddingRepository
 from pgcorpus.db.scope import Scope
 from pgcorpus.db.search.corpus import Corpus
@@ -60,13 +62,13 @@ INDEX_BUILD: Final = text("""
     FROM pg_stat_progress_create_index WHERE relid = CAST(:table AS regclass)
 """)
 
-ALLOW_BUILD_MEMORY: Final = text("""
+ALLOW_BUILD: Final = text("""
     SELECT set_config('maintenance_work_mem', greatest(setting::bigint, :kilobytes)::text, false),
-           set_config('max_parallel_maintenance_workers', '0', false)
+           set_config('min_parallel_table_scan_size', :least_shared, false)
     FROM pg_settings WHERE name = 'maintenance_work_mem'
 """)
-"""One process builds, in memory of its own: several would share the graph in ``/dev/shm``, which
-containers keep at 64 MB, and would take the processors that searches need meanwhile."""
+
+BUILD_ALONE: Final = text("SELECT set_config('max_parallel_maintenance_workers', '0', false)")
 
 
 @dataclass(frozen=True)
@@ -160,15 +162,16 @@ class VectorIndexRepository(Repository):
 
         A build that fails leaves an invalid index of the same name: drop it first.
         """
-        kilobytes = build_memory_kb(
-            model, EmbeddingRepository(self.session).count_vectors(corpus, model.name)
-        )
-        self.session.execute(ALLOW_BUILD_MEMORY, {"kilobytes": kilobytes}).close()
-        self.session.execute(CreateIndex(index_of(corpus, model)))
+        vectors = EmbeddingRepository(self.session).count_vectors(corpus, model.name)
+        index = index_of(corpus, model)
+        self._build(str(index.name), _statement_of(index), build_memory_kb(model, vectors))
 
     def drop_index(self, index: VectorIndex) -> None:
         """Drop an index while others read and write, outside of a transaction."""
-        self.session.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}"))
+        self._drop(index.name)
+
+    def _drop(self, name: str) -> None:
+        self.session.connection().exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
     def find_index_build(self, corpus: Corpus) -> tuple[str, float] | None:
         """Return the phase of the build on the corpus's vectors, and its share done in [0, 1].
@@ -230,11 +233,25 @@ class VectorIndexRepository(Repository):
 
     def build_scope_index(self, large: LargeScope) -> None:
         """Build a scope's vector index while others read and write, outside of a transaction."""
-        kilobytes = build_memory_kb(large.model, large.vectors)
-        self.session.execute(ALLOW_BUILD_MEMORY, {"kilobytes": kilobytes}).close()
-        # A build that failed left an invalid index of this name.
-        self.session.connection().exec_driver_sql(f"DROP INDEX IF EXISTS {large.index}")
-        self.session.connection().exec_driver_sql(large.remedy)
+        self._drop(large.index)  # an invalid one, which a build that failed left
+        self._build(large.index, large.remedy, build_memory_kb(large.model, large.vectors))
+
+    def _build(self, name: str, statement: str, kilobytes: int) -> None:
+        """Build with as many processes as the server grants; if these lack memory, with one.
+
+        Several share the graph in ``/dev/shm``, which containers keep at 64 MB.
+        """
+        allowed = {"kilobytes": kilobytes, "least_shared": LEAST_SHARED}
+        self.session.execute(ALLOW_BUILD, allowed).close()
+        connection = self.session.connection()
+        try:
+            connection.exec_driver_sql(statement)
+        except OperationalError as error:
+            if not isinstance(error.orig, DiskFull | OutOfMemory):
+                raise
+            self._drop(name)
+            connection.execute(BUILD_ALONE).close()
+            connection.exec_driver_sql(statement)
 
     def analyze_vectors(self, corpus: Corpus) -> None:
         """Renew the statistics of the vectors.
@@ -285,8 +302,12 @@ def scope_index(corpus: Corpus, model: EmbeddingModel, scope: Scope) -> tuple[st
     index = _of_vectors(corpus, model, name, str(scope))
     options = index.dialect_options["postgresql"]
     options["with"] = options["with"] | {"ef_construction": OWN_EF_CONSTRUCTION}
+    return name, f"{_statement_of(index)};"
+
+
+def _statement_of(index: Index) -> str:
     statement = str(CreateIndex(index).compile(dialect=dialect()))  # type: ignore[no-untyped-call]
-    return name, f"{statement.strip()};"
+    return statement.strip()
 
 
 def build_memory_kb(model: EmbeddingModel, vectors: int) -> int:

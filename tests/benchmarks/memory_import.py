@@ -125,11 +125,15 @@ def main() -> int:
     """Measure on a server of its own, and print what was found as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=100_000, help="memories of the first tenant")
-    parser.add_argument("--second", type=int, default=5_000, help="memories of the second tenant")
+    parser.add_argument(
+        "--second", type=int, default=5_000, help="memories of the second tenant; 0: none"
+    )
     given = parser.parse_args()
     with open_own_database("memory") as (database, home):
         found: dict[str, Any] = {}
         for name, nodes in (("first", given.nodes), ("second", given.second)):
+            if nodes == 0:
+                continue
             folder = home / name
             folder.mkdir()
             make(folder, nodes=nodes)

@@ -34,6 +34,7 @@ from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.ops.backup.create import create
 from pgcorpus.services.ops.backup.store import Store
 from pgcorpus.services.ops.backup.verify import verify
+from pgcorpus.services.ops.switch import ModelSwitch
 from tests.conftest import settings_for
 from tests.disks import small_disk
 from tests.faults.servers import ask, server_of
@@ -80,10 +81,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Filled:
-    """A server on two small disks.
+    """A server on small disks.
 
     Attributes:
-        server: The server.
+        server: The server. What its processes share has a disk of 8 MB.
         tables: The disk of its tables.
         log: The disk of its write-ahead log.
     """
@@ -106,20 +107,22 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(server: EmbeddedServer) -> Iterator[Filled]:
-    """A server on two small disks, for all tests of this module."""
+    """A server on small disks, for all tests of this module."""
     with ExitStack() as stack:
-        own = stack.enter_context(server_of(server))
+        own = stack.enter_context(server_of(server, dynamic_shared_memory_type="mmap"))
         ask(own, "CHECKPOINT")
-        disks = [stack.enter_context(small_disk(size)) for size in ("160M", "200M")]
         own.stop()
         stack.callback(own.destroy)
-        for disk, folder in zip(disks, (own._data / "base", own._data / "pg_wal"), strict=True):
+        disks = {}
+        for name, size in (("base", "160M"), ("pg_wal", "200M"), ("pg_dynshmem", "8M")):
+            disk, folder = stack.enter_context(small_disk(size)), own._data / name
             # Not by shutil: the files stay those of PostgreSQL's account.
             subprocess.run(["/bin/cp", "-a", folder, disk / "moved"], check=True)
             shutil.rmtree(folder)
             folder.symlink_to(disk / "moved")
+            disks[name] = Disk(disk)
         own.start()
-        yield Filled(own, *map(Disk, disks))
+        yield Filled(own, tables=disks["base"], log=disks["pg_wal"])
 
 
 @pytest.fixture
@@ -235,6 +238,25 @@ def test_a_worker_waits_until_there_is_room(
     with database.engine.connect() as connection:
         ended = "SELECT DISTINCT status, attempts FROM jobs WHERE kind = 'embed'"
         assert [tuple(row) for row in connection.execute(text(ended))] == [("completed", 1)]
+
+
+def test_where_processes_cannot_share_a_graph_one_builds_it(
+    filled: Filled, database: Database, tmp_path: Path
+) -> None:
+    """Containers keep 64 MB in /dev/shm for what processes share."""
+    KnowledgeImporter(database).run([write_chunks(tmp_path)])
+    ask(filled.server, "ALTER TABLE chunk_embeddings SET (parallel_workers = 2)")
+    log = filled.server.status().log
+    before = log.stat().st_size
+
+    ModelSwitch(database).add("small", dimensions=64, provider="hashing")
+
+    ask(filled.server, "ALTER TABLE chunk_embeddings RESET (parallel_workers)")
+    with database.unit_of_work() as work:
+        indexes = work.vector_indexes.list_indexes(KNOWLEDGE, work.models.get_model("small"))
+    assert [each.usable for each in indexes] == [True]
+    said = log.read_bytes()[before:].decode()
+    assert said.count("ERROR:") == said.count("No space left on device") == 1, said
 
 
 def has_jobs(database: Database) -> bool:
