@@ -76,6 +76,10 @@ def name(module: str, what: str) -> bytes:
 
 FOUR = pickle.dumps(np.arange(3, dtype=np.float32), 4)
 FIVE = pickle.dumps(np.arange(3, dtype=np.float32), 5)
+AT_ONCE_SECONDS = 10
+"""A busy machine may take seconds, with the garbage of all tests before; what grows with the power
+of a blob's length takes hours."""
+
 MARKER = "/tmp/pgcorpus-hostile-pickle-was-run"  # noqa: S108 - which nothing makes
 
 HOSTILE: dict[str, bytes] = {
@@ -245,7 +249,7 @@ def test_hostile_pickles_are_refused_and_do_nothing(blob: bytes) -> None:
     with pytest.raises(Hostile):
         decode_vector(blob)
 
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < AT_ONCE_SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
     assert not os.path.exists(MARKER)  # noqa: PTH110 - it is a text in pickles, too
     assert not {each for each in set(sys.modules) - modules if not each.startswith("encodings.")}
