@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -48,11 +47,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if direct := item.get_closest_marker("direct"):
                 item.add_marker(pytest.mark.skip(reason=f"not behind a pooler: {direct.args[0]}"))
-
-
-def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over the collected tests, which live to the end."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,14 +10,15 @@ import pytest
 from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from tests.conftest import settings_for
-from tests.faults.standbys import Pair, ask, fill, home_of, standby_of
+from tests.faults.servers import ask, home_of
+from tests.faults.standbys import KEPT_LOG, Pair, fill, standby_of
 
 
 @pytest.fixture(scope="package")
 def pair(server: EmbeddedServer) -> Iterator[Pair]:
     """A primary and its standby. The server of the other tests lends them its programs."""
     with ExitStack() as stack:
-        primary = stack.enter_context(home_of(server))
+        primary = stack.enter_context(home_of(server, **KEPT_LOG))
         database = Database(settings_for(primary.start()))
         scope = fill(database)
         database.close()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL
 
 from pgcorpus.db.choices import Group
 from pgcorpus.db.embedded import EmbeddedServer
@@ -28,6 +26,7 @@ from pgcorpus.services.jobs.worker import Worker
 from pgcorpus.services.knowledge.importer import KnowledgeImporter
 from pgcorpus.services.memory.importing.importer import MemoryImporter
 from tests.conftest import settings_for
+from tests.faults.servers import ask, home_of
 
 CORPORA = ("knowledge", "chat", "memory", "episodes")
 LOGINS: Mapping[str, Group] = {
@@ -37,14 +36,9 @@ LOGINS: Mapping[str, Group] = {
 }
 PASSWORD = "invented"
 
-SMALL = {
-    "fsync": "off",
-    "shared_buffers": "32MB",
-    "max_connections": "40",
-    # A base backup begins with a checkpoint, which would remove what a slow standby still needs.
-    "wal_keep_size": "512MB",
-}
-"""Settings of a server that little is asked of."""
+KEPT_LOG = {"wal_keep_size": "512MB"}
+"""Setting of a primary: a base backup begins with a checkpoint, which would remove what a slow
+standby still needs."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +79,6 @@ def address(server: EmbeddedServer, login: str | None = None) -> URL:
     return server.url if login is None else server.url.set(username=login, password=PASSWORD)
 
 
-def ask(server: EmbeddedServer, statement: str, **values: Any) -> Any:
-    """The one value of a statement, which is outside of any transaction."""
-    engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        result = connection.execute(text(statement), values)
-        value = result.scalar() if result.returns_rows else None
-    engine.dispose()
-    return value
-
-
 def follow(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
     """Wait until a standby has all that its primary has."""
     # A commit writes all that came before it, which a VACUUM leaves to others for seconds.
@@ -107,23 +91,9 @@ def follow(primary: EmbeddedServer, standby: EmbeddedServer) -> None:
 
 
 @contextmanager
-def home_of(programs: EmbeddedServer, **settings: str) -> Iterator[EmbeddedServer]:
-    """A server that shares the files of another's programs, and is gone at the end."""
-    home = Path(tempfile.mkdtemp(prefix="pgcorpus-standby-"))
-    home.chmod(0o755)  # PostgreSQL runs as another account when the tests run as root
-    server = EmbeddedServer(home, settings=SMALL | settings)
-    shutil.copytree(programs._programs, server._programs, symlinks=True, copy_function=os.link)
-    try:
-        yield server
-    finally:
-        server.destroy()
-        shutil.rmtree(home, ignore_errors=True)  # of a server that never was started
-
-
-@contextmanager
 def standby_of(primary: EmbeddedServer, **settings: str) -> Iterator[EmbeddedServer]:
     """A streaming standby of a server, up to date."""
-    with home_of(primary, **settings) as standby:
+    with home_of(primary, **KEPT_LOG | settings) as standby:
         shutil.copy(primary._password, standby._password)
         standby._data.mkdir(mode=0o700)
         standby._give(standby._data)

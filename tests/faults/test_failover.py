@@ -15,7 +15,8 @@ from pgcorpus.db.embedded import EmbeddedServer
 from pgcorpus.db.engine import Database
 from pgcorpus.db.errors import DatabaseReadOnly
 from tests.conftest import settings_for
-from tests.faults.standbys import Pair, address, ask, either, kill, promote, standby_of
+from tests.faults.servers import ask
+from tests.faults.standbys import Pair, address, either, kill, promote, standby_of
 from tests.prove import proofs
 from tests.prove.failover import MOST_SECONDS, keep_searching
 

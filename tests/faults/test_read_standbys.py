@@ -24,7 +24,8 @@ from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.ops.metrics.process import ProcessFigures
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests.conftest import settings_for
-from tests.faults.standbys import Pair, address, ask, kill, promote, remove_rows, standby_of
+from tests.faults.servers import ask
+from tests.faults.standbys import Pair, address, kill, promote, remove_rows, standby_of
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
 

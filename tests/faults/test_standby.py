@@ -35,7 +35,8 @@ from pgcorpus.services.ops.doctor import DoctorService
 from pgcorpus.services.ops.health import HealthService
 from pgcorpus.services.search.service import AsyncSearchService, SearchService
 from tests.commands import run_commands
-from tests.faults.standbys import CORPORA, LOGINS, Pair, address, ask, remove_rows, standby_of
+from tests.faults.servers import ask
+from tests.faults.standbys import CORPORA, LOGINS, Pair, address, remove_rows, standby_of
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
 

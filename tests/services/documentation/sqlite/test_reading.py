@@ -283,7 +283,7 @@ def test_metadata_that_is_no_plain_dictionary_is_left_out(path: Path, text: str)
 
     assert found.metadata in ({}, {"a": None})
     assert found.changes
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 2
 
 
 def test_metadata_nested_too_deep_is_refused_with_its_row(path: Path) -> None:
@@ -943,4 +943,4 @@ def test_many_rows_take_little_memory_and_time(path: Path) -> None:
 
     assert count == 6000
     assert peak < 4 * 1024**2
-    assert time.monotonic() - begun < 60  # tracing takes most of it
+    assert time.monotonic() - begun < 10  # tracing takes most of it

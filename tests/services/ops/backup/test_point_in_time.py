@@ -20,7 +20,7 @@ from pgcorpus.db.models.knowledge import FrameworkDocument
 from pgcorpus.services.search.service import SearchService
 from tests import factories
 from tests.conftest import settings_for
-from tests.faults.standbys import ask, home_of
+from tests.faults.servers import ask, home_of
 
 pytestmark = pytest.mark.direct("a pooler stands before one server, and these are two others")
 
